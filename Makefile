@@ -1,0 +1,35 @@
+# Everything happens in .venv inside the clone; nothing global is touched. Needs Python 3.11+, git, make and pip.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS ?= dev,cuda,vision,stats,tensorboard
+# The data sets and golden files, where they stand beside the clone.
+export TSFM_DATA ?= $(realpath ../shared/data)
+export TSFM_GOLDEN ?= $(realpath ../shared/golden)
+
+.PHONY: setup demo test check format bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: setup
+	$(BIN)/tsfm demo --output report/demo
+
+test: setup check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info report .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,74 @@
+"""What flows from the data layer to a model and back: one batch of windows, and one batch of forecasts.
+
+Axes: B windows, T context steps, H horizon steps, V variates, M calendar features, Q quantile levels.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of equal shape, gathered from one ``SeriesSet``.
+
+    Attributes:
+        past: context values; 0 where not observed (missing, or before the series begins).
+        past_observed: where ``past`` holds a value.
+        horizon: number of steps to forecast, H.
+        season: steps in one season of the series (24 for hourly data), for scaled metrics and naive forecasts.
+        future: values to forecast, 0 where not observed; None when they are not known.
+        future_observed: where ``future`` holds a value.
+        past_marks: calendar features of the context steps, each in [-0.5, 0.5]; None when the model wants none.
+        future_marks: the same for the horizon.
+        item: index of each window's series in its ``SeriesSet``.
+        cut: row within that series of the first step to forecast.
+    """
+
+    past: Float[Tensor, "B T V"]
+    past_observed: Bool[Tensor, "B T V"]
+    horizon: int
+    season: int = 1
+    future: Float[Tensor, "B H V"] | None = None
+    future_observed: Bool[Tensor, "B H V"] | None = None
+    past_marks: Float[Tensor, "B T M"] | None = None
+    future_marks: Float[Tensor, "B H M"] | None = None
+    item: Int[Tensor, " B"] | None = None
+    cut: Int[Tensor, " B"] | None = None
+
+    def to(self, *args: Any, **kwargs: Any) -> "Batch":
+        """The same batch on another device. A data type applies to the floating-point members alone."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in moved.items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(*args, **kwargs) if value.is_floating_point() else value.to(device=_device(args, kwargs))
+        return replace(self, **moved)
+
+    def __len__(self) -> int:
+        return self.past.shape[0]
+
+
+def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The device among the arguments of ``Tensor.to``, or None to leave the tensor where it is."""
+    import torch
+
+    if "device" in kwargs:
+        return kwargs["device"]
+    return next((a for a in args if isinstance(a, str | torch.device | int)), None)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Probabilistic forecasts of one batch, in the units of ``Batch.past``.
+
+    Attributes:
+        mean: point forecast.
+        quantiles: one value a level, non-decreasing along the last axis.
+        levels: the quantile levels, ascending, each in (0, 1).
+    """
+
+    mean: Float[Tensor, "B H V"]
+    quantiles: Float[Tensor, "B H V Q"]
+    levels: tuple[float, ...]

@@ -1,0 +1,1 @@
+"""Time-series models: one file each; no model imports another."""
