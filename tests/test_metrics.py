@@ -1,0 +1,218 @@
+"""Metrics equal GluonTS's, count what is undefined, and do not depend on how the stream is cut."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tsfm_data.errors import InputError
+from tsfm_data.metrics import (
+    LEVELS,
+    Accumulator,
+    Elements,
+    build_metrics,
+    get_metric,
+    needed_levels,
+    quantile_at,
+    sample_quantiles,
+    score,
+    seasonal_error,
+)
+from tests.conftest import golden_cases
+
+CASES = golden_cases("timeseries/metrics")
+SKIP = [] if CASES else [pytest.mark.skip(reason="no golden metric cases (set TSFM_GOLDEN)")]
+golden = pytest.mark.parametrize("case", CASES or [pytest.param(Path("absent"), marks=SKIP)], ids=lambda p: p.stem)
+
+
+def read(case: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    return json.loads(case.read_text()), load_file(case.with_suffix(".safetensors"))
+
+
+def golden_elements(tensors: dict[str, np.ndarray], levels: tuple[float, ...]) -> Elements:
+    """The case's forecasts, whatever form they have: quantiles, samples, or one point repeated."""
+    label = tensors["in/label"][..., None]
+    scale = tensors["out/seasonal_error"][:, None, None]
+    if "in/quantiles" in tensors:
+        known = tuple(tensors["in/quantile_levels"].tolist())
+        mean = tensors["in/mean"][..., None] if "in/mean" in tensors else None
+        return Elements(label, np.moveaxis(tensors["in/quantiles"], 1, 2)[:, :, None], known, mean, scale)
+    if "in/samples" in tensors:
+        samples = np.moveaxis(tensors["in/samples"], 1, 2)[:, :, None]
+        return Elements(label, sample_quantiles(samples, levels), levels, samples.mean(-1), scale)
+    point = tensors["out/seasonal_naive"].astype(np.float64)[..., None]
+    return Elements(label, np.repeat(point[..., None], len(levels), -1), levels, point, scale)
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference relative to the expected value; NaN and infinity must stand at the same places."""
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+    finite = np.isfinite(expected)
+    error = np.abs(found[finite] - expected[finite]) / np.maximum(np.abs(expected[finite]), 1e-12)
+    return float(error.max(initial=0.0))
+
+
+@golden
+@pytest.mark.parametrize("axis", ["all", "window", "step"])
+def test_golden_metrics_equal_gluonts(case: Path, axis: str) -> None:
+    config, tensors = read(case)
+    masked = config.get("mask_invalid_label", True)
+    metrics = build_metrics(config["metric_names"])
+    elements = golden_elements(tensors, needed_levels(metrics))
+    windows, steps, _ = elements.label.shape
+    group = {"all": None, "window": np.arange(windows)[:, None, None], "step": np.arange(steps)[None, :, None]}[axis]
+    groups = {"all": 1, "window": windows, "step": steps}[axis]
+    accumulator = Accumulator(metrics, groups, "mask" if masked else ("nan" if axis == "window" else "keep"))
+    accumulator.update(elements, group)
+    reference = {"all": "out/metrics", "window": "out/metrics_per_window", "step": "out/metrics_per_step"}[axis]
+    expected = tensors[reference].reshape(groups, len(metrics))
+    skip = config["skip_per_window"] if axis == "window" else {}
+    for column, (name, found) in enumerate(accumulator.values().items()):
+        rows = np.setdiff1d(np.arange(groups), skip.get(name, []))
+        assert relative(found[rows], expected[rows, column]) < 1e-9, name
+
+
+@golden
+def test_golden_seasonal_errors_equal_gluonts(case: Path) -> None:
+    config, tensors = read(case)
+    offsets = tensors["in/context_offsets"]
+    season = config["config"]["seasonality"]
+    expected = tensors["out/seasonal_error"]
+    if season is None:  # left to the frequency: hours where the start has a time of day, else days of a calendar
+        season = 24 if ":" in config["windows"][0]["forecast_start"] else 1
+    found = np.array(
+        [
+            seasonal_error(history[:, None], season, np.array([len(history)]), config["mask_invalid_label"])[0, 0]
+            for history in np.split(tensors["in/context"], offsets[1:-1])
+        ]
+    )
+    assert relative(found, expected) < 1e-9
+
+
+@golden
+def test_golden_missing_levels_equal_gluonts(case: Path) -> None:
+    config, tensors = read(case)
+    described = config["tensors"].get("out/extrapolated_quantiles")
+    if described is None:
+        pytest.skip("the case has no extrapolated quantiles")
+    words = described["meaning"].split(" at ")[1].split(" from ")[0].split()
+    known = np.moveaxis(tensors["in/quantiles"], 1, 2)
+    levels = tensors["in/quantile_levels"].tolist()
+    for expected, level in zip(
+        np.moveaxis(tensors["out/extrapolated_quantiles"], 1, 0), map(float, words), strict=True
+    ):
+        assert relative(quantile_at(known, levels, level), expected) < 1e-9
+
+
+@golden
+def test_golden_sample_quantiles_equal_gluonts(case: Path) -> None:
+    config, tensors = read(case)
+    described = config["tensors"].get("out/sample_quantiles")
+    if described is None:
+        pytest.skip("the case has no samples")
+    found = sample_quantiles(np.moveaxis(tensors["in/samples"], 1, 2), golden_sample_levels(described["meaning"]))
+    assert relative(np.moveaxis(found, 2, 1), tensors["out/sample_quantiles"]) < 1e-9
+
+
+def golden_sample_levels(meaning: str) -> list[float]:
+    """The levels that the description of a golden tensor lists; "0.1..0.9" stands for tenths."""
+    levels: list[float] = []
+    for word in meaning.split(" at ")[1].split(" [")[0].split(", "):
+        first, _, last = word.partition("..")
+        levels += [float(first)] if not last else np.round(np.arange(float(first), float(last) + 0.05, 0.1), 9).tolist()
+    return levels
+
+
+def random_elements(windows: int = 12, seed: int = 0) -> Elements:
+    rng = np.random.default_rng(seed)
+    label = rng.normal(size=(windows, 6, 2))
+    quantiles = np.sort(rng.normal(size=(windows, 6, 2, len(LEVELS))), axis=-1)
+    return Elements(label, quantiles, LEVELS, rng.normal(size=label.shape), rng.uniform(0.5, 2, size=(windows, 1, 2)))
+
+
+def part(e: Elements, rows: slice) -> Elements:
+    return Elements(e.label[rows], e.quantiles[rows], e.levels, e.mean[rows], e.scale[rows])
+
+
+def test_when_the_stream_is_cut_differently_then_metrics_stay() -> None:
+    metrics = build_metrics(["MSE", "MASE", "ND", "NRMSE", "WQL", "MSIS", "coverage_error", "sMAPE"])
+    elements = random_elements()
+    whole = score(metrics, elements)
+    stream = Accumulator(metrics)
+    for start in (0, 1, 5):
+        stream.update(part(elements, slice(start, {0: 1, 1: 5, 5: 12}[start])))
+    for name, value in stream.values().items():
+        assert value[0] == pytest.approx(whole[name], rel=1e-12)
+
+
+def test_when_a_series_is_constant_then_mase_skips_and_counts_it() -> None:
+    elements = random_elements(windows=3)
+    elements.scale[1] = 0.0
+    elements.label[0, 0, 0] = np.nan
+    accumulator = Accumulator(build_metrics(["MASE", "MAE"]))
+    accumulator.update(elements)
+    kept = [elements.label[w] - elements.quantiles[w, :, :, 4] for w in (0, 2)]
+    scaled = np.concatenate([np.abs(error) / elements.scale[w] for w, error in zip((0, 2), kept, strict=True)])
+    assert accumulator.values()["MASE"][0] == pytest.approx(np.nanmean(scaled), rel=1e-12)
+    assert accumulator.undefined()["MASE"][0] == 12
+    assert accumulator.undefined()["MAE"][0] == 0
+
+
+def test_when_nothing_can_be_scored_then_the_metric_is_nan_not_zero() -> None:
+    elements = random_elements(windows=2)
+    elements.label[:] = 0.0
+    elements.scale[:] = 0.0
+    values = score(build_metrics(["MASE", "ND", "WQL", "MAPE"]), elements)
+    assert all(np.isnan(value) for value in values.values()), values
+
+
+def test_when_quantiles_are_true_then_coverage_is_nominal() -> None:
+    label = np.linspace(0.0005, 0.9995, 1000).reshape(10, 100, 1)
+    quantiles = np.broadcast_to(np.array(LEVELS), (*label.shape, len(LEVELS))).copy()
+    values = score(
+        build_metrics(["coverage[0.3]", "interval_coverage[0.8]", "coverage_error"]), Elements(label, quantiles, LEVELS)
+    )
+    assert values["coverage[0.3]"] == pytest.approx(0.3, abs=1e-9)
+    assert values["interval_coverage[0.8]"] == pytest.approx(0.8, abs=1e-9)
+    assert values["coverage_error"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_when_groups_are_asked_for_then_each_has_its_own_value() -> None:
+    elements = random_elements(windows=4)
+    metrics = build_metrics(["MAE", "WQL"])
+    grouped = Accumulator(metrics, groups=4)
+    grouped.update(elements, np.arange(4)[:, None, None])
+    for w in range(4):
+        alone = score(metrics, part(elements, slice(w, w + 1)))
+        for name in alone:
+            assert grouped.values()[name][w] == pytest.approx(alone[name], rel=1e-12)
+
+
+def test_when_the_history_is_cut_then_the_seasonal_error_sees_only_what_came_before() -> None:
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(50, 2))
+    values[7, 0] = np.nan
+    found = seasonal_error(values, 12, np.array([50, 30, 12, 5, 1]))
+    assert found[0, 1] == pytest.approx(np.abs(values[12:, 1] - values[:-12, 1]).mean(), rel=1e-12)
+    assert found[1, 0] == pytest.approx(np.nanmean(np.abs(values[12:30, 0] - values[:18, 0])), rel=1e-12)
+    assert found[3, 1] == pytest.approx(np.abs(np.diff(values[:5, 1])).mean(), rel=1e-12)
+    assert np.isnan(found[2]).all()  # exactly one season: no difference exists (GluonTS falls back only below)
+    assert np.isnan(found[4]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("MESA", "unknown metric 'MESA': did you mean"),
+        ("coverage", "expected a quantile level in brackets"),
+        ("WQL[1.5]", "a number between 0 and 1"),
+        ("MASE[x]", "expected 'mean' or a number"),
+        ("WQL[mean]", "expected a quantile level"),
+    ],
+)
+def test_when_a_metric_name_is_wrong_then_one_line_says_so(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message.replace("[", r"\[")) as error:
+        get_metric(name)
+    assert "\n" not in str(error.value)
