@@ -1,0 +1,174 @@
+"""Frequencies of series: their names, their seasons and their calendar features.
+
+A frequency is a pandas alias ("h", "15min", "D", "B", "W-SUN", "MS", "QE", "YS", ...). Inside, it is a ``Step``: so many
+nanoseconds, so many months counted from their first or last day, or business days.
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32
+from pandas.tseries import offsets as po
+
+from tsfm_data.errors import InputError
+
+DAY = 86_400_000_000_000
+MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+SHORT_MARKS = {"t": "min", "m": "MS", "q": "QS", "y": "YS"}  # lower-case names of the long-horizon literature
+Kind = Literal["tick", "start", "end", "business"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a regular series.
+
+    Attributes:
+        kind: ``tick`` counts nanoseconds, ``start`` and ``end`` count months from their first or last day, ``business``
+            counts weekdays.
+        size: how many of those make one step.
+    """
+
+    kind: Kind
+    size: int
+
+    def alias(self, first: np.datetime64) -> str:
+        """The pandas alias of a series of this step whose first timestamp is ``first``."""
+        if self.kind == "tick":
+            days = self.size // DAY
+            nanoseconds = int(first.astype("datetime64[ns]").astype(np.int64))
+            if self.size % (7 * DAY) == 0 and nanoseconds % DAY == 0:
+                return f"{_count(days // 7)}W-{WEEKDAYS[(nanoseconds // DAY + 3) % 7]}"
+            return pd.tseries.frequencies.to_offset(pd.Timedelta(self.size, unit="ns")).freqstr
+        if self.kind == "business":
+            return f"{_count(self.size)}B"
+        month = int(first.astype("datetime64[M]").astype(np.int64)) % 12
+        letter = "S" if self.kind == "start" else "E"
+        usual = 0 if self.kind == "start" else 11
+        if self.size % 12 == 0:
+            return f"{_count(self.size // 12)}Y{letter}" + ("" if month == usual else f"-{MONTHS[month]}")
+        if self.size % 3 == 0:
+            same = month % 3 == usual % 3
+            return f"{_count(self.size // 3)}Q{letter}" + ("" if same else f"-{MONTHS[month % 3]}")
+        return f"{_count(self.size)}M{letter}"
+
+
+def _count(n: int) -> str:
+    return "" if n == 1 else str(n)
+
+
+def _offset(freq: str) -> po.BaseOffset:
+    """The pandas offset of an alias, old spellings ("H", "M", "T") included."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # an old spelling is understood, the user need not care
+            return pd.tseries.frequencies.to_offset(freq)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"unknown frequency {freq!r}: expected a pandas alias such as h, 15min, D, B, W, MS, QS or YS"
+        ) from error
+
+
+@cache
+def normalise(freq: str) -> str:
+    """The present pandas spelling of a frequency: "H" gives "h", "M" gives "ME".
+
+    Raises:
+        InputError: ``freq`` is no pandas frequency.
+    """
+    return str(_offset(freq).freqstr)
+
+
+@cache
+def season_length(freq: str) -> int:
+    """Steps in one season, as GluonTS counts them: 24 for "h", 96 for "15min", 12 for "MS", 1 for "D".
+
+    Raises:
+        InputError: ``freq`` is no pandas frequency.
+    """
+    from gluonts.time_feature import get_seasonality
+
+    offset = _offset(freq)
+    try:
+        season = get_seasonality(offset.base.freqstr)
+    except (KeyError, ValueError):
+        return 1  # no season is agreed on, for instance milliseconds
+    return season // offset.n if season % offset.n == 0 else 1
+
+
+@cache
+def mark_names(marks: str) -> tuple[str, ...]:
+    """Names of the calendar features of one set: ``marks`` is a frequency, or "t" (minutes), "m", "q", "y".
+
+    Raises:
+        InputError: ``marks`` names no frequency that has calendar features.
+    """
+    from gluonts.time_feature import time_features_from_frequency_str
+
+    try:
+        features = time_features_from_frequency_str(normalise(SHORT_MARKS.get(marks, marks)))
+    except RuntimeError as error:
+        raise InputError(
+            f"no calendar features for {marks!r}: expected s, t, h, d, b, w, m or a pandas alias"
+        ) from error
+    return tuple(feature.__name__ for feature in features)
+
+
+def calendar_features(index: pd.DatetimeIndex, marks: str) -> Float32[np.ndarray, "T M"]:
+    """Calendar features of timestamps, each in [-0.5, 0.5].
+
+    Args:
+        index: T timestamps.
+        marks: the feature set, named by a frequency: "h" gives hour of day, weekday, day of month and day of year; "t"
+            puts the minute before those; "d" leaves the hour out; "w" day of month and week; "m" month.
+
+    Raises:
+        InputError: ``marks`` names no feature set.
+    """
+    import gluonts.time_feature as source
+
+    columns = [np.asarray(getattr(source, name)(index), dtype=np.float32) for name in mark_names(marks)]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(index), 0), np.float32)
+
+
+def step_of(freq: str) -> tuple[Step, int]:
+    """The step of a pandas alias, and the months of its calendar period (1 month, 3 quarter, 12 year; 0 for others).
+
+    Raises:
+        InputError: no frequency, or one that is not a regular grid of ours (for instance "BMS").
+    """
+    offset = _offset(freq)
+    if isinstance(offset, po.Tick):
+        return Step("tick", int(offset.nanos)), 0
+    if isinstance(offset, po.Week):
+        return Step("tick", 7 * DAY * offset.n), 0
+    if type(offset) is po.BusinessDay:
+        return Step("business", offset.n), 0
+    months = {po.MonthBegin: 1, po.MonthEnd: 1, po.QuarterBegin: 3, po.QuarterEnd: 3, po.YearBegin: 12, po.YearEnd: 12}
+    period = months.get(type(offset))
+    if period is None:
+        raise InputError(f"frequency {freq!r} is not supported: expected s, min, h, D, B, W, MS, ME, QS, QE, YS or YE")
+    kind: Kind = "start" if isinstance(offset, po.MonthBegin | po.QuarterBegin | po.YearBegin) else "end"
+    return Step(kind, period * offset.n), period
+
+
+def anchor_month(freq: str) -> int:
+    """The month (0 for January) that a monthly, quarterly or yearly frequency is anchored at; 0 for monthly ones."""
+    offset = _offset(freq)
+    return int(getattr(offset, "startingMonth", None) or getattr(offset, "month", 1)) - 1
+
+
+def period_alias(freq: str) -> str:
+    """The spelling of a frequency that ``pandas.Period`` takes: "MS" and "ME" give "M"."""
+    step, period = step_of(freq)
+    if period == 0:
+        return normalise(freq)
+    n, letter = step.size // period, {1: "M", 3: "Q", 12: "Y"}[period]
+    if period == 1:
+        return f"{_count(n)}M"
+    last = (anchor_month(freq) - (step.kind == "start")) % 12  # a period is named by its last month
+    return f"{_count(n)}{letter}-{MONTHS[last]}"
