@@ -1,0 +1,130 @@
+"""The command ``tsfm``: a table of names. What a name needs is imported when it is called, so that help is quick."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import tsfm
+from tsfm_data.errors import InputError, unknown_name
+
+# name -> where its function is, and the line that help shows. A name of two words is a command in a group.
+COMMANDS = {
+    "forecast": ("tsfm.commands.forecast:forecast", "forecast past the end of your series"),
+    "evaluate": ("tsfm.commands.evaluate:evaluate", "score a model on held-out windows of a data set or your file"),
+    "fit": ("tsfm.commands.train:train", "train a model from YAML (Lightning CLI)"),
+    "validate": ("tsfm.commands.train:train", "validation error of a checkpoint (Lightning CLI)"),
+    "test": ("tsfm.commands.train:train", "test error of a checkpoint (Lightning CLI)"),
+    "predict": ("tsfm.commands.train:train", "forecast past the end of a config's data (Lightning CLI)"),
+    "data list": ("tsfm.commands.data:list_", "the data sets of the catalogue"),
+    "data pull": ("tsfm.commands.data:pull", "fetch a data set, verified"),
+    "data inspect": ("tsfm.commands.data:inspect", "what is understood of your file"),
+    "bench lsf": ("tsfm.commands.bench:lsf", "iTransformer beside the paper's table"),
+    "bench speed": ("tsfm.commands.bench:speed", "training speed beside a bare loop and neuralforecast"),
+    "bench windows": ("tsfm.commands.bench:windows", "window gathering beside GluonTS"),
+    "demo": ("tsfm.commands.demo:demo", "train on real series that ship, and write a report page"),
+    "doctor": ("tsfm.commands.doctor:doctor", "which kernels run here, and what is wrong with the installation"),
+}
+INTERRUPTED = "interrupted: nothing half-written is left"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 when its work is done, 2 with one line on standard error for a user's mistake."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(dispatch(words))
+    except KeyboardInterrupt:
+        fail(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: not an error of ours
+        sys.exit(0)
+    except InputError as error:
+        fail(str(error))
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        fail(f"expected a file or folder that can be read and written, found: {error.strerror or error}{where}")
+
+
+def fail(message: str) -> None:
+    """One line on standard error, and exit status 2."""
+    print("tsfm: error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def dispatch(words: list[str]) -> int:
+    """Find the command that the words begin with and call it with the rest; returns the exit status."""
+    if not words or words[0] in ("-h", "--help"):
+        print(usage(COMMANDS))
+        return 0
+    if words[0] == "--version":
+        print(f"tsfm {tsfm.__version__}")
+        return 0
+    group = {name: entry for name, entry in COMMANDS.items() if name.split()[0] == words[0]}
+    if not group:
+        raise unknown_name("command", words[0], {name.split()[0] for name in COMMANDS})
+    if list(group) == [words[0]]:
+        name, rest = words[0], words[1:]
+    elif len(words) < 2 or words[1] in ("-h", "--help"):
+        print(usage(group))
+        return 0 if len(words) > 1 else 2
+    else:
+        name, rest = " ".join(words[:2]), words[2:]
+        if name not in group:
+            raise unknown_name(f"command of tsfm {words[0]}", words[1], [key.split()[1] for key in group])
+    module, function = COMMANDS[name][0].split(":")
+    target = getattr(importlib.import_module(module), function)
+    if module.endswith(".train"):  # Lightning has a parser of its own
+        return target([name, *rest])
+    return call(name, target, rest)
+
+
+def usage(commands: dict[str, tuple[str, str]]) -> str:
+    """The help text of the whole command or of one group."""
+    width = max(map(len, commands))
+    lines = [f"  tsfm {name:<{width}}  {text}" for name, (_, text) in commands.items()]
+    return "\n".join(["usage: tsfm COMMAND ... (tsfm COMMAND --help says more)", "", *lines])
+
+
+def call(name: str, function: Callable[..., object], words: list[str]) -> int:
+    """Parse the words into the function's parameters by their annotations and docstring, and call it.
+
+    Parameters without a default are positional, except ``horizon``, which reads better as an option.
+    """
+    import inspect
+
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(prog=f"tsfm {name}", exit_on_error=False, description=summary(function))
+    required = [
+        key
+        for key, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is inspect.Parameter.empty and key != "horizon"
+    ]
+    parser.add_function_arguments(function, skip={*required}, as_group=False)
+    for key in required:
+        annotation = inspect.signature(function).parameters[key].annotation
+        parser.add_argument(key, type=annotation, help=argument_help(function, key))
+    try:
+        values = parser.parse_args(words)
+    except jsonargparse.ArgumentError as error:
+        raise InputError(f"{one_line(error)}: tsfm {name} --help shows what is taken") from error
+    status = function(**values.as_dict())
+    return status if isinstance(status, int) else 0
+
+
+def summary(function: Callable[..., object]) -> str:
+    """The first paragraph of a docstring."""
+    return (function.__doc__ or "").split("\n\n")[0].strip()
+
+
+def argument_help(function: Callable[..., object], key: str) -> str:
+    """The description of one parameter in a Google-style docstring."""
+    import docstring_parser
+
+    parsed = docstring_parser.parse(function.__doc__ or "")
+    return next((p.description or "" for p in parsed.params if p.arg_name == key), "")
+
+
+def one_line(error: Exception) -> str:
+    """The text of a parser's error without its line breaks."""
+    return " ".join(str(error).split()).rstrip(".")

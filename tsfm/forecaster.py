@@ -1,0 +1,175 @@
+"""The contract that every forecaster keeps, and the one loop that reaches beyond a model's own horizon.
+
+Shapes: B batch, T context, H asked horizon, S the model's own horizon, V variates, K trained levels, Q asked levels.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tsfm.heads import ConformalIntervals, check_levels, interpolate_quantiles
+from tsfm.scaler import WindowScale
+from tsfm_data.batch import Batch, Forecast
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model was trained on, kept with its weights.
+
+    Attributes:
+        source: data-set name or file.
+        freq: pandas frequency alias.
+        marks: calendar-feature set given with every window, or None.
+        variates: names of the training variates.
+        mean: of each variate over the training rows, in the data's own units.
+        std: population standard deviation of each variate over the training rows.
+    """
+
+    source: str
+    freq: str
+    marks: str | None
+    variates: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Forecaster(nn.Module, ABC):
+    """A model that forecasts windows.
+
+    Args:
+        context: steps of history it looks at.
+        horizon: steps it forecasts in one pass.
+        config: its sizes, a frozen dataclass.
+    """
+
+    model_type: ClassVar[str]
+    config_type: ClassVar[type]
+    levels: tuple[float, ...]
+    conformal: ConformalIntervals | None
+
+    def __init__(self, context: int, horizon: int, config: Any) -> None:
+        super().__init__()
+        self.context = context
+        self.horizon = horizon
+        self.config = config
+        self.training_data: TrainingData | None = None
+        self.conformal = None
+        self.name = self.model_type
+
+    @property
+    def marks(self) -> str | None:
+        """The calendar-feature set that the model was trained with, or None."""
+        return self.training_data.marks if self.training_data else None
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
+        """Forecasts of the model's own horizon at its trained levels, in the batch's units."""
+
+    @abstractmethod
+    def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
+        """The training loss of what ``forward`` returned for this batch, over the observed future values."""
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """The training loss of a batch whose future is known and as long as the model's own horizon."""
+        return self.loss_of(self(batch), batch)
+
+    def centre(self, output: Float[Tensor, "B S V K"]) -> Float[Tensor, "B S V"]:
+        """The point forecast in what ``forward`` returned: the middle level."""
+        return output[..., len(self.levels) // 2]
+
+    def standardise(self, batch: Batch) -> tuple[Batch, WindowScale]:
+        """Bring each window and variate to mean 0 and standard deviation 1 over its observed history.
+
+        It makes forecasts follow any change of units exactly. Computed in float64; a constant window is only shifted.
+        """
+        past = batch.past.double()
+        count = batch.past_observed.sum(dim=1, keepdim=True).clamp(min=1)
+        loc = past.sum(dim=1, keepdim=True) / count
+        deviation = torch.where(batch.past_observed, past - loc, 0.0)
+        std = deviation.square().sum(dim=1, keepdim=True).div(count).sqrt()
+        # Rounding leaves a constant series with a tiny spread that is not a signal.
+        flat = std <= 1e-12 * loc.abs()
+        scale = WindowScale(loc, torch.where(flat, 1.0, std))
+        dtype = next(self.parameters()).dtype
+        normalised = torch.where(flat, 0.0, scale.normalise(past, batch.past_observed))
+        return replace(batch, past=normalised.to(dtype)), scale
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
+        """Forecast ``batch.horizon`` steps, in the units of ``batch.past``, whatever the model's own horizon is.
+
+        Args:
+            batch: windows of any context length; longer ones are cut, shorter ones count as unobserved before.
+            levels: quantile levels to answer.
+
+        Returns:
+            The forecast on the CPU, in float64. For a model with quantile head ``mean`` is its median.
+
+        Raises:
+            InputError: levels outside (0, 1).
+        """
+        asked = check_levels(levels)
+        was_training = self.training
+        self.eval()
+        device = next(self.parameters()).device
+        standard, scale = self.standardise(fit_context(batch.to(device), self.context))
+        trained = self.rollout(standard).double()
+        centre = self.centre(trained)
+        if self.conformal is not None and self.conformal.calibrated:
+            quantiles = self.conformal.double().quantiles(centre, asked)
+        else:
+            quantiles = interpolate_quantiles(trained, self.levels, asked)
+        self.train(was_training)
+        restored = quantiles * scale.scale.unsqueeze(-1) + scale.loc.unsqueeze(-1)
+        return Forecast(scale.restore(centre).cpu(), restored.cpu(), asked)
+
+    def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+        """Forecast chunk by chunk, feeding the middle level back as history, until ``batch.horizon`` is reached."""
+        chunks = [self(batch)]
+        while sum(chunk.shape[1] for chunk in chunks) < batch.horizon:
+            done = sum(chunk.shape[1] for chunk in chunks)
+            batch = extend(batch, self.centre(chunks[-1]), done)
+            chunks.append(self(batch))
+        return torch.cat(chunks, dim=1)[:, : batch.horizon]
+
+
+def fit_context(batch: Batch, context: int) -> Batch:
+    """The batch with exactly ``context`` steps of history: the last ones, or padded in front as unobserved."""
+    missing = context - batch.past.shape[1]
+    if missing == 0:
+        return batch
+    if missing < 0:
+        marks = None if batch.past_marks is None else batch.past_marks[:, -context:]
+        return replace(
+            batch, past=batch.past[:, -context:], past_observed=batch.past_observed[:, -context:], past_marks=marks
+        )
+    pad = (0, 0, missing, 0)
+    marks = None if batch.past_marks is None else nn.functional.pad(batch.past_marks, pad)
+    return replace(
+        batch,
+        past=nn.functional.pad(batch.past, pad),
+        past_observed=nn.functional.pad(batch.past_observed, pad),
+        past_marks=marks,
+    )
+
+
+def extend(batch: Batch, values: Float[Tensor, "B S V"], done: int) -> Batch:
+    """The batch after its forecast ``values`` have become history: the window moves on by their number of steps.
+
+    Args:
+        batch: the windows forecast last.
+        values: the forecast, S steps.
+        done: steps forecast since the first batch, these included; their calendar features are known.
+    """
+    steps, context = values.shape[1], batch.past.shape[1]
+    past = torch.cat([batch.past, values.to(batch.past.dtype)], dim=1)[:, -context:]
+    seen = torch.cat([batch.past_observed, torch.ones_like(values, dtype=torch.bool)], dim=1)[:, -context:]
+    marks = batch.past_marks
+    if marks is not None and batch.future_marks is not None:
+        marks = torch.cat([marks, batch.future_marks[:, done - steps : done]], dim=1)[:, -context:]
+    return replace(batch, past=past, past_observed=seen, past_marks=marks)

@@ -1,0 +1,83 @@
+"""Optimisers and learning-rate schedules, by name."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from tsfm_data.errors import InputError
+
+Schedule = Literal["constant", "halving", "cosine"]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How parameters are updated.
+
+    Attributes:
+        name: "adam", or "adamw" (decoupled weight decay on matrices alone).
+        lr: peak learning rate.
+        betas: decay rates of the two moments.
+        eps: added to the denominator.
+        weight_decay: on weights of linear layers; biases, norms and embeddings have none.
+        schedule: "constant"; "halving", which keeps the rate for two epochs and then halves it every epoch (the
+            long-horizon protocol); "cosine" to zero over the whole training.
+        warmup_steps: steps of linear warm-up before the cosine.
+    """
+
+    name: Literal["adam", "adamw"] = "adam"
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise InputError(f"expected a learning rate above 0, found {self.lr}: change optim.lr")
+        if self.weight_decay < 0 or self.warmup_steps < 0:
+            raise InputError("expected optim.weight_decay and optim.warmup_steps of 0 or more: change them")
+
+
+def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, object]]:
+    """Two groups: weights of linear layers and convolutions, which decay; everything else, which does not."""
+    decay, rest = [], []
+    for root in modules:
+        for module in root.modules():
+            matrix = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
+            for name, parameter in module.named_parameters(recurse=False):
+                (decay if matrix and name == "weight" else rest).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def build_optimizer(config: OptimConfig, model: nn.Module) -> Optimizer:
+    """The optimiser over all parameters of ``model``."""
+    groups = parameter_groups([model], config.weight_decay)
+    kind = AdamW if config.name == "adamw" else Adam
+    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+def lr_factor(config: OptimConfig, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:
+    """The factor on the peak learning rate at each optimiser step, counted from 0.
+
+    Args:
+        config: names the schedule.
+        steps_per_epoch: optimiser steps in an epoch, for "halving".
+        total_steps: optimiser steps of the whole training, for "cosine".
+    """
+
+    def factor(step: int) -> float:
+        if config.schedule == "halving":
+            return 0.5 ** max(0, step // max(1, steps_per_epoch) - 1)
+        if config.schedule == "constant":
+            return 1.0
+        if step < config.warmup_steps:
+            return (step + 1) / config.warmup_steps
+        span = max(1, total_steps - config.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - config.warmup_steps) / span)))
+
+    return factor

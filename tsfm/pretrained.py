@@ -1,0 +1,219 @@
+"""Model folders: ``config.json``, ``model.safetensors`` and the card ``README.md``. No pickle is ever read."""
+
+import importlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import tsfm
+from tsfm.forecaster import Forecaster, TrainingData
+from tsfm_data.batch import Batch
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.files import atomic_folder
+
+FORMAT_VERSION = 1
+# model_type in config.json -> where its class is. Imported only when asked for.
+MODELS = {"itransformer": "tsfm.models.itransformer:ITransformer"}
+# Enough windows for stable 99.9 % scores, and never more than some hundred megabytes.
+CALIBRATION_VALUES = 20_000_000
+
+
+def model_class(model_type: str) -> type[Forecaster]:
+    """The class of a model type.
+
+    Raises:
+        InputError: no such type; near names are listed.
+    """
+    if model_type not in MODELS:
+        raise unknown_name("model type", model_type, MODELS)
+    module, name = MODELS[model_type].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def save(model: Forecaster, folder: str | Path, card: str | None = None) -> None:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        model: what to save.
+        folder: where; an older one is replaced.
+        card: text of ``README.md``; by default one made from the model's own facts.
+    """
+    config = {
+        "format_version": FORMAT_VERSION,
+        "model_type": model.model_type,
+        "context": model.context,
+        "horizon": model.horizon,
+        "config": asdict(model.config),
+        "training_data": asdict(model.training_data) if model.training_data else None,
+        "tsfm_version": tsfm.__version__,
+    }
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with atomic_folder(folder) as temporary:
+        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
+        (temporary / "README.md").write_text(card or default_card(model))
+
+
+def load(folder: str | Path) -> Forecaster:
+    """Read a model folder.
+
+    Args:
+        folder: written by ``save``.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        InputError: a file is missing, is not what it says, or does not fit the others.
+    """
+    path = Path(folder)
+    config = read_config(path)
+    kind = model_class(str(config.get("model_type")))
+    try:
+        sizes = from_plain(kind.config_type, config["config"], path / "config.json")
+        model = kind(int(config["context"]), int(config["horizon"]), sizes)
+        if config.get("training_data"):
+            model.training_data = from_plain(TrainingData, config["training_data"], path / "config.json")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"expected keys context, horizon and config in {path / 'config.json'}, found an error at {error}: "
+            "write the folder anew with tsfm fit"
+        ) from error
+    load_weights(model, path / "model.safetensors")
+    model.name = path.resolve().parent.name if path.resolve().name == "model" else path.resolve().name
+    return model.eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a model folder, checked to be an object of a format that this version reads."""
+    file = folder / "config.json"
+    if not folder.is_dir():
+        raise InputError(f"expected a model folder, found nothing at {folder}: check the path")
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"expected {name} in the model folder {folder}, found none: is it the folder 'model' of a run?"
+            )
+    try:
+        config = json.loads(file.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"expected JSON in {file}, found an error ({error}): get the file again") from error
+    if not isinstance(config, dict):
+        raise InputError(f"expected a JSON object in {file}, found {type(config).__name__}: get the file again")
+    version = config.get("format_version", 0)
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise InputError(
+            f"expected format_version up to {FORMAT_VERSION} in {file}, found {version}: upgrade tsfm-suite"
+        )
+    return config
+
+
+def load_weights(model: Forecaster, file: Path) -> None:
+    """Load a safetensors file into a model, strictly.
+
+    Raises:
+        InputError: the file is corrupt or truncated, or a tensor is missing, left over or of another shape.
+    """
+    try:
+        state = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"expected a whole safetensors file, found a corrupt or truncated one at {file} ({error}): get it again"
+        ) from error
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        key = wrong[0]
+        raise InputError(
+            f"expected tensor {key} of shape {expected.get(key, 'none')}, found {found.get(key, 'none')} in {file} "
+            f"({len(wrong)} differ): config.json and the weights belong to different models"
+        )
+    model.load_state_dict(state)
+
+
+def from_plain(kind: type, plain: dict[str, Any], where: Path) -> Any:
+    """A dataclass from a JSON object; lists become tuples.
+
+    Raises:
+        InputError: a key that the dataclass does not have.
+    """
+    names = {field.name for field in fields(kind)}
+    for key in plain:
+        if key not in names:
+            raise InputError(f"{where}: {unknown_name(f'key of {kind.__name__}', key, names)}")
+    hints = get_type_hints(kind)
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    for key, value in values.items():
+        if hints[key] in (int, float, str, bool) and not isinstance(
+            value, (int, float) if hints[key] is float else hints[key]
+        ):
+            raise InputError(f"expected {hints[key].__name__} at key {key!r} of {where}, found {value!r}: correct it")
+    return kind(**values)
+
+
+@torch.inference_mode()
+def calibrate(model: Forecaster, batches: Iterable[Batch], values: int = CALIBRATION_VALUES) -> None:
+    """Fit a point model's conformal intervals to validation windows; a model with quantiles of its own is left alone.
+
+    Args:
+        model: the model, in any mode.
+        batches: validation windows with their future, on the scale that the model was trained on.
+        values: at most so many residuals are kept; of more, windows are left out evenly.
+
+    Raises:
+        InputError: no validation window.
+    """
+    if model.conformal is None:
+        return
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    windows = sum(len(batch) for batch in batches)
+    residuals, seen, index = [], [], 0
+    every = 1
+    for batch in batches:
+        batch = batch.to(device)
+        if batch.future is None or batch.future_observed is None:
+            continue
+        if index == 0:
+            every = max(1, -(-windows * batch.future[0].numel() // values))
+        keep = (torch.arange(index, index + len(batch)) % every == 0).to(device)
+        index += len(batch)
+        standard, scale = model.standardise(batch)
+        error = model.centre(model(standard)) - (batch.future - scale.loc) / scale.scale
+        residuals.append(error[keep].transpose(1, 2).flatten(0, 1).float())
+        seen.append(batch.future_observed[keep].transpose(1, 2).flatten(0, 1))
+    if not residuals:
+        raise InputError("expected validation windows to calibrate intervals on, found none: give a longer series")
+    model.conformal.calibrate(torch.cat(residuals), torch.cat(seen))
+    model.train(was_training)
+
+
+def default_card(model: Forecaster) -> str:
+    """The card of a model folder in the Hugging Face format, from what the model itself knows."""
+    data = model.training_data
+    parameters = sum(p.numel() for p in model.parameters())
+    lines = [
+        "---",
+        "library_name: tsfm-suite",
+        "pipeline_tag: time-series-forecasting",
+        "tags: [time-series, forecasting]",
+        "---",
+        "",
+        f"# {model.model_type}, {model.context} steps in, {model.horizon} steps out",
+        "",
+        f"{parameters:,} parameters. "
+        + ("Point forecasts with split-conformal intervals." if model.conformal is not None else "Quantile forecasts."),
+    ]
+    if data is not None:
+        names = ", ".join(data.variates[:10]) + (", ..." if len(data.variates) > 10 else "")
+        lines.append(f"Trained on {data.source} (frequency {data.freq}; {len(data.variates)} variates: {names}).")
+    lines += ["", "    tsfm forecast INPUT --horizon H --model THIS_FOLDER", ""]
+    return "\n".join(lines)

@@ -1,0 +1,42 @@
+"""Normalisation of each window by its own history, and its inverse."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class WindowScale(NamedTuple):
+    """Location and scale of each window and variate, broadcast along time."""
+
+    loc: Float[Tensor, "B 1 V"]
+    scale: Float[Tensor, "B 1 V"]
+
+    def normalise(self, x: Float[Tensor, "B T V"], observed: Bool[Tensor, "B T V"]) -> Float[Tensor, "B T V"]:
+        """``(x - loc) / scale`` where observed, 0 (the mean) elsewhere."""
+        return torch.where(observed, (x - self.loc) / self.scale, 0.0)
+
+    def restore(self, x: Float[Tensor, "B H V"]) -> Float[Tensor, "B H V"]:
+        """The inverse of ``normalise``."""
+        return x * self.scale + self.loc
+
+
+def window_scale(
+    x: Float[Tensor, "B T V"], observed: Bool[Tensor, "B T V"], eps: float = 1e-5, detach: bool = True
+) -> WindowScale:
+    """Mean and biased standard deviation ``sqrt(var + eps)`` over the observed steps of each window and variate.
+
+    A variate that is nowhere observed gets location 0 and scale ``sqrt(eps)``.
+
+    Args:
+        x: values, 0 where not observed.
+        observed: where ``x`` holds a value.
+        eps: added to the variance; iTransformer uses 1e-5.
+        detach: whether the gradient stops at the statistics.
+    """
+    count = observed.sum(dim=1, keepdim=True).clamp(min=1)
+    loc = x.sum(dim=1, keepdim=True) / count
+    deviation = torch.where(observed, x - loc, 0.0)
+    scale = torch.sqrt(deviation.square().sum(dim=1, keepdim=True) / count + eps)
+    return WindowScale(loc.detach(), scale.detach()) if detach else WindowScale(loc, scale)

@@ -1,0 +1,138 @@
+"""The thin Lightning layer around a forecaster: it owns no mathematics of the model, only when things happen."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from tsfm.forecaster import Forecaster, TrainingData
+from tsfm.heads import DEFAULT_LEVELS
+from tsfm.optim import OptimConfig, build_optimizer, lr_factor
+from tsfm_data.batch import Batch, Forecast
+
+
+class ForecastTask(pl.LightningModule):
+    """Train, validate, test and predict with a forecaster.
+
+    Args:
+        forecaster: the model class and its sizes; context and horizon come from the data.
+        context: steps of history in a window.
+        horizon: steps to forecast.
+        optim: optimiser and schedule.
+        levels: quantile levels that ``tsfm predict`` writes.
+    """
+
+    def __init__(
+        self,
+        forecaster: Callable[[int, int], Forecaster],
+        context: int = 96,
+        horizon: int = 96,
+        optim: OptimConfig = OptimConfig(),  # noqa: B008
+        levels: tuple[float, ...] = DEFAULT_LEVELS,
+    ) -> None:
+        super().__init__()
+        self.forecaster = forecaster(context, horizon)
+        self.optim = optim
+        self.levels = levels
+        self._random_state: Tensor | None = None
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, with its schedule stepped after every optimiser step."""
+        optimizer = build_optimizer(self.optim, self.forecaster)
+        total = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs or 1
+        factor = lr_factor(self.optim, max(1, total // max(1, epochs)), total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def setup(self, stage: str) -> None:
+        """Let the forecaster remember what it is trained on."""
+        module = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and module is not None:
+            self.forecaster.training_data = training_data(module)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Lightning moves mutable collections only; a batch is frozen and moves itself."""
+        return batch.to(device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        loss = self.forecaster.loss(batch)
+        self.log("train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Errors of one batch, summed exactly over the whole validation set."""
+        self.log_errors("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Errors of one batch on the scale of the data module, as the long-horizon benchmarks print them."""
+        self.log_errors("test", batch)
+
+    def log_errors(self, part: str, batch: Batch) -> None:
+        """Log loss, MSE and MAE, each weighted by the number of observed values so that batches of any size add up."""
+        if batch.future is None or batch.future_observed is None:
+            return
+        output = self.forecaster(batch)
+        count = int(batch.future_observed.sum())
+        loss = self.forecaster.loss_of(output, batch)
+        error = torch.where(batch.future_observed, self.forecaster.centre(output) - batch.future, 0.0)
+        values = {"loss": loss, "mse": error.square().sum() / max(count, 1), "mae": error.abs().sum() / max(count, 1)}
+        for name, value in values.items():
+            self.log(f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Forecast:
+        """Quantile forecast past the end of the data, on the scale of the data module."""
+        return self.forecaster.predict(batch, self.levels)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of the random generator, so that a resumed training draws the same dropout."""
+        checkpoint["random_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the state; it is set when training starts, after the sanity check of the validation loader."""
+        self._random_state = checkpoint.get("random_state")
+
+    def on_train_start(self) -> None:
+        """Go on with the random numbers of the interrupted training."""
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state.cpu())
+            self._random_state = None
+
+
+def training_data(module: Any) -> TrainingData:
+    """What a data module trains on, to be kept with the weights."""
+    scaler = module.scaler
+    return TrainingData(
+        source=module.series.name,
+        freq=module.series.freqs[0],
+        marks=module.marks,
+        variates=module.series.variates,
+        mean=tuple(scaler.mean.tolist()),
+        std=tuple(scaler.std.tolist()),
+    )
+
+
+class ModelFolder(pl.Callback):
+    """After training: take the best checkpoint, calibrate intervals on validation windows, write the model folder.
+
+    The folder ``model`` in the run's folder holds ``config.json``, ``model.safetensors`` and ``README.md``, and is what
+    ``tsfm forecast --model`` and ``tsfm evaluate --model`` take.
+    """
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the folder, on the first process alone."""
+        from tsfm.pretrained import calibrate, save
+
+        if trainer.fast_dev_run or not trainer.is_global_zero or not isinstance(pl_module, ForecastTask):
+            return
+        checkpoint = trainer.checkpoint_callback
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
+            state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+            pl_module.load_state_dict(state)
+        calibrate(pl_module.forecaster, trainer.datamodule.val_dataloader())  # type: ignore[attr-defined]
+        save(pl_module.forecaster, Path(trainer.default_root_dir) / "model")
