@@ -18,15 +18,15 @@ from tsfm_data.splits import StandardScaler
 
 def gather(
     table_VR: Float[Tensor, "V R"] | Bool[Tensor, "V R"],
-    begin_B: Int[Tensor, " B"],
+    begin_B: Int[np.ndarray, " B"],
     steps: int,
-    shown_V: Int[Tensor, " v"],
+    shown_V: Int[np.ndarray, " v"],
 ) -> Float[Tensor, "B L v"] | Bool[Tensor, "B L v"]:
     """Rows ``begin ... begin + steps`` of the shown variates: one copy of B x v runs. Memory order is [B, v, L]."""
     rows = table_VR.shape[1]
     runs = table_VR.view(-1).as_strided((table_VR.numel() - steps + 1, steps), (1, 1))
-    start_Bv = begin_B[:, None] + shown_V * rows
-    return runs.index_select(0, start_Bv.view(-1)).view(len(begin_B), len(shown_V), steps).transpose(1, 2)
+    start_Bv = (begin_B[:, None] + shown_V * rows).reshape(-1)
+    return runs.index_select(0, torch.from_numpy(start_Bv)).view(len(begin_B), len(shown_V), steps).transpose(1, 2)
 
 
 def lay_out(
@@ -56,14 +56,14 @@ def mark_tables(
     horizon: int,
     marks: str | None,
     dtype: torch.dtype,
-) -> tuple[Float[Tensor, "M R"] | None, Int[Tensor, " items"]]:
+) -> tuple[Float[Tensor, "M R"] | None, Int[np.ndarray, " items"]]:
     """Calendar features of every item to ``horizon`` steps past its end, and where each item's begin.
 
     Items with the same first timestamp and frequency share one table, as long as the longest of them.
     """
     offsets = np.zeros(len(lengths), dtype=np.int64)
     if marks is None:
-        return None, torch.from_numpy(offsets)
+        return None, offsets
     longest: dict[tuple[np.datetime64, str], int] = {}
     keys = list(zip(series.starts, series.freqs, strict=True))
     for i, key in enumerate(keys):
@@ -77,4 +77,4 @@ def mark_tables(
     offsets[:] = [begins[key] for key in keys]
     stacked = torch.from_numpy(np.concatenate(tables).T.astype(np.float64)).to(dtype)
     table_MR = torch.cat([stacked.new_zeros(len(stacked), context), stacked], dim=1).contiguous()
-    return table_MR, torch.from_numpy(offsets)
+    return table_MR, offsets

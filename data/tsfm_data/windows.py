@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -19,6 +19,8 @@ from tsfm_data.frequency import season_length
 from tsfm_data.gather import gather, lay_out, mark_tables
 from tsfm_data.series import SeriesSet
 from tsfm_data.splits import StandardScaler
+
+OBSERVED = torch.ones((), dtype=torch.bool)  # expanded, never copied, where nothing is missing
 
 
 class Windows:
@@ -63,11 +65,10 @@ class Windows:
         self.series, self.context, self.horizon, self.scaler = series, context, horizon, scaler
         self.lengths = item_lengths(series)
         self.season = season or common_season(series)
-        self._offsets = torch.from_numpy(np.asarray(series.offsets[:-1], dtype=np.int64))
-        self._lengths = torch.from_numpy(self.lengths)
+        self._offsets = np.asarray(series.offsets[:-1], dtype=np.int64)
         self._values, self._observed = lay_out(series, context, horizon, scaler, dtype)
         self._marks, self._mark_offsets = mark_tables(series, self.lengths, context, horizon, marks, dtype)
-        self.variates = torch.arange(len(series.variates)) if variates is None else torch.as_tensor(list(variates))
+        self.variates = np.arange(len(series.variates)) if variates is None else np.asarray(variates, dtype=np.int64)
         self._place(items, cuts)
 
     def _place(self, items: ArrayLike, cuts: ArrayLike) -> None:
@@ -84,7 +85,6 @@ class Windows:
             )
         self._future_known = bool((self.cuts < ends).any())
         self._whole = bool(((self.cuts >= self.context) & (self.cuts + self.horizon <= ends)).all())
-        self._items, self._cuts = torch.from_numpy(self.items), torch.from_numpy(self.cuts)
 
     @classmethod
     def rolling(
@@ -123,27 +123,37 @@ class Windows:
         """Other windows over the same memory, with the same variates unless told otherwise."""
         other = copy.copy(self)
         if variates is not None:
-            other.variates = torch.as_tensor(list(variates))
+            other.variates = np.asarray(variates, dtype=np.int64)
         other._place(items, cuts)
         return other
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def batch(self, indices: Sequence[int] | np.ndarray | Tensor, variates: Sequence[int] | None = None) -> Batch:
+    def batch(self, indices: ArrayLike, variates: ArrayLike | None = None) -> Batch:
         """The windows at ``indices``.
 
         Args:
             indices: positions in this set, [B].
             variates: positions among this set's variates to show; None shows all.
         """
-        index_B = torch.as_tensor(indices, dtype=torch.int64)
-        item_B, cut_B = self._items[index_B], self._cuts[index_B]
-        shown_V = self.variates if variates is None else self.variates[torch.as_tensor(variates)]
+        index_B = np.asarray(indices, dtype=np.int64)
+        item_B, cut_B = self.items[index_B], self.cuts[index_B]
+        shown_V = self.variates if variates is None else self.variates[np.asarray(variates)]
         steps = self.context + self.horizon if self._future_known else self.context
         begin_B = self._offsets[item_B] + cut_B  # the memory begins with ``context`` rows of padding
         values_BLV = gather(self._values, begin_B, steps, shown_V)
-        observed_BLV = self._seen(item_B, cut_B, begin_B, steps, shown_V, values_BLV)
+        if self._observed is None:
+            observed_BLV = OBSERVED.expand(values_BLV.shape)
+        else:
+            observed_BLV = gather(self._observed, begin_B, steps, shown_V)
+        if not self._whole:
+            row_BL = cut_B[:, None] + np.arange(-self.context, steps - self.context)
+            inside_BL = (row_BL >= 0) & (row_BL < self.lengths[item_B][:, None])
+            inside_BL1 = torch.from_numpy(inside_BL)[..., None]
+            # Filled, not multiplied: beyond the item lies its neighbour, whose values could be anything.
+            values_BLV.masked_fill_(~inside_BL1, 0.0)
+            observed_BLV = observed_BLV & inside_BL1
         past_marks, future_marks = self._gather_marks(item_B, cut_B)
         T, known = self.context, self._future_known
         return Batch(
@@ -155,49 +165,27 @@ class Windows:
             future_observed=observed_BLV[:, T:] if known else None,
             past_marks=past_marks,
             future_marks=future_marks,
-            item=item_B,
-            cut=cut_B,
+            item=torch.from_numpy(item_B),
+            cut=torch.from_numpy(cut_B),
         )
 
-    def _seen(
-        self,
-        item_B: Int[Tensor, " B"],
-        cut_B: Int[Tensor, " B"],
-        begin_B: Int[Tensor, " B"],
-        steps: int,
-        shown_V: Int[Tensor, " V"],
-        values_BLV: Float[Tensor, "B L V"],
-    ) -> Bool[Tensor, "B L V"]:
-        """Where the window holds a value; what it caught of neighbouring items is set to zero in ``values_BLV``."""
-        if self._observed is None:
-            observed_BLV = torch.ones((), dtype=torch.bool).expand(values_BLV.shape)
-        else:
-            observed_BLV = gather(self._observed, begin_B, steps, shown_V)
-        if self._whole:
-            return observed_BLV
-        row_BL = cut_B[:, None] + torch.arange(-self.context, steps - self.context)
-        inside_BL1 = ((row_BL >= 0) & (row_BL < self._lengths[item_B][:, None]))[..., None]
-        # Not a product: a neighbour's value could be anything.
-        values_BLV.masked_fill_(~inside_BL1, 0.0)
-        return inside_BL1.expand(values_BLV.shape) if self._observed is None else observed_BLV & inside_BL1
-
     def _gather_marks(
-        self, item_B: Int[Tensor, " B"], cut_B: Int[Tensor, " B"]
+        self, item_B: Int[np.ndarray, " B"], cut_B: Int[np.ndarray, " B"]
     ) -> tuple[Float[Tensor, "B T M"] | None, Float[Tensor, "B H M"] | None]:
         """Calendar features of context and horizon; zero before a series begins."""
         if self._marks is None:
             return None, None
         steps = self.context + self.horizon
-        marks_BLM = gather(self._marks, self._mark_offsets[item_B] + cut_B, steps, torch.arange(len(self._marks)))
+        marks_BLM = gather(self._marks, self._mark_offsets[item_B] + cut_B, steps, np.arange(len(self._marks)))
         if not self._whole:
-            before_BL = cut_B[:, None] + torch.arange(-self.context, self.horizon) < 0
-            marks_BLM.masked_fill_(before_BL[..., None], 0.0)
+            before_BL = cut_B[:, None] + np.arange(-self.context, self.horizon) < 0
+            marks_BLM.masked_fill_(torch.from_numpy(before_BL)[..., None], 0.0)
         return marks_BLM[:, : self.context], marks_BLM[:, self.context :]
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All windows in order; the last batch may be smaller."""
         for begin in range(0, len(self), batch_size):
-            yield self.batch(torch.arange(begin, min(begin + batch_size, len(self))))
+            yield self.batch(np.arange(begin, min(begin + batch_size, len(self))))
 
 
 def item_lengths(series: SeriesSet) -> Int[np.ndarray, " items"]:
