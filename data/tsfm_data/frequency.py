@@ -1,7 +1,7 @@
 """Frequencies of series: their names, their seasons and their calendar features.
 
-A frequency is a pandas alias ("h", "15min", "D", "B", "W-SUN", "MS", "QE", "YS", ...). Inside, it is a ``Step``: so many
-nanoseconds, so many months counted from their first or last day, or business days.
+A frequency is a pandas alias ("h", "15min", "D", "B", "W-SUN", "MS", "QE", "YS", ...). Inside, it is a ``Step``: so
+many nanoseconds, so many months counted from their first or last day, or business days.
 """
 
 import warnings
@@ -159,7 +159,7 @@ def step_of(freq: str) -> tuple[Step, int]:
 def anchor_month(freq: str) -> int:
     """The month (0 for January) that a monthly, quarterly or yearly frequency is anchored at; 0 for monthly ones."""
     offset = _offset(freq)
-    return int(getattr(offset, "startingMonth", None) or getattr(offset, "month", 1)) - 1
+    return int(getattr(offset, "startingMonth", getattr(offset, "month", 1))) - 1
 
 
 def period_alias(freq: str) -> str:

@@ -32,7 +32,8 @@ def read_gluonts(source: Iterable[dict[str, Any]], *, freq: str | None, name: st
         total = max(len(target), len(known))
         if len(past) != len(target) or len(known) < len(target):
             raise InputError(
-                f"{where}: expected covariates as long as the target ({len(target)}), found {len(past)} and {len(known)}"
+                f"{where}: expected covariates as long as the target ({len(target)}), found {len(past)} and "
+                f"{len(known)}"
             )
         future[i] = total - len(target)
         for block, rows in zip(blocks, (target, past, known), strict=True):

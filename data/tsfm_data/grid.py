@@ -1,4 +1,4 @@
-"""The regular grid under the timestamps of many series: their step, and every row's position on it. All rows at once."""
+"""The regular grid under the timestamps of many series: their step, and every row's position, all at once."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -114,8 +114,8 @@ def _check_order(calendar: _Calendar) -> None:
     if step[row - 1] == 0:
         raise BadTime(
             row,
-            f"expected each timestamp once in a series, found {_time(calendar, row)} again; drop or average the repeats, "
-            "or name the column that tells the series apart with item_column",
+            f"expected each timestamp once in a series, found {_time(calendar, row)} again; drop or average the "
+            "repeats, or name the column that tells the series apart with item_column",
         )
     raise BadTime(
         row,
@@ -171,7 +171,7 @@ def _check_multiples(
 
 
 def _infer(calendar: _Calendar) -> tuple[Int64[np.ndarray, " items"], Int64[np.ndarray, " items"]]:
-    """Kind and size of each series' step: its most common one, or that of the other series where its own says little."""
+    """Kind and size of each series' step: its most common one, or that of the others where its own says little."""
     rows = np.diff(np.append(calendar.first, len(calendar.ns)))
     kind = np.where(calendar.allowed[START], START, np.where(calendar.allowed[END], END, TICK))
     size = _common_step(calendar, kind)
@@ -243,7 +243,7 @@ def _first_break(
 ) -> Int64[np.ndarray, " items"]:
     """First row of each series off the grid of its step, or (``runs``) in a long run of another step; -1 for none.
 
-    Missing rows leave single larger steps behind; one and the same larger step many times in a row is another frequency.
+    Missing rows leave single larger steps behind; the same larger step many times in a row is another frequency.
     """
     relative = calendar.relative(kind)
     off = relative % np.maximum(size, 1)[calendar.item] != 0

@@ -1,7 +1,7 @@
 """A set of time series in one contiguous array, and the door through which every table enters.
 
-``read_series`` takes CSV, Parquet, Arrow and Feather files, pandas and pyarrow tables and GluonTS data sets. All checks of
-user input happen here; everything behind works on a ``SeriesSet`` that is regular in time.
+``read_series`` takes CSV, Parquet, Arrow and Feather files, pandas and pyarrow tables and GluonTS data sets. All checks
+of user input happen here; everything behind works on a ``SeriesSet`` that is regular in time.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,8 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from tsfm_data.errors import InputError
 from tsfm_data.frequency import normalise, period_alias
 from tsfm_data.grid import BadTime, Grid, regular_grid
-from tsfm_data.table import Roles, Table, find_roles, item_codes, numbers, read_table
+from tsfm_data.readers import read_table
+from tsfm_data.table import Roles, Table, find_roles, item_codes, numbers
 from tsfm_data.timestamps import nanoseconds
 
 
@@ -232,8 +233,8 @@ def read_series(
     """Series of a table.
 
     A long table (a column such as ``item_id`` or ``unique_id``) gives one item an id, with ``target`` (or ``y``,
-    ``value``) as its variate. A wide table (a date column and one numeric column a variate) gives one item. Gaps in time
-    become missing rows.
+    ``value``) as its variate. A wide table (a date column and one numeric column a variate) gives one item. Gaps in
+    time become missing rows.
 
     Args:
         source: CSV, Parquet, Arrow or Feather file, pandas or pyarrow table, or GluonTS data set.
@@ -243,8 +244,8 @@ def read_series(
         past_covariates: columns known up to the present only.
         known_covariates: columns known in the future too; trailing rows without any target are then the future.
         freq: pandas alias of all series; None reads each series' most common step.
-        order: "rows" takes the rows as equally spaced from the first timestamp on, whatever the later timestamps say, as
-            the long-horizon literature does; "time" checks them.
+        order: "rows" takes the rows as equally spaced from the first timestamp on, whatever the later timestamps say,
+            as the long-horizon literature does; "time" checks them.
         name: name of the set; None takes the stem of the file.
 
     Raises:
@@ -277,7 +278,7 @@ def _plain(source: pd.DataFrame | pa.Table) -> pd.DataFrame:
         return source.to_pandas(date_as_object=False)
     index = source.index
     if isinstance(index, pd.DatetimeIndex | pd.PeriodIndex):
-        return source.rename_axis(index=index.name or "timestamp").reset_index()
+        return source.rename_axis(index=str(index.name or "timestamp")).reset_index()
     if isinstance(index, pd.MultiIndex):
         return source.reset_index()
     return source.reset_index(drop=True)
@@ -289,7 +290,8 @@ def _assemble(table: Table, roles: Roles, freq: str | None, order: str, name: st
     past, known = numbers(table, roles.past), numbers(table, roles.known)
     ns = nanoseconds(table, roles.time)
     if roles.item is None:
-        codes, ids = np.zeros(len(ns), dtype=np.int64), (name,)
+        codes = np.zeros(len(ns), dtype=np.int64)
+        ids: tuple[str, ...] = (name,)
     else:
         codes, ids = item_codes(table, roles.item)
     rows = np.argsort(codes, kind="stable")

@@ -1,5 +1,7 @@
 """A column of dates in any usual spelling to nanoseconds since 1970."""
 
+from typing import Any, Literal
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64
@@ -7,7 +9,12 @@ from jaxtyping import Int64
 from tsfm_data.errors import InputError
 from tsfm_data.table import MISSING, Table
 
-UNITS = ((1e11, "s"), (1e14, "ms"), (1e17, "us"), (np.inf, "ns"))  # a number below the bound counts these since 1970
+UNITS: tuple[tuple[float, Literal["s", "ms", "us", "ns"]], ...] = (
+    (1e11, "s"),
+    (1e14, "ms"),
+    (1e17, "us"),
+    (np.inf, "ns"),
+)  # a number below the bound counts these since 1970
 
 
 def nanoseconds(table: Table, name: str) -> Int64[np.ndarray, " rows"]:
@@ -46,7 +53,7 @@ def nanoseconds(table: Table, name: str) -> Int64[np.ndarray, " rows"]:
     return stamps.to_numpy(dtype="datetime64[ns]").astype(np.int64)
 
 
-def _shown(value: object) -> str:
+def _shown(value: Any) -> str:
     return "an empty cell" if pd.isna(value) or str(value).strip().lower() in MISSING else repr(str(value)[:40])
 
 
@@ -55,16 +62,16 @@ def _from_numbers(table: Table, name: str, column: pd.Series) -> pd.Series:
     known = values[~np.isnan(values)]
     if len(known) and (known == np.floor(known)).all():
         low, high = known.min(), known.max()
-        if 1600 <= low and high <= 2261:
+        if low >= 1600 and high <= 2261:
             return pd.to_datetime(column.astype("Int64").astype("string"), format="%Y", errors="coerce")
-        if 16000101 <= low and high <= 22611231:
+        if low >= 16000101 and high <= 22611231:
             return pd.to_datetime(column.astype("Int64").astype("string"), format="%Y%m%d", errors="coerce")
         if low > 1e8:
             unit = next(unit for bound, unit in UNITS if high < bound)
             return pd.to_datetime(column, unit=unit, errors="coerce")
     raise InputError(
-        f"{table.where(0, name)}: expected dates, found the number {column.iloc[0]}; write dates as YYYY-MM-DD HH:MM:SS, or "
-        "name the time column with time_column"
+        f"{table.where(0, name)}: expected dates, found the number {column.iloc[0]}; write dates as YYYY-MM-DD "
+        "HH:MM:SS, or name the time column with time_column"
     )
 
 
@@ -103,7 +110,7 @@ def _day_or_month_first(table: Table, name: str, text: pd.Series) -> pd.Series:
     lost = [int(reading.isna().sum()) for reading in readings]
     if lost[0] == lost[1] == int(text.isna().sum()) and not readings[0].equals(readings[1]):
         raise InputError(
-            f"{table.where(0, name)}: expected dates that can be read in one way, found {text.iloc[0]!r} and no day above 12 in "
-            "any row (day or month first?); write dates as YYYY-MM-DD"
+            f"{table.where(0, name)}: expected dates that can be read in one way, found {text.iloc[0]!r} "
+            "and no day above 12 in any row (day or month first?); write dates as YYYY-MM-DD"
         )
     return readings[0] if lost[0] <= lost[1] else readings[1]
