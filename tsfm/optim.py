@@ -45,7 +45,8 @@ class OptimConfig:
 
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, object]]:
     """Two groups: weights of linear layers and convolutions, which decay; everything else, which does not."""
-    decay, rest = [], []
+    decay: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for root in modules:
         for module in root.modules():
             matrix = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)

@@ -128,7 +128,11 @@ class ModelFolder(pl.Callback):
         """Write the folder, on the first process alone."""
         from tsfm.pretrained import calibrate, save
 
-        if trainer.fast_dev_run or not trainer.is_global_zero or not isinstance(pl_module, ForecastTask):
+        if (
+            getattr(trainer, "fast_dev_run", False)
+            or not trainer.is_global_zero
+            or not isinstance(pl_module, ForecastTask)
+        ):
             return
         checkpoint = trainer.checkpoint_callback
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:

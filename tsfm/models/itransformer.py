@@ -66,7 +66,7 @@ class ITransformer(Forecaster):
     model_type: ClassVar[str] = "itransformer"
     config_type: ClassVar[type] = ITransformerConfig
 
-    def __init__(self, context: int, horizon: int, config: ITransformerConfig = ITransformerConfig()) -> None:  # noqa: B008
+    def __init__(self, context: int, horizon: int, config: ITransformerConfig = ITransformerConfig()) -> None:
         super().__init__(context, horizon, config)
         width = config.d_model
         self.embedding = nn.Linear(context, width)

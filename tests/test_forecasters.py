@@ -1,0 +1,166 @@
+"""The contract of every forecaster, on every registered model with random weights and both kinds of head."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tsfm.forecaster import Forecaster
+from tsfm.pretrained import MODELS, calibrate, load, model_class, save
+from tsfm_data.batch import Batch
+
+CONTEXT, HORIZON, VARIATES = 24, 6, 3
+LEVELS = (0.01, 0.1, 0.5, 0.9, 0.99)
+SIZES = {"itransformer": {"d_model": 16, "d_ff": 16, "heads": 2}}
+
+
+def make_batch(count: int = 5, horizon: int = HORIZON, context: int = CONTEXT, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    past = torch.randn(count, context, VARIATES, generator=generator).cumsum(1) + 5
+    future = torch.randn(count, horizon, VARIATES, generator=generator)
+    marks = torch.rand(count, context + horizon, 4, generator=generator) - 0.5
+    return Batch(
+        past=past,
+        past_observed=torch.ones_like(past, dtype=torch.bool),
+        horizon=horizon,
+        future=future,
+        future_observed=torch.ones_like(future, dtype=torch.bool),
+        past_marks=marks[:, :context],
+        future_marks=marks[:, context:],
+    )
+
+
+def rows(batch: Batch, index: object) -> Batch:
+    moved = {k: v[index] for k, v in batch.__dict__.items() if isinstance(v, torch.Tensor)}
+    return replace(batch, **moved)
+
+
+@pytest.fixture(params=[(name, kind) for name in MODELS for kind in ("point", "quantile")], ids="-".join)
+def model(request: pytest.FixtureRequest) -> Forecaster:
+    name, kind = request.param
+    torch.manual_seed(0)
+    kind_of = model_class(name)
+    levels = () if kind == "point" else (0.1, 0.5, 0.9)
+    made = kind_of(CONTEXT, HORIZON, kind_of.config_type(**SIZES[name], levels=levels))
+    calibrate(made, [make_batch(40, seed=9)])
+    return made.eval()
+
+
+def test_when_a_series_is_alone_or_in_any_batch_and_order_then_its_forecast_is_the_same(model: Forecaster) -> None:
+    batch = make_batch()
+    together = model.predict(batch, LEVELS).quantiles
+    order = torch.tensor([3, 0, 4, 2, 1])
+    torch.testing.assert_close(
+        model.predict(rows(batch, order), LEVELS).quantiles, together[order], atol=1e-5, rtol=1e-5
+    )
+    alone = torch.cat([model.predict(rows(batch, slice(i, i + 1)), LEVELS).quantiles for i in range(5)])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+
+
+def test_when_history_is_padded_in_front_as_unobserved_then_the_forecast_is_the_same(model: Forecaster) -> None:
+    batch = make_batch(context=CONTEXT - 7)
+    pad = (0, 0, 7, 0)
+    padded = replace(
+        batch,
+        past=torch.nn.functional.pad(batch.past, pad, value=123.0),
+        past_observed=torch.nn.functional.pad(batch.past_observed, pad),
+        past_marks=torch.nn.functional.pad(batch.past_marks, pad),
+    )
+    padded = replace(padded, past=torch.where(padded.past_observed, padded.past, 0.0))
+    expected = model.predict(batch, LEVELS).quantiles
+    torch.testing.assert_close(model.predict(padded, LEVELS).quantiles, expected)
+
+
+def test_when_units_change_then_the_forecast_changes_with_them(model: Forecaster) -> None:
+    batch = make_batch()
+    double = replace(batch, past=batch.past.double())
+    for a, b in ((1e4, -3e5), (1e-4, 7.0)):
+        scaled = replace(double, past=a * double.past + b)
+        expected = a * model.predict(double, LEVELS).quantiles + b
+        found = model.predict(scaled, LEVELS).quantiles
+        torch.testing.assert_close(found, expected, atol=a * 1e-3, rtol=1e-5)
+
+
+def test_when_any_level_is_asked_then_quantiles_never_cross_and_are_finite(model: Forecaster) -> None:
+    levels = tuple(k / 200 for k in range(1, 200))
+    forecast = model.predict(make_batch(horizon=3 * HORIZON + 1), levels)
+    assert forecast.quantiles.shape == (5, 3 * HORIZON + 1, VARIATES, 199)
+    assert forecast.quantiles.isfinite().all()
+    assert (forecast.quantiles.diff(dim=-1) >= 0).all()
+
+
+@pytest.mark.parametrize("case", ["missing", "constant", "zero", "five points", "nothing observed"])
+def test_when_history_is_poor_then_the_forecast_is_finite(model: Forecaster, case: str) -> None:
+    batch = make_batch()
+    past, observed = batch.past.clone(), batch.past_observed.clone()
+    if case == "missing":
+        observed = torch.rand(observed.shape, generator=torch.Generator().manual_seed(0)) > 0.5
+    elif case == "constant":
+        past[:] = 1e6 + 0.1
+    elif case == "zero":
+        past[:] = 0
+    elif case == "five points":
+        observed[:, :-5] = False
+    else:
+        observed[:] = False
+    forecast = model.predict(replace(batch, past=torch.where(observed, past, 0.0), past_observed=observed), LEVELS)
+    assert forecast.quantiles.isfinite().all()
+    if case == "constant":
+        width = (forecast.quantiles[..., -1] - forecast.quantiles[..., 0]).max()
+        assert width < 100  # rounding of a constant 1e6 must not be blown up to a signal
+
+
+def test_when_in_evaluation_mode_then_two_calls_give_the_same_numbers(model: Forecaster) -> None:
+    first, second = (model.predict(make_batch(), LEVELS).quantiles for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_when_the_model_is_in_training_mode_then_predict_is_still_deterministic_and_leaves_the_mode(
+    model: Forecaster,
+) -> None:
+    expected = model.predict(make_batch(), LEVELS).quantiles
+    model.train()
+    assert torch.equal(model.predict(make_batch(), LEVELS).quantiles, expected)
+    assert model.training
+
+
+def test_when_variates_change_places_then_their_forecasts_do_too(model: Forecaster) -> None:
+    batch = make_batch()
+    order = torch.tensor([2, 0, 1])
+    moved = replace(batch, past=batch.past[..., order], past_observed=batch.past_observed[..., order])
+    expected = model.predict(batch, LEVELS).quantiles[:, :, order]
+    torch.testing.assert_close(model.predict(moved, LEVELS).quantiles, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_when_saved_and_loaded_then_forecasts_are_equal_to_the_bit(model: Forecaster, tmp_path: object) -> None:
+    save(model, f"{tmp_path}/folder")
+    loaded = load(f"{tmp_path}/folder")
+    assert torch.equal(loaded.predict(make_batch(), LEVELS).quantiles, model.predict(make_batch(), LEVELS).quantiles)
+
+
+def test_when_trained_for_a_few_steps_then_the_loss_falls_and_gradients_are_finite(model: Forecaster) -> None:
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        loss = model.loss(make_batch())
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_when_more_variates_come_than_were_trained_then_they_are_forecast_too(model: Forecaster) -> None:
+    batch = make_batch()
+    more = {name: getattr(batch, name).repeat(1, 1, 4) for name in ("past", "past_observed")}
+    wide = replace(batch, **more, future=None, future_observed=None)
+    assert model.predict(wide, LEVELS).mean.shape == (5, HORIZON, 4 * VARIATES)
+
+
+def test_when_the_asked_horizon_is_a_part_of_a_longer_one_then_the_first_steps_agree(model: Forecaster) -> None:
+    long, short = make_batch(horizon=2 * HORIZON), make_batch(horizon=2 * HORIZON)
+    short = replace(short, horizon=4, future=None, future_observed=None)
+    expected = model.predict(long, LEVELS).quantiles[:, :4]
+    torch.testing.assert_close(model.predict(short, LEVELS).quantiles, expected)

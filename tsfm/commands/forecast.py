@@ -1,0 +1,86 @@
+"""``tsfm forecast``: from a table to a table of quantiles past its end."""
+
+import sys
+from pathlib import Path
+
+from tsfm.heads import DEFAULT_LEVELS, check_levels
+from tsfm_data.errors import InputError
+
+DEFAULT_MODEL = "seasonal-naive"
+
+
+def forecast(
+    input: str,
+    horizon: int,
+    model: str = DEFAULT_MODEL,
+    levels: list[float] = list(DEFAULT_LEVELS),  # noqa: B006  jsonargparse shows the default; never changed
+    output: Path | None = None,
+    plot: Path | None = None,
+    time_column: str | None = None,
+    item_column: str | None = None,
+    target: list[str] | None = None,
+    freq: str | None = None,
+    batch_size: int = 256,
+) -> None:
+    """Forecast every series of a table past its end.
+
+    The table may be wide (a date column and one column a series) or long (item_id, timestamp, target). The forecast
+    has the columns item_id, timestamp, mean and one a quantile level, in the table's own units.
+
+    Args:
+        input: CSV, Parquet or Arrow file, or a data set of the catalogue.
+        horizon: steps to forecast.
+        model: naive, seasonal-naive, auto-ets, auto-theta, or a model folder written by tsfm fit.
+        levels: quantile levels, each between 0 and 1.
+        output: where to write the forecast (.csv, .parquet or .json); standard output by default.
+        plot: where to draw history, median and interval (.png, .svg or .pdf).
+        time_column: the column of timestamps; found by itself where its name or type tells.
+        item_column: the column that names the series of a long table.
+        target: the column or columns to forecast.
+        freq: pandas frequency of the series; inferred by default.
+        batch_size: windows forecast at once.
+    """
+    from tsfm_data.catalog import open_source
+
+    from tsfm.forecasting import forecast_frame, load_predictor
+
+    if horizon < 1:
+        raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
+    asked = check_levels(levels)
+    predictor = load_predictor(model)
+    columns = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
+    series = open_source(input, **columns)
+    frame = forecast_frame(predictor, series, horizon, asked, batch_size)
+    if output is None:
+        frame.to_csv(sys.stdout, index=False)
+    else:
+        write_frame(frame, output)
+        print(f"{output}: {frame['item_id'].nunique()} series, {horizon} steps each, model {predictor.name}")
+    if plot is not None:
+        from tsfm.plots import plot_forecast, save_figure
+
+        save_figure(plot_forecast(series, frame), plot)
+        print(f"{plot}: history, median and interval")
+
+
+def write_frame(frame: "pandas.DataFrame", path: Path) -> None:  # type: ignore[name-defined]
+    """Write a table by the suffix of the path, whole or not at all.
+
+    Raises:
+        InputError: a suffix that is not .csv, .parquet or .json.
+    """
+    import json
+
+    from tsfm_data.files import atomic_file
+
+    if path.suffix not in (".csv", ".parquet", ".json"):
+        raise InputError(f"expected an output that ends in .csv, .parquet or .json, found {path}: rename it")
+    with atomic_file(path) as file:
+        if path.suffix == ".csv":
+            frame.to_csv(file, index=False)
+        elif path.suffix == ".parquet":
+            frame.to_parquet(file, index=False)
+        else:
+            rows = frame.assign(timestamp=frame["timestamp"].astype(str)).to_dict("records")
+            summary = {"series": int(frame["item_id"].nunique()), "rows": len(frame)}
+            file.write_text(json.dumps({"rows": rows, "summary": summary}, indent=1) + "\n")

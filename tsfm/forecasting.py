@@ -1,0 +1,80 @@
+"""From series to a table of forecasts, with any predictor by its name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.evaluate import Predictor
+from tsfm_data.series import SeriesSet
+from tsfm_data.windows import Windows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load_predictor(model: str) -> Predictor:
+    """A baseline by its name, or the model of a folder.
+
+    Args:
+        model: "naive", "seasonal-naive", ... or a folder with ``config.json`` and ``model.safetensors``; the folder of
+            a training run will do, too.
+
+    Raises:
+        InputError: neither; near names are listed.
+    """
+    from tsfm_data.baselines import BASELINES, get_baseline
+
+    if model in BASELINES:
+        return get_baseline(model)
+    path = Path(model)
+    if not path.exists() and len(path.parts) == 1:
+        near = [p.name for p in Path().iterdir() if p.is_dir() and (p / "config.json").is_file()]
+        raise InputError(f"{unknown_name('model', model, [*BASELINES, *near])}; or give a model folder")
+    from tsfm.pretrained import load
+
+    inner = path / "model"
+    return load(inner if (inner / "config.json").is_file() else path)
+
+
+def forecast_frame(
+    predictor: Predictor, series: SeriesSet, horizon: int, levels: Sequence[float], batch_size: int = 256
+) -> "pd.DataFrame":
+    """Forecast every series past its end.
+
+    Args:
+        predictor: a model or a baseline.
+        series: histories; those of one item are forecast together, so a multivariate model sees all of its variates.
+        horizon: steps to forecast.
+        levels: ascending quantile levels.
+        batch_size: windows forecast at once.
+
+    Returns:
+        Columns item_id, timestamp, mean and one a level, named by it; item by item, in the units of the series.
+
+    Raises:
+        InputError: a series without any value.
+    """
+    import pandas as pd
+
+    lengths = np.array([series.length(i) for i in range(len(series))])
+    if len(lengths) == 0 or lengths.min() < 1:
+        empty = series.item_ids[int(lengths.argmin())] if len(lengths) else "none"
+        raise InputError(f"expected at least one value in every series of {series.source}, found none in {empty!r}")
+    context = predictor.context or int(lengths.max())
+    windows = Windows(series, context, horizon, np.arange(len(series)), lengths, marks=predictor.marks)
+    parts = []
+    for batch in windows.batches(batch_size):
+        found = predictor.predict(batch, levels)
+        values = np.concatenate([found.mean.unsqueeze(-1).numpy(), found.quantiles.numpy()], axis=-1)
+        parts.append(values.transpose(0, 2, 1, 3))  # item, variate, step, column
+    table = np.concatenate(parts).reshape(-1, 1 + len(levels))
+    frame = pd.DataFrame(table, columns=["mean", *(f"{level:g}" for level in levels)])
+    times = [series.timestamps(i, extra=horizon)[lengths[i] : lengths[i] + horizon] for i in range(len(series))]
+    names = series.univariate().item_ids
+    frame.insert(0, "item_id", np.repeat(names, horizon))
+    repeated = [t for t in times for _ in series.variates]
+    frame.insert(1, "timestamp", np.concatenate([t.to_numpy() for t in repeated]))
+    return frame
