@@ -167,7 +167,7 @@ def _wrong_width(path: Path, data: bytes, delimiter: str, width: int, error: Exc
     for row in reader:
         if row and len(row) != width:
             return InputError(
-                f"{path}, row {reader.line_num}: expected {width} fields separated by {DELIMITERS[delimiter]}, as in the header, "
-                f"found {len(row)}; quote values that contain the separator, or check that the file is whole"
+                f"{path}, row {reader.line_num}: expected {width} fields separated by {DELIMITERS[delimiter]}, "
+                f"as in the header, found {len(row)}; quote values that contain the separator, or check that the file is whole"
             )
     return InputError(f"{path}: expected delimited text, found something else ({str(error).splitlines()[0]})")

@@ -1,0 +1,248 @@
+"""A named file from a local folder, the cache or a URL: verified, resumed when cut off, safe beside other processes."""
+
+import errno
+import hashlib
+import os
+import re
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from tsfm_data.errors import InputError
+
+CHUNK = 1 << 20
+ATTEMPTS = 4
+PAUSE = 0.5  # seconds before the second attempt, doubled before each further one
+CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0
+
+
+class _Retry(Exception):
+    """A transfer that broke off and may be taken up again."""
+
+
+def data_folder() -> Path | None:
+    """The folder that the environment variable TSFM_DATA names, searched before anything else; None when unset."""
+    value = os.environ.get("TSFM_DATA")
+    return Path(value).expanduser() if value else None
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: TSFM_CACHE, else ``tsfm`` in XDG_CACHE_HOME or ~/.cache."""
+    value = os.environ.get("TSFM_CACHE")
+    if value:
+        return Path(value).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tsfm"
+
+
+def find(file: str, folder: Path | None = None) -> Path | None:
+    """``file`` where it is at hand: in ``folder`` (default TSFM_DATA) under its whole or its last name, else in the cache."""
+    local = folder if folder is not None else data_folder()
+    places = [] if local is None else [local / file, local / PurePosixPath(file).name]
+    return next((path for path in (*places, cache_folder() / file) if path.is_file()), None)
+
+
+def fetch(
+    file: str,
+    *,
+    url: str | None,
+    sha256: str | None,
+    folder: Path | None = None,
+    progress: bool = True,
+    git_blob: str | None = None,
+) -> Path:
+    """A verified local copy of a file.
+
+    ``folder`` (default: the environment variable TSFM_DATA) is searched first, for ``file`` and for its last name, then the
+    cache (TSFM_CACHE), then ``url`` is read into the cache. A transfer that breaks off is taken up where it stopped, now or
+    at the next call. Files in ``folder`` are never changed.
+
+    Args:
+        file: relative name, for instance "bench/ETTh1.parquet".
+        url: http, https or file URL; None when there is none.
+        sha256: expected digest in hexadecimal; None when unknown (then a broken transfer starts anew).
+        folder: folder to search first.
+        progress: whether a bar on standard error shows the transfer (never when that is no terminal).
+        git_blob: expected git blob id, a second way to name the content.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: not at hand and no URL, wrong content, or a transfer or disk that failed.
+    """
+    if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+        raise InputError(f"expected a relative file name without '..', found {file!r}")
+    path = find(file, folder)
+    cached = cache_folder() / file
+    if path is not None and path != cached:
+        check(path, sha256, git_blob)
+        return path
+    if path is None and url is None:
+        raise InputError(
+            f"{file} is not at hand and has no URL; put it into the folder that the environment variable TSFM_DATA names "
+            f"({folder or data_folder() or 'not set'})"
+        )
+    from filelock import FileLock
+
+    with _disk_errors(cached):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{cached}.lock"):
+            if cached.is_file():
+                try:
+                    check(cached, sha256, git_blob)
+                    return cached
+                except InputError:
+                    cached.unlink()  # a damaged copy is of no use
+                    if url is None:
+                        raise
+            if url is not None:
+                _download(url, cached, sha256, git_blob, progress)
+    return cached
+
+
+def check(path: Path, sha256: str | None, git_blob: str | None = None) -> None:
+    """Compare the content of a file with its digest.
+
+    Raises:
+        InputError: they differ; the message has both.
+    """
+    for name, expected in (("sha256", sha256), ("git blob", git_blob)):
+        if expected is None:
+            continue
+        found = _digest(path, name)
+        if found != expected:
+            raise InputError(
+                f"{path}: expected {name} {expected}, found {found} ({path.stat().st_size:,} bytes); the file is damaged or "
+                "another version, replace it"
+            )
+
+
+def _digest(path: Path, name: str) -> str:
+    if name == "sha256":
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as handle:
+        while block := handle.read(CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Failures of the disk as one line."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full; free some space",
+            errno.EDQUOT: "the disk quota is used up; free some space",
+            errno.EROFS: "the disk is read-only",
+            errno.EACCES: "no permission to write there",
+            errno.EPERM: "no permission to write there",
+        }
+        reason = reasons.get(error.errno or 0, error.strerror or str(error))
+        raise InputError(f"{path}: cannot be written, {reason} (TSFM_CACHE names another folder)") from error
+
+
+def _download(url: str, target: Path, sha256: str | None, git_blob: str | None, progress: bool) -> None:
+    """Read ``url`` into ``target``, which appears whole and verified or not at all."""
+    part = target.with_name(target.name + ".part")
+    if sha256 is None and git_blob is None:
+        part.unlink(missing_ok=True)  # what is there could be of another version, and nothing would tell
+    problem = ""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE * 2 ** (attempt - 1))
+        try:
+            _transfer(url, part, target.name, progress)
+            break
+        except _Retry as error:
+            problem = str(error)
+    else:
+        size = part.stat().st_size if part.exists() else 0
+        raise InputError(
+            f"{url}: {problem}, {ATTEMPTS} attempts; {size:,} bytes are kept, run again to go on from there"
+        )
+    try:
+        check(part, sha256, git_blob)
+    except InputError as error:
+        part.unlink()
+        raise InputError(f"{url}: {str(error).removeprefix(f'{part}: ')}") from error
+    part.replace(target)
+
+
+def _transfer(url: str, part: Path, name: str, progress: bool) -> None:
+    """One attempt to bring ``part`` to its full length."""
+    scheme = urllib.parse.urlsplit(url).scheme
+    if scheme in ("http", "https"):
+        _transfer_http(url, part, name, progress)
+    elif scheme == "file":
+        _transfer_file(url, part, name, progress)
+    else:
+        raise InputError(f"{url}: expected an http, https or file URL, found {scheme or 'no scheme'!r}")
+
+
+def _transfer_file(url: str, part: Path, name: str, progress: bool) -> None:
+    source = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+    try:
+        handle = source.open("rb")
+    except OSError as error:
+        raise InputError(f"{url}: cannot be read ({error.strerror})") from error
+    with handle, part.open("wb") as out:
+        _copy(iter(lambda: handle.read(CHUNK), b""), out, name, source.stat().st_size, progress)
+
+
+def _transfer_http(url: str, part: Path, name: str, progress: bool) -> None:
+    import httpx
+
+    done = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    timeout = httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT)
+    try:
+        with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as answer:
+            if answer.status_code == 416:  # nothing left to send, or our part is of another file: the digest will tell
+                if _total(answer.headers.get("Content-Range", "")) == done:
+                    return
+                part.unlink()
+                raise _Retry("the server refused to go on where the transfer stopped")
+            if answer.status_code >= 500 or answer.status_code == 429:
+                raise _Retry(f"the server answered {answer.status_code} {answer.reason_phrase}")
+            if answer.status_code not in (200, 206):
+                raise InputError(
+                    f"{url}: expected the file, the server answered {answer.status_code} {answer.reason_phrase}"
+                )
+            resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {done}-")
+            if answer.status_code == 206 and not resumed:
+                part.unlink()
+                raise _Retry("the server sent another range than asked for")
+            length = int(answer.headers.get("Content-Length", 0)) + (done if resumed else 0)
+            with part.open("ab" if resumed else "wb") as out:
+                _copy(answer.iter_bytes(CHUNK), out, name, length, progress)
+    except httpx.TimeoutException as error:
+        raise _Retry(f"no answer within {READ_TIMEOUT:g} s") from error
+    except httpx.UnsupportedProtocol as error:
+        raise InputError(f"{url}: {error}") from error
+    except httpx.HTTPError as error:
+        raise _Retry(f"the transfer broke off ({str(error) or type(error).__name__})") from error
+
+
+def _total(content_range: str) -> int | None:
+    """The length in a header such as "bytes */1234"."""
+    match = re.fullmatch(r"bytes .*/(\d+)", content_range)
+    return int(match[1]) if match else None
+
+
+def _copy(chunks: Iterator[bytes], out: IO[bytes], name: str, length: int, progress: bool) -> None:
+    from tqdm import tqdm
+
+    quiet = None if progress else True  # None: tqdm stays silent unless standard error is a terminal
+    with tqdm(total=length or None, initial=out.tell(), unit="B", unit_scale=True, desc=name, disable=quiet) as bar:
+        for chunk in chunks:
+            out.write(chunk)
+            out.flush()  # what arrived stays when the process is stopped
+            bar.update(len(chunk))
