@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.conftest import golden_cases
 from tsfm_data.errors import InputError
 from tsfm_data.metrics import (
     LEVELS,
@@ -20,7 +21,6 @@ from tsfm_data.metrics import (
     score,
     seasonal_error,
 )
-from tests.conftest import golden_cases
 
 CASES = golden_cases("timeseries/metrics")
 SKIP = [] if CASES else [pytest.mark.skip(reason="no golden metric cases (set TSFM_GOLDEN)")]

@@ -149,7 +149,7 @@ def _inside(e: Elements, share: float | str) -> np.ndarray:
     return ((lower <= e.label) & (e.label <= upper)).astype(np.float64)
 
 
-# Every statistic has one value a forecast value. The second argument is a quantile level, "mean", or an interval's size.
+# One value a forecast value. The second argument is a quantile level, "mean", or the size of an interval.
 STATISTICS: dict[str, Callable[[Elements, float | str], np.ndarray]] = {
     "missing": lambda e, _: np.isnan(e.label).astype(np.float64),
     "absolute_label": lambda e, _: np.abs(e.label),

@@ -127,7 +127,12 @@ class Profile:
         return task[1] if task else season_length(freq)
 
     def cuts(
-        self, dataset: str, item_ids: Sequence[str], lengths: Int64[np.ndarray, " items"], horizon: int, split: Split
+        self,
+        dataset: str,
+        item_ids: Sequence[str],
+        lengths: Int64[np.ndarray, " items"],
+        horizon: int,
+        split: Split | None = None,
     ) -> tuple[Int64[np.ndarray, " W"], Int64[np.ndarray, " W"]]:
         """All windows that the protocol scores.
 
@@ -136,7 +141,7 @@ class Profile:
             item_ids: names of the series, for messages.
             lengths: rows of each series.
             horizon: steps to forecast.
-            split: borders, for ``lsf`` alone.
+            split: borders whose test rows are rolled over; None counts windows from the end of each series.
 
         Returns:
             The series of each window, and its first row to forecast.
@@ -144,7 +149,7 @@ class Profile:
         Raises:
             InputError: a series is too short.
         """
-        if self.windows == "rolling":
+        if split is not None:
             first, last = split.cuts("test", 1, horizon)
             stride, count = 1, np.maximum(last - first + 1, 0)
         else:
