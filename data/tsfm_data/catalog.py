@@ -1,4 +1,4 @@
-"""The data sets that the suite knows by name: where they are, what is in them, how they are split. Data in catalog.json."""
+"""The data sets that the suite knows by name: where they are, what is in them, how they are split."""
 
 import functools
 import json
@@ -118,7 +118,7 @@ class DatasetSpec:
             raise ValueError(
                 f"data set {self.name!r}: expected a sha256 of 64 hexadecimal digits, found {self.sha256!r}"
             )
-        if self.freq != "mixed" and normalise(self.freq) != self.freq:
+        if self.freq != "mixed" and self.freq != normalise(self.freq):
             raise ValueError(f"data set {self.name!r}: expected frequency {normalise(self.freq)}, found {self.freq}")
         if (self.url is None) != (self.git_blob is None):
             raise ValueError(f"data set {self.name!r}: expected a git blob id with a URL and none without")

@@ -39,7 +39,7 @@ def cache_folder() -> Path:
 
 
 def find(file: str, folder: Path | None = None) -> Path | None:
-    """``file`` where it is at hand: in ``folder`` (default TSFM_DATA) under its whole or its last name, else in the cache."""
+    """``file`` where it is at hand: in ``folder`` (default TSFM_DATA) by its whole or last name, else in the cache."""
     local = folder if folder is not None else data_folder()
     places = [] if local is None else [local / file, local / PurePosixPath(file).name]
     return next((path for path in (*places, cache_folder() / file) if path.is_file()), None)
@@ -56,9 +56,9 @@ def fetch(
 ) -> Path:
     """A verified local copy of a file.
 
-    ``folder`` (default: the environment variable TSFM_DATA) is searched first, for ``file`` and for its last name, then the
-    cache (TSFM_CACHE), then ``url`` is read into the cache. A transfer that breaks off is taken up where it stopped, now or
-    at the next call. Files in ``folder`` are never changed.
+    ``folder`` (default: the environment variable TSFM_DATA) is searched first, for ``file`` and for its last name, then
+    the cache (TSFM_CACHE), then ``url`` is read into the cache. A transfer that breaks off is taken up where it
+    stopped, now or at the next call. Files in ``folder`` are never changed.
 
     Args:
         file: relative name, for instance "bench/ETTh1.parquet".
@@ -83,8 +83,8 @@ def fetch(
         return path
     if path is None and url is None:
         raise InputError(
-            f"{file} is not at hand and has no URL; put it into the folder that the environment variable TSFM_DATA names "
-            f"({folder or data_folder() or 'not set'})"
+            f"{file} is not at hand and has no URL; put it into the folder that the environment variable "
+            f"TSFM_DATA names ({folder or data_folder() or 'not set'})"
         )
     from filelock import FileLock
 
@@ -116,8 +116,8 @@ def check(path: Path, sha256: str | None, git_blob: str | None = None) -> None:
         found = _digest(path, name)
         if found != expected:
             raise InputError(
-                f"{path}: expected {name} {expected}, found {found} ({path.stat().st_size:,} bytes); the file is damaged or "
-                "another version, replace it"
+                f"{path}: expected {name} {expected}, found {found} ({path.stat().st_size:,} bytes); it is "
+                "damaged or another version, replace it"
             )
 
 

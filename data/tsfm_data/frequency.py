@@ -75,12 +75,15 @@ def _offset(freq: str) -> po.BaseOffset:
 
 @cache
 def normalise(freq: str) -> str:
-    """The present pandas spelling of a frequency: "H" gives "h", "M" gives "ME".
+    """The present pandas spelling of a frequency, usual anchors left out: "H" gives "h", "M" "ME", "QS-JAN" "QS".
 
     Raises:
         InputError: ``freq`` is no pandas frequency.
     """
-    return str(_offset(freq).freqstr)
+    name = str(_offset(freq).freqstr)
+    base, _, anchor = name.partition("-")
+    usual = {"QS": "JAN", "YS": "JAN", "QE": "DEC", "YE": "DEC"}.get(base.lstrip("0123456789"))
+    return base if anchor and anchor == usual else name
 
 
 @cache

@@ -1,0 +1,258 @@
+"""``tsfm data``: what the catalogue has, fetching it, and what is understood of a table."""
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tsfm_data.series import SeriesSet
+    from tsfm_data.table import Roles
+
+SHOWN = 8  # so many names of a long list are printed
+
+
+def list_(role: str | None = None, json: Path | None = None) -> None:
+    """List the data sets of the catalogue.
+
+    Args:
+        role: "bench" or "train" alone; all by default.
+        json: file to write the list to; "-" writes to standard output in place of the table.
+
+    Raises:
+        InputError: an unknown role.
+    """
+    from tabulate import tabulate
+
+    from tsfm_data import catalog
+    from tsfm_data.errors import unknown_name
+
+    if role not in (None, "bench", "train"):
+        raise unknown_name("role", str(role), ("bench", "train"))
+    rows = []
+    for name in catalog.names():
+        spec = catalog.get(name)
+        if role not in (None, spec.role):
+            continue
+        path = catalog.at_hand(spec)
+        rows.append(
+            {
+                "name": name,
+                "role": spec.role,
+                "frequency": spec.freq,
+                "series": spec.series,
+                "points": spec.points,
+                "licence": spec.licence_class,
+                "at_hand": path is not None,
+                "path": None if path is None else str(path),
+                "url": spec.url,
+                "domain": spec.domain,
+            }
+        )
+    present = sum(bool(row["at_hand"]) for row in rows)
+    summary = {"datasets": len(rows), "at_hand": present}
+    if json is not None:
+        _write_json(json, rows, summary)
+    if json is None or str(json) != "-":
+        columns = ("name", "role", "frequency", "series", "points", "licence")
+        table = [[*(row[c] for c in columns), _place(row)] for row in rows]
+        print(tabulate(table, [*columns, "at hand"], intfmt=",", disable_numparse=[0, 1, 2, 5, 6]))
+        print(f"{len(rows)} data sets, {present} at hand (folder TSFM_DATA, then the cache)")
+
+
+def _place(row: dict[str, Any]) -> str:
+    return "yes" if row["at_hand"] else "by URL" if row["url"] else "no"
+
+
+def pull(name: str) -> None:
+    """Fetch a data set of the catalogue, verify it and print its path.
+
+    Args:
+        name: name in the catalogue (tsfm data list).
+
+    Raises:
+        InputError: unknown name, wrong content, not at hand and without a URL, or a transfer that failed.
+    """
+    from tsfm_data import catalog
+
+    path = catalog.pull(name)
+    spec = catalog.get(name)
+    print(path)
+    if spec.licence_class != "open":
+        print(f"{name}: licence {spec.licence} ({spec.licence_class}); heed it", file=sys.stderr)
+    if not spec.verified:
+        print(f"{name}: no digest is known for this file; its content was not verified", file=sys.stderr)
+
+
+def inspect(
+    input: str,
+    time_column: str | None = None,
+    item_column: str | None = None,
+    target: list[str] | None = None,
+    past_covariates: list[str] | None = None,
+    known_covariates: list[str] | None = None,
+    freq: str | None = None,
+    json: Path | None = None,
+) -> None:
+    """Show what is understood of a table: layout, series, frequency, span, missing values, gaps.
+
+    Args:
+        input: CSV, Parquet or Arrow file, or a data set of the catalogue.
+        time_column: the column of timestamps; found by itself where its name or type tells.
+        item_column: the column that names the series of a long table.
+        target: the column or columns to forecast.
+        past_covariates: columns known up to the present only.
+        known_covariates: columns known in the future too.
+        freq: pandas frequency of the series; inferred by default.
+        json: file to write the findings to; "-" writes to standard output in place of the text.
+
+    Raises:
+        InputError: whatever is wrong with the table.
+    """
+    from tsfm_data import catalog
+
+    options: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
+    for key, names in (("past_covariates", past_covariates), ("known_covariates", known_covariates)):
+        if names:
+            options[key] = names
+    series = catalog.open_source(input, **options)
+    findings, rows = _findings(series, input, options), _frequencies(series)
+    findings["warnings"] = [*findings["warnings"], *_warnings(series)]
+    if json is not None:
+        _write_json(json, rows, findings)
+    if json is None or str(json) != "-":
+        print(_text(findings, rows))
+
+
+def _findings(series: "SeriesSet", name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What holds for the whole table."""
+    rows, roles, unused = _columns(series, name, options)
+    added = int(series.offsets[-1]) - rows
+    return {
+        "source": series.source,
+        "layout": "long" if roles is not None and roles.item else "wide",
+        "time_column": None if roles is None else roles.time,
+        "item_column": None if roles is None else roles.item,
+        "items": len(series),
+        "item_ids": list(series.item_ids),
+        "variates": list(series.variates),
+        "past_covariates": list(series.past_names),
+        "known_covariates": list(series.known_names),
+        "future_rows": int(series.future_rows.sum()),
+        "rows": rows,
+        "missing": int(np.isnan(series.values).sum()) - (added + int(series.future_rows.sum())) * len(series.variates),
+        "gaps": added,
+        "warnings": [f"columns not used: {', '.join(unused)}"] if unused else [],
+    }
+
+
+def _columns(series: "SeriesSet", name: str, options: dict[str, Any]) -> tuple[int, "Roles | None", list[str]]:
+    """Rows of the table, roles of its columns, and the columns that have none."""
+    from tsfm_data import catalog
+    from tsfm_data.readers import read_table
+    from tsfm_data.table import find_roles
+
+    chosen = {key: options.get(key) for key in ("time_column", "item_column", "target")}
+    if name in catalog.names() and not Path(name).is_file():
+        spec = catalog.get(name)
+        if spec.layout == "matrix":
+            return int(series.offsets[-1]), None, []
+        chosen = {"time_column": spec.time_column, "item_column": spec.item_column, "target": spec.target}
+    table = read_table(Path(series.source))
+    past, known = options.get("past_covariates", ()), options.get("known_covariates", ())
+    roles = find_roles(table, **chosen, past=past, known=known)
+    used = {roles.time, roles.item, *roles.target, *roles.past, *roles.known}
+    return len(table.frame), roles, [str(c) for c in table.frame.columns if c not in used]
+
+
+def _frequencies(series: "SeriesSet") -> list[dict[str, Any]]:
+    """One row a frequency: items, lengths, span."""
+    from tsfm_data.frequency import season_length
+
+    freqs = np.array(series.freqs)
+    lengths = np.diff(series.offsets) - series.future_rows
+    rows = []
+    for freq in dict.fromkeys(series.freqs):
+        items = np.flatnonzero(freqs == freq)
+        last = max(series.timestamps(int(i))[-1] for i in items)
+        rows.append(
+            {
+                "frequency": freq,
+                "season": season_length(freq),
+                "items": len(items),
+                "shortest": int(lengths[items].min()),
+                "median": float(np.median(lengths[items])),
+                "longest": int(lengths[items].max()),
+                "first": str(series.starts[items].min().astype("datetime64[s]")),
+                "last": str(last),
+            }
+        )
+    return rows
+
+
+def _warnings(series: "SeriesSet") -> list[str]:
+    """What a forecaster should know before trusting a forecast of these series."""
+    empty, constant, short = [], [], []
+    from tsfm_data.frequency import season_length
+
+    for i, name in enumerate(series.item_ids):
+        values = series.item(i)
+        seen = ~np.isnan(values)
+        if not seen.any():
+            empty.append(name)
+        elif (np.where(seen, values, -np.inf).max(0) <= np.where(seen, values, np.inf).min(0)).any():
+            constant.append(name)
+        if len(values) < 2 * season_length(series.freqs[i]):
+            short.append(name)
+    texts = (
+        (empty, "without any value"),
+        (constant, "with a column that never changes"),
+        (short, "shorter than two seasons"),
+    )
+    found = [f"{len(names)} series {text}: {_some(names)}" for names, text in texts if names]
+    if len(set(series.freqs)) > 1:
+        found.append(f"{len(set(series.freqs))} frequencies in one table")
+    return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f", ... ({len(names)})" if len(names) > SHOWN else "")
+
+
+def _text(findings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    from tabulate import tabulate
+
+    columns = f"time in {findings['time_column']!r}" if findings["time_column"] else "no time column"
+    if findings["item_column"]:
+        columns += f", series told apart by {findings['item_column']!r}"
+    pairs = [
+        ("table", f"{findings['source']} ({findings['layout']}, {columns})"),
+        ("series", f"{findings['items']:,}: {_some(findings['item_ids'])}"),
+        ("variates", f"{len(findings['variates']):,}: {_some(findings['variates'])}"),
+        ("rows", f"{findings['rows']:,}"),
+        ("missing", f"{findings['missing']:,} values"),
+        ("gaps", f"{findings['gaps']:,} rows absent, taken as missing"),
+    ]
+    for key in ("past_covariates", "known_covariates"):
+        if findings[key]:
+            pairs.append((key.replace("_", " "), _some(findings[key])))
+    if findings["future_rows"]:
+        pairs.append(("future rows", f"{findings['future_rows']:,} with known covariates alone"))
+    pairs += [("warning", text) for text in findings["warnings"]]
+    return f"{tabulate(pairs, tablefmt='plain')}\n\n{tabulate(rows, headers='keys', intfmt=',')}"
+
+
+def _write_json(path: Path, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    from tsfm_data.files import atomic_file
+
+    text = json_format.dumps({"rows": rows, "summary": summary}, indent=1, ensure_ascii=False) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    with atomic_file(path) as file:
+        file.write_text(text, encoding="utf-8")
+
+
+COMMANDS = {"list": list_, "pull": pull, "inspect": inspect}
