@@ -1,124 +1,33 @@
 """The attention door: one ``Mask`` type and one function, ``attend``, whatever the device.
 
 On CUDA the work is done by xformers' ``memory_efficient_attention`` and its attention-bias classes, elsewhere by
-PyTorch; both agree with the plain softmax of ``attend_reference``. Nothing else in the suite imports xformers.
+PyTorch; both agree with the plain softmax of ``attend_reference``. Nothing else in the suite imports xformers, and it
+is imported when the first CUDA tensor arrives.
 
 Shapes: ``B`` batch, ``N`` query tokens, ``M`` key tokens, ``H`` heads, ``D`` channels of a head.
 """
 
+import ctypes
+import importlib.util
+import logging
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from tsfm.attention_torch import layout, torch_attend
 from tsfm.dropout import dropout as drop
+from tsfm.mask import Mask
 
+__all__ = ["Mask", "attend", "attend_reference", "kernel_name", "load_xformers", "xformers_bias"]
 
-@dataclass(frozen=True, eq=False)
-class Mask:
-    """Which keys a query may see, and what is added to the scores. The parts combine: a key must pass all of them.
-
-    Where there are fewer queries than keys, the queries are the last ``N`` of the ``M`` tokens (decoding with a cache).
-    A query that sees no key gives 0.
-
-    Attributes:
-        is_causal: a token sees itself and what comes before it.
-        lengths: segments laid one after the other along the tokens of a batch of one; a token sees its own segment.
-        segment_ids: the segment of every token in every row, ``0`` for padding; a token sees its own segment.
-        window: ``(left, right)``: a token sees at most ``left`` tokens before it and ``right`` after it.
-        bias: added to the scores, broadcastable to ``[B, H, N, M]``; ``-inf`` hides a key.
-    """
-
-    is_causal: bool = False
-    lengths: tuple[int, ...] | None = None
-    segment_ids: Int[Tensor, "B N"] | None = None
-    window: tuple[int, int] | None = None
-    bias: Float[Tensor, "#B #H #N #M"] | None = None
-
-    def __post_init__(self) -> None:
-        if self.lengths is not None and self.segment_ids is not None:
-            raise ValueError("expected segments either as lengths or as segment_ids, found both: give one of them")
-        if self.lengths is not None and min(self.lengths, default=0) < 1:
-            raise ValueError(f"expected segments of one token or more, found lengths {self.lengths}")
-        if self.window is not None and min(self.window) < 0:
-            raise ValueError(f"expected a window of two sizes, 0 or more (left, right), found {self.window}")
-
-    @classmethod
-    def causal(cls) -> "Mask":
-        """Every token sees itself and what comes before it."""
-        return cls(is_causal=True)
-
-    @classmethod
-    def packed(cls, lengths: list[int] | tuple[int, ...], *, causal: bool = False) -> "Mask":
-        """Segments of these lengths along the tokens of a batch of one; no segment sees another."""
-        return cls(lengths=tuple(lengths), is_causal=causal)
-
-    @classmethod
-    def segments(cls, segment_ids: Int[Tensor, "B N"], *, causal: bool = False) -> "Mask":
-        """Rows that hold several segments, told apart by their number; ``0`` marks padding, seen by nobody."""
-        return cls(segment_ids=segment_ids, is_causal=causal)
-
-    @classmethod
-    def local(cls, left: int, right: int, *, causal: bool = False) -> "Mask":
-        """A window of ``left`` tokens before and ``right`` tokens after each token, itself always included."""
-        return cls(window=(left, right), is_causal=causal)
-
-    @cached_property
-    def reach(self) -> tuple[int | None, int | None]:
-        """How many tokens back and forward a token sees, ``None`` without a limit; causal is no step forward."""
-        left, right = self.window if self.window is not None else (None, None)
-        return left, 0 if self.is_causal else right
-
-    def visible(self, n: int, m: int, device: torch.device | str = "cpu") -> Bool[Tensor, "#B 1 #N #M"] | None:
-        """True where query ``n`` may see key ``m``; ``None`` where every query sees every key (the bias not counted)."""
-        left, right = self.reach
-        seen: Tensor | None = None
-        if left is not None or right is not None:
-            if n > m:
-                raise ValueError(f"expected no more queries than keys under a causal or local mask, found {n} and {m}")
-            offset = torch.arange(m, device=device) - torch.arange(m - n, m, device=device)[:, None]
-            seen = torch.ones_like(offset, dtype=torch.bool)
-            if left is not None:
-                seen &= offset >= -left
-            if right is not None:
-                seen &= offset <= right
-            seen = seen[None, None]
-        ids = self.ids(n, m, device)
-        if ids is not None:
-            same = ((ids[:, :, None] == ids[:, None, :]) & (ids != 0)[:, None, :])[:, None]
-            seen = same if seen is None else seen & same
-        return seen
-
-    def ids(self, n: int, m: int, device: torch.device | str = "cpu") -> Int[Tensor, "B N"] | None:
-        """The segment number of every token, whichever way the segments were given."""
-        if self.lengths is None and self.segment_ids is None:
-            return None
-        if self.segment_ids is not None:
-            found = self.segment_ids.shape[1]
-            ids = self.segment_ids.to(device)
-        else:
-            assert self.lengths is not None
-            found = sum(self.lengths)
-            sizes = torch.tensor(self.lengths, device=device)
-            ids = torch.repeat_interleave(torch.arange(1, len(self.lengths) + 1, device=device), sizes)[None]
-        if not n == m == found:
-            raise ValueError(f"expected segments that cover {n} queries and {m} keys, found {found} tokens in segments")
-        return ids
-
-
-def _scores_bias(mask: Mask | None, n: int, m: int, like: Tensor) -> Tensor | None:
-    """What is added to the scores, in the type of ``like``; boolean where no bias is involved."""
-    if mask is None:
-        return None
-    seen = mask.visible(n, m, like.device)
-    if mask.bias is None:
-        return seen
-    bias = mask.bias.to(like.device, like.dtype)
-    return bias if seen is None else bias.masked_fill(~seen, -math.inf)
+# Channels of a head that every kernel of xformers takes are multiples of this.
+ALIGNMENT = 8
 
 
 def attend(
@@ -141,11 +50,24 @@ def attend(
         dropout: share of attention weights set to 0 (give 0 outside training).
 
     Returns:
-        The mixed values; 0 for a query that sees no key.
+        The mixed values, in the type of autocast where that is on; 0 for a query that sees no key.
+
+    Raises:
+        ValueError: where the mask does not fit the tokens.
     """
-    bias = _scores_bias(mask, q_BNHD.shape[1], k_BMHD.shape[1], q_BNHD)
-    q, k, v = (x.transpose(1, 2) for x in (q_BNHD, k_BMHD, v_BMHD))
-    return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale).transpose(1, 2)
+    kind = q_BNHD.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        q_BNHD, k_BMHD, v_BMHD = (x.to(dtype) for x in (q_BNHD, k_BMHD, v_BMHD))
+    b, n, m = q_BNHD.shape[0], q_BNHD.shape[1], k_BMHD.shape[1]
+    if mask is not None:
+        mask.check(b, n, m)
+    scale = 1 / math.sqrt(q_BNHD.shape[-1]) if scale is None else scale
+    if kind == "cuda":
+        call = _prepare(q_BNHD, k_BMHD, v_BMHD, mask, scale, dropout)
+        if call is not None:
+            return _run(call, q_BNHD.shape)
+    return torch_attend(q_BNHD, k_BMHD, v_BMHD, mask, scale, dropout)
 
 
 def attend_reference(
@@ -160,7 +82,7 @@ def attend_reference(
     """The same as ``attend``, as a plain softmax over all scores: what the tests hold the kernels to."""
     scale = 1 / math.sqrt(q_BNHD.shape[-1]) if scale is None else scale
     scores_BHNM = torch.einsum("bnhd,bmhd->bhnm", q_BNHD, k_BMHD) * scale
-    bias = _scores_bias(mask, q_BNHD.shape[1], k_BMHD.shape[1], q_BNHD)
+    bias = None if mask is None else mask.dense(q_BNHD.shape[1], k_BMHD.shape[1], q_BNHD)
     if bias is not None and bias.dtype == torch.bool:
         scores_BHNM = scores_BHNM.masked_fill(~bias, -math.inf)
     elif bias is not None:
@@ -168,3 +90,141 @@ def attend_reference(
     blind = (scores_BHNM == -math.inf).all(-1, keepdim=True)
     weights_BHNM = scores_BHNM.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0)
     return torch.einsum("bhnm,bmhd->bnhd", drop(weights_BHNM, dropout, training=True), v_BMHD)
+
+
+@cache
+def load_xformers() -> Any | None:
+    """The module ``xformers.ops`` with its CUDA library loaded; ``None`` where it is not installed.
+
+    xformers' wheel is linked to version 12 of the CUDA runtime, recent PyTorch brings version 13. Without the old one
+    every operator refuses CUDA tensors, so it is loaded here from the wheel ``nvidia-cuda-runtime-cu12``.
+    """
+    if importlib.util.find_spec("xformers") is None:
+        return None
+    nvidia = importlib.util.find_spec("nvidia")
+    for folder in (nvidia.submodule_search_locations or []) if nvidia is not None else []:
+        for library in Path(folder).glob("cuda_runtime/lib/libcudart.so.12*"):
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    # What it has to say about its library is said by `tsfm doctor`, with what to do.
+    logging.getLogger("xformers").setLevel(logging.ERROR)
+    try:
+        import xformers.ops
+    except (ImportError, OSError, RuntimeError) as error:
+        logging.getLogger(__name__).warning("xformers is not used: %s (`tsfm doctor` says more)", error)
+        return None
+    return xformers.ops
+
+
+class Translation(NamedTuple):
+    """A mask in xformers' words.
+
+    Attributes:
+        bias: one of its bias classes, a tensor ``[B, H, N, M]``, or ``None``.
+        is_flat: whether the rows are to be laid end to end as a batch of one.
+        blind: True where a query sees no key and must give 0, to broadcast over ``[B, N, H, D]``.
+    """
+
+    bias: Any
+    is_flat: bool = False
+    blind: Tensor | None = None
+
+
+def xformers_bias(mask: Mask | None, q_BNHD: Tensor, k_BMHD: Tensor) -> Translation | None:
+    """The mask as xformers' attention bias; ``None`` where it has no class for it.
+
+    Args:
+        mask: the mask, checked against the tokens.
+        q_BNHD: queries, for their shape, type and device.
+        k_BMHD: keys, for their shape.
+    """
+    if mask is None:
+        return Translation(None)
+    from xformers.ops.fmha import attn_bias as classes
+
+    n, m = q_BNHD.shape[1], k_BMHD.shape[1]
+    left, right = mask.reach
+    if mask.bias is not None or (mask.is_segmented and mask.runs is None):
+        return _tensor_bias(mask, q_BNHD, m)
+    if mask.runs is not None:
+        if left is not None and right != 0:
+            return None
+        blocks: Any = classes.BlockDiagonalMask.from_seqlens(mask.runs.lengths.tolist(), device=q_BNHD.device)
+        if right == 0:
+            blocks = blocks.make_causal()
+        if left is not None:
+            blocks = blocks.make_local_attention(left + 1)
+        pad = None if mask.segment_ids is None else (mask.segment_ids == 0).to(q_BNHD.device)
+        return Translation(blocks, is_flat=True, blind=None if pad is None else pad[:, :, None, None])
+    if left is not None and right is not None:
+        return Translation(classes.LocalAttentionFromBottomRightMask(window_left=left, window_right=right))
+    if mask.is_causal:
+        return Translation(classes.LowerTriangularMask() if n == m else classes.LowerTriangularFromBottomRightMask())
+    return Translation(None)
+
+
+def _tensor_bias(mask: Mask, q_BNHD: Tensor, m: int) -> Translation:
+    (b, n, h, _), dtype = q_BNHD.shape, q_BNHD.dtype
+    bias = mask.dense(n, m, q_BNHD)
+    assert bias is not None
+    if bias.dtype == torch.bool:
+        bias = torch.zeros(bias.shape, dtype=dtype, device=bias.device).masked_fill(~bias, -math.inf)
+    blind = (bias == -math.inf).all(-1, keepdim=True)
+    # The kernels want rows that start at multiples of 8 elements: allocate longer ones, show the first part. Adding to
+    # zeros also makes a plain tensor of a parameter, which xformers would refuse by its type.
+    rows = F.pad(bias.masked_fill(blind, 0), (0, -m % ALIGNMENT))[..., :m]
+    return Translation(rows.expand(b, h, n, m), blind=blind.transpose(1, 2))
+
+
+class _Call(NamedTuple):
+    name: str
+    operators: Any
+    inputs: Any
+    translation: Translation
+
+
+def _prepare(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float, dropout: float) -> _Call | None:
+    """The call of xformers for these arguments; ``None`` where none of its kernels takes them."""
+    ops = load_xformers()
+    translation = None if ops is None else xformers_bias(mask, q, k)
+    if ops is None or translation is None:
+        return None
+    if q.shape[-1] % ALIGNMENT:
+        # Zeros change neither the scores nor the values that are kept.
+        q, k, v = (F.pad(x, (0, -x.shape[-1] % ALIGNMENT)) for x in (q, k, v))
+    if translation.is_flat:
+        q, k, v = (x.flatten(0, 1)[None] for x in (q, k, v))
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    inputs = ops.fmha.Inputs(query=q, key=k, value=v, attn_bias=translation.bias, p=dropout, scale=scale)
+    for module in (ops.fmha.flash3, ops.fmha.flash, ops.fmha.cutlass):
+        # Both ways are asked now: a refusal in backward would come too late for another kernel.
+        if not module.FwOp.not_supported_reasons(inputs) and not module.BwOp.not_supported_reasons(inputs):
+            return _Call(module.FwOp.NAME, (module.FwOp, module.BwOp), inputs, translation)
+    return None
+
+
+def _run(call: _Call, shape: torch.Size) -> Tensor:
+    ops, x = load_xformers(), call.inputs
+    assert ops is not None
+    out: Tensor = ops.memory_efficient_attention(
+        x.query, x.key, x.value, attn_bias=x.attn_bias, p=x.p, scale=x.scale, op=call.operators
+    )
+    out = out.view(*shape[:3], -1)[..., : shape[-1]]
+    return out if call.translation.blind is None else out.masked_fill(call.translation.blind, 0)
+
+
+def kernel_name(
+    q_BNHD: Float[Tensor, "B N H D"],
+    k_BMHD: Float[Tensor, "B M H D"],
+    v_BMHD: Float[Tensor, "B M H D"],
+    mask: Mask | None = None,
+    *,
+    dropout: float = 0.0,
+) -> str:
+    """What ``attend`` would run for these arguments, found by the code that chooses; for ``tsfm doctor``."""
+    if q_BNHD.device.type == "cuda":
+        call = _prepare(q_BNHD, k_BMHD, v_BMHD, mask, 1.0, dropout)
+        if call is not None:
+            return f"xformers {call.name}"
+    where = layout(mask, q_BNHD.shape[0], q_BNHD.shape[1], k_BMHD.shape[1])
+    kernel = "cached dropout" if dropout > 0 and q_BNHD.device.type == "cpu" else "torch SDPA"
+    return {"dense": kernel, "segments": f"{kernel}, by segment", "windows": f"{kernel}, by window"}[where]
