@@ -71,7 +71,7 @@ class SuiteCLI(LightningCLI):
 
 
 def train(words: Sequence[str]) -> int:
-    """Run one of Lightning's four commands.
+    """Run one of Lightning's four commands; returns the exit status.
 
     Args:
         words: the command (fit, validate, test or predict) and its options.
@@ -79,10 +79,16 @@ def train(words: Sequence[str]) -> int:
     Raises:
         InputError: the config is wrong; the line names the key.
     """
+    run(words)
+    return 0
+
+
+def run(words: Sequence[str]) -> SuiteCLI:
+    """As ``train``, but hands back the finished CLI with its ``trainer``, ``model`` and ``datamodule``."""
     quiet()
     sys.argv = ["tsfm", *words]  # Lightning reads it; handing the words over as well makes it warn
     try:
-        cli = SuiteCLI(
+        return SuiteCLI(
             pl.LightningModule,
             pl.LightningDataModule,
             subclass_mode_model=True,
@@ -92,9 +98,6 @@ def train(words: Sequence[str]) -> int:
         )
     except jsonargparse.ArgumentError as error:
         raise InputError(" ".join(str(error).split())) from error
-    if words[0] == "fit":
-        cli.after_fit()
-    return 0
 
 
 def quiet() -> None:
@@ -103,4 +106,5 @@ def quiet() -> None:
         lambda record: not any(word in record.getMessage() for word in ("litlogger", "litmodels", "Tip:"))
     )
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*You have overridden `transfer_batch_to_device`.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
