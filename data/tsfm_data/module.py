@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
+from tsfm_data import catalog
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.series import SeriesSet, read_series
+from tsfm_data.series import SeriesSet
 from tsfm_data.splits import Part, Split, StandardScaler
-from tsfm_data.windows import WindowLoader, Windows, count_variates, rolling_cuts
+from tsfm_data.windows import WindowLoader, Windows, count_variates, item_lengths, rolling_cuts
 
 
 class ForecastDataModule(pl.LightningDataModule):
@@ -21,12 +22,12 @@ class ForecastDataModule(pl.LightningDataModule):
     Attributes:
         series: the data set, in its own units (after ``setup``).
         split: which rows train, validate and test (after ``setup``).
-        scaler: the standard scaler of the training rows, None without ``standardize`` (after ``setup``).
+        scaler: the standard scaler of the training rows; without ``standardize`` it changes nothing (after ``setup``).
     """
 
     series: SeriesSet
     split: Split
-    scaler: StandardScaler | None
+    scaler: StandardScaler
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class ForecastDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         marks: str | None = "h",
-        split: str | list[float] = "auto",
+        split: str | list[int | float] = "auto",
         standardize: bool = True,
         drop_last: bool = True,
         train_variates: int | float | list[str] | None = None,
@@ -77,7 +78,12 @@ class ForecastDataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.marks, self.split_option, self.standardize, self.drop_last = marks, split, standardize, drop_last
         self.train_variates, self.variates_per_batch, self.seed = train_variates, variates_per_batch, seed
-        self.columns = {"target": target, "time_column": time_column, "item_column": item_column, "freq": freq}
+        self.columns: dict[str, Any] = {
+            "target": target,
+            "time_column": time_column,
+            "item_column": item_column,
+            "freq": freq,
+        }
         self._all: Windows | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -94,48 +100,34 @@ class ForecastDataModule(pl.LightningDataModule):
         for name, size in (("context", self.context), ("horizon", self.horizon)):
             if size < 1:
                 raise InputError(f"{name}: expected at least 1 step, found {size}")
-        self.series, spec = self._read()
-        lengths = np.array([self.series.length(i) for i in range(len(self.series))])
-        self.split = self._make_split(lengths, spec)
-        self.scaler = None
+        self.series = catalog.open_source(self.source, **self.columns)
+        self.split = self._make_split()
         if self.standardize:
             self.scaler = StandardScaler.fit_split(self.series.values, self.series.offsets, self.split)
+        else:
+            width = len(self.series.variates)
+            self.scaler = StandardScaler(np.zeros(width), np.ones(width))
         self._training_variates = self._choose_variates()
         nowhere = np.zeros(0, dtype=np.int64)
         self._all = Windows(
             self.series, self.context, self.horizon, nowhere, nowhere, marks=self.marks, scaler=self.scaler
         )
 
-    def _read(self) -> tuple[SeriesSet, Any]:
-        """The series, and their entry of the catalogue if they have one."""
-        path = Path(self.source)
-        options = {key: value for key, value in self.columns.items() if value is not None}
-        if path.exists() or path.suffix or len(path.parts) > 1:
-            return read_series(path, **options), None
-        from tsfm_data import catalog
-
-        spec = catalog.get(self.source)
-        if options:
-            raise InputError(
-                f"data set {self.source!r} of the catalogue: its columns are known, so {', '.join(options)} cannot be "
-                "set: leave them out or give the path of a file"
-            )
-        return catalog.load(self.source), spec
-
-    def _make_split(self, lengths: np.ndarray, spec: Any) -> Split:
-        option = self.split_option
+    def _make_split(self) -> Split:
+        option, lengths = self.split_option, item_lengths(self.series)
         if not isinstance(option, str):
             return self._own_split(lengths, option)
         if option not in ("auto", "lsf"):
             raise unknown_name("split", option, ("auto", "lsf"))
-        published = spec.splits.get("lsf") if spec is not None else None
+        known = self.source in catalog.names() and not Path(self.source).is_file()
+        published = catalog.get(self.source).splits.get("lsf") if known else None
         if published is not None:
             return Split.from_spec(lengths, published, origin=f"lsf borders of {self.source}")
         if option == "lsf":
             raise InputError(f"split 'lsf': {self.source!r} has no published borders in the catalogue: use 'auto'")
         return Split.infer(lengths, self.context, self.horizon)
 
-    def _own_split(self, lengths: np.ndarray, option: list[float]) -> Split:
+    def _own_split(self, lengths: np.ndarray, option: list[int | float]) -> Split:
         """The split of three fractions or three numbers of rows."""
         if len(option) != 3:
             raise InputError(f"split: expected three numbers (train, validation, test), found {len(option)}")
@@ -173,8 +165,7 @@ class ForecastDataModule(pl.LightningDataModule):
         """
         base = self._ready()
         first, last = self.split.cuts(part, self.context, self.horizon)
-        lengths = np.array([self.series.length(i) for i in range(len(self.series))])
-        items, cuts = rolling_cuts(lengths, self.context, self.horizon, first=first, last=last)
+        items, cuts = rolling_cuts(item_lengths(self.series), self.context, self.horizon, first=first, last=last)
         return base.at(items, cuts, None if part == "test" else self._training_variates)
 
     def _ready(self) -> Windows:
@@ -207,7 +198,7 @@ class ForecastDataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> WindowLoader:
         """One window a series, its cut at the end of the data: the future is not known."""
         base = self._ready()
-        lengths = np.array([self.series.length(i) for i in range(len(self.series))])
+        lengths = item_lengths(self.series)
         items = np.flatnonzero(lengths > 0)
         return self._in_order(base.at(items, lengths[items]))
 

@@ -1,8 +1,8 @@
 """Which rows train, choose and test a model, and the scaler that sees the training rows alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,6 +12,22 @@ from tsfm_data.errors import InputError
 
 Part = Literal["train", "val", "test"]
 FRACTIONS = (0.7, 0.1, 0.2)
+
+
+@runtime_checkable
+class Borders(Protocol):
+    """How the catalogue states a split: three numbers of rows, or three fractions of them."""
+
+    @property
+    def unit(self) -> str: ...
+    @property
+    def train(self) -> float: ...
+    @property
+    def val(self) -> float: ...
+    @property
+    def test(self) -> float: ...
+    @property
+    def overlap(self) -> bool: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +109,23 @@ class Split:
         first = (rows * train).astype(np.int64)
         last = rows - (rows * test).astype(np.int64)
         return cls._from_borders(np.stack([0 * rows, first, last, rows], axis=1), origin, overlap)
+
+    @classmethod
+    def from_spec(cls, lengths: ArrayLike, borders: Borders, *, origin: str) -> "Split":
+        """The split that the catalogue states for a data set.
+
+        Args:
+            lengths: rows of each item, [items].
+            borders: the three shares; ``unit`` is "rows" or "fraction".
+            origin: name of the data set and the protocol, for messages.
+
+        Raises:
+            InputError: an item has fewer rows than the borders need.
+        """
+        if borders.unit == "fraction":
+            return cls.from_fractions(lengths, borders.train, borders.test, overlap=borders.overlap, origin=origin)
+        train, val, test = int(borders.train), int(borders.val), int(borders.test)
+        return cls.from_rows(lengths, train, val, test, overlap=borders.overlap, origin=origin)
 
     @classmethod
     def infer(cls, lengths: ArrayLike, context: int, horizon: int) -> "Split":
@@ -252,7 +285,7 @@ class StandardScaler:
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     @classmethod
-    def from_dict(cls, state: dict[str, list[float]]) -> "StandardScaler":
+    def from_dict(cls, state: Mapping[str, Any]) -> "StandardScaler":
         """The scaler that ``to_dict`` described.
 
         Raises:
