@@ -22,9 +22,12 @@ from tsfm_data.metrics import (
     seasonal_error,
 )
 
-CASES = golden_cases("timeseries/metrics")
-SKIP = [] if CASES else [pytest.mark.skip(reason="no golden metric cases (set TSFM_GOLDEN)")]
-golden = pytest.mark.parametrize("case", CASES or [pytest.param(Path("absent"), marks=SKIP)], ids=lambda p: p.stem)
+
+def golden(tensor: str = "out/metrics") -> pytest.MarkDecorator:
+    """One test for every golden case that holds ``tensor``; a skip where there is none."""
+    cases = [c for c in golden_cases("timeseries/metrics") if tensor in json.loads(c.read_text())["tensors"]]
+    absent = pytest.param(Path("absent"), marks=pytest.mark.skip(reason="no golden metric cases (set TSFM_GOLDEN)"))
+    return pytest.mark.parametrize("case", cases or [absent], ids=lambda path: path.stem)
 
 
 def read(case: Path) -> tuple[dict, dict[str, np.ndarray]]:
@@ -54,7 +57,7 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(error.max(initial=0.0))
 
 
-@golden
+@golden()
 @pytest.mark.parametrize("axis", ["all", "window", "step"])
 def test_golden_metrics_equal_gluonts(case: Path, axis: str) -> None:
     config, tensors = read(case)
@@ -74,7 +77,7 @@ def test_golden_metrics_equal_gluonts(case: Path, axis: str) -> None:
         assert relative(found[rows], expected[rows, column]) < 1e-9, name
 
 
-@golden
+@golden()
 def test_golden_seasonal_errors_equal_gluonts(case: Path) -> None:
     config, tensors = read(case)
     offsets = tensors["in/context_offsets"]
@@ -91,13 +94,10 @@ def test_golden_seasonal_errors_equal_gluonts(case: Path) -> None:
     assert relative(found, expected) < 1e-9
 
 
-@golden
+@golden("out/extrapolated_quantiles")
 def test_golden_missing_levels_equal_gluonts(case: Path) -> None:
     config, tensors = read(case)
-    described = config["tensors"].get("out/extrapolated_quantiles")
-    if described is None:
-        pytest.skip("the case has no extrapolated quantiles")
-    words = described["meaning"].split(" at ")[1].split(" from ")[0].split()
+    words = config["tensors"]["out/extrapolated_quantiles"]["meaning"].split(" at ")[1].split(" from ")[0].split()
     known = np.moveaxis(tensors["in/quantiles"], 1, 2)
     levels = tensors["in/quantile_levels"].tolist()
     for expected, level in zip(
@@ -106,13 +106,11 @@ def test_golden_missing_levels_equal_gluonts(case: Path) -> None:
         assert relative(quantile_at(known, levels, level), expected) < 1e-9
 
 
-@golden
+@golden("out/sample_quantiles")
 def test_golden_sample_quantiles_equal_gluonts(case: Path) -> None:
     config, tensors = read(case)
-    described = config["tensors"].get("out/sample_quantiles")
-    if described is None:
-        pytest.skip("the case has no samples")
-    found = sample_quantiles(np.moveaxis(tensors["in/samples"], 1, 2), golden_sample_levels(described["meaning"]))
+    levels = golden_sample_levels(config["tensors"]["out/sample_quantiles"]["meaning"])
+    found = sample_quantiles(np.moveaxis(tensors["in/samples"], 1, 2), levels)
     assert relative(np.moveaxis(found, 2, 1), tensors["out/sample_quantiles"]) < 1e-9
 
 

@@ -74,27 +74,21 @@ def evaluate(
     if protocol.univariate:
         series = series.univariate()
     name, report = dataset or series.name, Report()
-    # A file of the user's may be called like a data set of the catalogue without being it.
-    known = None if dataset is None and isinstance(sources[0], Path | str) and not _in_catalog(sources[0]) else name
     for freq in dict.fromkeys(series.freqs):
         same = [i for i, other in enumerate(series.freqs) if other == freq]
         part = series if len(same) == len(series) else series.select(same)
-        split = _published_split(known, part) if protocol.windows == "rolling" else None
+        split = _published_split(name, part) if protocol.windows == "rolling" else None
         report += evaluate_series(predictor, part, protocol, name, horizon, batch_size, split, per_series)
     return report
 
 
-def _in_catalog(source: str | Path | None) -> bool:
-    return isinstance(source, str) and source in catalog.names()
-
-
 def _read(source: str | Path) -> SeriesSet:
-    return catalog.load(str(source)) if _in_catalog(source) else read_series(source)
+    return catalog.load(str(source)) if source in catalog.names() else read_series(source)
 
 
-def _published_split(name: str | None, series: SeriesSet) -> Split | None:
+def _published_split(name: str, series: SeriesSet) -> Split | None:
     """The borders that the catalogue has for this data set, or None."""
-    borders = catalog.get(str(name)).splits.get("lsf") if _in_catalog(name) else None
+    borders = catalog.get(name).splits.get("lsf") if name in catalog.names() else None
     return None if borders is None else Split.from_spec(item_lengths(series), borders, origin=f"lsf borders of {name}")
 
 
@@ -152,7 +146,7 @@ def evaluate_series(
         raise RuntimeError(f"{dataset}: expected {len(items)} windows, scored {scored}")
     place: dict[str, Any] = {"dataset": dataset, "model": predictor.name, "profile": profile.name, "freq": freq}
     place |= {"horizon": horizon, "season": season, "windows": len(items)}
-    rows = _rows(whole, place, [points.sum()])
+    rows = _rows(whole, place, points.sum(keepdims=True))
     if each is not None:
         rows += _rows(each, place, points, series.item_ids, np.bincount(items, minlength=len(series)))
     return Report(rows, [f"{dataset}: {split.describe()}"] if split is not None else [])
@@ -236,7 +230,7 @@ def _scale(
 def _rows(
     accumulator: Accumulator,
     place: dict[str, Any],
-    points: Sequence[int] | np.ndarray,
+    points: Int64[np.ndarray, " G"],
     item_ids: Sequence[str] = (),
     windows: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
@@ -247,7 +241,8 @@ def _rows(
         if windows is not None:
             where |= {"item_id": item_ids[group], "windows": int(windows[group])}
         for name in values:
-            rows.append(make_row(where, name, values[name][group], points[group], undefined[name][group]))
+            count, lost = int(points[group]), int(undefined[name][group])
+            rows.append(make_row(where, name, float(values[name][group]), count, lost))
     return rows
 
 

@@ -29,8 +29,8 @@ GIFT_SHARE, GIFT_MOST = 0.1, 20  # share of a series that is test, most windows 
 # it leaves to training, chronos-forecasting's scripts/evaluation/configs/in-domain.yaml. A season given here replaces
 # the frequency's. Keys are patterns of catalogue names.
 CHRONOS_TASKS = {
-    r"ETTh\w*": (24, 24),
-    r"ETTm\w*": (24, 96),
+    r"ETTh.*": (24, 24),
+    r"ETTm.*": (24, 96),
     r"exchange_rate": (30, 5),
     r"nn5": (56, 1),
     r"nn5_weekly": (8, 1),

@@ -140,9 +140,9 @@ def make_row(place: Mapping[str, Any], metric: str, value: float, points: int, u
     found = {
         **place,
         "metric": metric,
-        "value": float(value) if math.isfinite(value) else None,
-        "points": int(points),
-        "undefined": int(undefined),
+        "value": value if math.isfinite(value) else None,
+        "points": points,
+        "undefined": undefined,
     }
     order: Sequence[str] = (*COLUMNS, *(key for key in found if key not in COLUMNS))
     return {key: found[key] for key in order}
