@@ -84,7 +84,7 @@ def _start(start: Any, freq: str | None, where: str) -> tuple[pd.Timestamp, str]
             raise InputError(
                 f"{where}: expected a start with a frequency (pandas.Period), found {type(start).__name__}; give freq"
             )
-        return pd.date_range(pd.Timestamp(start), periods=1, freq=freq)[0], normalise(freq)
+        return pd.date_range(pd.Timestamp(start), periods=1, freq=normalise(freq))[0], normalise(freq)
     alias = start.freqstr
     if alias.startswith("W") or "W-" in alias:
         return start.end_time.normalize(), alias

@@ -18,7 +18,7 @@ SPARSE = 20  # a grid of more than 20 rows an observed one is taken for a wrong 
 class BadTime(ValueError):
     """A timestamp that breaks the grid: ``row`` counts from 0 in the order given, ``text`` says what is wrong."""
 
-    def __init__(self, row: int, text: str) -> None:
+    def __init__(self, row: int | np.integer, text: str) -> None:
         super().__init__(text)
         self.row = int(row)
         self.text = text
@@ -124,7 +124,7 @@ def _check_order(calendar: _Calendar) -> None:
     )
 
 
-def _time(calendar: _Calendar, row: int) -> str:
+def _time(calendar: _Calendar, row: int | np.integer) -> str:
     return str(pd.Timestamp(int(calendar.ns[row])))
 
 
@@ -136,8 +136,11 @@ def _given(calendar: _Calendar, freq: str) -> Grid:
     kind, size = np.full(items, code), np.full(items, step.size)
     if period == 0:
         if code == BUSINESS and not calendar.allowed[BUSINESS].all():
-            row = np.flatnonzero(~calendar.allowed[BUSINESS][calendar.item])[0]
-            raise BadTime(row, f"expected weekdays (frequency {freq}), the series has other days or times of day")
+            working = (calendar.ns % DAY == 0) & ((calendar.ns // DAY + 3) % 7 < 5)
+            row = np.flatnonzero(~working)[0]
+            raise BadTime(
+                row, f"expected weekdays at midnight (frequency {freq}), found {_time(calendar, row)}; give freq D"
+            )
         _check_multiples(calendar, kind, size, freq)
         position = calendar.relative(kind) // step.size
         return _grid(calendar, kind, size, position, calendar.ns[calendar.first])
@@ -187,7 +190,8 @@ def _infer(calendar: _Calendar) -> tuple[Int64[np.ndarray, " items"], Int64[np.n
         pairs, counts = np.unique(np.stack([kind[sure], size[sure]]), axis=1, return_counts=True)
         usual = np.broadcast_to(pairs[:, counts.argmax()][:, None], (2, len(kind)))
         fits = calendar.allowed[usual[0, 0]] & (_first_break(calendar, usual[0], usual[1], runs=False) < 0)
-        take = fits & (~good | (rows < SHORT))
+        unsure = (rows < 3) | ((rows < SHORT) & (kind == TICK))  # three months in a row are hardly days with gaps
+        take = fits & (~good | unsure)
         kind, size = np.where(take, usual[0], kind), np.where(take, usual[1], size)
         good |= take
     if not good.all():

@@ -4,7 +4,6 @@ import csv
 import difflib
 import io
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -13,14 +12,18 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from tsfm_data.errors import InputError
-from tsfm_data.table import Table, open_bytes
+from tsfm_data.table import ITEM_NAMES, Table, open_bytes
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
 SAMPLE = 1 << 16
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, item_column: str | None = None) -> Table:
     """The table in a CSV (comma, semicolon, tab or |; .gz too), Parquet, Arrow or Feather file.
+
+    Args:
+        path: the file.
+        item_column: a column that is text whatever its cells look like, as those with the usual names of ids are.
 
     Raises:
         InputError: no such file, a folder, an empty or unreadable file, or one that is not a table.
@@ -33,12 +36,18 @@ def read_table(path: Path) -> Table:
         elif suffix in (".arrow", ".feather", ".ipc"):
             frame = _from_arrow(_read_arrow(path), path)
         else:
-            return Table(_from_arrow(_read_text(path), path), str(path), path.name.split(".")[0], path)
+            return Table(_from_arrow(_read_text(path, item_column), path), str(path), path.name.split(".")[0], path)
     except (pa.ArrowException, OSError, EOFError) as error:
         reason = str(error).splitlines()[0]
-        kind = {".pq": "Parquet", ".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".ipc": "Arrow"}
+        kind = {
+            ".pq": "a Parquet",
+            ".parquet": "a Parquet",
+            ".arrow": "an Arrow",
+            ".feather": "an Arrow",
+            ".ipc": "an Arrow",
+        }
         raise InputError(
-            f"{path}: expected a {kind.get(suffix, 'text')} file, found something else ({reason})"
+            f"{path}: expected {kind.get(suffix, 'a text')} file, found something else ({reason})"
         ) from error
     return Table(frame, str(path), path.name.split(".")[0])
 
@@ -81,7 +90,7 @@ def _from_arrow(table: pa.Table, path: Path) -> pd.DataFrame:
     return table.to_pandas(date_as_object=False)
 
 
-def _read_text(path: Path) -> pa.Table:
+def _read_text(path: Path, item_column: str | None) -> pa.Table:
     """A delimited text file: numbers and ISO dates as such, everything else as text."""
     with open_bytes(path) as handle:
         sample = handle.read(SAMPLE)
@@ -106,25 +115,36 @@ def _read_text(path: Path) -> pa.Table:
     delimiter = _delimiter(path, lines)
     header = next(csv.reader(lines[:1], delimiter=delimiter))
     _check_header(path, header)
-    parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values='"' in head)
-    options: dict[str, Any] = {"strings_can_be_null": False}
     with open_bytes(path) as handle:
         data = handle.read()
-    try:
-        table = pyarrow.csv.read_csv(
-            io.BytesIO(data), parse_options=parse, convert_options=pyarrow.csv.ConvertOptions(**options)
-        )
-    except pa.ArrowInvalid as error:
-        if "CSV conversion" not in str(error) and "conversion error" not in str(error):
-            raise _wrong_width(path, data, delimiter, len(header), error) from error
-        options["column_types"] = {name: pa.string() for name in header}  # a late value of another type: we look for it
-        table = pyarrow.csv.read_csv(
-            io.BytesIO(data), parse_options=parse, convert_options=pyarrow.csv.ConvertOptions(**options)
-        )
-    names = [name.strip() for name in table.column_names]
-    table = table.rename_columns(names)
-    if names and names[0] == "" and pa.types.is_integer(table.schema.types[0]):
+    table = _parse(path, data, delimiter, header, item_column)
+    table = table.rename_columns([name.strip() for name in table.column_names])
+    if table.column_names[0] == "" and pa.types.is_integer(table.schema.types[0]):
         table = table.remove_column(0)  # the row numbers that DataFrame.to_csv writes
+    return table
+
+
+def _parse(path: Path, data: bytes, delimiter: str, header: list[str], item_column: str | None) -> pa.Table:
+    """The columns with the types that their cells show; as text where cells differ, so that we find the odd one."""
+    options = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data)
+    ids = {name for name in header if name.strip() == item_column or name.strip().lower() in ITEM_NAMES}
+    types = dict.fromkeys(ids, pa.string())  # "007" is not 7
+
+    def read() -> pa.Table:
+        convert = pyarrow.csv.ConvertOptions(column_types=types)
+        return pyarrow.csv.read_csv(io.BytesIO(data), parse_options=options, convert_options=convert)
+
+    try:
+        table = read()
+    except pa.ArrowInvalid as error:
+        if "conversion error" not in str(error):
+            raise _wrong_width(path, data, delimiter, len(header), error) from error
+        types = dict.fromkeys(header, pa.string())
+        table = read()
+    zoned = [f.name for f in table.schema if pa.types.is_timestamp(f.type) and f.type.tz is not None]
+    if zoned:  # Arrow keeps the instant alone; the local time tells whether the data are daily
+        types |= dict.fromkeys(zoned, pa.string())
+        table = read()
     return table
 
 
@@ -162,12 +182,13 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 def _wrong_width(path: Path, data: bytes, delimiter: str, width: int, error: Exception) -> InputError:
     """The first row that has another number of fields than the header."""
-    lines = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", errors="replace", newline="")
+    lines = io.StringIO(data.decode("utf-8-sig", errors="replace"), newline="")
     reader = csv.reader(lines, delimiter=delimiter)
     for row in reader:
         if row and len(row) != width:
             return InputError(
                 f"{path}, row {reader.line_num}: expected {width} fields separated by {DELIMITERS[delimiter]}, "
-                f"as in the header, found {len(row)}; quote values that contain the separator, or check that the file is whole"
+                f"as in the header, found {len(row)}; quote values that contain the separator, "
+                "or check that the file is whole"
             )
     return InputError(f"{path}: expected delimited text, found something else ({str(error).splitlines()[0]})")

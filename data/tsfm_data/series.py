@@ -190,7 +190,7 @@ class SeriesSet:
             tuple(variates) if variates is not None else ("target",) if width == 1 else tuple(map(str, range(width)))
         )
         ids = tuple(item_ids) if item_ids is not None else tuple(map(str, range(count)))
-        freqs = (freq,) * count if isinstance(freq, str) else tuple(freq)
+        freqs = tuple(normalise(f) for f in ([freq] * count if isinstance(freq, str) else freq))
         begins = [start] * count if isinstance(start, str | pd.Timestamp | np.datetime64) else list(start)
         for what, found, expected in (("variate", names, width), ("item", ids, count), ("frequency", freqs, count)):
             if len(found) != expected:
@@ -205,7 +205,7 @@ class SeriesSet:
             item_ids=ids,
             variates=names,
             starts=np.array(starts, dtype="datetime64[ns]"),
-            freqs=tuple(normalise(f) for f in freqs),
+            freqs=freqs,
             past=np.zeros((rows, 0)),
             past_names=(),
             known=np.zeros((rows, 0)),
@@ -252,7 +252,7 @@ def read_series(
         InputError: anything about the table that is not as it should be, in one line with its place.
     """
     if isinstance(source, str | Path):
-        table = read_table(Path(source))
+        table = read_table(Path(source), item_column)
     elif isinstance(source, pd.DataFrame | pa.Table):
         table = Table(_plain(source), "the table", "table")
     else:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 import pandas as pd
@@ -64,17 +63,17 @@ class Roles:
 def _line(path: Path, row: int) -> int:
     """Line of a text file that holds data row ``row``: blank lines hold none."""
     seen = -2
-    with open_bytes(path) as handle:
-        for number, line in enumerate(io.TextIOWrapper(handle, "utf-8-sig", errors="replace"), start=1):
+    with open_bytes(path) as handle, io.TextIOWrapper(handle, "utf-8-sig", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
             seen += bool(line.strip())
             if seen == row:
                 return number
     return row + 2
 
 
-def open_bytes(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
     """The bytes of a file, unpacked where its name ends in .gz."""
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    return gzip.GzipFile(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def find_roles(

@@ -185,7 +185,7 @@ def _frequencies(series: "SeriesSet") -> list[dict[str, Any]]:
                 "shortest": int(lengths[items].min()),
                 "median": float(np.median(lengths[items])),
                 "longest": int(lengths[items].max()),
-                "first": str(series.starts[items].min().astype("datetime64[s]")),
+                "first": str(min(series.timestamps(int(i))[0] for i in items)),
                 "last": str(last),
             }
         )
