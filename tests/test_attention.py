@@ -1,5 +1,6 @@
 """``attend`` gives what a plain softmax gives, whatever the mask, the type, the head size and the length."""
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsfm.attention import Mask, attend, attend_reference, kernel_name, xformers_bias
+from tsfm.attention import Mask, attend, attend_reference
 from tsfm.attention_torch import layout
 from tsfm.segments import group
 
@@ -18,7 +19,7 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float64: 1e-11}
 def lengths_of(n: int) -> list[int]:
     """Uneven segments that add up to ``n``."""
     cuts = sorted({0, n // 5, n // 4, n // 2, n})
-    return [b - a for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(cuts)]
 
 
 def ids_of(n: int) -> Tensor:

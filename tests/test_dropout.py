@@ -75,7 +75,7 @@ def test_when_not_training_or_nothing_is_dropped_then_the_input_itself_comes_bac
 def test_when_it_replaces_the_module_of_pytorch_then_no_state_and_no_number_changes_its_use() -> None:
     assert Dropout(0.1).state_dict() == nn.Dropout(0.1).state_dict() == {}
     assert repr(Dropout(0.1)) == "Dropout(p=0.1)"
-    with pytest.raises(ValueError, match="below 1, found 1.5"):
+    with pytest.raises(ValueError, match=r"below 1, found 1\.5"):
         Dropout(1.5)
 
 

@@ -11,7 +11,7 @@ import ctypes
 import importlib.util
 import logging
 import math
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,11 +148,7 @@ def xformers_bias(mask: Mask | None, q_BNHD: Tensor, k_BMHD: Tensor) -> Translat
     if mask.runs is not None:
         if left is not None and right != 0:
             return None
-        blocks: Any = classes.BlockDiagonalMask.from_seqlens(mask.runs.lengths.tolist(), device=q_BNHD.device)
-        if right == 0:
-            blocks = blocks.make_causal()
-        if left is not None:
-            blocks = blocks.make_local_attention(left + 1)
+        blocks = _blocks(tuple(mask.runs.lengths.tolist()), right == 0, left, q_BNHD.device)
         pad = None if mask.segment_ids is None else (mask.segment_ids == 0).to(q_BNHD.device)
         return Translation(blocks, is_flat=True, blind=None if pad is None else pad[:, :, None, None])
     if left is not None and right is not None:
@@ -160,6 +156,17 @@ def xformers_bias(mask: Mask | None, q_BNHD: Tensor, k_BMHD: Tensor) -> Translat
     if mask.is_causal:
         return Translation(classes.LowerTriangularMask() if n == m else classes.LowerTriangularFromBottomRightMask())
     return Translation(None)
+
+
+@lru_cache(maxsize=4)
+def _blocks(lengths: tuple[int, ...], is_causal: bool, left: int | None, device: torch.device) -> Any:
+    """Segments in xformers' words; kept, because every layer of a model asks for the same."""
+    from xformers.ops.fmha import attn_bias as classes
+
+    blocks: Any = classes.BlockDiagonalMask.from_seqlens(lengths, device=device)
+    if is_causal:
+        blocks = blocks.make_causal()
+    return blocks if left is None else blocks.make_local_attention(left + 1)
 
 
 def _tensor_bias(mask: Mask, q_BNHD: Tensor, m: int) -> Translation:
@@ -197,6 +204,9 @@ def _prepare(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float, d
     inputs = ops.fmha.Inputs(query=q, key=k, value=v, attn_bias=translation.bias, p=dropout, scale=scale)
     for module in (ops.fmha.flash3, ops.fmha.flash, ops.fmha.cutlass):
         # Both ways are asked now: a refusal in backward would come too late for another kernel.
+        # (The type first: their own questions break on one that they do not know.)
+        if q.dtype not in module.FwOp.SUPPORTED_DTYPES:
+            continue
         if not module.FwOp.not_supported_reasons(inputs) and not module.BwOp.not_supported_reasons(inputs):
             return _Call(module.FwOp.NAME, (module.FwOp, module.BwOp), inputs, translation)
     return None
