@@ -19,10 +19,8 @@ class ForecastDataModule(pl.LightningDataModule):
     Every window of the training rows is drawn once an epoch; validation and test score every window and drop none;
     prediction forecasts past the end of the data, one window a series. The scaler sees the training rows alone.
 
-    Attributes:
-        series: the data set, in its own units (after ``setup``).
-        split: which rows train, validate and test (after ``setup``).
-        scaler: the standard scaler of the training rows; without ``standardize`` it changes nothing (after ``setup``).
+    After ``setup``, ``series`` is the data set in its own units, ``split`` says which rows train, validate and test,
+    and ``scaler`` is the standard scaler of the training rows, which changes nothing where ``standardize`` is off.
     """
 
     series: SeriesSet

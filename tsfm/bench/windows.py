@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -115,7 +116,10 @@ def _gluonts(
 ) -> Callable[[], Iterator[int]]:
     import pandas as pd
     import torch
-    from gluonts.dataset.loader import TrainDataLoader
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using `json`-module", UserWarning)  # it wants a faster JSON module
+        from gluonts.dataset.loader import TrainDataLoader
     from gluonts.time_feature import day_of_month, day_of_week, day_of_year, hour_of_day
     from gluonts.transform import AddTimeFeatures, Chain, ExpectedNumInstanceSampler, InstanceSplitter
 
