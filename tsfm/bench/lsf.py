@@ -122,6 +122,8 @@ def run_table(
     with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
         futures = {pool.submit(train_cell, row, folder, seed): row for row in todo}
         for done in as_completed(futures):
+            if done.exception() is not None:
+                pool.shutdown(cancel_futures=True)  # or every other cell would be trained before the error is seen
             row, found = futures[done], done.result()
             with atomic_file(result_file(folder, row, seed)) as file:
                 file.write_text(json.dumps(found, indent=1) + "\n")
@@ -140,8 +142,15 @@ def to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
     from tabulate import tabulate
 
     table = [
-        [r["dataset"], r["horizon"], f"{r['mse']:.3f} / {r['mae']:.3f}", f"{r['paper_mse']:.3f} / {r['paper_mae']:.3f}"]
-        + [f"{r['mse'] - r['paper_mse']:+.4f}", r["windows"], r["epochs"]]
+        [
+            r["dataset"],
+            r["horizon"],
+            f"{r['mse']:.3f} / {r['mae']:.3f}",
+            f"{r['paper_mse']:.3f} / {r['paper_mae']:.3f}",
+            f"{r['mse'] - r['paper_mse']:+.4f}",
+            r["windows"],
+            r["epochs"],
+        ]
         for r in rows
     ]
     head = ["data set", "horizon", "here MSE / MAE", "paper MSE / MAE", "MSE difference", "test windows", "epochs"]
