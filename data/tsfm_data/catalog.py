@@ -32,9 +32,9 @@ class Borders:
     """
 
     unit: Literal["rows", "fraction"]
-    train: float
-    val: float
-    test: float
+    train: int | float
+    val: int | float
+    test: int | float
     overlap: bool = True
 
     def __post_init__(self) -> None:

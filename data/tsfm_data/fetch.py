@@ -222,7 +222,7 @@ def _transfer_http(url: str, part: Path, name: str, progress: bool) -> None:
                 raise _Retry("the server sent another range than asked for")
             length = int(answer.headers.get("Content-Length", 0)) + (done if resumed else 0)
             with part.open("ab" if resumed else "wb") as out:
-                _copy(answer.iter_bytes(CHUNK), out, name, length, progress)
+                _copy(answer.iter_bytes(), out, name, length, progress)
     except httpx.TimeoutException as error:
         raise _Retry(f"no answer within {READ_TIMEOUT:g} s") from error
     except httpx.UnsupportedProtocol as error:
