@@ -20,7 +20,26 @@ from tsfm_data.grid import BadTime, regular_grid
 
 @pytest.mark.parametrize(
     "case",
-    "h=24 H=24 15min=96 10min=144 30min=48 D=1 B=5 W-THU=1 7D=1 MS=12 ME=12 M=12 QS=4 QS-OCT=4 YE=1 2h=12 5h=1 500ms=1".split(),
+    [
+        "h=24",
+        "H=24",
+        "15min=96",
+        "10min=144",
+        "30min=48",
+        "D=1",
+        "B=5",
+        "W-THU=1",
+        "7D=1",
+        "MS=12",
+        "ME=12",
+        "M=12",
+        "QS=4",
+        "QS-OCT=4",
+        "YE=1",
+        "2h=12",
+        "5h=1",
+        "500ms=1",
+    ],
 )
 def test_season_length_is_the_one_of_gluonts(case: str) -> None:
     freq, season = case.split("=")
@@ -75,7 +94,30 @@ def test_mark_sets_have_the_features_of_gluonts_in_range(marks: str, names: list
 
 @pytest.mark.parametrize(
     "freq",
-    "h 15min 10s 500ms D 2D B W-SUN W-THU 2W-MON MS ME 2MS QS QS-FEB QE QE-FEB YS YS-APR YE YE-JUN 2YS".split(),
+    [
+        "h",
+        "15min",
+        "10s",
+        "500ms",
+        "D",
+        "2D",
+        "B",
+        "W-SUN",
+        "W-THU",
+        "2W-MON",
+        "MS",
+        "ME",
+        "2MS",
+        "QS",
+        "QS-FEB",
+        "QE",
+        "QE-FEB",
+        "YS",
+        "YS-APR",
+        "YE",
+        "YE-JUN",
+        "2YS",
+    ],
 )
 def test_when_a_regular_index_is_given_then_its_frequency_is_read_back(freq: str) -> None:
     index = pd.date_range("1999-12-27", periods=40, freq=freq)
