@@ -24,7 +24,7 @@ from tsfm.attention_torch import layout, torch_attend
 from tsfm.dropout import dropout as drop
 from tsfm.mask import Mask
 
-__all__ = ["Mask", "attend", "attend_reference", "kernel_name", "load_xformers", "xformers_bias"]
+__all__ = ["Mask", "attend", "attend_reference", "kernel_name", "load_xformers", "xformers_bias", "xformers_problem"]
 
 # Channels of a head that every kernel of xformers takes are multiples of this.
 ALIGNMENT = 8
@@ -113,6 +113,16 @@ def load_xformers() -> Any | None:
         logging.getLogger(__name__).warning("xformers is not used: %s (`tsfm doctor` says more)", error)
         return None
     return xformers.ops
+
+
+def xformers_problem() -> str | None:
+    """Why xformers cannot run on a CUDA tensor here, in its own words; ``None`` where it can."""
+    if load_xformers() is None:
+        return "it is not installed or does not import"
+    from xformers import _cpp_lib
+
+    problem = _cpp_lib._cpp_library_load_exception
+    return None if problem is None else " ".join(str(problem).split())
 
 
 class Translation(NamedTuple):

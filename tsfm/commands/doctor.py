@@ -1,0 +1,40 @@
+"""``tsfm doctor``: which kernels run here, and what is wrong with the installation."""
+
+import dataclasses
+import sys
+
+BROKEN = 2
+
+
+def doctor(json: bool = False) -> int:
+    """Show versions, the device, the attention kernels that run here, and what to do about whatever is wrong.
+
+    The exit status is 0 where everything works (notes included) and 2 where something in the installation is broken.
+
+    Args:
+        json: print JSON in place of tables.
+    """
+    import json as json_format
+
+    from tabulate import tabulate
+
+    from tsfm.doctor import examine, kernels
+
+    findings, table = examine(), kernels()
+    wrong = [finding for finding in findings if finding.state == "wrong"]
+    notes = [finding for finding in findings if finding.state == "note"]
+    if json:
+        summary = {"wrong": len(wrong), "notes": len(notes)}
+        rows = [dataclasses.asdict(finding) for finding in findings]
+        json_format.dump({"rows": rows, "kernels": table, "summary": summary}, sys.stdout, indent=2)
+        print()
+        return BROKEN if wrong else 0
+    print(tabulate([[x.subject, x.found if x.state == "ok" else f"{x.state.upper()}: {x.found}"] for x in findings]))
+    print("\nKernels that attention runs here, by mask and type:\n")
+    print(tabulate(table, headers="keys"))
+    print()
+    for finding in (*wrong, *notes):
+        print(f"{finding.state}: {finding.subject}: {finding.found}\n  to do: {finding.todo}")
+    if not wrong:
+        print("nothing is wrong here")
+    return BROKEN if wrong else 0
