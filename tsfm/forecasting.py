@@ -27,8 +27,9 @@ def load_predictor(model: str) -> Predictor:
     """
     from tsfm_data.baselines import BASELINES, get_baseline
 
-    if model in BASELINES:
-        return get_baseline(model)
+    baseline = get_baseline(model)
+    if baseline is not None:
+        return baseline
     path = Path(model)
     if not path.exists() and len(path.parts) == 1:
         near = [p.name for p in Path().iterdir() if p.is_dir() and (p / "config.json").is_file()]

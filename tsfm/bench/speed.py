@@ -1,0 +1,221 @@
+"""Training speed of iTransformer here, as a bare PyTorch loop, and in neuralforecast: same sizes, batch and steps.
+
+Each side runs in a process of its own, in turn, several times; the ratio of the medians is what is reported, because
+times on a shared machine mean little by themselves. Only the training loop is timed, data loading included; start-up
+(which favours us further) is left out.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tsfm_data.errors import InputError
+
+CONTEXT = HORIZON = 96
+WARMUP = 5  # steps before the clock starts: allocators and kernels settle
+
+
+class Case(NamedTuple):
+    """A training to time: the sizes of a published config on random walks of a data set's shape."""
+
+    name: str
+    variates: int
+    rows: int
+    d_model: int
+    layers: int
+    batch_size: int
+    steps: int
+
+
+CASES = (
+    Case("ETTh1-96", 7, 8640, 256, 2, 32, 263),  # all full batches of one epoch
+    Case("electricity-96", 321, 18317, 512, 3, 16, 12),
+    Case("electricity-96, d_model 256, 2 layers, batch 32", 321, 18317, 256, 2, 32, 12),
+)
+
+
+def make_values(case: Case) -> np.ndarray:
+    """Seeded daily seasons with noise, [rows, variates]: the time of a step does not depend on the values."""
+    rng = np.random.default_rng(0)
+    hours = np.arange(case.rows)[:, None]
+    return np.sin(2 * np.pi * (hours / 24 + rng.random(case.variates))) + rng.normal(size=(case.rows, case.variates))
+
+
+class Clock:
+    """Seconds from the end of the warm-up to the last step."""
+
+    def __init__(self, steps: int) -> None:
+        self.last = steps + WARMUP
+        self.started = self.seconds = 0.0
+
+    def step(self, done: int) -> None:
+        """Call after each optimiser step with the number of steps done."""
+        if done == WARMUP:
+            self.started = time.perf_counter()
+        if done == self.last:
+            self.seconds = time.perf_counter() - self.started
+
+
+def time_ours(case: Case, trainer: bool = True) -> float:
+    """Seconds of our training loop, through the Lightning trainer or as a bare loop over the same model and loader."""
+    import pytorch_lightning as pl
+    import torch
+
+    from tsfm.models.itransformer import ITransformer, ITransformerConfig
+    from tsfm.optim import OptimConfig
+    from tsfm.task import ForecastTask
+    from tsfm_data.series import SeriesSet
+    from tsfm_data.windows import WindowLoader, Windows
+
+    pl.seed_everything(0, verbose=False)
+    series = SeriesSet.from_arrays("stand-in", [make_values(case)], "h")
+    windows = Windows.rolling(series, CONTEXT, HORIZON, marks="h", first=CONTEXT)
+    loader = WindowLoader(windows, case.batch_size, shuffle=True, drop_last=True, seed=0)
+    config = ITransformerConfig(d_model=case.d_model, d_ff=case.d_model, layers=case.layers)
+    task = ForecastTask(
+        lambda context, horizon: ITransformer(context, horizon, config), CONTEXT, HORIZON, OptimConfig()
+    )
+    clock = Clock(case.steps)
+    if trainer:
+        _fit(task, loader, clock)
+        return clock.seconds
+    optimizer = torch.optim.Adam(task.parameters(), lr=1e-4)
+    done = 0
+    task.train()
+    while done < clock.last:
+        for batch in loader:
+            optimizer.zero_grad()
+            task.forecaster.loss(batch).backward()
+            optimizer.step()
+            done += 1
+            clock.step(done)
+            if done == clock.last:
+                break
+    return clock.seconds
+
+
+def time_bare(case: Case) -> float:
+    """Seconds of a bare PyTorch loop over our model and loader."""
+    return time_ours(case, trainer=False)
+
+
+def time_neuralforecast(case: Case) -> float:
+    """Seconds of neuralforecast's training loop with its own loader, the same sizes and the same loss."""
+    import pandas as pd
+    from neuralforecast import NeuralForecast
+    from neuralforecast.losses.pytorch import MSE
+    from neuralforecast.models import iTransformer
+
+    clock = Clock(case.steps)
+    model = iTransformer(
+        h=HORIZON,
+        input_size=CONTEXT,
+        n_series=case.variates,
+        hidden_size=case.d_model,
+        d_ff=case.d_model,
+        e_layers=case.layers,
+        n_heads=8,
+        dropout=0.1,
+        loss=MSE(),
+        learning_rate=1e-4,
+        max_steps=clock.last,
+        windows_batch_size=case.batch_size,
+        random_seed=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[_callback(clock)],
+    )
+    values = make_values(case)
+    times = pd.date_range("2016-01-01", periods=case.rows, freq="h")
+    frame = pd.DataFrame(
+        {
+            "unique_id": np.repeat(np.arange(case.variates), case.rows),
+            "ds": np.tile(times, case.variates),
+            "y": values.T.reshape(-1).astype(np.float32),
+        }
+    )
+    NeuralForecast(models=[model], freq="h").fit(frame)
+    return clock.seconds
+
+
+def _callback(clock: Clock) -> Any:
+    """A Lightning callback that tells the clock of every step."""
+    import pytorch_lightning as pl
+
+    class Steps(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            clock.step(trainer.global_step)
+
+    return Steps()
+
+
+def _fit(task: Any, loader: Any, clock: Clock) -> None:
+    """Train with the options that ``tsfm fit`` has, no validation."""
+    import pytorch_lightning as pl
+
+    from tsfm.commands.train import quiet
+
+    quiet()
+    pl.Trainer(
+        max_steps=clock.last,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[_callback(clock)],
+    ).fit(task, loader)
+
+
+SIDES: dict[str, Callable[[Case], float]] = {
+    "tsfm": time_ours,
+    "bare": time_bare,
+    "neuralforecast": time_neuralforecast,
+}
+
+
+def run_side(side: str, case: Case, threads: int) -> float:
+    """Seconds of one side in a fresh process.
+
+    Raises:
+        InputError: the process failed; for neuralforecast most often because it is not installed.
+    """
+    code = "import sys, json; from tsfm.bench.speed import CASES, SIDES; "
+    code += "print('SECONDS', SIDES[sys.argv[1]]({c.name: c for c in CASES}[sys.argv[2]]))"
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, side, case.name], env=environment, capture_output=True, text=True
+    )
+    found = [line for line in done.stdout.splitlines() if line.startswith("SECONDS")]
+    if done.returncode or not found:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise InputError(f"expected a timing of {side}, found: {reason}: is it installed (pip install neuralforecast)?")
+    return float(found[0].split()[1])
+
+
+def run_table(cases: list[str], sides: list[str], repeats: int = 3, threads: int = 2) -> list[dict[str, Any]]:
+    """Time every side of every case, in turn; returns a row a case with the ratios to ``tsfm``."""
+    rows = []
+    for case in CASES:
+        if cases and case.name not in cases:
+            continue
+        times: dict[str, list[float]] = {side: [] for side in sides}
+        for _ in range(repeats):
+            for side in sides:
+                times[side].append(run_side(side, case, threads))
+        middle = {side: statistics.median(values) for side, values in times.items()}
+        row: dict[str, Any] = {"case": case.name, "steps": case.steps, "threads": threads, "repeats": repeats}
+        row |= {f"{side}_over_tsfm": middle[side] / middle["tsfm"] for side in sides if side != "tsfm"}
+        row |= {f"{side}_ms_per_step": 1000 * middle[side] / case.steps for side in sides}
+        rows.append(row)
+        print(json.dumps(row))
+    return rows
