@@ -65,6 +65,13 @@ def test_naive_gives_the_published_values_of_the_long_horizon_protocol(
     assert f"lsf borders of {name}" in report.notes[0]
 
 
+def value_of(report: Report, metric: str, **where: str) -> float:
+    """A value that must be there."""
+    value = report.value(metric, **where)
+    assert value is not None
+    return value
+
+
 def some_series(items: int = 5, seed: int = 0, variates: int = 1, missing: float = 0.1) -> SeriesSet:
     rng = np.random.default_rng(seed)
     values = [10 + rng.normal(size=(150 + 20 * i, variates)).cumsum(axis=0) for i in range(items)]
@@ -182,7 +189,7 @@ def test_when_test_rows_change_then_the_scale_of_the_scores_does_not() -> None:
     wild[80:] = 1000 * wild[80:]
     profile = get_profile("lsf")
     calm, far = (
-        evaluate_series(Naive(), SeriesSet.from_arrays("x", [v], "h"), profile, "x", 8, split=split).value("MAE")
+        value_of(evaluate_series(Naive(), SeriesSet.from_arrays("x", [v], "h"), profile, "x", 8, split=split), "MAE")
         for v in (values, wild)
     )
     assert far == pytest.approx(1000 * calm, rel=1e-9)
@@ -219,7 +226,7 @@ def two_models() -> Report:
 def test_the_summary_is_the_geometric_mean_relative_to_seasonal_naive() -> None:
     report = two_models()
     ratios = [
-        report.value("MASE", dataset=d, model="naive") / report.value("MASE", dataset=d, model="seasonal-naive")
+        value_of(report, "MASE", dataset=d, model="naive") / value_of(report, "MASE", dataset=d, model="seasonal-naive")
         for d in ("a", "b")
     ]
     found = report.summary["gift"]["naive"]["MASE"]

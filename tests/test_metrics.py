@@ -8,19 +8,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import golden_cases
+from tsfm_data.elements import Elements, quantile_at, sample_quantiles, seasonal_error
 from tsfm_data.errors import InputError
-from tsfm_data.metrics import (
-    LEVELS,
-    Accumulator,
-    Elements,
-    build_metrics,
-    get_metric,
-    needed_levels,
-    quantile_at,
-    sample_quantiles,
-    score,
-    seasonal_error,
-)
+from tsfm_data.metrics import LEVELS, Accumulator, build_metrics, get_metric, needed_levels, score
 
 
 def golden(tensor: str = "out/metrics") -> pytest.MarkDecorator:
@@ -131,6 +121,8 @@ def random_elements(windows: int = 12, seed: int = 0) -> Elements:
 
 
 def part(e: Elements, rows: slice) -> Elements:
+    assert e.mean is not None
+    assert e.scale is not None
     return Elements(e.label[rows], e.quantiles[rows], e.levels, e.mean[rows], e.scale[rows])
 
 
@@ -147,6 +139,7 @@ def test_when_the_stream_is_cut_differently_then_metrics_stay() -> None:
 
 def test_when_a_series_is_constant_then_mase_skips_and_counts_it() -> None:
     elements = random_elements(windows=3)
+    assert elements.scale is not None
     elements.scale[1] = 0.0
     elements.label[0, 0, 0] = np.nan
     accumulator = Accumulator(build_metrics(["MASE", "MAE"]))
@@ -161,6 +154,7 @@ def test_when_a_series_is_constant_then_mase_skips_and_counts_it() -> None:
 def test_when_nothing_can_be_scored_then_the_metric_is_nan_not_zero() -> None:
     elements = random_elements(windows=2)
     elements.label[:] = 0.0
+    assert elements.scale is not None
     elements.scale[:] = 0.0
     values = score(build_metrics(["MASE", "ND", "WQL", "MAPE"]), elements)
     assert all(np.isnan(value) for value in values.values()), values

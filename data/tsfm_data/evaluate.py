@@ -18,8 +18,9 @@ from torch import Tensor
 from tsfm_data import catalog
 from tsfm_data.baselines import Naive, Predictor, SeasonalNaive
 from tsfm_data.batch import Forecast
+from tsfm_data.elements import Elements, seasonal_error
 from tsfm_data.errors import InputError
-from tsfm_data.metrics import Accumulator, Elements, Metric, get_metric, needed_levels, seasonal_error
+from tsfm_data.metrics import Accumulator, Metric, get_metric, needed_levels
 from tsfm_data.profiles import Profile, get_profile
 from tsfm_data.report import Report, make_row
 from tsfm_data.series import SeriesSet, read_series

@@ -72,6 +72,7 @@ PROBABILISTIC = {
     "ND": "ND[0.5]",
     "NRMSE": "NRMSE[mean]",
     "MSIS": "MSIS[alpha=0.05]",
+    "pinball": "pinball",
     "coverage80": "interval_coverage[0.8]",
     "coverage_error": "coverage_error",
 }
