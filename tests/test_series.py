@@ -269,6 +269,18 @@ def test_rows_of_other_tables_count_from_one() -> None:
         read_series(frame)
 
 
+def test_frames_with_odd_names_or_dates_are_read_or_refused() -> None:
+    frame = pd.DataFrame({0: pd.date_range("2020", periods=3), 1: [1, 2, 3]})
+    assert read_series(frame).variates == ("1",)
+    with pytest.raises(InputError, match="the table: expected different column names, found 'a' more than once"):
+        read_series(pd.DataFrame([["2020-01-01", 2, 3]], columns=["date", "a", "a"]))
+    far = np.array(["2020-01-01", "2020-01-02", "9999-12-31"], "datetime64[ms]")
+    with pytest.raises(InputError, match="column 'date', row 3: expected a date, found '9999-12-31"):
+        read_series(pd.DataFrame({"date": far, "y": [1.0, 2, 3]}))
+    with pytest.raises(InputError, match="a header alone"):
+        read_series(pd.DataFrame())
+
+
 def test_constant_one_point_and_all_missing_series_are_legal_in_a_table() -> None:
     days = pd.date_range("2021-01-01", periods=5)
     frame = pd.DataFrame(

@@ -195,7 +195,6 @@ class SeriesSet:
         for what, found, expected in (("variate", names, width), ("item", ids, count), ("frequency", freqs, count)):
             if len(found) != expected:
                 raise InputError(f"{name}: expected {expected} {what} names, found {len(found)}")
-        rows = sum(len(a) for a in arrays)
         starts = [pd.date_range(s, periods=1, freq=f)[0] for s, f in zip(begins, freqs, strict=True)]
         return cls(
             name=name,
@@ -206,9 +205,9 @@ class SeriesSet:
             variates=names,
             starts=np.array(starts, dtype="datetime64[ns]"),
             freqs=freqs,
-            past=np.zeros((rows, 0)),
+            past=np.zeros((sum(map(len, arrays)), 0)),
             past_names=(),
-            known=np.zeros((rows, 0)),
+            known=np.zeros((sum(map(len, arrays)), 0)),
             known_names=(),
             future_rows=np.zeros(count, dtype=np.int64),
         )
@@ -274,14 +273,17 @@ def read_series(
 
 def _plain(source: pd.DataFrame | pa.Table) -> pd.DataFrame:
     """A table whose index holds nothing of use: dates and item ids in an index become columns."""
-    if isinstance(source, pa.Table):
-        return source.to_pandas(date_as_object=False)
-    index = source.index
+    frame = source.to_pandas(date_as_object=False) if isinstance(source, pa.Table) else source
+    index = frame.index
     if isinstance(index, pd.DatetimeIndex | pd.PeriodIndex):
-        return source.rename_axis(index=str(index.name or "timestamp")).reset_index()
-    if isinstance(index, pd.MultiIndex):
-        return source.reset_index()
-    return source.reset_index(drop=True)
+        frame = frame.rename_axis(index=str(index.name or "timestamp")).reset_index()
+    else:
+        frame = frame.reset_index(drop=not isinstance(index, pd.MultiIndex))
+    frame = frame.set_axis([str(name) for name in frame.columns], axis="columns")
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"the table: expected different column names, found {twice[0]!r} more than once")
+    return frame
 
 
 def _assemble(table: Table, roles: Roles, freq: str | None, order: str, name: str) -> SeriesSet:

@@ -16,6 +16,8 @@ UNITS: tuple[tuple[float, Literal["s", "ms", "us", "ns"]], ...] = (
     (np.inf, "ns"),
 )  # a number below the bound counts these since 1970
 
+YEARS = (1678, 2261)  # what nanoseconds in 64 bits can tell
+
 
 def nanoseconds(table: Table, name: str) -> Int64[np.ndarray, " rows"]:
     """The time column as nanoseconds since 1970, without time zone.
@@ -41,11 +43,11 @@ def nanoseconds(table: Table, name: str) -> Int64[np.ndarray, " rows"]:
         stamps = column
     else:
         stamps = _from_text(table, name, column)
-    lost = np.flatnonzero(stamps.isna().to_numpy())
+    lost = np.flatnonzero((stamps.isna() | (stamps.dt.year < YEARS[0]) | (stamps.dt.year > YEARS[1])).to_numpy())
     if len(lost):
         raise InputError(
             f"{table.where(int(lost[0]), name)}: expected a date, found {_shown(column.iloc[lost[0]])}; "
-            "write dates as YYYY-MM-DD HH:MM:SS, or drop the row"
+            "write dates of 1678 to 2261 as YYYY-MM-DD HH:MM:SS, or drop the row"
         )
     if stamps.dt.tz is not None:
         local = stamps.dt.tz_localize(None)
@@ -95,7 +97,7 @@ def _from_text(table: Table, name: str, column: pd.Series) -> pd.Series:
         if (bare == bare.dt.normalize()).all():
             return bare
         return pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
-    return pd.to_datetime(text, format="ISO8601", errors="coerce")
+    return pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce").dt.tz_localize(None)
 
 
 def _day_or_month_first(table: Table, name: str, text: pd.Series) -> pd.Series:
