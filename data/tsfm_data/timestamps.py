@@ -91,12 +91,10 @@ def _from_text(table: Table, name: str, column: pd.Series) -> pd.Series:
         return pd.Series(periods.start_time, index=text.index)
     zone = text.str.contains(r"(?:[+-]\d{2}:?\d{2}|Z)$", regex=True).fillna(False).any() and first.str.len().max() > 10
     if zone:
-        bare = pd.to_datetime(
-            text.str.replace(r"\s*(?:[+-]\d{2}:?\d{2}|Z)$", "", regex=True), format="ISO8601", errors="coerce"
-        )
+        wall = text.str.replace(r"\s*(?:[+-]\d{2}:?\d{2}|Z)$", "", regex=True)
+        bare = pd.to_datetime(wall, format="ISO8601", utc=True, errors="coerce").dt.tz_localize(None)
         if (bare == bare.dt.normalize()).all():
             return bare
-        return pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
     return pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce").dt.tz_localize(None)
 
 
