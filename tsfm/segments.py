@@ -30,8 +30,8 @@ def runs_of(ids: np.ndarray) -> Runs | None:
     starts = np.flatnonzero(new)
     number = ids.reshape(-1)[starts]
     real = number != 0
-    names = np.stack([starts[real] // ids.shape[1], number[real]])
-    if np.unique(names, axis=1).shape[1] < names.shape[1]:
+    names = starts[real] // ids.shape[1] * (number.max(initial=0) + 1) + number[real]
+    if len(np.unique(names)) < len(names):
         return None
     return Runs(np.diff(starts, append=ids.size), real)
 
