@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(str(error))
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        fail(f"expected a file or folder that can be read and written, found: {error.strerror or error}{where}")
+        fail(
+            f"expected a file or folder that can be read and written, found: {error.strerror or error}{where}; "
+            "check the path, its rights and the free space"
+        )
 
 
 def fail(message: str) -> None:
@@ -86,45 +89,8 @@ def usage(commands: dict[str, tuple[str, str]]) -> str:
 
 
 def call(name: str, function: Callable[..., object], words: list[str]) -> int:
-    """Parse the words into the function's parameters by their annotations and docstring, and call it.
+    """Parse the words into the function's parameters and call it; returns the exit status."""
+    from tsfm.arguments import parse
 
-    Parameters without a default are positional, except ``horizon``, which reads better as an option.
-    """
-    import inspect
-
-    import jsonargparse
-
-    parser = jsonargparse.ArgumentParser(prog=f"tsfm {name}", exit_on_error=False, description=summary(function))
-    required = [
-        key
-        for key, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is inspect.Parameter.empty and key != "horizon"
-    ]
-    parser.add_function_arguments(function, skip={*required}, as_group=False)
-    for key in required:
-        annotation = inspect.signature(function).parameters[key].annotation
-        parser.add_argument(key, type=annotation, help=argument_help(function, key))
-    try:
-        values = parser.parse_args(words)
-    except jsonargparse.ArgumentError as error:
-        raise InputError(f"{one_line(error)}: tsfm {name} --help shows what is taken") from error
-    status = function(**values.as_dict())
+    status = function(**parse(name, function, words))
     return status if isinstance(status, int) else 0
-
-
-def summary(function: Callable[..., object]) -> str:
-    """The first paragraph of a docstring."""
-    return (function.__doc__ or "").split("\n\n")[0].strip()
-
-
-def argument_help(function: Callable[..., object], key: str) -> str:
-    """The description of one parameter in a Google-style docstring."""
-    import docstring_parser
-
-    parsed = docstring_parser.parse(function.__doc__ or "")
-    return next((p.description or "" for p in parsed.params if p.arg_name == key), "")
-
-
-def one_line(error: Exception) -> str:
-    """The text of a parser's error without its line breaks."""
-    return " ".join(str(error).split()).rstrip(".")

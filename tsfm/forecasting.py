@@ -1,11 +1,12 @@
 """From series to a table of forecasts, with any predictor by its name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tsfm_data.batch import Forecast
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.evaluate import Predictor
 from tsfm_data.series import SeriesSet
@@ -58,24 +59,38 @@ def forecast_frame(
     Raises:
         InputError: a series without any value.
     """
-    import pandas as pd
-
     lengths = np.array([series.length(i) for i in range(len(series))])
     if len(lengths) == 0 or lengths.min() < 1:
         empty = series.item_ids[int(lengths.argmin())] if len(lengths) else "none"
         raise InputError(f"expected at least one value in every series of {series.source}, found none in {empty!r}")
     context = predictor.context or int(lengths.max())
     windows = Windows(series, context, horizon, np.arange(len(series)), lengths, marks=predictor.marks)
+    return forecast_table(series, horizon, [predictor.predict(batch, levels) for batch in windows.batches(batch_size)])
+
+
+def forecast_table(series: SeriesSet, horizon: int, forecasts: Iterable[Forecast]) -> "pd.DataFrame":
+    """Forecasts past the end of every series as a table.
+
+    Args:
+        series: what was forecast.
+        horizon: steps forecast.
+        forecasts: batches that together hold one window a series, in order and in the units of the series.
+
+    Returns:
+        As ``forecast_frame``.
+    """
+    import pandas as pd
+
     parts = []
-    for batch in windows.batches(batch_size):
-        found = predictor.predict(batch, levels)
+    for found in forecasts:
         values = np.concatenate([found.mean.unsqueeze(-1).numpy(), found.quantiles.numpy()], axis=-1)
         parts.append(values.transpose(0, 2, 1, 3))  # item, variate, step, column
+        levels = found.levels
     table = np.concatenate(parts).reshape(-1, 1 + len(levels))
     frame = pd.DataFrame(table, columns=["mean", *(f"{level:g}" for level in levels)])
+    lengths = [series.length(i) for i in range(len(series))]
     times = [series.timestamps(i, extra=horizon)[lengths[i] : lengths[i] + horizon] for i in range(len(series))]
-    names = series.univariate().item_ids
-    frame.insert(0, "item_id", np.repeat(names, horizon))
+    frame.insert(0, "item_id", np.repeat(series.univariate().item_ids, horizon))
     repeated = [t for t in times for _ in series.variates]
     frame.insert(1, "timestamp", np.concatenate([t.to_numpy() for t in repeated]))
     return frame

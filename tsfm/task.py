@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from tsfm.forecaster import Forecaster, TrainingData
 from tsfm.heads import DEFAULT_LEVELS
 from tsfm.optim import OptimConfig, build_optimizer, lr_factor
-from tsfm_data.batch import Batch, Forecast
+from tsfm_data.batch import Batch
+from tsfm_data.errors import InputError
 
 
 class ForecastTask(pl.LightningModule):
@@ -27,6 +28,8 @@ class ForecastTask(pl.LightningModule):
         levels: quantile levels that ``tsfm predict`` writes.
     """
 
+    logged: ClassVar[tuple[str, ...]] = ("train_loss", "val_loss", "val_mse", "val_mae")  # while training
+
     def __init__(
         self,
         forecaster: Callable[[int, int], Forecaster],
@@ -36,6 +39,9 @@ class ForecastTask(pl.LightningModule):
         levels: tuple[float, ...] = DEFAULT_LEVELS,
     ) -> None:
         super().__init__()
+        for name, size in (("context", context), ("horizon", horizon)):
+            if size < 1:
+                raise InputError(f"expected a {name} of at least 1 step, found {size}: give --data.{name} 96")
         self.forecaster = forecaster(context, horizon)
         self.optim = optim
         self.levels = levels
@@ -85,9 +91,18 @@ class ForecastTask(pl.LightningModule):
         for name, value in values.items():
             self.log(f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Forecast:
-        """Quantile forecast past the end of the data, on the scale of the data module."""
-        return self.forecaster.predict(batch, self.levels)
+    def on_predict_start(self) -> None:
+        """A point model's intervals come from validation windows, as in the model folder."""
+        from tsfm.pretrained import calibrate
+
+        module = getattr(self.trainer, "datamodule", None)
+        if module is not None:
+            calibrate(self.forecaster, module.val_dataloader())
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Mean and quantiles past the end of the data, on the scale of the data module."""
+        forecast = self.forecaster.predict(batch, self.levels)
+        return {"mean": forecast.mean, "quantiles": forecast.quantiles}  # Lightning refuses frozen dataclasses
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of the random generator, so that a resumed training draws the same dropout."""

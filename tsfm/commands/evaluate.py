@@ -1,6 +1,7 @@
 """``tsfm evaluate``: score a model on held-out windows of a data set or of one's own file."""
 
 from pathlib import Path
+from typing import Any
 
 from tsfm_data.errors import InputError
 
@@ -8,6 +9,7 @@ BASELINES_SHOWN = ("naive", "seasonal-naive")
 
 
 def evaluate(
+    *,
     model: str,
     data: list[str],
     horizon: int | None = None,
@@ -42,7 +44,7 @@ def evaluate(
 
     if horizon is not None and horizon < 1:
         raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
-    columns = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
+    columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
     names = [model, *(name for name in BASELINES_SHOWN if baselines and name != model)]
     predictors = [load_predictor(name) for name in names]
     report = Report()

@@ -2,18 +2,21 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
-from tsfm.heads import DEFAULT_LEVELS, check_levels
 from tsfm_data.errors import InputError
 
 DEFAULT_MODEL = "seasonal-naive"
+TABLES = (".csv", ".parquet", ".json")
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def forecast(
     input: str,
+    *,
     horizon: int,
     model: str = DEFAULT_MODEL,
-    levels: list[float] = list(DEFAULT_LEVELS),  # noqa: B006  jsonargparse shows the default; never changed
+    levels: list[float] | None = None,
     output: Path | None = None,
     plot: Path | None = None,
     time_column: str | None = None,
@@ -31,7 +34,7 @@ def forecast(
         input: CSV, Parquet or Arrow file, or a data set of the catalogue.
         horizon: steps to forecast.
         model: naive, seasonal-naive, auto-ets, auto-theta, or a model folder written by tsfm fit.
-        levels: quantile levels, each between 0 and 1.
+        levels: quantile levels, each between 0 and 1; 0.1, 0.2, ... 0.9 by default.
         output: where to write the forecast (.csv, .parquet or .json); standard output by default.
         plot: where to draw history, median and interval (.png, .svg or .pdf).
         time_column: the column of timestamps; found by itself where its name or type tells.
@@ -40,15 +43,17 @@ def forecast(
         freq: pandas frequency of the series; inferred by default.
         batch_size: windows forecast at once.
     """
-    from tsfm_data.catalog import open_source
-
     from tsfm.forecasting import forecast_frame, load_predictor
+    from tsfm.heads import DEFAULT_LEVELS, check_levels
+    from tsfm_data.catalog import open_source
 
     if horizon < 1:
         raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
-    asked = check_levels(levels)
+    check_suffix(output, TABLES)
+    check_suffix(plot, PICTURES)
+    asked = check_levels(DEFAULT_LEVELS if levels is None else levels)
     predictor = load_predictor(model)
-    columns = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
+    columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
     series = open_source(input, **columns)
     frame = forecast_frame(predictor, series, horizon, asked, batch_size)
     if output is None:
@@ -63,6 +68,17 @@ def forecast(
         print(f"{plot}: history, median and interval")
 
 
+def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Check that an output has a suffix that says how to write it.
+
+    Raises:
+        InputError: it has not.
+    """
+    if path is not None and path.suffix not in suffixes:
+        known = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        raise InputError(f"expected an output that ends in {known}, found {path}: rename it")
+
+
 def write_frame(frame: "pandas.DataFrame", path: Path) -> None:  # type: ignore[name-defined]
     """Write a table by the suffix of the path, whole or not at all.
 
@@ -73,8 +89,8 @@ def write_frame(frame: "pandas.DataFrame", path: Path) -> None:  # type: ignore[
 
     from tsfm_data.files import atomic_file
 
-    if path.suffix not in (".csv", ".parquet", ".json"):
-        raise InputError(f"expected an output that ends in .csv, .parquet or .json, found {path}: rename it")
+    check_suffix(path, TABLES)
+
     with atomic_file(path) as file:
         if path.suffix == ".csv":
             frame.to_csv(file, index=False)

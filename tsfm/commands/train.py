@@ -1,21 +1,44 @@
 """``tsfm fit | validate | test | predict``: the Lightning CLI over our tasks and data modules."""
 
 import logging
+import pickle
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import jsonargparse
+import numpy as np
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
-import tsfm.models.itransformer
-import tsfm.task  # noqa: F401  so that YAML may use the short class names
-import tsfm_data.module  # noqa: F401
-from tsfm_data.errors import InputError
+import tsfm.models.itransformer  # noqa: F401  so that YAML may use the short class name
+from tsfm.commands.config_errors import check_files, explain
+from tsfm.commands.forecast import write_frame
+from tsfm.forecasting import forecast_table
+from tsfm.heads import check_levels
+from tsfm.task import ForecastTask
+from tsfm_data.batch import Forecast
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.module import ForecastDataModule
+from tsfm_data.splits import Part, StandardScaler
+from tsfm_data.windows import item_lengths
 
 DESCRIPTION = "Train a model from YAML; every option can also be given on the command line."
+# Warnings of Lightning that do not apply here, or ask nothing of a user.
+NOT_FOR_USERS = (
+    ".*does not have many workers.*",  # gathering a batch takes microseconds
+    ".*is smaller than the logging interval.*",
+    ".*You have overridden `transfer_batch_to_device`.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*You're resuming from a checkpoint that ended before the epoch ended.*",  # our loader resumes within an epoch
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -54,7 +77,9 @@ class SuiteCLI(LightningCLI):
             name = f"{Path(str(data.get('source', 'data'))).stem}_{data.get('context')}_{data.get('horizon')}"
             trainer.default_root_dir = str(Path("runs") / name)
         root = trainer.default_root_dir
-        if trainer.logger is None:
+        if self.subcommand == "predict":
+            trainer.logger = False
+        elif trainer.logger is None:
             arguments = jsonargparse.Namespace(save_dir=root, name="logs")
             trainer.logger = jsonargparse.Namespace(
                 class_path="pytorch_lightning.loggers.CSVLogger", init_args=arguments
@@ -62,16 +87,160 @@ class SuiteCLI(LightningCLI):
         for callback in trainer.callbacks or []:
             if callback.class_path.endswith(".ModelCheckpoint") and callback.init_args.get("dirpath") is None:
                 callback.init_args.dirpath = str(Path(root) / "checkpoints")
+                callback.init_args.enable_version_counter = False  # a new run in the folder replaces the old one's
+
+    def instantiate_classes(self) -> None:
+        """Make the classes that the config names; what they refuse is a mistake in the config."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise explain(error, sys.argv[1:]) from error
+
+    def before_fit(self) -> None:
+        """Check everything that can be checked before a file is written, and say what is about to be done."""
+        self.check("train", "val")
+        check_monitors(self.trainer, self.model)
+        if isinstance(self.datamodule, ForecastDataModule):
+            print(f"data: {self.datamodule.source}, {self.datamodule.describe()}")
+        if isinstance(self.model, ForecastTask):
+            forecaster = self.model.forecaster
+            parameters = sum(p.numel() for p in forecaster.parameters())
+            steps = f"{forecaster.context} steps in, {forecaster.horizon} out"
+            print(f"model: {forecaster.model_type}, {parameters:,} parameters, {steps}")
+
+    def before_validate(self) -> None:
+        """Check before anything is written."""
+        self.check("val")
+
+    def before_test(self) -> None:
+        """Check before anything is written."""
+        self.check("test")
+
+    def before_predict(self) -> None:
+        """Check before anything is written."""
+        self.check("val")
+        if self.trainer.world_size > 1:
+            raise InputError(f"expected one device, found {self.trainer.world_size}: give --trainer.devices 1")
+
+    def check(self, *parts: Part) -> None:
+        """Read the data, cut its windows and look at the checkpoint.
+
+        Raises:
+            InputError: the data have no room for a window, or the checkpoint is missing, broken or of another model.
+        """
+        given = self._get(self.config_init, "ckpt_path")
+        if given is not None:
+            check_checkpoint(str(given), self.model)
+        elif self.subcommand != "fit":
+            raise InputError(
+                f"expected a checkpoint to {self.subcommand} with, found none: give --ckpt_path FILE, for instance "
+                f"{Path(self.trainer.default_root_dir) / 'checkpoints' / 'best.ckpt'}"
+            )
+        if isinstance(self.datamodule, ForecastDataModule):
+            self.datamodule.setup(str(self.subcommand))
+            for part in parts:
+                self.datamodule.windows(part)
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; Ctrl-C ends with the line that says how to go on."""
+        try:
+            self.trainer.fit(**arguments)
+        except SystemExit as error:  # this is how Lightning leaves after Ctrl-C
+            raise InputError(interrupted(self.trainer)) from error
 
     def after_fit(self) -> None:
         """Say where everything is."""
-        root = Path(self.trainer.default_root_dir)
+        checkpoint, root = self.trainer.checkpoint_callback, Path(self.trainer.default_root_dir)
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
+            best = f"best {checkpoint.monitor} {float(checkpoint.best_model_score):.4f}"
+            print(f"trained {self.trainer.current_epoch} epochs; {best} in {shown(checkpoint.best_model_path)}")
         if (root / "model").is_dir():
+            horizon = getattr(getattr(self.model, "forecaster", None), "horizon", "H")
             print(f"model folder: {root / 'model'}")
+            print(f"to forecast: tsfm forecast INPUT --horizon {horizon} --model {root}")
+
+    def predict(self, **arguments: Any) -> None:
+        """Forecast past the end of the data, in its own units, into ``forecast.csv`` in the run's folder."""
+        forecasts = cast(list[dict[str, Tensor]], self.trainer.predict(**arguments))
+        if isinstance(self.datamodule, ForecastDataModule) and isinstance(self.model, ForecastTask):
+            path = Path(self.trainer.default_root_dir) / "forecast.csv"
+            series, scaler = self.datamodule.series, self.datamodule.scaler
+            levels = check_levels(self.model.levels)
+            own = [restore(batch["mean"], batch["quantiles"], levels, scaler) for batch in forecasts]
+            items = np.flatnonzero(item_lengths(series) > 0).tolist()  # those that the loader forecasts
+            frame = forecast_table(series.select(items), self.datamodule.horizon, own)
+            write_frame(frame, path)
+            print(f"{path}: {frame['item_id'].nunique()} series, {self.datamodule.horizon} steps each")
+
+
+def restore(mean: Tensor, quantiles: Tensor, levels: tuple[float, ...], scaler: StandardScaler) -> Forecast:
+    """A forecast on the scale of the data module in the data's own units."""
+    return Forecast(scaler.inverse(mean), scaler.inverse(quantiles, axis=-2), levels)
+
+
+def check_monitors(trainer: pl.Trainer, model: pl.LightningModule) -> None:
+    """Check that what early stopping and checkpoints watch is something that the task logs.
+
+    Raises:
+        InputError: it is not; near names are listed.
+    """
+    if not isinstance(model, ForecastTask):
+        return
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        name = getattr(callback, "monitor", None)
+        if name is not None and name not in model.logged:
+            raise unknown_name(f"metric to monitor in {type(callback).__name__}", name, model.logged)
+
+
+def check_checkpoint(path: str, model: pl.LightningModule) -> None:
+    """Check that a checkpoint is there, is whole, and holds the weights of this model. Nothing in it is executed.
+
+    Raises:
+        InputError: it is not so.
+    """
+    file = Path(path)
+    if path in ("best", "last"):
+        return
+    if not file.is_file():
+        near = sorted(map(str, file.parent.glob("*.ckpt"))) if file.parent.is_dir() else []
+        hint = f"there are {', '.join(near[:3])}" if near else "tsfm fit writes checkpoints/last.ckpt into its folder"
+        raise InputError(f"expected a checkpoint, found no file at {path}: {hint}")
+    try:
+        state = torch.load(file, map_location="meta", weights_only=True)["state_dict"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(
+            f"expected a checkpoint written by tsfm fit, found a broken or foreign file at {path}: use another one"
+        ) from error
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        raise InputError(
+            f"expected tensor {wrong[0]} of shape {expected.get(wrong[0], 'none')}, found "
+            f"{found.get(wrong[0], 'none')} in {path}: use the config that the checkpoint was trained with"
+        )
+
+
+def interrupted(trainer: pl.Trainer) -> str:
+    """What Ctrl-C left, and how to go on."""
+    checkpoint = trainer.checkpoint_callback
+    last = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
+    if not last:
+        return f"interrupted in epoch {trainer.current_epoch}, before the first checkpoint: start again"
+    return (
+        f"interrupted in epoch {trainer.current_epoch}: {shown(last)} is whole; go on with the same command and "
+        f"--ckpt_path {shown(last)}"
+    )
+
+
+def shown(path: str) -> Path:
+    """A path as short as it can be written."""
+    full = Path(path)
+    return full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full
 
 
 def train(words: Sequence[str]) -> int:
-    """Run one of Lightning's four commands; returns the exit status.
+    """Run one of Lightning's four commands.
 
     Args:
         words: the command (fit, validate, test or predict) and its options.
@@ -79,32 +248,31 @@ def train(words: Sequence[str]) -> int:
     Raises:
         InputError: the config is wrong; the line names the key.
     """
-    run(words)
-    return 0
-
-
-def run(words: Sequence[str]) -> SuiteCLI:
-    """As ``train``, but hands back the finished CLI with its ``trainer``, ``model`` and ``datamodule``."""
     quiet()
+    check_files(words)
     sys.argv = ["tsfm", *words]  # Lightning reads it; handing the words over as well makes it warn
     try:
-        return SuiteCLI(
+        SuiteCLI(
             pl.LightningModule,
             pl.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
+            trainer_defaults={"enable_model_summary": False},
             parser_kwargs={"prog": "tsfm", "description": DESCRIPTION, "exit_on_error": False},
         )
-    except jsonargparse.ArgumentError as error:
-        raise InputError(" ".join(str(error).split())) from error
+    except (jsonargparse.ArgumentError, MisconfigurationException) as error:
+        raise explain(error, words) from error
+    except SystemExit as error:
+        if error.code == 1:  # this is how Lightning leaves after Ctrl-C
+            raise KeyboardInterrupt from error
+        raise
+    return 0
 
 
 def quiet() -> None:
-    """Keep Lightning's advertisements and advice that does not apply here away from the user."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: not any(word in record.getMessage() for word in ("litlogger", "litmodels", "Tip:"))
-    )
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*You have overridden `transfer_batch_to_device`.*")
-    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    """Keep Lightning's chatter, advertisements and advice that does not apply here away from the user."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,115 @@
+"""From a function's signature and docstring to a command line, with the standard library so that help is quick."""
+
+import argparse
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NoReturn, Union
+
+from tsfm_data.errors import InputError, unknown_name
+
+TRUTH = {"true": True, "yes": True, "false": False, "no": False}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ``InputError``: one line, no usage text around it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where help is."""
+        raise InputError(f"{message}; {self.prog} --help shows what is taken")
+
+
+def parse(name: str, function: Callable[..., object], words: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a command function that the words of its command line give.
+
+    A parameter without a default is positional unless the signature makes it keyword-only; every other one is an
+    option, written with ``-`` or ``_``. A list takes several words; numbers may also be joined by commas.
+
+    Args:
+        name: the command, for help.
+        function: its annotations give the types, its Google-style docstring the help.
+        words: the words after the command.
+
+    Raises:
+        InputError: an option is unknown, missing or of the wrong type.
+    """
+    import docstring_parser
+
+    doc = docstring_parser.parse(inspect.getdoc(function) or "")
+    texts = {parameter.arg_name: parameter.description or "" for parameter in doc.params}
+    about = "\n".join(filter(None, (doc.short_description, doc.long_description)))
+    parser = Parser(prog=f"tsfm {name}", description=about, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    hints = typing.get_type_hints(function)
+    for parameter in inspect.signature(function).parameters.values():
+        add(parser, parameter, hints[parameter.name], texts.get(parameter.name, "").replace("%", "%%"))
+    options = [option for action in parser._actions for option in action.option_strings]
+    for word in words:
+        if word.startswith("--") and word.split("=")[0] not in options:
+            raise unknown_name(f"option of tsfm {name}", word, options)
+    return vars(parser.parse_args(list(words)))
+
+
+def add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, annotation: Any, text: str) -> None:
+    """Add one parameter of a function to its parser.
+
+    Args:
+        parser: to add to.
+        parameter: its name and default.
+        annotation: its type: str, int, float, bool, Path, Literal, a list of one of them, or one of these or None.
+        text: its help.
+    """
+    kind, several = word_type(annotation)
+    options: dict[str, Any] = {"type": kind, "help": text}
+    if several:
+        options |= {"nargs": "+", "action": Joined, "type": splitter(kind)}
+    if typing.get_origin(kind) is Literal:
+        options |= {"type": str, "choices": typing.get_args(kind)}
+    required = parameter.default is inspect.Parameter.empty
+    if required and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        parser.add_argument(parameter.name, **options)
+        return
+    if kind is bool:
+        options |= {"type": truth, "nargs": "?", "const": True, "metavar": "true|false"}
+    elif "choices" not in options:
+        options["metavar"] = parameter.name.upper()
+    if not required and parameter.default not in (None, False) and parameter.default != []:
+        options["help"] += f" Default: {parameter.default}."
+    names = dict.fromkeys((f"--{parameter.name.replace('_', '-')}", f"--{parameter.name}"))
+    parser.add_argument(*names, dest=parameter.name, required=required, **options)
+
+
+class Joined(argparse.Action):
+    """The words of a list, each of which may hold several values, as one list."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Store them."""
+        setattr(namespace, self.dest, [value for part in values for value in part])
+
+
+def word_type(annotation: Any) -> tuple[Any, bool]:
+    """The type of one word, and whether several are taken; ``| None`` is left out."""
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        (annotation,) = (part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) in (list, Sequence):
+        return typing.get_args(annotation)[0], True
+    return annotation, False
+
+
+def splitter(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """The values in one word: several where it is a list of numbers, or stands in brackets."""
+
+    def split(word: str) -> list[Any]:
+        bracketed = word.startswith("[") and word.endswith("]")
+        parts = [word] if kind is str and not bracketed else word.strip("[]").split(",")
+        return [kind(part.strip()) for part in parts if part.strip()]
+
+    split.__name__ = f"list of {getattr(kind, '__name__', 'word')}"  # what argparse says of a wrong word
+    return split
+
+
+def truth(word: str) -> bool:
+    """A truth value."""
+    if word.lower() not in TRUTH:
+        raise argparse.ArgumentTypeError(f"expected true or false, found {word!r}")
+    return TRUTH[word.lower()]

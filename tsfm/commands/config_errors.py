@@ -1,0 +1,207 @@
+"""One good line out of the parser's long ones: what was expected, what was found, where, and the near names."""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.loggers import Logger
+
+from tsfm.forecaster import Forecaster
+from tsfm_data.errors import InputError, unknown_name
+
+# What a key of a config must hold a class of.
+BASES = {
+    "model": pl.LightningModule,
+    "data": pl.LightningDataModule,
+    "forecaster": Forecaster,
+    "callbacks": pl.Callback,
+    "logger": Logger,
+}
+SECTIONS = ("seed_everything", "model", "data", "trainer", "optimizer", "lr_scheduler", "ckpt_path", "config")
+UNKNOWN_KEY = re.compile(
+    r"does not accept option '([^']+)'|Option '([^']+)' is not accepted|unrecognized arguments: (\S+)"
+)
+UNKNOWN_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'|Expected a dot import path string: (\S+)")
+EXPECTED = re.compile(r"Expected a (<class '[\w.]+'>|typing\.Literal\[[^\]]*\]|[\w.\[\], ]+)")
+VALUE = re.compile(r"(?:Got value|Given value): (.*?)(?: - Expected a | Given value|\. Got value|$)")
+
+
+def config_files(words: Sequence[str]) -> list[Path]:
+    """The files that the words name with ``--config``."""
+    found = []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word in ("--config", "-c"):
+            found.append(Path(after))
+        elif word.startswith("--config="):
+            found.append(Path(word.removeprefix("--config=")))
+    return found
+
+
+def check_files(words: Sequence[str]) -> None:
+    """Check that every config file is there and holds YAML with the sections of a config.
+
+    Raises:
+        InputError: a file is missing, is not YAML, or is not a mapping.
+    """
+    for path in config_files(words):
+        if not path.is_file():
+            folder = path.parent if path.parent.is_dir() else Path()
+            near = difflib.get_close_matches(path.name, [p.name for p in folder.glob("*.yaml")], n=3, cutoff=0.5)
+            hint = f"near names there: {', '.join(near)}" if near else "check the path"
+            kind = "a folder" if path.is_dir() else "nothing"
+            raise InputError(f"expected a YAML config file, found {kind} at {path}: {hint}")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not text"
+            raise InputError(f"expected YAML in {path}{where}, found an error ({problem}): correct it") from error
+        if not isinstance(content, dict):
+            kind = "nothing" if content is None else f"a {type(content).__name__}"
+            raise InputError(f"expected sections such as model, data and trainer in {path}, found {kind}: correct it")
+
+
+def explain(error: BaseException, words: Sequence[str]) -> InputError:
+    """The one line for an error of the parser, or of a class that it made.
+
+    Args:
+        error: what was raised.
+        words: the command line, for the place of the mistake.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(error).split())
+    if found := UNKNOWN_KEY.search(text):
+        return unknown_key(text, found, words)
+    if found := UNKNOWN_CLASS.search(text):
+        return unknown_class(text, found, words)
+    if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
+        return InputError(f"expected a subclass of {found[2]}, found {found[1]}{place(found[1], words)}: name another")
+    if found := re.search(r"the following arguments are required: ([\w., ]+)", text):
+        return missing_key(text[: found.start()], [name.strip() for name in found[1].split(",")])
+    if VALUE.search(text) and EXPECTED.search(text):
+        return wrong_value(text, words)
+    return InputError(f"{text.split(' Subtypes:')[0][:300]}{place('', words)}")
+
+
+def unknown_key(text: str, found: re.Match[str], words: Sequence[str]) -> InputError:
+    """A key, or an option, that nothing takes."""
+    option = next(group for group in found.groups() if group)
+    if found[3] and not option.startswith("-"):
+        return InputError(f"expected options such as --config FILE, found the word {option!r}: leave it out")
+    *groups, key = option.lstrip("-").split("=")[0].split(".")
+    if named := re.search(r"Group '([\w.]+)' does not", text):
+        groups = named[1].split(".")
+    owners = re.findall(r"given class_path '([\w.]+)'", text[: found.start()])
+    if inner := re.search(r"Got value: Namespace\(.*?class_path='([\w.]+)'", text[found.start() :]):
+        owners.append(inner[1])
+    if owners:
+        owner = load_class(owners[-1])
+        for group in groups:
+            owner = parameter_class(owner, group)
+        kind, known = f"key of {getattr(owner, '__name__', owners[-1])}", parameters(owner)
+    elif groups[:1] == ["trainer"]:
+        kind, known = "key of trainer", parameters(pl.Trainer)
+    else:
+        key = groups[0] if groups else key
+        kind, known = "section of the config", list(SECTIONS)
+    return InputError(f"{unknown_name(kind, key, known)}{place(key, words)}")
+
+
+def missing_key(head: str, names: Sequence[str]) -> InputError:
+    """A key without a default that nothing gives."""
+    keys = ".".join(re.findall(r'Parser key "([\w.]+)"', head))
+    if not keys:
+        sections = " and ".join(name.split(".", 1)[-1] for name in names)
+        return InputError(f"expected a config with sections {sections}, found none: give --config FILE (see configs/)")
+    return InputError(f"expected a value for {names[0]} of {keys}, found none: give --{keys}.{names[0]} VALUE")
+
+
+def unknown_class(text: str, found: re.Match[str], words: Sequence[str]) -> InputError:
+    """A class, or the module of one, that is not there."""
+    if found[3]:
+        name = found[3].rstrip(".")
+        section = (re.findall(r'Parser key "([\w.]+)"', text[: found.start()]) or ["a key"])[-1].split(".")[-1]
+        base = BASES.get(section)
+        known = sorted(subclasses(base)) if base else []
+        return InputError(f"{unknown_name(f'class for {section}', name, known)}{place(name, words)}")
+    module = importlib.import_module(found[1])
+    return InputError(f"{unknown_name(f'name in {found[1]}', found[2], public(module))}{place(found[2], words)}")
+
+
+def wrong_value(text: str, words: Sequence[str]) -> InputError:
+    """A value of another type than its key takes."""
+    value = VALUE.search(text)
+    head = text[: value.start()] if value else text
+    keys = re.findall(r'Parser key "([\w.]+)"', head)
+    tail = head[head.rfind('Parser key "') :]
+    kinds = [readable(kind) for kind in EXPECTED.findall(tail)]
+    expected = " or ".join(dict.fromkeys(kind for kind in kinds if kind != "NoneType"))
+    key = ".".join(keys)
+    shown = value[1].rstrip(". ") if value else "another value"
+    return InputError(f"expected {expected} at key {key}, found {shown!r:.80}{place(key, words)}: correct it")
+
+
+def readable(kind: str) -> str:
+    """A type as a user would say it."""
+    if found := re.match(r"<class '([\w.]+)'>", kind):
+        return found[1].split(".")[-1]
+    if found := re.match(r"typing\.Literal\[(.*)\]", kind):
+        return "one of " + found[1].replace("'", "")
+    return kind.strip()
+
+
+def place(key: str, words: Sequence[str]) -> str:
+    """Where the last part of a key stands: on the command line, or in which line of which config file."""
+    last = key.split(".")[-1]
+    for word in words:
+        if last and word.startswith("--") and last in re.split(r"[.=]", word.lstrip("-")):
+            return f" (on the command line, {word.split('=')[0]})"
+    for path in reversed(config_files(words)):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if last and re.search(rf"(?<![\w.]){re.escape(last)}\s*:|[ .]{re.escape(last)}\s*$", line.split(" #")[0]):
+                return f" ({path}, line {number})"
+    files = ", ".join(map(str, config_files(words)))
+    return f" (in {files})" if files else ""
+
+
+def load_class(path: str) -> Any:
+    """The class of a dotted path."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def parameter_class(owner: Any, name: str) -> Any:
+    """The type that a class declares for a parameter; the class itself where it declares none."""
+    return typing.get_type_hints(owner.__init__).get(name, owner)
+
+
+def parameters(owner: Any) -> list[str]:
+    """Names of the parameters that a class takes."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [name for name, p in inspect.signature(owner).parameters.items() if p.kind not in kinds]
+
+
+def subclasses(base: type) -> set[str]:
+    """Names of all public classes, imported so far, under a base."""
+    found = {kind.__name__ for kind in base.__subclasses__() if not kind.__name__.startswith("_")}
+    return found.union(*(subclasses(kind) for kind in base.__subclasses__()))
+
+
+def public(module: ModuleType) -> Iterable[str]:
+    """Names of the classes that a module defines and, for a package, of its modules."""
+    classes = [n for n, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module.__name__]
+    return [*classes, *(found.name for found in pkgutil.iter_modules(getattr(module, "__path__", [])))]
