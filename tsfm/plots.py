@@ -1,7 +1,8 @@
 """Figures. Colours are told apart by colour-blind readers (Okabe and Ito 2008)."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -42,10 +43,23 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     target = Path(path)
     if target.suffix not in (".png", ".svg", ".pdf"):
         raise InputError(f"expected a plot that ends in .png, .svg or .pdf, found {path}: rename it")
-    # Without a date in it the same figure gives the same file.
-    metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[target.suffix]
     with atomic_file(target) as file:
-        figure.savefig(file, dpi=120, metadata=metadata)
+        write_figure(figure, file, target.suffix[1:])
+
+
+def write_figure(figure: "Figure", file: "Path | IO[bytes]", kind: str) -> None:
+    """Write a figure so that the same one always gives the same bytes: no date, no random identifiers.
+
+    Args:
+        figure: what to write.
+        file: a path or an open binary file.
+        kind: "png", "svg" or "pdf".
+    """
+    import matplotlib
+
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with matplotlib.rc_context({"svg.hashsalt": "tsfm"}):
+        figure.savefig(file, format=kind, dpi=120, metadata=metadata)
 
 
 def draw_forecast(
@@ -56,7 +70,7 @@ def draw_forecast(
     bands: "list[tuple[np.ndarray, np.ndarray, str]]",
     truth: np.ndarray | None = None,
 ) -> None:
-    """History, truth, median and intervals on one panel.
+    """History, truth, median and intervals on one panel, all joined to the last point of the history.
 
     Args:
         axis: where to draw.
@@ -66,46 +80,71 @@ def draw_forecast(
         bands: low, high and name of each central interval, the widest first.
         truth: what came, where it is known.
     """
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    start, last = history[0][-1:], history[1][-1:]
+    joined = np.concatenate([start, times])
     for k, (low, high, name) in enumerate(bands):
-        axis.fill_between(times, low, high, color=FORECAST, alpha=0.16 + 0.12 * k, linewidth=0, label=name)
-    axis.plot(*history, color=HISTORY, linewidth=1.0, label="history")
+        bottom, top = (np.concatenate([last, edge]) for edge in (low, high))
+        axis.fill_between(joined, bottom, top, color=FORECAST, alpha=0.16 + 0.14 * k, linewidth=0, label=name)
+    axis.plot(*history, color=HISTORY, linewidth=1.1, label="history")
     if truth is not None:
-        axis.plot(times, truth, color=TRUTH, linewidth=1.2, linestyle=(0, (4, 2)), label="truth")
-    axis.plot(times, middle, color=FORECAST, linewidth=1.5, label="median")
+        axis.plot(joined, np.concatenate([last, truth]), color=TRUTH, linewidth=1.4, label="truth")
+    axis.plot(joined, np.concatenate([last, middle]), color=FORECAST, linewidth=1.8, label="median")
+    locator = AutoDateLocator(minticks=3, maxticks=7)
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axis.margins(x=0.01)
 
 
 def central_bands(frame: "pd.DataFrame") -> "list[tuple[np.ndarray, np.ndarray, str]]":
-    """The widest and the next central interval among the quantile columns of a forecast table."""
+    """The widest and the middle one of the central intervals among the quantile columns of a forecast table."""
     levels = sorted(float(c) for c in frame.columns if c not in ("item_id", "timestamp", "mean"))
     pairs = [level for level in levels if level < 0.5 and any(abs(1 - level - other) < 1e-9 for other in levels)]
-    chosen = pairs[:1] + pairs[len(pairs) // 2 : len(pairs) // 2 + 1] if len(pairs) > 1 else pairs
+    chosen = [pairs[0], pairs[len(pairs) // 2]] if len(pairs) > 2 else pairs
     return [
         (frame[f"{low:g}"].to_numpy(), frame[f"{1 - low:g}"].to_numpy(), f"{100 * (1 - 2 * low):.0f} % interval")
-        for low in dict.fromkeys(chosen)
+        for low in chosen
     ]
 
 
-def plot_forecast(series: SeriesSet, frame: "pd.DataFrame") -> "Figure":
+def plot_forecast(
+    series: SeriesSet,
+    frame: "pd.DataFrame",
+    truth: SeriesSet | None = None,
+    items: Sequence[str] | None = None,
+    unit: str = "",
+    history: int | None = None,
+) -> "Figure":
     """History and forecast of every series, a panel each, at most twelve.
 
     Args:
         series: the histories.
         frame: what ``forecast_frame`` made of them.
+        truth: the same series with the steps that came after.
+        items: names of the series to show, as in the table; the first ones by default.
+        unit: written on the vertical axes.
+        history: steps of history to show; three times the horizon, and 60 at least, by default.
     """
     single = series.univariate()
     names = list(single.item_ids)
-    shown = names[:MOST_PANELS]
-    figure, axes = new_figure(len(shown), columns=1 if len(shown) < 4 else 2, width=9 if len(shown) < 4 else 13)
+    shown = list(items) if items is not None else names[:MOST_PANELS]
+    columns = 1 if len(shown) < 4 else 2
+    figure, axes = new_figure(len(shown), columns, width=9.0 if columns == 1 else 13.0)
     groups = dict(tuple(frame.groupby("item_id", sort=False, observed=True)))
-    for k, (axis, name) in enumerate(zip(axes, shown, strict=True)):
-        part = groups[name]
-        keep = min(single.length(k), max(3 * len(part), 60))
-        values = single.item(k)[: single.length(k), 0][-keep:]
-        times = single.timestamps(k)[-keep:].to_numpy()
+    later = truth.univariate() if truth is not None else None
+    for axis, name in zip(axes, shown, strict=True):
+        part, k = groups[name], names.index(name)
+        length = single.length(k)
+        keep = min(length, history or max(3 * len(part), 60))
+        past = (single.timestamps(k)[:length][-keep:].to_numpy(), single.item(k)[:length, 0][-keep:])
+        came = None if later is None else later.item(k)[length : length + len(part), 0]
         middle = part["0.5"] if "0.5" in part else part["mean"]
-        draw_forecast(axis, (times, values), part["timestamp"].to_numpy(), middle.to_numpy(), central_bands(part))
+        draw_forecast(axis, past, part["timestamp"].to_numpy(), middle.to_numpy(), central_bands(part), came)
         axis.set_title(str(name), loc="left", fontsize=10)
-    axes[0].legend(loc="upper left", fontsize=8, frameon=False, ncols=4)
-    if len(names) > len(shown):
+        axis.set_ylabel(unit, fontsize=9)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", fontsize=9, frameon=False, ncols=len(labels))
+    if len(names) > len(shown) and items is None:
         figure.supxlabel(f"{len(shown)} of {len(names)} series shown", fontsize=8)
     return figure
