@@ -260,8 +260,8 @@ class WindowLoader:
         shuffle: a new order every epoch.
         drop_last: leave out the last, incomplete batch of an epoch, unless it is the only one.
         seed: seed of order and variates.
-        variates_per_batch: show a random subset of the variates, drawn anew for every batch: a fraction (float) or a
-            number (int) of them; None shows all. Forecasts of unseen variates rest on this (iTransformer, section 4.3).
+        variates_per_batch: show a random subset of the variates, drawn anew for every batch: a fraction below 1 or a
+            number of them; None shows all. Forecasts of unseen variates rest on this (iTransformer, section 4.3).
         rank: number of this process.
         world: number of processes.
 
@@ -347,17 +347,20 @@ class WindowLoader:
 
 
 def count_variates(option: str, wanted: float | int | None, variates: int) -> int:
-    """How many of ``variates`` an option asks for: a fraction (float, at least one variate), a number, or None for all.
+    """How many of ``variates`` an option asks for.
+
+    A fraction below 1 gives at least one variate, None gives all, and any other number stands for itself. It
+    may come as a float: a parser of ``int | float`` turns 2 into 2.0.
 
     Raises:
-        InputError: the fraction lies outside (0, 1], or the number outside 1 ... variates.
+        InputError: neither a fraction in (0, 1) nor a whole number from 1 to variates.
     """
     if wanted is None:
         return variates
-    if isinstance(wanted, float):
-        if not 0 < wanted <= 1:
-            raise InputError(f"{option}: expected a fraction in (0, 1] or a whole number, found {wanted}")
+    if 0 < wanted < 1:
         return max(1, round(wanted * variates))
+    if wanted <= 0 or not float(wanted).is_integer():
+        raise InputError(f"{option}: expected a fraction in (0, 1) or a whole number, found {wanted}")
     if not 1 <= wanted <= variates:
         raise InputError(f"{option}: expected 1 to {variates} variates (the data have {variates}), found {wanted}")
     return int(wanted)

@@ -197,8 +197,10 @@ def parameters(owner: Any) -> list[str]:
 
 def subclasses(base: type) -> set[str]:
     """Names of all public classes, imported so far, under a base."""
-    found = {kind.__name__ for kind in base.__subclasses__() if not kind.__name__.startswith("_")}
-    return found.union(*(subclasses(kind) for kind in base.__subclasses__()))
+    children: list[type] = base.__subclasses__()
+    return {child.__name__ for child in children if not child.__name__.startswith("_")}.union(
+        *(subclasses(child) for child in children)
+    )
 
 
 def public(module: ModuleType) -> Iterable[str]:

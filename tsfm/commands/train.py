@@ -1,6 +1,7 @@
 """``tsfm fit | validate | test | predict``: the Lightning CLI over our tasks and data modules."""
 
 import logging
+import os
 import pickle
 import sys
 import warnings
@@ -223,8 +224,8 @@ def check_checkpoint(path: str, model: pl.LightningModule) -> None:
 
 def interrupted(trainer: pl.Trainer) -> str:
     """What Ctrl-C left, and how to go on."""
-    checkpoint = trainer.checkpoint_callback
-    last = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
+    files = [c.last_model_path or c.best_model_path for c in trainer.checkpoint_callbacks]  # type: ignore[attr-defined]
+    last = max(filter(None, files), key=lambda file: Path(file).stat().st_mtime_ns, default="")
     if not last:
         return f"interrupted in epoch {trainer.current_epoch}, before the first checkpoint: start again"
     return (
@@ -274,5 +275,6 @@ def quiet() -> None:
     """Keep Lightning's chatter, advertisements and advice that does not apply here away from the user."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about Lightning's use of it
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)
