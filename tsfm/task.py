@@ -1,5 +1,6 @@
 """The thin Lightning layer around a forecaster: it owns no mathematics of the model, only when things happen."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -50,9 +51,8 @@ class ForecastTask(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser, with its schedule stepped after every optimiser step."""
         optimizer = build_optimizer(self.optim, self.forecaster)
-        total = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs or 1
-        factor = lr_factor(self.optim, max(1, total // max(1, epochs)), total)
+        per_epoch, total = training_steps(self.trainer)
+        factor = lr_factor(self.optim, per_epoch, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def setup(self, stage: str) -> None:
@@ -117,6 +117,24 @@ class ForecastTask(pl.LightningModule):
         if self._random_state is not None:
             torch.set_rng_state(self._random_state.cpu())
             self._random_state = None
+
+
+def training_steps(trainer: pl.Trainer) -> tuple[int, int]:
+    """Optimiser steps of an epoch and of the whole training.
+
+    Lightning's own estimate makes the training loader before the state of a checkpoint is read, and that state is then
+    lost: training resumed within an epoch would see other batches.
+    """
+    module = getattr(trainer, "datamodule", None)
+    if module is None:
+        total = int(trainer.estimated_stepping_batches)
+        return max(1, total // max(1, trainer.max_epochs or 1)), total
+    batches, limit = len(module.train_dataloader()), trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    epochs = trainer.max_epochs if trainer.max_epochs is not None else 1
+    ends = [end for end in (per_epoch * epochs, trainer.max_steps) if end >= 0]  # -1 stands for no end
+    return per_epoch, min(ends, default=per_epoch)
 
 
 def training_data(module: Any) -> TrainingData:
