@@ -1,8 +1,9 @@
 """Figures. Colours are told apart by colour-blind readers (Okabe and Ito 2008)."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HISTORY, TRUTH, FORECAST = "#4d4d4d", "#000000", "#0072b2"
+HISTORY, TRUTH, FORECAST = "#4d4d4d", "#d55e00", "#0072b2"
 MOST_PANELS = 12
 
 
@@ -31,6 +32,7 @@ def new_figure(panels: int, columns: int = 1, width: float = 9.0, height: float 
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+        axis.set_axisbelow(True)
     return figure, axes[:panels]
 
 
@@ -47,12 +49,12 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
         write_figure(figure, file, target.suffix[1:])
 
 
-def write_figure(figure: "Figure", file: "Path | IO[bytes]", kind: str) -> None:
+def write_figure(figure: "Figure", file: Path | io.BytesIO, kind: str) -> None:
     """Write a figure so that the same one always gives the same bytes: no date, no random identifiers.
 
     Args:
         figure: what to write.
-        file: a path or an open binary file.
+        file: a path or an open file in memory.
         kind: "png", "svg" or "pdf".
     """
     import matplotlib
@@ -80,8 +82,6 @@ def draw_forecast(
         bands: low, high and name of each central interval, the widest first.
         truth: what came, where it is known.
     """
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
     start, last = history[0][-1:], history[1][-1:]
     joined = np.concatenate([start, times])
     for k, (low, high, name) in enumerate(bands):
@@ -91,9 +91,28 @@ def draw_forecast(
     if truth is not None:
         axis.plot(joined, np.concatenate([last, truth]), color=TRUTH, linewidth=1.4, label="truth")
     axis.plot(joined, np.concatenate([last, middle]), color=FORECAST, linewidth=1.8, label="median")
-    locator = AutoDateLocator(minticks=3, maxticks=7)
+    format_axes(axis)
+
+
+def format_axes(axis: "Axes") -> None:
+    """Few dates, each readable without its neighbours; numbers with separated thousands."""
+    from matplotlib.dates import HOURLY, MINUTELY, MONTHLY, SECONDLY, AutoDateLocator, ConciseDateFormatter
+    from matplotlib.ticker import FuncFormatter
+
+    locator = AutoDateLocator(minticks=3, maxticks=6)
+    # Without these steps there are spans, of 61 hours or 31 months for instance, for which it finds none.
+    for unit, whole in ((MONTHLY, 12), (HOURLY, 24), (MINUTELY, 60), (SECONDLY, 60)):
+        locator.intervald[unit] = [*locator.intervald[unit], whole]
+    formatter = ConciseDateFormatter(
+        locator,
+        formats=["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M", "%S"],
+        zero_formats=["", "%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M"],
+        show_offset=False,
+    )
     axis.xaxis.set_major_locator(locator)
-    axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axis.xaxis.set_major_formatter(formatter)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.tick_params(labelsize=9)
     axis.margins(x=0.01)
 
 
@@ -130,7 +149,7 @@ def plot_forecast(
     names = list(single.item_ids)
     shown = list(items) if items is not None else names[:MOST_PANELS]
     columns = 1 if len(shown) < 4 else 2
-    figure, axes = new_figure(len(shown), columns, width=9.0 if columns == 1 else 13.0)
+    figure, axes = new_figure(len(shown), columns, width=9.0 if columns == 1 else 10.0)
     groups = dict(tuple(frame.groupby("item_id", sort=False, observed=True)))
     later = truth.univariate() if truth is not None else None
     for axis, name in zip(axes, shown, strict=True):
@@ -143,8 +162,9 @@ def plot_forecast(
         draw_forecast(axis, past, part["timestamp"].to_numpy(), middle.to_numpy(), central_bands(part), came)
         axis.set_title(str(name), loc="left", fontsize=10)
         axis.set_ylabel(unit, fontsize=9)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", fontsize=9, frameon=False, ncols=len(labels))
+    lines, _ = axes[0].get_legend_handles_labels()
+    lines.sort(key=lambda artist: artist in axes[0].collections)  # lines first, then the intervals
+    figure.legend(handles=lines, loc="outside upper right", fontsize=9, frameon=False, ncols=len(lines))
     if len(names) > len(shown) and items is None:
         figure.supxlabel(f"{len(shown)} of {len(names)} series shown", fontsize=8)
     return figure

@@ -9,13 +9,15 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tsfm_data.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
+    from tsfm.forecaster import Forecaster
     from tsfm_data.module import ForecastDataModule
     from tsfm_data.report import Report
 
@@ -74,7 +76,7 @@ EXAMPLES = (
         context=24,
         horizon=6,
         shown=("nonfarm", "manufacturing", "construction", "government"),
-        history=36,
+        history=24,
     ),
     Example(
         name="seattle_weather",
@@ -93,13 +95,21 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one example: ``training`` and ``data`` are rows of the page's tables."""
+    """What became of one example.
+
+    Attributes:
+        example: which one.
+        series: number of its variates.
+        report: scores of model and baselines.
+        figure: the forecast of the last test window.
+        facts: what the data are and how training went, for the page.
+    """
 
     example: Example
+    series: int
     report: "Report"
-    figure: Any
-    training: dict[str, Any]
-    data: dict[str, Any]
+    figure: "Figure"
+    facts: dict[str, str]
 
 
 def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int | None = None) -> None:
@@ -109,11 +119,13 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
     forecasts of held-out windows with naive ones, and says how to do the same on a table of one's own.
 
     Args:
-        output: folder of the page (index.html), its numbers (report.json), the tables, and the trained models.
+        output: folder of the page (index.html), its numbers (report.json), a picture (forecast.png), the tables and
+            the trained models.
         seed: of weights, dropout and the order of windows; the same seed gives the same numbers.
         max_epochs: trains shorter, to try the command out.
     """
     from tsfm.commands.demo_page import build_page, own_commands, terminal_table
+    from tsfm.plots import save_figure
     from tsfm.report import save_page
     from tsfm_data.files import atomic_file
     from tsfm_data.report import Report
@@ -129,8 +141,10 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
     outcomes = [run(*pair, output) for pair in zip(EXAMPLES, commands[1:], strict=True)]
     report = sum((outcome.report for outcome in outcomes), Report())
     report.save(output / "report.json")
+    save_figure(outcomes[0].figure, output / "forecast.png")
     save_page(build_page(outcomes, report, commands, output), output / "index.html")
-    print("\n" + terminal_table(report, EXAMPLES))
+    for outcome in outcomes:
+        print("\n" + terminal_table(outcome.report, outcome.example.title))
     print(f"\npage: {output / 'index.html'}   numbers: {output / 'report.json'}")
     print("\nThe same on your own table:\n\n" + own_commands(output))
 
@@ -144,7 +158,7 @@ def run(example: Example, command: str, output: Path) -> Outcome:
         output: folder of the demo.
     """
     from tsfm.commands.train import train
-    from tsfm.forecasting import load_predictor
+    from tsfm.pretrained import load
     from tsfm_data.files import atomic_file
     from tsfm_data.module import ForecastDataModule
 
@@ -161,13 +175,13 @@ def run(example: Example, command: str, output: Path) -> Outcome:
     train(shlex.split(command)[1:])
     module = ForecastDataModule(str(path), example.context, example.horizon)
     module.setup()
-    model = load_predictor(str(folder))
+    model = load(folder / "model")
     return Outcome(
         example=example,
+        series=variates,
         report=score(example, model, path),
         figure=draw(example, model, path, table),
-        training=training_row(example, folder, model),
-        data=data_row(example, module),
+        facts=data_facts(example, module) | training_facts(folder, model),
     )
 
 
@@ -182,7 +196,7 @@ def fit_command(example: Example, output: Path, seed: int, max_epochs: int | Non
     return shlex.join(map(str, words))
 
 
-def score(example: Example, model: Any, path: Path) -> "Report":
+def score(example: Example, model: "Forecaster", path: Path) -> "Report":
     """Score model and baselines on every window of the test rows, all variates of a window together."""
     from tsfm_data.baselines import Naive, SeasonalNaive
     from tsfm_data.evaluate import evaluate
@@ -196,7 +210,7 @@ def score(example: Example, model: Any, path: Path) -> "Report":
     return sum((evaluate(each, path, profile, horizon=example.horizon) for each in predictors), Report())
 
 
-def draw(example: Example, model: Any, path: Path, table: "pd.DataFrame") -> Any:
+def draw(example: Example, model: "Forecaster", path: Path, table: "pd.DataFrame") -> "Figure":
     """The forecast of the last test window beside what came."""
     from tsfm.forecasting import forecast_frame
     from tsfm.heads import DEFAULT_LEVELS
@@ -208,37 +222,37 @@ def draw(example: Example, model: Any, path: Path, table: "pd.DataFrame") -> Any
     return plot_forecast(known, frame, read_series(table), example.shown, example.unit, example.history)
 
 
-def training_row(example: Example, folder: Path, model: Any) -> dict[str, Any]:
+def data_facts(example: Example, module: "ForecastDataModule") -> dict[str, str]:
+    """Where an example comes from and which of its rows train, validate and test."""
+    series, times = module.series, module.series.timestamps(0)
+    facts = {"source": example.source, "series": str(len(series.variates))}
+    facts["rows"] = f"{series.length(0):,} (frequency {series.freqs[0]})"
+    facts["window"] = f"{example.context} steps in, {example.horizon} steps out"
+    for name, part in (("training", "train"), ("validation", "val"), ("test", "test")):
+        first, last = getattr(module.split, part)[0]
+        facts[f"{name} rows"] = f"{last - first:,}: {times[first]:%Y-%m-%d} to {times[last - 1]:%Y-%m-%d}"
+    return facts
+
+
+def training_facts(folder: Path, model: "Forecaster") -> dict[str, str]:
     """How training went, from its log: it stopped by itself, at the last epoch, or because its time was up."""
     import pandas as pd
     import yaml
 
     losses = pd.read_csv(next(folder.glob("logs/*/metrics.csv")))["val_loss"].dropna().tolist()
-    trainer = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]
-    patience = next(c["init_args"]["patience"] for c in trainer["callbacks"] if c["class_path"].endswith("Stopping"))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    callbacks = config["trainer"]["callbacks"]
+    patience = next(c["init_args"]["patience"] for c in callbacks if c["class_path"].endswith("EarlyStopping"))
     best = losses.index(min(losses))
-    if len(losses) >= trainer["max_epochs"]:
-        end = "all epochs done"
+    if len(losses) >= config["trainer"]["max_epochs"]:
+        end = "all that were asked for"
     elif len(losses) - 1 - best >= patience:
-        end = f"no better for {patience} epochs"
+        end = f"then no better for {patience} epochs"
     else:
-        end = f"time was up ({MAX_TIME}): another machine gives other numbers"
+        end = "then its time was up: a faster machine gives other numbers"
     return {
-        "data": example.title,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "epochs": len(losses),
-        "best epoch": best + 1,
-        "its validation MSE": losses[best],
-        "ended because": end,
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "epochs": f"{len(losses)}; {end}",
+        "best epoch": f"{best + 1}, validation MSE {losses[best]:.4f} on standardised values",
+        "seed": str(config["seed_everything"]),
     }
-
-
-def data_row(example: Example, module: "ForecastDataModule") -> dict[str, Any]:
-    """Where an example comes from and which of its rows train, validate and test."""
-    series, times = module.series, module.series.timestamps(0)
-    row: dict[str, Any] = {"data": f"{example.title} ({example.source})", "series": len(series.variates)}
-    row |= {"rows": series.length(0), "step": series.freqs[0]}
-    for name, part in (("training", "train"), ("validation", "val"), ("test", "test")):
-        first, last = module.split.part(part)[0]  # type: ignore[arg-type]
-        row[name] = f"{last - first} rows, {times[first]:%Y-%m-%d} to {times[last - 1]:%Y-%m-%d}"
-    return row

@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from tsfm.commands.demo import Example, Outcome
     from tsfm_data.report import Report
 
+WIDTH = 60  # characters of a command after which its next option starts a new line
 MODEL, BASELINE = "iTransformer", "seasonal-naive"
 # Name of a metric in report.json -> the heading of its column.
-HEADINGS = {"MASE": "MASE", "WQL": "WQL", "MAE": "MAE", "coverage80": "coverage of the 80 % interval"}
+HEADINGS = {"MASE": "MASE", "WQL": "WQL", "MAE": "MAE", "coverage80": "80 % coverage"}
 SCORES = (
-    "MASE: mean absolute error of the median over that of a seasonal naive forecast within the history. WQL: weighted "
-    "quantile loss at the levels 0.1 to 0.9. MAE: in the units of the data. For these three less is better. Coverage: "
-    "the share of true values inside the 80 % interval; 80 % is what it should be. Scored are all windows of the test "
-    "rows, one step apart, and all series."
+    "Scored are all windows of the test rows, one step apart, and all series. MASE: mean absolute error of the median "
+    "over that of seasonal naive forecasts within the history. WQL: weighted quantile loss at the levels 0.1 to 0.9. "
+    "MAE: mean absolute error of the median, in the units of the data. For these three less is better. 80 % coverage: "
+    "the share of true values inside the 80 % interval; it should be 0.8."
 )
-DAILY = (
+SEASONS = (
     "By GluonTS's convention the season of monthly data is twelve steps and that of daily data one step, so that on "
     "daily data seasonal naive and naive are the same forecast."
 )
@@ -44,28 +45,16 @@ def build_page(outcomes: "Sequence[Outcome]", report: "Report", commands: Sequen
         output: folder of the demo.
     """
     examples = [outcome.example for outcome in outcomes]
-    rows = score_rows(report, examples)
-    strong = [index for index, row in enumerate(rows) if row["model"] == MODEL]
-    figures = [
-        Image(
-            outcome.figure,
-            f"History, forecast and truth of {', '.join(outcome.example.shown)}",
-            f"{outcome.example.title}: the last {outcome.example.horizon} steps, held out. "
-            f"{len(outcome.example.shown)} of {outcome.data['series']} series shown.",
-        )
-        for outcome in outcomes
-    ]
     sections = [
-        Section("Forecasts", figures),
-        Section("Scores on held-out windows", [Table(rows, SCORES, strong), DAILY]),
-        Section("Data", [Table([outcome.data for outcome in outcomes])]),
-        Section("Training", [Table([outcome.training for outcome in outcomes]), INTERVALS]),
+        *(result_section(outcome) for outcome in outcomes),
+        Section("How to read the numbers", [SCORES, SEASONS, INTERVALS]),
+        Section("Data and training", [fact_table(outcomes)]),
         Section("On your own table", [*own_text(), Code(own_commands(output))]),
         Section(
             "This page again",
             [
                 "The first command writes this page anew, with the same numbers; the others are the trainings it ran.",
-                Code("\n".join(commands).replace("tsfm ", f"{executable()} ")),
+                Code("\n".join(executable() + wrapped(command).removeprefix("tsfm") for command in commands)),
             ],
         ),
     ]
@@ -79,38 +68,54 @@ def lead(report: "Report", examples: "Sequence[Example]") -> str:
         ours, theirs = (report.value("MASE", dataset=example.name, model=model) for model in (MODEL, BASELINE))
         if ours is not None and theirs:
             side = "below" if ours < theirs else "above"
-            parts.append(f"{abs(1 - ours / theirs):.0%} {side} that of seasonal naive on {example.title}")
+            parts.append(f"{100 * abs(1 - ours / theirs):.0f}\u00a0% {side} that of seasonal naive on {example.title}")
     return (
         "An iTransformer, trained within two minutes on a processor and scored on windows that it never saw. "
         f"Its error (MASE) is {' and '.join(parts)}."
     )
 
 
-def score_rows(report: "Report", examples: "Sequence[Example]") -> list[dict[str, Value]]:
+def result_section(outcome: "Outcome") -> Section:
+    """Picture and scores of one example."""
+    example, rows = outcome.example, score_rows(outcome.report)
+    shown = f"{len(example.shown)} of {outcome.series} series"
+    image = Image(
+        outcome.figure,
+        f"History, truth, median and intervals of {', '.join(example.shown)}",
+        f"The last {example.horizon} steps, which were held out: history, what came, and the forecast ({shown}).",
+    )
+    windows = outcome.report.rows[0]["windows"]
+    caption = f"{windows} held-out windows of {example.horizon} steps, {outcome.series} series; MAE in {example.unit}."
+    strong = [index for index, row in enumerate(rows) if row["model"] == MODEL]
+    return Section(example.title, [image, Table(rows, caption, strong)])
+
+
+def fact_table(outcomes: "Sequence[Outcome]") -> Table:
+    """What the examples are and how training on them went, a column each."""
+    names = list(outcomes[0].facts)
+    rows = [{"": name} | {outcome.example.title: outcome.facts[name] for outcome in outcomes} for name in names]
+    return Table(rows)
+
+
+def score_rows(report: "Report") -> list[dict[str, Value]]:
     """One line a data set and model."""
-    titles = {example.name: f"{example.title} ({example.unit})" for example in examples}
     lines: dict[tuple[str, str], dict[str, Value]] = {}
     for row in report.rows:
-        place = row["dataset"], row["model"]
-        start: dict[str, Value] = {"data": titles[place[0]], "model": place[1]}
-        line = lines.setdefault(place, start)
-        value = row["value"]
-        percent = row["metric"] == "coverage80" and value is not None
-        line[HEADINGS[row["metric"]]] = f"{value:.1%}".replace("%", " %") if percent else value
-        line["windows"] = line.pop("windows", row["windows"])  # stays last
+        line = lines.setdefault((row["dataset"], row["model"]), {"model": row["model"]})
+        line[HEADINGS[row["metric"]]] = row["value"]
     return list(lines.values())
 
 
-def terminal_table(report: "Report", examples: "Sequence[Example]") -> str:
-    """The scores as the terminal shows them."""
+def terminal_table(report: "Report", title: str) -> str:
+    """The scores of one example as the terminal shows them."""
     from tabulate import tabulate
 
     from tsfm.report import show_value
 
-    rows = score_rows(report, examples)
+    rows = score_rows(report)
     cells = [[show_value(value) for value in row.values()] for row in rows]
-    head = [name.replace("coverage of the 80 % interval", "80 % coverage") for name in rows[0]]
-    return tabulate(cells, head, disable_numparse=True, colalign=["left", "left", *["right"] * (len(head) - 2)])
+    head = [title, *list(rows[0])[1:]]
+    return tabulate(cells, head, disable_numparse=True, colalign=["left", *["right"] * (len(head) - 1)])
 
 
 def own_text() -> list[str]:
@@ -129,19 +134,28 @@ def own_commands(output: Path) -> str:
     """Commands that fit, evaluate and forecast a table; they run as they are."""
     tsfm, config = executable(), shlex.quote(str(output / "fit.yaml"))
     run = shlex.quote(str(output / "mine"))
-    return "\n".join(
-        [
-            f"TABLE={shlex.quote(str(output / 'seattle_weather.csv'))}",
-            "CONTEXT=365",
-            "HORIZON=14",
-            f"{tsfm} data inspect $TABLE",
-            f"{tsfm} fit --config {config} --data.source $TABLE --data.context $CONTEXT --data.horizon $HORIZON "
-            f"--trainer.default_root_dir {run}",
-            f"{tsfm} evaluate --model {run} --data $TABLE --horizon $HORIZON --json {run}/scores.json",
-            f"{tsfm} forecast $TABLE --model {run} --horizon $HORIZON --output {run}/forecast.csv "
-            f"--plot {run}/forecast.png",
-        ]
-    )
+    return f"""TABLE={shlex.quote(str(output / "seattle_weather.csv"))}
+CONTEXT=365
+HORIZON=14
+{tsfm} data inspect "$TABLE"
+{tsfm} fit --config {config} --data.source "$TABLE" \\
+    --data.context $CONTEXT --data.horizon $HORIZON --trainer.default_root_dir {run}
+{tsfm} evaluate --model {run} --data "$TABLE" --horizon $HORIZON \\
+    --json {run}/scores.json
+{tsfm} forecast "$TABLE" --model {run} --horizon $HORIZON \\
+    --output {run}/forecast.csv --plot {run}/forecast.png"""
+
+
+def wrapped(command: str) -> str:
+    """A command on several lines, each option beside its value, as a shell takes it."""
+    lines = [""]
+    for word in shlex.split(command):
+        quoted = shlex.quote(word)
+        if word.startswith("--") and len(lines[-1]) > WIDTH:
+            lines.append(f"    {quoted}")
+        else:
+            lines[-1] = f"{lines[-1]} {quoted}".strip() if len(lines) == 1 else f"{lines[-1]} {quoted}"
+    return " \\\n".join(lines)
 
 
 def executable() -> str:

@@ -1,0 +1,132 @@
+"""``tsfm demo``: what the page says is what was scored, and a second run says the same."""
+
+import base64
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tsfm import cli
+from tsfm.commands.demo import EXAMPLES
+from tsfm.report import Code, Section, Table, page, show_value
+
+TITLES = {example.name: example.title for example in EXAMPLES}
+
+
+def command(words: list[str]) -> None:
+    """Run the command as a user does; it has to end with status 0."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a short demo."""
+    output = tmp_path_factory.mktemp("demo") / "out"
+    command(["demo", "--output", str(output), "--max_epochs", "1"])
+    return output
+
+
+def test_page_shows_the_numbers_of_the_json_beside_it(folder: Path) -> None:
+    html = (folder / "index.html").read_text()
+    rows = json.loads((folder / "report.json").read_text())["rows"]
+    assert {(r["dataset"], r["model"]) for r in rows} == {
+        (name, model) for name in TITLES for model in ("iTransformer", "seasonal-naive", "naive")
+    }
+    assert {r["metric"] for r in rows} == {"MASE", "WQL", "MAE", "coverage80"}
+    for dataset, title in TITLES.items():
+        section = html.split(f"<h2>{title}</h2>")[1].split("<h2>")[0]
+        lines = re.findall(r"<tr[^>]*>(.*?)</tr>", section)
+        cells = {line[0]: line[1:] for line in (re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", one) for one in lines)}
+        for model in ("iTransformer", "seasonal-naive", "naive"):
+            shown = dict(zip(cells["model"], cells[model], strict=True))
+            for row in rows:
+                if (row["dataset"], row["model"]) == (dataset, model):
+                    cell = shown[row["metric"].replace("coverage80", "80 % coverage")]
+                    assert float(cell.replace(",", "")) == pytest.approx(row["value"], rel=6e-3)
+
+
+def test_baselines_have_the_errors_known_of_these_series(folder: Path) -> None:
+    rows = json.loads((folder / "report.json").read_text())["rows"]
+    found = {(r["dataset"], r["model"]): r["value"] for r in rows if r["metric"] == "MASE"}
+    assert found["us_employment", "seasonal-naive"] == pytest.approx(0.9151, abs=1e-4)
+    assert found["us_employment", "naive"] == pytest.approx(0.2946, abs=1e-4)
+    assert found["seattle_weather", "seasonal-naive"] == pytest.approx(1.6131, abs=1e-4)
+    assert {r["windows"] for r in rows if r["dataset"] == "us_employment"} == {24 - 6 + 1}
+    assert {r["windows"] for r in rows if r["dataset"] == "seattle_weather"} == {292 - 14 + 1}
+
+
+def test_page_says_data_splits_and_seed_and_needs_no_other_file(folder: Path) -> None:
+    html = (folder / "index.html").read_text()
+    for text in ("US Bureau of Labor Statistics", "NOAA", "1,461 (frequency D)", "84: 2006-01-01 to 2012-12-01"):
+        assert text in html
+    assert "<td>seed</td><td>2023</td>" in html
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
+    for image in re.findall(r"base64,([A-Za-z0-9+/=]+)", html):
+        assert b"<svg" in base64.b64decode(image)
+    assert html.count('<img src="data:image/svg+xml') == 2
+
+
+def test_second_run_gives_the_same_bytes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("index.html", "report.json", "us_employment/model/model.safetensors")
+    before = [(folder / name).read_bytes() for name in names]
+    command(["demo", "--output", str(folder), "--max_epochs", "1"])
+    assert [(folder / name).read_bytes() for name in names] == before
+    shown = capsys.readouterr().out
+    rows = json.loads((folder / "report.json").read_text())["rows"]
+    assert all(show_value(row["value"]) in shown for row in rows)
+    assert str(folder / "index.html") in shown
+
+
+def test_commands_of_the_page_run_as_they_are(folder: Path) -> None:
+    from html import unescape
+
+    from tsfm.commands.demo_page import own_commands
+
+    text = own_commands(folder)
+    assert text in unescape((folder / "index.html").read_text())
+    lines = text.replace("\\\n", " ").splitlines()
+    values = dict(line.split("=", 1) for line in lines[:3])
+    for line in lines[3:]:
+        words = shlex.split(re.sub(r"\$(\w+)", lambda match: values[match[1]], line))
+        assert Path(words[0]).name == "tsfm"
+        command([*words[1:], "--trainer.max_epochs", "1"] if words[1] == "fit" else words[1:])
+    scores = json.loads((folder / "mine" / "scores.json").read_text())
+    assert {row["model"] for row in scores["rows"]} >= {"naive", "seasonal-naive"}
+    assert len((folder / "mine" / "forecast.csv").read_text().splitlines()) == 1 + 2 * 14
+    assert (folder / "mine" / "forecast.png").stat().st_size > 10_000
+
+
+def test_when_no_epoch_is_asked_then_one_line_and_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["demo", "--output", str(tmp_path / "out"), "--max_epochs", "0"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_page_escapes_what_it_is_given() -> None:
+    html = page("a < b", [Section("", ["<script>", Code("x && y"), Table([{"name": "<b>", "value": None}])])])
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+    assert "x &amp;&amp; y" in html
+    assert "<td>&lt;b&gt;</td>" in html
+
+
+def test_table_sets_numbers_right_and_shows_three_digits() -> None:
+    html = page("t", [Section("s", [Table([{"name": "a", "value": 0.0024712}, {"name": "b", "value": 1234567.0}])])])
+    assert '<td class="number">0.00247</td>' in html
+    assert '<td class="number">1,234,567</td>' in html
+    assert [show_value(x) for x in (0.0, 9.999, 105.717, -0.5, 7, None, "x")] == [
+        "0",
+        "10.00",
+        "106",
+        "-0.500",
+        "7",
+        "–",
+        "x",
+    ]
