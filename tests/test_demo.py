@@ -4,12 +4,15 @@ import base64
 import json
 import re
 import shlex
+from html import unescape
 from pathlib import Path
 
 import pytest
 
 from tsfm import cli
-from tsfm.commands.demo import EXAMPLES
+from tsfm.commands.demo import EXAMPLES, fit_command, training_facts
+from tsfm.commands.demo_page import own_commands
+from tsfm.pretrained import load
 from tsfm.report import Code, Section, Table, page, show_value
 
 TITLES = {example.name: example.title for example in EXAMPLES}
@@ -25,7 +28,7 @@ def command(words: list[str]) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a short demo."""
-    output = tmp_path_factory.mktemp("demo") / "out"
+    output = tmp_path_factory.mktemp("demo") / "a demo"
     command(["demo", "--output", str(output), "--max_epochs", "1"])
     return output
 
@@ -83,14 +86,10 @@ def test_second_run_gives_the_same_bytes(folder: Path, capsys: pytest.CaptureFix
 
 
 def test_commands_of_the_page_run_as_they_are(folder: Path) -> None:
-    from html import unescape
-
-    from tsfm.commands.demo_page import own_commands
-
     text = own_commands(folder)
     assert text in unescape((folder / "index.html").read_text())
     lines = text.replace("\\\n", " ").splitlines()
-    values = dict(line.split("=", 1) for line in lines[:3])
+    values = {name: shlex.split(value)[0] for name, value in (line.split("=", 1) for line in lines[:3])}
     for line in lines[3:]:
         words = shlex.split(re.sub(r"\$(\w+)", lambda match: values[match[1]], line))
         assert Path(words[0]).name == "tsfm"
@@ -99,6 +98,35 @@ def test_commands_of_the_page_run_as_they_are(folder: Path) -> None:
     assert {row["model"] for row in scores["rows"]} >= {"naive", "seasonal-naive"}
     assert len((folder / "mine" / "forecast.csv").read_text().splitlines()) == 1 + 2 * 14
     assert (folder / "mine" / "forecast.png").stat().st_size > 10_000
+
+
+def test_page_shows_the_commands_that_were_run(folder: Path) -> None:
+    blocks = re.findall(r"<pre><code>(.*?)</code></pre>", (folder / "index.html").read_text(), flags=re.S)
+    commands = [shlex.split(line)[1:] for line in unescape(blocks[-1]).replace("\\\n", " ").splitlines()]
+    assert commands[0] == ["demo", "--output", str(folder), "--seed", "2023", "--max_epochs", "1"]
+    for example, words in zip(EXAMPLES, commands[1:], strict=True):
+        assert ["tsfm", *words] == shlex.split(fit_command(example, folder, 2023, 1))
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([3, 2, 1, 4], "4; all that were asked for"),
+        ([1, 2, 3], "3; then no better for 2 epochs"),
+        ([3, 2, 1], "3; then its time was up: a faster machine gives other numbers"),
+    ],
+)
+def test_facts_say_why_training_ended(losses: list[float], words: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "logs" / "version_0").mkdir(parents=True)
+    rows = "".join(f"{epoch},,{loss}\n{epoch},0.5,\n" for epoch, loss in enumerate(losses))
+    (tmp_path / "logs" / "version_0" / "metrics.csv").write_text("epoch,train_loss,val_loss\n" + rows)
+    stopping = {"class_path": "pytorch_lightning.callbacks.EarlyStopping", "init_args": {"patience": 2}}
+    config = {"seed_everything": 5, "trainer": {"max_epochs": 4, "callbacks": [stopping]}}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
+    facts = training_facts(tmp_path, load(folder / "us_employment" / "model"))
+    assert facts["epochs"] == words
+    assert facts["best epoch"].startswith(f"{losses.index(1) + 1}, validation MSE 1.0000")
+    assert (facts["seed"], facts["parameters"]) == ("5", "52,550")
 
 
 def test_when_no_epoch_is_asked_then_one_line_and_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
