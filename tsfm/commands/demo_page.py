@@ -126,7 +126,8 @@ def own_text() -> list[str]:
         "forecast: as they stand, the commands run on the demo's own table.",
         "Training splits the rows by time into 70 % for training, 10 % for validation and 20 % for the test, prints "
         "what it did, and ends by itself. Evaluation scores the last tenth of every series, each forecast by itself, "
-        "beside naive and seasonal naive forecasts. The forecast is a table with the columns item_id, timestamp, mean and one a quantile.",
+        "beside naive and seasonal naive forecasts. The forecast is a table with the columns item_id, timestamp, mean "
+        "and one a quantile.",
     ]
 
 
