@@ -1,12 +1,13 @@
 """Building blocks that every model of the suite shares.
 
-Shapes: B batch, N tokens, H heads, D channels of a head, C channels of a token.
+Shapes: B batch, N tokens, K tokens kept, H heads, D channels of a head, C channels of a token.
 """
 
 from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tsfm.attention import Mask, attend
 from tsfm.dropout import Dropout
@@ -37,11 +38,21 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width, bias=bias)
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"], mask: Mask | None = None) -> Float[Tensor, "B N C"]:
-        B, N, C = x_BNC.shape
-        q_BNHD, k_BNHD, v_BNHD = self.qkv(x_BNC).view(B, N, 3, self.heads, C // self.heads).unbind(2)
-        mixed_BNHD = attend(q_BNHD, k_BNHD, v_BNHD, mask, dropout=self.dropout if self.training else 0.0)
-        return self.out(mixed_BNHD.reshape(B, N, C))
+    def forward(
+        self, x_BNC: Float[Tensor, "B N C"], mask: Mask | None = None, first: int | None = None
+    ) -> Float[Tensor, "B K C"]:
+        """Every token attends to all; with ``first``, only the first K = ``first`` tokens ask and are returned."""
+        if first is None:
+            q_BNC, k_BNC, v_BNC = self.qkv(x_BNC).chunk(3, dim=-1)
+        else:
+            width = x_BNC.shape[2]
+            query, others = self.qkv.weight.split((width, 2 * width))
+            query_bias, other_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split((width, 2 * width))
+            q_BNC = F.linear(x_BNC[:, :first], query, query_bias)
+            k_BNC, v_BNC = F.linear(x_BNC, others, other_bias).chunk(2, dim=-1)
+        q_BKHD, k_BNHD, v_BNHD = (x.unflatten(2, (self.heads, -1)) for x in (q_BNC, k_BNC, v_BNC))
+        mixed_BKHD = attend(q_BKHD, k_BNHD, v_BNHD, mask, dropout=self.dropout if self.training else 0.0)
+        return self.out(mixed_BKHD.flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -86,6 +97,9 @@ class PostNormBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"], mask: Mask | None = None) -> Float[Tensor, "B N C"]:
-        x_BNC = self.norm1(x_BNC + self.dropout(self.attention(x_BNC, mask)))
-        return self.norm2(x_BNC + self.feed_forward(x_BNC))
+    def forward(
+        self, x_BNC: Float[Tensor, "B N C"], mask: Mask | None = None, first: int | None = None
+    ) -> Float[Tensor, "B K C"]:
+        """All tokens, or the first K = ``first`` when nobody needs the others after this block."""
+        x_BKC = self.norm1(x_BNC[:, :first] + self.dropout(self.attention(x_BNC, mask, first)))
+        return self.norm2(x_BKC + self.feed_forward(x_BKC))

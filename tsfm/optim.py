@@ -59,7 +59,8 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> Optimizer:
     """The optimiser over all parameters of ``model``."""
     groups = parameter_groups([model], config.weight_decay)
     kind = AdamW if config.name == "adamw" else Adam
-    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    # Fused: the update of a small model costs a tenth of its training step otherwise.
+    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def lr_factor(config: OptimConfig, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:

@@ -93,16 +93,17 @@ class ITransformer(Forecaster):
             tokens_BNT = torch.cat([tokens_BNT, batch.past_marks.transpose(1, 2)], dim=1)
         return self.dropout(self.embedding(tokens_BNT)), scale
 
-    def encode(self, x_BNC: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        """The tokens after all blocks and the final norm."""
-        for block in self.blocks:
+    def encode(self, x_BNC: Float[Tensor, "B N C"], variates: int) -> Float[Tensor, "B V C"]:
+        """The variates' tokens after all blocks and the final norm; the last block spares the calendar's."""
+        *blocks, last = self.blocks
+        for block in blocks:
             x_BNC = block(x_BNC)
-        return self.norm(x_BNC)
+        return self.norm(last(x_BNC, first=variates))
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Forecasts of the model's own horizon at its trained levels, in the batch's units."""
         x_BNC, scale = self.embed(batch)
-        output_BSVK = self.head(self.encode(x_BNC)[:, : batch.past.shape[2]])
+        output_BSVK = self.head(self.encode(x_BNC, batch.past.shape[2]))
         if scale is None:
             return output_BSVK
         return output_BSVK * scale.scale.unsqueeze(-1) + scale.loc.unsqueeze(-1)
