@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         fail(str(error))
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
+        name = error.filename2 or error.filename  # the second is the file that was to appear
+        where = f" ({name})" if name else ""
         fail(
             f"expected a file or folder that can be read and written, found: {error.strerror or error}{where}; "
             "check the path, its rights and the free space"

@@ -3,7 +3,7 @@
 import importlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -56,7 +56,10 @@ def save(model: Forecaster, folder: str | Path, card: str | None = None) -> None
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_folder(folder) as temporary:
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
+        try:
+            save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{error} while writing {folder}") from error
         (temporary / "README.md").write_text(card or default_card(model))
 
 
@@ -75,16 +78,10 @@ def load(folder: str | Path) -> Forecaster:
     path = Path(folder)
     config = read_config(path)
     kind = model_class(str(config.get("model_type")))
-    try:
-        sizes = from_plain(kind.config_type, config["config"], path / "config.json")
-        model = kind(int(config["context"]), int(config["horizon"]), sizes)
-        if config.get("training_data"):
-            model.training_data = from_plain(TrainingData, config["training_data"], path / "config.json")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"expected keys context, horizon and config in {path / 'config.json'}, found an error at {error}: "
-            "write the folder anew with tsfm fit"
-        ) from error
+    sizes = from_plain(kind.config_type, config.get("config"), path / "config.json")
+    model = kind(config["context"], config["horizon"], sizes)
+    if config.get("training_data"):
+        model.training_data = from_plain(TrainingData, config["training_data"], path / "config.json")
     load_weights(model, path / "model.safetensors")
     model.name = path.resolve().parent.name if path.resolve().name == "model" else path.resolve().name
     return model.eval()
@@ -111,6 +108,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"expected format_version up to {FORMAT_VERSION} in {file}, found {version}: upgrade tsfm-suite"
         )
+    for key in ("context", "horizon"):
+        if not isinstance(config.get(key), int) or config[key] < 1:
+            raise InputError(
+                f"expected a whole number of at least 1 at key {key!r} of {file}, found {config.get(key)!r}"
+            )
     return config
 
 
@@ -138,12 +140,17 @@ def load_weights(model: Forecaster, file: Path) -> None:
     model.load_state_dict(state)
 
 
-def from_plain(kind: type, plain: dict[str, Any], where: Path) -> Any:
+def from_plain(kind: type, plain: Any, where: Path) -> Any:
     """A dataclass from a JSON object; lists become tuples.
 
     Raises:
-        InputError: a key that the dataclass does not have.
+        InputError: not an object, a key that the dataclass does not have, a key that is missing, or a value of another
+            type.
     """
+    if not isinstance(plain, dict):
+        raise InputError(
+            f"expected an object with the keys of {kind.__name__} in {where}, found {plain!r:.60}: correct it"
+        )
     names = {field.name for field in fields(kind)}
     for key in plain:
         if key not in names:
@@ -155,6 +162,11 @@ def from_plain(kind: type, plain: dict[str, Any], where: Path) -> Any:
             value, (int, float) if hints[key] is float else hints[key]
         ):
             raise InputError(f"expected {hints[key].__name__} at key {key!r} of {where}, found {value!r}: correct it")
+    missing = [
+        f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.name not in values
+    ]
+    if missing:
+        raise InputError(f"expected key {missing[0]!r} of {kind.__name__} in {where}, found none: get the file again")
     return kind(**values)
 
 

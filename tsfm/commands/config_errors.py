@@ -92,8 +92,8 @@ def explain(error: BaseException, words: Sequence[str]) -> InputError:
         return InputError(f"expected a subclass of {found[2]}, found {found[1]}{place(found[1], words)}: name another")
     if found := re.search(r"the following arguments are required: ([\w., ]+)", text):
         return missing_key(text[: found.start()], [name.strip() for name in found[1].split(",")])
-    if VALUE.search(text) and EXPECTED.search(text):
-        return wrong_value(text, words)
+    if (value := VALUE.search(text)) and EXPECTED.search(text[: value.start()]) and "Parser key" in text:
+        return wrong_value(text, value, words)
     return InputError(f"{text.split(' Subtypes:')[0][:300]}{place('', words)}")
 
 
@@ -142,16 +142,13 @@ def unknown_class(text: str, found: re.Match[str], words: Sequence[str]) -> Inpu
     return InputError(f"{unknown_name(f'name in {found[1]}', found[2], public(module))}{place(found[2], words)}")
 
 
-def wrong_value(text: str, words: Sequence[str]) -> InputError:
+def wrong_value(text: str, value: re.Match[str], words: Sequence[str]) -> InputError:
     """A value of another type than its key takes."""
-    value = VALUE.search(text)
-    head = text[: value.start()] if value else text
-    keys = re.findall(r'Parser key "([\w.]+)"', head)
-    tail = head[head.rfind('Parser key "') :]
-    kinds = [readable(kind) for kind in EXPECTED.findall(tail)]
+    head = text[: value.start()]
+    key = ".".join(re.findall(r'Parser key "([\w.]+)"', head))
+    kinds = [readable(kind) for kind in EXPECTED.findall(head[head.rfind('Parser key "') :])]
     expected = " or ".join(dict.fromkeys(kind for kind in kinds if kind != "NoneType"))
-    key = ".".join(keys)
-    shown = value[1].rstrip(". ") if value else "another value"
+    shown = value[1].rstrip(". ")
     return InputError(f"expected {expected} at key {key}, found {shown!r:.80}{place(key, words)}: correct it")
 
 

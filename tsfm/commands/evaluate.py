@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tsfm.commands.forecast import check_batch_size, check_suffix
 from tsfm_data.errors import InputError
 
 BASELINES_SHOWN = ("naive", "seasonal-naive")
@@ -44,6 +45,8 @@ def evaluate(
 
     if horizon is not None and horizon < 1:
         raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
+    check_batch_size(batch_size)
+    check_suffix(json, (".json", ".md", ".parquet"))
     columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
     names = [model, *(name for name in BASELINES_SHOWN if baselines and name != model)]
     predictors = [load_predictor(name) for name in names]

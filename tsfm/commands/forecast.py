@@ -49,6 +49,7 @@ def forecast(
 
     if horizon < 1:
         raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
+    check_batch_size(batch_size)
     check_suffix(output, TABLES)
     check_suffix(plot, PICTURES)
     asked = check_levels(DEFAULT_LEVELS if levels is None else levels)
@@ -68,6 +69,16 @@ def forecast(
         print(f"{plot}: history, median and interval")
 
 
+def check_batch_size(size: int) -> None:
+    """Check that a batch holds something.
+
+    Raises:
+        InputError: it does not.
+    """
+    if size < 1:
+        raise InputError(f"expected a batch size of at least 1, found {size}: give --batch-size 256, for instance")
+
+
 def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
     """Check that an output has a suffix that says how to write it.
 
@@ -75,7 +86,7 @@ def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
         InputError: it has not.
     """
     if path is not None and path.suffix not in suffixes:
-        known = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        known = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
         raise InputError(f"expected an output that ends in {known}, found {path}: rename it")
 
 

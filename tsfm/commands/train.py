@@ -14,7 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -27,10 +27,11 @@ from tsfm.task import ForecastTask
 from tsfm_data.batch import Forecast
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.module import ForecastDataModule
-from tsfm_data.splits import Part, StandardScaler
+from tsfm_data.splits import StandardScaler
 from tsfm_data.windows import item_lengths
 
 DESCRIPTION = "Train a model from YAML; every option can also be given on the command line."
+NAMED_CHECKPOINTS = ("best", "last")  # Lightning finds these in the run's folder itself
 # Warnings of Lightning that do not apply here, or ask nothing of a user.
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # gathering a batch takes microseconds
@@ -69,6 +70,13 @@ class SuiteCLI(LightningCLI):
         """Link what must agree."""
         for name in ("context", "horizon"):
             parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and look at the checkpoint before Lightning reads its hyper-parameters."""
+        super().parse_arguments(parser, args)
+        given = self.config[self.config.subcommand].get("ckpt_path")
+        if given is not None and str(given) not in NAMED_CHECKPOINTS:
+            read_checkpoint(str(given))
 
     def before_instantiate_classes(self) -> None:
         """Give a run one folder for logs, checkpoints and model: ``runs/DATA_CONTEXT_HORIZON`` unless one is named."""
@@ -123,16 +131,16 @@ class SuiteCLI(LightningCLI):
         if self.trainer.world_size > 1:
             raise InputError(f"expected one device, found {self.trainer.world_size}: give --trainer.devices 1")
 
-    def check(self, *parts: Part) -> None:
+    def check(self, *parts: str) -> None:
         """Read the data, cut its windows and look at the checkpoint.
 
         Raises:
             InputError: the data have no room for a window, or the checkpoint is missing, broken or of another model.
         """
         given = self._get(self.config_init, "ckpt_path")
-        if given is not None:
+        if given is not None and str(given) not in NAMED_CHECKPOINTS:
             check_checkpoint(str(given), self.model)
-        elif self.subcommand != "fit":
+        elif given is None and self.subcommand != "fit":
             raise InputError(
                 f"expected a checkpoint to {self.subcommand} with, found none: give --ckpt_path FILE, for instance "
                 f"{Path(self.trainer.default_root_dir) / 'checkpoints' / 'best.ckpt'}"
@@ -140,7 +148,7 @@ class SuiteCLI(LightningCLI):
         if isinstance(self.datamodule, ForecastDataModule):
             self.datamodule.setup(str(self.subcommand))
             for part in parts:
-                self.datamodule.windows(part)
+                getattr(self.datamodule, f"{part}_dataloader")()
 
     def fit(self, **arguments: Any) -> None:
         """Train; Ctrl-C ends with the line that says how to go on."""
@@ -193,26 +201,33 @@ def check_monitors(trainer: pl.Trainer, model: pl.LightningModule) -> None:
             raise unknown_name(f"metric to monitor in {type(callback).__name__}", name, model.logged)
 
 
-def check_checkpoint(path: str, model: pl.LightningModule) -> None:
-    """Check that a checkpoint is there, is whole, and holds the weights of this model. Nothing in it is executed.
+def read_checkpoint(path: str) -> dict[str, Tensor]:
+    """The weights of a checkpoint, without their values. Nothing in the file is executed.
 
     Raises:
-        InputError: it is not so.
+        InputError: it is not there, or not whole, or something else.
     """
     file = Path(path)
-    if path in ("best", "last"):
-        return
     if not file.is_file():
         near = sorted(map(str, file.parent.glob("*.ckpt"))) if file.parent.is_dir() else []
         hint = f"there are {', '.join(near[:3])}" if near else "tsfm fit writes checkpoints/last.ckpt into its folder"
         raise InputError(f"expected a checkpoint, found no file at {path}: {hint}")
     try:
-        state = torch.load(file, map_location="meta", weights_only=True)["state_dict"]
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(file, map_location="meta", weights_only=True)["state_dict"]
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
         raise InputError(
             f"expected a checkpoint written by tsfm fit, found a broken or foreign file at {path}: use another one"
         ) from error
-    found = {key: tuple(value.shape) for key, value in state.items()}
+
+
+def check_checkpoint(path: str, model: pl.LightningModule) -> None:
+    """Check that a checkpoint holds the weights of this model.
+
+    Raises:
+        InputError: a tensor is missing, left over or of another shape.
+    """
+    found = {key: tuple(value.shape) for key, value in read_checkpoint(path).items()}
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     if wrong:
