@@ -17,6 +17,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
         known: every name that would have been accepted.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    spellings = {spelling.lower(): spelling for spelling in names}
+    near = [spellings[found] for found in difflib.get_close_matches(name.lower(), spellings, n=3, cutoff=0.5)]
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names)}"
     return InputError(f"unknown {kind} {name!r}: {hint}")
