@@ -43,7 +43,9 @@ class Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in moved.items():
             if isinstance(value, Tensor):
-                moved[name] = value.to(*args, **kwargs) if value.is_floating_point() else value.to(device=_device(args, kwargs))
+                moved[name] = (
+                    value.to(*args, **kwargs) if value.is_floating_point() else value.to(device=_device(args, kwargs))
+                )
         return replace(self, **moved)
 
     def __len__(self) -> int:
