@@ -42,6 +42,7 @@ def evaluate(
     batch_size: int = 256,
     levels: Sequence[float] | None = None,
     dataset: str | None = None,
+    context: int | None = None,
     per_series: bool = False,
 ) -> Report:
     """Score a predictor under a named protocol.
@@ -56,6 +57,8 @@ def evaluate(
         levels: quantile levels; None takes the protocol's.
         dataset: name in the report, by which the protocol also looks horizon, season and borders up; None takes the
             source's.
+        context: history that an inferred split leaves room for; None takes the predictor's. Give one number where
+            several predictors shall be scored on the same windows.
         per_series: add rows for each series, with its ``item_id``.
 
     Returns:
@@ -78,7 +81,11 @@ def evaluate(
     for freq in dict.fromkeys(series.freqs):
         same = [i for i, other in enumerate(series.freqs) if other == freq]
         part = series if len(same) == len(series) else series.select(same)
-        split = _published_split(name, part) if protocol.windows == "rolling" else None
+        split = None
+        if protocol.windows == "rolling":
+            steps = horizon or protocol.horizon(name, freq)
+            room = context or predictor.context or protocol.context or 1
+            split = _published_split(name, part) or Split.infer(item_lengths(part), room, steps)
         report += evaluate_series(predictor, part, protocol, name, horizon, batch_size, split, per_series)
     return report
 
@@ -112,7 +119,7 @@ def evaluate_series(
         dataset: name in the report.
         horizon: steps to forecast; None takes the protocol's.
         batch_size: most windows in a batch.
-        split: borders for the rolling windows of ``lsf``; None infers 70/10/20 percent.
+        split: borders for rolling windows, and of the rows that standardise; None counts windows from the end.
         per_series: add rows for each series.
 
     Raises:
@@ -123,8 +130,6 @@ def evaluate_series(
     horizon = horizon or profile.horizon(dataset, freq)
     season = profile.season(dataset, freq)
     predictor = _as_published(predictor, profile)
-    if profile.windows == "rolling" and split is None:
-        split = Split.infer(lengths, predictor.context or profile.context or 1, horizon)
     items, cuts = profile.cuts(dataset, series.item_ids, lengths, horizon, split)
     scaler = StandardScaler.fit_split(series.values, series.offsets, split) if profile.standardise and split else None
     context = _context(predictor, profile, season, int(cuts.max()))

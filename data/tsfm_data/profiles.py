@@ -176,7 +176,7 @@ class Profile:
 
 
 def _is_m4(dataset: str) -> bool:
-    return "m4" in dataset.lower()
+    return dataset.lower().startswith("m4_")
 
 
 def _chronos_task(dataset: str) -> tuple[int, int] | None:

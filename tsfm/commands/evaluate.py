@@ -54,7 +54,9 @@ def evaluate(
     for source in data:
         series = open_source(source, **columns)
         for predictor in predictors:
-            report += score(predictor, series, profile, horizon=horizon, batch_size=batch_size)
+            report += score(
+                predictor, series, profile, horizon=horizon, batch_size=batch_size, context=predictors[0].context
+            )
     print(report.to_markdown())
     if json is not None:
         report.save(json)
