@@ -249,3 +249,14 @@ def test_when_no_checkpoint_is_given_then_testing_is_refused_rather_than_done_on
         result = run(capsys, command, "--config", "config.yaml")
         assert result.status == 2
         assert "give --ckpt_path FILE, for instance run/checkpoints/best.ckpt" in result.err
+
+
+def test_when_a_run_is_made_from_python_then_its_trainer_tests_the_best_checkpoint() -> None:
+    from tsfm.commands.train import run as run_config
+
+    cli = run_config([*FIT, "--trainer.max_epochs", "3"])
+    cli.model.load_state_dict({key: value * 0 for key, value in cli.model.state_dict().items()})
+    (scores,) = cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path="best", verbose=False)
+    assert set(scores) == {"test_loss", "test_mse", "test_mae"}
+    assert scores["test_mse"] < 1.0  # a constant forecast has about 1 on the standardised scale
+    assert_equal_weights(dict(cli.model.state_dict()), weights("run/checkpoints/best.ckpt"))

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import itertools
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -44,7 +45,7 @@ def parse(name: str, function: Callable[..., object], words: Sequence[str]) -> d
     for parameter in inspect.signature(function).parameters.values():
         add(parser, parameter, hints[parameter.name], texts.get(parameter.name, "").replace("%", "%%"))
     options = [option for action in parser._actions for option in action.option_strings]
-    for word in words:
+    for word in itertools.takewhile(lambda word: word != "--", words):
         if word.startswith("--") and word.split("=")[0] not in options:
             raise unknown_name(f"option of tsfm {name}", word, options)
     return vars(parser.parse_args(list(words)))

@@ -6,6 +6,8 @@ from typing import Any
 
 from tsfm_data.files import atomic_file
 
+SIDES = ("tsfm", "bare", "neuralforecast")
+
 
 def write(folder: Path, name: str, rows: list[dict[str, Any]], summary: dict[str, Any], text: str) -> None:
     """Write ``NAME.md`` and ``NAME.json``, and print the table."""
@@ -17,7 +19,7 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]], summary: dict[str
 
 
 def lsf(
-    cells: list[str] = [],  # noqa: B006  jsonargparse shows the default; never changed
+    cells: list[str] | None = None,
     runs: Path = Path("runs/lsf"),
     output: Path = Path("benchmarks"),
     seed: int = 2023,
@@ -36,6 +38,57 @@ def lsf(
     """
     from tsfm.bench.lsf import run_table, to_markdown
 
-    rows = run_table(cells, runs, seed, jobs)
+    rows = run_table(cells or [], runs, seed, jobs)
     summary = {"cells": len(rows), "within_band": sum(row["within"] for row in rows), "command": "tsfm bench lsf"}
     write(output, "lsf", rows, summary, to_markdown(rows, "tsfm bench lsf"))
+
+
+def speed(
+    cases: list[str] | None = None,
+    sides: list[str] | None = None,
+    output: Path = Path("benchmarks"),
+    repeats: int = 3,
+    threads: int = 2,
+) -> None:
+    """Time training beside a bare PyTorch loop over the same model and neuralforecast's iTransformer.
+
+    Args:
+        cases: which, for instance ETTh1-96; all by default.
+        sides: of tsfm, bare and neuralforecast; all by default. The last needs the extra "peers".
+        output: folder for speed.md and speed.json.
+        repeats: timings of each, in turn; the median counts.
+        threads: CPU threads of each.
+    """
+    from tabulate import tabulate
+
+    from tsfm.bench.speed import CASES, run_table
+    from tsfm_data.errors import unknown_name
+
+    known = [case.name for case in CASES]
+    for name in cases or []:
+        if name not in known:
+            raise unknown_name("case", name, known)
+    for name in sides or []:
+        if name not in SIDES:
+            raise unknown_name("side", name, SIDES)
+    rows = run_table(cases or [], list(dict.fromkeys(["tsfm", *(sides or SIDES)])), repeats, threads)
+    command = "tsfm bench speed"
+    text = f"`{command}`\n\n{tabulate(rows, headers='keys', tablefmt='github', floatfmt='.2f')}\n"
+    write(output, "speed", rows, {"cases": len(rows), "command": command}, text)
+
+
+def windows(output: Path = Path("benchmarks"), batch_size: int = 32) -> None:
+    """Time window gathering beside GluonTS, without and with calendar features, on one thread.
+
+    Args:
+        output: folder for windows.md and windows.json.
+        batch_size: windows in a batch.
+    """
+    from tabulate import tabulate
+
+    from tsfm.bench.windows import run
+
+    rows = run(batch_size=batch_size)
+    command = "tsfm bench windows"
+    text = f"`{command}`\n\n{tabulate(rows, headers='keys', tablefmt='github', intfmt=',')}\n"
+    write(output, "windows", rows, {"rows": len(rows), "command": command}, text)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,13 +11,13 @@ from typing import Any, cast
 import jsonargparse
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 import tsfm.models.itransformer  # noqa: F401  so that YAML may use the short class name
+from tsfm.commands.checkpoints import NAMED, check_checkpoint, interrupted, read_checkpoint, shown
 from tsfm.commands.config_errors import check_files, explain
 from tsfm.commands.forecast import write_frame
 from tsfm.forecasting import forecast_table
@@ -31,7 +30,6 @@ from tsfm_data.splits import StandardScaler
 from tsfm_data.windows import item_lengths
 
 DESCRIPTION = "Train a model from YAML; every option can also be given on the command line."
-NAMED_CHECKPOINTS = ("best", "last")  # Lightning finds these in the run's folder itself
 # Warnings of Lightning that do not apply here, or ask nothing of a user.
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # gathering a batch takes microseconds
@@ -39,6 +37,7 @@ NOT_FOR_USERS = (
     ".*You have overridden `transfer_batch_to_device`.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*You're resuming from a checkpoint that ended before the epoch ended.*",  # our loader resumes within an epoch
+    ".*is called with Trainer configured with multiple `ModelCheckpoint`.*",  # the first is the best one
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
 
@@ -75,7 +74,7 @@ class SuiteCLI(LightningCLI):
         """Parse, and look at the checkpoint before Lightning reads its hyper-parameters."""
         super().parse_arguments(parser, args)
         given = self.config[self.config.subcommand].get("ckpt_path")
-        if given is not None and str(given) not in NAMED_CHECKPOINTS:
+        if given is not None and str(given) not in NAMED:
             read_checkpoint(str(given))
 
     def before_instantiate_classes(self) -> None:
@@ -138,7 +137,7 @@ class SuiteCLI(LightningCLI):
             InputError: the data have no room for a window, or the checkpoint is missing, broken or of another model.
         """
         given = self._get(self.config_init, "ckpt_path")
-        if given is not None and str(given) not in NAMED_CHECKPOINTS:
+        if given is not None and str(given) not in NAMED:
             check_checkpoint(str(given), self.model)
         elif given is None and self.subcommand != "fit":
             raise InputError(
@@ -201,62 +200,8 @@ def check_monitors(trainer: pl.Trainer, model: pl.LightningModule) -> None:
             raise unknown_name(f"metric to monitor in {type(callback).__name__}", name, model.logged)
 
 
-def read_checkpoint(path: str) -> dict[str, Tensor]:
-    """The weights of a checkpoint, without their values. Nothing in the file is executed.
-
-    Raises:
-        InputError: it is not there, or not whole, or something else.
-    """
-    file = Path(path)
-    if not file.is_file():
-        near = sorted(map(str, file.parent.glob("*.ckpt"))) if file.parent.is_dir() else []
-        hint = f"there are {', '.join(near[:3])}" if near else "tsfm fit writes checkpoints/last.ckpt into its folder"
-        raise InputError(f"expected a checkpoint, found no file at {path}: {hint}")
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            return torch.load(file, map_location="meta", weights_only=True)["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(
-            f"expected a checkpoint written by tsfm fit, found a broken or foreign file at {path}: use another one"
-        ) from error
-
-
-def check_checkpoint(path: str, model: pl.LightningModule) -> None:
-    """Check that a checkpoint holds the weights of this model.
-
-    Raises:
-        InputError: a tensor is missing, left over or of another shape.
-    """
-    found = {key: tuple(value.shape) for key, value in read_checkpoint(path).items()}
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if wrong:
-        raise InputError(
-            f"expected tensor {wrong[0]} of shape {expected.get(wrong[0], 'none')}, found "
-            f"{found.get(wrong[0], 'none')} in {path}: use the config that the checkpoint was trained with"
-        )
-
-
-def interrupted(trainer: pl.Trainer) -> str:
-    """What Ctrl-C left, and how to go on."""
-    files = [c.last_model_path or c.best_model_path for c in trainer.checkpoint_callbacks]  # type: ignore[attr-defined]
-    last = max(filter(None, files), key=lambda file: Path(file).stat().st_mtime_ns, default="")
-    if not last:
-        return f"interrupted in epoch {trainer.current_epoch}, before the first checkpoint: start again"
-    return (
-        f"interrupted in epoch {trainer.current_epoch}: {shown(last)} is whole; go on with the same command and "
-        f"--ckpt_path {shown(last)}"
-    )
-
-
-def shown(path: str) -> Path:
-    """A path as short as it can be written."""
-    full = Path(path)
-    return full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full
-
-
 def train(words: Sequence[str]) -> int:
-    """Run one of Lightning's four commands.
+    """Run one of Lightning's four commands; returns the exit status.
 
     Args:
         words: the command (fit, validate, test or predict) and its options.
@@ -264,11 +209,17 @@ def train(words: Sequence[str]) -> int:
     Raises:
         InputError: the config is wrong; the line names the key.
     """
+    run(words)
+    return 0
+
+
+def run(words: Sequence[str]) -> SuiteCLI:
+    """As ``train``, but hands back the finished CLI with its ``trainer``, ``model`` and ``datamodule``."""
     quiet()
     check_files(words)
     sys.argv = ["tsfm", *words]  # Lightning reads it; handing the words over as well makes it warn
     try:
-        SuiteCLI(
+        return SuiteCLI(
             pl.LightningModule,
             pl.LightningDataModule,
             subclass_mode_model=True,
@@ -283,7 +234,6 @@ def train(words: Sequence[str]) -> int:
         if error.code == 1:  # this is how Lightning leaves after Ctrl-C
             raise KeyboardInterrupt from error
         raise
-    return 0
 
 
 def quiet() -> None:

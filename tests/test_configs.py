@@ -1,0 +1,124 @@
+"""Every YAML file under configs/ is a test by being there: it parses, builds its model, and says how to run it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+
+import tsfm.models.itransformer  # noqa: F401  so that its short class name is known
+from tsfm.task import ForecastTask
+from tsfm_data import catalog
+from tsfm_data.module import ForecastDataModule
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+# The published scripts: width (of tokens and of the feed-forward part), layers, learning rate, batch, calendar features
+# and window normalisation of each config file.
+PUBLISHED = {
+    "ETTh1": (256, 2, 1e-4, 32, True, True),
+    "ETTh1_long": (512, 2, 1e-4, 32, True, True),
+    "ETTh2": (128, 2, 1e-4, 32, True, True),
+    "ETTm1": (128, 2, 1e-4, 32, True, True),
+    "ETTm2": (128, 2, 1e-4, 32, True, True),
+    "exchange_rate": (128, 2, 1e-4, 32, True, True),
+    "exchange_rate_336": (128, 2, 1e-4, 32, True, True),
+    "weather": (512, 3, 1e-4, 32, True, True),
+    "electricity": (512, 3, 5e-4, 16, True, True),
+    "traffic": (512, 4, 1e-3, 16, True, True),
+    "solar": (512, 2, 5e-4, 32, False, True),
+    "PEMS03": (512, 4, 1e-3, 32, False, True),
+    "PEMS04": (1024, 4, 5e-4, 32, False, False),
+    "PEMS07": (512, 2, 1e-3, 32, False, False),
+    "PEMS07_long": (512, 4, 1e-3, 16, False, False),
+    "PEMS08": (512, 2, 1e-4, 32, False, True),
+    "PEMS08_long": (512, 4, 1e-3, 16, False, False),
+}
+
+
+def commands(path: Path) -> list[str]:
+    """The ``tsfm`` commands in the comment that a config opens with."""
+    header = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        header.append(line.lstrip("# "))
+    return [line for line in header if line.startswith("tsfm ")]
+
+
+def files(command: str) -> list[Path]:
+    return [ROOT / name for name in re.findall(r"--config (\S+)", command)]
+
+
+def parse(paths: list[Path]) -> tuple[jsonargparse.ArgumentParser, jsonargparse.Namespace]:
+    """The stacked files as the command parses them, without the trainer's classes being made."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--seed_everything", type=int)
+    parser.add_subclass_arguments(pl.LightningModule, "model")
+    parser.add_subclass_arguments(pl.LightningDataModule, "data")
+    parser.add_class_arguments(pl.Trainer, "trainer", instantiate=False)
+    for name in ("context", "horizon"):
+        parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
+    return parser, parser.parse_args([word for path in paths for word in ("--config", str(path))])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_when_a_config_is_read_then_its_header_holds_a_command_that_names_it(path: Path) -> None:
+    found = commands(path)
+    assert found, f"{path} does not open with its command"
+    for command in found:
+        assert command.startswith("tsfm fit --config ")
+        assert all(file.is_file() for file in files(command)), command
+    assert any(path in files(command) for command in found)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_when_the_command_of_a_config_is_parsed_then_model_and_data_module_are_built(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of the name of instantiate_classes
+    paths = files(commands(path)[0])
+    parser, config = parse(paths)
+    with torch.device("meta"):  # shapes without memory
+        made = parser.instantiate_classes(config)
+    task, data = made.model, made.data
+    assert isinstance(task, ForecastTask)
+    assert isinstance(data, ForecastDataModule)
+    assert (task.forecaster.context, task.forecaster.horizon) == (data.context, data.horizon)
+    assert data.source in catalog.names()
+    spec = catalog.get(data.source)
+    if data.split_option == "lsf":
+        assert "lsf" in spec.splits
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/itransformer").glob("*.yaml")), ids=lambda p: p.stem)
+def test_when_an_itransformer_config_is_parsed_then_its_sizes_are_the_published_ones(path: Path) -> None:
+    if path.stem == "base":
+        assert set(PUBLISHED) | {"base"} == {p.stem for p in path.parent.glob("*.yaml")}
+        return
+    _, config = parse(files(commands(path)[0]))
+    model, data = config.model.init_args, config.data.init_args
+    sizes = model.forecaster.init_args.config
+    width, layers, lr, batch, marks, norm = PUBLISHED[path.stem]
+    assert (sizes.d_model, sizes.d_ff, sizes.layers, sizes.heads, sizes.dropout) == (width, width, layers, 8, 0.1)
+    assert (sizes.window_norm, sizes.activation, sizes.levels) == (norm, "gelu", ())
+    assert (model.optim.lr, model.optim.schedule, model.optim.name) == (lr, "halving", "adam")
+    assert (data.batch_size, data.context, data.marks) == (batch, 96, "h" if marks else None)
+    assert (config.seed_everything, data.seed) == (2023, 2023)
+    assert config.trainer.max_epochs == (1 if path.stem == "exchange_rate_336" else 10)
+
+
+def test_when_the_base_config_trains_then_it_stops_early_and_keeps_the_best_and_the_last_epoch() -> None:
+    trainer: dict[str, Any] = yaml.safe_load((ROOT / "configs/itransformer/base.yaml").read_text())["trainer"]
+    callbacks = [(c["class_path"].split(".")[-1], c.get("init_args", {})) for c in trainer["callbacks"]]
+    assert callbacks == [
+        ("EarlyStopping", {"monitor": "val_loss", "patience": 3}),
+        ("ModelCheckpoint", {"monitor": "val_loss", "filename": "best"}),
+        ("ModelCheckpoint", {"filename": "last"}),
+        ("ModelFolder", {}),
+    ]
