@@ -49,6 +49,7 @@ class Forecaster(nn.Module, ABC):
 
     model_type: ClassVar[str]
     config_type: ClassVar[type]
+    dtype: ClassVar[torch.dtype] = torch.float64  # of the batches it is given: units are taken off in full precision
     levels: tuple[float, ...]
     conformal: ConformalIntervals | None
 
@@ -97,7 +98,7 @@ class Forecaster(nn.Module, ABC):
         scale = WindowScale(loc, torch.where(flat, 1.0, std))
         dtype = next(self.parameters()).dtype
         normalised = torch.where(flat, 0.0, scale.normalise(past, batch.past_observed))
-        return replace(batch, past=normalised.to(dtype)), scale
+        return replace(batch, past=normalised).to(dtype), scale
 
     @torch.inference_mode()
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:

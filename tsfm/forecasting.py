@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from tsfm_data.batch import Forecast
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.evaluate import Predictor
+from tsfm_data.evaluate import BATCH_VALUES, Predictor
 from tsfm_data.series import SeriesSet
-from tsfm_data.windows import Windows
+from tsfm_data.windows import Windows, item_lengths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,13 +60,27 @@ def forecast_frame(
     Raises:
         InputError: a series without any value.
     """
-    lengths = np.array([series.length(i) for i in range(len(series))])
+    import pandas as pd
+
+    lengths = item_lengths(series)
     if len(lengths) == 0 or lengths.min() < 1:
         empty = series.item_ids[int(lengths.argmin())] if len(lengths) else "none"
         raise InputError(f"expected at least one value in every series of {series.source}, found none in {empty!r}")
-    context = predictor.context or int(lengths.max())
-    windows = Windows(series, context, horizon, np.arange(len(series)), lengths, marks=predictor.marks)
-    return forecast_table(series, horizon, [predictor.predict(batch, levels) for batch in windows.batches(batch_size)])
+    frames = []
+    for freq in dict.fromkeys(series.freqs):  # a batch has one season and one set of calendar features
+        part = series.select([i for i, other in enumerate(series.freqs) if other == freq])
+        ends = item_lengths(part)
+        context = predictor.context or int(ends.max())
+        dtype = getattr(predictor, "dtype", torch.float32)
+        windows = Windows(part, context, horizon, np.arange(len(part)), ends, marks=predictor.marks, dtype=dtype)
+        size = max(1, min(batch_size, BATCH_VALUES // ((context + horizon) * len(part.variates))))
+        forecasts = [predictor.predict(batch, levels) for batch in windows.batches(size)]
+        frames.append(forecast_table(part, horizon, forecasts))
+    if len(frames) == 1:
+        return frames[0]
+    order = pd.CategoricalDtype(list(series.univariate().item_ids))
+    whole = pd.concat(frames, ignore_index=True)
+    return whole.iloc[whole["item_id"].astype(order).cat.codes.argsort(kind="stable")].reset_index(drop=True)
 
 
 def forecast_table(series: SeriesSet, horizon: int, forecasts: Iterable[Forecast]) -> "pd.DataFrame":

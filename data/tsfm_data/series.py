@@ -293,7 +293,7 @@ def _assemble(table: Table, roles: Roles, freq: str | None, order: str, name: st
     ns = nanoseconds(table, roles.time)
     if roles.item is None:
         codes = np.zeros(len(ns), dtype=np.int64)
-        ids: tuple[str, ...] = (name,)
+        ids: tuple[str, ...] = roles.target if len(roles.target) == 1 else (name,)
     else:
         codes, ids = item_codes(table, roles.item)
     rows = np.argsort(codes, kind="stable")

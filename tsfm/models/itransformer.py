@@ -136,7 +136,7 @@ class ITransformer(Forecaster):
             )
         scale = WindowScale(mean.view(1, 1, -1), std.view(1, 1, -1))
         past = scale.normalise(batch.past.double(), batch.past_observed)
-        return replace(batch, past=past.to(batch.past.dtype)), scale
+        return replace(batch, past=past).to(self.embedding.weight.dtype), scale
 
 
 def is_reference_state(state: dict[str, Tensor]) -> bool:
