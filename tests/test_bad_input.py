@@ -414,18 +414,24 @@ def start(*words: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def test_when_the_command_is_a_process_then_its_status_and_line_are_the_same(workplace: Path) -> None:
-    commands = [("forecast", "nothing.csv", "--horizon", "3"), (*FIT, "--data.source", "nothing.csv")]
-    processes = [start(*words, folder=workplace) for words in commands]
-    for process in processes:
+    commands = {
+        ("forecast", "nothing.csv", "--horizon", "3"): "nothing.csv: no such file",
+        ("forecast", "table.csv", "--horizn", "3"): "did you mean --horizon",
+        ("forcast",): "unknown command 'forcast'",
+    }
+    processes = {start(*words, folder=workplace): part for words, part in commands.items()}
+    for process, part in processes.items():
         out, err = process.communicate(timeout=120)
         assert out == ""
-        assert_one_line(process.returncode, err, ("nothing.csv: no such file",))
+        assert_one_line(process.returncode, err, (part,))
 
 
 def test_when_training_is_interrupted_then_the_last_checkpoint_is_whole_and_training_goes_on_from_it(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(workplace / "run")
+    config = workplace / "config.yaml"
+    config.write_text(config.read_text().replace("patience: 3", "patience: 100000"))
     process = start(*FIT, "--trainer.max_epochs", "100000", folder=workplace)
     last = workplace / "run/checkpoints/last.ckpt"
     deadline = time.monotonic() + 120
