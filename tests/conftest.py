@@ -29,7 +29,7 @@ def isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pyte
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-@pytest.fixture()
+@pytest.fixture
 def data_folder(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of real data sets; also the first place that the catalogue searches."""
     if not DATA.is_dir():
@@ -38,7 +38,7 @@ def data_folder(monkeypatch: pytest.MonkeyPatch) -> Path:
     return DATA
 
 
-@pytest.fixture()
+@pytest.fixture
 def golden_folder() -> Path:
     """The folder of outputs of the original implementations."""
     if not GOLDEN.is_dir():

@@ -1,6 +1,7 @@
 """Training by YAML: what it writes, resuming bit for bit, repeating itself, partial variates, quantiles, prediction."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -79,11 +80,13 @@ def test_when_training_is_done_then_validate_test_and_predict_work_from_the_writ
     assert len(frame) == 3 * 5
 
 
+@pytest.mark.parametrize("window_norm", ["true", "false"])
 def test_when_predicting_then_forecasts_lie_past_the_end_in_the_units_of_the_table(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], window_norm: str
 ) -> None:
-    done(capsys, *FIT)
-    done(capsys, "predict", "--config", "config.yaml", "--ckpt_path", "run/checkpoints/best.ckpt")
+    norm = ("--model.forecaster.config.window_norm", window_norm)
+    done(capsys, *FIT, *norm)
+    done(capsys, "predict", "--config", "config.yaml", *norm, "--ckpt_path", "run/checkpoints/best.ckpt")
     done(capsys, "forecast", "table.csv", "--horizon", "6", "--model", "run", "--output", "direct.csv")
     table, frame, direct = (pd.read_csv(name) for name in ("table.csv", "run/forecast.csv", "direct.csv"))
     assert list(frame.columns) == ["item_id", "timestamp", "mean", *(f"0.{i}" for i in range(1, 10))]
@@ -94,6 +97,21 @@ def test_when_predicting_then_forecasts_lie_past_the_end_in_the_units_of_the_tab
     assert (frame["0.9"] > frame["0.1"]).all()
     # The model folder forecasts the same: its best weights, its intervals from the same validation windows.
     pd.testing.assert_frame_equal(frame, direct, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window_norm", ["true", "false"])
+def test_when_the_model_folder_is_evaluated_under_lsf_then_the_error_is_that_of_the_test_command(
+    capsys: pytest.CaptureFixture[str], window_norm: str
+) -> None:
+    norm = ("--model.forecaster.config.window_norm", window_norm)
+    done(capsys, *FIT, *norm)
+    text = done(capsys, "test", "--config", "config.yaml", *norm, "--ckpt_path", "run/checkpoints/best.ckpt")
+    tested = float(re.search(r"test_mse\D+([\d.]+)", text)[1])
+    evaluate = ("evaluate", "--model", "run", "--data", "table.csv", "--horizon", "6", "--profile", "lsf")
+    done(capsys, *evaluate, "--json", "scores.json")
+    rows = json.loads(Path("scores.json").read_text())["rows"]
+    scored = next(row["value"] for row in rows if row["model"] == "run" and row["metric"] == "MSE")
+    assert scored == pytest.approx(tested, rel=1e-3)
 
 
 @pytest.mark.parametrize("extra", [(), ("--model.forecaster.config.levels", "[0.1,0.5,0.9]")])

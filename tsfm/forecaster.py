@@ -100,6 +100,10 @@ class Forecaster(nn.Module, ABC):
         normalised = torch.where(flat, 0.0, scale.normalise(past, batch.past_observed))
         return replace(batch, past=normalised).to(dtype), scale
 
+    def on_training_scale(self, batch: Batch) -> tuple[Batch, WindowScale]:
+        """As ``standardise``, for a batch that the data module has brought to its own standard scale already."""
+        return self.standardise(batch)
+
     @torch.inference_mode()
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast ``batch.horizon`` steps, in the units of ``batch.past``, whatever the model's own horizon is.

@@ -198,7 +198,7 @@ def calibrate(model: Forecaster, batches: Iterable[Batch], values: int = CALIBRA
             every = max(1, -(-windows * batch.future[0].numel() // values))
         keep = (torch.arange(index, index + len(batch)) % every == 0).to(device)
         index += len(batch)
-        standard, scale = model.standardise(batch)
+        standard, scale = model.on_training_scale(batch)
         error = model.centre(model(standard)) - (batch.future - scale.loc) / scale.scale
         residuals.append(error[keep].transpose(1, 2).flatten(0, 1).float())
         seen.append(batch.future_observed[keep].transpose(1, 2).flatten(0, 1))

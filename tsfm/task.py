@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,9 +57,9 @@ class ForecastTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def setup(self, stage: str) -> None:
-        """Let the forecaster remember what it is trained on."""
+        """Let the forecaster remember what it is trained on; that is not in a checkpoint."""
         module = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and module is not None:
+        if module is not None:
             self.forecaster.training_data = training_data(module)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -100,8 +101,11 @@ class ForecastTask(pl.LightningModule):
             calibrate(self.forecaster, module.val_dataloader())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Mean and quantiles past the end of the data, on the scale of the data module."""
-        forecast = self.forecaster.predict(batch, self.levels)
+        """Mean and quantiles past the end of the data, in the data's own units."""
+        scaler = self.trainer.datamodule.scaler  # type: ignore[attr-defined]
+        batch = batch.to("cpu")
+        past = torch.where(batch.past_observed, scaler.inverse(batch.past.double()), 0.0)
+        forecast = self.forecaster.predict(replace(batch, past=past), self.levels)
         return {"mean": forecast.mean, "quantiles": forecast.quantiles}  # Lightning refuses frozen dataclasses
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

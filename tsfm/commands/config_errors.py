@@ -110,6 +110,11 @@ def unknown_key(text: str, found: re.Match[str], words: Sequence[str]) -> InputE
         owners.append(inner[1])
     if owners:
         owner = load_class(owners[-1])
+        if owner in BASES.values():
+            return InputError(
+                f"expected --config with a class for {option.lstrip('-').split('.')[0]} before the option {option}, "
+                "found none: move the option behind it"
+            )
         for group in groups:
             owner = parameter_class(owner, group)
         kind, known = f"key of {getattr(owner, '__name__', owners[-1])}", parameters(owner)

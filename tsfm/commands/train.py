@@ -26,7 +26,6 @@ from tsfm.task import ForecastTask
 from tsfm_data.batch import Forecast
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.module import ForecastDataModule
-from tsfm_data.splits import StandardScaler
 from tsfm_data.windows import item_lengths
 
 DESCRIPTION = "Train a model from YAML; every option can also be given on the command line."
@@ -172,18 +171,12 @@ class SuiteCLI(LightningCLI):
         forecasts = cast(list[dict[str, Tensor]], self.trainer.predict(**arguments))
         if isinstance(self.datamodule, ForecastDataModule) and isinstance(self.model, ForecastTask):
             path = Path(self.trainer.default_root_dir) / "forecast.csv"
-            series, scaler = self.datamodule.series, self.datamodule.scaler
-            levels = check_levels(self.model.levels)
-            own = [restore(batch["mean"], batch["quantiles"], levels, scaler) for batch in forecasts]
+            series, levels = self.datamodule.series, check_levels(self.model.levels)
+            found = [Forecast(batch["mean"], batch["quantiles"], levels) for batch in forecasts]
             items = np.flatnonzero(item_lengths(series) > 0).tolist()  # those that the loader forecasts
-            frame = forecast_table(series.select(items), self.datamodule.horizon, own)
+            frame = forecast_table(series.select(items), self.datamodule.horizon, found)
             write_frame(frame, path)
             print(f"{path}: {frame['item_id'].nunique()} series, {self.datamodule.horizon} steps each")
-
-
-def restore(mean: Tensor, quantiles: Tensor, levels: tuple[float, ...], scaler: StandardScaler) -> Forecast:
-    """A forecast on the scale of the data module in the data's own units."""
-    return Forecast(scaler.inverse(mean), scaler.inverse(quantiles, axis=-2), levels)
 
 
 def check_monitors(trainer: pl.Trainer, model: pl.LightningModule) -> None:

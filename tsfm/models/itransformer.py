@@ -138,6 +138,13 @@ class ITransformer(Forecaster):
         past = scale.normalise(batch.past.double(), batch.past_observed)
         return replace(batch, past=past).to(self.embedding.weight.dtype), scale
 
+    def on_training_scale(self, batch: Batch) -> tuple[Batch, WindowScale]:
+        """Without window normalisation that scale is the one to forecast on."""
+        if self.config.window_norm:
+            return super().on_training_scale(batch)
+        unit = batch.past.new_ones((1, 1, 1), dtype=torch.float64)
+        return batch.to(self.embedding.weight.dtype), WindowScale(0 * unit, unit)
+
 
 def is_reference_state(state: dict[str, Tensor]) -> bool:
     """Whether a state dict has the key names of the original code or of the Time-Series-Library."""
