@@ -57,6 +57,21 @@ def test_when_training_then_elements_are_dropped_or_scaled_and_so_is_the_gradien
     torch.testing.assert_close(grad * 3, out.detach())
 
 
+@pytest.mark.parametrize("size", [7, SMALL + 3, 600_001])
+def test_when_a_residual_is_given_then_it_is_added_and_its_gradient_is_not_dropped(size: int) -> None:
+    for kind in (torch.float32, torch.bfloat16):
+        x = torch.full((size,), 3.0, dtype=kind, requires_grad=True)
+        residual = torch.arange(float(size), requires_grad=True)
+        torch.manual_seed(1)
+        out = Dropout(0.25)(x, residual)
+        torch.manual_seed(1)
+        torch.testing.assert_close(out, residual + Dropout(0.25)(x), atol=0, rtol=1e-6)
+        dropped, kept = torch.autograd.grad(out.sum(), (x, residual))
+        assert torch.equal(kept, torch.ones(size))
+        assert 0.1 < float((dropped == 0).double().mean()) < 0.4 or size == 7
+        assert torch.equal(Dropout(0.25).eval()(x, residual), residual + x)
+
+
 def test_when_the_input_is_strided_then_its_order_is_kept() -> None:
     x = torch.arange(40_000.0).view(200, 200).t().requires_grad_()
     out = dropout(x, 0.5, True)

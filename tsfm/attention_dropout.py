@@ -4,7 +4,8 @@ PyTorch's fused kernel takes no dropout on a CPU; its way around writes the scor
 dropped weights of the whole batch to memory. Here a few heads at a time stay in the cache, backward computes the
 weights again, and only the mask (one byte a weight) is kept.
 
-Shapes: ``B`` batch, ``H`` heads, ``N`` queries, ``M`` keys, ``D`` channels of a head, ``G`` heads of a chunk.
+Shapes: ``B`` batch, ``H`` heads, ``N`` queries, ``M`` keys, ``D`` channels of a head,
+``G`` heads of a chunk, of whatever windows.
 """
 
 from collections.abc import Iterator
@@ -17,32 +18,30 @@ from torch.autograd.function import once_differentiable
 
 from tsfm.dropout import keep_mask
 
-Where = tuple[slice, slice]
 # Weights worked on at a time by a thread: what a chunk touches stays in a core's own cache (1 MiB in float32).
 CHUNK = 1 << 18
 # Shorter rows do not fill a vector register, and softmax along them takes them number by number.
 SHORT_ROW = 16
 
 
-def _chunks(b: int, h: int, weights: int) -> Iterator[Where]:
-    """Slices of batch and heads with about ``CHUNK`` weights a thread, where one head has ``weights``."""
-    chunk = CHUNK * torch.get_num_threads()
-    heads = max(1, min(h, chunk // weights))
-    rows = max(1, chunk // (weights * h)) if heads == h else 1
-    for row in range(0, b, rows):
-        for head in range(0, h, heads):
-            yield slice(row, min(row + rows, b)), slice(head, min(head + heads, h))
+def _chunks(heads: int, weights: int) -> Iterator[slice]:
+    """Slices of all heads of the batch with about ``CHUNK`` weights a thread, where one head has ``weights``."""
+    size = max(1, CHUNK * torch.get_num_threads() // weights)
+    for start in range(0, heads, size):
+        yield slice(start, min(start + size, heads))
 
 
-def _flat(x: Tensor, where: Where) -> Tensor:
-    return x[where].flatten(0, 1)
+def _product(a: Tensor, b: Tensor, factor: float, out: Tensor) -> Tensor:
+    """``factor`` times the matrix products, written to ``out``; the factor costs no pass of its own."""
+    return torch.baddbmm(out, a, b, beta=0, alpha=factor, out=out)
 
 
-def _weights(q_GND: Tensor, k_GMD: Tensor, bias: Tensor | None, out_GNM: Tensor) -> Tensor:
-    """The softmax of the scores; ``bias`` is the chunk's, heads apart from the batch; ``out_GNM`` is scratch."""
-    torch.bmm(q_GND, k_GMD.transpose(1, 2), out=out_GNM)
+def _weights(q_GND: Tensor, k_GMD: Tensor, bias: Tensor | None, scale: float, where: slice, out_GNM: Tensor) -> Tensor:
+    """The softmax of the scores of the heads ``where``; ``bias`` is the whole batch's, ``out_GNM`` scratch."""
+    _product(q_GND, k_GMD.transpose(1, 2), scale, out_GNM)
     if bias is not None:
-        out_GNM.unflatten(0, bias.shape[:2]).add_(bias)
+        head = torch.arange(where.start, where.stop)
+        out_GNM += bias[head // bias.shape[1], head % bias.shape[1]]
     if out_GNM.shape[-1] < SHORT_ROW:
         return out_GNM.flatten(0, 1).t().contiguous().softmax(0).t().contiguous().view_as(out_GNM)
     return out_GNM.softmax(-1)
@@ -52,44 +51,41 @@ class _DropoutAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, p: float) -> Tensor:
         (b, h, n, d), m = q.shape, k.shape[2]
-        # Scaling the small operands spares a pass over the large one.
-        q, v = q * scale, v * (1 / (1 - p))
-        out = q.new_empty(b, n, h, d).transpose(1, 2)
-        keep = keep_mask((b, h, n, m), p).view(torch.uint8)
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+        keep = keep_mask((b * h, n, m), p).view(torch.uint8)
+        out = torch.empty_like(q)
         space: Tensor | None = None
-        for where in _chunks(b, h, n * m):
-            keep_GNM = keep[where].flatten(0, 1)
-            space = q.new_empty(keep_GNM.shape) if space is None else space  # the first chunk is the largest
-            scratch = space[: keep_GNM.shape[0]]
-            weights = _weights(_flat(q, where), _flat(k, where), None if bias is None else bias[where], scratch)
-            weights *= keep_GNM
-            out[where] = torch.bmm(weights, _flat(v, where)).view_as(out[where])
+        for g in _chunks(b * h, n * m):
+            space = q.new_empty(keep[g].shape) if space is None else space  # the first chunk is the largest
+            weights = _weights(q[g], k[g], bias, scale, g, space[: g.stop - g.start])
+            weights *= keep[g]
+            _product(weights, v[g], 1 / (1 - p), out[g])
         ctx.save_for_backward(q, k, v, bias, out, keep)
         ctx.scale, ctx.p = scale, p
-        return out
+        return out.view(b, h, n, d)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, out, keep = ctx.saved_tensors
-        dq, dk, dv = (x.new_empty(x.transpose(1, 2).shape).transpose(1, 2) for x in (q, k, v))
+        scale, kept = ctx.scale, 1 / (1 - ctx.p)
+        shape, grad = grad.shape[:2], grad.flatten(0, 1)
+        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         wide = torch.promote_types(q.dtype, torch.float32)
         delta = (grad.to(wide) * out.to(wide)).sum(-1, keepdim=True).to(q.dtype)
         space: Tensor | None = None
-        for where in _chunks(q.shape[0], q.shape[1], q.shape[2] * k.shape[2]):
-            q_GND, k_GMD, v_GMD, grad_GND = (_flat(x, where) for x in (q, k, v, grad))
-            keep_GNM = keep[where].flatten(0, 1)
-            space = q.new_empty(keep_GNM.shape) if space is None else space  # the first chunk is the largest
-            scratch = space[: keep_GNM.shape[0]]
-            weights = _weights(q_GND, k_GMD, None if bias is None else bias[where], scratch)
-            dropped = torch.mul(weights, keep_GNM, out=scratch)
-            dv[where] = torch.bmm(dropped.transpose(1, 2), grad_GND).view_as(dv[where])
+        for g in _chunks(len(q), q.shape[1] * k.shape[1]):
+            space = q.new_empty(keep[g].shape) if space is None else space  # the first chunk is the largest
+            scratch = space[: g.stop - g.start]
+            weights = _weights(q[g], k[g], bias, scale, g, scratch)
+            dropped = torch.mul(weights, keep[g], out=scratch)
+            _product(dropped.transpose(1, 2), grad[g], kept, dv[g])
             # d scores = weights * (keep * d dropped - delta), the two products shared with what is at hand.
-            scores = torch.bmm(grad_GND, v_GMD.transpose(1, 2)).mul_(dropped)
-            scores.addcmul_(weights, _flat(delta, where), value=-1)
-            dq[where] = torch.bmm(scores, k_GMD).view_as(dq[where])
-            dk[where] = torch.bmm(scores.transpose(1, 2), q_GND).view_as(dk[where])
-        return dq.mul_(ctx.scale), dk, dv.mul_(1 / (1 - ctx.p)), None, None, None
+            scores = _product(grad[g], v[g].transpose(1, 2), kept, torch.empty_like(scratch)).mul_(dropped)
+            scores.addcmul_(weights, delta[g], value=-1)
+            _product(scores, k[g], scale, dq[g])
+            _product(scores.transpose(1, 2), q[g], scale, dk[g])
+        return *(x.unflatten(0, shape) for x in (dq, dk, dv)), None, None, None
 
 
 def dropout_attention(

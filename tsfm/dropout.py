@@ -5,6 +5,7 @@ below ``floor(256 p)`` it is dropped, above it is kept, and only where the byte 
 a second draw decides, so that the share is exactly ``p`` and not the nearest 256th.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,20 @@ def _random_stream() -> np.random.Generator:
 def _draw_keep(stream: np.random.Generator, keep: Bool[Tensor, "*shape"], p: float) -> None:
     """Fill ``keep``, a contiguous CPU tensor, with False (share ``p``) and True."""
     flat = keep.numpy().reshape(-1)
-    words = stream.integers(0, 2**64 - 1, size=(flat.size + 7) // 8, dtype=np.uint64, endpoint=True)
+    words = stream.bit_generator.random_raw((flat.size + 7) // 8)
     byte = words.view(np.uint8)[: flat.size]
     whole, rest = divmod(p * 256, 1)
     np.greater_equal(byte, np.uint8(whole), out=flat)
     if rest > 0:
         border = np.flatnonzero(byte == np.uint8(whole))
         flat[border] = stream.random(border.size) >= rest
+
+
+def _pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Contiguous tensors of one size, cut alike into pieces of ``CHUNK`` elements."""
+    if tensors[0].numel() <= CHUNK:
+        return (tensors,)
+    return zip(*(x.view(-1).split(CHUNK) for x in tensors), strict=True)
 
 
 def keep_mask(shape: tuple[int, ...], p: float, device: torch.device | str = "cpu") -> Bool[Tensor, "*shape"]:
@@ -50,46 +58,60 @@ def keep_mask(shape: tuple[int, ...], p: float, device: torch.device | str = "cp
     if keep.device.type != "cpu":
         return keep.bernoulli_(1 - p)
     stream = _random_stream()
-    for piece in keep.view(-1).split(CHUNK):
+    for (piece,) in _pieces(keep):
         _draw_keep(stream, piece, p)
     return keep
 
 
 class _Dropout(torch.autograd.Function):
-    """Drops, scales and, in backward, does both to the gradient, a cache-sized piece at a time."""
+    """Drops, scales, adds; in backward, drops and scales the gradient; a cache-sized piece at a time."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        x = x.contiguous()
+    def forward(ctx: Any, x: Tensor, residual: Tensor | None, p: float) -> Tensor:
         keep = keep_mask(tuple(x.shape), p)
         ctx.save_for_backward(keep)
-        ctx.p = p
-        return _apply_keep(x, keep, p)
+        ctx.p, ctx.has_residual = p, residual is not None
+        return _apply_keep(x.contiguous(), keep, p, None if residual is None else residual.contiguous())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (keep,) = ctx.saved_tensors
-        return _apply_keep(grad.contiguous(), keep, ctx.p), None
+        return _apply_keep(grad.contiguous(), keep, ctx.p), grad if ctx.has_residual else None, None
 
 
-def _apply_keep(x: Tensor, keep: Tensor, p: float) -> Tensor:
+def _apply_keep(x: Tensor, keep: Tensor, p: float, residual: Tensor | None = None) -> Tensor:
     out = torch.empty_like(x)
     # The bytes of the mask: products with bool take a slow path in PyTorch, products with uint8 a vectorised one.
-    pieces = (t.view(-1).split(CHUNK) for t in (x, keep.view(torch.uint8), out))
-    for x_piece, keep_piece, out_piece in zip(*pieces, strict=True):
-        torch.mul(x_piece, keep_piece, out=out_piece).mul_(1 / (1 - p))
+    tensors = (x, keep.view(torch.uint8), out) if residual is None else (x, keep.view(torch.uint8), out, residual)
+    for x_piece, keep_piece, out_piece, *residual_piece in _pieces(*tensors):
+        torch.mul(x_piece, keep_piece, out=out_piece)
+        if residual_piece:
+            torch.add(residual_piece[0], out_piece, alpha=1 / (1 - p), out=out_piece)
+        else:
+            out_piece.mul_(1 / (1 - p))
     return out
 
 
-def dropout(x: Float[Tensor, "*shape"], p: float, training: bool) -> Float[Tensor, "*shape"]:
-    """Set a share ``p`` of the elements to 0 and scale the rest by ``1 / (1 - p)``; ``x`` itself outside training."""
-    if not training or p == 0:
-        return x
-    if x.device.type != "cpu" or x.numel() < SMALL:
-        return F.dropout(x, p)
-    out: Tensor = _Dropout.apply(x, p)
-    return out
+def dropout(
+    x: Float[Tensor, "*shape"], p: float, training: bool, residual: Float[Tensor, "*shape"] | None = None
+) -> Float[Tensor, "*shape"]:
+    """Set a share ``p`` of the elements to 0 and scale the rest by ``1 / (1 - p)``; ``x`` itself outside training.
+
+    Args:
+        x: any values.
+        p: the share, at least 0 and below 1.
+        training: whether anything is dropped.
+        residual: added to the result in the same pass over memory.
+    """
+    if training and p > 0 and x.device.type == "cpu" and x.numel() >= SMALL:
+        if residual is None or residual.dtype == x.dtype:
+            out: Tensor = _Dropout.apply(x, residual, p)
+            return out
+        return residual + dropout(x, p, training)
+    if training and p > 0:
+        x = F.dropout(x, p)
+    return x if residual is None else residual + x
 
 
 class Dropout(nn.Module):
@@ -108,9 +130,11 @@ class Dropout(nn.Module):
             raise ValueError(f"expected a dropout share of at least 0 and below 1, found {p}")
         self.p = p
 
-    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """``x`` with a share of its elements dropped in training, unchanged otherwise."""
-        return dropout(x, self.p, self.training)
+    def forward(
+        self, x: Float[Tensor, "*shape"], residual: Float[Tensor, "*shape"] | None = None
+    ) -> Float[Tensor, "*shape"]:
+        """``x`` with a share of its elements dropped in training, unchanged otherwise, plus the residual if any."""
+        return dropout(x, self.p, self.training, residual)
 
     def extra_repr(self) -> str:
         """The share, for ``print(model)``."""

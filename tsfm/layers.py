@@ -42,7 +42,7 @@ class SelfAttention(nn.Module):
         self, x_BNC: Float[Tensor, "B N C"], mask: Mask | None = None, first: int | None = None
     ) -> Float[Tensor, "B K C"]:
         """Every token attends to all; with ``first``, only the first K = ``first`` tokens ask and are returned."""
-        if first is None:
+        if first is None or first == x_BNC.shape[1]:
             q_BNC, k_BNC, v_BNC = self.qkv(x_BNC).chunk(3, dim=-1)
         else:
             width = x_BNC.shape[2]
@@ -72,8 +72,11 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(hidden, width)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        return self.dropout(self.down(self.dropout(self.activation(self.up(x_BNC)))))
+    def forward(
+        self, x_BNC: Float[Tensor, "B N C"], residual: Float[Tensor, "B N C"] | None = None
+    ) -> Float[Tensor, "B N C"]:
+        """The layers' output, plus the residual if one is given."""
+        return self.dropout(self.down(self.dropout(self.activation(self.up(x_BNC)))), residual)
 
 
 class PostNormBlock(nn.Module):
@@ -101,5 +104,5 @@ class PostNormBlock(nn.Module):
         self, x_BNC: Float[Tensor, "B N C"], mask: Mask | None = None, first: int | None = None
     ) -> Float[Tensor, "B K C"]:
         """All tokens, or the first K = ``first`` when nobody needs the others after this block."""
-        x_BKC = self.norm1(x_BNC[:, :first] + self.dropout(self.attention(x_BNC, mask, first)))
-        return self.norm2(x_BKC + self.feed_forward(x_BKC))
+        x_BKC = self.norm1(self.dropout(self.attention(x_BNC, mask, first), residual=x_BNC[:, :first]))
+        return self.norm2(self.feed_forward(x_BKC, residual=x_BKC))
