@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tsfm.scaler import is_complete
 from tsfm_data.errors import InputError
 
 DEFAULT_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -108,6 +109,8 @@ class QuantileHead(nn.Module):
 
 def masked_mean(x: Float[Tensor, "*shape"], observed: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Mean of ``x`` where observed; 0 when nothing is."""
+    if is_complete(observed):
+        return x.mean()
     return torch.where(observed, x, 0.0).sum() / observed.sum().clamp(min=1)
 
 

@@ -7,6 +7,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
+def is_complete(observed: Bool[Tensor, "*shape"]) -> bool:
+    """Whether ``observed`` is one True seen everywhere, as the data layer gives it for series without gaps.
+
+    Known from the strides without looking at the elements; False for other masks, also where all elements are True.
+    """
+    return observed.numel() > 0 and not any(observed.stride()) and bool(observed[(0,) * observed.ndim])
+
+
 class WindowScale(NamedTuple):
     """Location and scale of each window and variate, broadcast along time."""
 
@@ -15,7 +23,8 @@ class WindowScale(NamedTuple):
 
     def normalise(self, x: Float[Tensor, "B T V"], observed: Bool[Tensor, "B T V"]) -> Float[Tensor, "B T V"]:
         """``(x - loc) / scale`` where observed, 0 (the mean) elsewhere."""
-        return torch.where(observed, (x - self.loc) / self.scale, 0.0)
+        normal = (x - self.loc) / self.scale
+        return normal if is_complete(observed) else torch.where(observed, normal, 0.0)
 
     def restore(self, x: Float[Tensor, "B H V"]) -> Float[Tensor, "B H V"]:
         """The inverse of ``normalise``."""
@@ -35,8 +44,9 @@ def window_scale(
         eps: added to the variance; iTransformer uses 1e-5.
         detach: whether the gradient stops at the statistics.
     """
-    count = observed.sum(dim=1, keepdim=True).clamp(min=1)
+    complete = is_complete(observed)
+    count = x.shape[1] if complete else observed.sum(dim=1, keepdim=True).clamp(min=1)
     loc = x.sum(dim=1, keepdim=True) / count
-    deviation = torch.where(observed, x - loc, 0.0)
+    deviation = x - loc if complete else torch.where(observed, x - loc, 0.0)
     scale = torch.sqrt(deviation.square().sum(dim=1, keepdim=True) / count + eps)
     return WindowScale(loc.detach(), scale.detach()) if detach else WindowScale(loc, scale)
