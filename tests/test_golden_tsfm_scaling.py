@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tsfm.models.decoder import Decoder
 from tsfm.models.encoder import Encoder
 from tsfm.packed import Packed, append_future, pack_window
-from tsfm.trunk import PackedForecaster, from_reference_state, mask_of
 from tsfm.transformer import Rotary
+from tsfm.trunk import PackedForecaster, from_reference_state, mask_of
 
 CASES = golden_cases("timeseries/tsfm_scaling")
 PATCH = 32
@@ -123,7 +123,9 @@ def test_golden_forecast_when_a_raw_context_is_given_then_packing_and_forecast_a
     packed = append_future(window, future, torch.ones_like(future, dtype=torch.bool), PATCH)
     for ours, theirs in FIELDS.items():
         reference = tensors[f"out/packed_{theirs}"]
-        torch.testing.assert_close(getattr(packed, ours), reference, check_dtype=False, msg=lambda m, n=ours: f"{n}: {m}")
+        torch.testing.assert_close(
+            getattr(packed, ours), reference, check_dtype=False, msg=lambda m, n=ours: f"{n}: {m}"
+        )
     check_distribution(case, packed)
     mean, reference = forecast_mean(model, window, packed), case.out("forecast_mean_feedback")
     for row, expected in zip(mean, reference, strict=True):

@@ -5,7 +5,6 @@ Shapes: B rows, N tokens, P steps of a patch, T context, H horizon, V variates, 
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -72,7 +71,8 @@ class Packed:
         return (total / number.clamp(min=1)).sum() / (number > 0).sum().clamp(min=1)
 
 
-class Groups(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Groups:
     """The group of every token, and how many there are."""
 
     index: Int[Tensor, "B N"]
@@ -104,9 +104,7 @@ def pack_window(
     variate_id = torch.arange(variates, device=past_BTV.device).repeat_interleave(real.shape[1])
     sample_id = real.long().repeat(1, variates)
     nowhere = torch.zeros_like(sample_id, dtype=torch.bool)
-    return Packed(
-        target, observed, sample_id, time_id.repeat(1, variates), variate_id.expand_as(sample_id), nowhere
-    )
+    return Packed(target, observed, sample_id, time_id.repeat(1, variates), variate_id.expand_as(sample_id), nowhere)
 
 
 def append_future(

@@ -43,7 +43,11 @@ def window_scale(
 
 
 def packed_scale(
-    target: Float[Tensor, "B N P"], seen: Bool[Tensor, "B N P"], group: Int[Tensor, "B N"], groups: int, eps: float = 1e-5
+    target: Float[Tensor, "B N P"],
+    seen: Bool[Tensor, "B N P"],
+    group: Int[Tensor, "B N"],
+    groups: int,
+    eps: float = 1e-5,
 ) -> tuple[Float[Tensor, "B N 1"], Float[Tensor, "B N 1"]]:
     """Mean and standard deviation ``sqrt(var + eps)`` of every group of patches, given back for every patch.
 

@@ -19,7 +19,7 @@ class Encoder(PackedForecaster):
 
     model_type: ClassVar[str] = "encoder"
 
-    def __init__(self, context: int, horizon: int, config: TrunkConfig = TrunkConfig()) -> None:
+    def __init__(self, context: int, horizon: int, config: TrunkConfig = TrunkConfig()) -> None:  # noqa: B008
         super().__init__(context, horizon, config)
         self.mask_encoding = nn.Embedding(1, config.d_model)
 
