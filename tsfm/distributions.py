@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-# Halvings of the bracket around a quantile: what float32 can tell apart.
-HALVINGS = 32
+# Halvings of the bracket around a quantile: more than float32 can tell apart, for brackets of heavy tails.
+HALVINGS = 40
 
 
 class Distribution(ABC):
@@ -111,6 +111,166 @@ class StudentT(Distribution):
         p = min(low, 1 - high, 0.4)
         reach = 1.01 * (1 - 2 * p) / math.sqrt(2 * p * (1 - p)) * self.scale
         return self.loc - reach, self.loc + reach
+
+
+@dataclass(frozen=True)
+class NarrowNormal(Distribution):
+    """Normal with the fixed deviation 0.001, for values that are almost known."""
+
+    loc: Tensor
+    parameters: ClassVar[tuple[str, ...]] = ("loc",)
+    sigma: ClassVar[float] = 1e-3
+
+    @classmethod
+    def of(cls, raw: dict[str, Tensor]) -> "NarrowNormal":
+        """The location as it is."""
+        return cls(raw["loc"])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density."""
+        return -0.5 * ((x - self.loc) / self.sigma).square() - math.log(self.sigma) - 0.5 * math.log(2 * math.pi)
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """Probability of at most ``x``."""
+        return normal_cdf((x - self.loc) / self.sigma)
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected value."""
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance."""
+        return torch.full_like(self.loc, self.sigma**2)
+
+    def bracket(self, low: float, high: float) -> tuple[Tensor, Tensor]:
+        """Bounds from the tails of the normal."""
+        reach = normal_reach(low, high) * self.sigma
+        return self.loc - reach, self.loc + reach
+
+
+@dataclass(frozen=True)
+class NegativeBinomial(Distribution):
+    """Counts; its density is taken at real numbers too, as Moirai does, its distribution function steps at whole ones.
+
+    ``logits`` are the log odds that every trial adds to the count.
+    """
+
+    total_count: Tensor
+    logits: Tensor
+    parameters: ClassVar[tuple[str, ...]] = ("total_count", "logits")
+
+    @classmethod
+    def of(cls, raw: dict[str, Tensor]) -> "NegativeBinomial":
+        """Number of failures to wait for: softplus."""
+        return cls(positive(raw["total_count"]), raw["logits"])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log probability; ``-inf`` below 0."""
+        inside = x >= 0
+        k = torch.where(inside, x, 0.0)
+        ways = torch.lgamma(self.total_count + k) - torch.lgamma(1 + k) - torch.lgamma(self.total_count)
+        chance = self.total_count * F.logsigmoid(-self.logits) + k * F.logsigmoid(self.logits)
+        return torch.where(inside, ways + chance, -math.inf)
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """Probability of at most ``x``, by the incomplete beta function."""
+        k, r = torch.broadcast_tensors(x.floor(), self.total_count)
+        found = incomplete_beta(r, k.clamp(min=0) + 1, torch.sigmoid(-self.logits).expand_as(k))
+        return torch.where(k < 0, 0.0, found)
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected value."""
+        return self.total_count * self.logits.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance."""
+        return self.mean / torch.sigmoid(-self.logits)
+
+    def bracket(self, low: float, high: float) -> tuple[Tensor, Tensor]:
+        """From below 0 to Cantelli's bound."""
+        return torch.full_like(self.mean, -1.0), self.mean + math.sqrt(high / (1 - high)) * self.variance.sqrt() + 1
+
+
+@dataclass(frozen=True)
+class LogNormal(Distribution):
+    """The exponential of a normal."""
+
+    loc: Tensor
+    scale: Tensor
+    parameters: ClassVar[tuple[str, ...]] = ("loc", "scale")
+
+    @classmethod
+    def of(cls, raw: dict[str, Tensor]) -> "LogNormal":
+        """Scale softplus."""
+        return cls(raw["loc"], positive(raw["scale"]))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density; ``-inf`` at 0 and below."""
+        inside = x > 0
+        log = torch.where(inside, x, 1.0).log()
+        density = -0.5 * ((log - self.loc) / self.scale).square() - self.scale.log() - 0.5 * math.log(2 * math.pi) - log
+        return torch.where(inside, density, -math.inf)
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """Probability of at most ``x``."""
+        tiny = torch.finfo(x.dtype).tiny
+        return torch.where(x > 0, normal_cdf((x.clamp(min=tiny).log() - self.loc) / self.scale), 0.0)
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected value."""
+        return (self.loc + 0.5 * self.scale.square()).exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance."""
+        square = self.scale.square()
+        return torch.expm1(square) * (2 * self.loc + square).exp()
+
+    def bracket(self, low: float, high: float) -> tuple[Tensor, Tensor]:
+        """Bounds from the tails of the normal; the exponent stays within float32."""
+        reach = normal_reach(low, high) * self.scale
+        return (self.loc - reach).clamp(-80, 80).exp(), (self.loc + reach).clamp(-80, 80).exp()
+
+
+def incomplete_beta(a: Tensor, b: Tensor, x: Tensor, terms: int = 300) -> Tensor:
+    """Regularised incomplete beta function ``I_x(a, b)`` by its continued fraction (Lentz's method), in float64.
+
+    Args:
+        a: above 0.
+        b: above 0.
+        x: from 0 to 1.
+        terms: of the fraction, at most; about the square root of the larger of ``a`` and ``b`` are needed.
+    """
+    dtype = x.dtype
+    a, b, x = (value.double() for value in torch.broadcast_tensors(a, b, x))
+    flipped = x > (a + 1) / (a + b + 2)
+    a, b, x = torch.where(flipped, b, a), torch.where(flipped, a, b), torch.where(flipped, 1 - x, x)
+    x = x.clamp(1e-300, 1 - 1e-16)
+    tiny = 1e-300
+
+    def away_from_zero(value: Tensor) -> Tensor:
+        return torch.where(value.abs() < tiny, tiny, value)
+
+    c = torch.ones_like(x)
+    d = 1 / away_from_zero(1 - (a + b) * x / (a + 1))
+    fraction = d
+    for m in range(1, terms):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for part in (even, odd):
+            d = 1 / away_from_zero(1 + part * d)
+            c = away_from_zero(1 + part / c)
+            fraction = fraction * c * d
+        if bool(((c * d - 1).abs() < 1e-12).all()):
+            break
+    log_front = torch.lgamma(a + b) - torch.lgamma(a) - torch.lgamma(b) + a * x.log() + b * torch.log1p(-x)
+    found = log_front.exp() * fraction / a
+    return torch.where(flipped, 1 - found, found).clamp(0, 1).to(dtype)
 
 
 @dataclass(frozen=True)

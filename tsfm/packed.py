@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tsfm.scaler import packed_scale
+from tsfm_data.batch import Batch
+from tsfm_data.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +145,18 @@ def append_future(
         torch.ones_like(time_id, dtype=torch.bool),
     )
     return join(packed, horizon)
+
+
+def known_future(batch: Batch, horizon: int) -> tuple[Float[Tensor, "B H V"], Bool[Tensor, "B H V"]]:
+    """The future of a batch, and where it is observed.
+
+    Raises:
+        InputError: the batch holds none of that many steps.
+    """
+    if batch.future is None or batch.future_observed is None or batch.future.shape[1] != horizon:
+        found = "none" if batch.future is None else f"{batch.future.shape[1]} steps"
+        raise InputError(f"expected a future of {horizon} steps in the batch, found {found}")
+    return batch.future, batch.future_observed
 
 
 def join(*parts: Packed) -> Packed:

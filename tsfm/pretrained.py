@@ -24,6 +24,7 @@ MODELS = {
     "decoder": "tsfm.models.decoder:Decoder",
     "encoder": "tsfm.models.encoder:Encoder",
     "itransformer": "tsfm.models.itransformer:ITransformer",
+    "moirai": "tsfm.models.moirai:Moirai",
 }
 # Enough windows for stable 99.9 % scores, and never more than some hundred megabytes.
 CALIBRATION_VALUES = 20_000_000

@@ -17,7 +17,7 @@ from tsfm.attention import Mask
 from tsfm.distributions import Distribution, Mixture, StudentT
 from tsfm.forecaster import Forecaster
 from tsfm.heads import DEFAULT_LEVELS, check_levels, masked_mean
-from tsfm.packed import Packed, append_future, pack_window
+from tsfm.packed import Packed, append_future, known_future, pack_window
 from tsfm.transformer import Stack
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
@@ -153,10 +153,7 @@ class PackedForecaster(Forecaster):
         Raises:
             InputError: the batch holds no such future.
         """
-        if batch.future is None or batch.future_observed is None or batch.future.shape[1] != self.horizon:
-            found = "none" if batch.future is None else f"{batch.future.shape[1]} steps"
-            raise InputError(f"expected a future of {self.horizon} steps in the batch, found {found}")
-        future, observed = (x.transpose(1, 2).flatten(0, 1)[..., None] for x in (batch.future, batch.future_observed))
+        future, observed = (x.transpose(1, 2).flatten(0, 1)[..., None] for x in known_future(batch, self.horizon))
         return append_future(self.pack(batch), future, observed, self.config.patch_size)
 
     def by_variate(self, patches: Float[Tensor, "R N P K"], variates: int) -> Float[Tensor, "B S V K"]:
@@ -169,11 +166,15 @@ class PackedForecaster(Forecaster):
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss of the quantiles: what validation watches, comparable over kinds of models."""
-        if batch.future is None or batch.future_observed is None:
-            raise InputError(f"expected a future of {self.horizon} steps in the batch, found none")
-        levels = output.new_tensor(self.levels)
-        error = batch.future.unsqueeze(-1) - output
-        return masked_mean(2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1), batch.future_observed)
+        return quantile_loss(output, batch, self.levels)
+
+
+def quantile_loss(output: Float[Tensor, "B S V K"], batch: Batch, levels: tuple[float, ...]) -> Float[Tensor, ""]:
+    """Twice the mean pinball loss over the observed future values and levels."""
+    future, observed = known_future(batch, output.shape[1])
+    error = future.unsqueeze(-1) - output
+    asked = output.new_tensor(levels)
+    return masked_mean(2 * torch.maximum(asked * error, (asked - 1) * error).mean(-1), observed)
 
 
 def mask_of(packed: Packed, causal: bool = False) -> Mask:
