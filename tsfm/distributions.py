@@ -310,8 +310,9 @@ class Mixture:
         centre = (weights * means).sum(-1, keepdim=True)
         return self.scale.square() * (own + (weights * (means - centre).square()).sum(-1))
 
+    @torch.no_grad()
     def quantiles(self, levels: Sequence[float]) -> Float[Tensor, "*S Q"]:
-        """Quantiles by bisection of the distribution function; ascending as the levels are.
+        """Quantiles by bisection of the distribution function, without gradient; ascending as the levels are.
 
         All levels start from one bracket, so two of them part where one of them turns and cannot cross.
         """

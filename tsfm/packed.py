@@ -43,9 +43,13 @@ class Packed:
         """The variates of the samples, told apart over all rows."""
         row = torch.arange(len(self.sample_id), device=self.sample_id.device)[:, None]
         samples, variates = (int(x.max()) + 1 if x.numel() else 1 for x in (self.sample_id, self.variate_id))
-        key = (row * samples + self.sample_id) * variates + self.variate_id
-        found, index = key.unique(return_inverse=True)
-        return Groups(index, len(found))
+        index = (row * samples + self.sample_id) * variates + self.variate_id
+        return Groups(index, len(self.sample_id) * samples * variates)
+
+    def to(self, device: torch.device | str) -> "Packed":
+        """The same on another device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return replace(self, **{name: x.to(device) for name, x in tensors.items()})
 
     def scale(self) -> tuple[Float[Tensor, "B N 1"], Float[Tensor, "B N 1"]]:
         """Location and scale of every token's series, found on what is observed and not to be predicted."""
@@ -75,7 +79,7 @@ class Packed:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """The group of every token, and how many there are."""
+    """The group of every token, and how many there may be; some may be empty."""
 
     index: Int[Tensor, "B N"]
     count: int

@@ -19,6 +19,13 @@ from tsfm_data.errors import InputError
 NORM_EPS = 1e-5
 
 
+class RMSNorm(nn.RMSNorm):
+    """PyTorch's, with the weight in the type of the tokens: under autocast the fused kernel refuses a mixture."""
+
+    def forward(self, x: Float[Tensor, "*S C"]) -> Float[Tensor, "*S C"]:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Rotary(NamedTuple):
     """Rotation of every token: cosine and sine of the angle of every pair of channels."""
 
@@ -91,8 +98,8 @@ class NormedAttention(nn.Module):
         self.q_proj = nn.Linear(width, width, bias=False)
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
-        self.q_norm = nn.RMSNorm(width // heads, eps=NORM_EPS)
-        self.k_norm = nn.RMSNorm(width // heads, eps=NORM_EPS)
+        self.q_norm = RMSNorm(width // heads, eps=NORM_EPS)
+        self.k_norm = RMSNorm(width // heads, eps=NORM_EPS)
         self.out_proj = nn.Linear(width, width, bias=False)
 
     def forward(
@@ -119,8 +126,8 @@ class PreNormBlock(nn.Module):
         super().__init__()
         self.self_attn = NormedAttention(width, heads, any_variate)
         self.ffn = SwiGLU(width)
-        self.norm1 = nn.RMSNorm(width, eps=NORM_EPS)
-        self.norm2 = nn.RMSNorm(width, eps=NORM_EPS)
+        self.norm1 = RMSNorm(width, eps=NORM_EPS)
+        self.norm2 = RMSNorm(width, eps=NORM_EPS)
 
     def forward(
         self,
@@ -149,7 +156,7 @@ class Stack(nn.Module):
         super().__init__()
         self.rotated = width // heads // 2 if heads else 0
         self.layers = nn.ModuleList(PreNormBlock(width, heads, any_variate) for _ in range(layers))
-        self.norm = nn.RMSNorm(width, eps=NORM_EPS)
+        self.norm = RMSNorm(width, eps=NORM_EPS)
         if self.rotated % 2:
             raise InputError(
                 f"expected heads of a multiple of 4 channels, found width {width} over {heads} heads: change one"

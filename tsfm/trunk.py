@@ -23,6 +23,8 @@ from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 
 COMPONENTS = 4
+# What a mixture answers unless told otherwise: its own tails instead of interpolated ones.
+MIXTURE_LEVELS = (0.01, 0.05, *DEFAULT_LEVELS, 0.95, 0.99)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class TrunkConfig:
     heads: int = 1
     patch_size: int = 32
     scaling: bool = True
-    levels: tuple[float, ...] = DEFAULT_LEVELS
+    levels: tuple[float, ...] = MIXTURE_LEVELS
 
     def __post_init__(self) -> None:
         for name in ("d_model", "layers", "heads", "patch_size"):
@@ -90,10 +92,17 @@ class MixtureHead(nn.Module):
         self, x_BNC: Float[Tensor, "B N C"], loc: Float[Tensor, "B N 1"], scale: Float[Tensor, "B N 1"], *size: Tensor
     ) -> Mixture:
         """The distribution of every step, on the scale of the data; ``size`` goes on to the projections."""
-        logits = self.proj["weights_logits"](x_BNC, *size).unflatten(-1, (len(self.families), -1)).transpose(-1, -2)
+
+        def at_least_float32(x: Tensor) -> Tensor:  # likelihoods are lost in the half precision of autocast
+            return x.to(torch.promote_types(x.dtype, torch.float32))
+
+        logits = at_least_float32(self.proj["weights_logits"](x_BNC, *size))
+        logits = logits.unflatten(-1, (len(self.families), -1)).transpose(-1, -2)
         components = []
         for family, layers in zip(self.families, self.proj["components"], strict=True):  # type: ignore[call-overload]
-            components.append(family.of({name: layer(x_BNC, *size) for name, layer in layers.items()}))
+            components.append(
+                family.of({name: at_least_float32(layer(x_BNC, *size)) for name, layer in layers.items()})
+            )
         return Mixture(logits.log_softmax(-1), tuple(components), loc, scale)
 
 

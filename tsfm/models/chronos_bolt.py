@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tsfm.attention import Mask, attend
 from tsfm.forecaster import Forecaster
 from tsfm.heads import DEFAULT_LEVELS, check_levels
+from tsfm.transformer import RMSNorm
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 
@@ -152,11 +153,11 @@ class T5Stack(nn.Module):
             parts: list[nn.Module] = [T5Attention(config, relative=number == 0)]
             parts += [T5Attention(config)] if is_decoder else []
             parts.append(T5FeedForward(config))
-            norms = (nn.RMSNorm(config.d_model, eps=NORM_EPS) for _ in parts)
+            norms = (RMSNorm(config.d_model, eps=NORM_EPS) for _ in parts)
             named = zip(self.names, parts, norms, strict=True)
             layer = nn.ModuleList(nn.ModuleDict({name: part, "layer_norm": norm}) for name, part, norm in named)
             self.block.append(nn.ModuleDict({"layer": layer}))
-        self.final_layer_norm = nn.RMSNorm(config.d_model, eps=NORM_EPS)
+        self.final_layer_norm = RMSNorm(config.d_model, eps=NORM_EPS)
 
     def position_bias(self, tokens: int, device: torch.device) -> Float[Tensor, "1 H N N"]:
         """What is added to the scores of the self-attention, by the distance of the tokens."""

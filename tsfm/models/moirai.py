@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from tsfm.distributions import LogNormal, Mixture, NarrowNormal, NegativeBinomial, StudentT
 from tsfm.forecaster import Forecaster
-from tsfm.heads import DEFAULT_LEVELS, check_levels
+from tsfm.heads import check_levels
 from tsfm.packed import Packed, append_future, known_future, pack_window
 from tsfm.transformer import Stack
-from tsfm.trunk import MixtureHead, mask_of, quantile_loss
+from tsfm.trunk import MIXTURE_LEVELS, MixtureHead, mask_of, quantile_loss
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 
@@ -45,7 +45,7 @@ class MoiraiConfig:
     heads: int = 6
     patch_sizes: tuple[int, ...] = (8, 16, 32, 64, 128)
     patch_size: int = 32
-    levels: tuple[float, ...] = DEFAULT_LEVELS
+    levels: tuple[float, ...] = MIXTURE_LEVELS
 
     def __post_init__(self) -> None:
         for name in ("d_model", "layers", "heads"):
