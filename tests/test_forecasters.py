@@ -27,6 +27,7 @@ SIZES = {
     "decoder": {"d_model": 16, "patch_size": 4},  # a horizon of two patches
     "encoder": {"d_model": 16, "patch_size": 4},
     "itransformer": {"d_model": 16, "d_ff": 16, "heads": 2},
+    "moirai2": {"d_model": 16, "d_ff": 16, "layers": 1, "heads": 2, "patch_size": 4, "predict_tokens": 1},
     "moirai": {"d_model": 16, "layers": 1, "heads": 2, "patch_sizes": (4, 8), "patch_size": 4},
 }
 POINT = ("itransformer",)  # models that may also be trained as a point forecast

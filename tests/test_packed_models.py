@@ -11,6 +11,7 @@ from tsfm.models.decoder import Decoder
 from tsfm.models.encoder import Encoder
 from tsfm.models.moirai import Moirai, MoiraiConfig
 from tsfm.models.moirai import from_reference as moirai_from_reference
+from tsfm.models.moirai2 import Moirai2
 from tsfm.packed import Packed, join
 from tsfm.trunk import DECODER_SIZES, SIZES, TrunkConfig, from_reference_state
 from tsfm_data.errors import InputError
@@ -53,6 +54,11 @@ def test_when_a_published_moirai_is_built_then_it_has_the_published_number_of_pa
 ) -> None:
     with torch.device("meta"):
         assert count(Moirai(512, 96, MoiraiConfig(*sizes))) == number
+
+
+def test_when_the_small_moirai2_is_built_then_it_has_the_published_number_of_parameters() -> None:
+    with torch.device("meta"):
+        assert count(Moirai2(512, 64)) == 11_387_208
 
 
 def make(kind: type[Model]) -> Model:

@@ -25,6 +25,7 @@ MODELS = {
     "encoder": "tsfm.models.encoder:Encoder",
     "itransformer": "tsfm.models.itransformer:ITransformer",
     "moirai": "tsfm.models.moirai:Moirai",
+    "moirai2": "tsfm.models.moirai2:Moirai2",
 }
 # Enough windows for stable 99.9 % scores, and never more than some hundred megabytes.
 CALIBRATION_VALUES = 20_000_000

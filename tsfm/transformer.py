@@ -5,6 +5,7 @@ Module names are those of uni2ts and of the scaling-law code, so their state dic
 Shapes: B batch, N tokens, H heads, D channels of a head, R rotated pairs of channels, C channels of a token.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -66,6 +67,27 @@ class SwiGLU(nn.Module):
         return self.fc2(F.silu(self.fc_gate(x_BNC)) * self.fc1(x_BNC))
 
 
+class ResidualMLP(nn.Module):
+    """A hidden layer, and a linear path around it: how patches become tokens and tokens become patches.
+
+    Args:
+        inputs: channels that come in.
+        hidden: channels of the hidden layer.
+        outputs: channels that go out.
+        activation: of the hidden layer.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, activation: Callable[[Tensor], Tensor] = F.relu) -> None:
+        super().__init__()
+        self.hidden_layer = nn.Linear(inputs, hidden)
+        self.output_layer = nn.Linear(hidden, outputs)
+        self.residual_layer = nn.Linear(inputs, outputs)
+        self.activation = activation
+
+    def forward(self, x: Float[Tensor, "*S _"]) -> Float[Tensor, "*S _"]:
+        return self.output_layer(self.activation(self.hidden_layer(x))) + self.residual_layer(x)
+
+
 class VariateBias(nn.Module):
     """Any-variate attention: a number a head on the scores within a variate, another between variates (Moirai)."""
 
@@ -115,17 +137,19 @@ class NormedAttention(nn.Module):
         k_BNHD = rotary.rotate(self.k_norm(self.k_proj(x_BNC).unflatten(2, heads)))
         v_BNHD = self.v_proj(x_BNC).unflatten(2, heads)
         if self.var_attn_bias is not None and same_BNN is not None:
-            mask = replace(mask or Mask(), bias=self.var_attn_bias(same_BNN))
+            mask = Mask() if mask is None else mask
+            bias = self.var_attn_bias(same_BNN)
+            mask = replace(mask, bias=bias if mask.bias is None else bias + mask.bias)
         return self.out_proj(attend(q_BNHD, k_BNHD, v_BNHD, mask).flatten(2))
 
 
 class PreNormBlock(nn.Module):
     """Attention and feed-forward part, each on the normed tokens and added to them; arguments as for the stack."""
 
-    def __init__(self, width: int, heads: int, any_variate: bool = False) -> None:
+    def __init__(self, width: int, heads: int, any_variate: bool = False, hidden: int | None = None) -> None:
         super().__init__()
         self.self_attn = NormedAttention(width, heads, any_variate)
-        self.ffn = SwiGLU(width)
+        self.ffn = SwiGLU(width, hidden)
         self.norm1 = RMSNorm(width, eps=NORM_EPS)
         self.norm2 = RMSNorm(width, eps=NORM_EPS)
 
@@ -150,12 +174,15 @@ class Stack(nn.Module):
         layers: number of blocks.
         heads: attention heads; must divide ``width``.
         any_variate: whether scores within and between variates get a learnt bias.
+        hidden: channels inside the feed-forward parts, by default those of ``SwiGLU``.
     """
 
-    def __init__(self, width: int, layers: int, heads: int, any_variate: bool = False) -> None:
+    def __init__(
+        self, width: int, layers: int, heads: int, any_variate: bool = False, hidden: int | None = None
+    ) -> None:
         super().__init__()
         self.rotated = width // heads // 2 if heads else 0
-        self.layers = nn.ModuleList(PreNormBlock(width, heads, any_variate) for _ in range(layers))
+        self.layers = nn.ModuleList(PreNormBlock(width, heads, any_variate, hidden) for _ in range(layers))
         self.norm = RMSNorm(width, eps=NORM_EPS)
         if self.rotated % 2:
             raise InputError(

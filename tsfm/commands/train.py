@@ -23,7 +23,8 @@ import tsfm.models.chronos_bolt
 import tsfm.models.decoder
 import tsfm.models.encoder
 import tsfm.models.itransformer
-import tsfm.models.moirai  # noqa: F401
+import tsfm.models.moirai
+import tsfm.models.moirai2  # noqa: F401
 from tsfm.commands.config_errors import check_files, explain
 from tsfm.commands.forecast import write_frame
 from tsfm.forecasting import forecast_table

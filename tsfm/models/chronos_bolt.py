@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from tsfm.attention import Mask, attend
 from tsfm.forecaster import Forecaster
 from tsfm.heads import DEFAULT_LEVELS, check_levels
-from tsfm.transformer import RMSNorm
+from tsfm.transformer import ResidualMLP, RMSNorm
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 
@@ -191,19 +191,6 @@ class T5Stack(nn.Module):
                 source = source_RMC if name == "EncDecAttention" else normed
                 x_RNC = x_RNC + layer[name](normed, source, biases[name])
         return self.final_layer_norm(x_RNC)
-
-
-class ResidualMLP(nn.Module):
-    """A hidden layer with ReLU, and a linear path around it."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
-        super().__init__()
-        self.hidden_layer = nn.Linear(inputs, hidden)
-        self.output_layer = nn.Linear(hidden, outputs)
-        self.residual_layer = nn.Linear(inputs, outputs)
-
-    def forward(self, x: Float[Tensor, "*S _"]) -> Float[Tensor, "*S _"]:
-        return self.output_layer(F.relu(self.hidden_layer(x))) + self.residual_layer(x)
 
 
 class ChronosBolt(Forecaster):
