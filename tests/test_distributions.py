@@ -41,14 +41,14 @@ def test_when_a_density_is_integrated_then_the_distribution_function_comes_out(n
 def test_when_probabilities_of_counts_are_summed_then_the_distribution_function_comes_out(
     count: float, logits: float
 ) -> None:
-    part = NegativeBinomial(column(count), column(logits))
-    k = torch.arange(0, 3000, dtype=torch.float64)[None]
-    torch.testing.assert_close(part.cdf(k), part.log_prob(k).exp().cumsum(1), atol=1e-9, rtol=0)
-    assert part.log_prob(column(-0.1)).item() == -math.inf
-    assert part.cdf(column(-0.1)).item() == 0
+    part = NegativeBinomial(torch.tensor(count).double(), torch.tensor(logits).double())
+    k = torch.arange(0, 3000, dtype=torch.float64)
+    torch.testing.assert_close(part.cdf(k), part.log_prob(k).exp().cumsum(0), atol=1e-9, rtol=0)
+    assert part.log_prob(torch.tensor(-0.1)).item() == -math.inf
+    assert part.cdf(torch.tensor(-0.1)).item() == 0
     chance = part.log_prob(k).exp()
-    torch.testing.assert_close((chance * k).sum(1), part.mean[0])
-    torch.testing.assert_close((chance * (k - part.mean).square()).sum(1), part.variance[0])
+    torch.testing.assert_close((chance * k).sum(), part.mean)
+    torch.testing.assert_close((chance * (k - part.mean).square()).sum(), part.variance)
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
@@ -83,7 +83,7 @@ def test_when_quantiles_of_a_mixture_far_apart_are_asked_then_its_distribution_f
     found = mixture(*parts, loc=10.0, scale=2.0).quantiles(LEVELS)
     z = (found - 10) / 2
     probability = torch.stack([part.cdf(z) for part in parts]).mean(0)
-    torch.testing.assert_close(probability, torch.tensor([LEVELS]).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(probability, torch.tensor([LEVELS]).double(), atol=1e-5, rtol=0)
     assert (found.diff(dim=-1) > 0).all()
 
 
@@ -96,7 +96,7 @@ def test_when_all_four_families_are_mixed_then_the_density_is_their_weighted_sum
         expected = (sum(part.log_prob(z).exp() for part in parts) / 4 / 4).log()
         torch.testing.assert_close(mixed.log_prob(torch.tensor([x]).double()), expected)
     quantiles = mixed.quantiles(LEVELS)
-    below = torch.stack([part.cdf((quantiles - 3) / 4) for part in parts]).mean(0)
+    below = torch.stack([part.cdf((quantiles.T - 3) / 4).T for part in parts]).mean(0)
     assert (below >= torch.tensor([LEVELS]) - 1e-6).all()  # the counts step, so more may be below
-    less = torch.stack([part.cdf((quantiles - 1e-4 - 3) / 4) for part in parts]).mean(0)
+    less = torch.stack([part.cdf((quantiles.T - 1e-4 - 3) / 4).T for part in parts]).mean(0)
     assert (less <= torch.tensor([LEVELS]) + 1e-6).all()
