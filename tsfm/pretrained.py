@@ -19,7 +19,14 @@ from tsfm_data.files import atomic_folder
 
 FORMAT_VERSION = 1
 # model_type in config.json -> where its class is. Imported only when asked for.
-MODELS = {"itransformer": "tsfm.models.itransformer:ITransformer"}
+MODELS = {
+    "chronos-bolt": "tsfm.models.chronos_bolt:ChronosBolt",
+    "decoder": "tsfm.models.decoder:Decoder",
+    "encoder": "tsfm.models.encoder:Encoder",
+    "itransformer": "tsfm.models.itransformer:ITransformer",
+    "moirai": "tsfm.models.moirai:Moirai",
+    "moirai2": "tsfm.models.moirai2:Moirai2",
+}
 # Enough windows for stable 99.9 % scores, and never more than some hundred megabytes.
 CALIBRATION_VALUES = 20_000_000
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -50,3 +50,35 @@ def window_scale(
     deviation = x - loc if complete else torch.where(observed, x - loc, 0.0)
     scale = torch.sqrt(deviation.square().sum(dim=1, keepdim=True) / count + eps)
     return WindowScale(loc.detach(), scale.detach()) if detach else WindowScale(loc, scale)
+
+
+def packed_scale(
+    target: Float[Tensor, "B N P"],
+    seen: Bool[Tensor, "B N P"],
+    group: Int[Tensor, "B N"],
+    groups: int,
+    eps: float = 1e-5,
+) -> tuple[Float[Tensor, "B N 1"], Float[Tensor, "B N 1"]]:
+    """Mean and standard deviation ``sqrt(var + eps)`` of every group of patches, given back for every patch.
+
+    Computed in float64, without gradient; the variance divides by one less than the number of values (uni2ts). A group
+    without any value gets location 0 and scale ``sqrt(eps)``.
+
+    Args:
+        target: patches.
+        seen: the values that count.
+        group: group of every patch, from 0 on.
+        groups: number of groups.
+        eps: added to the variance.
+    """
+    index = group.flatten()
+
+    def total(x: Tensor) -> Tensor:
+        return x.new_zeros(groups).index_add(0, index, x.sum(-1).flatten())[group][..., None]
+
+    values = torch.where(seen, target.detach().double(), 0.0)
+    count = total(seen.double())
+    loc = total(values) / count.clamp(min=1)
+    deviation = torch.where(seen, values - loc, 0.0)
+    scale = torch.sqrt(total(deviation.square()) / (count - 1).clamp(min=1) + eps)
+    return loc.to(target.dtype), scale.to(target.dtype)

@@ -16,7 +16,13 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-import tsfm.models.itransformer  # noqa: F401  so that YAML may use the short class name
+# So that YAML may use the short class names.
+import tsfm.models.chronos_bolt
+import tsfm.models.decoder
+import tsfm.models.encoder
+import tsfm.models.itransformer
+import tsfm.models.moirai
+import tsfm.models.moirai2  # noqa: F401
 from tsfm.commands.checkpoints import NAMED, check_checkpoint, interrupted, read_checkpoint, shown
 from tsfm.commands.config_errors import check_files, explain
 from tsfm.commands.forecast import write_frame

@@ -1,0 +1,211 @@
+"""The pre-norm Transformer of recent foundation models: RMSNorm, rotary positions, normed queries and keys, SwiGLU.
+
+Module names are those of uni2ts and of the scaling-law code, so their state dicts load as they are.
+
+Shapes: B batch, N tokens, H heads, D channels of a head, R rotated pairs of channels, C channels of a token.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tsfm.attention import Mask, attend
+from tsfm_data.errors import InputError
+
+NORM_EPS = 1e-5
+
+
+class RMSNorm(nn.RMSNorm):
+    """PyTorch's, with the weight in the type of the tokens: under autocast the fused kernel refuses a mixture."""
+
+    def forward(self, x: Float[Tensor, "*S C"]) -> Float[Tensor, "*S C"]:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+class Rotary(NamedTuple):
+    """Rotation of every token: cosine and sine of the angle of every pair of channels."""
+
+    cos: Float[Tensor, "B N 1 R"]
+    sin: Float[Tensor, "B N 1 R"]
+
+    @classmethod
+    def at(cls, position_BN: Int[Tensor, "B N"], channels: int, base: float = 10_000.0) -> "Rotary":
+        """The rotations that turn pair i of ``channels / 2`` by ``position * base ** (-2 i / channels)``."""
+        exponent = torch.arange(0, channels, 2, device=position_BN.device) / channels
+        angle = position_BN[:, :, None, None] * base**-exponent
+        return cls(angle.cos(), angle.sin())
+
+    def rotate(self, x_BNHD: Float[Tensor, "B N H D"]) -> Float[Tensor, "B N H D"]:
+        """Turn neighbouring channels as pairs: the first 2 R channels of every head, the others stay."""
+        turned, rest = x_BNHD.split((2 * self.cos.shape[-1], x_BNHD.shape[-1] - 2 * self.cos.shape[-1]), dim=-1)
+        even, odd = turned[..., ::2], turned[..., 1::2]
+        pairs = torch.stack([even * self.cos - odd * self.sin, odd * self.cos + even * self.sin], dim=-1)
+        return torch.cat([pairs.flatten(-2).to(x_BNHD.dtype), rest], dim=-1)
+
+
+class SwiGLU(nn.Module):
+    """Feed-forward part with a gate: ``fc2(silu(fc_gate(x)) * fc1(x))``, without biases (Shazeer 2020).
+
+    Args:
+        width: channels of a token.
+        hidden: channels inside; by default two thirds of ``4 * width``, rounded up to a multiple of 8.
+    """
+
+    def __init__(self, width: int, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = (int(8 * width / 3) + 7) // 8 * 8 if hidden is None else hidden
+        self.fc1 = nn.Linear(width, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, width, bias=False)
+        self.fc_gate = nn.Linear(width, hidden, bias=False)
+
+    def forward(self, x_BNC: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        return self.fc2(F.silu(self.fc_gate(x_BNC)) * self.fc1(x_BNC))
+
+
+class ResidualMLP(nn.Module):
+    """A hidden layer, and a linear path around it: how patches become tokens and tokens become patches.
+
+    Args:
+        inputs: channels that come in.
+        hidden: channels of the hidden layer.
+        outputs: channels that go out.
+        activation: of the hidden layer.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, activation: Callable[[Tensor], Tensor] = F.relu) -> None:
+        super().__init__()
+        self.hidden_layer = nn.Linear(inputs, hidden)
+        self.output_layer = nn.Linear(hidden, outputs)
+        self.residual_layer = nn.Linear(inputs, outputs)
+        self.activation = activation
+
+    def forward(self, x: Float[Tensor, "*S _"]) -> Float[Tensor, "*S _"]:
+        return self.output_layer(self.activation(self.hidden_layer(x))) + self.residual_layer(x)
+
+
+class VariateBias(nn.Module):
+    """Any-variate attention: a number a head on the scores within a variate, another between variates (Moirai)."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(2, heads)
+
+    def forward(self, same_BNN: Bool[Tensor, "B N N"]) -> Float[Tensor, "B H N N"]:
+        return self.emb(same_BNN.long()).movedim(-1, 1)
+
+
+class NormedAttention(nn.Module):
+    """Self-attention whose queries and keys are normed a head at a time and turned by their position; no biases.
+
+    Args:
+        width: channels of a token.
+        heads: number of heads; must divide ``width``.
+        any_variate: whether scores within and between variates get a learnt bias.
+
+    Raises:
+        InputError: ``heads`` does not divide ``width``.
+    """
+
+    def __init__(self, width: int, heads: int, any_variate: bool = False) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise InputError(f"expected heads that divide the width, found width {width} and heads {heads}: change one")
+        self.heads = heads
+        self.var_attn_bias = VariateBias(heads) if any_variate else None
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.q_norm = RMSNorm(width // heads, eps=NORM_EPS)
+        self.k_norm = RMSNorm(width // heads, eps=NORM_EPS)
+        self.out_proj = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self,
+        x_BNC: Float[Tensor, "B N C"],
+        mask: Mask | None,
+        rotary: Rotary,
+        same_BNN: Bool[Tensor, "B N N"] | None = None,
+    ) -> Float[Tensor, "B N C"]:
+        """Mix the tokens; ``same_BNN`` says which pairs are of one variate, for an any-variate model."""
+        heads = (self.heads, -1)
+        q_BNHD = rotary.rotate(self.q_norm(self.q_proj(x_BNC).unflatten(2, heads)))
+        k_BNHD = rotary.rotate(self.k_norm(self.k_proj(x_BNC).unflatten(2, heads)))
+        v_BNHD = self.v_proj(x_BNC).unflatten(2, heads)
+        if self.var_attn_bias is not None and same_BNN is not None:
+            mask = Mask() if mask is None else mask
+            bias = self.var_attn_bias(same_BNN)
+            mask = replace(mask, bias=bias if mask.bias is None else bias + mask.bias)
+        return self.out_proj(attend(q_BNHD, k_BNHD, v_BNHD, mask).flatten(2))
+
+
+class PreNormBlock(nn.Module):
+    """Attention and feed-forward part, each on the normed tokens and added to them; arguments as for the stack."""
+
+    def __init__(self, width: int, heads: int, any_variate: bool = False, hidden: int | None = None) -> None:
+        super().__init__()
+        self.self_attn = NormedAttention(width, heads, any_variate)
+        self.ffn = SwiGLU(width, hidden)
+        self.norm1 = RMSNorm(width, eps=NORM_EPS)
+        self.norm2 = RMSNorm(width, eps=NORM_EPS)
+
+    def forward(
+        self,
+        x_BNC: Float[Tensor, "B N C"],
+        mask: Mask | None,
+        rotary: Rotary,
+        same_BNN: Bool[Tensor, "B N N"] | None = None,
+    ) -> Float[Tensor, "B N C"]:
+        x_BNC = x_BNC + self.self_attn(self.norm1(x_BNC), mask, rotary, same_BNN)
+        return x_BNC + self.ffn(self.norm2(x_BNC))
+
+
+class Stack(nn.Module):
+    """Pre-norm blocks and a final norm. An encoder and a decoder are this stack with another mask.
+
+    Half of every head's channels are turned by the token's position, the others carry content alone.
+
+    Args:
+        width: channels of a token.
+        layers: number of blocks.
+        heads: attention heads; must divide ``width``.
+        any_variate: whether scores within and between variates get a learnt bias.
+        hidden: channels inside the feed-forward parts, by default those of ``SwiGLU``.
+    """
+
+    def __init__(
+        self, width: int, layers: int, heads: int, any_variate: bool = False, hidden: int | None = None
+    ) -> None:
+        super().__init__()
+        self.rotated = width // heads // 2 if heads else 0
+        self.layers = nn.ModuleList(PreNormBlock(width, heads, any_variate, hidden) for _ in range(layers))
+        self.norm = RMSNorm(width, eps=NORM_EPS)
+        if self.rotated % 2:
+            raise InputError(
+                f"expected heads of a multiple of 4 channels, found width {width} over {heads} heads: change one"
+            )
+
+    def forward(
+        self,
+        x_BNC: Float[Tensor, "B N C"],
+        mask: Mask | None,
+        position_BN: Int[Tensor, "B N"],
+        variate_BN: Int[Tensor, "B N"] | None = None,
+    ) -> Float[Tensor, "B N C"]:
+        """The tokens after all blocks and the norm.
+
+        Args:
+            x_BNC: tokens.
+            mask: which tokens a token sees.
+            position_BN: place of every token within its series; only differences matter.
+            variate_BN: variate of every token, for an any-variate model.
+        """
+        rotary = Rotary.at(position_BN, self.rotated)
+        same_BNN = None if variate_BN is None else variate_BN[:, :, None] == variate_BN[:, None, :]
+        for layer in self.layers:
+            x_BNC = layer(x_BNC, mask, rotary, same_BNN)
+        return self.norm(x_BNC)
