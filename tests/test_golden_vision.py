@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import tsfm_vision  # noqa: F401  registers the models
-from tsfm_vision import poolformer, tnt
+from tsfm_vision import biformer, illama, poolformer, soft_mask, tnt
 
 
 def cases(family: str) -> list[Any]:
@@ -121,3 +121,65 @@ def test_when_given_the_golden_weights_of_tnt_then_outputs_and_gradients_are_the
     close(logits, io["logits"], "logits")
     (logits * io["probe"]).sum().backward()
     check_gradients(model, case, io, x, renamed)
+
+
+@pytest.mark.parametrize("file", cases("illama"))
+def test_when_given_the_golden_weights_of_illama_then_outputs_and_gradients_are_the_originals(file: Path) -> None:
+    model = illama.ILlama(**{key: value for key, value in sizes_of(file).items() if key != "norm_layer"})
+    case, io, renamed = load_case(file, model, illama.checkpoint_filter_fn)
+    model.soft_mask_rate = case["soft_mask_rate"]
+    x = io["input"].requires_grad_()
+    close(model.forward_intermediates(x, [0], output_fmt="NLC")[1][0], io["block_0"][:, :-1], "block_0")
+    tokens = model.forward_features(x)
+    close(tokens, io["tokens"], "tokens")
+    logits = model.forward_head(tokens)
+    close(logits, io["logits"], "logits")
+    (logits * io["probe"]).sum().backward()
+    check_gradients(model, case, io, x, renamed)
+
+
+def test_when_the_position_table_of_illama_is_resized_then_it_is_the_golden_one(golden_folder: Path) -> None:
+    tables = load_file(golden_folder / "vision/illama/illama_pos_embed_resize.safetensors")
+    for key in [key for key in tables if key.endswith("before")]:
+        old, new = (int(side) for side in key.split("/")[1].split("_to_"))
+        after = illama.resize_positions(tables[key], (old, old), (new, new))
+        assert torch.allclose(after, tables[key.replace("before", "after")], rtol=0, atol=1e-6), key
+
+
+def test_when_the_soft_mask_is_scheduled_then_its_rates_are_the_golden_ones(golden_folder: Path) -> None:
+    file = golden_folder / "vision/illama/illama_mask_schedules.json"
+    for name, expected in json.loads(file.read_text())["schedules"].items():
+        steps, cutoff = expected["niter_per_ep"], expected["cutoff_soft"]
+        if expected["mask_mode"] == "standard":  # holds the rate to the end
+            cutoff = expected["epochs"]
+        found = soft_mask.rates(expected["mask_schedule"], cutoff, expected["epochs"], steps)
+        assert len(found) == expected["length"], name
+        for iteration, rate in expected["at_iteration"].items():
+            assert found[int(iteration)] == pytest.approx(rate, abs=1e-12), (name, iteration)
+
+
+@pytest.mark.parametrize("file", cases("biformer") + cases("biformer_stl") + cases("biformer_stl_nchw"))
+def test_when_given_the_golden_weights_of_biformer_then_outputs_and_gradients_are_the_originals(file: Path) -> None:
+    names = {"depth": "depths", "embed_dim": "dims", "n_wins": "n_win"}
+    sizes = {names.get(key, key): value for key, value in sizes_of(file).items() if key not in ("norm_layer", "pe")}
+    form = {"overlap": "stl" not in file.stem, "newer_op": "nchw" in file.stem}
+    model = biformer.BiFormer(**sizes, **form)
+    case, io, renamed = load_case(file, model, biformer.checkpoint_filter_fn)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    routes = list(model.routes(io["input"]).values())
+    model.load_state_dict(before)
+    for kind, number in (("route_idx", 1), ("route_w", 0)):
+        expected = [io[key] for key in sorted(io) if key.startswith(kind)]
+        for found, value in zip(routes, expected, strict=kind == "route_idx"):
+            close(found[number].sort(-1).values.double(), value.sort(-1).values.double(), kind)
+    x = io["input"].requires_grad_()
+    features, stages = model.forward_intermediates(x)
+    for index, stage in enumerate(stages):
+        close(stage, io[f"stage_{index}"], f"stage {index}")
+    close(features, io["features"], "features")
+    logits = model.forward_head(features)
+    close(logits, io["logits"], "logits")
+    (logits * io["probe"]).sum().backward()
+    check_gradients(model, case, io, x, renamed)
+    for key in [key for key in io if key.startswith("after/")]:
+        close(model.state_dict()[key.removeprefix("after/")].float(), io[key].float(), key)

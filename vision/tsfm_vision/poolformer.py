@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import GroupNorm1, LayerNorm2d, Mlp
+from timm.layers import GroupNorm1, LayerNorm2d, Mlp, to_2tuple
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models.metaformer import Downsampling, MetaFormer, Pooling
@@ -114,7 +114,7 @@ class PoolFormer(MetaFormer):
         channel_norm: bool = False,
         norm_first: bool = True,
         stage_norms: bool = False,
-        img_size: int | tuple[int, int] = 224,
+        img_size: int | Sequence[int] = 224,
         depths: Sequence[int] = (2, 2, 6, 2),
         dims: Sequence[int] = (64, 128, 320, 512),
         pool_size: int = 3,
@@ -192,9 +192,9 @@ class PoolFormer(MetaFormer):
         return x if pre_logits else self.head.fc(x)
 
 
-def map_sizes(img_size: int | tuple[int, int], dims: Sequence[int]) -> list[tuple[int, int]]:
+def map_sizes(img_size: int | Sequence[int], dims: Sequence[int]) -> list[tuple[int, int]]:
     """Rows and columns of each stage's map: a stem of stride 4, then halved (rounded up) where the channels change."""
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    height, width = to_2tuple(img_size)
     size = ((height - 3) // 4 + 1, (width - 3) // 4 + 1)
     sizes = [size]
     for before, after in zip(dims, dims[1:], strict=False):

@@ -8,13 +8,13 @@ token, H heads, D channels of a head.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
-from timm.layers import Mlp
+from timm.layers import Mlp, to_2tuple
 from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
 from timm.models import tnt as timm_tnt
 from timm.models._features import feature_take_indices
@@ -91,9 +91,9 @@ class TNT(timm_tnt.TNT):
                 block.mlp = GatedMlp(outer, int(outer * mlp_ratio), drop=drop)
         self.blocks.apply(self._init_weights)
 
-    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+    def set_input_size(self, img_size: int | Sequence[int]) -> None:
         """Make another image size the model's own: its position table is resized once, not at every pass."""
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        height, width = to_2tuple(img_size)
         embed, grid = self.pixel_embed, self.grid(height, width)
         self.patch_pos = nn.Parameter(self.positions(grid).detach().clone())
         embed.img_size, embed.grid_size, embed.num_patches = (height, width), grid, grid[0] * grid[1]
