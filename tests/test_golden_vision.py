@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import tsfm_vision  # noqa: F401  registers the models
-from tsfm_vision import biformer, illama, poolformer, soft_mask, tnt
+from tsfm_vision import biformer, illama, poolformer, pyramid_tnt, soft_mask, tnt
 
 
 def cases(family: str) -> list[Any]:
@@ -183,3 +183,17 @@ def test_when_given_the_golden_weights_of_biformer_then_outputs_and_gradients_ar
     check_gradients(model, case, io, x, renamed)
     for key in [key for key in io if key.startswith("after/")]:
         close(model.state_dict()[key.removeprefix("after/")].float(), io[key].float(), key)
+
+
+@pytest.mark.parametrize("file", cases("ptnt"))
+def test_when_given_the_golden_weights_of_pyramid_tnt_then_outputs_and_gradients_are_the_originals(file: Path) -> None:
+    kwargs = sizes_of(file)
+    model = pyramid_tnt.PyramidTNT(**kwargs.pop("configs"), **kwargs)
+    case, io, renamed = load_case(file, model, pyramid_tnt.checkpoint_filter_fn)
+    x = io["input"].requires_grad_()
+    tokens = model.forward_features(x)
+    close(tokens, io["tokens"], "tokens")
+    logits = model.forward_head(tokens)
+    close(logits, io["logits"], "logits")
+    (logits * io["probe"]).sum().backward()
+    check_gradients(model, case, io, x, renamed)
