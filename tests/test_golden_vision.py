@@ -16,8 +16,12 @@ from tsfm_vision import biformer, illama, poolformer, pyramid_tnt, soft_mask, tn
 
 
 def cases(family: str) -> list[Any]:
-    found = [file for file in golden_cases(f"vision/{family}") if "kwargs" in json.loads(file.read_text()).get("config", {})]
-    return [pytest.param(file, id=file.stem) for file in found] or [pytest.param(None, marks=pytest.mark.skip("absent"))]
+    found = [
+        file for file in golden_cases(f"vision/{family}") if "kwargs" in json.loads(file.read_text()).get("config", {})
+    ]
+    return [pytest.param(file, id=file.stem) for file in found] or [
+        pytest.param(None, marks=pytest.mark.skip("absent"))
+    ]
 
 
 def load_case(file: Path, model: nn.Module, filter_fn: Any) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
@@ -38,7 +42,9 @@ def close(found: Tensor, expected: Tensor, what: str) -> None:
     assert float((found.detach() - expected).abs().max()) <= limit, what
 
 
-def check_gradients(model: nn.Module, case: dict[str, Any], io: dict[str, Tensor], x: Tensor, renamed: dict[str, str]) -> None:
+def check_gradients(
+    model: nn.Module, case: dict[str, Any], io: dict[str, Tensor], x: Tensor, renamed: dict[str, str]
+) -> None:
     limit = 5e-4 * float(io["grad_input"].abs().max())
     assert float((x.grad - io["grad_input"]).abs().max()) <= limit
     parameters = dict(model.named_parameters())

@@ -212,7 +212,14 @@ class BiFormer(nn.Module):
             Stage(
                 [
                     Block(
-                        attention(i), dims[i], mlp_ratios[i], pos_conv, layer_scale_init_value, pre_norm, mlp_dwconv, path
+                        attention(i),
+                        dims[i],
+                        mlp_ratios[i],
+                        pos_conv,
+                        layer_scale_init_value,
+                        pre_norm,
+                        mlp_dwconv,
+                        path,
                     )
                     for path in paths[i]
                 ]
@@ -221,7 +228,7 @@ class BiFormer(nn.Module):
         )
         self.norm = nn.BatchNorm2d(dims[-1])
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(dims[-1], num_classes) if num_classes > 0 else nn.Identity()
+        self.head: nn.Module = nn.Linear(dims[-1], num_classes) if num_classes > 0 else nn.Identity()
         self.feature_info = [
             {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
         ]
@@ -261,8 +268,9 @@ class BiFormer(nn.Module):
         self.num_classes = num_classes
         self.global_pool = self.global_pool if global_pool is None else global_pool
         like = next(self.parameters())
-        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-        self.head = head if num_classes > 0 else nn.Identity()
+        self.head = nn.Identity()
+        if num_classes > 0:
+            self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
 
     def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B C h w"]:
         """The last map after the last norm."""

@@ -139,7 +139,9 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
         if name in own and name not in state:
             state[name] = own[name]
     wrong = sorted(
-        key for key in own.keys() | state.keys() if key not in own or key not in state or own[key].shape != state[key].shape
+        key
+        for key in own.keys() | state.keys()
+        if key not in own or key not in state or own[key].shape != state[key].shape
     )
     if wrong:
         key = wrong[0]

@@ -156,7 +156,7 @@ class ILlama(nn.Module):
         self.blocks = nn.ModuleList([Block(embed_dim, num_heads, hidden, qkv_bias, path) for path in paths])
         self.norm = nn.RMSNorm(embed_dim, eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+        self.head: nn.Module = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
         self.feature_info = [
             {"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": patch_size} for i in range(depth)
         ]
@@ -198,8 +198,9 @@ class ILlama(nn.Module):
         self.num_classes = num_classes
         self.global_pool = self.global_pool if global_pool is None else global_pool
         like = self.pos_embed
-        head = nn.Linear(self.embed_dim, num_classes, device=like.device, dtype=like.dtype)
-        self.head = head if num_classes > 0 else nn.Identity()
+        self.head = nn.Identity()
+        if num_classes > 0:
+            self.head = nn.Linear(self.embed_dim, num_classes, device=like.device, dtype=like.dtype)
 
     def set_input_size(self, img_size: int | Sequence[int]) -> None:
         """Make another image size the model's own: its position table is resized once, not at every pass."""
@@ -211,7 +212,9 @@ class ILlama(nn.Module):
         """Rows and columns of patches in an image."""
         side = self.patch_embed.patch_size[0]
         if min(height, width) < side:
-            raise InputError(f"expected images of at least {side} x {side} pixels, found {height} x {width}: enlarge them")
+            raise InputError(
+                f"expected images of at least {side} x {side} pixels, found {height} x {width}: enlarge them"
+            )
         return height // side, width // side
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 N C"]:
@@ -221,7 +224,9 @@ class ILlama(nn.Module):
     def embed(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B N C"]:
         """Tokens of an image, before the first block."""
         grid = self.grid(x.shape[2], x.shape[3])
-        tokens = torch.cat([self.patch_embed(x), self.cls_token.expand(x.shape[0], -1, -1)], 1)
+        side = self.patch_embed.patch_size[0]
+        patches = self.patch_embed(x[..., : grid[0] * side, : grid[1] * side])
+        tokens = torch.cat([patches, self.cls_token.expand(x.shape[0], -1, -1)], 1)
         return self.pos_drop(tokens + self.positions(grid))
 
     def run(self, x_BNC: Float[Tensor, "B N C"], last: int, taken: list[int]) -> tuple[Tensor, list[Tensor]]:

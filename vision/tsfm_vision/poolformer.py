@@ -151,7 +151,9 @@ class PoolFormer(MetaFormer):
                     block.token_mixer.apply(self._init_weights)
                 if mlp_ratios[index] != 4:
                     hidden = int(dim * mlp_ratios[index])
-                    block.mlp = Mlp(dim, hidden, act_layer=nn.GELU, use_conv=True, drop=kwargs.get("proj_drop_rate", 0.0))
+                    block.mlp = Mlp(
+                        dim, hidden, act_layer=nn.GELU, use_conv=True, drop=kwargs.get("proj_drop_rate", 0.0)
+                    )
                     block.mlp.apply(self._init_weights)
         self.stage_norms = nn.ModuleList([norm(dim) for dim in dims]) if stage_norms else None
         if stage_norms:

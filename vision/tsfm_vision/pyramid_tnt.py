@@ -167,9 +167,7 @@ class Stem(nn.Module):
             *conv(2 * inner, 4 * inner, 2), *conv(4 * inner, 8 * inner, 2), *conv(8 * inner, outer, 1)
         )
 
-    def forward(
-        self, x: Float[Tensor, "B ch height width"]
-    ) -> tuple[Float[Tensor, "BN P c"], Float[Tensor, "B N C"]]:
+    def forward(self, x: Float[Tensor, "B ch height width"]) -> tuple[Float[Tensor, "BN P c"], Float[Tensor, "B N C"]]:
         x = self.common_conv(x)
         words = F.unfold(self.inner_convs(x), WORDS, stride=WORDS).transpose(1, 2).flatten(0, 1)
         inner = words.unflatten(1, (-1, WORDS * WORDS)).transpose(1, 2)
@@ -231,7 +229,7 @@ class PyramidTNT(nn.Module):
             grid = halved(grid)
         self.norm = nn.LayerNorm(outer_dims[-1])
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(outer_dims[-1], num_classes) if num_classes > 0 else nn.Identity()
+        self.head: nn.Module = nn.Linear(outer_dims[-1], num_classes) if num_classes > 0 else nn.Identity()
         self.feature_info = [
             {"num_chs": dim, "reduction": SIDE * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(outer_dims)
         ]
@@ -278,8 +276,9 @@ class PyramidTNT(nn.Module):
         self.num_classes = num_classes
         self.global_pool = self.global_pool if global_pool is None else global_pool
         like = self.outer_pos
-        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-        self.head = head if num_classes > 0 else nn.Identity()
+        self.head = nn.Identity()
+        if num_classes > 0:
+            self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
 
     def run(self, x: Float[Tensor, "B ch height width"], last: int) -> list[tuple[Tensor, Grid]]:
         """Sentences after each stage up to ``last``, and their grids."""
@@ -423,7 +422,12 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(
-    variant: str, pretrained: bool, kwargs: dict[str, Any], depths: Grid | Sequence[int], first: Sequence[int], size: int
+    variant: str,
+    pretrained: bool,
+    kwargs: dict[str, Any],
+    depths: Grid | Sequence[int],
+    first: Sequence[int],
+    size: int,
 ) -> Any:
     """``first``: outer and inner channels, then outer and inner heads of the first stage; later ones are multiples."""
     names = ("outer_dims", "inner_dims", "outer_heads", "inner_heads")

@@ -83,7 +83,9 @@ class KeyPooling(nn.Module):
             case "ada_avgpool" | "ada_maxpool":
                 if side < 1:
                     raise InputError(f"expected kv_per_wins of at least 1 for {mode}, found {side}: change it")
-                self.pool: nn.Module = nn.AdaptiveAvgPool2d(side) if mode == "ada_avgpool" else nn.AdaptiveMaxPool2d(side)
+                self.pool: nn.Module = (
+                    nn.AdaptiveAvgPool2d(side) if mode == "ada_avgpool" else nn.AdaptiveMaxPool2d(side)
+                )
             case "avgpool" | "maxpool" if ratio > 1:
                 self.pool = nn.AvgPool2d(ratio) if mode == "avgpool" else nn.MaxPool2d(ratio)
             case _:
