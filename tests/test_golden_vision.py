@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from conftest import golden_cases
 from safetensors.torch import load_file
@@ -16,12 +15,9 @@ from tsfm_vision import biformer, illama, poolformer, pyramid_tnt, soft_mask, tn
 
 
 def cases(family: str) -> list[Any]:
-    found = [
-        file for file in golden_cases(f"vision/{family}") if "kwargs" in json.loads(file.read_text()).get("config", {})
-    ]
-    return [pytest.param(file, id=file.stem) for file in found] or [
-        pytest.param(None, marks=pytest.mark.skip("absent"))
-    ]
+    files = [file for file in golden_cases(f"vision/{family}") if json.loads(file.read_text()).get("config")]
+    found = [pytest.param(file, id=file.stem) for file in files]
+    return found or [pytest.param(None, marks=pytest.mark.skip(f"no golden cases of {family} (set TSFM_GOLDEN)"))]
 
 
 def load_case(file: Path, model: nn.Module, filter_fn: Any) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:

@@ -8,17 +8,19 @@ Shapes: B batch, C channels, H and W rows and columns of a map, h and w those of
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, LayerScale, calculate_drop_path_rates, trunc_normal_
+from timm.layers import DropPath, LayerScale
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
+from tsfm_vision.backbone import Indices, Pyramid, path_rates, take
 from tsfm_vision.checkpoints import State, recognise
 from tsfm_vision.routing import BiLevelRoutingAttention, ConvMixer, GlobalAttention, KeyPool, KeyPooling
 
@@ -108,7 +110,7 @@ class Stage(nn.Module):
         return self.blocks(x_BCHW)
 
 
-class BiFormer(nn.Module):
+class BiFormer(Pyramid):
     """BiFormer; any image size, maps are padded where regions do not fill them.
 
     Args:
@@ -175,9 +177,7 @@ class BiFormer(nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, global_pool
-        self.num_features = self.head_hidden_size = dims[-1]
+        super().__init__(in_chans, num_classes, global_pool, dims[-1], drop_rate)
         qk_dims = dims if qk_dims is None else qk_dims
         windows = [n_win] * len(dims) if isinstance(n_win, int) else list(n_win)
 
@@ -206,39 +206,18 @@ class BiFormer(nn.Module):
             )
 
         pos_conv = before_attn_dwconv if overlap else 0
-        paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        paths = path_rates(drop_path_rate, list(depths))
         self.downsample_layers = nn.ModuleList(downsamplers(in_chans, dims, overlap))
-        self.stages = nn.ModuleList(
-            Stage(
-                [
-                    Block(
-                        attention(i),
-                        dims[i],
-                        mlp_ratios[i],
-                        pos_conv,
-                        layer_scale_init_value,
-                        pre_norm,
-                        mlp_dwconv,
-                        path,
-                    )
-                    for path in paths[i]
-                ]
-            )
-            for i in range(len(dims))
-        )
+        self.stages = nn.ModuleList()
+        for i, dim in enumerate(dims):
+            block = partial(Block, width=dim, mlp_ratio=mlp_ratios[i], pos_conv=pos_conv, pre_norm=pre_norm)
+            block = partial(block, layer_scale=layer_scale_init_value, mlp_conv=mlp_dwconv)
+            self.stages.append(Stage([block(attention(i), drop_path=path) for path in paths[i]]))
         self.norm = nn.BatchNorm2d(dims[-1])
-        self.head_drop = nn.Dropout(drop_rate)
-        self.head: nn.Module = nn.Linear(dims[-1], num_classes) if num_classes > 0 else nn.Identity()
         self.feature_info = [
             {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
         ]
         self.apply(self._init_weights)
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -252,26 +231,6 @@ class BiFormer(nn.Module):
         blocks = r"^(?:stages|downsample_layers)\.(\d+)" if coarse else fine
         return {"stem": r"^downsample_layers\.0", "blocks": blocks}
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether training keeps only the blocks' inputs and computes their insides again in backward."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: Pool | None = None) -> None:
-        """Replace the classifier by a new one; ``global_pool`` stays as it is with ``None``."""
-        self.num_classes = num_classes
-        self.global_pool = self.global_pool if global_pool is None else global_pool
-        like = next(self.parameters())
-        self.head = nn.Identity()
-        if num_classes > 0:
-            self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-
     def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B C h w"]:
         """The last map after the last norm."""
         for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
@@ -283,14 +242,10 @@ class BiFormer(nn.Module):
         x = self.head_drop(x.mean((2, 3)) if self.global_pool else x)
         return x if pre_logits else self.head(x)
 
-    def forward(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B *out"]:
-        """Logits of images."""
-        return self.forward_head(self.forward_features(x))
-
     def forward_intermediates(
         self,
         x: Float[Tensor, "B ch height width"],
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: Indices = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -299,7 +254,7 @@ class BiFormer(nn.Module):
         """Outputs of stages, as timm's models give them; ``norm`` applies the last norm to the last stage."""
         if output_fmt != "NCHW":
             raise InputError(f"expected output_fmt NCHW, found {output_fmt!r}: change it")
-        taken, last = feature_take_indices(len(self.stages), indices)
+        taken, last = take(len(self.stages), indices)
         found = []
         for index, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             if stop_early and index > last:
@@ -312,16 +267,11 @@ class BiFormer(nn.Module):
         return (self.norm(x) if index == len(self.stages) - 1 else x), found
 
     def prune_intermediate_layers(
-        self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove the stages after the last chosen one, and the norm and head where they no longer fit."""
-        taken, last = feature_take_indices(len(self.stages), indices)
-        shorter = last < len(self.stages) - 1
-        self.stages, self.downsample_layers = self.stages[: last + 1], self.downsample_layers[: last + 1]
-        self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
-        self.norm = nn.Identity() if prune_norm or shorter else self.norm
-        if prune_head or shorter:
-            self.reset_classifier(0, "")
+        taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        self.downsample_layers = self.downsample_layers[: len(self.stages)]
         return taken
 
     @torch.no_grad()
@@ -355,13 +305,10 @@ def downsamplers(in_chans: int, dims: Sequence[int], overlap: bool) -> list[nn.M
             nn.Conv2d(half, dims[0], 3, 2, 1),
             nn.BatchNorm2d(dims[0]),
         ]
-        pairs = zip(dims, dims[1:], strict=False)
-        between = [nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b)) for a, b in pairs]
+        between = [nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b)) for a, b in pairwise(dims)]
     else:
         stem = [nn.Conv2d(in_chans, dims[0], 4, 4), nn.BatchNorm2d(dims[0])]
-        between = [
-            nn.Sequential(nn.BatchNorm2d(a), nn.Conv2d(a, b, 2, 2)) for a, b in zip(dims, dims[1:], strict=False)
-        ]
+        between = [nn.Sequential(nn.BatchNorm2d(a), nn.Conv2d(a, b, 2, 2)) for a, b in pairwise(dims)]
     return [nn.Sequential(*stem), *between]
 
 

@@ -3,9 +3,9 @@
 import argparse
 import math
 import sys
-from pickle import UnpicklingError
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch

@@ -14,14 +14,14 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, PatchEmbed, calculate_drop_path_rates, to_2tuple, trunc_normal_
+from timm.layers import DropPath, PatchEmbed, to_2tuple, trunc_normal_
 from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.attention import Mask
 from tsfm_data.errors import InputError
+from tsfm_vision.backbone import Backbone, Indices, path_rates, take
 from tsfm_vision.checkpoints import State, recognise, resize_grid, square
 from tsfm_vision.soft_mask import doubled_mask, soft_masked
 
@@ -95,7 +95,7 @@ class Block(nn.Module):
         return x_BNC + self.drop_path(self.mlp(self.norm2(x_BNC)))
 
 
-class ILlama(nn.Module):
+class ILlama(Backbone):
     """iLLaMA; any image of at least one patch, what is left of its right and lower edge is not looked at.
 
     Args:
@@ -136,39 +136,29 @@ class ILlama(nn.Module):
         pos_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(in_chans, num_classes, global_pool, embed_dim, drop_rate)
         if embed_dim % (2 * num_heads):
             raise InputError(
                 f"expected an even number of channels a head, found embed_dim {embed_dim} and num_heads {num_heads}"
             )
-        self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, global_pool
-        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.head_channels = embed_dim // num_heads
         self.soft_mask_rate = 0.0
         self.grad_checkpointing = False
         # Sizes are checked by `grid`, in words.
-        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim, strict_img_size=False)
+        self.patch_embed = PatchEmbed(to_2tuple(img_size), patch_size, in_chans, embed_dim, strict_img_size=False)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches + 1, embed_dim))
         self.pos_drop = nn.Dropout(pos_drop_rate)
         hidden = math.ceil(int(2 * int(mlp_ratio * embed_dim) / 3) / MULTIPLE) * MULTIPLE
-        paths = calculate_drop_path_rates(drop_path_rate, depth)
+        paths = path_rates(drop_path_rate, [depth])[0]
         self.blocks = nn.ModuleList([Block(embed_dim, num_heads, hidden, qkv_bias, path) for path in paths])
         self.norm = nn.RMSNorm(embed_dim, eps=1e-6)
-        self.head_drop = nn.Dropout(drop_rate)
-        self.head: nn.Module = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
         self.feature_info = [
             {"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": patch_size} for i in range(depth)
         ]
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.cls_token, std=0.02)
         self.apply(self._init_weights)
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -187,20 +177,6 @@ class ILlama(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Whether training keeps only the blocks' inputs and computes their insides again in backward."""
         self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: Pool | None = None) -> None:
-        """Replace the classifier by a new one; ``global_pool`` stays as it is with ``None``."""
-        self.num_classes = num_classes
-        self.global_pool = self.global_pool if global_pool is None else global_pool
-        like = self.pos_embed
-        self.head = nn.Identity()
-        if num_classes > 0:
-            self.head = nn.Linear(self.embed_dim, num_classes, device=like.device, dtype=like.dtype)
 
     def set_input_size(self, img_size: int | Sequence[int]) -> None:
         """Make another image size the model's own: its position table is resized once, not at every pass."""
@@ -252,14 +228,10 @@ class ILlama(nn.Module):
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
-    def forward(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B *out"]:
-        """Logits of images."""
-        return self.forward_head(self.forward_features(x))
-
     def forward_intermediates(
         self,
         x: Float[Tensor, "B ch height width"],
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: Indices = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
         stop_early: bool = False,
@@ -269,7 +241,7 @@ class ILlama(nn.Module):
         """Tokens after chosen blocks, as timm's models give them; the class token is the "prefix" although last."""
         if output_fmt not in ("NCHW", "NLC"):
             raise InputError(f"expected output_fmt NCHW or NLC, found {output_fmt!r}: change it")
-        taken, last = feature_take_indices(len(self.blocks), indices)
+        taken, last = take(len(self.blocks), indices)
         final, found = self.run(self.embed(x), last if stop_early else len(self.blocks), taken)
         outputs: list[Any] = []
         for tokens in found:
@@ -281,12 +253,13 @@ class ILlama(nn.Module):
         return outputs if intermediates_only else (self.norm(final), outputs)
 
     def prune_intermediate_layers(
-        self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove the blocks after the last chosen one, and the norm and head where asked."""
-        taken, last = feature_take_indices(len(self.blocks), indices)
+        taken, last = take(len(self.blocks), indices)
         self.blocks = self.blocks[: last + 1]
-        self.norm = nn.Identity() if prune_norm else self.norm
+        if prune_norm:
+            self.norm = nn.Identity()
         if prune_head:
             self.reset_classifier(0, "")
         return taken

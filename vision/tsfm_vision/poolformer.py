@@ -10,6 +10,7 @@ Shapes: B batch, C channels, H and W rows and columns of a map, N = H * W tokens
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -17,12 +18,12 @@ from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import GroupNorm1, LayerNorm2d, Mlp, to_2tuple
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from timm.models.metaformer import Downsampling, MetaFormer, Pooling
 from torch import Tensor, nn
 
 from tsfm.attention import attend
 from tsfm_data.errors import InputError
+from tsfm_vision.backbone import Indices, take
 from tsfm_vision.checkpoints import State, recognise, resize_map
 
 Mixer = Literal["identity", "pool", "attention", "fc"]
@@ -132,7 +133,7 @@ class PoolFormer(MetaFormer):
             mlp_bias=True,
             norm_layers=norm,
             layer_scale_init_values=layer_scale,
-            res_scale_init_values=None,
+            res_scale_init_values=[None] * len(depths),
             downsample_norm=None,
             output_norm=norm if norm_first else LayerNorm2d,
             use_mlp_head=False,
@@ -141,7 +142,8 @@ class PoolFormer(MetaFormer):
         )
         self.norm_first = norm_first
         for index, size in enumerate(map_sizes(img_size, dims)):
-            stage, dim = self.stages[index], dims[index]
+            stage: Any = self.stages[index]
+            dim = dims[index]
             if index in positioned:
                 stage.downsample = PositionedDownsampling(dims[index - 1], dim, size)
                 stage.downsample.conv.apply(self._init_weights)
@@ -151,9 +153,8 @@ class PoolFormer(MetaFormer):
                     block.token_mixer.apply(self._init_weights)
                 if mlp_ratios[index] != 4:
                     hidden = int(dim * mlp_ratios[index])
-                    block.mlp = Mlp(
-                        dim, hidden, act_layer=nn.GELU, use_conv=True, drop=kwargs.get("proj_drop_rate", 0.0)
-                    )
+                    drop = kwargs.get("proj_drop_rate", 0.0)
+                    block.mlp = Mlp(dim, hidden, act_layer=nn.GELU, use_conv=True, drop=drop)
                     block.mlp.apply(self._init_weights)
         self.stage_norms = nn.ModuleList([norm(dim) for dim in dims]) if stage_norms else None
         if stage_norms:
@@ -173,16 +174,17 @@ class PoolFormer(MetaFormer):
     def forward_intermediates(
         self,
         x: Float[Tensor, "B C H W"],
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: Indices = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+    ) -> Any:
         """Outputs of stages, as timm's models give them; ``norm`` applies the stage norms where there are any."""
-        last, maps = super().forward_intermediates(x, indices, norm, stop_early, output_fmt)
+        chosen = list(indices) if isinstance(indices, tuple) else indices
+        last, maps = super().forward_intermediates(x, chosen, norm, stop_early, output_fmt)
         if norm and self.stage_norms is not None:
-            taken, _ = feature_take_indices(len(self.stage_norms), indices)
+            taken, _ = take(len(self.stage_norms), indices)
             maps = [self.stage_norms[i](y) for i, y in zip(sorted(taken), maps, strict=True)]
         return maps if intermediates_only else (last, maps)
 
@@ -190,8 +192,9 @@ class PoolFormer(MetaFormer):
         """From the last map to logits, or to what the classifier sees."""
         if not self.norm_first:
             return super().forward_head(x, pre_logits)
-        x = self.head.drop(self.head.flatten(self.head.global_pool(self.head.norm(x))))
-        return x if pre_logits else self.head.fc(x)
+        head: Any = self.head
+        x = head.drop(head.flatten(head.global_pool(head.norm(x))))
+        return x if pre_logits else head.fc(x)
 
 
 def map_sizes(img_size: int | Sequence[int], dims: Sequence[int]) -> list[tuple[int, int]]:
@@ -199,7 +202,7 @@ def map_sizes(img_size: int | Sequence[int], dims: Sequence[int]) -> list[tuple[
     height, width = to_2tuple(img_size)
     size = ((height - 3) // 4 + 1, (width - 3) // 4 + 1)
     sizes = [size]
-    for before, after in zip(dims, dims[1:], strict=False):
+    for before, after in pairwise(dims):
         size = size if before == after else ((size[0] + 1) // 2, (size[1] + 1) // 2)
         sizes.append(size)
     return sizes
@@ -221,13 +224,11 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
 
 
 def _from_original(state: State) -> State:
-    """The original keeps stages, downsamplers and position maps in one list, ``network``: tell them apart by content."""
+    """The original keeps stages, downsamplers and position maps in one list: tell them apart by what they hold."""
     numbers = sorted({int(key.split(".")[1]) for key in state if key.startswith("network.")})
     places, stage = {}, 0
     for number in numbers:
-        if f"network.{number}.proj.weight" in state:
-            places[number] = f"stages.{stage}.downsample"
-        elif f"network.{number}.pos_embed" in state:
+        if f"network.{number}.proj.weight" in state or f"network.{number}.pos_embed" in state:
             places[number] = f"stages.{stage}.downsample"
         else:
             places[number], stage = f"stages.{stage}.blocks", stage + 1

@@ -9,19 +9,19 @@ channels of a head, M keys.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
-from timm.layers import DropPath, Mlp, calculate_drop_path_rates, to_2tuple, trunc_normal_
+from timm.layers import DropPath, Mlp, to_2tuple, trunc_normal_
 from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.attention import Mask, attend
 from tsfm_data.errors import InputError
+from tsfm_vision.backbone import Indices, Pyramid, path_rates, take
 from tsfm_vision.checkpoints import State, recognise, resize_grid, square
 
 Pool = Literal["", "avg"]
@@ -174,7 +174,7 @@ class Stem(nn.Module):
         return inner, self.outer_convs(x).flatten(2).transpose(1, 2)
 
 
-class PyramidTNT(nn.Module):
+class PyramidTNT(Pyramid):
     """PyramidTNT; image sides must be multiples of 8 pixels, 32 or more.
 
     Args:
@@ -194,6 +194,8 @@ class PyramidTNT(nn.Module):
         InputError: an image size that it cannot take.
     """
 
+    between = ("word_merges", "sentence_merges")
+
     def __init__(
         self,
         img_size: int | Sequence[int] = 256,
@@ -208,9 +210,7 @@ class PyramidTNT(nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, global_pool
-        self.num_features = self.head_hidden_size = outer_dims[-1]
+        super().__init__(in_chans, num_classes, global_pool, outer_dims[-1], drop_rate)
         grid = self.grid = grid_of(*to_2tuple(img_size))
         self.patch_embed = Stem(in_chans, outer_dims[0], inner_dims[0])
         self.outer_pos = nn.Parameter(torch.zeros(1, grid[0] * grid[1], outer_dims[0]))
@@ -218,7 +218,7 @@ class PyramidTNT(nn.Module):
         stages = len(depths)
         self.word_merges = nn.ModuleList([Merge(inner_dims[i], inner_dims[i + 1]) for i in range(stages - 1)])
         self.sentence_merges = nn.ModuleList([Merge(outer_dims[i], outer_dims[i + 1]) for i in range(stages - 1)])
-        paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        paths = path_rates(drop_path_rate, list(depths))
         self.stages = nn.ModuleList()
         for i in range(stages):
             blocks = []
@@ -228,20 +228,12 @@ class PyramidTNT(nn.Module):
             self.stages.append(Stage(blocks, outer_heads[i], grid, REDUCTIONS[i]))
             grid = halved(grid)
         self.norm = nn.LayerNorm(outer_dims[-1])
-        self.head_drop = nn.Dropout(drop_rate)
-        self.head: nn.Module = nn.Linear(outer_dims[-1], num_classes) if num_classes > 0 else nn.Identity()
         self.feature_info = [
             {"num_chs": dim, "reduction": SIDE * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(outer_dims)
         ]
         trunc_normal_(self.outer_pos, std=0.02)
         trunc_normal_(self.inner_pos, std=0.02)
         self.apply(self._init_weights)
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -260,26 +252,6 @@ class PyramidTNT(nn.Module):
         blocks = r"^(?:stages|word_merges|sentence_merges)\.(\d+)" if coarse else fine
         return {"stem": r"^patch_embed|^inner_pos|^outer_pos", "blocks": blocks}
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether training keeps only the blocks' inputs and computes their insides again in backward."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: Pool | None = None) -> None:
-        """Replace the classifier by a new one; ``global_pool`` stays as it is with ``None``."""
-        self.num_classes = num_classes
-        self.global_pool = self.global_pool if global_pool is None else global_pool
-        like = self.outer_pos
-        self.head = nn.Identity()
-        if num_classes > 0:
-            self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-
     def run(self, x: Float[Tensor, "B ch height width"], last: int) -> list[tuple[Tensor, Grid]]:
         """Sentences after each stage up to ``last``, and their grids."""
         grid = grid_of(x.shape[2], x.shape[3])
@@ -288,8 +260,8 @@ class PyramidTNT(nn.Module):
         found = []
         for i, stage in enumerate(self.stages[: last + 1]):
             if i > 0:
-                inner = self.word_merges[i - 1].words(inner, grid)
-                outer = self.sentence_merges[i - 1].sentences(outer, grid)
+                inner = cast(Merge, self.word_merges[i - 1]).words(inner, grid)
+                outer = cast(Merge, self.sentence_merges[i - 1]).sentences(outer, grid)
                 grid = halved(grid)
             inner, outer = stage(inner, outer, grid)
             found.append((outer, grid))
@@ -304,14 +276,10 @@ class PyramidTNT(nn.Module):
         x = self.head_drop(x.mean(1) if self.global_pool else x)
         return x if pre_logits else self.head(x)
 
-    def forward(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B *out"]:
-        """Logits of images."""
-        return self.forward_head(self.forward_features(x))
-
     def forward_intermediates(
         self,
         x: Float[Tensor, "B ch height width"],
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: Indices = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -320,7 +288,7 @@ class PyramidTNT(nn.Module):
         """Outputs of stages, as timm's models give them; ``norm`` applies the last norm to the last stage."""
         if output_fmt not in ("NCHW", "NLC"):
             raise InputError(f"expected output_fmt NCHW or NLC, found {output_fmt!r}: change it")
-        taken, last = feature_take_indices(len(self.stages), indices)
+        taken, last = take(len(self.stages), indices)
         found = self.run(x, last if stop_early else len(self.stages))
         outputs = []
         for index in sorted(taken):
@@ -330,20 +298,6 @@ class PyramidTNT(nn.Module):
         if intermediates_only:
             return outputs
         return (self.norm(found[-1][0]) if len(found) == len(self.stages) else found[-1][0]), outputs
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove the stages after the last chosen one, and the norm and head where they no longer fit."""
-        taken, last = feature_take_indices(len(self.stages), indices)
-        shorter = last < len(self.stages) - 1
-        self.stages = self.stages[: last + 1]
-        self.word_merges, self.sentence_merges = self.word_merges[:last], self.sentence_merges[:last]
-        self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
-        self.norm = nn.Identity() if prune_norm or shorter else self.norm
-        if prune_head or shorter:
-            self.reset_classifier(0, "")
-        return taken
 
 
 def grid_of(height: int, width: int) -> Grid:
@@ -390,7 +344,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
         state["outer_pos"] = resize_grid(state["outer_pos"], old, model.grid)
         for i, stage in enumerate(model.stages):
             key = f"stages.{i}.relative_pos"
-            state[key] = resize_relative(state[key], old, stage.grid, stage.reduction)
+            state[key] = resize_relative(state[key], old, cast(Stage, stage).grid, REDUCTIONS[i])
             old = halved(old)
     return state
 
@@ -425,7 +379,7 @@ def _create(
     variant: str,
     pretrained: bool,
     kwargs: dict[str, Any],
-    depths: Grid | Sequence[int],
+    depths: Sequence[int],
     first: Sequence[int],
     size: int,
 ) -> Any:

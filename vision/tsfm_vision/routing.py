@@ -33,7 +33,7 @@ def join(x_BRhwC: Float[Tensor, "B R h w C"], across: int) -> Float[Tensor, "B H
 def attend_padded(
     q_BNHD: Float[Tensor, "B N H D"], k_BMHD: Float[Tensor, "B M H D"], v_BMHV: Float[Tensor, "B M H V"], scale: float
 ) -> Float[Tensor, "B N H V"]:
-    """``attend`` where values have another number of channels than queries and keys: the fewer are filled with zeros."""
+    """``attend`` where values have other channels than queries and keys: the fewer are filled with zeros."""
     keys, values = q_BNHD.shape[-1], v_BMHV.shape[-1]
     if keys == values:
         return attend(q_BNHD, k_BMHD, v_BMHV, scale=scale)
@@ -83,9 +83,8 @@ class KeyPooling(nn.Module):
             case "ada_avgpool" | "ada_maxpool":
                 if side < 1:
                     raise InputError(f"expected kv_per_wins of at least 1 for {mode}, found {side}: change it")
-                self.pool: nn.Module = (
-                    nn.AdaptiveAvgPool2d(side) if mode == "ada_avgpool" else nn.AdaptiveMaxPool2d(side)
-                )
+                kind = nn.AdaptiveAvgPool2d if mode == "ada_avgpool" else nn.AdaptiveMaxPool2d
+                self.pool: nn.Module = kind(side)
             case "avgpool" | "maxpool" if ratio > 1:
                 self.pool = nn.AvgPool2d(ratio) if mode == "avgpool" else nn.MaxPool2d(ratio)
             case _:

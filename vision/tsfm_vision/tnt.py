@@ -17,11 +17,11 @@ from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import Mlp, to_2tuple
 from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
 from timm.models import tnt as timm_tnt
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from tsfm.attention import attend
 from tsfm_data.errors import InputError
+from tsfm_vision.backbone import Indices, take
 from tsfm_vision.checkpoints import State, recognise, resize_grid, square
 
 RELEASE = "https://github.com/huawei-noah/Efficient-AI-Backbones/releases/download/tnt/"
@@ -82,6 +82,7 @@ class TNT(timm_tnt.TNT):
         qkv_bias, drop = kwargs.get("qkv_bias", False), kwargs.get("proj_drop_rate", 0.0)
         dropouts = {"attn_drop": kwargs.get("attn_drop_rate", 0.0), "proj_drop": drop}
         inner, outer = self.pixel_embed.in_dim, self.embed_dim
+        block: Any
         for block in self.blocks:
             block.attn_in = Attention(inner, inner, block.attn_in.num_heads, qkv_bias, **dropouts)
             block.attn_out = Attention(outer, outer, block.attn_out.num_heads, qkv_bias, **dropouts)
@@ -101,7 +102,7 @@ class TNT(timm_tnt.TNT):
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image; what is left of its right and lower edge is not looked at."""
-        rows, columns = self.pixel_embed.patch_size
+        rows, columns = to_2tuple(self.pixel_embed.patch_size)
         if height < rows or width < columns:
             raise InputError(
                 f"expected images of at least {rows} x {columns} pixels, found {height} x {width}: enlarge them"
@@ -119,10 +120,10 @@ class TNT(timm_tnt.TNT):
         grid = self.grid(height, width)
         if embed.legacy:
             map_ = embed.unfold(embed.proj(x)).transpose(1, 2).flatten(0, 1)
-            pixels = map_.unflatten(1, (embed.in_dim, *embed.new_patch_size))
+            pixels = map_.unflatten(1, (embed.in_dim, *to_2tuple(embed.new_patch_size)))
         else:
             patches = embed.unfold(x).transpose(1, 2).flatten(0, 1)
-            pixels = embed.proj(patches.unflatten(1, (x.shape[1], *embed.patch_size)))
+            pixels = embed.proj(patches.unflatten(1, (x.shape[1], *to_2tuple(embed.patch_size))))
         inner = (pixels + self.pixel_pos).flatten(2).transpose(1, 2)
         outer = self.norm2_proj(self.proj(self.norm1_proj(inner.reshape(batch, grid[0] * grid[1], -1))))
         outer = torch.cat((self.cls_token.expand(batch, -1, -1), outer), dim=1)
@@ -144,7 +145,7 @@ class TNT(timm_tnt.TNT):
     def forward_intermediates(
         self,
         x: Float[Tensor, "B ch height width"],
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: Indices = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
         stop_early: bool = False,
@@ -154,7 +155,7 @@ class TNT(timm_tnt.TNT):
         """Outer tokens after chosen blocks, as timm's models give them."""
         if output_fmt not in ("NCHW", "NLC"):
             raise InputError(f"expected output_fmt NCHW or NLC, found {output_fmt!r}: change it")
-        taken, last = feature_take_indices(len(self.blocks), indices)
+        taken, last = take(len(self.blocks), indices)
         grid = self.grid(x.shape[2], x.shape[3])
         inner, outer = self.embed(x)
         found: list[Any] = []
