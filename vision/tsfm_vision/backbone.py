@@ -11,6 +11,8 @@ from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from tsfm_data.errors import InputError
+
 Indices = int | list[int] | tuple[int, ...] | None
 
 
@@ -26,17 +28,29 @@ class Backbone(nn.Module):
         global_pool: how features are pooled for the classifier, ``""`` for not at all.
         width: channels of the last features.
         drop_rate: dropout before the classifier.
+
+    Attributes:
+        pools: the values that ``global_pool`` may have.
+
+    Raises:
+        InputError: another ``global_pool``.
     """
 
     norm: nn.Module
     feature_info: list[dict[str, Any]]
+    pools: tuple[str, ...] = ("avg", "")
 
     def __init__(self, in_chans: int, num_classes: int, global_pool: str, width: int, drop_rate: float) -> None:
         super().__init__()
-        self.in_chans, self.num_classes, self.global_pool = in_chans, num_classes, global_pool
+        self.in_chans, self.num_classes, self.global_pool = in_chans, num_classes, self._known_pool(global_pool)
         self.num_features = self.head_hidden_size = width
         self.head_drop = nn.Dropout(drop_rate)
         self.head: nn.Module = nn.Linear(width, num_classes) if num_classes > 0 else nn.Identity()
+
+    def _known_pool(self, name: str) -> str:
+        if name not in self.pools:
+            raise InputError(f"expected global_pool to be one of {', '.join(map(repr, self.pools))}, found {name!r}")
+        return name
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -52,7 +66,7 @@ class Backbone(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a new one; ``global_pool`` stays as it is with ``None``."""
         self.num_classes = num_classes
-        self.global_pool = self.global_pool if global_pool is None else global_pool
+        self.global_pool = self.global_pool if global_pool is None else self._known_pool(global_pool)
         like = next(self.parameters())
         self.head = nn.Identity()
         if num_classes > 0:

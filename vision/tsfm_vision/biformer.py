@@ -24,7 +24,6 @@ from tsfm_vision.backbone import Indices, Pyramid, path_rates, take
 from tsfm_vision.checkpoints import State, recognise
 from tsfm_vision.routing import BiLevelRoutingAttention, ConvMixer, GlobalAttention, KeyPool, KeyPooling
 
-Pool = Literal["", "avg"]
 # Heads of the attention over the whole map, whatever its width.
 GLOBAL_HEADS = 8
 
@@ -151,7 +150,7 @@ class BiFormer(Pyramid):
         self,
         in_chans: int = 3,
         num_classes: int = 1000,
-        global_pool: Pool = "avg",
+        global_pool: str = "avg",
         img_size: int | Sequence[int] = 224,
         depths: Sequence[int] = (2, 2, 8, 2),
         dims: Sequence[int] = (64, 128, 256, 512),

@@ -9,7 +9,7 @@ of a head.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,6 @@ from tsfm_vision.backbone import Backbone, Indices, path_rates, take
 from tsfm_vision.checkpoints import State, recognise, resize_grid, square
 from tsfm_vision.soft_mask import doubled_mask, soft_masked
 
-Pool = Literal["", "token", "avg"]
 RELEASE = "https://huggingface.co/techmonsterwang/iLLaMA/resolve/main/"
 # Hidden channels of the feed-forward part are rounded up to a multiple of this.
 MULTIPLE = 256
@@ -120,13 +119,15 @@ class ILlama(Backbone):
         InputError: ``embed_dim`` and ``num_heads`` do not fit, or an unknown ``global_pool``.
     """
 
+    pools = ("token", "avg", "")
+
     def __init__(
         self,
         img_size: int | Sequence[int] = 224,
         patch_size: int = 16,
         in_chans: int = 3,
         num_classes: int = 1000,
-        global_pool: Pool = "token",
+        global_pool: str = "token",
         embed_dim: int = 192,
         depth: int = 12,
         num_heads: int = 3,
