@@ -259,26 +259,66 @@ def test_when_a_checkpoint_is_of_another_image_size_then_its_position_tables_are
         assert torch.allclose(larger(image(96)), create(name)(image(96)), atol=1e-5)
 
 
-@every
-def test_when_a_checkpoint_is_of_another_family_then_it_is_said_which_one(name: str, tmp_path: Path) -> None:
-    family = {"p": "PoolFormer", "m": "PoolFormer", "t": "TNT", "i": "iLLaMA", "b": "BiFormer"}
-    own = "PyramidTNT" if name.startswith("ptnt") else family[name.removeprefix("tsfm_")[0]]
-    for other in (
-        "tsfm_poolformer_s12",
-        "tsfm_tnt_s_patch16_224",
-        "ptnt_ti_patch16_192",
-        "illama_tiny",
-        "biformer_stl",
+def family(name: str) -> str:
+    if name.startswith("ptnt"):
+        return "PyramidTNT"
+    return {"p": "PoolFormer", "m": "PoolFormer", "t": "TNT", "i": "iLLaMA", "b": "BiFormer"}[
+        name.removeprefix("tsfm_")[0]
+    ]
+
+
+def test_when_a_checkpoint_is_of_another_family_then_it_is_said_which_one(tmp_path: Path) -> None:
+    models = {name: create(name) for name in SMALL}
+    for name, model in models.items():
+        module = importlib.import_module(type(model).__module__)
+        for other, state in ((other, theirs.state_dict()) for other, theirs in models.items()):
+            if family(name) == family(other):
+                continue
+            for wrapped in (state, {"model": state}, {"state_dict": {f"module.{k}": v for k, v in state.items()}}):
+                message = f"expected a checkpoint of {family(name)}, found one of {family(other)}:"
+                with pytest.raises(InputError, match=message):
+                    module.checkpoint_filter_fn(wrapped, model)
+    vit = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=24, num_heads=1).state_dict()
+    torch.save(vit, tmp_path / "vit.pth")
+    with pytest.raises(InputError, match="expected a checkpoint of iLLaMA, found one of ViT"):
+        checkpoints.load_weights(create("illama_tiny"), tmp_path / "vit.pth")
+
+
+def test_when_a_checkpoint_is_no_good_then_it_is_refused_in_one_line(tmp_path: Path) -> None:
+    model = create("illama_tiny")
+    torch.save(model.state_dict(), tmp_path / "whole.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:1000])
+    (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    torch.save(create("illama_tiny", depth=3).state_dict(), tmp_path / "shallow.pth")
+    for file, message in (
+        ("cut.pth", "corrupt or unsafe"),
+        ("cut.safetensors", "corrupt or unsafe"),
+        ("none.pth", "found no file"),
+        ("empty.pth", "expected a state dict"),
+        ("shallow.pth", r"expected tensor blocks\.3\."),
     ):
-        theirs = "PyramidTNT" if other.startswith("ptnt") else family[other.removeprefix("tsfm_")[0]]
-        torch.save({"state_dict": create(other).state_dict()}, tmp_path / "w.pth")
-        if own != theirs:
-            with pytest.raises(InputError, match=f"expected a checkpoint of {own}, found one of {theirs}"):
-                checkpoints.load_weights(create(name), tmp_path / "w.pth")
-    torch.save(create(name).state_dict(), tmp_path / "w.pth")
-    (tmp_path / "cut.pth").write_bytes((tmp_path / "w.pth").read_bytes()[:1000])
-    with pytest.raises(InputError, match="corrupt or unsafe"):
-        checkpoints.load_weights(create(name), tmp_path / "cut.pth")
+        with pytest.raises(InputError, match=message) as caught:
+            checkpoints.load_weights(model, tmp_path / file)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="a model of this package"):
+        checkpoints.load_weights(nn.Linear(1, 1), tmp_path / "whole.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("illama_tiny", {"num_heads": 5}, "even number of channels"),
+        ("illama_tiny", {"global_pool": "max"}, "global_pool"),
+        ("biformer_tiny", {"n_win": 2}, "topk of at most 4"),
+        ("biformer_tiny", {"topks": (1, 4, 16, -3)}, "topks of -2 or more"),
+        ("biformer_tiny", {"kv_downsample_mode": "ada_avgpool"}, "kv_per_wins"),
+        ("ptnt_ti_patch16_192", {"img_size": 60}, "multiples of 8"),
+    ],
+)
+def test_when_sizes_do_not_fit_then_the_model_says_which(name: str, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        create(name, **wrong)
 
 
 @every

@@ -275,7 +275,10 @@ class BiFormer(Pyramid):
 
     @torch.no_grad()
     def routes(self, x: Float[Tensor, "B ch height width"]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Where each region looks: share and number ``[B, R, K]`` of the chosen regions for each routed attention."""
+        """Where each region looks: share and number ``[B, R, K]`` of the chosen regions for each routed attention.
+
+        The images pass in the model's mode: in training they move the running statistics of its norms.
+        """
         found: dict[str, tuple[Float[Tensor, "B R K"], Int[Tensor, "B R K"]]] = {}
         hooks = []
         for name, module in self.named_modules():
