@@ -10,22 +10,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from tsfm_data.errors import InputError
+from tsfm_vision import soft_mask
 from tsfm_vision.callbacks import SoftMaskSchedule
 from tsfm_vision.illama import ILlama
-from tsfm_vision.soft_mask import doubled_mask, soft_masked
+from tsfm_vision.soft_mask import parts, soft_masked
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_when_the_mask_is_soft_then_values_and_gradients_are_those_of_weights_multiplied_after_softmax(
-    rate: float,
+    rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(soft_mask, "PART", 4)  # the 9 tokens make three parts, the last one shorter
     generator = torch.Generator().manual_seed(0)
     q, k, v, probe = (torch.randn(2, 9, 3, 4, generator=generator, dtype=torch.float64) for _ in range(4))
     found, expected = [], []
     for results in (found, expected):
         inputs = [x.clone().requires_grad_() for x in (q, k, v)]
         if results is found:
-            out = soft_masked(*inputs, rate, None if rate == 1 else doubled_mask(9, q))
+            out = soft_masked(*inputs, rate, parts(9, q))
         else:
             weights = (torch.einsum("bnhd,bmhd->bhnm", inputs[0], inputs[1]) / 2).softmax(-1)
             weights = weights * (rate + (1 - rate) * torch.ones(9, 9, dtype=torch.float64).tril())

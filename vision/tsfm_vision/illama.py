@@ -19,11 +19,10 @@ from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs,
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.attention import Mask
 from tsfm_data.errors import InputError
 from tsfm_vision.backbone import Backbone, Indices, path_rates, take
 from tsfm_vision.checkpoints import State, recognise, resize_grid, square
-from tsfm_vision.soft_mask import doubled_mask, soft_masked
+from tsfm_vision.soft_mask import Part, parts, soft_masked
 
 RELEASE = "https://huggingface.co/techmonsterwang/iLLaMA/resolve/main/"
 # Hidden channels of the feed-forward part are rounded up to a multiple of this.
@@ -59,9 +58,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"], table: Tensor, rate: float, mask: Mask | None) -> Tensor:
+    def forward(self, x_BNC: Float[Tensor, "B N C"], table: Tensor, rate: float, masks: tuple[Part, ...]) -> Tensor:
         q_BNHD, k_BNHD, v_BNHD = self.qkv(x_BNC).unflatten(2, (3, self.heads, -1)).unbind(2)
-        mixed_BNHD = soft_masked(rotate(q_BNHD, table), rotate(k_BNHD, table), v_BNHD, rate, mask)
+        mixed_BNHD = soft_masked(rotate(q_BNHD, table), rotate(k_BNHD, table), v_BNHD, rate, masks)
         return self.proj(mixed_BNHD.flatten(2))
 
 
@@ -89,8 +88,8 @@ class Block(nn.Module):
         self.mlp = SwiGLU(width, hidden)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"], table: Tensor, rate: float, mask: Mask | None) -> Tensor:
-        x_BNC = x_BNC + self.drop_path(self.attn(self.norm1(x_BNC), table, rate, mask))
+    def forward(self, x_BNC: Float[Tensor, "B N C"], table: Tensor, rate: float, masks: tuple[Part, ...]) -> Tensor:
+        x_BNC = x_BNC + self.drop_path(self.attn(self.norm1(x_BNC), table, rate, masks))
         return x_BNC + self.drop_path(self.mlp(self.norm2(x_BNC)))
 
 
@@ -209,10 +208,10 @@ class ILlama(Backbone):
     def run(self, x_BNC: Float[Tensor, "B N C"], last: int, taken: list[int]) -> tuple[Tensor, list[Tensor]]:
         """Tokens after block ``last``, and after the blocks in ``taken``."""
         table = rotary_table(x_BNC.shape[1], self.head_channels, x_BNC)
-        mask = None if self.soft_mask_rate == 1 else doubled_mask(x_BNC.shape[1], x_BNC)
+        masks = parts(x_BNC.shape[1], x_BNC)
         found = []
         for index, block in enumerate(self.blocks[: last + 1]):
-            arguments = (x_BNC, table, self.soft_mask_rate, mask)
+            arguments = (x_BNC, table, self.soft_mask_rate, masks)
             x_BNC = checkpoint(block, *arguments) if self.grad_checkpointing and self.training else block(*arguments)
             if index in taken:
                 found.append(x_BNC)

@@ -1,14 +1,15 @@
 """iLLaMA's soft mask: attention weights that look ahead are multiplied by a rate after the softmax.
 
-The weights are not normalised again, so a causal mask on the scores is something else. Exact with any kernel: every key
-stands twice, once with its value for the queries from its place on, and once with its value times the rate for the
-queries before. Each query sees each key once, so the softmax is that over all keys.
+The weights are not normalised again, so a causal mask on the scores is something else. Exact with any kernel, by parts
+of the queries: keys before a part keep their values, keys after it have them times the rate, and keys within it stand
+twice, once with their value for the queries from their place on, and once with it times the rate for the queries
+before. Each query sees each key once, so the softmax is that over all keys.
 
 Shapes: B batch, N tokens, H heads, D channels of a head.
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,14 +19,30 @@ from torch import Tensor
 from tsfm.attention import Mask, attend
 from tsfm_data.errors import InputError
 
+# Queries of a part: enough for a kernel to be busy, few enough that little is computed twice.
+PART = 128
 Schedule = Literal["constant", "linear"]
 
 
-def doubled_mask(tokens: int, like: Tensor) -> Mask:
-    """The mask over doubled keys: the first copy for queries from its place on, the second for those before."""
-    behind = torch.ones(tokens, tokens, dtype=torch.bool, device=like.device).tril()
-    bias = torch.zeros(1, 1, tokens, 2 * tokens, dtype=like.dtype, device=like.device)
-    return Mask(bias=bias.masked_fill_(~torch.cat([behind, ~behind], 1), -math.inf))
+class Part(NamedTuple):
+    """Queries from ``start`` to ``end``, and what they may see of all keys followed by the keys of this part again."""
+
+    start: int
+    end: int
+    mask: Mask
+
+
+def parts(tokens: int, like: Tensor) -> tuple[Part, ...]:
+    """The parts of ``tokens`` queries, for tensors like ``like``; made once for all blocks of a model."""
+    found = []
+    for start in range(0, tokens, PART):
+        end = min(start + PART, tokens)
+        behind = torch.ones(end - start, end - start, dtype=torch.bool, device=like.device).tril()
+        bias = torch.zeros(1, 1, end - start, tokens + end - start, dtype=like.dtype, device=like.device)
+        bias[..., start:end].masked_fill_(~behind, -math.inf)
+        bias[..., tokens:].masked_fill_(behind, -math.inf)
+        found.append(Part(start, end, Mask(bias=bias)))
+    return tuple(found)
 
 
 def soft_masked(
@@ -33,7 +50,7 @@ def soft_masked(
     k_BNHD: Float[Tensor, "B N H D"],
     v_BNHD: Float[Tensor, "B N H D"],
     rate: float,
-    mask: Mask | None,
+    masks: tuple[Part, ...],
 ) -> Float[Tensor, "B N H D"]:
     """``(softmax(q k^T / sqrt(D)) * S) v``, where S is 1 for a key up to the query's own place and ``rate`` after it.
 
@@ -42,11 +59,17 @@ def soft_masked(
         k_BNHD: keys.
         v_BNHD: values.
         rate: from 0 (nothing that lies ahead) to 1 (plain attention).
-        mask: ``doubled_mask`` for these tokens, made once for all blocks; not needed at rate 1.
+        masks: ``parts`` of these tokens; not looked at where the rate is 1.
     """
-    if mask is None:
+    if rate == 1:
         return attend(q_BNHD, k_BNHD, v_BNHD)
-    return attend(q_BNHD, torch.cat([k_BNHD, k_BNHD], 1), torch.cat([v_BNHD, v_BNHD * rate], 1), mask)
+    weak_BNHD = v_BNHD * rate
+    out = []
+    for start, end, mask in masks:
+        keys = torch.cat([k_BNHD, k_BNHD[:, start:end]], 1)
+        values = torch.cat([v_BNHD[:, :end], weak_BNHD[:, end:], weak_BNHD[:, start:end]], 1)
+        out.append(attend(q_BNHD[:, start:end], keys, values, mask))
+    return torch.cat(out, 1)
 
 
 def rates(schedule: Schedule, cutoff_epochs: int, epochs: int, steps_per_epoch: int) -> np.ndarray:
