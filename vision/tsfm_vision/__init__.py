@@ -1,1 +1,5 @@
-"""Vision backbones of the suite, registered with timm. None is here yet: they arrive with their own release."""
+"""Vision backbones of the suite; importing it registers them with timm."""
+
+from tsfm_vision import biformer, illama, poolformer, pyramid_tnt, tnt
+
+__all__ = ["biformer", "illama", "poolformer", "pyramid_tnt", "tnt"]

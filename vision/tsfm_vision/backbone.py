@@ -1,0 +1,129 @@
+"""What the families written here have in common: timm's verbs around a classifier, a norm and blocks.
+
+Shapes: B batch, ``out`` classes or features.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from timm.layers import trunc_normal_
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from tsfm_data.errors import InputError
+
+Indices = int | list[int] | tuple[int, ...] | None
+
+
+class Backbone(nn.Module):
+    """An image model with ``head``, ``norm`` and ``feature_info``.
+
+    A family adds ``forward_features``, ``forward_head``, ``forward_intermediates`` and what it has to say about its
+    parameters.
+
+    Args:
+        in_chans: channels of an image.
+        num_classes: outputs of the classifier, 0 for none.
+        global_pool: how features are pooled for the classifier, ``""`` for not at all.
+        width: channels of the last features.
+        drop_rate: dropout before the classifier.
+
+    Attributes:
+        pools: the values that ``global_pool`` may have.
+
+    Raises:
+        InputError: another ``global_pool``.
+    """
+
+    norm: nn.Module
+    feature_info: list[dict[str, Any]]
+    pools: tuple[str, ...] = ("avg", "")
+
+    def __init__(self, in_chans: int, num_classes: int, global_pool: str, width: int, drop_rate: float) -> None:
+        super().__init__()
+        self.in_chans, self.num_classes, self.global_pool = in_chans, num_classes, self._known_pool(global_pool)
+        self.num_features = self.head_hidden_size = width
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head: nn.Module = nn.Linear(width, num_classes) if num_classes > 0 else nn.Identity()
+
+    def _known_pool(self, name: str) -> str:
+        if name not in self.pools:
+            raise InputError(f"expected global_pool to be one of {', '.join(map(repr, self.pools))}, found {name!r}")
+        return name
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a new one; ``global_pool`` stays as it is with ``None``."""
+        self.num_classes = num_classes
+        self.global_pool = self.global_pool if global_pool is None else self._known_pool(global_pool)
+        like = next(self.parameters())
+        self.head = nn.Identity()
+        if num_classes > 0:
+            self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+
+    def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B *features"]:
+        """Features after the last norm."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Float[Tensor, "B *features"], pre_logits: bool = False) -> Float[Tensor, "B *out"]:
+        """From features to logits, or to what the classifier sees."""
+        raise NotImplementedError
+
+    def forward(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B *out"]:
+        """Logits of images."""
+        return self.forward_head(self.forward_features(x))
+
+
+class Pyramid(Backbone):
+    """A backbone of ``stages`` with ever fewer and wider features.
+
+    Attributes:
+        between: names of the lists of layers between stages, which are one shorter than ``stages``.
+    """
+
+    stages: nn.ModuleList
+    between: tuple[str, ...] = ()
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether training keeps only the blocks' inputs and computes their insides again in backward."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable  # type: ignore[assignment]
+
+    def prune_intermediate_layers(
+        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the stages after the last chosen one, and the norm and head where they no longer fit."""
+        taken, last = take(len(self.stages), indices)
+        shorter = last < len(self.stages) - 1
+        self.stages = self.stages[: last + 1]
+        for name in self.between:
+            setattr(self, name, getattr(self, name)[:last])
+        self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_norm or shorter:
+            self.norm = nn.Identity()
+        if prune_head or shorter:
+            self.reset_classifier(0, "")
+        return taken
+
+
+def take(count: int, indices: Indices) -> tuple[list[int], int]:
+    """The chosen of ``count`` blocks, and the last of them; a number stands for that many of the last."""
+    return feature_take_indices(count, list(indices) if isinstance(indices, tuple) else indices)
+
+
+def path_rates(rate: float, depths: list[int]) -> list[list[float]]:
+    """Drop-path rates of every stage's blocks, growing linearly from 0 to ``rate`` over all of them."""
+    flat = [rate * i / max(1, sum(depths) - 1) for i in range(sum(depths))]
+    return [flat[sum(depths[:i]) : sum(depths[: i + 1])] for i in range(len(depths))]

@@ -1,0 +1,174 @@
+"""Layers of PyramidTNT (``tsfm_vision.pyramid_tnt``): sentences, their words, and how both are merged.
+
+Shapes: B batch, N sentences of a map, P words of a sentence, C channels of a sentence, c those of a word, H heads, D
+channels of a head, M keys.
+"""
+
+import torch
+from jaxtyping import Float
+from timm.layers import DropPath, Mlp
+from timm.models import checkpoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tsfm.attention import Mask, attend
+from tsfm_vision.checkpoints import resize_grid
+
+Grid = tuple[int, int]
+# Words along a side of a sentence.
+WORDS = 4
+
+
+class Attention(nn.Module):
+    """Attention whose keys may come from a pooled map.
+
+    Args:
+        width: channels of a token.
+        heads: number of heads.
+        reduction: tokens along a side of the map that become one key.
+    """
+
+    def __init__(self, width: int, heads: int, reduction: int = 1) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.proj = nn.Linear(width, width)
+        self.pool = nn.AvgPool2d(reduction) if reduction > 1 else None
+        if reduction > 1:
+            self.linear = nn.Linear(width, width)
+            self.norm = nn.LayerNorm(width)
+
+    def forward(self, x_BNC: Float[Tensor, "B N C"], grid: Grid, mask: Mask | None = None) -> Float[Tensor, "B N C"]:
+        keys_BMC = x_BNC
+        if self.pool is not None:
+            pooled = self.pool(x_BNC.transpose(1, 2).unflatten(2, grid))
+            keys_BMC = self.norm(self.linear(pooled.flatten(2).transpose(1, 2)))
+        q_BNHD = self.q(x_BNC).unflatten(2, (self.heads, -1))
+        k_BMHD, v_BMHD = self.kv(keys_BMC).unflatten(2, (2, self.heads, -1)).unbind(2)
+        return self.proj(attend(q_BNHD, k_BMHD, v_BMHD, mask).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward part of sentences, in some blocks after those of their words.
+
+    Args:
+        outer: channels of a sentence.
+        inner: channels of a word; 0 for a block without words.
+        outer_heads: heads among sentences.
+        inner_heads: heads among words.
+        reduction: sentences along a side of the map that become one key.
+        drop_path: rate of dropping a branch.
+    """
+
+    def __init__(
+        self, outer: int, inner: int, outer_heads: int, inner_heads: int, reduction: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.has_inner = inner > 0
+        if self.has_inner:
+            words = WORDS * WORDS * inner
+            self.inner_norm1 = nn.LayerNorm(words)
+            self.inner_attn = Attention(inner, inner_heads)
+            self.inner_norm2 = nn.LayerNorm(words)
+            self.inner_mlp = Mlp(inner, 4 * inner)
+            self.proj_norm1 = nn.LayerNorm(words)
+            self.proj = nn.Linear(words, outer, bias=False)
+            self.proj_norm2 = nn.LayerNorm(outer)
+        self.outer_norm1 = nn.LayerNorm(outer)
+        self.outer_attn = Attention(outer, outer_heads, reduction)
+        self.outer_norm2 = nn.LayerNorm(outer)
+        self.outer_mlp = Mlp(outer, 4 * outer)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(
+        self, inner: Float[Tensor, "BN P c"], outer: Float[Tensor, "B N C"], grid: Grid, mask: Mask
+    ) -> tuple[Float[Tensor, "BN P c"], Float[Tensor, "B N C"]]:
+        if self.has_inner:
+            words, sentences = inner.shape, (*outer.shape[:2], -1)
+            # Words are normalised over their whole sentence.
+            normal = self.inner_norm1(inner.reshape(sentences)).view(words)
+            inner = inner + self.drop_path(self.inner_attn(normal, (WORDS, WORDS)))
+            inner = inner + self.drop_path(self.inner_mlp(self.inner_norm2(inner.reshape(sentences)).view(words)))
+            outer = outer + self.proj_norm2(self.proj(self.proj_norm1(inner.reshape(sentences))))
+        outer = outer + self.drop_path(self.outer_attn(self.outer_norm1(outer), grid, mask))
+        return inner, outer + self.drop_path(self.outer_mlp(self.outer_norm2(outer)))
+
+
+class Stage(nn.Module):
+    """Blocks of one map size, and the learned bias between its sentences and keys."""
+
+    def __init__(self, blocks: list[Block], heads: int, grid: Grid, reduction: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.grid, self.reduction = grid, reduction
+        keys = (grid[0] // reduction) * (grid[1] // reduction)
+        self.relative_pos = nn.Parameter(torch.randn(1, heads, grid[0] * grid[1], keys))
+        self.grad_checkpointing = False
+
+    def forward(self, inner: Tensor, outer: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        mask = Mask(bias=resize_relative(self.relative_pos, self.grid, grid, self.reduction))
+        for block in self.blocks:
+            if self.grad_checkpointing and self.training:
+                inner, outer = checkpoint(block, inner, outer, grid, mask)
+            else:
+                inner, outer = block(inner, outer, grid, mask)
+        return inner, outer
+
+
+class Merge(nn.Module):
+    """A norm, and a convolution that merges tokens two by two in each direction; words with their neighbours'."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(before)
+        self.conv = nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1))
+
+    def sentences(self, outer: Float[Tensor, "B N C"], grid: Grid) -> Float[Tensor, "B N2 C2"]:
+        """Merge sentences of a map."""
+        return self.conv(self.norm(outer).transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2)
+
+    def words(self, inner: Float[Tensor, "BN P c"], grid: Grid) -> Float[Tensor, "BN2 P c2"]:
+        """Merge the words of four sentences; a map of odd side gets sentences of zeros."""
+        x = self.norm(inner).unflatten(0, (-1, *grid)).unflatten(3, (WORDS, WORDS))
+        x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, grid[1] % 2, 0, grid[0] % 2))
+        x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2))
+        # Axes now: batch, rows, 2, columns, 2, row of words, column of words, channels. The words of a group of four
+        # sentences become one map, as they lie in the image.
+        x = x.permute(0, 1, 3, 7, 2, 5, 4, 6).flatten(6, 7).flatten(4, 5).flatten(0, 2)
+        return self.conv(x).flatten(2).transpose(1, 2)
+
+
+class Stem(nn.Module):
+    """Convolutions that make words (half the image's side) and sentences (an eighth)."""
+
+    def __init__(self, in_chans: int, outer: int, inner: int) -> None:
+        super().__init__()
+
+        def conv(before: int, after: int, stride: int) -> list[nn.Module]:
+            return [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
+
+        self.common_conv = nn.Sequential(*conv(in_chans, 2 * inner, 2))
+        self.inner_convs = nn.Sequential(*conv(2 * inner, inner, 1))
+        self.outer_convs = nn.Sequential(
+            *conv(2 * inner, 4 * inner, 2), *conv(4 * inner, 8 * inner, 2), *conv(8 * inner, outer, 1)
+        )
+
+    def forward(self, x: Float[Tensor, "B ch height width"]) -> tuple[Float[Tensor, "BN P c"], Float[Tensor, "B N C"]]:
+        x = self.common_conv(x)
+        words = F.unfold(self.inner_convs(x), WORDS, stride=WORDS).transpose(1, 2).flatten(0, 1)
+        inner = words.unflatten(1, (-1, WORDS * WORDS)).transpose(1, 2)
+        return inner, self.outer_convs(x).flatten(2).transpose(1, 2)
+
+
+def resize_relative(
+    table: Float[Tensor, "1 H N M"], old: Grid, new: Grid, reduction: int
+) -> Float[Tensor, "1 H N2 M2"]:
+    """The bias between sentences and keys of one map, for another map."""
+    if old == new:
+        return table
+    heads, queries, keys = table.shape[1:]
+    rows = resize_grid(table.transpose(1, 2).reshape(1, queries, -1), old, new)
+    columns = rows.reshape(-1, keys).t()[None]
+    below, above = ((side[0] // reduction, side[1] // reduction) for side in (old, new))
+    return resize_grid(columns, below, above)[0].t().reshape(1, new[0] * new[1], heads, -1).transpose(1, 2)

@@ -1,0 +1,97 @@
+"""iLLaMA's soft mask: attention weights that look ahead are multiplied by a rate after the softmax.
+
+The weights are not normalised again, so a causal mask on the scores is something else. Exact with any kernel, by parts
+of the queries: keys before a part keep their values, keys after it have them times the rate, and keys within it stand
+twice, once with their value for the queries from their place on, and once with it times the rate for the queries
+before. Each query sees each key once, so the softmax is that over all keys.
+
+Shapes: B batch, N tokens, H heads, D channels of a head.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tsfm.attention import Mask, attend
+from tsfm_data.errors import InputError
+
+# Queries of a part: enough for a kernel to be busy, few enough that little is computed twice.
+PART = 128
+Schedule = Literal["constant", "linear"]
+
+
+class Part(NamedTuple):
+    """Queries from ``start`` to ``end``, and what they may see of all keys followed by the keys of this part again."""
+
+    start: int
+    end: int
+    mask: Mask
+
+
+def parts(tokens: int, like: Tensor) -> tuple[Part, ...]:
+    """The parts of ``tokens`` queries, for tensors like ``like``; made once for all blocks of a model."""
+    found = []
+    for start in range(0, tokens, PART):
+        end = min(start + PART, tokens)
+        behind = torch.ones(end - start, end - start, dtype=torch.bool, device=like.device).tril()
+        bias = torch.zeros(1, 1, end - start, tokens + end - start, dtype=like.dtype, device=like.device)
+        bias[..., start:end].masked_fill_(~behind, -math.inf)
+        bias[..., tokens:].masked_fill_(behind, -math.inf)
+        found.append(Part(start, end, Mask(bias=bias)))
+    return tuple(found)
+
+
+def soft_masked(
+    q_BNHD: Float[Tensor, "B N H D"],
+    k_BNHD: Float[Tensor, "B N H D"],
+    v_BNHD: Float[Tensor, "B N H D"],
+    rate: float,
+    masks: tuple[Part, ...],
+) -> Float[Tensor, "B N H D"]:
+    """``(softmax(q k^T / sqrt(D)) * S) v``, where S is 1 for a key up to the query's own place and ``rate`` after it.
+
+    Args:
+        q_BNHD: queries.
+        k_BNHD: keys.
+        v_BNHD: values.
+        rate: from 0 (nothing that lies ahead) to 1 (plain attention).
+        masks: ``parts`` of these tokens; not looked at where the rate is 1.
+    """
+    if rate == 1:
+        return attend(q_BNHD, k_BNHD, v_BNHD)
+    weak_BNHD = v_BNHD * rate
+    out = []
+    for start, end, mask in masks:
+        keys = torch.cat([k_BNHD, k_BNHD[:, start:end]], 1)
+        values = torch.cat([v_BNHD[:, :end], weak_BNHD[:, end:], weak_BNHD[:, start:end]], 1)
+        out.append(attend(q_BNHD[:, start:end], keys, values, mask))
+    return torch.cat(out, 1)
+
+
+def rates(schedule: Schedule, cutoff_epochs: int, epochs: int, steps_per_epoch: int) -> np.ndarray:
+    """The soft-mask rate at each optimiser step of a training.
+
+    Args:
+        schedule: ``"constant"``: 1 until the cutoff; ``"linear"``: from 1 to 0 at the cutoff, both ends included.
+            After the cutoff it is 0.
+        cutoff_epochs: epochs until the rate is 0; all epochs keep a constant rate to the end, 0 has a causal model
+            from the start (fine-tuning).
+        epochs: epochs of the whole training.
+        steps_per_epoch: optimiser steps in an epoch.
+
+    Returns:
+        ``[epochs * steps_per_epoch]`` rates.
+
+    Raises:
+        InputError: the cutoff lies outside the training.
+    """
+    if not 0 <= cutoff_epochs <= epochs:
+        raise InputError(f"expected a cutoff within the {epochs} epochs, found {cutoff_epochs}: change cutoff_epochs")
+    out = np.zeros(epochs * steps_per_epoch)
+    steps = cutoff_epochs * steps_per_epoch
+    out[:steps] = 1.0 if schedule == "constant" else np.linspace(1.0, 0.0, steps)
+    return out
