@@ -23,8 +23,8 @@ DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "neuralforecast": (("tsfm.bench",), ()),
     "vega_datasets": (("tsfm.commands.demo",), ("tsfm.commands.demo",)),
     "pytorch_lightning": (
-        ("tsfm_data.module", "tsfm.task", "tsfm.commands", "tsfm.bench"),
-        ("tsfm_data.module", "tsfm.task", "tsfm.commands", "tsfm.bench"),
+        ("tsfm_data.module", "tsfm.task", "tsfm.commands", "tsfm.bench", "tsfm_vision.callbacks"),
+        ("tsfm_data.module", "tsfm.task", "tsfm.commands", "tsfm.bench", "tsfm_vision.callbacks"),
     ),
     "pandas": (
         ("tsfm_data", "tsfm.forecasting", "tsfm.plots", "tsfm.report", "tsfm.commands", "tsfm.bench"),
