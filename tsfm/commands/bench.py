@@ -6,7 +6,7 @@ from typing import Any
 
 from tsfm_data.files import atomic_file
 
-SIDES = ("tsfm", "bare", "neuralforecast")
+SIDES = ("tsfm", "tsfm-bf16", "bare", "neuralforecast")
 
 
 def write(folder: Path, name: str, rows: list[dict[str, Any]], summary: dict[str, Any], text: str) -> None:
@@ -55,7 +55,7 @@ def speed(
 
     Args:
         cases: which, for instance ETTh1-96; all by default.
-        sides: of tsfm, bare and neuralforecast; all by default. The last needs the extra "peers".
+        sides: of tsfm, tsfm-bf16, bare and neuralforecast; all by default. The last needs the extra "peers".
         output: folder for speed.md and speed.json.
         repeats: timings of each, in turn; the median of the ratios counts.
         threads: CPU threads of each.

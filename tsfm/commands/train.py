@@ -28,6 +28,7 @@ from tsfm.commands.config_errors import check_files, explain
 from tsfm.commands.forecast import write_frame
 from tsfm.forecasting import forecast_table
 from tsfm.heads import check_levels
+from tsfm.memory import keep_large_blocks
 from tsfm.task import ForecastTask
 from tsfm_data.batch import Forecast
 from tsfm_data.errors import InputError, unknown_name
@@ -215,6 +216,7 @@ def train(words: Sequence[str]) -> int:
 def run(words: Sequence[str]) -> SuiteCLI:
     """As ``train``, but hands back the finished CLI with its ``trainer``, ``model`` and ``datamodule``."""
     quiet()
+    keep_large_blocks()
     check_files(words)
     sys.argv = ["tsfm", *words]  # Lightning reads it; handing the words over as well makes it warn
     try:
