@@ -1,0 +1,124 @@
+"""Laws in one variable: the pure power law L = (x0 / x)^a and the saturating law L = E + (x0 / x)^a.
+
+The pure law is ordinary least squares of log L on log x, as in the scaling-law paper of time-series models (Yao et al.
+2025, arXiv 2410.12360). The saturating law is least squares on log L too, so that the two can be compared.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from tsfm.scaling.bootstrap import LEVEL, profile_interval
+from tsfm.scaling.fit import EXPONENTS, LARGEST_EXPONENT, Problem, solve
+
+BIN = 0.1  # decades of x of which the best loss is taken
+FEWEST = 3  # points below which a slope is no law
+HELD_OUT = 0.25  # share of the points, at the largest x, that the forms are compared on
+
+
+@dataclass(frozen=True)
+class Power:
+    """A law in one variable.
+
+    Attributes:
+        E: irreducible loss; 0 in the pure law.
+        x0: where the falling part is 1.
+        exponent: a.
+        exponent_ci: 95 % interval of a.
+        E_ci: 95 % interval of E; None in the pure law.
+        error: root mean squared residual of log L.
+    """
+
+    E: float
+    x0: float
+    exponent: float
+    exponent_ci: tuple[float, float]
+    E_ci: tuple[float, float] | None
+    error: float
+
+    def loss(self, x: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
+        """The expected loss."""
+        return self.E + np.exp(self.exponent * (np.log(self.x0) - np.log(x)))
+
+
+def best_of_bins(
+    x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"], width: float = BIN
+) -> Int64[np.ndarray, " K"]:
+    """Rows with the least loss in each bin of log10 x, in order of x: the efficient frontier."""
+    bins = np.round(np.log10(x) / width).astype(np.int64)
+    order = np.lexsort((loss, bins))
+    first = np.append(True, bins[order][1:] != bins[order][:-1])
+    return order[first].astype(np.int64)
+
+
+def power_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> Power:
+    """The pure power law, with Student's interval for its exponent.
+
+    Args:
+        x: parameters, data or compute.
+        loss: above 0.
+    """
+    from scipy import stats
+
+    X, y = np.log10(x), np.log10(loss)
+    slope, intercept = np.polyfit(X - X.mean(), y, 1)
+    residual = y - intercept - slope * (X - X.mean())
+    freedom = len(x) - 2
+    width = np.inf
+    if freedom > 0:
+        spread = np.sqrt((residual**2).sum() / freedom / ((X - X.mean()) ** 2).sum())
+        width = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * spread)
+    x0 = float(10 ** (X.mean() - intercept / slope)) if abs(slope) > 1e-6 else float("nan")
+    error = float(np.sqrt((residual**2).mean()) * np.log(10))
+    return Power(0.0, x0, float(-slope), (float(-slope - width), float(-slope + width)), None, error)
+
+
+def saturating_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> Power:
+    """The saturating law, with intervals by the profile of the sum of squares.
+
+    An interval of E that begins at 0 says that the data cannot tell the law from a pure power law.
+    """
+    X, y = np.log(x), np.log(loss)
+    center, one = float(X.mean()), np.ones((len(X), 1))
+    terms = (one, np.concatenate([one, center - X[:, None]], axis=1))
+    room = LARGEST_EXPONENT * float(np.abs(X - center).max())
+    low, high = np.array([y.min() - 12, y.min() - 15, 0.0]), np.array([y.min(), y.max() + room, LARGEST_EXPONENT])
+    problem = Problem(terms, y, low, high, delta=float("inf"))
+    starts = np.array(
+        [[y.min() + np.log(share), y.mean() + np.log(1.1 - share), a] for share in (0.02, 0.5, 0.9) for a in EXPONENTS]
+    )
+    found = solve(problem, starts)
+    theta = found.theta[int(np.argmin(found.objective))]
+    error = float(np.sqrt((problem.residuals(theta) ** 2).mean()))
+    ends = []
+    for column in (0, 2):
+        spread = _curvature_spread(problem, theta, column, error)
+        ends.append(profile_interval(problem, theta, column, spread, len(x)))
+    with np.errstate(over="ignore"):
+        x0 = float(np.exp(theta[1] / max(theta[2], 1e-12) + center))
+    exponent_ci = (max(ends[1][0], 0.0), ends[1][1])
+    E_ci = (float(np.exp(ends[0][0])), float(np.exp(min(ends[0][1], y.min()))))
+    return Power(float(np.exp(theta[0])), x0, float(theta[2]), exponent_ci, E_ci, error)
+
+
+def _curvature_spread(problem: Problem, theta: np.ndarray, column: int, error: float) -> float:
+    """Standard error from the Gauss-Newton matrix, which places the grid of the profile."""
+    shares, _ = problem.parts(theta[None])
+    jacobian = np.concatenate([s[0][:, None] * t for s, t in zip(shares, problem.terms, strict=True)], axis=1)
+    inverse = np.linalg.pinv(jacobian.T @ jacobian)
+    return float(np.clip(error * np.sqrt(max(inverse[column, column], 0.0)), 1e-6, 2.0))
+
+
+def held_out_errors(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> dict[str, float] | None:
+    """Root mean squared error of log L at the largest x, of both forms fitted to the rest; None with too few points."""
+    order = np.argsort(x, kind="stable")
+    held = max(1, round(HELD_OUT * len(x)))
+    seen, rest = order[:-held], order[-held:]
+    if len(seen) < FEWEST + 2:
+        return None
+    forms = {"power": power_law, "saturating": saturating_law}
+    return {
+        name: float(np.sqrt((np.log(form(x[seen], loss[seen]).loss(x[rest]) / loss[rest]) ** 2).mean()))
+        for name, form in forms.items()
+    }
