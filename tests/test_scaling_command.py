@@ -20,10 +20,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scaling")
     runs = planted_runs("isoflop", 60, 0.003, seed=2)
     table = pd.DataFrame({"params": runs.params, "tokens": runs.tokens, "loss": runs.loss})
+    table["unique"] = table["tokens"] / np.where(np.arange(len(table)) % 3, 1.0, 4.0)
     table["arch"] = np.where(np.arange(len(table)) % 2, "encoder", "decoder")
     table.to_csv(folder / "ledger.csv", index=False)
     for name in ("one", "two"):
-        words = ["--output", str(folder / name), "--draws", "200", "--group", "arch"]
+        words = ["--output", str(folder / name), "--draws", "200", "--group", "arch", "--unique", "unique"]
         with pytest.raises(SystemExit) as end:
             main(["scaling", "fit", str(folder / "ledger.csv"), *words])
         assert not end.value.code
@@ -56,7 +57,14 @@ def test_report_is_one_file_that_shows_every_part(folder: Path) -> None:
     html = (folder / "one" / "report.html").read_text()
     assert html.count("data:image/svg+xml") == len(FIGURES)
     assert "http" not in html.replace("http-equiv", "")
-    for words in ("Joint law", "Bias of approach 2", "How far to trust it", "Do the groups differ?", "SHA-256"):
+    for words in (
+        "Joint law",
+        "Bias of approach 2",
+        "How far to trust it",
+        "Do the groups differ?",
+        "Repeated data",
+        "SHA-256",
+    ):
         assert words in html
 
 

@@ -17,6 +17,7 @@ def fit(
     run: str | None = None,
     group: str | None = None,
     exclude: str | None = None,
+    unique: str | None = None,
     draws: int = 10_000,
     delta: float = 1e-3,
     seed: int = 0,
@@ -33,6 +34,7 @@ def fit(
         run: column that names the run of each row; "run" where there is one, else every row is a run.
         group: column whose groups (encoder and decoder, say) get a law each, and a test whether they differ.
         exclude: column that is true where a row shall be left out.
+        unique: column of the tokens that differ, where data were repeated: what repeated data are worth is then fitted.
         draws: of the bootstrap.
         delta: width of the Huber loss on log loss.
         seed: of the bootstrap.
@@ -41,7 +43,7 @@ def fit(
     from tsfm.scaling.ledger import read_runs
     from tsfm.scaling.report import lead, write_report
 
-    rows = read_runs(ledger, params, tokens, loss, flops, run, group, exclude)
+    rows = read_runs(ledger, params, tokens, loss, flops, run, group, exclude, unique)
     analysis = analyse(rows, draws, seed, delta)
     write_report(analysis, output)
     print(lead(analysis.record))

@@ -4,15 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tsfm.scaling.bootstrap import profile_interval
+from tsfm.scaling.bootstrap import percentile_interval, profile_interval
+from tsfm.scaling.broken import broken_law
 from tsfm.scaling.compare import Record, compare_groups
 from tsfm.scaling.estimate import Fit, fit_joint, named_intervals, why_not
 from tsfm.scaling.fit import DELTA, LARGEST_EXPONENT
 from tsfm.scaling.joint import COLUMNS, as_dict, joint_problem
 from tsfm.scaling.laws import NAMES, PUBLISHED, Joint
 from tsfm.scaling.ledger import Runs, distinct
+from tsfm.scaling.repetition import repetition
 from tsfm.scaling.routes import Optimum, Parabola, curve_minima, isoflop, isoflop_bias, parabolas
-from tsfm.scaling.single import FEWEST, Power, best_of_bins, held_out_errors, power_law, saturating_law
+from tsfm.scaling.single import FEWEST, Power, best_of_bins, held_out_errors, power_law, preferred_form, saturating_law
 from tsfm_data.errors import InputError
 
 HELD_OUT = 0.1  # share of the runs, those with most compute, that the extrapolation is tested on
@@ -37,7 +39,7 @@ class Analysis:
 
 def weak_constants(fit: Fit) -> list[str]:
     """Constants that the data hardly determine, in words."""
-    low, high = fit.interval(fit.draws)
+    low, high = percentile_interval(fit.draws)
     words = []
     if low[0] < 0.01 * fit.runs.loss.min():
         words.append("E is not identifiable: its interval reaches 0, so that no irreducible loss can be claimed")
@@ -153,7 +155,7 @@ def optimal_rows(fit: Fit) -> list[Record]:
         finite = values["draws"][np.isfinite(values["draws"]).all(axis=1)]
         if not len(finite):
             continue
-        ends = fit.interval(finite)
+        ends = percentile_interval(finite)
         row: Record = {"flops": float(flops), "beyond_data": bool(flops > fit.runs.flops.max())}
         for k, name in enumerate(("params", "tokens", "loss")):
             row |= {name: float(values["value"][0, k]), f"{name}_ci95": [float(ends[0, k]), float(ends[1, k])]}
@@ -162,7 +164,7 @@ def optimal_rows(fit: Fit) -> list[Record]:
 
 
 def single_laws(runs: Runs) -> tuple[list[Record], dict[str, tuple[np.ndarray, Power, Power | None]]]:
-    """Both laws in one variable, on the best loss of each tenth of a decade of parameters, data and compute."""
+    """The laws in one variable, on the best loss of each tenth of a decade of parameters, data and compute."""
     rows, fits = [], {}
     for name, x in (("params", runs.params), ("tokens", runs.tokens), ("flops", runs.flops)):
         best = best_of_bins(x, runs.loss)
@@ -185,6 +187,12 @@ def single_laws(runs: Runs) -> tuple[list[Record], dict[str, tuple[np.ndarray, P
             row["saturating"]["ci95"] = [end if np.isfinite(end) else None for end in full.exponent_ci]
             row["saturating"]["E_ci95"] = list(full.E_ci or ())
             row["saturating"]["E_identifiable"] = bool(E_low > 0.01 * runs.loss.min())
+        if held is not None:
+            row["preferred"] = preferred_form(held)
+        if held is not None and "broken" in held:
+            bent = broken_law(x[best], runs.loss[best])
+            row["broken"] = {"E": bent.E, "first": bent.first, "second": bent.second, "break_at": bent.break_at}
+            row["broken"]["rms"] = bent.error
         rows.append(row)
     return rows, fits
 
@@ -193,7 +201,7 @@ def joint_record(fit: Fit) -> Record:
     """The joint law as fit.json tells it."""
     exponents = np.asarray(Joint.of(fit.draws).size_exponent)[:, None]
     residual = fit.problem.problem.residuals(fit.theta)
-    low, high = fit.interval(exponents[np.isfinite(exponents[:, 0])])
+    low, high = percentile_interval(exponents[np.isfinite(exponents[:, 0])])
     return as_dict(fit.law) | {
         "identifiable": True,
         "ci95": named_intervals(fit),
@@ -234,11 +242,16 @@ def analyse(rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA
     nothing: Record = dict.fromkeys(NAMES) | {"ci95": dict.fromkeys(NAMES)}
     choices = [] if fit is None else sensitivity(fit)
     warnings += [] if fit is None else outlier_warnings(fit, choices)
+    repeats = None if fit is None else repetition(runs, delta, fit.law)
+    if repeats is not None and repeats.get("preferred"):
+        warnings.append(
+            "the joint law counts repeated tokens as new, but a law in which they are worth less fits better"
+        )
     joint = nothing | {"identifiable": False, "not_identifiable": reasons} if fit is None else joint_record(fit)
     record: Record = {
         "format": "tsfm scaling fit 1",
         "data": _data_record(rows, runs),
-        "settings": {"draws": draws, "seed": seed, "huber_delta": delta, "interval": "expanded percentile bootstrap"},
+        "settings": {"draws": draws, "seed": seed, "huber_delta": delta, "interval": "percentile bootstrap over runs"},
         "joint": joint,
         "routes": {
             "curves": _route(curves),
@@ -248,6 +261,7 @@ def analyse(rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA
         "single": single_rows,
         "extrapolation": None if fit is None else extrapolation(runs, delta),
         "sensitivity": choices,
+        "repetition": repeats,
         "groups": compare_groups(runs, min(draws, 2000), seed, delta),
         "optimal": [] if fit is None else optimal_rows(fit),
         "published": {name: dict(zip(NAMES, law, strict=True)) for name, law in PUBLISHED.items()},

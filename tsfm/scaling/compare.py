@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from tsfm.scaling.bootstrap import expanded_interval, two_sided_share
+from tsfm.scaling.bootstrap import percentile_interval, two_sided_share
 from tsfm.scaling.estimate import Fit, fit_joint, named_intervals, why_not
 from tsfm.scaling.fit import solve
 from tsfm.scaling.joint import as_dict, joint_problem
@@ -41,7 +41,7 @@ def _compare(first: str, second: str, runs: Runs, labels: np.ndarray, fits: dict
     a, b = fits[first], fits[second]
     both = runs.select((labels == first) | (labels == second))
     p, statistic = one_law(both, labels[(labels == first) | (labels == second)] == first, a, b, seed)
-    ends = expanded_interval(a.draws - b.draws, min(a.runs.runs, b.runs.runs), len(NAMES))
+    ends = percentile_interval(a.draws - b.draws)
     differences = {
         name: {
             "difference": float(a.law[k] - b.law[k]),

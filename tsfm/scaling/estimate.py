@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from tsfm.scaling.bootstrap import cluster_weights, expanded_interval
+from tsfm.scaling.bootstrap import cluster_weights, percentile_interval
 from tsfm.scaling.fit import DELTA, solve
 from tsfm.scaling.joint import JointProblem, joint_problem
 from tsfm.scaling.laws import NAMES
@@ -33,10 +33,6 @@ class Fit:
     law: Float64[np.ndarray, " 5"]
     objective: float
     draws: Float64[np.ndarray, "S 5"]
-
-    def interval(self, draws: Float64[np.ndarray, "S P"]) -> Float64[np.ndarray, "2 P"]:
-        """95 % intervals of what the draws of the law give."""
-        return expanded_interval(draws, self.runs.runs, len(NAMES))
 
 
 def fit_joint(runs: Runs, draws: int, seed: int, delta: float = DELTA) -> Fit:
@@ -76,5 +72,5 @@ def why_not(runs: Runs) -> list[str]:
 
 def named_intervals(fit: Fit) -> dict[str, list[float]]:
     """Bootstrap intervals of the constants by name."""
-    low, high = fit.interval(fit.draws)
+    low, high = percentile_interval(fit.draws)
     return {name: [float(low[k]), float(high[k])] for k, name in enumerate(NAMES)}

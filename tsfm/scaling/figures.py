@@ -6,6 +6,7 @@ import numpy as np
 
 from tsfm.plots import new_figure
 from tsfm.scaling.analysis import Analysis
+from tsfm.scaling.bootstrap import percentile_interval
 from tsfm.scaling.estimate import Fit
 from tsfm.scaling.laws import NAMES, PUBLISHED, Joint
 
@@ -158,7 +159,7 @@ def frontier_figure(analysis: Analysis, fit: Fit) -> "Figure":
         sizes = np.stack([np.asarray(Joint.of(fit.draws).optimal_params(float(c))) for c in flops], axis=1)
     finite = np.isfinite(sizes).all(axis=1)
     if finite.any():
-        low, high = fit.interval(sizes[finite])
+        low, high = percentile_interval(sizes[finite])
         axis.fill_between(flops, low, high, color=LAW, alpha=BAND, linewidth=0)
     axis.plot(flops, Joint(*fit.law).optimal_params(flops), color=LAW, linewidth=1.8, label="joint law (approach 3)")
     for found, marker, name in (

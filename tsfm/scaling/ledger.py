@@ -1,7 +1,7 @@
 """A table of runs, checked: every mistake that would lead to a confident wrong law is refused or said."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ class Runs:
         clusters: the run that each row belongs to, counted from 0.
         groups: label of each row where laws are compared; None otherwise.
         warnings: what was left out or looks odd, in plain words.
+        unique: tokens that differ, where the table tells: the rest of ``tokens`` repeats them.
     """
 
     source: str
@@ -45,7 +46,8 @@ class Runs:
     flops: Float64[np.ndarray, " N"]
     clusters: Int64[np.ndarray, " N"]
     groups: tuple[str, ...] | None = None
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    unique: Float64[np.ndarray, " N"] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -73,8 +75,16 @@ class Runs:
         """Some of the rows."""
         groups = None if self.groups is None else tuple(g for g, k in zip(self.groups, keep, strict=True) if k)
         codes = np.unique(self.clusters[keep], return_inverse=True)[1].astype(np.int64)
-        parts = (self.params[keep], self.tokens[keep], self.loss[keep], self.flops[keep])
-        return Runs(self.source, self.digest, *parts, codes, groups, self.warnings)
+        return replace(
+            self,
+            params=self.params[keep],
+            tokens=self.tokens[keep],
+            loss=self.loss[keep],
+            flops=self.flops[keep],
+            clusters=codes,
+            groups=groups,
+            unique=None if self.unique is None else self.unique[keep],
+        )
 
 
 def read_runs(
@@ -86,6 +96,7 @@ def read_runs(
     run: str | None = None,
     group: str | None = None,
     exclude: str | None = None,
+    unique: str | None = None,
 ) -> Runs:
     """Read a CSV, Parquet or Arrow table of runs.
 
@@ -97,7 +108,8 @@ def read_runs(
         flops: column of training compute; by default ``flops`` where there is one, else 6 N D.
         run: column that names the run of each row; by default ``run`` where there is one, else every row is a run.
         group: column of labels whose laws are compared.
-        exclude: column whose true (or non-zero) rows are left out.
+        exclude: column whose true (or 1) rows are left out.
+        unique: column of the tokens that differ, where data were repeated.
 
     Raises:
         InputError: a column is absent or named twice, a size or loss is impossible, units are mixed, a run is logged
@@ -109,6 +121,7 @@ def read_runs(
         _check_column(table, name, role)
     _check_column(table, group, "group")
     _check_column(table, exclude, "exclude")
+    _check_column(table, unique, "unique")
     if len({params, tokens, loss}) < 3:
         raise InputError(f"{table.source}: expected three columns for params, tokens and loss, found one named twice")
     columns = set(map(str, table.frame.columns))
@@ -138,10 +151,15 @@ def read_runs(
     for name, role in ((params, "params"), (tokens, "tokens")):
         _check_units(table, name, values[name], keep, role, warnings)
     _check_compute(compute[keep], rule[keep], warnings)
+    different = None
+    if unique is not None:
+        values[unique] = _values(table, unique)
+        _check_positive(table, unique, values[unique], keep, "unique")
+        different = np.minimum(values[unique], values[tokens])[keep]
     labels = None if group is None else tuple(table.frame[group].astype(str).to_numpy()[keep])
     codes = pd.factorize(names[keep])[0].astype(np.int64)
     parts = (values[params][keep], values[tokens][keep], values[loss][keep], compute[keep])
-    return Runs(table.source, digest, *parts, codes, labels, tuple(warnings))
+    return Runs(table.source, digest, *parts, codes, labels, tuple(warnings), different)
 
 
 def rows(count: int) -> str:

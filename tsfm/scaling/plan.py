@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from tsfm.scaling.bootstrap import expanded_interval
+from tsfm.scaling.bootstrap import percentile_interval
 from tsfm.scaling.laws import FLOPS_PER_INFERENCE_TOKEN, FLOPS_PER_TOKEN, NAMES, Joint, training_flops
 from tsfm_data.errors import InputError
 
@@ -101,16 +101,16 @@ def make_plan(
             f"irreducible loss is {E['E']:.4g} ({E['ci95']['E'][0]:.4g} to {E['ci95']['E'][1]:.4g})"
         )
     draws = np.where(np.isnan(table[1:]), np.inf, table[1:])
-    ends = _interval(draws, record["data"]["runs"])
+    ends = _interval(draws)
     values = dict(zip(QUANTITIES, map(float, table[0]), strict=True))
     intervals = {name: (float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(QUANTITIES)}
     return Plan(values, intervals, tuple(_warnings(record, values)))
 
 
-def _interval(draws: Float64[np.ndarray, "S P"], runs: int) -> Float64[np.ndarray, "2 P"]:
+def _interval(draws: Float64[np.ndarray, "S P"]) -> Float64[np.ndarray, "2 P"]:
     """Intervals by column; infinite draws count as larger than every other."""
     top = np.nanmax(np.where(np.isfinite(draws), draws, 0.0), axis=0) * 1e6 + 1.0
-    ends = expanded_interval(np.minimum(draws, top), runs, len(NAMES))
+    ends = percentile_interval(np.minimum(draws, top))
     finite = np.where(np.isfinite(draws), draws, -np.inf).max(axis=0)
     return np.where(ends > finite, np.inf, ends)
 

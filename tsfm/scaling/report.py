@@ -15,7 +15,7 @@ METHOD = (
     "The joint law is L(N, D) = E + A / N^alpha + B / D^beta. It is fitted to log loss with a Huber loss (width 1e-3 "
     "unless said otherwise) summed over runs: starts come from variable projection on a grid of exponents, and a "
     "damped Newton method takes the best of them to the minimum. Intervals are 95 % percentile intervals of a "
-    "bootstrap that draws whole runs, widened for the number of runs; those by profile stand beside them. Compute is "
+    "bootstrap that draws whole runs; those by profile stand beside them. Compute is "
     "6 N D unless the table gives it."
 )
 FAR = "The intervals hold if the law holds: they say nothing of a law that bends beyond the data."
@@ -52,6 +52,7 @@ def build_page(record: Record, images: dict[str, Image]) -> str:
         _route_section(record, images),
         _optimal_section(record, images),
         _trust_section(record, images),
+        _repetition_section(record),
         _group_section(record),
         _published_section(record),
         Section("Data and method", [data_table(record), METHOD]),
@@ -114,7 +115,7 @@ def _joint_section(record: Record) -> Section:
 
 
 def single_table(record: Record) -> Table:
-    """Both laws in each variable."""
+    """The laws in each variable."""
     rows: list[dict[str, Value]] = []
     for law in record["single"]:
         row: dict[str, Value] = {"variable": law["variable"], "points": law["points"]}
@@ -133,6 +134,19 @@ def single_table(record: Record) -> Table:
                         "held out": held[form] if held else None,
                     }
                 )
+        if "broken" in law:
+            part = law["broken"]
+            rows.append(
+                row
+                | {
+                    "law": "smoothly broken",
+                    "E": number(part["E"]),
+                    "a": f"{number(part['first'], 3)}, then {number(part['second'], 3)}",
+                    "x0": f"break {number(part['break_at'], 3)}",
+                    "residual": part["rms"],
+                    "held out": law["held_out_rms"]["broken"],
+                }
+            )
     caption = (
         "Least squares on log loss, fitted to the best loss of each tenth of a decade. Residual: root mean square of "
         "log loss. Held out: the same at the largest quarter of x, by the law of the rest."
@@ -147,6 +161,10 @@ def _single_note(record: Record) -> str:
             notes.append(f"In {law['variable']} there are {law['points']} points: not identifiable.")
         elif "saturating" in law and not law["saturating"]["E_identifiable"]:
             notes.append(f"In {law['variable']} E is not identifiable: the interval of E begins at 0.")
+    names = {"power": "the pure power law", "saturating": "the saturating law", "broken": "the smoothly broken law"}
+    chosen = [f"{names[law['preferred']]} in {law['variable']}" for law in record["single"] if "preferred" in law]
+    if chosen:
+        notes.append(f"Held-out error prefers {', '.join(chosen)}.")
     notes.append(
         "Where the other quantity is not held fixed or large, E of a law in one variable holds what that quantity "
         "still costs; the law in compute is that of the efficient frontier."
@@ -226,6 +244,25 @@ def _trust_section(record: Record, images: dict[str, Image]) -> Section:
         )
         parts.append(images["extrapolation"])
     return Section("How far to trust it", parts)
+
+
+def _repetition_section(record: Record) -> Section:
+    found = record["repetition"]
+    if found is None:
+        return Section("", [])
+    if "not_identifiable" in found:
+        return Section("Repeated data", [f"Not identifiable: {found['not_identifiable']}."])
+    held = found["held_out_rms"]
+    text = (
+        f"What U different tokens seen 1 + R times are worth is U + U R* (1 - exp(-R / R*)) new ones, with R* = "
+        f"{number(found['R_star'], 3)} ({interval(found['ci95'], 3)}, by profile), from "
+        f"{found['runs_with_repeated_data']} runs with repeated data. On runs left out in turn the law with this term "
+        f"misses log loss by {held['repetition']:.4f}, the one that counts every token as new by "
+        f"{held['all_tokens_new']:.4f} (root mean square)."
+    )
+    rows: list[dict[str, Value]] = [{"law": "in effective tokens", **{n: number(v) for n, v in found["law"].items()}}]
+    verdict = "Held-out error prefers the term." if found["preferred"] else "Held-out error does not prefer the term."
+    return Section("Repeated data", [text, verdict, Table(rows)])
 
 
 def _group_section(record: Record) -> Section:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from tsfm.scaling.bootstrap import cluster_weights, expanded_interval
+from tsfm.scaling.bootstrap import cluster_weights, percentile_interval
 from tsfm.scaling.laws import Joint
 from tsfm.scaling.ledger import Runs, distinct
 
@@ -80,7 +80,7 @@ def isoflop(runs: Runs, profiles: list[Parabola], seed: int = 0) -> Optimum | No
         return None
     weights = np.concatenate([np.ones((1, len(runs))), cluster_weights(runs.clusters, DRAWS, seed)])
     minima = np.stack([_minima(each, runs.loss, runs.params, weights) for each in profiles], axis=1)
-    return _slope(np.array([each.flops for each in profiles]), minima, runs.runs)
+    return _slope(np.array([each.flops for each in profiles]), minima)
 
 
 def isoflop_bias(runs: Runs, profiles: list[Parabola], law: Joint) -> dict[str, float] | None:
@@ -125,7 +125,7 @@ def curve_minima(runs: Runs, seed: int = 0) -> Optimum | None:
     usable = np.isfinite(found[0])
     if usable.sum() < FEWEST_BUDGETS or distinct(np.exp(found[0, usable])) < FEWEST_BUDGETS:
         return None
-    return _slope(np.exp(grid[usable]), found[:, usable], count)
+    return _slope(np.exp(grid[usable]), found[:, usable])
 
 
 def _weighted_parabola(u: np.ndarray, loss: np.ndarray, weight_SK: np.ndarray) -> Float64[np.ndarray, "S 3"]:
@@ -149,7 +149,7 @@ def _minima(profile: Parabola, loss: np.ndarray, params: np.ndarray, weights: np
     return np.clip(vertex, size.min() - 1, size.max() + 1)
 
 
-def _slope(flops: np.ndarray, sizes_SK: np.ndarray, clusters: int) -> Optimum | None:
+def _slope(flops: np.ndarray, sizes_SK: np.ndarray) -> Optimum | None:
     """Slope of log size on log compute, in the first row and, for its interval, in every draw."""
     x = np.log(flops)
     known = np.isfinite(sizes_SK)
@@ -161,5 +161,5 @@ def _slope(flops: np.ndarray, sizes_SK: np.ndarray, clusters: int) -> Optimum | 
     draws = slopes[1:][(known[1:].sum(axis=1) >= FEWEST_BUDGETS) & np.isfinite(slopes[1:])]
     if len(draws) < DRAWS // 2:
         return None
-    low, high = expanded_interval(draws[:, None], clusters, 2)[:, 0]
+    low, high = percentile_interval(draws[:, None])[:, 0]
     return Optimum(flops, np.exp(sizes_SK[0]), float(slopes[0]), (float(low), float(high)))

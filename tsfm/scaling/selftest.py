@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from tsfm.scaling.bootstrap import percentile_interval
 from tsfm.scaling.estimate import Fit, fit_joint
 from tsfm.scaling.fit import DELTA
 from tsfm.scaling.laws import NAMES, Joint, training_flops
@@ -97,7 +98,7 @@ def chinchilla_checks(path: Path, draws: int) -> list[Check]:
     checks += _constants("240 runs", FIT_240, fit, 1e-3)
     checks += _constants("245 runs", FIT_245, whole, 1e-3)
     checks += _constants("240 runs, published estimate", BOOTSTRAP_240, fit, 0.03)
-    ends = fit.interval(fit.draws)
+    ends = percentile_interval(fit.draws)
     for name, published in INTERVALS_240.items():
         for side, value in enumerate(published):
             found = float(ends[side, NAMES.index(name)])
@@ -164,6 +165,6 @@ def coverage(
     inside = np.zeros(len(NAMES))
     for seed in range(repeats):
         fit = fit_joint(planted_runs(design, count, noise, seed), draws, seed, delta)
-        low, high = fit.interval(fit.draws)
+        low, high = percentile_interval(fit.draws)
         inside += (low <= PLANTED) & (high >= PLANTED)
     return inside / repeats

@@ -4,16 +4,20 @@ The pure law is ordinary least squares of log L on log x, as in the scaling-law 
 2025, arXiv 2410.12360). The saturating law is least squares on log L too, so that the two can be compared.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from tsfm.scaling import broken
 from tsfm.scaling.bootstrap import LEVEL, profile_interval
+from tsfm.scaling.broken import Broken, broken_law
 from tsfm.scaling.fit import EXPONENTS, LARGEST_EXPONENT, Problem, solve
 
 BIN = 0.1  # decades of x of which the best loss is taken
 FEWEST = 3  # points below which a slope is no law
+CLEAR = 1.5  # times the held-out error of a simpler form
 HELD_OUT = 0.25  # share of the points, at the largest x, that the forms are compared on
 
 
@@ -111,14 +115,25 @@ def _curvature_spread(problem: Problem, theta: np.ndarray, column: int, error: f
 
 
 def held_out_errors(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> dict[str, float] | None:
-    """Root mean squared error of log L at the largest x, of both forms fitted to the rest; None with too few points."""
+    """Root mean squared error of log L at the largest x, of each form fitted to the rest; None with too few points."""
     order = np.argsort(x, kind="stable")
     held = max(1, round(HELD_OUT * len(x)))
     seen, rest = order[:-held], order[-held:]
     if len(seen) < FEWEST + 2:
         return None
-    forms = {"power": power_law, "saturating": saturating_law}
+    forms: dict[str, Callable[..., Power | Broken]] = {"power": power_law, "saturating": saturating_law}
+    if len(seen) >= broken.FEWEST:
+        forms["broken"] = broken_law
     return {
         name: float(np.sqrt((np.log(form(x[seen], loss[seen]).loss(x[rest]) / loss[rest]) ** 2).mean()))
         for name, form in forms.items()
     }
+
+
+def preferred_form(errors: dict[str, float]) -> str:
+    """The simplest form whose held-out error is not clearly above the least: chance alone moves it by a half.
+
+    Args:
+        errors: by form, the simplest first.
+    """
+    return next(form for form, error in errors.items() if error <= CLEAR * min(errors.values()))
