@@ -1,21 +1,25 @@
 """Scaling laws: published fits are reproduced, planted laws are found, and what cannot be told is not claimed."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tsfm.scaling.analysis import analyse
+from tsfm.report import Image
+from tsfm.scaling.analysis import analyse, extrapolation, outlier_warnings, sensitivity
 from tsfm.scaling.bootstrap import cluster_weights
 from tsfm.scaling.broken import broken_law
 from tsfm.scaling.compare import compare_groups
 from tsfm.scaling.estimate import fit_joint, why_not
+from tsfm.scaling.figures import draw_all
 from tsfm.scaling.fit import solve
 from tsfm.scaling.joint import joint_problem
 from tsfm.scaling.laws import NAMES, Joint
 from tsfm.scaling.ledger import Runs, read_runs
 from tsfm.scaling.repetition import effective_tokens, repetition
+from tsfm.scaling.report import build_page
 from tsfm.scaling.routes import curve_minima, isoflop, isoflop_bias, parabolas
 from tsfm.scaling.selftest import CHINCHILLA, PLANTED, coverage, planted_runs, selftest
 from tsfm.scaling.single import held_out_errors, power_law, preferred_form, saturating_law
@@ -144,7 +148,7 @@ def test_minima_over_training_curves_find_the_exponent() -> None:
     assert found is not None
     assert found.exponent == pytest.approx(0.37 / 0.72, abs=0.03)
     assert found.ci[0] < 0.37 / 0.72 < found.ci[1]
-    assert analyse(runs, draws=100).record["data"]["fitted_rows"] == 19
+    assert len(runs.last()) == 19
 
 
 def test_saturating_law_is_found_and_a_pure_one_has_no_identifiable_floor() -> None:
@@ -199,13 +203,38 @@ def test_what_the_design_cannot_tell_is_refused_by_name() -> None:
     assert record["optimal"] == []
 
 
+@pytest.mark.parametrize("kind", ["noise", "rising", "constant", "one budget", "one run"])
+def test_table_without_a_law_gives_a_report_that_says_so_and_no_number(kind: str) -> None:
+    runs = planted_runs("grid", 36, 0.003, seed=0)
+    if kind == "noise":
+        runs = replace(runs, loss=2 + 0.01 * np.random.default_rng(0).normal(size=36))
+    elif kind == "rising":
+        runs = replace(runs, loss=6 - runs.loss)
+    elif kind == "constant":
+        runs = replace(runs, loss=np.full(36, 2.0))
+    elif kind == "one budget":
+        runs = replace(runs, tokens=1e20 / 6 / runs.params, flops=np.full(36, 1e20))
+    else:
+        runs = runs.select(np.arange(36) < 1)
+    analysis = analyse(runs, draws=100)
+    record = json.loads(json.dumps(analysis.record, allow_nan=False))
+    assert record["joint"]["identifiable"] is False
+    assert record["joint"]["not_identifiable"]
+    assert all(record["joint"][name] is None for name in NAMES)
+    images = {name: Image(figure, alt) for name, (figure, alt, _) in draw_all(analysis).items()}
+    assert "not identifiable" in build_page(analysis.record, images)
+
+
 def test_a_few_runs_that_decide_the_fit_are_warned_of(data_folder: Path) -> None:
-    record = analyse(read_runs(data_folder / CHINCHILLA), draws=200).record
-    assert any("a few runs decide" in warning and "beta" in warning for warning in record["warnings"])
-    clean = analyse(read_runs(data_folder / CHINCHILLA, exclude="epoch_outlier"), draws=200).record
-    ahead = clean["extrapolation"]
+    whole = fit_joint(read_runs(data_folder / CHINCHILLA), draws=200, seed=0)
+    warnings = outlier_warnings(whole, sensitivity(whole))
+    assert any("a few runs decide" in warning and "beta" in warning for warning in warnings)
+    clean = fit_joint(read_runs(data_folder / CHINCHILLA, exclude="epoch_outlier"), draws=200, seed=0)
+    cases = {row["fit"]: row for row in sensitivity(clean)}
+    assert outlier_warnings(clean, list(cases.values())) == []
+    assert cases["E = 0"]["rms_log_error"] > 2 * cases["as fitted"]["rms_log_error"]
+    assert cases["as fitted"]["a"] == pytest.approx(0.5139, abs=1e-3)
+    ahead = extrapolation(clean.runs, 1e-3)
+    assert ahead is not None
     assert ahead["held_out_rows"] == 24
     assert ahead["rms_log_error"] < 0.02
-    cases = {row["fit"]: row for row in clean["sensitivity"]}
-    assert cases["E = 0"]["rms_log_error"] > 2 * cases["as fitted"]["rms_log_error"]
-    assert clean["joint"]["size_exponent"]["a"] == pytest.approx(0.5139, abs=1e-3)

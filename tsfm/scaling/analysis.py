@@ -1,6 +1,7 @@
 """Everything that ``tsfm scaling fit`` finds out, in one record that goes to fit.json as it is."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from tsfm_data.errors import InputError
 
 HELD_OUT = 0.1  # share of the runs, those with most compute, that the extrapolation is tested on
 KEPT_DRAWS = 1000  # in fit.json, for plans
+FLATTEST = 0.005  # least exponent that is taken for one
 OUTLIER = 6.0  # robust standard deviations from the law
 BUDGETS_PER_DECADE = 2
 
@@ -54,6 +56,25 @@ def weak_constants(fit: Fit) -> list[str]:
                 f"{name} is hardly determined: its interval spans a factor of {high[k] / max(low[k], 1e-300):.2g}"
             )
     return words
+
+
+def no_fall(fit: Fit) -> list[str]:
+    """Reasons for which a fit is no law: an exponent at the end of what is tried."""
+    reasons = []
+    for name, word in (("alpha", "size"), ("beta", "data")):
+        exponent = fit.law[NAMES.index(name)]
+        if exponent < FLATTEST or exponent > 0.9 * LARGEST_EXPONENT:
+            reasons.append(f"{name} is {exponent:.2g}: the losses do not fall with {word} as the law has it")
+    return reasons
+
+
+def finite(value: Any) -> Any:
+    """A record in which None stands for every number that is infinite or missing, as JSON has none such."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def profile_intervals(fit: Fit) -> dict[str, list[float | None]]:
@@ -199,7 +220,8 @@ def single_laws(runs: Runs) -> tuple[list[Record], dict[str, tuple[np.ndarray, P
 
 def joint_record(fit: Fit) -> Record:
     """The joint law as fit.json tells it."""
-    exponents = np.asarray(Joint.of(fit.draws).size_exponent)[:, None]
+    with np.errstate(invalid="ignore"):  # draws in which neither exponent differs from 0
+        exponents = np.asarray(Joint.of(fit.draws).size_exponent)[:, None]
     residual = fit.problem.problem.residuals(fit.theta)
     low, high = percentile_interval(exponents[np.isfinite(exponents[:, 0])])
     return as_dict(fit.law) | {
@@ -236,6 +258,8 @@ def analyse(rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA
         )
     reasons = why_not(runs)
     fit = None if reasons else fit_joint(runs, draws, seed, delta)
+    if fit is not None and (reasons := no_fall(fit)):
+        fit = None
     profiles = parabolas(runs)
     found, curves = isoflop(runs, profiles, seed), curve_minima(rows, seed)
     single_rows, single = single_laws(runs)
@@ -268,7 +292,7 @@ def analyse(rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA
         "warnings": warnings,
         "draws": [] if fit is None else [[float(f"{v:.7g}") for v in row] for row in fit.draws[:KEPT_DRAWS]],
     }
-    return Analysis(record, runs, rows, fit, profiles, found, curves, single)
+    return Analysis(finite(record), runs, rows, fit, profiles, found, curves, single)
 
 
 def _data_record(rows: Runs, runs: Runs) -> Record:

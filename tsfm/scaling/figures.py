@@ -87,6 +87,8 @@ def loss_figure(analysis: Analysis) -> "Figure":
     figure, axes = new_figure(3, 3, FIGURE_WIDTH, 3.2)
     for axis, (name, label) in zip(axes, VARIABLES.items(), strict=True):
         x = np.asarray(getattr(runs, name))
+        room = max((x.max() / x.min()) ** 0.05, 1.1)
+        axis.set_xlim(x.min() / room, x.max() * room)
         axis.scatter(x, runs.loss, s=8, color="#b0b0b0", linewidths=0)
         if name in fits:
             best, pure, full = fits[name]

@@ -82,8 +82,10 @@ def interval(ends: list[float | None] | None, digits: int = 4) -> str:
     return f"{low} to {high}"
 
 
-def number(value: float, digits: int = 4) -> str:
-    """A number of any size: plain where it is short, with an exponent where it is not."""
+def number(value: float | None, digits: int = 4) -> str:
+    """A number of any size: plain where it is short, with an exponent where it is not; a dash for None."""
+    if value is None:
+        return "–"
     return f"{value:.{digits}g}" if 1e-3 <= abs(value) < 1e6 or not value else f"{value:.{digits - 1}e}"
 
 

@@ -16,6 +16,8 @@ from tsfm.scaling.broken import Broken, broken_law
 from tsfm.scaling.fit import EXPONENTS, LARGEST_EXPONENT, Problem, solve
 
 BIN = 0.1  # decades of x of which the best loss is taken
+FARTHEST = 690.0  # logarithm of the largest number that is written
+FLAT = 1e-12  # least slope, so that constant losses have a law too
 FEWEST = 3  # points below which a slope is no law
 CLEAR = 1.5  # times the held-out error of a simpler form
 HELD_OUT = 0.25  # share of the points, at the largest x, that the forms are compared on
@@ -27,7 +29,7 @@ class Power:
 
     Attributes:
         E: irreducible loss; 0 in the pure law.
-        x0: where the falling part is 1.
+        log_x0: logarithm of the x where the falling part is 1.
         exponent: a.
         exponent_ci: 95 % interval of a.
         E_ci: 95 % interval of E; None in the pure law.
@@ -35,15 +37,20 @@ class Power:
     """
 
     E: float
-    x0: float
+    log_x0: float
     exponent: float
     exponent_ci: tuple[float, float]
     E_ci: tuple[float, float] | None
     error: float
 
+    @property
+    def x0(self) -> float | None:
+        """Where the falling part is 1; None where it is too far away to be written as a number."""
+        return float(np.exp(self.log_x0)) if abs(self.log_x0) < FARTHEST else None
+
     def loss(self, x: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
         """The expected loss."""
-        return self.E + np.exp(self.exponent * (np.log(self.x0) - np.log(x)))
+        return self.E + np.exp(self.exponent * (self.log_x0 - np.log(x)))
 
 
 def best_of_bins(
@@ -73,9 +80,10 @@ def power_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> 
     if freedom > 0:
         spread = np.sqrt((residual**2).sum() / freedom / ((X - X.mean()) ** 2).sum())
         width = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * spread)
-    x0 = float(10 ** (X.mean() - intercept / slope)) if abs(slope) > 1e-6 else float("nan")
+    slope = slope if abs(slope) > FLAT else -FLAT
+    log_x0 = float((X.mean() - intercept / slope) * np.log(10))
     error = float(np.sqrt((residual**2).mean()) * np.log(10))
-    return Power(0.0, x0, float(-slope), (float(-slope - width), float(-slope + width)), None, error)
+    return Power(0.0, log_x0, float(-slope), (float(-slope - width), float(-slope + width)), None, error)
 
 
 def saturating_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> Power:
@@ -99,11 +107,10 @@ def saturating_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]
     for column in (0, 2):
         spread = _curvature_spread(problem, theta, column, error)
         ends.append(profile_interval(problem, theta, column, spread, len(x)))
-    with np.errstate(over="ignore"):
-        x0 = float(np.exp(theta[1] / max(theta[2], 1e-12) + center))
+    log_x0 = float(theta[1] / max(theta[2], FLAT) + center)
     exponent_ci = (max(ends[1][0], 0.0), ends[1][1])
     E_ci = (float(np.exp(ends[0][0])), float(np.exp(min(ends[0][1], y.min()))))
-    return Power(float(np.exp(theta[0])), x0, float(theta[2]), exponent_ci, E_ci, error)
+    return Power(float(np.exp(theta[0])), log_x0, float(theta[2]), exponent_ci, E_ci, error)
 
 
 def _curvature_spread(problem: Problem, theta: np.ndarray, column: int, error: float) -> float:
