@@ -22,6 +22,9 @@ COMMANDS = {
     "bench lsf": ("tsfm.commands.bench:lsf", "iTransformer beside the paper's table"),
     "bench speed": ("tsfm.commands.bench:speed", "training speed beside a bare loop and neuralforecast"),
     "bench windows": ("tsfm.commands.bench:windows", "window gathering beside GluonTS"),
+    "scaling fit": ("tsfm.commands.scaling:fit", "scaling laws with intervals from a table of runs"),
+    "scaling plan": ("tsfm.commands.scaling:plan", "size, data and loss for a budget, from a law"),
+    "scaling selftest": ("tsfm.commands.scaling:selftest", "reproduce published scaling laws"),
     "demo": ("tsfm.commands.demo:demo", "train on real series that ship, and write a report page"),
     "doctor": ("tsfm.commands.doctor:doctor", "which kernels run here, and what is wrong with the installation"),
 }

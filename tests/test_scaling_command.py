@@ -1,0 +1,164 @@
+"""``tsfm scaling``: from a table to a report and a plan, the same bytes every time."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from command import done, run
+
+from tsfm.scaling.laws import NAMES, Joint
+from tsfm.scaling.selftest import CHINCHILLA, PLANTED, planted_runs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger of a planted law, two groups of it, and the fit."""
+    from tsfm.cli import main
+
+    folder = tmp_path_factory.mktemp("scaling")
+    runs = planted_runs("isoflop", 60, 0.003, seed=2)
+    table = pd.DataFrame({"params": runs.params, "tokens": runs.tokens, "loss": runs.loss})
+    table["unique"] = table["tokens"] / np.where(np.arange(len(table)) % 3, 1.0, 4.0)
+    table["arch"] = np.where(np.arange(len(table)) % 2, "encoder", "decoder")
+    table.to_csv(folder / "ledger.csv", index=False)
+    for name in ("one", "two"):
+        words = ["--output", str(folder / name), "--draws", "200", "--group", "arch", "--unique", "unique"]
+        with pytest.raises(SystemExit) as end:
+            main(["scaling", "fit", str(folder / "ledger.csv"), *words])
+        assert not end.value.code
+    return folder
+
+
+def test_fit_writes_report_numbers_and_figures_that_are_the_same_each_time(folder: Path) -> None:
+    names = {str(path.relative_to(folder / "one")) for path in (folder / "one").rglob("*") if path.is_file()}
+    figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "pdf")}
+    assert names == {"fit.json", "report.html"} | figures
+    for name in names:
+        assert (folder / "one" / name).read_bytes() == (folder / "two" / name).read_bytes(), name
+
+
+FIGURES = ("loss", "isoflop", "frontier", "residuals", "draws", "extrapolation")
+
+
+def test_fit_json_holds_the_joint_law_and_its_intervals(folder: Path) -> None:
+    record = json.loads((folder / "one" / "fit.json").read_text())
+    joint = record["joint"]
+    for name, true in zip(NAMES, PLANTED, strict=True):
+        low, high = joint["ci95"][name]
+        assert low < joint[name] < high
+        assert low < true < high
+    assert record["groups"]["pairs"][0]["p_one_law"] > 0.01
+    assert {row["fit"] for row in record["sensitivity"]} >= {"as fitted", "E = 0", "least squares"}
+
+
+def test_report_is_one_file_that_shows_every_part(folder: Path) -> None:
+    html = (folder / "one" / "report.html").read_text()
+    assert html.count("data:image/svg+xml") == len(FIGURES)
+    assert "http" not in html.replace("http-equiv", "")
+    for words in (
+        "Joint law",
+        "Bias of approach 2",
+        "How far to trust it",
+        "Do the groups differ?",
+        "Repeated data",
+        "SHA-256",
+    ):
+        assert words in html
+
+
+def test_plan_is_the_optimum_of_the_law_with_its_interval(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit, out = str(folder / "one" / "fit.json"), folder / "plan.json"
+    text = done(capsys, "scaling", "plan", fit, "--flops", "1e20", "--json", str(out))
+    assert "warning" not in text
+    plan, law = json.loads(out.read_text()), Joint(*PLANTED)
+    low, high = plan["ci95"]["params"]
+    assert low < float(law.optimal_params(1e20)) < high
+    assert 6 * plan["params"] * plan["tokens"] == pytest.approx(1e20)
+    for words in (("--params", str(plan["params"])), ("--tokens", str(plan["tokens"])), ("--loss", str(plan["loss"]))):
+        done(capsys, "scaling", "plan", fit, *words, "--json", str(out))
+        again = json.loads(out.read_text())
+        assert again["flops"] == pytest.approx(1e20, rel=1e-6)
+
+
+def test_plan_for_inference_is_smaller_and_no_other_size_is_better(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit, out = str(folder / "one" / "fit.json"), folder / "plan.json"
+    record = json.loads((folder / "one" / "fit.json").read_text())["joint"]
+    law = Joint(*(record[name] for name in NAMES))
+    done(capsys, "scaling", "plan", fit, "--flops", "1e20", "--inference-tokens", "1e10", "--json", str(out))
+    plan = json.loads(out.read_text())
+    assert plan["flops"] + plan["inference_flops"] == pytest.approx(1e20)
+    sizes = plan["params"] * np.geomspace(0.5, 2, 41)
+    tokens = (1e20 - 2e10 * sizes) / (6 * sizes)
+    assert plan["loss"] <= np.min(law.loss(sizes, tokens)) + 1e-9
+    assert plan["params"] < float(law.optimal_params(1e20))
+    done(capsys, "scaling", "plan", fit, "--loss", str(plan["loss"]), "--inference-tokens", "1e10", "--json", str(out))
+    assert json.loads(out.read_text())["params"] == pytest.approx(plan["params"], rel=1e-3)
+
+
+def test_plan_far_beyond_the_data_is_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = str(folder / "one" / "fit.json")
+    assert "times that of the largest run" in done(capsys, "scaling", "plan", fit, "--flops", "1e23")
+    assert "no law is known to hold so far away" in done(capsys, "scaling", "plan", fit, "--flops", "1e25")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ((), "found none"),
+        (("--flops", "1e20", "--loss", "2"), "found flops and loss"),
+        (("--flops", "-1"), "above 0"),
+        (("--loss", "1.0"), "irreducible loss"),
+        (("--flops", "many"), "invalid float"),
+        (("--flop", "1e20"), "did you mean --flops"),
+    ],
+)
+def test_plan_that_cannot_be_made_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], part: str
+) -> None:
+    result = run(capsys, "scaling", "plan", str(folder / "one" / "fit.json"), *words)
+    assert result.status == 2
+    assert part in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_fit_that_is_not_identifiable_says_so_and_gives_no_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = planted_runs("grid", 64, 0.003, seed=0)
+    two = runs.select(np.isin(runs.params, np.unique(runs.params)[[0, 1]]))
+    table = pd.DataFrame({"params": two.params, "tokens": two.tokens, "loss": two.loss})
+    table.to_csv(tmp_path / "two.csv", index=False)
+    out = str(tmp_path / "out")
+    assert "not identifiable" in done(capsys, "scaling", "fit", str(tmp_path / "two.csv"), "--output", out)
+    assert "not identifiable" in (tmp_path / "out" / "report.html").read_text()
+    record = json.loads((tmp_path / "out" / "fit.json").read_text())
+    assert record["joint"]["ci95"] == dict.fromkeys(NAMES)
+    result = run(capsys, "scaling", "plan", f"{out}/fit.json", "--flops", "1e20")
+    assert (result.status, "2 different sizes" in result.err) == (2, True)
+
+
+def test_file_that_is_no_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "fit.json").write_text("[1")
+    result = run(capsys, "scaling", "plan", str(tmp_path / "fit.json"), "--flops", "1e20")
+    assert (result.status, "found something else" in result.err) == (2, True)
+    result = run(capsys, "scaling", "plan", str(tmp_path / "no.json"), "--flops", "1e20")
+    assert (result.status, "no such file" in result.err) == (2, True)
+
+
+def test_mistake_in_the_ledger_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.csv").write_text("params,tokens,loss\n1e6,1e7,3\n2e6,1e")
+    result = run(capsys, "scaling", "fit", str(tmp_path / "bad.csv"), "--output", str(tmp_path / "out"))
+    assert (result.status, "row 3" in result.err) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_selftest_passes_and_prints_every_known_answer(data_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (data_folder / CHINCHILLA).is_file()
+    text = done(capsys, "scaling", "selftest", "--draws", "1000")
+    assert "38 of 38 known answers reproduced" in text
+    result = run(capsys, "scaling", "selftest", "--data", "/nowhere")
+    assert (result.status, "TSFM_DATA" in result.err) == (2, True)

@@ -1,0 +1,91 @@
+"""A ledger with a mistake is refused in one line that names the place, or its rows are left out and that is said."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tsfm.scaling.ledger import distinct, read_runs
+from tsfm_data.errors import InputError
+
+GOOD = "params,tokens,loss\n1e6,1e7,3\n2e6,1e7,2.9\n2e6,2e7,2.8\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    """A CSV file with a text."""
+    path = folder / "ledger.csv"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("n_params,tokens,loss\n1e6,1e7,3\n", ["'params'", "n_params", "--params"]),
+        ("params,token,loss\n1e6,1e7,3\n", ["'tokens'", "did you mean token?", "--tokens"]),
+        (GOOD + "4e6,2e", ["row 5", "expected 3 fields", "found 2"]),
+        ("params,tokens,loss\n70M,1e7,3\n", ["row 2", "'params'", "'70M'", "plain numbers"]),
+        ("params,tokens,loss\n70,1e7,3\n7e7,1e7,2.9\n", ["one unit", "70", "'params'"]),
+        ("params,tokens,loss\n1e6,1e7,3\n1e6,-1e7,3\n", ["row 3", "'tokens'", "above 0"]),
+        ("params,tokens,loss\n1e6,1e7,0.1\n1e6,2e7,-0.3\n", ["row 3", "'loss'", "logarithm"]),
+        ("params,tokens,loss\n,1e7,3\n1e6,1e7,3\n", ["row 2", "'params'", "above 0"]),
+        ("params,tokens,loss,run\n1e6,1e7,3,a\n1e6,1e7,2,a\n", ["row 3", "run a", "twice"]),
+        ("params,tokens,loss\n1e6,1e7,nan\n", ["'loss'", "no value in any row"]),
+        ("params,tokens,loss\n", ["none that can be used"]),
+        ("", ["empty file"]),
+    ],
+)
+def test_bad_ledger_is_refused_in_one_line_that_names_the_place(tmp_path: Path, text: str, parts: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        read_runs(write(tmp_path, text))
+    for part in [*parts, "ledger.csv"]:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_diverged_repeated_and_unfinished_rows_are_left_out_and_said(tmp_path: Path) -> None:
+    rows = GOOD + "2e6,2e7,2.8\n2e6,4e7,nan\n2e6,4e7,inf\n4e6,4e7,9.5\n4e6,4e7,2.7\n4e6,4e7,2.71\n"
+    runs = read_runs(write(tmp_path, rows))
+    assert runs.loss.tolist() == [3, 2.9, 2.8, 2.7, 2.71]
+    said = " / ".join(runs.warnings)
+    for words in ("2 rows without a finite loss", "1 row left out that repeat", "1 row left out as diverged", "seeds"):
+        assert words in said
+
+
+def test_last_row_that_may_be_cut_off_is_warned_of(tmp_path: Path) -> None:
+    assert "cut off" in read_runs(write(tmp_path, GOOD + "4e6,2e7,2.")).warnings[0]
+    assert read_runs(write(tmp_path, GOOD)).warnings == ()
+
+
+def test_sizes_in_millions_and_odd_compute_are_warned_of(tmp_path: Path) -> None:
+    runs = read_runs(write(tmp_path, "params,tokens,loss\n1,1e7,3\n2,1e7,2.9\n"))
+    assert "millions or billions" in runs.warnings[0]
+    runs = read_runs(write(tmp_path, "params,tokens,loss,flops\n1e6,1e7,3,6e13\n2e6,1e7,2.9,12\n"))
+    assert "its unit may be mixed" in runs.warnings[0]
+
+
+def test_columns_are_found_by_the_names_that_are_given(tmp_path: Path) -> None:
+    table = pd.DataFrame({"N": [1e6, 2e6], "D": [1e7, 2e7], "nll": [3.0, 2.9]})
+    table = table.assign(name=["a", "b"], bad=[False, True])
+    table.to_parquet(tmp_path / "runs.parquet")
+    runs = read_runs(tmp_path / "runs.parquet", "N", "D", "nll", run="name", exclude="bad", group="name")
+    assert (runs.params.tolist(), runs.groups, runs.flops.tolist()) == ([1e6], ("a",), [6e13])
+    assert runs.warnings == ("1 of 2 rows left out by the column 'bad'",)
+    with pytest.raises(InputError, match="one named twice"):
+        read_runs(tmp_path / "runs.parquet", "N", "N", "nll")
+
+
+def test_runs_of_several_rows_are_clusters_and_last_rows_are_their_ends(tmp_path: Path) -> None:
+    steps = np.arange(1, 13)
+    table = pd.DataFrame({"run": np.repeat(["a", "b"], 12), "params": np.repeat([1e6, 2e6], 12)})
+    table["tokens"], table["loss"] = np.tile(steps * 1e6, 2), np.tile(4.0 - steps / 10, 2)
+    table.sample(frac=1, random_state=0).to_csv(tmp_path / "ledger.csv", index=False)
+    runs = read_runs(tmp_path / "ledger.csv")
+    assert (runs.runs, runs.has_curves) == (2, True)
+    assert runs.last().tokens.tolist() == [12e6, 12e6]
+    assert sorted(runs.last().params.tolist()) == [1e6, 2e6]
+
+
+def test_sizes_within_two_per_cent_are_one_size() -> None:
+    assert distinct(np.array([1e6, 1.01e6, 1.1e6, 5e6])) == 3

@@ -1,0 +1,206 @@
+"""From a law to a plan: size, data and loss for a budget, a size, an amount of data or a loss, with intervals."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from tsfm.scaling.bootstrap import percentile_interval
+from tsfm.scaling.laws import FLOPS_PER_INFERENCE_TOKEN, FLOPS_PER_TOKEN, NAMES, Joint, training_flops
+from tsfm_data.errors import InputError
+
+FAR, TOO_FAR = 10.0, 1000.0  # times beyond the data
+STEPS = 200  # of the search for the best size where inference counts
+QUANTITIES = ("params", "tokens", "loss", "flops", "inference_flops")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train.
+
+    Attributes:
+        values: each of ``QUANTITIES``.
+        intervals: 95 % interval of each; an end is infinite where some draws of the law never get there.
+        warnings: in plain words.
+    """
+
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    warnings: tuple[str, ...]
+
+
+def read_fit(path: str | Path) -> dict[str, Any]:
+    """The record that ``tsfm scaling fit`` wrote.
+
+    Raises:
+        InputError: no such file, another one, or a fit whose joint law is not identifiable.
+    """
+    if not Path(path).is_file():
+        raise InputError(
+            f"{path}: expected a fit.json, found no such file; tsfm scaling fit LEDGER --output DIR writes one"
+        )
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        joint = record["joint"]
+        known = joint["identifiable"] and record["draws"] and record["data"]["flops"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: expected a fit.json of tsfm scaling fit, found something else; run tsfm scaling fit LEDGER"
+        ) from error
+    if not known:
+        raise InputError(
+            f"{path}: expected a joint law to plan with, found one that is not identifiable: "
+            f"{'; '.join(joint['not_identifiable'])}"
+        )
+    return record
+
+
+def make_plan(
+    record: dict[str, Any],
+    flops: float | None = None,
+    params: float | None = None,
+    tokens: float | None = None,
+    loss: float | None = None,
+    inference_tokens: float = 0.0,
+) -> Plan:
+    """Plan from one quantity, compute-optimally, or from two, which leave nothing to choose.
+
+    Args:
+        record: of the fit.
+        flops: compute of training and, where ``inference_tokens`` is given, of inference.
+        params: size of the model.
+        tokens: data to train on.
+        loss: loss to reach.
+        inference_tokens: tokens that the model will process after training.
+
+    Raises:
+        InputError: none or more than two quantities, one that is not above 0, or a loss that is out of reach.
+    """
+    given = {"flops": flops, "params": params, "tokens": tokens, "loss": loss}
+    known = {name: float(value) for name, value in given.items() if value is not None}
+    for name, value in (known | {"inference_tokens": inference_tokens}).items():
+        if not np.isfinite(value) or value < 0 or (value == 0 and name in known):
+            raise InputError(f"expected {name} above 0, found {value:g}")
+    if not 1 <= len(known) <= 2 or set(known) == {"flops", "loss"}:
+        raise InputError(
+            f"expected one of flops, params, tokens and loss, or two of which one is params or tokens, found "
+            f"{' and '.join(known) or 'none'}; the rest follows from the law"
+        )
+    center = np.array([[record["joint"][name] for name in NAMES]])
+    laws = np.concatenate([center, np.array(record["draws"])])
+    with np.errstate(all="ignore"):
+        table = _solve(Joint.of(laws), known, inference_tokens)
+    if not np.isfinite(table[0]).all():
+        E = record["joint"]
+        raise InputError(
+            f"expected a goal that the law can reach, found {', '.join(f'{k} {v:g}' for k, v in known.items())}; its "
+            f"irreducible loss is {E['E']:.4g} ({E['ci95']['E'][0]:.4g} to {E['ci95']['E'][1]:.4g})"
+        )
+    draws = np.where(np.isnan(table[1:]), np.inf, table[1:])
+    ends = _interval(draws)
+    values = dict(zip(QUANTITIES, map(float, table[0]), strict=True))
+    intervals = {name: (float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(QUANTITIES)}
+    return Plan(values, intervals, tuple(_warnings(record, values)))
+
+
+def _interval(draws: Float64[np.ndarray, "S P"]) -> Float64[np.ndarray, "2 P"]:
+    """Intervals by column; infinite draws count as larger than every other."""
+    top = np.nanmax(np.where(np.isfinite(draws), draws, 0.0), axis=0) * 1e6 + 1.0
+    ends = percentile_interval(np.minimum(draws, top))
+    finite = np.where(np.isfinite(draws), draws, -np.inf).max(axis=0)
+    return np.where(ends > finite, np.inf, ends)
+
+
+def _solve(law: Joint, known: dict[str, float], inference: float) -> Float64[np.ndarray, "S 5"]:
+    """Size, tokens, loss, training and inference compute under every draw of the law."""
+    names, like = set(known), np.ones_like(np.asarray(law.E))
+    if names == {"params", "tokens"}:
+        params, tokens = known["params"] * like, known["tokens"] * like
+    elif names == {"flops", "params"}:
+        params = known["params"] * like
+        tokens = _tokens_left(params, known["flops"], inference)
+    elif names == {"flops", "tokens"}:
+        tokens = known["tokens"] * like
+        params = known["flops"] / (FLOPS_PER_TOKEN * tokens + FLOPS_PER_INFERENCE_TOKEN * inference)
+    elif names == {"params", "loss"}:
+        params = known["params"] * like
+        tokens = np.asarray(law.tokens_for(params, known["loss"]))
+    elif names == {"tokens", "loss"}:
+        tokens = known["tokens"] * like
+        params = np.asarray(law.params_for(tokens, known["loss"]))
+    else:
+        params, tokens = _optimum(law, known, inference)
+    loss = np.asarray(law.loss(params, tokens))
+    spent = np.asarray(training_flops(params, tokens))
+    table = np.stack([params, tokens, loss, spent, FLOPS_PER_INFERENCE_TOKEN * inference * params], axis=1)
+    return np.where(tokens[:, None] > 0, table, np.nan)
+
+
+def _optimum(law: Joint, known: dict[str, float], inference: float) -> tuple[np.ndarray, np.ndarray]:
+    """The compute-optimal pair for one known quantity."""
+    like = np.ones_like(np.asarray(law.E))
+    ratio = law.alpha * law.A / (law.beta * law.B)  # at the optimum alpha A / N^alpha = beta B / D^beta
+    if "params" in known:
+        params = known["params"] * like
+        return params, (params**law.alpha / ratio) ** (1 / law.beta)
+    if "tokens" in known:
+        tokens = known["tokens"] * like
+        return (ratio * tokens**law.beta) ** (1 / law.alpha), tokens
+    if "flops" in known:
+        budget = known["flops"]
+        params = np.asarray(law.optimal_params(budget)) * like
+        if not inference:
+            return params, budget / FLOPS_PER_TOKEN / params
+        params = _search(lambda size: np.asarray(law.loss(size, _tokens_left(size, budget, inference))), params)
+        return params, _tokens_left(params, budget, inference)
+    left = known["loss"] - np.asarray(law.E)
+    share = np.where(left > 0, left, np.nan)
+    params = (law.A * (1 + law.alpha / law.beta) / share) ** (1 / np.asarray(law.alpha))
+    if inference:
+        goal = known["loss"]
+
+        def total(size: np.ndarray) -> np.ndarray:
+            return size * (
+                FLOPS_PER_TOKEN * np.asarray(law.tokens_for(size, goal)) + FLOPS_PER_INFERENCE_TOKEN * inference
+            )
+
+        params = _search(total, params)
+    return params, np.asarray(law.tokens_for(params, known["loss"]))
+
+
+def _tokens_left(params: np.ndarray, flops: float, inference: float) -> np.ndarray:
+    """Training tokens that a budget leaves beside inference; a negligible number where it leaves none."""
+    left = (flops - FLOPS_PER_INFERENCE_TOKEN * inference * params) / (FLOPS_PER_TOKEN * params)
+    return np.maximum(left, 1e-30)
+
+
+def _search(cost: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> np.ndarray:
+    """The size of least cost at or below ``start``: with inference the best model is smaller, trained for longer."""
+    low, high = np.log(start) - 20.0, np.log(start)
+    for _ in range(STEPS):
+        first, second = low + (high - low) / 3, high - (high - low) / 3
+        worse = cost(np.exp(first)) >= cost(np.exp(second))  # both are infinite where no data suffice
+        low, high = np.where(worse, first, low), np.where(worse, high, second)
+    return np.exp((low + high) / 2)
+
+
+def _warnings(record: dict[str, Any], values: dict[str, float]) -> list[str]:
+    """What makes the plan doubtful."""
+    said = list(record["joint"]["not_identifiable"])
+    words = {"flops": "training compute", "params": "size", "tokens": "data"}
+    for name, word in words.items():
+        low, high = record["data"][name]
+        beyond = max(values[name] / high, low / values[name])
+        side = "times that of the largest" if values[name] > high else "times below that of the smallest"
+        if beyond >= TOO_FAR:
+            said.append(
+                f"the {word} is {beyond:.3g} {side} run: no law is known to hold so far away, and the intervals "
+                "do not cover that; run larger sizes first"
+            )
+        elif beyond >= FAR:
+            said.append(f"the {word} is {beyond:.3g} {side} run; the intervals hold only if the law does")
+    return said

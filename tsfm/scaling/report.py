@@ -1,0 +1,313 @@
+"""The report of a fit: ``report.html`` for readers, ``fit.json`` for programs, figures as SVG and PDF."""
+
+import json
+from pathlib import Path
+
+from tsfm.plots import save_figure
+from tsfm.report import Image, Section, Table, Value, page, save_page
+from tsfm.scaling.analysis import Analysis
+from tsfm.scaling.compare import Record
+from tsfm.scaling.figures import draw_all
+from tsfm.scaling.laws import NAMES
+from tsfm_data.files import atomic_file
+
+METHOD = (
+    "The joint law is L(N, D) = E + A / N^alpha + B / D^beta. It is fitted to log loss with a Huber loss (width 1e-3 "
+    "unless said otherwise) summed over runs: starts come from variable projection on a grid of exponents, and a "
+    "damped Newton method takes the best of them to the minimum. Intervals are 95 % percentile intervals of a "
+    "bootstrap that draws whole runs; those by profile stand beside them. Compute is "
+    "6 N D unless the table gives it."
+)
+FAR = "The intervals hold if the law holds: they say nothing of a law that bends beyond the data."
+
+
+def write_report(analysis: Analysis, folder: Path) -> None:
+    """Write ``fit.json``, ``report.html`` and the folder ``figures``.
+
+    Args:
+        analysis: what was found.
+        folder: where; files of an earlier report are replaced.
+    """
+    figures = draw_all(analysis)
+    for name, (figure, _, _) in figures.items():
+        for suffix in ("svg", "pdf"):
+            save_figure(figure, folder / "figures" / f"{name}.{suffix}")
+    images = {name: Image(figure, alt, caption) for name, (figure, alt, caption) in figures.items()}
+    save_page(build_page(analysis.record, images), folder / "report.html")
+    with atomic_file(folder / "fit.json") as file:
+        file.write_text(json.dumps(analysis.record, indent=1, allow_nan=False) + "\n")
+
+
+def build_page(record: Record, images: dict[str, Image]) -> str:
+    """The page.
+
+    Args:
+        record: of the analysis.
+        images: by name.
+    """
+    sections = [
+        _warning_section(record),
+        _joint_section(record),
+        Section("Loss in one variable", [images["loss"], single_table(record), _single_note(record)]),
+        _route_section(record, images),
+        _optimal_section(record, images),
+        _trust_section(record, images),
+        _repetition_section(record),
+        _group_section(record),
+        _published_section(record),
+        Section("Data and method", [data_table(record), METHOD]),
+    ]
+    return page("Scaling law", [section for section in sections if section.parts], lead(record))
+
+
+def lead(record: Record) -> str:
+    """The result in a sentence or two."""
+    joint, data = record["joint"], record["data"]
+    runs = f"{data['runs']:,} runs of {data['file']}"
+    if not joint["identifiable"]:
+        return f"The joint law is not identifiable from {runs}: {'; '.join(joint['not_identifiable'])}."
+    exponent = joint["size_exponent"]
+    return (
+        f"L(N, D) = {joint['E']:.4g} + {joint['A']:.4g} / N^{joint['alpha']:.4f} + {joint['B']:.4g} / "
+        f"D^{joint['beta']:.4f}, from {runs}. The compute-optimal size grows as C^{exponent['a']:.3f} "
+        f"({interval(exponent['ci95'])})."
+    )
+
+
+def interval(ends: list[float | None] | None, digits: int = 4) -> str:
+    """An interval in words; an open side is said to be open."""
+    if not ends:
+        return "–"
+    low, high = ("open" if end is None else number(end, digits) for end in ends)
+    return f"{low} to {high}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number of any size: plain where it is short, with an exponent where it is not; a dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:.{digits}g}" if 1e-3 <= abs(value) < 1e6 or not value else f"{value:.{digits - 1}e}"
+
+
+def _warning_section(record: Record) -> Section:
+    parts = [*record["warnings"]]
+    if record["joint"]["identifiable"]:
+        parts += record["joint"]["not_identifiable"]
+    return Section("Warnings" if parts else "", [f"{part[0].upper()}{part[1:]}." for part in parts])
+
+
+def _joint_section(record: Record) -> Section:
+    joint = record["joint"]
+    if not joint["identifiable"]:
+        return Section("Joint law", [f"Not identifiable: {'; '.join(joint['not_identifiable'])}."])
+    rows: list[dict[str, Value]] = [
+        {
+            "constant": name,
+            "fit": number(joint[name], 5),
+            "95 % interval, bootstrap": interval(joint["ci95"][name]),
+            "95 % interval, profile": interval(joint["profile_ci95"][name]),
+        }
+        for name in NAMES
+    ]
+    caption = (
+        f"Huber objective {joint['objective']:.6g} at width {joint['huber_delta']:g}; root mean squared residual of "
+        f"log loss {joint['rms_log_error']:.2g}; {record['settings']['draws']:,} draws."
+    )
+    return Section("Joint law", [Table(rows, caption)])
+
+
+def single_table(record: Record) -> Table:
+    """The laws in each variable."""
+    rows: list[dict[str, Value]] = []
+    for law in record["single"]:
+        row: dict[str, Value] = {"variable": law["variable"], "points": law["points"]}
+        for form in ("power", "saturating"):
+            if form in law:
+                part, held = law[form], law["held_out_rms"]
+                E = f"{number(part['E'])} ({interval(part['E_ci95'])})" if form == "saturating" else "0"
+                rows.append(
+                    row
+                    | {
+                        "law": "E + (x0/x)^a" if form == "saturating" else "(x0/x)^a",
+                        "E": E,
+                        "a": f"{number(part['exponent'])} ({interval(part['ci95'])})",
+                        "x0": number(part["x0"], 3),
+                        "residual": part["rms"],
+                        "held out": held[form] if held else None,
+                    }
+                )
+        if "broken" in law:
+            part = law["broken"]
+            rows.append(
+                row
+                | {
+                    "law": "smoothly broken",
+                    "E": number(part["E"]),
+                    "a": f"{number(part['first'], 3)}, then {number(part['second'], 3)}",
+                    "x0": f"break {number(part['break_at'], 3)}",
+                    "residual": part["rms"],
+                    "held out": law["held_out_rms"]["broken"],
+                }
+            )
+    caption = (
+        "Least squares on log loss, fitted to the best loss of each tenth of a decade. Residual: root mean square of "
+        "log loss. Held out: the same at the largest quarter of x, by the law of the rest."
+    )
+    return Table(rows, caption)
+
+
+def _single_note(record: Record) -> str:
+    notes = []
+    for law in record["single"]:
+        if "not_identifiable" in law:
+            notes.append(f"In {law['variable']} there are {law['points']} points: not identifiable.")
+        elif "saturating" in law and not law["saturating"]["E_identifiable"]:
+            notes.append(f"In {law['variable']} E is not identifiable: the interval of E begins at 0.")
+    names = {"power": "the pure power law", "saturating": "the saturating law", "broken": "the smoothly broken law"}
+    chosen = [f"{names[law['preferred']]} in {law['variable']}" for law in record["single"] if "preferred" in law]
+    if chosen:
+        notes.append(f"Held-out error prefers {', '.join(chosen)}.")
+    notes.append(
+        "Where the other quantity is not held fixed or large, E of a law in one variable holds what that quantity "
+        "still costs; the law in compute is that of the efficient frontier."
+    )
+    return " ".join(notes)
+
+
+def _route_section(record: Record, images: dict[str, Image]) -> Section:
+    routes, joint = record["routes"], record["joint"]
+    rows: list[dict[str, Value]] = []
+    for key, name in (("curves", "1: minima over training curves"), ("isoflop", "2: IsoFLOP profiles")):
+        found = routes[key]
+        if found is None:
+            rows.append({"approach": name, "a": "not identifiable", "95 % interval": "–"})
+        else:
+            rows.append(
+                {"approach": name, "a": number(found["exponent"], 3), "95 % interval": interval(found["ci95"], 3)}
+            )
+    a = joint["size_exponent"] if joint["identifiable"] else None
+    rows.append(
+        {
+            "approach": "3: parametric fit",
+            "a": number(a["a"], 3) if a else "not identifiable",
+            "95 % interval": interval(a["ci95"], 3) if a else "–",
+        }
+    )
+    parts: list[str | Table | Image] = [Table(rows, "Exponent a of the compute-optimal size, N_opt ~ C^a.")]
+    if routes["curves"] is None:
+        parts.append("Approach 1 needs training curves: ten rows or more of each run, named by a run column.")
+    if routes["isoflop"] is None:
+        parts.append("Approach 2 needs three budgets with five sizes each around their minimum.")
+    bias = routes["isoflop_bias"]
+    if bias is not None:
+        parts.append(
+            f"Bias of approach 2: on losses without noise from the joint law above, at the same runs, it finds "
+            f"a = {bias['exponent_found']:.3f} where {bias['exponent_true']:.3f} is true, and sizes "
+            f"{bias['size_ratio_smallest_budget']:.2f} (smallest budget) to {bias['size_ratio_largest_budget']:.2f} "
+            "(largest) times the optimal ones."
+        )
+    parts += [images[name] for name in ("isoflop", "frontier") if name in images]
+    return Section("Compute-optimal size by three routes", parts)
+
+
+def _optimal_section(record: Record, images: dict[str, Image]) -> Section:
+    rows: list[dict[str, Value]] = [
+        {
+            "compute (FLOP)": f"{row['flops']:.2e}" + (" *" if row["beyond_data"] else ""),
+            "parameters": f"{row['params']:.3g} ({interval(row['params_ci95'], 3)})",
+            "tokens": f"{row['tokens']:.3g} ({interval(row['tokens_ci95'], 3)})",
+            "loss": f"{row['loss']:.4g} ({interval(row['loss_ci95'], 4)})",
+        }
+        for row in record["optimal"]
+    ]
+    if not rows:
+        return Section("", [])
+    return Section("Compute-optimal plans", [Table(rows, f"95 % intervals in brackets; * beyond the data. {FAR}")])
+
+
+def _trust_section(record: Record, images: dict[str, Image]) -> Section:
+    if not record["joint"]["identifiable"]:
+        return Section("", [])
+    rows: list[dict[str, Value]] = [
+        {key.replace("_", " "): number(value) if isinstance(value, float) else value for key, value in row.items()}
+        for row in record["sensitivity"]
+    ]
+    parts: list[str | Table | Image] = [images["residuals"], images["draws"]]
+    parts.append(Table(rows, "The fit under other choices; a is the exponent of the compute-optimal size."))
+    ahead = record["extrapolation"]
+    if ahead is None:
+        parts.append("Without the runs of the largest compute too few are left to test the extrapolation.")
+    else:
+        parts.append(
+            f"Extrapolation: fitted without the {ahead['held_out_rows']} runs of the largest compute (above "
+            f"{ahead['largest_flops_seen']:.2e} FLOP), the law misses their log loss by {ahead['rms_log_error']:.4f} "
+            f"(root mean square; mean {ahead['mean_log_error']:+.4f}) against {ahead['rms_log_error_seen']:.4f} on the "
+            "runs it saw."
+        )
+        parts.append(images["extrapolation"])
+    return Section("How far to trust it", parts)
+
+
+def _repetition_section(record: Record) -> Section:
+    found = record["repetition"]
+    if found is None:
+        return Section("", [])
+    if "not_identifiable" in found:
+        return Section("Repeated data", [f"Not identifiable: {found['not_identifiable']}."])
+    held = found["held_out_rms"]
+    text = (
+        f"What U different tokens seen 1 + R times are worth is U + U R* (1 - exp(-R / R*)) new ones, with R* = "
+        f"{number(found['R_star'], 3)} ({interval(found['ci95'], 3)}, by profile), from "
+        f"{found['runs_with_repeated_data']} runs with repeated data. On runs left out in turn the law with this term "
+        f"misses log loss by {held['repetition']:.4f}, the one that counts every token as new by "
+        f"{held['all_tokens_new']:.4f} (root mean square)."
+    )
+    rows: list[dict[str, Value]] = [{"law": "in effective tokens", **{n: number(v) for n, v in found["law"].items()}}]
+    verdict = "Held-out error prefers the term." if found["preferred"] else "Held-out error does not prefer the term."
+    return Section("Repeated data", [text, verdict, Table(rows)])
+
+
+def _group_section(record: Record) -> Section:
+    groups = record["groups"]
+    if groups is None:
+        return Section("", [])
+    parts: list[str | Table | Image] = []
+    rows: list[dict[str, Value]] = []
+    for label, law in groups["laws"].items():
+        if "not_identifiable" in law:
+            parts.append(f"{label}: not identifiable: {'; '.join(law['not_identifiable'])}.")
+        else:
+            rows.append({"group": label} | {n: f"{number(law[n])} ({interval(law['ci95'][n], 3)})" for n in NAMES})
+    if rows:
+        parts.append(Table(rows, "Joint law of each group, with 95 % intervals."))
+    for pair in groups["pairs"]:
+        verdict = "differ" if pair["p_one_law"] < 0.05 else "cannot be told apart"
+        single = ", ".join(f"{n} {pair['constants'][n]['p']:.2g}" for n in NAMES)
+        parts.append(
+            f"{pair['first']} and {pair['second']} {verdict}: p = {pair['p_one_law']:.2g} that one law holds for both; "
+            f"p of each constant by itself: {single}."
+        )
+    return Section("Do the groups differ?", parts)
+
+
+def _published_section(record: Record) -> Section:
+    joint = record["joint"]
+    rows: list[dict[str, Value]] = [
+        {"law": name, **{key: number(value) for key, value in law.items()}} for name, law in record["published"].items()
+    ]
+    if joint["identifiable"]:
+        rows.insert(0, {"law": "this fit", **{name: number(joint[name]) for name in NAMES}})
+    note = "Constants compare only where loss, tokens and sizes are counted alike; the exponents compare more widely."
+    return Section("Published laws", [Table(rows, note, [0] if joint["identifiable"] else [])])
+
+
+def data_table(record: Record) -> Table:
+    """What was fitted, and its hash."""
+    data = record["data"]
+    rows: list[dict[str, Value]] = [{"": "file", "value": data["file"]}, {"": "SHA-256", "value": data["sha256"]}]
+    rows += [
+        {"": key.replace("_", " "), "value": f"{data[key]:,}"} for key in ("rows", "runs", "sizes", "amounts_of_data")
+    ]
+    rows += [{"": key, "value": interval(data[key])} for key in ("params", "tokens", "flops", "loss")]
+    rows.append({"": "seed of the bootstrap", "value": str(record["settings"]["seed"])})
+    return Table(rows)
