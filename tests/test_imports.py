@@ -18,7 +18,7 @@ DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "xformers": (("tsfm.attention", "tsfm.doctor"), ()),
     "timm": (("tsfm_vision",), ("tsfm_vision",)),
     "gluonts": (("tsfm_data", "tsfm.bench"), ()),
-    "matplotlib": (("tsfm.plots",), ()),
+    "matplotlib": (("tsfm.plots", "tsfm.scaling.figures"), ()),
     "statsforecast": (("tsfm_data.baselines",), ()),
     "neuralforecast": (("tsfm.bench",), ()),
     "vega_datasets": (("tsfm.commands.demo",), ("tsfm.commands.demo",)),
@@ -27,8 +27,8 @@ DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tsfm_data.module", "tsfm.task", "tsfm.commands", "tsfm.bench", "tsfm_vision.callbacks"),
     ),
     "pandas": (
-        ("tsfm_data", "tsfm.forecasting", "tsfm.plots", "tsfm.report", "tsfm.commands", "tsfm.bench"),
-        ("tsfm_data", "tsfm.commands", "tsfm.bench"),
+        ("tsfm_data", "tsfm.forecasting", "tsfm.plots", "tsfm.report", "tsfm.commands", "tsfm.bench", "tsfm.scaling"),
+        ("tsfm_data", "tsfm.commands", "tsfm.bench", "tsfm.scaling.ledger"),
     ),
     "jsonargparse": (("tsfm.commands",), ("tsfm.commands",)),
 }
