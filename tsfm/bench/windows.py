@@ -1,16 +1,12 @@
 """Window gathering, ours beside GluonTS's instance-splitter pipeline, in one process on one thread."""
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from tsfm_data.files import atomic_file
 
 START, FREQ = "2020-01-01", "h"
 
@@ -72,23 +68,6 @@ def run(
         return table
     finally:
         torch.set_num_threads(threads)
-
-
-def main(json_path: str | None = None, batch_size: int = 32) -> list[dict[str, Any]]:
-    """Time window gathering beside GluonTS (context 512, horizon 96, 1000 series of 2000 points); print Markdown.
-
-    Args:
-        json_path: also write the rows to this JSON file.
-        batch_size: windows in a batch.
-    """
-    from tabulate import tabulate
-
-    rows = run(batch_size=batch_size)
-    print(tabulate(rows, headers="keys", tablefmt="github", intfmt=","))
-    if json_path is not None:
-        with atomic_file(Path(json_path)) as path:
-            path.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
-    return rows
 
 
 def _windows_per_second(loader: Callable[[], Iterator[int]], batches: int) -> float:
