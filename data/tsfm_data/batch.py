@@ -6,6 +6,7 @@ Axes: B windows, T context steps, H horizon steps, V variates, M calendar featur
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -38,27 +39,17 @@ class Batch:
     item: Int[Tensor, " B"] | None = None
     cut: Int[Tensor, " B"] | None = None
 
-    def to(self, *args: Any, **kwargs: Any) -> "Batch":
-        """The same batch on another device. A data type applies to the floating-point members alone."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in moved.items():
-            if isinstance(value, Tensor):
-                moved[name] = (
-                    value.to(*args, **kwargs) if value.is_floating_point() else value.to(device=_device(args, kwargs))
-                )
+    def to(self, target: torch.device | str | torch.dtype) -> "Batch":
+        """The same batch on another device, or with its floating-point members in another type."""
+        moved: dict[str, Any] = {}
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, Tensor) and (value.is_floating_point() or not isinstance(target, torch.dtype)):
+                moved[name] = value.to(target)
         return replace(self, **moved)
 
     def __len__(self) -> int:
         return self.past.shape[0]
-
-
-def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The device among the arguments of ``Tensor.to``, or None to leave the tensor where it is."""
-    import torch
-
-    if "device" in kwargs:
-        return kwargs["device"]
-    return next((a for a in args if isinstance(a, str | torch.device | int)), None)
 
 
 @dataclass(frozen=True)

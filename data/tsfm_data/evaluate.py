@@ -23,7 +23,7 @@ from tsfm_data.errors import InputError
 from tsfm_data.metrics import Accumulator, Metric, get_metric, needed_levels
 from tsfm_data.profiles import Profile, get_profile
 from tsfm_data.report import Report, make_row
-from tsfm_data.series import SeriesSet, read_series
+from tsfm_data.series import SeriesSet
 from tsfm_data.splits import Split, StandardScaler
 from tsfm_data.windows import Windows, item_lengths
 
@@ -73,7 +73,7 @@ def evaluate(
     if horizon is not None and horizon < 1:
         raise InputError(f"horizon: expected at least 1 step, found {horizon}")
     sources = [source] if isinstance(source, SeriesSet | str | Path) else list(source)
-    sets = [one if isinstance(one, SeriesSet) else _read(one) for one in sources]
+    sets = [one if isinstance(one, SeriesSet) else catalog.open_source(one) for one in sources]
     series = sets[0] if len(sets) == 1 else pool("+".join(one.name for one in sets), sets)
     if protocol.univariate:
         series = series.univariate()
@@ -88,10 +88,6 @@ def evaluate(
             split = _published_split(name, part) or Split.infer(item_lengths(part), room, steps)
         report += evaluate_series(predictor, part, protocol, name, horizon, batch_size, split, per_series)
     return report
-
-
-def _read(source: str | Path) -> SeriesSet:
-    return catalog.load(str(source)) if source in catalog.names() else read_series(source)
 
 
 def _published_split(name: str, series: SeriesSet) -> Split | None:

@@ -3,6 +3,7 @@
 Shapes: B batch, ``out`` classes or features.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from tsfm_data.errors import InputError
 Indices = int | list[int] | tuple[int, ...] | None
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """An image model with ``head``, ``norm`` and ``feature_info``.
 
     A family adds ``forward_features``, ``forward_head``, ``forward_intermediates`` and what it has to say about its
@@ -72,13 +73,13 @@ class Backbone(nn.Module):
         if num_classes > 0:
             self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
 
+    @abstractmethod
     def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B *features"]:
         """Features after the last norm."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward_head(self, x: Float[Tensor, "B *features"], pre_logits: bool = False) -> Float[Tensor, "B *out"]:
         """From features to logits, or to what the classifier sees."""
-        raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B *out"]:
         """Logits of images."""
