@@ -10,7 +10,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from tsfm_data.errors import InputError
 
-Schedule = Literal["constant", "halving", "cosine"]
+Schedule = Literal["constant", "halving", "cosine", "wsd"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,11 @@ class OptimConfig:
         eps: added to the denominator.
         weight_decay: on weights of linear layers; biases, norms and embeddings have none.
         schedule: "constant"; "halving", which keeps the rate for two epochs and then halves it every epoch (the
-            long-horizon protocol); "cosine" to zero over the whole training.
-        warmup_steps: steps of linear warm-up before the cosine.
+            long-horizon protocol); "cosine" to zero over the whole training; "wsd" (warm-up, stable, decay), which
+            keeps the peak rate until the last ``decay`` of the steps and then goes to zero as one minus a square root,
+            the best of the shapes tried by Hägele et al. (2024, arXiv 2405.18392, section 3).
+        warmup_steps: steps of linear warm-up before any of them.
+        decay: share of all steps over which "wsd" decays.
     """
 
     name: Literal["adam", "adamw"] = "adam"
@@ -35,12 +38,17 @@ class OptimConfig:
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
     warmup_steps: int = 0
+    decay: float = 0.2
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise InputError(f"expected a learning rate above 0, found {self.lr}: change optim.lr")
         if self.weight_decay < 0 or self.warmup_steps < 0:
             raise InputError("expected optim.weight_decay and optim.warmup_steps of 0 or more: change them")
+        if not 0 <= self.decay <= 1:
+            raise InputError(f"expected optim.decay from 0 to 1 (a share of all steps), found {self.decay}: change it")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"expected optim.betas of at least 0 and below 1, found {list(self.betas)}: change them")
 
 
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, object]]:
@@ -69,17 +77,23 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int, total_steps: int) -> Ca
     Args:
         config: names the schedule.
         steps_per_epoch: optimiser steps in an epoch, for "halving".
-        total_steps: optimiser steps of the whole training, for "cosine".
+        total_steps: optimiser steps of the whole training, for "cosine" and "wsd".
     """
+    warmup = config.warmup_steps
 
     def factor(step: int) -> float:
-        if config.schedule == "halving":
-            return 0.5 ** max(0, step // max(1, steps_per_epoch) - 1)
-        if config.schedule == "constant":
-            return 1.0
-        if step < config.warmup_steps:
-            return (step + 1) / config.warmup_steps
-        span = max(1, total_steps - config.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - config.warmup_steps) / span)))
+        if step < warmup:
+            return (step + 1) / warmup
+        match config.schedule:
+            case "constant":
+                return 1.0
+            case "halving":
+                return 0.5 ** max(0, step // max(1, steps_per_epoch) - 1)
+            case "cosine":
+                done = (step - warmup) / max(1, total_steps - warmup)
+                return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+            case "wsd":
+                decay = max(1, round(config.decay * total_steps))
+                return 1 - math.sqrt(min(1.0, max(0, step - (total_steps - decay)) / decay))
 
     return factor
