@@ -12,9 +12,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tsfm.covariates import standardise_covariates
 from tsfm.heads import ConformalIntervals, check_levels, interpolate_quantiles
 from tsfm.scaler import WindowScale
 from tsfm_data.batch import Batch, Forecast
+
+# What a batch holds of the past and knows of the future, by the names of both.
+KNOWN = {
+    "past_marks": "future_marks",
+    "known_past": "known_future",
+    "known_past_observed": "known_future_observed",
+}
+# All that has as many steps as the context.
+HISTORY = ("past", "past_observed", "past_covariates", "past_covariates_observed", *KNOWN)
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class Forecaster(nn.Module, ABC):
     model_type: ClassVar[str]
     config_type: ClassVar[type]
     dtype: ClassVar[torch.dtype] = torch.float64  # of the batches it is given: units are taken off in full precision
+    covariates: bool = False  # whether the model looks at the covariates of a batch; else it is given none
     levels: tuple[float, ...]
     conformal: ConformalIntervals | None
 
@@ -87,6 +98,7 @@ class Forecaster(nn.Module, ABC):
         """Bring each window and variate to mean 0 and standard deviation 1 over its observed history.
 
         It makes forecasts follow any change of units exactly. Computed in float64; a constant window is only shifted.
+        Covariates are brought to a scale of their own in the same way, what is known of their future included.
         """
         past = batch.past.double()
         count = batch.past_observed.sum(dim=1, keepdim=True).clamp(min=1)
@@ -98,7 +110,7 @@ class Forecaster(nn.Module, ABC):
         scale = WindowScale(loc, torch.where(flat, 1.0, std))
         dtype = next(self.parameters()).dtype
         normalised = torch.where(flat, 0.0, scale.normalise(past, batch.past_observed))
-        return replace(batch, past=normalised).to(dtype), scale
+        return standardise_covariates(replace(batch, past=normalised)).to(dtype), scale
 
     def on_training_scale(self, batch: Batch) -> tuple[Batch, WindowScale]:
         """As ``standardise``, for a batch that the data module has brought to its own standard scale already."""
@@ -136,11 +148,12 @@ class Forecaster(nn.Module, ABC):
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """Forecast chunk by chunk, feeding the middle level back as history, until ``batch.horizon`` is reached."""
         chunks = [self(batch)]
-        while sum(chunk.shape[1] for chunk in chunks) < batch.horizon:
-            done = sum(chunk.shape[1] for chunk in chunks)
-            batch = extend(batch, self.centre(chunks[-1]), done)
+        horizon, missing = batch.horizon, batch.horizon - chunks[0].shape[1]
+        while missing > 0:
+            batch = extend(batch, self.centre(chunks[-1]))
             chunks.append(self(batch))
-        return torch.cat(chunks, dim=1)[:, : batch.horizon]
+            missing -= chunks[-1].shape[1]
+        return torch.cat(chunks, dim=1)[:, :horizon]
 
 
 def fit_context(batch: Batch, context: int) -> Batch:
@@ -148,33 +161,39 @@ def fit_context(batch: Batch, context: int) -> Batch:
     missing = context - batch.past.shape[1]
     if missing == 0:
         return batch
-    if missing < 0:
-        marks = None if batch.past_marks is None else batch.past_marks[:, -context:]
-        return replace(
-            batch, past=batch.past[:, -context:], past_observed=batch.past_observed[:, -context:], past_marks=marks
-        )
-    pad = (0, 0, missing, 0)
-    marks = None if batch.past_marks is None else nn.functional.pad(batch.past_marks, pad)
-    return replace(
-        batch,
-        past=nn.functional.pad(batch.past, pad),
-        past_observed=nn.functional.pad(batch.past_observed, pad),
-        past_marks=marks,
-    )
+    fitted: dict[str, Any] = {}
+    for name in HISTORY:
+        value = getattr(batch, name)
+        if value is not None:
+            fitted[name] = value[:, -context:] if missing < 0 else nn.functional.pad(value, (0, 0, missing, 0))
+    return replace(batch, **fitted)
 
 
-def extend(batch: Batch, values: Float[Tensor, "B S V"], done: int) -> Batch:
+def extend(batch: Batch, values: Float[Tensor, "B S V"]) -> Batch:
     """The batch after its forecast ``values`` have become history: the window moves on by their number of steps.
 
+    What is known of the future (calendar features, covariates) moves with it; a covariate known up to the present is
+    from then on not observed.
+
     Args:
-        batch: the windows forecast last.
-        values: the forecast, S steps.
-        done: steps forecast since the first batch, these included; their calendar features are known.
+        batch: the windows forecast.
+        values: the forecast, S steps, fewer than the horizon of the batch.
     """
     steps, context = values.shape[1], batch.past.shape[1]
-    past = torch.cat([batch.past, values.to(batch.past.dtype)], dim=1)[:, -context:]
-    seen = torch.cat([batch.past_observed, torch.ones_like(values, dtype=torch.bool)], dim=1)[:, -context:]
-    marks = batch.past_marks
-    if marks is not None and batch.future_marks is not None:
-        marks = torch.cat([marks, batch.future_marks[:, done - steps : done]], dim=1)[:, -context:]
-    return replace(batch, past=past, past_observed=seen, past_marks=marks)
+    moved: dict[str, Any] = {"horizon": batch.horizon - steps, "future": None, "future_observed": None}
+
+    def on(name: str, new: Tensor) -> None:
+        moved[name] = torch.cat([getattr(batch, name), new], dim=1)[:, -context:]
+
+    on("past", values.to(batch.past.dtype))
+    on("past_observed", torch.ones_like(values, dtype=torch.bool))
+    for name in ("past_covariates", "past_covariates_observed"):
+        value = getattr(batch, name)
+        if value is not None:
+            on(name, value.new_zeros(len(value), steps, value.shape[2]))
+    for name, future in KNOWN.items():
+        value = getattr(batch, future)
+        if value is not None:
+            on(name, value[:, :steps])
+            moved[future] = value[:, steps:]
+    return replace(batch, **moved)

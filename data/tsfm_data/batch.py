@@ -1,6 +1,7 @@
 """What flows from the data layer to a model and back: one batch of windows, and one batch of forecasts.
 
-Axes: B windows, T context steps, H horizon steps, V variates, M calendar features, Q quantile levels.
+Axes: B windows, T context steps, H horizon steps, V variates, M calendar features, P covariates known up to the
+present, K covariates known in the future too, Q quantile levels.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -26,6 +27,13 @@ class Batch:
         future_marks: the same for the horizon.
         item: index of each window's series in its ``SeriesSet``.
         cut: row within that series of the first step to forecast.
+        past_covariates: covariates known up to the present, 0 where not observed; None where there are none, or the
+            model takes none, as for all that follow.
+        past_covariates_observed: where ``past_covariates`` holds a value.
+        known_past: context of the covariates that are known in the future too.
+        known_past_observed: where ``known_past`` holds a value.
+        known_future: the same covariates over the horizon.
+        known_future_observed: where ``known_future`` holds a value.
     """
 
     past: Float[Tensor, "B T V"]
@@ -38,6 +46,12 @@ class Batch:
     future_marks: Float[Tensor, "B H M"] | None = None
     item: Int[Tensor, " B"] | None = None
     cut: Int[Tensor, " B"] | None = None
+    past_covariates: Float[Tensor, "B T P"] | None = None
+    past_covariates_observed: Bool[Tensor, "B T P"] | None = None
+    known_past: Float[Tensor, "B T K"] | None = None
+    known_past_observed: Bool[Tensor, "B T K"] | None = None
+    known_future: Float[Tensor, "B H K"] | None = None
+    known_future_observed: Bool[Tensor, "B H K"] | None = None
 
     def to(self, target: torch.device | str | torch.dtype) -> "Batch":
         """The same batch on another device, or with its floating-point members in another type."""
