@@ -23,7 +23,8 @@ class Predictor(Protocol):
     """What can be evaluated: a baseline or a model.
 
     ``context`` is the longest history it can use (None: all of it) and ``marks`` the calendar features it wants
-    (None: none). A ``dtype`` attribute says in which floating-point type it wants its batches (float32 where absent).
+    (None: none). A ``dtype`` attribute says in which floating-point type it wants its batches (float32 where absent),
+    and a true ``covariates`` that it wants the covariates of the series in them.
     """
 
     @property

@@ -129,7 +129,18 @@ def evaluate_series(
     items, cuts = profile.cuts(dataset, series.item_ids, lengths, horizon, split)
     scaler = StandardScaler.fit_split(series.values, series.offsets, split) if profile.standardise and split else None
     context = _context(predictor, profile, season, int(cuts.max()))
-    windows = Windows(series, context, horizon, items, cuts, marks=predictor.marks, season=season, dtype=torch.float64)
+    covariates = getattr(predictor, "covariates", False)
+    windows = Windows(
+        series,
+        context,
+        horizon,
+        items,
+        cuts,
+        marks=predictor.marks,
+        season=season,
+        dtype=torch.float64,
+        covariates=covariates,
+    )
     metrics = [replace(get_metric(text, profile.levels), name=name) for name, text in profile.metrics.items()]
     scale = _scale(series, items, cuts, season, scaler) if _needs_scale(metrics) else None
     whole, each = Accumulator(metrics), Accumulator(metrics, len(series)) if per_series else None

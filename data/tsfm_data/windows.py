@@ -16,7 +16,7 @@ from torch import Tensor
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 from tsfm_data.frequency import season_length
-from tsfm_data.gather import gather, lay_out, mark_tables
+from tsfm_data.gather import Covariates, gather, lay_out, mark_tables
 from tsfm_data.series import SeriesSet
 from tsfm_data.splits import StandardScaler
 
@@ -40,9 +40,13 @@ class Windows:
         variates: indices of the variates that the windows show; None shows all.
         season: steps in a season; None takes it from the frequency of the items.
         dtype: floating-point type of the batches.
+        covariates: whether batches hold the covariates of the series.
+        past_scaler: standardises the covariates known up to the present; None leaves them in their own units.
+        known_scaler: the same for those known in the future too.
 
     Raises:
-        InputError: a size is below 1, a cut lies outside its item, or the items' frequencies have unlike seasons.
+        InputError: a size is below 1, a cut lies outside its item, the items' frequencies have unlike seasons, or a
+            known covariate is not known over a whole horizon past the end of its item.
     """
 
     def __init__(
@@ -58,6 +62,9 @@ class Windows:
         variates: Sequence[int] | None = None,
         season: int | None = None,
         dtype: torch.dtype = torch.float32,
+        covariates: bool = False,
+        past_scaler: StandardScaler | None = None,
+        known_scaler: StandardScaler | None = None,
     ) -> None:
         for name, size in (("context", context), ("horizon", horizon)):
             if size < 1:
@@ -66,8 +73,11 @@ class Windows:
         self.lengths = item_lengths(series)
         self.season = season or common_season(series)
         self._offsets = np.asarray(series.offsets[:-1], dtype=np.int64)
-        self._values, self._observed = lay_out(series, context, horizon, scaler, dtype)
+        self._values, self._observed = lay_out(series.values, context, horizon, scaler, dtype)
         self._marks, self._mark_offsets = mark_tables(series, self.lengths, context, horizon, marks, dtype)
+        self._covariates: Covariates | None = None
+        if covariates and (series.past_names or series.known_names):
+            self._covariates = Covariates(series, self.lengths, context, horizon, past_scaler, known_scaler, dtype)
         self.variates = np.arange(len(series.variates)) if variates is None else np.asarray(variates, dtype=np.int64)
         self._place(items, cuts)
 
@@ -83,6 +93,8 @@ class Windows:
                 f"{self.series.name}: expected cuts from 1 to {ends[w]} in series "
                 f"{self.series.item_ids[self.items[w]]!r}, found {self.cuts[w]}"
             )
+        if self._covariates is not None:
+            self._covariates.check(self.items, self.cuts)
         self._future_known = bool((self.cuts < ends).any())
         self._whole = bool(((self.cuts >= self.context) & (self.cuts + self.horizon <= ends)).all())
 
@@ -155,6 +167,7 @@ class Windows:
             values_BLV.masked_fill_(~inside_BL1, 0.0)
             observed_BLV = observed_BLV & inside_BL1
         past_marks, future_marks = self._gather_marks(item_B, cut_B)
+        covariates = self._covariates.gather(item_B, cut_B) if self._covariates is not None else {}
         T, known = self.context, self._future_known
         return Batch(
             past=values_BLV[:, :T],
@@ -167,6 +180,7 @@ class Windows:
             future_marks=future_marks,
             item=torch.from_numpy(item_B),
             cut=torch.from_numpy(cut_B),
+            **covariates,
         )
 
     def _gather_marks(
