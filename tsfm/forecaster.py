@@ -48,6 +48,35 @@ class TrainingData:
     std: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Pretraining:
+    """What a model was pretrained on and for how long, kept with its weights.
+
+    Attributes:
+        corpus: name of the corpus; None where all series were generated.
+        manifest_sha256: hash of the corpus's ``manifest.json``.
+        sources: sources in training.
+        held_out: sources of the corpus that never were in training.
+        seed: of the stream of batches.
+        global_seed: of the first weights and of everything else random; None where none was set.
+        steps: optimiser steps.
+        batches: batches seen, on every device.
+        observations: observed values in them, where they were counted.
+        command: the command line, where there was one.
+    """
+
+    corpus: str | None
+    manifest_sha256: str | None
+    sources: tuple[str, ...]
+    held_out: tuple[str, ...]
+    seed: int
+    global_seed: int | None
+    steps: int
+    batches: int
+    observations: int | None = None
+    command: str | None = None
+
+
 class Forecaster(nn.Module, ABC):
     """A model that forecasts windows.
 
@@ -60,7 +89,6 @@ class Forecaster(nn.Module, ABC):
     model_type: ClassVar[str]
     config_type: ClassVar[type]
     dtype: ClassVar[torch.dtype] = torch.float64  # of the batches it is given: units are taken off in full precision
-    covariates: bool = False  # whether the model looks at the covariates of a batch; else it is given none
     levels: tuple[float, ...]
     conformal: ConformalIntervals | None
 
@@ -70,6 +98,7 @@ class Forecaster(nn.Module, ABC):
         self.horizon = horizon
         self.config = config
         self.training_data: TrainingData | None = None
+        self.pretraining: Pretraining | None = None
         self.conformal = None
         self.name = self.model_type
 
@@ -77,6 +106,11 @@ class Forecaster(nn.Module, ABC):
     def marks(self) -> str | None:
         """The calendar-feature set that the model was trained with, or None."""
         return self.training_data.marks if self.training_data else None
+
+    @property
+    def covariates(self) -> bool:
+        """Whether the model looks at the covariates of a batch; if not, it is given none."""
+        return False
 
     @abstractmethod
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:

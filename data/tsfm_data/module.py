@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+from jaxtyping import Float64
 
 from tsfm_data import catalog
 from tsfm_data.errors import InputError, unknown_name
@@ -45,6 +46,8 @@ class ForecastDataModule(pl.LightningDataModule):
         time_column: str | None = None,
         item_column: str | None = None,
         freq: str | None = None,
+        past_covariates: list[str] | None = None,
+        known_covariates: list[str] | None = None,
     ) -> None:
         """Remember the options; nothing is read before ``setup``.
 
@@ -70,6 +73,8 @@ class ForecastDataModule(pl.LightningDataModule):
             time_column: the column of timestamps; null finds it.
             item_column: the column that tells series apart; null finds it.
             freq: pandas frequency of the series; null infers it.
+            past_covariates: columns known up to the present only, for a model that takes covariates.
+            known_covariates: columns known over the horizon too.
         """
         super().__init__()
         self.source, self.context, self.horizon = source, context, horizon
@@ -81,6 +86,8 @@ class ForecastDataModule(pl.LightningDataModule):
             "time_column": time_column,
             "item_column": item_column,
             "freq": freq,
+            "past_covariates": past_covariates or (),
+            "known_covariates": known_covariates or (),
         }
         self._all: Windows | None = None
 
@@ -100,16 +107,27 @@ class ForecastDataModule(pl.LightningDataModule):
                 raise InputError(f"{name}: expected at least 1 step, found {size}")
         self.series = catalog.open_source(self.source, **self.columns)
         self.split = self._make_split()
-        if self.standardize:
-            self.scaler = StandardScaler.fit_split(self.series.values, self.series.offsets, self.split)
-        else:
-            width = len(self.series.variates)
-            self.scaler = StandardScaler(np.zeros(width), np.ones(width))
+        self.scaler = self._fit(self.series.values)
         self._training_variates = self._choose_variates()
         nowhere = np.zeros(0, dtype=np.int64)
         self._all = Windows(
-            self.series, self.context, self.horizon, nowhere, nowhere, marks=self.marks, scaler=self.scaler
+            self.series,
+            self.context,
+            self.horizon,
+            nowhere,
+            nowhere,
+            marks=self.marks,
+            scaler=self.scaler,
+            covariates=True,
+            past_scaler=self._fit(self.series.past),
+            known_scaler=self._fit(self.series.known),
         )
+
+    def _fit(self, columns: Float64[np.ndarray, "rows columns"]) -> StandardScaler:
+        """The scaler of the training rows, or one that changes nothing."""
+        if self.standardize:
+            return StandardScaler.fit_split(columns, self.series.offsets, self.split)
+        return StandardScaler(np.zeros(columns.shape[1]), np.ones(columns.shape[1]))
 
     def _make_split(self) -> Split:
         option, lengths = self.split_option, item_lengths(self.series)
