@@ -1,0 +1,81 @@
+"""Exponential smoothing in its innovations form (Hyndman et al. 2008): level, damped trend, season; random walks."""
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from tsfm_data.synthetic.draws import chance, choose, finish, log_uniform, noise, normal, recurrence, season, uniform
+
+SEASONS = (1, 4, 7, 12, 24, 52)
+SEASON_WEIGHTS = (25, 15, 15, 25, 12, 8)
+
+
+def ets(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
+    """ETS(A, Ad, A) and its multiplicative kin, which is the same in the logarithm.
+
+    Args:
+        count: series.
+        length: steps of each.
+        rng: source of randomness.
+    """
+    error = noise(rng, count, length)
+    alpha = np.where(chance(rng, 0.15, count), np.float32(1), log_uniform(rng, 0.02, 0.95, count))
+    beta = np.where(chance(rng, 0.5, count), alpha * log_uniform(rng, 0.005, 0.3, count), 0)
+    phi = np.where(chance(rng, 0.7, count), uniform(rng, 0.8, 0.995, count), np.float32(1))
+    slope = np.where(beta > 0, normal(rng, count, 1) * log_uniform(rng, 0.01, 0.5, count), 0)
+    gamma = log_uniform(rng, 0.003, 0.3, count)
+    x = smoothed(error, alpha, beta, phi, slope)
+    kind = choose(rng, SEASON_WEIGHTS, count)
+    strength = log_uniform(rng, 0.5, 10, count)
+    for k, period in enumerate(SEASONS):
+        rows = np.flatnonzero((kind == k) & (period > 1))
+        x[rows] += strength[rows] * _season(period, len(rows), length, rng)
+        x[rows] += drifting(error[rows] * gamma[rows], period)
+    product = np.flatnonzero(rng.random(count) < 0.35)
+    reach = np.maximum(np.abs(x[product] - x[product, :1]).max(1, keepdims=True), 1e-6)
+    x[product] = np.exp((x[product] - x[product, :1]) / reach * uniform(rng, 0.1, 2.5, len(product)))
+    return finish(x)
+
+
+def _season(period: int, count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
+    return season(rng, np.full((count, 1), period, np.float32), np.full(count, period), length)
+
+
+def smoothed(
+    error: Float32[np.ndarray, "count length"],
+    alpha: Float32[np.ndarray, "count 1"],
+    beta: Float32[np.ndarray, "count 1"],
+    phi: Float32[np.ndarray, "count 1"],
+    slope: Float32[np.ndarray, "count 1"],
+) -> Float32[np.ndarray, "count length"]:
+    """``y[t] = l[t-1] + phi b[t-1] + e[t]`` with level and trend that follow the innovations e.
+
+    ``l[t] = l[t-1] + phi b[t-1] + alpha e[t]``, ``b[t] = phi b[t-1] + beta e[t]``.
+
+    Args:
+        error: innovations e.
+        alpha: weight of an innovation in the level.
+        beta: weight of an innovation in the trend.
+        phi: damping of the trend; 1 for none.
+        slope: the trend at the start; the level starts at 0.
+    """
+    drive = beta * error
+    drive[:, :1] += phi * slope
+    trend = recurrence(phi, drive)
+    before = np.concatenate([slope, trend[:, :-1]], 1) * phi
+    level = np.cumsum(before + alpha * error, 1)
+    return level + (1 - alpha) * error
+
+
+def drifting(shocks: Float32[np.ndarray, "count length"], period: int) -> Float32[np.ndarray, "count length"]:
+    """``s[t] = s[t - period] + shocks[t - period]``: a seasonal walk that starts at zeros.
+
+    Args:
+        shocks: innovations of the season.
+        period: steps of the season.
+    """
+    count, length = shocks.shape
+    whole = -(-length // period) * period
+    padded = np.zeros((count, whole + period), np.float32)
+    padded[:, period : period + length] = shocks
+    cycles = padded.reshape(count, whole // period + 1, period)
+    return cycles.cumsum(1, dtype=np.float32).reshape(padded.shape)[:, :length]
