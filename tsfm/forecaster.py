@@ -16,6 +16,7 @@ from tsfm.covariates import standardise_covariates
 from tsfm.heads import ConformalIntervals, check_levels, interpolate_quantiles
 from tsfm.scaler import WindowScale
 from tsfm_data.batch import Batch, Forecast
+from tsfm_data.errors import InputError
 
 # What a batch holds of the past and knows of the future, by the names of both.
 KNOWN = {
@@ -38,6 +39,8 @@ class TrainingData:
         variates: names of the training variates.
         mean: of each variate over the training rows, in the data's own units.
         std: population standard deviation of each variate over the training rows.
+        past_covariates: covariates known up to the present that came with every window.
+        known_covariates: those known over the horizon too.
     """
 
     source: str
@@ -46,6 +49,8 @@ class TrainingData:
     variates: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    past_covariates: tuple[str, ...] = ()
+    known_covariates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,9 +167,11 @@ class Forecaster(nn.Module, ABC):
             The forecast on the CPU, in float64. For a model with quantile head ``mean`` is its median.
 
         Raises:
-            InputError: levels outside (0, 1).
+            InputError: levels outside (0, 1), or a batch without windows.
         """
         asked = check_levels(levels)
+        if not len(batch) or not batch.past.shape[2]:
+            raise InputError("expected at least one series in a batch, found none: give windows to forecast")
         was_training = self.training
         self.eval()
         device = next(self.parameters()).device

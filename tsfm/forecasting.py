@@ -52,28 +52,44 @@ def forecast_frame(
         series: histories; those of one item are forecast together, so a multivariate model sees all of its variates.
         horizon: steps to forecast.
         levels: ascending quantile levels.
-        batch_size: windows forecast at once.
+        batch_size: most windows forecast at once; long ones or many variates are forecast in smaller batches.
 
     Returns:
         Columns item_id, timestamp, mean and one a level, named by it; item by item, in the units of the series.
 
     Raises:
-        InputError: a series without any value.
+        InputError: no series, a series without any value, or, for a predictor that takes covariates, one whose known
+            covariates do not cover the horizon.
     """
     import pandas as pd
 
     lengths = item_lengths(series)
-    if len(lengths) == 0 or lengths.min() < 1:
-        empty = series.item_ids[int(lengths.argmin())] if len(lengths) else "none"
-        raise InputError(f"expected at least one value in every series of {series.source}, found none in {empty!r}")
+    if len(lengths) == 0:
+        raise InputError(f"expected at least one series in {series.source}, found none: give a table with rows")
+    if lengths.min() < 1:
+        empty = series.item_ids[int(lengths.argmin())]
+        raise InputError(
+            f"expected at least one value in every series of {series.source}, found none in {empty!r}: leave it out"
+        )
+    covariates = getattr(predictor, "covariates", False)
     frames = []
     for freq in dict.fromkeys(series.freqs):  # a batch has one season and one set of calendar features
         part = series.select([i for i, other in enumerate(series.freqs) if other == freq])
         ends = item_lengths(part)
         context = predictor.context or int(ends.max())
         dtype = getattr(predictor, "dtype", torch.float32)
-        windows = Windows(part, context, horizon, np.arange(len(part)), ends, marks=predictor.marks, dtype=dtype)
-        size = max(1, min(batch_size, BATCH_VALUES // ((context + horizon) * len(part.variates))))
+        windows = Windows(
+            part,
+            context,
+            horizon,
+            np.arange(len(part)),
+            ends,
+            marks=predictor.marks,
+            dtype=dtype,
+            covariates=covariates,
+        )
+        values = (context + horizon * len(levels)) * len(part.variates)
+        size = max(1, min(batch_size, BATCH_VALUES // values))
         forecasts = [predictor.predict(batch, levels) for batch in windows.batches(size)]
         frames.append(forecast_table(part, horizon, forecasts))
     if len(frames) == 1:
@@ -109,3 +125,20 @@ def forecast_table(series: SeriesSet, horizon: int, forecasts: Iterable[Forecast
     repeated = [t for t in times for _ in series.variates]
     frame.insert(1, "timestamp", np.concatenate([t.to_numpy() for t in repeated]))
     return frame
+
+
+def check_covariates(predictor: Predictor, series: SeriesSet) -> str | None:
+    """What a user should know about the covariates of a table and a predictor, in one line, or None.
+
+    Args:
+        predictor: a model or a baseline.
+        series: what it is to forecast.
+    """
+    given = [*series.past_names, *series.known_names]
+    if given and not getattr(predictor, "covariates", False):
+        return f"model {predictor.name} takes no covariates: {', '.join(given)} ignored"
+    data = getattr(predictor, "training_data", None)
+    missing = [name for name in (data.past_covariates + data.known_covariates if data else ()) if name not in given]
+    if missing:
+        return f"model {predictor.name} was trained with the covariates {', '.join(missing)}, which are not given"
+    return None

@@ -22,6 +22,8 @@ def forecast(
     time_column: str | None = None,
     item_column: str | None = None,
     target: list[str] | None = None,
+    past_covariates: list[str] | None = None,
+    known_covariates: list[str] | None = None,
     freq: str | None = None,
     batch_size: int = 256,
 ) -> None:
@@ -40,10 +42,13 @@ def forecast(
         time_column: the column of timestamps; found by itself where its name or type tells.
         item_column: the column that names the series of a long table.
         target: the column or columns to forecast.
+        past_covariates: columns known up to the present, for a model that takes covariates.
+        known_covariates: columns known in the future too: the table goes on for the horizon with them filled in and
+            the target empty.
         freq: pandas frequency of the series; inferred by default.
         batch_size: windows forecast at once.
     """
-    from tsfm.forecasting import forecast_frame, load_predictor
+    from tsfm.forecasting import check_covariates, forecast_frame, load_predictor
     from tsfm.heads import DEFAULT_LEVELS, check_levels
     from tsfm_data.catalog import open_source
 
@@ -55,7 +60,11 @@ def forecast(
     asked = check_levels(DEFAULT_LEVELS if levels is None else levels)
     predictor = load_predictor(model)
     columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
+    columns |= {"past_covariates": past_covariates or (), "known_covariates": known_covariates or ()}
     series = open_source(input, **columns)
+    warning = check_covariates(predictor, series)
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr)
     frame = forecast_frame(predictor, series, horizon, asked, batch_size)
     if output is None:
         frame.to_csv(sys.stdout, index=False)
