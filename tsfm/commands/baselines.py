@@ -1,0 +1,46 @@
+"""``tsfm bench baselines``: the scores of the baselines on a suite, computed once and kept in the repository."""
+
+from pathlib import Path
+
+
+def baselines(
+    *,
+    suite: str = "bench",
+    models: list[str] | None = None,
+    profiles: list[str] | None = None,
+    sets: list[str] | None = None,
+    output: Path | None = None,
+    jobs: int = 1,
+) -> None:
+    """Score seasonal naive, AutoETS and AutoTheta on a suite and keep the scores for later evaluations.
+
+    What is kept already and still fits (content of the data, protocol, version of statsforecast) is not computed again.
+
+    Args:
+        suite: name of the suite.
+        models: baselines; by default naive, seasonal-naive, auto-ets and auto-theta.
+        profiles: protocols; by default all that the suite has.
+        sets: sets of the suite; by default all whose files are at hand.
+        output: the file of scores; by default benchmarks/baselines_bench.json.
+        jobs: processes, one thread each.
+    """
+    from tsfm_data import reference
+    from tsfm_data.baselines import BASELINES
+    from tsfm_data.errors import InputError, unknown_name
+    from tsfm_data.suite import at_hand, score_sets
+    from tsfm_data.suite_sets import ALL_PROFILES, choose
+
+    for name in models or ():
+        if name not in BASELINES:
+            raise unknown_name("baseline", name, BASELINES)
+    if jobs < 1:
+        raise InputError(f"jobs: expected at least 1 process, found {jobs}")
+    file = output or reference.FILE
+    chosen, notes = at_hand(suite, choose(suite, profiles or ALL_PROFILES, sets))
+    print(*notes, sep="\n")
+    for name in models or BASELINES:
+        predictor = BASELINES[name]()
+        for one, rows, seconds in score_sets(predictor, chosen, jobs=jobs, kept=file):
+            reference.keep(predictor, one, rows, file)
+            print(f"{name:15} {one.name:20} {' '.join(one.profiles):35} {seconds:8.1f} s", flush=True)
+    print(f"{file}: {len(reference.cells(file))} cells")
