@@ -1,0 +1,140 @@
+"""Training windows of a corpus and of generators, mixed batch by batch.
+
+Letters as in ``tsfm_data.batch``; L: steps of a window, T + H.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from tsfm_data.batch import Batch
+from tsfm_data.counted import CountedLoader
+from tsfm_data.draw import Drawer
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.store import Source, Store
+
+SHORTEST = 8  # steps of the shortest history that cropping leaves
+
+
+@runtime_checkable
+class Synthetic(Protocol):
+    """Whatever draws series, for instance ``tsfm_data.synthetic.SyntheticMixture``."""
+
+    def draw(self, count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
+        """So many fresh series of so many steps."""
+
+
+class CorpusLoader(CountedLoader[Batch]):
+    """Batches of random windows: of the sources of a store by weight, and of fresh synthetic series.
+
+    A window's history may be shorter than the context and its future shorter than the horizon; both are filled with
+    zeros and marked as not observed. Batches are in the units of the data.
+
+    Args:
+        store: the corpus, or None for synthetic series alone.
+        synthetic: the generators, or None for the corpus alone.
+        context: context steps of every window, T.
+        horizon: steps to forecast, H.
+        batch_size: windows in a batch.
+        batches: batches of an epoch.
+        synthetic_share: share of the windows that are synthetic, where there are both.
+        crop: share of the windows whose history is cut short, to a length between 8 and T, even on a logarithmic scale.
+        holdout: share of every series of the corpus, at its end, that is never shown (two horizons at most).
+        held_out: names of sources that are never shown.
+        seed: of the whole stream.
+        rank: number of this process.
+        world: number of processes.
+        prefetch: make the next batch in a thread meanwhile.
+
+    Raises:
+        InputError: there is neither corpus nor generator, a name is unknown, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        store: Store | None,
+        synthetic: Synthetic | None = None,
+        *,
+        context: int,
+        horizon: int,
+        batch_size: int,
+        batches: int,
+        synthetic_share: float = 0.25,
+        crop: float = 0.25,
+        holdout: float = 0.1,
+        held_out: Sequence[str] = (),
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        prefetch: bool = False,
+    ) -> None:
+        super().__init__(batches, seed=seed, rank=rank, world=world, prefetch=prefetch)
+        for name, size in (("context", context), ("horizon", horizon), ("batch_size", batch_size)):
+            if size < 1:
+                raise InputError(f"{name}: expected at least 1, found {size}")
+        for name, share in (("synthetic_share", synthetic_share), ("crop", crop)):
+            if not 0 <= share <= 1:
+                raise InputError(f"{name}: expected a share in [0, 1], found {share}")
+        if store is None and synthetic is None:
+            raise InputError("expected a corpus or synthetic series to train on, found neither")
+        self.context, self.horizon, self.batch_size, self.crop = context, horizon, batch_size, crop
+        self.synthetic = synthetic
+        self.synthetic_share = 1.0 if store is None else 0.0 if synthetic is None else synthetic_share
+        self.drawer = None if store is None else Drawer(shown_sources(store, held_out), horizon, holdout)
+
+    def make(self, rng: np.random.Generator) -> Batch:
+        """One batch: windows of the corpus first, synthetic ones behind them."""
+        values_BL = self.windows(self.batch_size, rng)
+        crop_histories(values_BL, self.context, self.crop, rng)
+        return to_batch(values_BL, self.context)
+
+    def windows(self, count: int, rng: np.random.Generator) -> Float32[np.ndarray, "B L"]:
+        """Whole windows, NaN where nothing is observed."""
+        made = int(count * self.synthetic_share + rng.random())
+        parts = []
+        if self.drawer is not None and made < count:
+            drawn = self.drawer.place(self.drawer.series(count - made, rng), rng)
+            parts.append(self.drawer.read(drawn, self.context, self.horizon))
+        if self.synthetic is not None and made:
+            parts.append(self.synthetic.draw(made, self.context + self.horizon, rng))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def shown_sources(store: Store, held_out: Sequence[str]) -> list[Source]:
+    """The sources of a store that are trained on.
+
+    Raises:
+        InputError: a name is not that of a source.
+    """
+    names = [source.name for source in store.sources]
+    for name in held_out:
+        if name not in names:
+            raise unknown_name("source in held_out", name, names)
+    return [source for source in store.sources if source.name not in held_out]
+
+
+def crop_histories(values_BL: Float32[np.ndarray, "B L"], context: int, share: float, rng: np.random.Generator) -> None:
+    """Forget, in place, the beginning of the histories of a share of the windows."""
+    rows = np.flatnonzero(rng.random(len(values_BL)) < share)
+    shortest = min(SHORTEST, context)
+    kept = np.exp(rng.uniform(np.log(shortest), np.log(context + 1), len(rows))).astype(np.int64)
+    for row, begin in zip(rows.tolist(), (context - kept).tolist(), strict=True):
+        values_BL[row, :begin] = np.nan
+
+
+def to_batch(values_BL: Float32[np.ndarray, "B L"], context: int, season: int = 1) -> Batch:
+    """Windows of one variate with NaN where nothing is observed, as a ``Batch``; the array is used up."""
+    values = torch.from_numpy(values_BL)[..., None]
+    observed = ~values.isnan()
+    values.nan_to_num_(nan=0.0)
+    return Batch(
+        past=values[:, :context],
+        past_observed=observed[:, :context],
+        horizon=values.shape[1] - context,
+        season=season,
+        future=values[:, context:],
+        future_observed=observed[:, context:],
+    )
