@@ -4,12 +4,12 @@ Shapes: B batch, T context, H asked horizon, S the model's own horizon, V variat
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tsfm.covariates import standardise_covariates
@@ -188,13 +188,34 @@ class Forecaster(nn.Module, ABC):
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """Forecast chunk by chunk, feeding the middle level back as history, until ``batch.horizon`` is reached."""
-        chunks = [self(batch)]
-        horizon, missing = batch.horizon, batch.horizon - chunks[0].shape[1]
-        while missing > 0:
-            batch = extend(batch, self.centre(chunks[-1]))
-            chunks.append(self(batch))
-            missing -= chunks[-1].shape[1]
-        return torch.cat(chunks, dim=1)[:, :horizon]
+        return roll_out(batch, self, self.centre)
+
+
+def roll_out(
+    batch: Batch,
+    forecast: Callable[[Batch], Float[Tensor, "B S V K"]],
+    centre: Callable[[Float[Tensor, "B S V K"]], Float[Tensor, "B S V"]],
+) -> Float[Tensor, "B H V K"]:
+    """Forecasts of a horizon of any length. Memory grows by what is forecast alone.
+
+    Args:
+        batch: windows.
+        forecast: gives the next steps of windows.
+        centre: what of them becomes history.
+    """
+    chunks, horizon = [forecast(batch)], batch.horizon
+    missing = horizon - chunks[0].shape[1]
+    while missing > 0:
+        batch = extend(batch, centre(chunks[-1]))
+        chunks.append(forecast(batch))
+        missing -= chunks[-1].shape[1]
+    return torch.cat(chunks, dim=1)[:, :horizon]
+
+
+def select(batch: Batch, rows: Int[Tensor, " b"]) -> Batch:
+    """Some windows of a batch, in the given order."""
+    tensors: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return replace(batch, **{name: x[rows] for name, x in tensors.items() if isinstance(x, Tensor)})
 
 
 def fit_context(batch: Batch, context: int) -> Batch:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import tsfm
-from tsfm.forecaster import Forecaster, TrainingData
+from tsfm.forecaster import Forecaster, Pretraining, TrainingData
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.files import atomic_folder
@@ -58,6 +58,7 @@ def save(model: Forecaster, folder: str | Path, card: str | None = None) -> None
         "horizon": model.horizon,
         "config": asdict(model.config),
         "training_data": asdict(model.training_data) if model.training_data else None,
+        "pretraining": asdict(model.pretraining) if model.pretraining else None,
         "tsfm_version": tsfm.__version__,
     }
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
@@ -89,6 +90,8 @@ def load(folder: str | Path) -> Forecaster:
     model = kind(config["context"], config["horizon"], sizes)
     if config.get("training_data"):
         model.training_data = from_plain(TrainingData, config["training_data"], path / "config.json")
+    if config.get("pretraining"):
+        model.pretraining = from_plain(Pretraining, config["pretraining"], path / "config.json")
     load_weights(model, path / "model.safetensors")
     model.name = path.resolve().parent.name if path.resolve().name == "model" else path.resolve().name
     return model.eval()
@@ -234,5 +237,22 @@ def default_card(model: Forecaster) -> str:
     if data is not None:
         names = ", ".join(data.variates[:10]) + (", ..." if len(data.variates) > 10 else "")
         lines.append(f"Trained on {data.source} (frequency {data.freq}; {len(data.variates)} variates: {names}).")
+    if model.pretraining is not None:
+        lines += pretraining_lines(model.pretraining)
     lines += ["", "    tsfm forecast INPUT --horizon H --model THIS_FOLDER", ""]
     return "\n".join(lines)
+
+
+def pretraining_lines(facts: Pretraining) -> list[str]:
+    """The part of a card that says what a model was pretrained on."""
+    seen = f"{facts.steps:,} steps over {facts.batches:,} batches"
+    if facts.observations is not None:
+        seen += f" ({facts.observations:,} observations)"
+    lines = [f"Pretrained for {seen}; seed {facts.seed} of the batches, {facts.global_seed} of the weights."]
+    if facts.corpus is None:
+        lines.append("All series were generated.")
+    else:
+        lines += [f"Corpus {facts.corpus}, manifest.json of SHA-256 {facts.manifest_sha256}.", ""]
+        lines += [f"- trained on: {', '.join(facts.sources) or 'none'}"]
+        lines += [f"- held out: {', '.join(facts.held_out) or 'none'}"]
+    return lines if facts.command is None else [*lines, "", f"    {facts.command}"]

@@ -1,10 +1,15 @@
 """The thin Lightning layer around a forecaster: it owns no mathematics of the model, only when things happen."""
 
+import hashlib
+import json
 import math
+import os
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,9 +17,11 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from tsfm.forecaster import Forecaster, TrainingData
+from tsfm.callbacks import Throughput
+from tsfm.forecaster import Forecaster, Pretraining, TrainingData
 from tsfm.heads import DEFAULT_LEVELS
 from tsfm.optim import OptimConfig, build_optimizer, lr_factor
+from tsfm.validation import scaled_errors
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 
@@ -27,10 +34,8 @@ class ForecastTask(pl.LightningModule):
         context: steps of history in a window.
         horizon: steps to forecast.
         optim: optimiser and schedule.
-        levels: quantile levels that ``tsfm predict`` writes.
+        levels: quantile levels that ``tsfm predict`` writes, and over which validation of pretraining averages.
     """
-
-    logged: ClassVar[tuple[str, ...]] = ("train_loss", "val_loss", "val_mse", "val_mae")  # while training
 
     def __init__(
         self,
@@ -59,23 +64,28 @@ class ForecastTask(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Let the forecaster remember what it is trained on; that is not in a checkpoint."""
         module = getattr(self.trainer, "datamodule", None)
-        if module is not None:
+        if module is not None and not hasattr(module, "val_names"):
             self.forecaster.training_data = training_data(module)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Lightning moves mutable collections only; a batch is frozen and moves itself."""
-        return batch if batch.past.device == device else batch.to(device)
+        values = batch.past if isinstance(batch, Batch) else batch.target
+        return batch if values.device == device else batch.to(device)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of one batch; handed to the logger only when it writes, for that costs a small model 5 % of its step."""
         loss = self.forecaster.loss(batch)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=len(batch))
+            self.log("train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=1)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Errors of one batch, summed exactly over the whole validation set."""
-        self.log_errors("val", batch)
+        module = getattr(self.trainer, "datamodule", None)
+        if hasattr(module, "val_names"):
+            self.log_scaled_errors(f"val_{module.val_names[dataloader_idx]}", batch)
+        else:
+            self.log_errors("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Errors of one batch on the scale of the data module, as the long-horizon benchmarks print them."""
@@ -92,6 +102,23 @@ class ForecastTask(pl.LightningModule):
         values = {"loss": loss, "mse": error.square().sum() / max(count, 1), "mae": error.abs().sum() / max(count, 1)}
         for name, value in values.items():
             self.log(f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
+
+    def log_scaled_errors(self, part: str, batch: Batch) -> None:
+        """Log the training loss, and errors in units of each window's own seasonal-naive error.
+
+        The forecasts are those that a user would get: standardised, rolled out, in the units of the data.
+        """
+
+        def log(name: str, value: Tensor, count: int) -> None:
+            self.log(
+                f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True,
+                add_dataloader_idx=False,
+            )  # fmt: skip
+
+        log("loss", self.forecaster.loss(batch), len(batch))
+        errors, count = scaled_errors(batch, self.forecaster.predict(batch, self.levels))
+        for name, value in errors.items():
+            log(name, value.to(self.device, torch.float32), count)
 
     def on_predict_start(self) -> None:
         """A point model's intervals come from validation windows, as in the model folder."""
@@ -142,6 +169,14 @@ def training_steps(trainer: pl.Trainer) -> tuple[int, int]:
     return per_epoch, min(ends, default=per_epoch)
 
 
+def logged_names(module: Any) -> tuple[str, ...]:
+    """What a task logs while it trains on a data module: what a callback may watch."""
+    if not hasattr(module, "val_names"):
+        return ("train_loss", "val_loss", "val_mse", "val_mae")
+    errors = [f"val_{part}_{name}" for part in module.val_names for name in ("loss", "mae", "wql")]
+    return ("train_loss", *errors)
+
+
 def training_data(module: Any) -> TrainingData:
     """What a data module trains on, to be kept with the weights."""
     scaler = module.scaler
@@ -152,6 +187,26 @@ def training_data(module: Any) -> TrainingData:
         variates=module.series.variates,
         mean=tuple(scaler.mean.tolist()),
         std=tuple(scaler.std.tolist()),
+    )
+
+
+def pretraining(trainer: pl.Trainer, module: Any) -> Pretraining:
+    """What a run has pretrained on so far, to be kept with the weights."""
+    store, seed = module.store, os.environ.get("PL_GLOBAL_SEED")
+    manifest = None if store is None else json.dumps(store.manifest, sort_keys=True).encode()
+    names = () if store is None else tuple(source.name for source in store.sources)
+    seen = next((c.observations for c in trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]
+    return Pretraining(
+        corpus=None if module.corpus is None else Path(module.corpus).name,
+        manifest_sha256=None if manifest is None else hashlib.sha256(manifest).hexdigest(),
+        sources=tuple(name for name in names if name not in module.held_out),
+        held_out=tuple(name for name in names if name in module.held_out),
+        seed=module.seed,
+        global_seed=None if seed is None else int(seed),
+        steps=trainer.global_step,
+        batches=(trainer.fit_loop.epoch_loop.total_batch_idx + 1) * trainer.world_size,
+        observations=seen,
+        command=shlex.join(sys.argv) if sys.argv[0] == "tsfm" else None,  # as tsfm.commands.train leaves it
     )
 
 
@@ -172,9 +227,22 @@ class ModelFolder(pl.Callback):
             or not isinstance(pl_module, ForecastTask)
         ):
             return
-        checkpoint = trainer.checkpoint_callback
-        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
-            state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-            pl_module.load_state_dict(state)
-        calibrate(pl_module.forecaster, trainer.datamodule.val_dataloader())  # type: ignore[attr-defined]
-        save(pl_module.forecaster, Path(trainer.default_root_dir) / "model")
+        module: Any = trainer.datamodule  # type: ignore[attr-defined]
+        model = self.trained(trainer, pl_module)
+        if hasattr(module, "val_names"):
+            model.pretraining = pretraining(trainer, module)
+        else:
+            calibrate(model, module.val_dataloader())
+        save(model, Path(trainer.default_root_dir) / "model")
+
+    def trained(self, trainer: pl.Trainer, task: ForecastTask) -> Forecaster:
+        """A forecaster of its own with the weights of the best checkpoint, whole also where training shards them."""
+        checkpoint, trained = trainer.checkpoint_callback, task.forecaster
+        if not (isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path):
+            return trained
+        state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+        model = type(trained)(trained.context, trained.horizon, trained.config)
+        model.training_data = trained.training_data
+        prefix = "forecaster."
+        model.load_state_dict({key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)})
+        return model.to(task.device)

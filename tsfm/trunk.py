@@ -7,7 +7,7 @@ Shapes: B rows, N tokens, P steps of a patch, C channels, T context, S horizon, 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from tsfm.heads import DEFAULT_LEVELS, check_levels, masked_mean
 from tsfm.packed import Packed, append_future, known_future, pack_window
 from tsfm.transformer import Stack
 from tsfm_data.batch import Batch
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, unknown_name
 
 COMPONENTS = 4
 # What a mixture answers unless told otherwise: its own tails instead of interpolated ones.
@@ -70,6 +70,7 @@ SIZES = {
 }
 # The largest decoder was trained four blocks shorter.
 DECODER_SIZES = {**SIZES, "1B": TrunkConfig(1536, 32, 24)}
+Size = Literal["1K", "10K", "100K", "300K", "1M", "3M", "10M", "30M", "100M", "300M", "1B"]
 
 
 class MixtureHead(nn.Module):
@@ -114,13 +115,18 @@ class PackedForecaster(Forecaster):
     Args:
         context: steps of history.
         horizon: steps to forecast in one pass.
-        config: sizes.
+        config: sizes, or the name of a published one.
     """
 
     config_type: ClassVar[type] = TrunkConfig
+    sizes: ClassVar[dict[str, TrunkConfig]] = SIZES
     config: TrunkConfig
 
-    def __init__(self, context: int, horizon: int, config: TrunkConfig = TrunkConfig()) -> None:
+    def __init__(self, context: int, horizon: int, config: TrunkConfig | Size = TrunkConfig()) -> None:
+        if isinstance(config, str):
+            if config not in self.sizes:
+                raise unknown_name("size", config, self.sizes)
+            config = self.sizes[config]
         super().__init__(context, horizon, config)
         width, patch = config.d_model, config.patch_size
         self.levels = check_levels(config.levels)

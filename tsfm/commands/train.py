@@ -29,7 +29,7 @@ from tsfm.commands.forecast import write_frame
 from tsfm.forecasting import forecast_table
 from tsfm.heads import check_levels
 from tsfm.memory import keep_large_blocks
-from tsfm.task import ForecastTask
+from tsfm.task import ForecastTask, logged_names
 from tsfm_data.batch import Forecast
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.module import ForecastDataModule
@@ -88,7 +88,8 @@ class SuiteCLI(LightningCLI):
         config = self.config[self.subcommand]
         trainer, data = config.trainer, config.data.init_args
         if trainer.default_root_dir is None:
-            name = f"{Path(str(data.get('source', 'data'))).stem}_{data.get('context')}_{data.get('horizon')}"
+            source = data.get("source") or data.get("corpus") or "data"
+            name = f"{Path(str(source)).stem}_{data.get('context')}_{data.get('horizon')}"
             trainer.default_root_dir = str(Path("runs") / name)
         root = trainer.default_root_dir
         if self.subcommand == "predict":
@@ -113,9 +114,11 @@ class SuiteCLI(LightningCLI):
     def before_fit(self) -> None:
         """Check everything that can be checked before a file is written, and say what is about to be done."""
         self.check("train", "val")
-        check_monitors(self.trainer, self.model)
+        check_monitors(self.trainer, self.model, self.datamodule)
         if isinstance(self.datamodule, ForecastDataModule):
             print(f"data: {self.datamodule.source}, {self.datamodule.describe()}")
+        elif hasattr(self.datamodule, "val_names"):
+            print(f"data: {self.datamodule.describe()}")
         if isinstance(self.model, ForecastTask):
             forecaster = self.model.forecaster
             parameters = sum(p.numel() for p in forecaster.parameters())
@@ -132,6 +135,11 @@ class SuiteCLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Check before anything is written."""
+        if not isinstance(self.datamodule, ForecastDataModule):
+            raise InputError(
+                f"expected a ForecastDataModule to predict with, found {type(self.datamodule).__name__}: use "
+                "tsfm forecast INPUT --model RUN"
+            )
         self.check("val")
         if self.trainer.world_size > 1:
             raise InputError(f"expected one device, found {self.trainer.world_size}: give --trainer.devices 1")
@@ -150,7 +158,7 @@ class SuiteCLI(LightningCLI):
                 f"expected a checkpoint to {self.subcommand} with, found none: give --ckpt_path FILE, for instance "
                 f"{Path(self.trainer.default_root_dir) / 'checkpoints' / 'best.ckpt'}"
             )
-        if isinstance(self.datamodule, ForecastDataModule):
+        if isinstance(self.datamodule, ForecastDataModule) or hasattr(self.datamodule, "val_names"):
             self.datamodule.setup(str(self.subcommand))
             for part in parts:
                 getattr(self.datamodule, f"{part}_dataloader")()
@@ -186,7 +194,7 @@ class SuiteCLI(LightningCLI):
             print(f"{path}: {frame['item_id'].nunique()} series, {self.datamodule.horizon} steps each")
 
 
-def check_monitors(trainer: pl.Trainer, model: pl.LightningModule) -> None:
+def check_monitors(trainer: pl.Trainer, model: pl.LightningModule, module: pl.LightningDataModule) -> None:
     """Check that what early stopping and checkpoints watch is something that the task logs.
 
     Raises:
@@ -194,10 +202,11 @@ def check_monitors(trainer: pl.Trainer, model: pl.LightningModule) -> None:
     """
     if not isinstance(model, ForecastTask):
         return
+    logged = logged_names(module)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = getattr(callback, "monitor", None)
-        if name is not None and name not in model.logged:
-            raise unknown_name(f"metric to monitor in {type(callback).__name__}", name, model.logged)
+        if name is not None and name not in logged:
+            raise unknown_name(f"metric to monitor in {type(callback).__name__}", name, logged)
 
 
 def train(words: Sequence[str]) -> int:

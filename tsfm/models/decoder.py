@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tsfm.distributions import Mixture
 from tsfm.packed import Packed, append_future
-from tsfm.trunk import PackedForecaster, mask_of
+from tsfm.trunk import DECODER_SIZES, PackedForecaster, TrunkConfig, mask_of
 from tsfm_data.batch import Batch
 
 
@@ -22,6 +22,7 @@ class Decoder(PackedForecaster):
     """Causal decoder; forecasts patch by patch, taking its own median as history. Arguments as for its base."""
 
     model_type: ClassVar[str] = "decoder"
+    sizes: ClassVar[dict[str, TrunkConfig]] = DECODER_SIZES
 
     def represent(
         self, packed: Packed, loc: Float[Tensor, "B N 1"], scale: Float[Tensor, "B N 1"]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tsfm.packed import Packed, append_future
-from tsfm.trunk import PackedForecaster, TrunkConfig, mask_of
+from tsfm.trunk import PackedForecaster, Size, TrunkConfig, mask_of
 from tsfm_data.batch import Batch
 
 
@@ -19,9 +19,9 @@ class Encoder(PackedForecaster):
 
     model_type: ClassVar[str] = "encoder"
 
-    def __init__(self, context: int, horizon: int, config: TrunkConfig = TrunkConfig()) -> None:  # noqa: B008
+    def __init__(self, context: int, horizon: int, config: TrunkConfig | Size = TrunkConfig()) -> None:  # noqa: B008
         super().__init__(context, horizon, config)
-        self.mask_encoding = nn.Embedding(1, config.d_model)
+        self.mask_encoding = nn.Embedding(1, self.config.d_model)
 
     def represent(
         self, packed: Packed, loc: Float[Tensor, "B N 1"], scale: Float[Tensor, "B N 1"]
