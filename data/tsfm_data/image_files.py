@@ -1,0 +1,167 @@
+"""Image files as they come: recognised, decoded, or refused in one line that says why."""
+
+import difflib
+import io
+import json
+import struct
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image, UnidentifiedImageError
+
+from tsfm_data.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# What decodes to 8 bits a channel without a choice that only the owner of the image can make.
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+def decode(item: bytes | Path, channels: int) -> Image.Image:
+    """An image in grey (1 channel) or RGB (3).
+
+    Args:
+        item: a file, or its content.
+        channels: 1 or 3.
+
+    Raises:
+        InputError: it is empty, corrupt, animated, CMYK or of more than 8 bits a channel.
+    """
+    size = item.stat().st_size if isinstance(item, Path) else len(item)
+    if not size:
+        raise InputError("expected an image, found an empty file: remove it")
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(_stream(item)) as image:
+            _check_kind(image)
+            return image.convert("L" if channels == 1 else "RGB")
+    except InputError:
+        raise
+    except UnidentifiedImageError as error:
+        raise InputError("expected an image, found something else: remove it") from error
+    except BROKEN as error:
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(
+            f"expected a whole image, found a corrupt one ({reason}): get it again or remove it"
+        ) from error
+
+
+def check_there(path: Path) -> None:
+    """Check that there is such a file; near names are listed.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not path.is_file():
+        names = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+        hint = f"near names there: {', '.join(near)}" if near else "check the path"
+        raise InputError(f"{path}: expected an image set, found no such file or folder: {hint}")
+
+
+def _stream(item: bytes | Path) -> Any:
+    return io.BytesIO(item) if isinstance(item, bytes) else item
+
+
+def _check_kind(image: Image.Image) -> None:
+    """Refuse what could be read as something that its owner did not mean."""
+    if not all(image.size):
+        raise InputError(f"expected an image with pixels, found one of {image.width} x {image.height}: remove it")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise InputError(f"expected one image, found an animation of {frames} frames: save one of them")
+    if image.mode == "CMYK":
+        raise InputError("expected RGB or grey, found CMYK: convert it with its own colour profile")
+    # A PNG of 16 bits and colour opens as one of 8 and tells only by what its decoder is asked for.
+    deep = image.mode.startswith("I") or any(
+        "16" in str(part[3]) for part in getattr(image, "tile", ()) if len(part) > 3
+    )
+    if deep or image.mode not in MODES:
+        found = "16 bits" if deep else f"mode {image.mode}"
+        raise InputError(f"expected 8 bits a channel, found {found}: convert it, scaled as its values mean")
+
+
+def encoded(path: Path) -> str | None:
+    """The format of an image file by its content, None for something else."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+            return image.format
+    except BROKEN:
+        return "" if path.suffix.lower() in SUFFIXES else None
+
+
+def list_folder(path: Path) -> dict[str, tuple[Path, list[Path]]]:
+    """Class name -> its folder and the image files in it and below, in order of their names.
+
+    Files that no image format has the suffix of, and hidden ones, are not looked at.
+
+    Raises:
+        InputError: there are no class folders.
+    """
+    folders = sorted(d for d in path.iterdir() if d.is_dir() and not d.name.startswith("."))
+    if not folders:
+        hint = ", ".join(sorted(f.name for f in path.iterdir())[:3]) or "nothing"
+        raise InputError(f"{path}: expected a folder for each class, found {hint}: sort the images into class folders")
+    return {folder.name: (folder, sorted(filter(is_image, folder.rglob("*")))) for folder in folders}
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file has the name of an image."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def read_parquet(path: Path) -> tuple[list[bytes], Int[np.ndarray, " N"], list[str] | None, Sequence[str]]:
+    """Encoded images, labels, parts (None without a column ``split``) and class names of a Parquet file.
+
+    Class names stand in the schema's metadata under ``classes`` (a JSON list) or where Hugging Face's ``datasets``
+    puts them; without either, classes are called by their numbers.
+
+    Raises:
+        InputError: it is not a Parquet file, or a column is missing, of another type, or has an empty cell.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: expected a Parquet file, found something else ({reason})") from error
+    for name in ("image", "label"):
+        if name not in table.column_names:
+            raise InputError(
+                f"{path}: expected the columns image and label, found {', '.join(table.column_names)[:80]}: rename them"
+            )
+    images, labels = table["image"], table["label"]
+    if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
+        images = pa.chunked_array([chunk.field("bytes") for chunk in images.chunks])
+    if not pa.types.is_binary(images.type) and not pa.types.is_large_binary(images.type):
+        raise InputError(f"{path}: expected encoded images (bytes) in column image, found {images.type}")
+    if not pa.types.is_integer(labels.type):
+        raise InputError(f"{path}: expected whole numbers in column label, found {labels.type}")
+    for name, column in (("image", images), ("label", labels)):
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True) + 1
+            raise InputError(f"{path}, row {row}: expected a value in column {name}, found none: remove the row")
+    parts = table["split"].to_pylist() if "split" in table.column_names else None
+    numbers = labels.to_numpy().astype(np.int64)
+    return images.to_pylist(), numbers, parts, _class_names(table.schema.metadata or {}, numbers, path)
+
+
+def _class_names(metadata: dict[bytes, bytes], labels: Int[np.ndarray, " N"], path: Path) -> Sequence[str]:
+    try:
+        if b"classes" in metadata:
+            return [str(name) for name in json.loads(metadata[b"classes"])]
+        if b"huggingface" in metadata:
+            return list(json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected a JSON list of class names in the metadata, found {error}") from error
+    return [str(number) for number in range(int(labels.max(initial=-1)) + 1)]
+
+
+def shorten(line: str, width: int = 120) -> str:
+    """A line of at most ``width`` letters."""
+    return line if len(line) <= width else line[: width - 1] + "…"
