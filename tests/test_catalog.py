@@ -33,13 +33,15 @@ def test_every_set_of_the_long_horizon_literature_has_its_borders() -> None:
         assert catalog.get(name).splits["lsf"] == Borders("fraction", 0.6, 0.2, 0.2, overlap=False)
 
 
-def test_benchmarks_share_no_raw_series_with_training_sets() -> None:
+def test_only_ecl_and_traffic_share_raw_series_with_training_sets() -> None:
     bench = {group for name in catalog.names("bench") for group in catalog.get(name).groups}
     train = {group for name in catalog.names("train") for group in catalog.get(name).groups}
     assert not set(catalog.names("bench")) & set(catalog.names("train"))
     assert set(catalog.names()) == set(catalog.names("bench")) | set(catalog.names("train"))
-    shared = bench & train
-    assert not shared, f"groups on both sides: {shared}"
+    # Two sets of the literature whose files are not part of the reference data: excerpts and sums of them train.
+    assert bench & train == {"ecl", "traffic_sf"}
+    for group, name in (("ecl", "ECL"), ("traffic_sf", "Traffic")):
+        assert [n for n in catalog.names("bench") if group in catalog.get(n).groups] == [name]
 
 
 def test_a_wrong_entry_is_refused() -> None:

@@ -18,7 +18,7 @@ from tsfm_data.series import SeriesSet, read_series
 
 Role = Literal["bench", "train"]
 Layout = Literal["wide", "long", "matrix"]
-LicenceClass = Literal["open", "copyleft", "unstated", "no-derivatives"]
+LicenceClass = Literal["open", "open (stated at origin)", "copyleft", "unstated", "no-derivatives"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class DatasetSpec:
         points: values in all series.
         missing: how many of those are missing.
         licence: as the source states it.
-        licence_class: "open" may train weights that are released; the others may not.
+        licence_class: "open" may train weights that are released; the others may not. "open (stated at origin)" is data
+            whose own site states an open licence while the copy at hand states none.
         sha256: digest of ``file``; None where its content was never verified.
         bytes: size of ``file``; None where unknown.
         source, commit, path: where the data came from: repository or site, commit, file in it.
