@@ -5,16 +5,18 @@ Shapes: B rows, N tokens, P steps of the largest patch, C channels, Z patch size
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tsfm.covariates import with_covariates
 from tsfm.distributions import LogNormal, Mixture, NarrowNormal, NegativeBinomial, StudentT
-from tsfm.forecaster import Forecaster
+from tsfm.forecaster import HISTORY, KNOWN, Forecaster, roll_out, select
 from tsfm.heads import check_levels
 from tsfm.packed import Packed, append_future, known_future, pack_window
 from tsfm.transformer import Stack
@@ -22,6 +24,7 @@ from tsfm.trunk import MIXTURE_LEVELS, MixtureHead, mask_of, quantile_loss
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 
+Future = tuple[Tensor, Tensor]  # values of the variates [B, H, V], and where they count
 FAMILIES = (StudentT, NarrowNormal, NegativeBinomial, LogNormal)
 # What the published config.json calls them.
 FAMILY_NAMES = ("StudentTOutput", "NormalFixedScaleOutput", "NegativeBinomialOutput", "LogNormalOutput")
@@ -36,7 +39,8 @@ class MoiraiConfig:
         layers: Transformer blocks.
         heads: attention heads; ``d_model / heads`` must be a multiple of 4.
         patch_sizes: sizes that the model has projections for, ascending.
-        patch_size: the one of them that windows are cut into.
+        patch_size: the one of them that windows are cut into; "auto" takes, window by window, the one under which the
+            end of the history is most likely, and in training one at random.
         levels: quantile levels that ``forward`` answers; any other is interpolated.
     """
 
@@ -44,7 +48,7 @@ class MoiraiConfig:
     layers: int = 6
     heads: int = 6
     patch_sizes: tuple[int, ...] = (8, 16, 32, 64, 128)
-    patch_size: int = 32
+    patch_size: int | Literal["auto"] = 32
     levels: tuple[float, ...] = MIXTURE_LEVELS
 
     def __post_init__(self) -> None:
@@ -53,8 +57,10 @@ class MoiraiConfig:
                 raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it in the config")
         if not self.patch_sizes or list(self.patch_sizes) != sorted(set(self.patch_sizes)) or self.patch_sizes[0] < 1:
             raise InputError(f"expected ascending patch_sizes, found {self.patch_sizes}: change them in the config")
-        if self.patch_size not in self.patch_sizes:
-            raise InputError(f"expected a patch_size out of {self.patch_sizes}, found {self.patch_size}: choose one")
+        if self.patch_size != "auto" and self.patch_size not in self.patch_sizes:
+            raise InputError(
+                f"expected a patch_size out of {self.patch_sizes} or 'auto', found {self.patch_size!r}: choose one"
+            )
         check_levels(self.levels)
 
 
@@ -114,6 +120,11 @@ class Moirai(Forecaster):
         self.encoder = Stack(width, config.layers, config.heads, any_variate=True)
         self.param_proj = MixtureHead(FAMILIES, lambda count: SizedLinear(sizes, inputs=width, per_step=count))
 
+    @property
+    def covariates(self) -> bool:
+        """Covariates are further variates."""
+        return True
+
     def embed(
         self, packed: Packed, loc: Float[Tensor, "B N 1"], scale: Float[Tensor, "B N 1"]
     ) -> Float[Tensor, "B N C"]:
@@ -136,23 +147,82 @@ class Moirai(Forecaster):
         """Mean negative log likelihood of the patches to predict, in the units of the data."""
         return packed.loss(-self.distribution(packed).log_prob(packed.target), packed.observed)
 
-    def pack(self, batch: Batch) -> Packed:
-        """Every window as a row with all of its variates; patches before the first observed step are padding."""
-        before = batch.past_observed.any(-1).cumsum(1) == 0
-        return pack_window(batch.past, batch.past_observed, before, self.config.patch_size)
+    def pack(self, batch: Batch, patch: int, future: Future | None = None) -> Packed:
+        """Every window as a row of all variates and covariates, the past and then what is to come of each.
 
-    def sized(self, packed: Packed) -> Packed:
-        """Rows of patches of ``config.patch_size`` in the layout of all sizes."""
+        Patches before the first observed step are padding. The future of the variates is to be predicted, that of the
+        known covariates is seen, and covariates known up to the present have none.
+
+        Args:
+            batch: windows.
+            patch: steps of a token.
+            future: values of the variates and where they count; None: nothing is known of the model's own horizon.
+        """
+        variates = batch.past.shape[2]
+        if future is None:
+            unknown = batch.past.new_zeros(len(batch), self.horizon, variates)
+            future = unknown, torch.zeros_like(unknown, dtype=torch.bool)
+        columns = with_covariates(batch, future[0].shape[1])
+        known = 0 if batch.known_past is None else batch.known_past.shape[2]
+        first = columns.past.shape[2] - known  # of the known covariates
+        before = columns.past_observed.any(-1).cumsum(1) == 0
+        rows = pack_window(columns.past, columns.past_observed, before, patch)
+        ahead = torch.cat([future[0], columns.future[..., first:]], dim=2)
+        seen = torch.cat([future[1], columns.future_observed[..., first:]], dim=2)
+        packed = append_future(rows, ahead, seen, patch)
+        covariate = packed.prediction & (packed.variate_id >= variates)
+        variate_id = torch.where(covariate, packed.variate_id + first - variates, packed.variate_id)
+        packed = replace(packed, variate_id=variate_id, prediction=packed.prediction & ~covariate)
+        return self.sized(packed, patch)
+
+    def sized(self, packed: Packed, patch: int) -> Packed:
+        """Rows of patches of one size in the layout of all sizes."""
         fill = (0, self.config.patch_sizes[-1] - packed.target.shape[2])
-        size = torch.where(packed.sample_id > 0, self.config.patch_size, 0)
+        size = torch.where(packed.sample_id > 0, patch, 0)
         return replace(
             packed, target=F.pad(packed.target, fill), observed=F.pad(packed.observed, fill), patch_size=size
         )
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Mean negative log likelihood of a batch whose future is known."""
+        """Mean negative log likelihood of a batch whose future is known, every patch size by itself."""
         future, observed = known_future(batch, self.horizon)
-        return self.packed_loss(self.sized(append_future(self.pack(batch), future, observed, self.config.patch_size)))
+        total = batch.past.new_zeros(())
+        for patch, rows in self.by_patch_size(batch):
+            part = select(batch, rows)
+            packed = self.pack(part, patch, (future[rows], observed[rows]))
+            total = total + self.packed_loss(packed) * len(part) / len(batch)
+        return total
+
+    def by_patch_size(self, batch: Batch) -> list[tuple[int, Tensor]]:
+        """The patch sizes in use, and the windows that are cut into each."""
+        everything = torch.arange(len(batch), device=batch.past.device)
+        size = self.config.patch_size
+        if size != "auto":
+            return [(size, everything)]
+        sizes = [size for size in self.config.patch_sizes if 2 * size <= batch.past.shape[1]]
+        sizes = sizes or [self.config.patch_sizes[0]]
+        if self.training:
+            return [(sizes[int(torch.randint(len(sizes), ()))], everything)]
+        best = torch.stack([self.recent_loss(batch, size) for size in sizes]).argmin(0)
+        chosen = [(size, everything[best == number]) for number, size in enumerate(sizes)]
+        return [(size, rows) for size, rows in chosen if len(rows)]
+
+    @torch.no_grad()
+    def recent_loss(self, batch: Batch, patch: int) -> Float[Tensor, " B"]:
+        """How unlikely the last steps of every history are, given what came before: those of a horizon, or half.
+
+        The original holds out a horizon beyond the context, for which it asks for a longer history; here it is the end
+        of the context.
+        """
+        steps = min(self.horizon, batch.past.shape[1] // 2)
+        return self.window_loss(*hold_out(batch, steps), patch)
+
+    def window_loss(self, batch: Batch, future: Future, patch: int) -> Float[Tensor, " B"]:
+        """Negative log likelihood of the future of every window: over its variates the sum of the means over time."""
+        packed = self.pack(batch, patch, future)
+        counts = packed.observed & packed.prediction[..., None]
+        nll = torch.where(counts, -self.distribution(packed).log_prob(packed.target), 0.0)
+        return nll.sum((1, 2)) / future[0].shape[1]
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss of the quantiles: what validation watches, comparable over kinds of models."""
@@ -160,21 +230,46 @@ class Moirai(Forecaster):
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Quantiles of the model's own horizon at its levels, in the batch's units."""
-        patch, variates = self.config.patch_size, batch.past.shape[2]
-        future = batch.past.new_zeros(len(batch), self.horizon, variates)
-        unknown = torch.zeros_like(future, dtype=torch.bool)
-        packed = self.sized(append_future(self.pack(batch), future, unknown, patch))
+        return self.each_size(batch, self.quantiles)
+
+    def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+        """As every forecaster; the patch size is chosen once, by what was observed."""
+        return self.each_size(
+            batch, lambda part, patch: roll_out(part, lambda b: self.quantiles(b, patch), self.centre)
+        )
+
+    def each_size(self, batch: Batch, forecast: Callable[[Batch, int], Tensor]) -> Float[Tensor, "B _ V K"]:
+        """The forecasts of all windows, made by the size that they are cut into."""
+        sizes = self.by_patch_size(batch)
+        if len(sizes) == 1:
+            return forecast(batch, sizes[0][0])
+        found = torch.cat([forecast(select(batch, rows), patch) for patch, rows in sizes])
+        return found[torch.cat([rows for _, rows in sizes]).argsort()]
+
+    def quantiles(self, batch: Batch, patch: int) -> Float[Tensor, "B S V K"]:
+        """Quantiles of the model's own horizon from patches of one size."""
+        packed, variates = self.pack(batch, patch), batch.past.shape[2]
         loc, scale = packed.scale()
-        tokens = variates * -(-self.horizon // patch)
-        assert packed.patch_size is not None
         x_BNC = self.represent(packed, loc, scale)
-        last = (x[:, -tokens:] for x in (x_BNC, loc, scale, packed.patch_size))
-        found = self.param_proj(*last).quantiles(self.levels)[:, :, :patch]
-        return found.unflatten(1, (variates, -1)).flatten(2, 3)[:, :, : self.horizon].transpose(1, 2)
+        assert packed.patch_size is not None
+        tokens, known = -(-self.horizon // patch), 0 if batch.known_past is None else batch.known_past.shape[2]
+        begin = x_BNC.shape[1] - (variates + known) * tokens  # after the past
+        ahead = slice(begin, begin + variates * tokens)
+        found = self.param_proj(*(x[:, ahead] for x in (x_BNC, loc, scale, packed.patch_size)))
+        steps = found.quantiles(self.levels)[:, :, :patch].unflatten(1, (variates, -1)).flatten(2, 3)
+        return steps[:, :, : self.horizon].transpose(1, 2)
+
+
+def hold_out(batch: Batch, steps: int) -> tuple[Batch, Future]:
+    """The windows as they were that many steps ago, and the values of their variates since."""
+    past = {name: getattr(batch, name) for name in HISTORY}
+    cut = {name: x[:, :-steps] for name, x in past.items() if x is not None}
+    cut |= {KNOWN[name]: past[name][:, -steps:] for name in KNOWN if past[name] is not None}
+    return replace(batch, horizon=steps, **cut), (batch.past[:, -steps:], batch.past_observed[:, -steps:])
 
 
 def from_reference(
-    config: dict[str, Any], state: dict[str, Tensor], context: int, horizon: int, patch_size: int = 32
+    config: dict[str, Any], state: dict[str, Tensor], context: int, horizon: int, patch_size: int | Literal["auto"] = 32
 ) -> Moirai:
     """A model with the weights of a published Moirai 1.x, loaded strictly.
 
@@ -183,7 +278,7 @@ def from_reference(
         state: its state dict.
         context: steps of history to use.
         horizon: steps to forecast in one pass.
-        patch_size: the size that windows are cut into.
+        patch_size: the size that windows are cut into, or "auto".
 
     Raises:
         InputError: another mixture, or keys and shapes that do not fit.

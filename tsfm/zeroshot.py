@@ -1,0 +1,362 @@
+"""What the zero-shot encoder and decoder share: their choices, how steps become tokens, how tokens become quantiles.
+
+Shapes: B windows, V variates, R rows (a variate of a window), T known steps, L all steps, N tokens, P steps of a patch,
+S steps that one token forecasts, D drafts, C channels, K levels, G inputs of a token.
+"""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tsfm.attention import Mask
+from tsfm.forecaster import Forecaster, extend
+from tsfm.heads import DEFAULT_LEVELS, check_levels, masked_mean
+from tsfm.packed import known_future
+from tsfm.periods import find_periods, length_of
+from tsfm.scaler import window_scale
+from tsfm.transformer import ResidualMLP, Stack
+from tsfm_data.batch import Batch
+from tsfm_data.errors import InputError
+
+FARTHEST = 20.0  # asinh of a value: 2e8 scales away; keeps sinh finite
+
+
+@dataclass(frozen=True)
+class ZeroShotConfig:
+    """Sizes of a zero-shot model and the choices of its recipe, each of which can be taken back.
+
+    Attributes:
+        d_model: channels of a token.
+        layers: Transformer blocks.
+        heads: attention heads; ``d_model / heads`` must be a multiple of 4.
+        patch_size: steps of a token.
+        predict_patches: patches that one token of the decoder forecasts at once.
+        levels: trained quantile levels; any other is interpolated.
+        residual_mlp: patches become tokens, and tokens quantiles, through a hidden layer and a linear path around it;
+            otherwise through one linear map.
+        scale: "robust" (median and interquartile range) or "standard" (mean and standard deviation).
+        arcsinh: whether scaled values go through asinh, which tames outliers.
+        periods: how many periods, found by the spectrum, are given as coordinates; 0, 1 or 2.
+        lags: how many earlier periods a token is shown at its own phase; 0 shows none.
+        copy: whether quantiles start from a learnt mixture of last value and earlier periods.
+        span_masking: share of the training batches in which spans of the history are hidden, too, and to be filled in.
+        any_variate: whether the variates of a window, its covariates among them, see each other.
+        flip_average: whether a forecast is averaged with the mirrored one of the mirrored history.
+    """
+
+    d_model: int = 128
+    layers: int = 4
+    heads: int = 4
+    patch_size: int = 16
+    predict_patches: int = 4
+    levels: tuple[float, ...] = DEFAULT_LEVELS
+    residual_mlp: bool = True
+    scale: Literal["robust", "standard"] = "standard"
+    arcsinh: bool = True
+    periods: int = 2
+    lags: int = 3
+    copy: bool = True
+    span_masking: float = 0.0
+    any_variate: bool = False
+    flip_average: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "layers", "heads", "patch_size", "predict_patches"):
+            if getattr(self, name) < 1:
+                raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it in the config")
+        for name, most in (("periods", 2), ("lags", 16), ("span_masking", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise InputError(f"expected {name} from 0 to {most}, found {getattr(self, name)}: change it")
+        if self.scale not in ("robust", "standard"):
+            raise InputError(f"expected scale 'robust' or 'standard', found {self.scale!r}: change it in the config")
+        check_levels(self.levels)
+
+    @property
+    def drafts(self) -> int:
+        """Drafts of every step: the last period and the mean of the last ``lags`` ones, of every period."""
+        return 2 * self.periods if self.lags else 0
+
+
+class Rows(NamedTuple):
+    """Steps of rows on the model's own scale, and what is known of their seasons.
+
+    Attributes:
+        x: values, 0 where not seen.
+        seen: the steps that the model may look at.
+        period: steps of the periods found, 0 where there is none.
+        score: how clear each period is.
+    """
+
+    x: Float[Tensor, "R L"]
+    seen: Bool[Tensor, "R L"]
+    period: Int[Tensor, "R _"]
+    score: Float[Tensor, "R _"]
+
+
+class Normaliser(NamedTuple):
+    """The model's own scale of every row, and back."""
+
+    loc: Float[Tensor, "R 1"]
+    scale: Float[Tensor, "R 1"]
+    arcsinh: bool
+
+    def __call__(self, x: Float[Tensor, "R L"]) -> Float[Tensor, "R L"]:
+        x = (x - self.loc) / self.scale
+        return torch.asinh(x) if self.arcsinh else x
+
+    def restore(self, x: Float[Tensor, "R S K"]) -> Float[Tensor, "R S K"]:
+        """Forecasts in the units of the rows."""
+        x = torch.sinh(x.clamp(-FARTHEST, FARTHEST)) if self.arcsinh else x
+        return x * self.scale[..., None] + self.loc[..., None]
+
+
+def fit_normaliser(x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], config: ZeroShotConfig) -> Normaliser:
+    """Location and scale of what is seen of every row; a row that never changes keeps its units."""
+    count = seen_RL.sum(1, keepdim=True).clamp(min=1)
+    mean = torch.where(seen_RL, x_RL, 0.0).sum(1, keepdim=True) / count
+    std = torch.where(seen_RL, x_RL - mean, 0.0).square().sum(1, keepdim=True).div(count).sqrt()
+    loc, scale = mean, std
+    if config.scale == "robust":
+        values = torch.where(seen_RL, x_RL, math.nan)
+        low, loc, high = torch.nanquantile(values, x_RL.new_tensor([0.25, 0.5, 0.75]), dim=1).nan_to_num()[..., None]
+        # Where half of the values are equal, as in intermittent demand, the quartiles say nothing of the spread.
+        scale = torch.maximum((high - low) / 1.349, 0.25 * std)
+    flat = scale <= 1e-6 * loc.abs()
+    return Normaliser(loc, torch.where(flat | (scale == 0), 1.0, scale), config.arcsinh)
+
+
+def seasonal_drafts(
+    rows: Rows, step_M: Int[Tensor, " M"], known_M: Int[Tensor, " M"], lags: int
+) -> Float[Tensor, "R M D"]:
+    """What each period says of a step: the value one period earlier, and the mean of the last ``lags`` such values.
+
+    The reach is as many periods as it takes to come before ``known``; a step without any value there gets 0.
+
+    Args:
+        rows: what is seen.
+        step_M: the steps.
+        known_M: for each of them, the first step that may not be looked at; a step before it looks one period back.
+        lags: how many periods back.
+    """
+    drafts = []
+    behind = torch.arange(lags, device=step_M.device)
+    for period_R in rows.period.unbind(1):
+        length_R1 = period_R.clamp(min=1)[:, None]
+        first_RM = (step_M - known_M + length_R1).div(length_R1, rounding_mode="floor").clamp(min=1)
+        index_RMK = step_M[:, None] - length_R1[..., None] * (first_RM[..., None] + behind)
+        inside_RMK = (index_RMK >= 0) & (period_R > 0)[:, None, None]
+        flat = index_RMK.clamp_(min=0).flatten(1)
+        seen_RMK = rows.seen.gather(1, flat).view_as(inside_RMK) & inside_RMK
+        value_RMK = rows.x.gather(1, flat).view_as(inside_RMK)
+        newest_RM1 = seen_RMK.to(torch.int8).argmax(-1, keepdim=True)
+        newest = torch.where(seen_RMK, value_RMK, 0.0).gather(-1, newest_RM1)[..., 0]
+        total = torch.where(seen_RMK, value_RMK, 0.0).sum(-1)
+        drafts += [newest, total / seen_RMK.sum(-1).clamp(min=1)]
+    return torch.stack(drafts, -1)
+
+
+def last_seen(rows: Rows, end_N: Int[Tensor, " N"]) -> Float[Tensor, "R N"]:
+    """The last value seen before each of these steps, 0 where there is none."""
+    step_L = torch.arange(rows.x.shape[1], device=rows.x.device)
+    latest_RL = torch.where(rows.seen, step_L, 0).cummax(1).values
+    return rows.x.gather(1, latest_RL[:, end_N - 1])
+
+
+class QuantilePatches(nn.Module):
+    """Quantiles of the steps that a token forecasts: in order by construction, around a mixture of drafts.
+
+    Args:
+        config: levels, and the width of a token.
+        steps: steps that a token forecasts.
+    """
+
+    def __init__(self, config: ZeroShotConfig, steps: int) -> None:
+        super().__init__()
+        self.middle = len(config.levels) // 2
+        self.sizes = [len(config.levels), 1 + config.drafts if config.copy else 0]
+        outputs = steps * sum(self.sizes)
+        width = config.d_model
+        self.projection = (
+            ResidualMLP(width, width, outputs, F.silu) if config.residual_mlp else nn.Linear(width, outputs)
+        )
+        self.steps = steps
+
+    def forward(
+        self, x_RNC: Float[Tensor, "R N C"], drafts_RNSD: Float[Tensor, "R N S D"]
+    ) -> Float[Tensor, "R N S K"]:
+        """Args:
+        x_RNC: tokens.
+        drafts_RNSD: the last value and the seasonal drafts of every step.
+        """
+        raw = self.projection(x_RNC).unflatten(-1, (self.steps, sum(self.sizes))).float()
+        raw, weight = raw.split(self.sizes, dim=-1)
+        m = self.middle
+        centre = raw[..., m : m + 1]
+        if weight.shape[-1]:
+            centre = centre + (weight.softmax(-1) * drafts_RNSD).sum(-1, keepdim=True)
+        down = centre - F.softplus(raw[..., :m]).flip(-1).cumsum(-1).flip(-1)
+        up = centre + F.softplus(raw[..., m + 1 :]).cumsum(-1)
+        return torch.cat([down, centre, up], dim=-1)
+
+
+class PatchTrunk(nn.Module):
+    """Tokens of patches, the stack over them, and quantiles.
+
+    Args:
+        config: sizes and choices.
+        ahead: steps whose drafts a token is shown: those that it forecasts.
+    """
+
+    def __init__(self, config: ZeroShotConfig, ahead: int) -> None:
+        super().__init__()
+        self.config = config
+        width, patch = config.d_model, config.patch_size
+        inputs = 2 * patch + (1 + config.drafts) * ahead + 4 * config.periods + 2
+        self.embed = ResidualMLP(inputs, width, width, F.silu) if config.residual_mlp else nn.Linear(inputs, width)
+        self.stack = Stack(width, config.layers, config.heads, config.any_variate)
+        self.head = QuantilePatches(config, ahead)
+
+    def rows(self, x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"]) -> Rows:
+        """What is seen of rows on the model's own scale, with the periods in it."""
+        x_RL = torch.where(seen_RL, x_RL, 0.0)
+        if not self.config.periods:
+            none = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
+            return Rows(x_RL, seen_RL, none, none.float())
+        return Rows(x_RL, seen_RL, *find_periods(x_RL, seen_RL, self.config.periods))
+
+    def drafts(self, rows: Rows, step_NS: Int[Tensor, "N S"], known_N: Int[Tensor, " N"]) -> Float[Tensor, "R N S D"]:
+        """Last value and seasonal drafts of the steps that every token forecasts, from before ``known``."""
+        last = last_seen(rows, known_N)[..., None, None].expand(-1, -1, step_NS.shape[1], 1)
+        if not self.config.drafts:
+            return last
+        known = known_N[:, None].expand_as(step_NS).flatten()
+        seasonal = seasonal_drafts(rows, step_NS.flatten(), known, self.config.lags)
+        return torch.cat([last, seasonal.unflatten(1, step_NS.shape)], dim=-1)
+
+    def inputs(
+        self, rows: Rows, drafts_RNSD: Float[Tensor, "R N S D"], future_N: Bool[Tensor, " N"]
+    ) -> Float[Tensor, "R N G"]:
+        """Everything that a token is made of: its patch and where it is seen, drafts, phases, periods, length."""
+        patch, tokens = self.config.patch_size, len(future_N)
+        x_RNP, seen_RNP = (x.unflatten(1, (tokens, patch)) for x in (rows.x, rows.seen.to(rows.x.dtype)))
+        start_N1 = torch.arange(tokens, device=rows.x.device)[:, None] * patch
+        period_R1 = rows.period[:, None]
+        turn = 2 * math.pi * (start_N1 % period_R1.clamp(min=1)) / period_R1.clamp(min=1)
+        phases = torch.cat([turn.sin(), turn.cos()], -1) * (period_R1 > 0).repeat(1, 1, 2)
+        length_R1 = length_of(rows.seen)[:, None].clamp(min=1).to(rows.x.dtype)
+        row = torch.cat([rows.period.clamp(min=1).log2() / 8, rows.score, length_R1.log2() / 8], -1)
+        future = future_N.to(rows.x.dtype)[None, :, None].expand(len(rows.x), -1, 1)
+        shared = row[:, None].expand(-1, tokens, -1)
+        return torch.cat([x_RNP, seen_RNP, drafts_RNSD.flatten(2), phases, shared, future], -1)
+
+    def mix(
+        self, inputs_RNG: Float[Tensor, "R N G"], allowed: Bool[Tensor, "B #N N"], variates: int
+    ) -> Float[Tensor, "R N C"]:
+        """The tokens after the stack; a token always sees itself.
+
+        Args:
+            inputs_RNG: from ``inputs``; rows are windows, and variates within a window.
+            allowed: which tokens a token sees, over all variates of a window if these see each other.
+            variates: V.
+        """
+        x_RNC = self.embed(inputs_RNG)
+        rows, tokens = x_RNC.shape[:2]
+        time_N = torch.arange(tokens, device=x_RNC.device)
+        variate = None
+        if self.config.any_variate:
+            x_RNC = x_RNC.unflatten(0, (-1, variates)).flatten(1, 2)
+            time_N = time_N.repeat(variates)
+            variate = torch.arange(variates, device=x_RNC.device).repeat_interleave(tokens).expand(len(x_RNC), -1)
+        itself = torch.eye(x_RNC.shape[1], dtype=torch.bool, device=x_RNC.device)
+        bias = torch.zeros((), device=x_RNC.device).where(allowed | itself, -math.inf)[:, None]
+        x_RNC = self.stack(x_RNC, Mask(bias=bias), time_N.expand(len(x_RNC), -1), variate)
+        return x_RNC.unflatten(1, (variates, tokens)).flatten(0, 1) if self.config.any_variate else x_RNC
+
+
+def pinball(
+    quantiles: Float[Tensor, "*shape K"], target: Float[Tensor, "*shape"], levels: tuple[float, ...]
+) -> Float[Tensor, "*shape"]:
+    """Twice the mean pinball loss of every step over the levels."""
+    error = target.unsqueeze(-1) - quantiles
+    asked = quantiles.new_tensor(levels)
+    return 2 * torch.maximum(asked * error, (asked - 1) * error).mean(-1)
+
+
+class ZeroShotForecaster(Forecaster):
+    """What the zero-shot encoder and decoder have in common as forecasters.
+
+    Args:
+        context: steps of history.
+        horizon: steps that ``forward`` gives.
+        config: sizes and choices.
+    """
+
+    config_type: ClassVar[type] = ZeroShotConfig
+    config: ZeroShotConfig
+
+    def __init__(self, context: int, horizon: int, config: ZeroShotConfig = ZeroShotConfig()) -> None:
+        super().__init__(context, horizon, config)
+        self.levels = check_levels(config.levels)
+        self.trunk = PatchTrunk(config, self.ahead)
+
+    @property
+    @abstractmethod
+    def ahead(self) -> int:
+        """Steps that one token forecasts."""
+
+    @property
+    @abstractmethod
+    def reach(self) -> int:
+        """Steps that one pass forecasts."""
+
+    @abstractmethod
+    def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
+        """Quantiles of ``horizon`` steps, at most ``reach``, in the batch's units."""
+
+    def unroll(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
+        """Quantiles of any horizon: beyond ``reach`` the middle level becomes history."""
+        chunks = [self.quantiles(batch, min(horizon, self.reach))]
+        left = horizon - chunks[0].shape[1]
+        batch = replace(batch, horizon=horizon)
+        while left > 0:
+            batch = extend(batch, self.centre(chunks[-1]))
+            chunks.append(self.quantiles(batch, min(left, self.reach)))
+            left -= chunks[-1].shape[1]
+        return torch.cat(chunks, dim=1)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
+        """Quantiles of the model's own horizon at its levels, in the batch's units."""
+        return self.unroll(batch, self.horizon)
+
+    def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+        """Quantiles of ``batch.horizon`` steps; the mirrored history has its say where ``flip_average`` is on."""
+        found = self.unroll(batch, batch.horizon)
+        if not self.config.flip_average:
+            return found
+        return 0.5 * (found - self.unroll(replace(batch, past=-batch.past), batch.horizon).flip(-1))
+
+    def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
+        """Twice the mean pinball loss on the scale of each window: what validation watches."""
+        scale = window_scale(batch.past, batch.past_observed).scale
+        future, observed = known_future(batch, output.shape[1])
+        return masked_mean(pinball(output / scale[..., None], future / scale, self.levels), observed)
+
+
+def whole_patches(
+    past_BTV: Float[Tensor, "B T V"], observed_BTV: Bool[Tensor, "B T V"], patch: int
+) -> tuple[Float[Tensor, "R L"], Bool[Tensor, "R L"]]:
+    """Every window and variate as a row, filled up in front to whole patches."""
+    missing = -past_BTV.shape[1] % patch
+    x, seen = (F.pad(x.transpose(1, 2).flatten(0, 1), (missing, 0)) for x in (past_BTV, observed_BTV))
+    return x, seen
+
+
+def by_window(quantiles_RLK: Float[Tensor, "R L K"], variates: int, horizon: int) -> Float[Tensor, "B H V K"]:
+    """The first ``horizon`` steps of all rows, window by window."""
+    return quantiles_RLK[:, :horizon].unflatten(0, (-1, variates)).transpose(1, 2)
