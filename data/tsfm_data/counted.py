@@ -36,8 +36,8 @@ class CountedLoader(ABC, Generic[B]):
     def __init__(self, batches: int, *, seed: int = 0, rank: int = 0, world: int = 1, prefetch: bool = False) -> None:
         if batches < 1:
             raise InputError(f"batches: expected at least 1 an epoch, found {batches}")
-        if seed < 0:
-            raise InputError(f"seed: expected 0 or more, found {seed}")
+        if not 0 <= seed < 1 << 63:
+            raise InputError(f"seed: expected 0 or more, below 2^63, found {seed}")
         self.batches, self.seed, self.rank, self.world, self.prefetch = batches, seed, rank, world, prefetch
         self._epoch = self._batch = 0
         self._resume: tuple[int, int] | None = None

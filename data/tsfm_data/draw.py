@@ -112,7 +112,7 @@ class Drawer:
         self._borders = np.cumsum(weights / weights.sum())[:-1]
 
     def series(self, count: int, rng: np.random.Generator) -> Drawn:
-        """Series of ``count`` windows; every cut is at the end of what may be shown, for ``place`` to move."""
+        """Whole series for ``count`` windows, each cut at its end."""
         source = np.searchsorted(self._borders, (rng.random() + np.arange(count)) / count, side="right")
         share, by_length = rng.random(count), rng.random(count) < 0.5
         first, last, season = np.empty((3, count), dtype=np.int64)
@@ -123,20 +123,25 @@ class Drawer:
             number = np.where(by_length[rows], longer, number)
             first[rows], last[rows] = table.offsets[number], table.offsets[number + 1]
             season[rows] = table.season[number]
-        end = last - first
-        end -= held_tail(end, self.holdout, self.horizon)
         one = np.ones(count, dtype=np.int64)
-        return Drawn(source, first, end, end, season, one, one)
+        return Drawn(source, first, last - first, last - first, season, one, one)
 
     def place(self, drawn: Drawn, rng: np.random.Generator) -> Drawn:
-        """Cut every series at a random step.
+        """Cut every series at a random step of what training may see.
 
         At least three steps lie before a cut, and behind it a whole horizon; of a series too short for that, an eighth.
         """
-        needed = np.minimum(self.horizon * drawn.up // drawn.down, -(-drawn.end // FUTURE_PART))
-        high = np.maximum(drawn.end - np.maximum(needed, 1), 1)
+        end = drawn.end - held_tail(drawn.end, self.holdout, self.horizon)
+        needed = np.minimum(self.horizon * drawn.up // drawn.down, -(-end // FUTURE_PART))
+        high = np.maximum(end - np.maximum(needed, 1), 1)
         low = np.minimum(LEAST_HISTORY * drawn.up, high)
-        return replace(drawn, cut=low + (rng.random(len(drawn)) * (high - low + 1)).astype(np.int64))
+        cut = low + (rng.random(len(drawn)) * (high - low + 1)).astype(np.int64)
+        return replace(drawn, end=end, cut=cut)
+
+    def tails(self, drawn: Drawn) -> Drawn:
+        """Cut every series where its held-out tail begins; series too short for one are left out."""
+        tail = held_tail(drawn.end, self.holdout, self.horizon)
+        return replace(drawn, cut=drawn.end - tail)[tail > 0]
 
     def by_source(self, source: Int[np.ndarray, " R"]) -> Iterator[tuple[SourceTables, slice]]:
         """Every source with the rows that are its own."""
