@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from tsfm.models.moirai import FAMILY_NAMES, Moirai, from_reference
 from tsfm.packed import Packed, append_future, join, pack_window
+from tsfm_data.batch import Batch
 
 CASES = [path for path in golden_cases("timeseries/moirai") if not path.stem.startswith("moirai2")]
 FIELDS = {"target": "target", "observed": "observed_mask", "sample_id": "sample_id", "time_id": "time_id"}
@@ -108,6 +109,24 @@ def windows(tensors: dict[str, torch.Tensor], patch: int, future: torch.Tensor) 
     return join(target, feature, past)
 
 
+def batch_of(tensors: dict[str, torch.Tensor], rows: torch.Tensor) -> Batch:
+    """Some of these windows as a batch with covariates."""
+    tensors = {key: x[rows] for key, x in tensors.items() if key.startswith("in/")}
+    past, known = tensors["in/past_target"], tensors["in/feat_dynamic_real"]
+    context, seen = past.shape[1], tensors["in/observed_feat_dynamic_real"]
+    return Batch(
+        past=past,
+        past_observed=tensors["in/past_observed_target"],
+        horizon=known.shape[1] - context,
+        past_covariates=tensors["in/past_feat_dynamic_real"],
+        past_covariates_observed=tensors["in/past_observed_feat_dynamic_real"],
+        known_past=known[:, :context],
+        known_past_observed=seen[:, :context],
+        known_future=known[:, context:],
+        known_future_observed=seen[:, context:],
+    )
+
+
 @pytest.mark.parametrize("path", [p for p in CASES if "forecast" in p.stem], ids=lambda path: path.stem)
 def test_golden_forecast_when_covariates_are_given_then_packing_and_forecast_agree(path: Path) -> None:
     info, tensors, model = load(path)
@@ -116,16 +135,25 @@ def test_golden_forecast_when_covariates_are_given_then_packing_and_forecast_agr
     packed = windows(tensors, patch, torch.zeros_like(future))
     for ours, theirs in FIELDS.items():
         torch.testing.assert_close(getattr(packed, ours), tensors[f"out/packed_{theirs}"], check_dtype=False)
-    packed = model.sized(packed)
+    packed = model.sized(packed, patch)
     check_distribution(model, packed, tensors)
     mean = model.distribution(packed).mean[packed.prediction].view(len(packed.target), 2, -1)[..., :horizon]
     reference = tensors["out/forecast_mean"].transpose(1, 2)
     for found, expected in zip(mean.flatten(0, 1), reference.flatten(0, 1), strict=True):
         close(found, expected)
+    # Windows that fill their context, for the original lets a covariate begin before the window does (see above).
+    whole = ~tensors["in/past_is_pad"].any(1).bool()
+    assert whole.any()
+    batch = batch_of(tensors, whole)
+    packed = model.pack(batch, patch)
+    mean = model.distribution(packed).mean[packed.prediction].view(len(packed.target), 2, -1)[..., :horizon]
+    for found, expected in zip(mean.flatten(0, 1), reference[whole].flatten(0, 1), strict=True):
+        close(found, expected)
+    every = torch.ones_like(future[whole], dtype=torch.bool)
     for key in (key for key in tensors if key.startswith("out/val_loss_patch")):
         size = int(key.removeprefix("out/val_loss_patch"))
-        model.config = replace(model.config, patch_size=size)
-        rows = model.sized(windows(tensors, size, future))
+        close(model.window_loss(batch, (future[whole], every), size), tensors[key][whole])
+        rows = model.sized(windows(tensors, size, future), size)
         nll = -model.distribution(rows).log_prob(rows.target)
         counts = rows.observed & rows.prediction[..., None]
         # A sum over variates of the means over their steps.

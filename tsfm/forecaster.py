@@ -214,8 +214,9 @@ def roll_out(
 
 def select(batch: Batch, rows: Int[Tensor, " b"]) -> Batch:
     """Some windows of a batch, in the given order."""
-    tensors: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return replace(batch, **{name: x[rows] for name, x in tensors.items() if isinstance(x, Tensor)})
+    held: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    held |= {name: x[rows] for name, x in held.items() if isinstance(x, Tensor)}
+    return replace(batch, **held)
 
 
 def fit_context(batch: Batch, context: int) -> Batch:
