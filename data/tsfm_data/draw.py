@@ -30,7 +30,7 @@ class Drawn:
         offset: position of the series in the values of its source.
         end: steps of the series that the window may show.
         cut: step of the series where the forecast begins.
-        season: steps in a season of the series.
+        series: number of the series in its source.
         up: a window of rate ``up / down`` shows every ``up``-th step of a grid ``down`` times as fine as the series.
         down: see ``up``.
     """
@@ -39,7 +39,7 @@ class Drawn:
     offset: Int[np.ndarray, " R"]
     end: Int[np.ndarray, " R"]
     cut: Int[np.ndarray, " R"]
-    season: Int[np.ndarray, " R"]
+    series: Int[np.ndarray, " R"]
     up: Int[np.ndarray, " R"]
     down: Int[np.ndarray, " R"]
 
@@ -110,21 +110,22 @@ class Drawer:
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
             raise InputError(f"corpus: expected weights of at least 0, one above, found {weights.tolist()}")
         self._borders = np.cumsum(weights / weights.sum())[:-1]
+        self._points = np.array([len(table.values) for table in self.tables])
+        self._series = np.array([len(table) for table in self.tables])
 
     def series(self, count: int, rng: np.random.Generator) -> Drawn:
         """Whole series for ``count`` windows, each cut at its end."""
         source = np.searchsorted(self._borders, (rng.random() + np.arange(count)) / count, side="right")
         share, by_length = rng.random(count), rng.random(count) < 0.5
-        first, last, season = np.empty((3, count), dtype=np.int64)
+        series = (share * self._series[source]).astype(np.int64)
+        point = (share * self._points[source]).astype(np.int64)
+        borders = np.empty((count, 2), dtype=np.int64)
         for table, rows in self.by_source(source):
-            point = (share[rows] * len(table.values)).astype(np.int64)
-            number = (share[rows] * len(table)).astype(np.int64)
-            longer = np.searchsorted(table.offsets, point, side="right") - 1
-            number = np.where(by_length[rows], longer, number)
-            first[rows], last[rows] = table.offsets[number], table.offsets[number + 1]
-            season[rows] = table.season[number]
-        one = np.ones(count, dtype=np.int64)
-        return Drawn(source, first, last - first, last - first, season, one, one)
+            longer = np.searchsorted(table.offsets, point[rows], side="right") - 1
+            series[rows] = np.where(by_length[rows], longer, series[rows])
+            borders[rows] = table.offsets[series[rows, None] + np.arange(2)]
+        length, one = borders[:, 1] - borders[:, 0], np.ones(count, dtype=np.int64)
+        return Drawn(source, borders[:, 0], length, length, series, one, one)
 
     def place(self, drawn: Drawn, rng: np.random.Generator) -> Drawn:
         """Cut every series at a random step of what training may see.
@@ -156,19 +157,45 @@ class Drawer:
         """
         steps = context + horizon
         out = np.empty((len(drawn), steps), dtype=np.float32)
-        whole = (drawn.cut >= context) & (drawn.cut + horizon <= drawn.end) & (drawn.up == 1) & (drawn.down == 1)
         begin = drawn.offset + drawn.cut - context
+        inside = np.clip(begin, 0, np.maximum(self._points[drawn.source] - steps, 0))
         for table, rows in self.by_source(drawn.source):
-            here = whole[rows]
-            if here.all():
-                read_runs(table.tensor, begin[rows], out[rows])
-                continue
-            if here.any():
-                runs = np.empty((int(here.sum()), steps), dtype=np.float32)
-                read_runs(table.tensor, begin[rows][here], runs)
-                out[rows][here] = runs
-            out[rows][~here] = read_steps(table.values, drawn[rows][~here], context, horizon)
+            if len(table.values) >= steps:
+                read_runs(table.tensor, inside[rows], out[rows])
+        fresh = (drawn.up == 1) & (drawn.down == 1) & (begin == inside) & (self._points[drawn.source] >= steps)
+        # What lies around a series are its neighbours.
+        before, behind = np.maximum(context - drawn.cut, 0), np.minimum(context + drawn.end - drawn.cut, steps)
+        step = np.arange(steps)
+        outside = (step < before[:, None]) | (step >= behind[:, None])
+        np.copyto(out, np.float32(np.nan), where=outside)
+        rest = np.flatnonzero(~fresh)
+        if len(rest):
+            out[rest] = self.read_steps(drawn[rest], context, horizon)
         return out
+
+    def read_steps(self, drawn: Drawn, context: int, horizon: int) -> Float32[np.ndarray, "R L"]:
+        """The same for windows at the very ends of a source, or of a rate, in straight lines between the steps."""
+        down = drawn.down[:, None]
+        place = drawn.cut[:, None] * down + drawn.up[:, None] * np.arange(-context, horizon)
+        step, rest = np.divmod(place, down)
+        last = drawn.end[:, None] - 1
+        here = drawn.offset[:, None] + np.clip(step, 0, last)
+        after = np.minimum(here + (rest > 0), drawn.offset[:, None] + last)
+        values, other = np.empty((2, *here.shape), dtype=np.float32)
+        for table, rows in self.by_source(drawn.source):
+            values[rows], other[rows] = table.values[here[rows]], table.values[after[rows]]
+        part = (rest / down).astype(np.float32)
+        inside = (step >= 0) & (step + (rest > 0) <= last)
+        # A missing neighbour takes nothing from a step that lies on the grid itself.
+        values = np.where(rest == 0, values, values * (1 - part) + other * part)
+        return np.where(inside, values, np.float32(np.nan))
+
+    def seasons(self, drawn: Drawn) -> Int[np.ndarray, " R"]:
+        """Steps in a season of every window."""
+        season = np.empty(len(drawn), dtype=np.int64)
+        for table, rows in self.by_source(drawn.source):
+            season[rows] = table.season[drawn.series[rows]]
+        return season
 
 
 def read_runs(
@@ -178,20 +205,3 @@ def read_runs(
     steps = out.shape[1]
     runs = values.as_strided((len(values) - steps + 1, steps), (1, 1))
     torch.index_select(runs, 0, torch.from_numpy(begin), out=torch.from_numpy(out))
-
-
-def read_steps(
-    values: Float32[np.ndarray, " points"], drawn: Drawn, context: int, horizon: int
-) -> Float32[np.ndarray, "R L"]:
-    """Windows that reach over the ends of their series, or show it coarser or finer (in straight lines)."""
-    down = drawn.down[:, None]
-    place = drawn.cut[:, None] * down + drawn.up[:, None] * np.arange(-context, horizon)
-    step, rest = np.divmod(place, down) if (down > 1).any() else (place, np.zeros(1, dtype=np.int64))
-    last = drawn.end[:, None] - 1
-    inside = (step >= 0) & (step + (rest > 0) <= last)
-    here = values[drawn.offset[:, None] + np.clip(step, 0, last)]
-    if (rest > 0).any():
-        part = (rest / down).astype(np.float32)
-        after = values[drawn.offset[:, None] + np.clip(step + 1, 0, last)]
-        here = np.where(rest == 0, here, here * (1 - part) + after * part)
-    return np.where(inside, here, np.float32(np.nan))

@@ -116,13 +116,13 @@ class PretrainingDataModule(pl.LightningDataModule):
                 drawn = drawer.tails(drawn) if self.holdout > 0 else drawer.place(drawn, rng)
                 if not len(drawn):
                     raise InputError(
-                        f"holdout: expected a share that leaves a tail to validate on, found {self.holdout:g}, less than "
-                        "a step of every series: give a larger one, or 0 to validate on what is trained on"
+                        f"holdout: expected a share that leaves a tail to validate on, found {self.holdout:g}, less "
+                        "than a step of every series: give a larger one, or 0 to validate on what is trained on"
                     )
             else:
                 drawer = Drawer([s for s in self.store.sources if s not in trained], self.horizon, holdout=0.0)
                 drawn = drawer.place(drawer.series(self.val_windows, rng), rng)
-            values, season = drawer.read(drawn, self.context, self.horizon), drawn.season
+            values, season = drawer.read(drawn, self.context, self.horizon), drawer.seasons(drawn)
         return ValidationWindows(values, season, self.context, self.eval_batch_size, self._rank(), self._world())
 
     def _loader(self) -> CorpusLoader:
