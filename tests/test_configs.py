@@ -78,7 +78,7 @@ def test_when_a_config_is_read_then_its_header_holds_a_command_that_names_it(pat
     assert any(path in files(command) for command in found)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+@pytest.mark.parametrize("path", FORECAST_CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
 def test_when_the_command_of_a_config_is_parsed_then_model_and_data_module_are_built(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,18 +13,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"tsfm": ROOT / "tsfm", "tsfm_data": ROOT / "data/tsfm_data", "tsfm_vision": ROOT / "vision/tsfm_vision"}
 # Of tsfm, vision may import these alone.
 SHARED_WITH_VISION = ("tsfm.attention", "tsfm.layers", "tsfm.optim", "tsfm.pretrained")
+VISION_LIGHTNING = ("tsfm_vision.callbacks", "tsfm_vision.data", "tsfm_vision.task")
 # A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.
 DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "xformers": (("tsfm.attention", "tsfm.doctor"), ()),
     "timm": (("tsfm_vision",), ("tsfm_vision",)),
     "gluonts": (("tsfm_data", "tsfm.bench"), ()),
-    "matplotlib": (("tsfm.plots", "tsfm.scaling.figures"), ()),
+    "matplotlib": (("tsfm.plots", "tsfm.scaling.figures", "tsfm_vision.pictures"), ()),
     "statsforecast": (("tsfm_data.baselines",), ()),
     "neuralforecast": (("tsfm.bench",), ()),
     "vega_datasets": (("tsfm.commands.demo",), ("tsfm.commands.demo",)),
     "pytorch_lightning": (
-        ("tsfm_data.module", "tsfm.task", "tsfm.commands", "tsfm.bench", "tsfm_vision.callbacks"),
-        ("tsfm_data.module", "tsfm.task", "tsfm.commands", "tsfm.bench", "tsfm_vision.callbacks"),
+        ("tsfm_data.module", "tsfm.task", "tsfm.commands", "tsfm.bench", *VISION_LIGHTNING),
+        ("tsfm_data.module", "tsfm.task", "tsfm.commands", "tsfm.bench", *VISION_LIGHTNING),
     ),
     "pandas": (
         ("tsfm_data", "tsfm.forecasting", "tsfm.plots", "tsfm.report", "tsfm.commands", "tsfm.bench", "tsfm.scaling"),

@@ -135,6 +135,8 @@ class SuiteCLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Check before anything is written."""
+        if hasattr(self.model, "write_predictions"):
+            return
         if not isinstance(self.datamodule, ForecastDataModule):
             raise InputError(
                 f"expected a ForecastDataModule to predict with, found {type(self.datamodule).__name__}: use "
@@ -176,7 +178,7 @@ class SuiteCLI(LightningCLI):
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
             best = f"best {checkpoint.monitor} {float(checkpoint.best_model_score):.4f}"
             print(f"trained {self.trainer.current_epoch} epochs; {best} in {shown(checkpoint.best_model_path)}")
-        if (root / "model").is_dir():
+        if (root / "model").is_dir() and isinstance(self.model, ForecastTask):
             horizon = getattr(getattr(self.model, "forecaster", None), "horizon", "H")
             print(f"model folder: {root / 'model'}")
             print(f"to forecast: tsfm forecast INPUT --horizon {horizon} --model {root}")
@@ -184,6 +186,8 @@ class SuiteCLI(LightningCLI):
     def predict(self, **arguments: Any) -> None:
         """Forecast past the end of the data, in its own units, into ``forecast.csv`` in the run's folder."""
         forecasts = cast(list[dict[str, Tensor]], self.trainer.predict(**arguments))
+        if hasattr(self.model, "write_predictions"):
+            self.model.write_predictions(forecasts)
         if isinstance(self.datamodule, ForecastDataModule) and isinstance(self.model, ForecastTask):
             path = Path(self.trainer.default_root_dir) / "forecast.csv"
             series, levels = self.datamodule.series, check_levels(self.model.levels)
