@@ -127,7 +127,7 @@ def _source(plan: Plan, folder: Path) -> tuple[str, dict[str, Any]]:
     try:
         with atomic_folder(folder / STAGING / plan.name) as new, ShardWriter(new, plan.name) as writer:
             for part in plan.parts():
-                writer.add(part)
+                writer.add(part, plan.options.get("without", ()))
             entry = writer.finish(plan.inputs())
     except InputError as error:
         text = str(error)

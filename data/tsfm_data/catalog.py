@@ -75,6 +75,8 @@ class DatasetSpec:
         start: first timestamp of a "matrix".
         splits: named borders, "lsf" being those of the long-horizon literature.
         groups: sets that share raw series have a group in common.
+        bench_series: series of a training set that evaluation sets hold too, named as ``SeriesSet.univariate`` does; a
+            corpus leaves them out.
         note: what else one should know, oddities included.
     """
 
@@ -104,6 +106,7 @@ class DatasetSpec:
     start: str | None = None
     splits: Mapping[str, Borders] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
+    bench_series: tuple[str, ...] = ()
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -141,8 +144,8 @@ def _specs() -> Mapping[str, DatasetSpec]:
     specs = {}
     for entry in entries:
         splits = {name: Borders(**borders) for name, borders in entry.pop("splits", {}).items()}
-        groups = tuple(entry.pop("groups", ()))
-        spec = DatasetSpec(**entry, splits=MappingProxyType(splits), groups=groups)
+        entry |= {key: tuple(entry.get(key, ())) for key in ("groups", "bench_series")}
+        spec = DatasetSpec(**entry, splits=MappingProxyType(splits))
         specs[spec.name] = spec
     if len(specs) != len(entries):
         raise ValueError(f"catalog.json: expected different names, found {len(entries) - len(specs)} repeated")

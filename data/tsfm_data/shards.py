@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -77,8 +78,12 @@ class ShardWriter:
         for array in self.arrays.values():
             array.close()
 
-    def add(self, series: SeriesSet) -> None:
+    def add(self, series: SeriesSet, without: Collection[str] = ()) -> None:
         """Append every variate of every item.
+
+        Args:
+            series: what to append.
+            without: series to leave out, named as ``SeriesSet.univariate`` does.
 
         Raises:
             InputError: a value that float32 does not hold.
@@ -86,17 +91,17 @@ class ShardWriter:
         for i, (item, freq) in enumerate(zip(series.item_ids, series.freqs, strict=True)):
             kept = 0
             for variate, column in zip(series.variates, series.item(i).T, strict=True):
-                where = f"{item}/{variate}" if len(series.variates) > 1 else item
-                kept += self._one(np.ascontiguousarray(column), f"{series.source}, series {where!r}", freq)
+                name = item if len(series.variates) == 1 else variate if len(series) == 1 else f"{item}/{variate}"
+                if name in without:
+                    self.dropped["in evaluation sets"] += 1
+                else:
+                    kept += self._one(np.ascontiguousarray(column), f"{series.source}, series {name!r}", freq)
             self.items += kept > 0
 
     def _one(self, column: Float64[np.ndarray, " T"], where: str, freq: str) -> bool:
         seen = column[np.isfinite(column)]
-        reason = (
-            "empty" if len(seen) == 0 else "one point" if len(seen) == 1 else "constant" if np.ptp(seen) == 0 else ""
-        )
-        if reason:
-            self.dropped[reason] += 1
+        if len(seen) < 2 or np.ptp(seen) == 0:
+            self.dropped["empty" if len(seen) == 0 else "one point" if len(seen) == 1 else "constant"] += 1
             return False
         values, shifted = to_float32(column, where)
         self.shifted += shifted

@@ -179,8 +179,9 @@ def _catalog(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
         path = catalog.pull(name)
         digest = spec.sha256 or file_digest(path)
         files = ({"file": spec.file, "sha256": digest},)
+        options = {"without": list(spec.bench_series)} if spec.bench_series else {}
         about = (spec.licence, spec.licence_class, spec.domain, spec.groups, entry.get("weight"))
-        plans.append(Plan(name, "catalog", name, files, {}, *about))
+        plans.append(Plan(name, "catalog", name, files, options, *about))
     if not plans:
         raise InputError(f"{where}: expected data sets, found none that fits {entry['catalog']!r}")
     return plans

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def build(config: Path, *, output: Path) -> None:
@@ -58,3 +59,66 @@ def verify(corpus: Path) -> None:
 
     store = Store(corpus, verify=True)
     print(f"{corpus}: {len(store)} sources, {store.points:,} points, every array as it was written")
+
+
+def overlap(corpus: Path, suite: str = "bench", data: list[str] | None = None, json: Path | None = None) -> None:
+    """Say which evaluation series a corpus has seen: by name, file and groups of the catalogue, and by content.
+
+    Args:
+        corpus: folder of the corpus, or the manifest.json that lies with a model (with overlap.npz beside it).
+        suite: the evaluation sets: "bench" is every set of the catalogue that is for evaluation.
+        data: data sets or tables to look at in place of a suite.
+        json: file to write the findings to; "-" writes to standard output in place of the table.
+
+    Raises:
+        InputError: no corpus, an unknown suite or data set.
+    """
+    from tabulate import tabulate
+
+    from tsfm.commands.data import _write_json
+    from tsfm_data import catalog
+    from tsfm_data.errors import unknown_name
+    from tsfm_data.overlap import check_overlap
+
+    if suite != "bench":
+        raise unknown_name("suite", suite, ("bench",))
+    found = check_overlap(corpus, data or catalog.names("bench"))
+    rows: list[dict[str, Any]] = [
+        {
+            "dataset": one.name,
+            "series": one.series,
+            "checked": one.checked,
+            "seen": len(one.seen),
+            "seen_in": sorted({source for sources in one.seen.values() for source in sources}),
+            "seen_series": sorted(one.seen),
+            "same": list(one.same),
+            "related": list(one.related),
+        }
+        for one in found
+    ]
+    touched = sum(not one.clean for one in found)
+    summary = {"datasets": len(rows), "touched": touched, "seen_series": sum(len(one.seen) for one in found)}
+    if json is not None:
+        _write_json(json, rows, summary)
+    if json is None or str(json) != "-":
+        table = [
+            [
+                row["dataset"],
+                row["series"],
+                "not at hand" if row["checked"] is None else f"{row['checked']:,}",
+                row["seen"],
+                _names(row["seen_series"]),
+                _names(row["seen_in"]),
+                _names([*row["same"], *row["related"]]),
+            ]
+            for row in rows
+        ]
+        columns = ("data set", "series", "checked", "seen", "series seen", "in source", "same or related source")
+        print(
+            tabulate(table, columns, intfmt=",", disable_numparse=[0, 2, 4, 5, 6], colalign=("left", "right", "right"))
+        )
+        print(f"{touched} of {len(rows)} sets touched, {summary['seen_series']:,} series seen")
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
