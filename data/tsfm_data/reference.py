@@ -6,6 +6,7 @@ of the data, the protocol, and statsforecast's version. A cell whose digest does
 
 import functools
 import json
+import math
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,11 +14,11 @@ from typing import Any
 
 from tsfm_data.baselines import BASELINES, Predictor, Statistical
 from tsfm_data.files import atomic_file
-from tsfm_data.profiles import Profile, get_profile
-from tsfm_data.suite_sets import SuiteSet
+from tsfm_data.profiles import Profile
+from tsfm_data.report import make_row
+from tsfm_data.suite_sets import SuiteSet, suite_profile
 
 FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "baselines_bench.json"
-OWN = ("metric", "value", "points", "undefined")  # of a row, beside what all metrics of a cell share
 Rows = list[dict[str, Any]]
 
 
@@ -35,7 +36,11 @@ def rows(predictor: Predictor, one: SuiteSet, profile: Profile, file: Path = FIL
     cell = cells(file).get(_key(predictor.name, one, profile))
     if cell is None or cell["digest"] != digest(predictor, one, profile, cell["statsforecast"]):
         return None
-    return [{**cell["place"], **dict(zip(OWN, values, strict=True))} for values in cell["values"]]
+    place = cell["place"]
+    return [
+        make_row(place, metric, math.nan if value is None else value, place["points"], cell["undefined"].get(metric, 0))
+        for metric, value in cell["values"].items()
+    ]
 
 
 def digest(predictor: Predictor, one: SuiteSet, profile: Profile, kept: str | None = None) -> str:
@@ -48,15 +53,21 @@ def keep(predictor: Predictor, one: SuiteSet, found: Rows, file: Path = FILE) ->
     """Add the rows of a baseline on one set to the file, in place of older ones."""
     kept = cells(file)
     for name in one.profiles:
-        profile = get_profile(name)
+        profile = suite_profile(name)
         mine = [row for row in found if row["profile"] == name]
         kept[_key(predictor.name, one, profile)] = {
             "digest": digest(predictor, one, profile),
             "statsforecast": _version() if isinstance(predictor, Statistical) else None,
-            "place": {key: value for key, value in mine[0].items() if key not in OWN},
-            "values": [[row[key] for key in OWN] for row in mine],
+            "place": {key: value for key, value in mine[0].items() if key not in ("metric", "value", "undefined")},
+            "values": {row["metric"]: None if row["value"] is None else _short(row["value"]) for row in mine},
+            "undefined": {row["metric"]: row["undefined"] for row in mine if row["undefined"]},
         }
     _write(sorted(kept.items()), file)
+
+
+def _short(value: float) -> float:
+    """Ten digits: more than any comparison needs, and the same file on another processor."""
+    return float(f"{value:.10g}")
 
 
 def cells(file: Path = FILE) -> dict[str, Any]:

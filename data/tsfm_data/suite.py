@@ -14,15 +14,15 @@ from tsfm_data import reference
 from tsfm_data.baselines import BASELINES, Predictor, get_baseline
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.evaluate import evaluate_series
-from tsfm_data.profiles import Profile, get_profile
+from tsfm_data.profiles import Profile
 from tsfm_data.reference import FILE
 from tsfm_data.report import BASELINE, Report
 from tsfm_data.series import SeriesSet
 from tsfm_data.suite_report import SuiteReport
-from tsfm_data.suite_sets import SHORT, SuiteSet, choose
+from tsfm_data.suite_sets import SHORT, SuiteSet, choose, suite_profile
 from tsfm_data.windows import item_lengths
 
-SHOWN = (BASELINE, "auto-ets", "auto-theta")
+SHOWN = ("auto-ets", "auto-theta")
 
 
 def evaluate_suite(
@@ -46,7 +46,7 @@ def evaluate_suite(
         suite: name of the suite.
         profiles: the protocols.
         sets: names of sets; None takes all whose files are at hand.
-        baselines: names of baselines to show.
+        baselines: names of baselines to show beside seasonal naive.
         batch_size: most windows in a batch.
         jobs: processes, each with one thread; the predictor is copied into each.
         progress: called with the name of each set that is done.
@@ -63,11 +63,12 @@ def evaluate_suite(
     report = Report(notes=notes)
     for one, rows, _ in score_sets(predictor, chosen, batch_size=batch_size, jobs=jobs):
         report.rows += rows
-        for name in baselines:
+        for name in dict.fromkeys((BASELINE, *baselines)):
             if name != predictor.name:
                 report += _beside(name, one, batch_size)
         if progress is not None:
             progress(one.name)
+    report.notes += _not_kept(report, baselines)
     order = {one.name: place for place, one in enumerate(chosen)}
     report.rows.sort(key=lambda row: order[row["dataset"]])  # whichever process ended first
     return SuiteReport.build(predictor.name, suite, chosen, report)
@@ -94,7 +95,7 @@ def score_set(predictor: Predictor, one: SuiteSet, batch_size: int = 256, file: 
     rows: list[dict[str, Any]] = []
     done: list[tuple[Profile, Any, list[dict[str, Any]]]] = []
     series = None
-    for profile in map(get_profile, one.profiles):
+    for profile in map(suite_profile, one.profiles):
         found = reference.rows(predictor, one, profile, file)
         if found is None:
             series = series or one.load()
@@ -125,16 +126,26 @@ def _alike(predictor: Predictor, profile: Profile, other: Profile, work: Any, be
 
 
 def _beside(name: str, one: SuiteSet, batch_size: int) -> Report:
-    """The rows of a baseline, or a line that says why they are not shown."""
+    """The rows of a baseline; none where they are neither kept nor quick to compute."""
     baseline = get_baseline(name)
     if baseline is None:
         raise RuntimeError(f"expected a baseline, found {name!r}")
     if name in ("naive", BASELINE):
         return Report(score_set(baseline, one, batch_size))
-    kept = {profile: reference.rows(baseline, one, get_profile(profile)) for profile in one.profiles}
-    lost = [profile for profile, rows in kept.items() if rows is None]
-    note = f"{name} is not kept for {one.name} ({', '.join(lost)}): tsfm bench baselines computes it."
-    return Report([row for rows in kept.values() for row in rows or []], [note] if lost else [])
+    found = [reference.rows(baseline, one, suite_profile(profile)) for profile in one.profiles]
+    return Report([row for rows in found for row in rows or []])
+
+
+def _not_kept(report: Report, baselines: Sequence[str]) -> list[str]:
+    """A line for each baseline that lacks scores somewhere: its means are over other sets than the model's."""
+    places = {(row["profile"], row["dataset"]) for row in report.rows}
+    notes = []
+    for name in baselines:
+        have = {(row["profile"], row["dataset"]) for row in report.rows if row["model"] == name}
+        lost = [f"{one} ({profile})" for profile, one in sorted(places - have)]
+        if lost:
+            notes.append(f"No scores of {name} are kept for {', '.join(lost)}: tsfm bench baselines computes them.")
+    return notes
 
 
 def score_sets(

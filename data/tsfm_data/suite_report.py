@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tsfm_data import anchors, relative
 from tsfm_data.errors import InputError
 from tsfm_data.files import atomic_file
-from tsfm_data.report import Report
+from tsfm_data.relative import HEADLINE
+from tsfm_data.report import BASELINE, Report
 from tsfm_data.suite_sets import SuiteSet
-
-HEADLINE = ("MASE", "WQL")
-CALIBRATION = ("coverage80", "coverage_error")
 
 
 @dataclass
@@ -23,18 +22,29 @@ class SuiteReport:
         model: its name.
         suite: name of the suite.
         report: rows of the model and the baselines.
+        published: results of others on the sets where the work is the same.
         notes: lines for the reader.
     """
 
     model: str
     suite: str
     report: Report
+    published: anchors.Published = field(default_factory=anchors.Published)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
     def build(cls, model: str, suite: str, sets: Sequence[SuiteSet], report: Report) -> "SuiteReport":
         """From the rows of an evaluation; published results are added where the work is the same."""
-        return cls(model, suite, report, list(report.notes))
+        found = anchors.published(report, sets)
+        made = cls(model, suite, report, found, [*report.notes, *found.notes])
+        for profile, models in made.summary.items():
+            for name, summary in models.items():
+                for metric, lost in summary["without_ratio"].items():
+                    made.notes.append(
+                        f"{name}, {profile}: no {metric} relative to seasonal naive on {', '.join(lost)} (undefined, "
+                        "or an error of zero); left out of the geometric mean."
+                    )
+        return made
 
     def relative(self, metric: str = "MASE", profile: str = "gift", model: str | None = None) -> float | None:
         """Geometric mean over sets of a metric relative to seasonal naive's; None where nothing could be compared.
@@ -52,34 +62,90 @@ class SuiteReport:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Profile -> model -> relative errors (``Report.summary``) and the mean over sets of the calibration."""
-        summary = self.report.summary
+        """Profile -> model -> relative errors (``Report.summary``), calibration, and the sets without a ratio."""
+        summary, values = self.report.summary, relative.cells(self.report.rows)
         for profile, models in summary.items():
             for model, found in models.items():
-                for metric in CALIBRATION:
-                    values = [
-                        row["value"]
-                        for row in self.report.rows
-                        if (row["profile"], row["model"], row["metric"]) == (profile, model, metric)
-                        and row["value"] is not None
-                    ]
-                    found[metric] = sum(values) / len(values) if values else None
+                found |= relative.calibration(values, profile, model)
+                found["without_ratio"] = relative.undefined(values, profile, model)
         return summary
 
+    @property
+    def same_work(self) -> dict[str, Any]:
+        """Profile -> the sets whose published results are comparable, and the geometric means over just these sets.
+
+        Models that are not published on all of these sets are left out.
+        """
+        rows = [*self.report.rows, *anchors.rows(self.published, self.report)]
+        values, found = relative.cells(rows), {}
+        ours = list(dict.fromkeys(row["model"] for row in self.report.rows))
+        for profile, names in self.published.sets.items():
+            models = [*ours, *(f"{name}" for name in self.published.complete(profile) if name not in ours)]
+            means = {
+                model: {
+                    metric: relative.geometric_mean(
+                        [relative.ratio(values, profile, name, model, metric) for name in names]
+                    )
+                    for metric in HEADLINE
+                }
+                for model in models
+                if all((profile, name, model, "MASE") in values for name in names)
+            }
+            found[profile] = {"sets": list(names), "models": means}
+        return found
+
     def to_json(self) -> str:
-        """``{"rows": [...], "summary": {...}, "notes": [...]}``; what is undefined is null."""
-        whole = {"model": self.model, "suite": self.suite, "rows": self.report.rows, "summary": self.summary}
-        return json.dumps({**whole, "notes": self.notes}, indent=1, allow_nan=False)
+        """``{"rows": [...], "summary": {...}, "same_work": {...}, "notes": [...]}``; what is undefined is null.
+
+        Published results are rows with a ``source``.
+        """
+        whole = {
+            "model": self.model,
+            "suite": self.suite,
+            "rows": [*self.report.rows, *anchors.rows(self.published, self.report)],
+            "summary": self.summary,
+            "same_work": self.same_work,
+            "notes": self.notes,
+        }
+        return json.dumps(whole, indent=1, allow_nan=False)
+
+    def set_rows(self, profile: str) -> list[dict[str, Any]]:
+        """A line a set: windows, horizon, and the values and ratios of every model evaluated."""
+        values = relative.cells(self.report.rows)
+        places = {row["dataset"]: row for row in self.report.rows if row["profile"] == profile}
+        models = [model for model in dict.fromkeys(row["model"] for row in self.report.rows) if model != self.model]
+        lines = []
+        for name, place in places.items():
+            line = {key: place[key] for key in ("dataset", "freq", "horizon", "season", "windows")}
+            for metric in HEADLINE:
+                line[metric] = values.get((profile, name, self.model, metric))
+                line[f"{metric} / naive"] = relative.ratio(values, profile, name, self.model, metric)
+                for model in models:
+                    if model != BASELINE:
+                        line[f"{metric} / naive, {model}"] = relative.ratio(values, profile, name, model, metric)
+            line["coverage80"] = values.get((profile, name, self.model, "coverage80"))
+            lines.append(line)
+        return lines
 
     def save(self, path: str | Path) -> None:
-        """Write in the form that the suffix names: .json or .parquet.
+        """Write in the form that the suffix names: .json, .md or .parquet (rows alone).
 
         Raises:
             InputError: another suffix.
         """
-        if Path(path).suffix == ".parquet":
+        suffix = Path(path).suffix
+        if suffix == ".parquet":
             return self.report.to_parquet(path)
-        if Path(path).suffix != ".json":
-            raise InputError(f"{path}: expected a name that ends in .json or .parquet, found another: rename it")
+        if suffix not in (".json", ".md"):
+            raise InputError(
+                f"{path}: expected a name that ends in .json, .md or .parquet, found {suffix!r}: rename it"
+            )
+        text = self.to_json() + "\n" if suffix == ".json" else self.to_markdown()
         with atomic_file(path) as temporary:
-            temporary.write_text(self.to_json() + "\n", encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
+
+    def to_markdown(self) -> str:
+        """Headline, per-set tables, published results and notes."""
+        from tsfm_data.suite_tables import markdown
+
+        return markdown(self)

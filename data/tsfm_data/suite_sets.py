@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from tsfm_data import catalog
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.profiles import Profile
+from tsfm_data.profiles import PROFILES, Profile
 from tsfm_data.series import SeriesSet
 
 SHORT = ("gift", "chronos")
@@ -117,8 +117,19 @@ BENCH = (
 SUITES: Mapping[str, tuple[SuiteSet, ...]] = {"bench": BENCH}
 
 
+def suite_profile(name: str) -> Profile:
+    """A protocol that also says, for each of its levels, how often the truth lies below the quantile."""
+    profile = PROFILES[name]
+    return replace(profile, metrics={**profile.metrics, **{coverage(q): coverage(q) for q in profile.levels}})
+
+
+def coverage(level: float) -> str:
+    """The metric that says how often the truth lies below a quantile."""
+    return f"coverage[{level:g}]"
+
+
 def choose(suite: str, profiles: Sequence[str], sets: Sequence[str] | None = None) -> list[SuiteSet]:
-    """The sets of a suite that some of the profiles score, in the suite's order.
+    """The sets of a suite that some of the profiles score, in the order of ``sets``, else of the suite.
 
     Args:
         suite: its name.
@@ -140,8 +151,7 @@ def choose(suite: str, profiles: Sequence[str], sets: Sequence[str] | None = Non
             raise unknown_name(f"profile of suite {suite!r}", profile, allowed)
     chosen = [
         replace(one, profiles=tuple(p for p in profiles if p in one.profiles))
-        for name, one in known.items()
-        if sets is None or name in sets
+        for one in map(known.__getitem__, dict.fromkeys(sets or known))
     ]
     chosen = [one for one in chosen if one.profiles]
     if not chosen:
