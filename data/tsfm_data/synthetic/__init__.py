@@ -8,19 +8,49 @@ from jaxtyping import Float, Float32
 
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.synthetic.arma import arma
+from tsfm_data.synthetic.calendar import calendar
+from tsfm_data.synthetic.chaos import chaos
 from tsfm_data.synthetic.ets import ets
+from tsfm_data.synthetic.events import events
 from tsfm_data.synthetic.gp import gp
+from tsfm_data.synthetic.intermittent import intermittent
 from tsfm_data.synthetic.macro import macro
+from tsfm_data.synthetic.regime import regime
+from tsfm_data.synthetic.spikes import spikes
 from tsfm_data.synthetic.trend_season import trend_season
 
 Generator = Callable[[int, int, np.random.Generator], Float[np.ndarray, "count length"]]
 # name -> f(count, length, rng): float32 of finite values, one series a row
 GENERATORS: Mapping[str, Generator] = MappingProxyType(
-    {"trend_season": trend_season, "gp": gp, "arma": arma, "ets": ets, "macro": macro}
+    {
+        "trend_season": trend_season,
+        "gp": gp,
+        "calendar": calendar,
+        "macro": macro,
+        "arma": arma,
+        "ets": ets,
+        "regime": regime,
+        "events": events,
+        "intermittent": intermittent,
+        "spikes": spikes,
+        "chaos": chaos,
+    }
 )
 # Families that look like most real series often, those that are there for their edges seldom.
 WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {"trend_season": 0.3, "gp": 0.2, "arma": 0.08, "ets": 0.08, "macro": 0.1}
+    {
+        "trend_season": 0.26,
+        "gp": 0.16,
+        "calendar": 0.14,
+        "macro": 0.1,
+        "arma": 0.08,
+        "ets": 0.08,
+        "regime": 0.06,
+        "events": 0.05,
+        "intermittent": 0.03,
+        "spikes": 0.03,
+        "chaos": 0.01,
+    }
 )
 
 

@@ -1,0 +1,114 @@
+"""Chaotic systems: what is deterministic and yet hard to foresee."""
+
+import numpy as np
+from jaxtyping import Float
+
+from tsfm_data.synthetic.draws import chance, choose, finish, log_uniform, normal, recurrence, standardise, uniform
+
+BURN_IN = 48
+
+
+def chaos(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
+    """Logistic map, Henon map, Mackey-Glass equation and Lorenz system, with a little noise on what is seen.
+
+    Args:
+        count: series.
+        length: steps of each.
+        rng: source of randomness.
+    """
+    out = np.empty((count, length), np.float32)
+    kind = choose(rng, (1, 1, 3, 3), count)
+    for k, system in enumerate((logistic, henon, mackey_glass, lorenz)):
+        rows = np.flatnonzero(kind == k)
+        if len(rows):  # what loops over time is not run for nothing
+            out[rows] = standardise(system(len(rows), length, rng))
+    seen = np.where(chance(rng, 0.5, count), log_uniform(rng, 0.01, 0.2, count), 0)
+    return finish(out + seen * normal(rng, count, length))
+
+
+def logistic(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
+    """``x <- r x (1 - x)`` with r from 3.6 to 4 (May 1976)."""
+    rate, x = rng.uniform(3.6, 3.999, count), rng.uniform(0.1, 0.9, count)
+    out = np.empty((length + BURN_IN, count))
+    for t in range(len(out)):
+        x = rate * x * (1 - x)
+        out[t] = x
+    return out[BURN_IN:].T
+
+
+def henon(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
+    """``x, y <- 1 - a x^2 + y, b x`` with a from 1.2 to 1.4 and b = 0.3 (Henon 1976)."""
+    a, x = rng.uniform(1.2, 1.4, count), rng.uniform(-0.1, 0.1, count)
+    y = np.zeros(count)
+    out = np.empty((length + BURN_IN, count))
+    for t in range(len(out)):
+        x, y = 1 - a * x * x + y, 0.3 * x
+        out[t] = x
+    return out[BURN_IN:].T
+
+
+def mackey_glass(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
+    """``x' = 0.2 x(t - delay) / (1 + x(t - delay)^10) - 0.1 x`` with delays from 17 to 30 (Mackey and Glass 1977).
+
+    A delay is ``block`` steps: what enters in one block is known from the block before, so that a block is one
+    linear recurrence.
+    """
+    block = int(rng.integers(12, 40))
+    step = uniform(rng, 17, 30, count) / block
+    keep = np.exp(-0.1 * step).astype(np.float32)
+    past = uniform(rng, 0.5, 1.3, count) + 0.1 * normal(rng, count, block)
+    blocks = []
+    for _ in range(-(-(length + 10 * block) // block)):  # the first ten are left out
+        drive = (1 - keep) * 2.0 * past / (1 + np.abs(past) ** 10)
+        drive[:, :1] += keep * past[:, -1:]
+        past = recurrence(keep, drive)
+        blocks.append(past)
+    return np.concatenate(blocks, 1)[:, -length:]
+
+
+def lorenz(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
+    """One coordinate of the Lorenz system (1963), seen at a random speed between steps of the solver."""
+    rho = rng.uniform(26, 45, count)
+    state = rng.uniform(-10, 10, (3, count)) + np.array([[0.0], [0.0], [25.0]])
+    steps = length // 4 + 4
+    path = np.empty((steps + BURN_IN, 3, count))
+    for t in range(len(path)):
+        state = runge_kutta(state, rho, 0.04)
+        path[t] = state
+    seen = path[BURN_IN:, rng.integers(0, 3, count), np.arange(count)].T
+    place = 1 + np.arange(length) * rng.uniform(0.08, 0.25, (count, 1))
+    left = np.minimum(place.astype(np.intp), steps - 3)
+    four = np.stack([np.take_along_axis(seen, left + k, 1) for k in range(-1, 3)])
+    return catmull_rom(four, place - left)
+
+
+def catmull_rom(
+    four: Float[np.ndarray, "4 count length"], part: Float[np.ndarray, "count length"]
+) -> Float[np.ndarray, "count length"]:
+    """Cubic interpolation between the second and the third of four neighbours; ``part`` goes from 0 to 1."""
+    before, left, right, after = four
+    slope = (right - before) / 2
+    bend = before - 2.5 * left + 2 * right - after / 2
+    twist = 1.5 * (left - right) + (after - before) / 2
+    return left + part * (slope + part * (bend + part * twist))
+
+
+def runge_kutta(
+    state: Float[np.ndarray, "3 count"], rho: Float[np.ndarray, "count"], step: float
+) -> Float[np.ndarray, "3 count"]:
+    """One step of the classical method of fourth order for the Lorenz system with sigma = 10 and beta = 8 / 3."""
+    first = lorenz_slope(state, rho)
+    second = lorenz_slope(state + step / 2 * first, rho)
+    third = lorenz_slope(state + step / 2 * second, rho)
+    fourth = lorenz_slope(state + step * third, rho)
+    return state + step / 6 * (first + 2 * (second + third) + fourth)
+
+
+def lorenz_slope(state: Float[np.ndarray, "3 count"], rho: Float[np.ndarray, "count"]) -> Float[np.ndarray, "3 count"]:
+    """Derivative of the Lorenz system in time."""
+    x, y, z = state
+    out = np.empty_like(state)
+    out[0] = 10 * (y - x)
+    out[1] = x * (rho - z) - y
+    out[2] = x * y - 8 / 3 * z
+    return out
