@@ -58,6 +58,20 @@ def interpolate_quantiles(
     return torch.stack(columns, dim=-1)
 
 
+def pooled_quantiles(values: Float[Tensor, "*shape N"], levels: Float[Tensor, " Q"]) -> Float[Tensor, "*shape Q"]:
+    """Quantiles of equally likely values, linear between them: ``torch.quantile`` without its limit of 2^24 values.
+
+    Args:
+        values: in any order along the last axis.
+        levels: from 0 to 1.
+    """
+    ordered = values.sort(dim=-1).values
+    place = levels * (values.shape[-1] - 1)
+    below = place.floor()
+    left, right = ordered[..., below.long()], ordered[..., place.ceil().long()]
+    return torch.lerp(left, right, place - below)
+
+
 class PointHead(nn.Linear):
     """One linear map from a variate's token to its horizon: a single "level", the point forecast, trained on MSE."""
 

@@ -65,6 +65,12 @@ class ForecastTask(pl.LightningModule):
         """Let the forecaster remember what it is trained on; that is not in a checkpoint."""
         module = getattr(self.trainer, "datamodule", None)
         if module is not None and not hasattr(module, "val_names"):
+            given = [*module.series.past_names, *module.series.known_names]
+            if given and not self.forecaster.covariates:
+                raise InputError(
+                    f"model {self.forecaster.name} takes no covariates, found {', '.join(given)} in the data: leave "
+                    "them out, or train a model that takes them, such as moirai"
+                )
             self.forecaster.training_data = training_data(module)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -187,6 +193,8 @@ def training_data(module: Any) -> TrainingData:
         variates=module.series.variates,
         mean=tuple(scaler.mean.tolist()),
         std=tuple(scaler.std.tolist()),
+        past_covariates=module.series.past_names,
+        known_covariates=module.series.known_names,
     )
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from tsfm.attention import Mask, attend
 from tsfm.forecaster import Forecaster
-from tsfm.heads import DEFAULT_LEVELS, check_levels
+from tsfm.heads import DEFAULT_LEVELS, check_levels, pooled_quantiles
 from tsfm.transformer import ResidualMLP, RMSNorm
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
@@ -260,12 +260,12 @@ class ChronosBolt(Forecaster):
         count, levels = len(self.levels), x_RT.new_tensor(self.levels)
         chunks = [self.quantiles(x_RT, observed_RT)]
         paths, seen = (x[:, None].expand(-1, count, -1) for x in (x_RT, observed_RT))
-        while sum(chunk.shape[1] for chunk in chunks) < horizon:
+        for _ in range(1, -(-horizon // self.horizon)):
             paths = torch.cat([paths, chunks[-1].transpose(1, 2)], dim=-1)[..., -self.context :]
             seen = F.pad(seen, (0, self.horizon), value=True)[..., -self.context :]
             found = self.quantiles(paths.flatten(0, 1), seen.flatten(0, 1)).unflatten(0, (-1, count))
             pooled = found.transpose(1, 2).flatten(2)
-            chunks.append(torch.quantile(pooled, levels, dim=-1).movedim(0, -1))
+            chunks.append(pooled_quantiles(pooled, levels))
         return torch.cat(chunks, dim=1)[:, :horizon]
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:

@@ -15,13 +15,15 @@ from torch.nn import functional as F
 
 from tsfm.attention import Mask
 from tsfm.forecaster import Forecaster
-from tsfm.heads import DEFAULT_LEVELS, check_levels
+from tsfm.heads import DEFAULT_LEVELS, check_levels, pooled_quantiles
 from tsfm.packed import Packed, append_future, pack_window
 from tsfm.scaler import window_scale
 from tsfm.transformer import ResidualMLP, Stack
 from tsfm.trunk import quantile_loss
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
+
+SCORES = 2**24  # pairs of tokens that attention weighs at once when it forecasts
 
 
 @dataclass(frozen=True)
@@ -106,23 +108,33 @@ class Moirai2(Forecaster):
     def unroll(self, packed: Packed, horizon: int, variates: int) -> Float[Tensor, "B F V K"]:
         """Quantiles of any horizon: each quantile becomes a history of its own, and theirs are pooled again.
 
+        A history grows to twice the window, then its oldest patches are left out, which bounds the memory.
+
         Args:
             packed: windows of ``variates`` variates, from ``pack``.
             horizon: steps to forecast.
             variates: how many variates a row holds.
         """
         count, levels = len(self.levels), packed.target.new_tensor(self.levels)
-        tokens = packed.target.shape[1] // variates
+        tokens, step = packed.target.shape[1] // variates, self.config.predict_tokens
+        longest = max(2 * tokens, tokens + step)
         chunks = [self.next_quantiles(packed)[:, tokens - 1 :: tokens]]  # [B, V, K, S]
         rows = replace(packed, **{name: x.repeat_interleave(count, 0) for name, x in tensors(packed)})
-        while sum(chunk.shape[3] for chunk in chunks) < horizon:
+        place = torch.arange(tokens, device=packed.target.device).repeat(variates)  # of every token in time
+        missing = horizon - chunks[0].shape[3]
+        while missing > 0:
             paths = chunks[-1].permute(0, 2, 3, 1).flatten(0, 1)  # [B K, S, V]
             rows = append_future(rows, paths, torch.ones_like(paths, dtype=torch.bool), self.config.patch_size)
             rows = replace(rows, prediction=torch.zeros_like(rows.prediction))  # the scaler sees them as history
-            tokens = self.config.predict_tokens
-            found = self.next_quantiles(rows)[:, -variates * tokens :][:, tokens - 1 :: tokens]
+            ahead = torch.arange(tokens, tokens + step, device=place.device).repeat(variates)
+            place, tokens = torch.cat([place, ahead]), tokens + step
+            recent = place >= tokens - longest
+            if tokens > longest:
+                place, rows = place[recent], replace(rows, **{name: x[:, recent] for name, x in tensors(rows)})
+            found = self.next_quantiles(rows)[:, -variates * step :][:, step - 1 :: step]
             pooled = found.unflatten(0, (-1, count)).movedim(1, 2).flatten(2, 3)  # [B, V, K K, S]
-            chunks.append(torch.quantile(pooled, levels, dim=2).movedim(0, 2))
+            chunks.append(pooled_quantiles(pooled.movedim(2, -1), levels).movedim(-1, 2))
+            missing -= chunks[-1].shape[3]
         return torch.cat(chunks, dim=3)[..., :horizon].permute(0, 3, 1, 2)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B _ V K"]:
@@ -131,7 +143,14 @@ class Moirai2(Forecaster):
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B F V K"]:
         """Quantiles of ``batch.horizon`` steps, in ascending order."""
-        return self.unroll(self.pack(batch), batch.horizon, batch.past.shape[2]).sort(dim=-1).values
+        packed, variates = self.pack(batch), batch.past.shape[2]
+        paths = 1 if batch.horizon <= self.config.predict_tokens * self.config.patch_size else len(self.levels)
+        size = max(1, SCORES // (paths * (2 * packed.target.shape[1]) ** 2))
+        parts = [
+            replace(packed, **{name: x[i : i + size] for name, x in tensors(packed)})
+            for i in range(0, len(batch), size)
+        ]
+        return torch.cat([self.unroll(part, batch.horizon, variates) for part in parts]).sort(dim=-1).values
 
     def loss_of(self, output: Float[Tensor, "B _ V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss on the scale of each window."""
