@@ -4,12 +4,14 @@ Letters as in ``tsfm_data.batch``; L: steps of a window, T + H.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 
+from tsfm_data.augment import AugmentConfig, augment, rates
 from tsfm_data.batch import Batch
 from tsfm_data.counted import CountedLoader
 from tsfm_data.draw import Drawer
@@ -17,6 +19,10 @@ from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.store import Source, Store
 
 SHORTEST = 8  # steps of the shortest history that cropping leaves
+COARSE = 32  # steps that a series must keep where it is shown coarser
+
+
+OFF = AugmentConfig()
 
 
 @runtime_checkable
@@ -42,6 +48,7 @@ class CorpusLoader(CountedLoader[Batch]):
         batches: batches of an epoch.
         synthetic_share: share of the windows that are synthetic, where there are both.
         crop: share of the windows whose history is cut short, to a length between 8 and T, even on a logarithmic scale.
+        augment: how often windows are changed, and how.
         holdout: share of every series of the corpus, at its end, that is never shown (two horizons at most).
         held_out: names of sources that are never shown.
         seed: of the whole stream.
@@ -64,6 +71,7 @@ class CorpusLoader(CountedLoader[Batch]):
         batches: int,
         synthetic_share: float = 0.25,
         crop: float = 0.25,
+        augment: AugmentConfig = OFF,
         holdout: float = 0.1,
         held_out: Sequence[str] = (),
         seed: int = 0,
@@ -81,6 +89,7 @@ class CorpusLoader(CountedLoader[Batch]):
         if store is None and synthetic is None:
             raise InputError("expected a corpus or synthetic series to train on, found neither")
         self.context, self.horizon, self.batch_size, self.crop = context, horizon, batch_size, crop
+        self.augment = augment
         self.synthetic = synthetic
         self.synthetic_share = 1.0 if store is None else 0.0 if synthetic is None else synthetic_share
         self.drawer = None if store is None else Drawer(shown_sources(store, held_out), horizon, holdout)
@@ -88,6 +97,8 @@ class CorpusLoader(CountedLoader[Batch]):
     def make(self, rng: np.random.Generator) -> Batch:
         """One batch: windows of the corpus first, synthetic ones behind them."""
         values_BL = self.windows(self.batch_size, rng)
+        if self.augment != OFF:
+            augment(values_BL, self.context, self.augment, rng)
         crop_histories(values_BL, self.context, self.crop, rng)
         return to_batch(values_BL, self.context)
 
@@ -96,8 +107,11 @@ class CorpusLoader(CountedLoader[Batch]):
         made = int(count * self.synthetic_share + rng.random())
         parts = []
         if self.drawer is not None and made < count:
-            drawn = self.drawer.place(self.drawer.series(count - made, rng), rng)
-            parts.append(self.drawer.read(drawn, self.context, self.horizon))
+            drawn = self.drawer.series(count - made, rng)
+            if self.augment.resample:
+                up, down = rates(len(drawn), self.augment.resample, rng)
+                drawn = replace(drawn, up=np.where(drawn.end >= COARSE * up, up, 1), down=down)
+            parts.append(self.drawer.read(self.drawer.place(drawn, rng), self.context, self.horizon))
         if self.synthetic is not None and made:
             parts.append(self.synthetic.draw(made, self.context + self.horizon, rng))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

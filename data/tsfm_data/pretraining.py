@@ -7,6 +7,7 @@ import numpy as np
 import pytorch_lightning as pl
 from jaxtyping import Float32, Int
 
+from tsfm_data.augment import AugmentConfig
 from tsfm_data.batch import Batch
 from tsfm_data.corpus import CorpusLoader, Synthetic, shown_sources, to_batch
 from tsfm_data.draw import Drawer
@@ -39,6 +40,7 @@ class PretrainingDataModule(pl.LightningDataModule):
         batches_per_epoch: int = 1000,
         synthetic_share: float = 0.25,
         crop: float = 0.25,
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008
         holdout: float = 0.1,
         held_out: list[str] | None = None,
         val_windows: int = 512,
@@ -57,6 +59,7 @@ class PretrainingDataModule(pl.LightningDataModule):
             batches_per_epoch: batches in an epoch (of each process).
             synthetic_share: share of the windows that are synthetic, where there is a corpus too.
             crop: share of the windows whose history is cut short, to a length between 8 and the context.
+            augment: share of the windows that each augmentation changes; none by default.
             holdout: share of every series, at its end, that is never trained on (two horizons at most).
             held_out: sources of the corpus that are never trained on.
             val_windows: windows of each validation set.
@@ -74,6 +77,7 @@ class PretrainingDataModule(pl.LightningDataModule):
             "batches": batches_per_epoch,
             "synthetic_share": synthetic_share,
             "crop": crop,
+            "augment": augment,
             "prefetch": prefetch,
         }
         self.store: Store | None = None
