@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tsfm.attention import Mask
@@ -150,6 +150,19 @@ class PackedForecaster(Forecaster):
     @abstractmethod
     def packed_loss(self, packed: Packed) -> Float[Tensor, ""]:
         """Mean negative log likelihood of the patches to predict, in the units of the data."""
+
+    def nll(self, packed: Packed, label: Float[Tensor, "B N P"], said: Bool[Tensor, "B N"]) -> Float[Tensor, "B N P"]:
+        """Negative log likelihood of the labels, said by some of the tokens; 0 at the others.
+
+        The mixture has 16 numbers a step, more than all layers of a small model together: the tokens that say nothing
+        are left out of it.
+        """
+        loc, scale = self.scale(packed)
+        x_BNC = self.represent(packed, loc, scale)
+        index = said.flatten().nonzero()[:, 0]
+        x, loc, scale, target = (x.flatten(0, 1).index_select(0, index)[None] for x in (x_BNC, loc, scale, label))
+        found = -self.param_proj(x, loc, scale).log_prob(target)[0]
+        return found.new_zeros(said.numel(), found.shape[-1]).index_copy(0, index, found).view_as(label)
 
     def distribution(self, packed: Packed) -> Mixture:
         """What the model says of every token: of its own values (encoder) or of the next patch (decoder)."""

@@ -33,8 +33,8 @@ class Decoder(PackedForecaster):
     def packed_loss(self, packed: Packed) -> Float[Tensor, ""]:
         """Mean negative log likelihood of the patches to predict, each said by the token before it."""
         label, observed = packed.next_patch()
-        nll = -self.distribution(packed).log_prob(label)
-        return replace(packed, prediction=F.pad(packed.prediction[:, 1:], (0, 1))).loss(nll, observed)
+        says = F.pad(packed.prediction[:, 1:], (0, 1))
+        return replace(packed, prediction=says).loss(self.nll(packed, label, says), observed)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Quantiles of the model's own horizon at its levels, in the batch's units."""

@@ -33,7 +33,7 @@ class Encoder(PackedForecaster):
 
     def packed_loss(self, packed: Packed) -> Float[Tensor, ""]:
         """Mean negative log likelihood of the patches to predict."""
-        return packed.loss(-self.distribution(packed).log_prob(packed.target), packed.observed)
+        return packed.loss(self.nll(packed, packed.target, packed.prediction), packed.observed)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Quantiles of the model's own horizon at its levels, in the batch's units."""
