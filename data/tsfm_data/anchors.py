@@ -1,8 +1,8 @@
 """Published results beside ours, where the work is the same.
 
 The table (``anchors.csv``: dataset, freq, horizon, model, metric, value, source) holds results of GIFT-Eval, fev and
-the Chronos benchmarks. A set of a suite names the entry that should be the same work; it counts as the same only where our
-seasonal naive reproduces the published one in MASE and WQL to 1e-4, which no other data, window, season or metric does.
+the Chronos benchmarks. A set of a suite names the entry that should be the same work; it counts as the same only where
+our seasonal naive reproduces the published one in MASE and WQL to 1e-4: other data, windows or seasons do not do that.
 """
 
 import csv
@@ -31,7 +31,8 @@ class Published:
     Attributes:
         values: profile, set and model -> metric -> value.
         sources: profile, set and model -> where the results stand.
-        sets: profile -> the sets that could be compared.
+        sets: group -> the sets that could be compared. A group is the profile, or the profile and "in-domain" where
+            the publishing models were trained on other series of the same sets.
         notes: lines for the reader: what could not be compared, and why.
     """
 
@@ -40,12 +41,12 @@ class Published:
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
-    def complete(self, profile: str) -> list[str]:
-        """The models that have results on every set that could be compared."""
-        wanted = set(self.sets.get(profile, ()))
+    def complete(self, group: str) -> list[str]:
+        """The models that have results on every set of a group."""
+        wanted = set(self.sets.get(group, ()))
         have: dict[str, set[str]] = {}
-        for found, name, model in self.values:
-            if found == profile:
+        for profile, name, model in self.values:
+            if profile == group.split()[0] and name in wanted:
                 have.setdefault(model, set()).add(name)
         return [model for model, names in have.items() if names == wanted]
 
@@ -92,10 +93,11 @@ def published(report: Report, sets: Iterable[SuiteSet], file: Path | None = None
         if why:
             notes.append(f"{name} ({profile}) is not {entry} as published: {why}; its published results are not shown.")
             continue
-        same.setdefault(profile, []).append(name)
+        trained_on = any("in-domain" in source for (other, _), source in sources.items() if other == entry)
+        same.setdefault(f"{profile} in-domain" if trained_on else profile, []).append(name)
         for model, found in table[entry].items():
-            if len(found) == 2:
-                # Baselines that are scored here, too, are told apart: seasonal naive's are equal by the check above.
+            if model != BASELINE and len(found) == 2:
+                # Other baselines may be scored here, too.
                 key = (profile, name, f"{model} (published)" if model in BASELINES else model)
                 values[key], origins[key] = found, sources[entry, model]
     return Published(values, origins, {profile: tuple(names) for profile, names in same.items()}, notes)

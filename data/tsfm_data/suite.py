@@ -144,7 +144,8 @@ def _not_kept(report: Report, baselines: Sequence[str]) -> list[str]:
         have = {(row["profile"], row["dataset"]) for row in report.rows if row["model"] == name}
         lost = [f"{one} ({profile})" for profile, one in sorted(places - have)]
         if lost:
-            notes.append(f"No scores of {name} are kept for {', '.join(lost)}: tsfm bench baselines computes them.")
+            which = ", ".join(lost) if len(lost) <= 8 else f"{len(lost)} of {len(places)} pairs of set and profile"
+            notes.append(f"No scores of {name} are kept for {which}: tsfm bench baselines computes them.")
     return notes
 
 

@@ -10,7 +10,7 @@ from tsfm_data import anchors, relative
 from tsfm_data.errors import InputError
 from tsfm_data.files import atomic_file
 from tsfm_data.relative import HEADLINE
-from tsfm_data.report import BASELINE, Report
+from tsfm_data.report import Report
 from tsfm_data.suite_sets import SuiteSet
 
 
@@ -74,13 +74,15 @@ class SuiteReport:
     def same_work(self) -> dict[str, Any]:
         """Profile -> the sets whose published results are comparable, and the geometric means over just these sets.
 
-        Models that are not published on all of these sets are left out.
+        Models that are not published on all of these sets are left out. Sets on whose other series the published models
+        were trained form a group of their own, "chronos in-domain".
         """
         rows = [*self.report.rows, *anchors.rows(self.published, self.report)]
         values, found = relative.cells(rows), {}
         ours = list(dict.fromkeys(row["model"] for row in self.report.rows))
-        for profile, names in self.published.sets.items():
-            models = [*ours, *(f"{name}" for name in self.published.complete(profile) if name not in ours)]
+        for group, names in self.published.sets.items():
+            profile = group.split()[0]
+            models = [*ours, *self.published.complete(group)]
             means = {
                 model: {
                     metric: relative.geometric_mean(
@@ -91,7 +93,7 @@ class SuiteReport:
                 for model in models
                 if all((profile, name, model, "MASE") in values for name in names)
             }
-            found[profile] = {"sets": list(names), "models": means}
+            found[group] = {"sets": list(names), "models": means}
         return found
 
     def to_json(self) -> str:
@@ -108,24 +110,6 @@ class SuiteReport:
             "notes": self.notes,
         }
         return json.dumps(whole, indent=1, allow_nan=False)
-
-    def set_rows(self, profile: str) -> list[dict[str, Any]]:
-        """A line a set: windows, horizon, and the values and ratios of every model evaluated."""
-        values = relative.cells(self.report.rows)
-        places = {row["dataset"]: row for row in self.report.rows if row["profile"] == profile}
-        models = [model for model in dict.fromkeys(row["model"] for row in self.report.rows) if model != self.model]
-        lines = []
-        for name, place in places.items():
-            line = {key: place[key] for key in ("dataset", "freq", "horizon", "season", "windows")}
-            for metric in HEADLINE:
-                line[metric] = values.get((profile, name, self.model, metric))
-                line[f"{metric} / naive"] = relative.ratio(values, profile, name, self.model, metric)
-                for model in models:
-                    if model != BASELINE:
-                        line[f"{metric} / naive, {model}"] = relative.ratio(values, profile, name, model, metric)
-            line["coverage80"] = values.get((profile, name, self.model, "coverage80"))
-            lines.append(line)
-        return lines
 
     def save(self, path: str | Path) -> None:
         """Write in the form that the suffix names: .json, .md or .parquet (rows alone).

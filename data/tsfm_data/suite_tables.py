@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tsfm_data.relative import HEADLINE
+from tsfm_data import relative
 from tsfm_data.report import BASELINE
+from tsfm_data.suite_sets import coverage, suite_profile
 
 if TYPE_CHECKING:
     from tsfm_data.suite_report import SuiteReport
@@ -32,9 +33,43 @@ def summary_rows(report: "SuiteReport") -> list[Row]:
     return lines
 
 
-def published_rows(report: "SuiteReport", profile: str) -> list[Row]:
+def set_rows(report: "SuiteReport", profile: str) -> list[Row]:
+    """A line a set: its work, the model's errors and coverage, and the ratio to seasonal naive of every model."""
+    rows = report.report.rows
+    values = relative.cells(rows)
+    others = [m for m in dict.fromkeys(row["model"] for row in rows) if m not in (report.model, BASELINE)]
+    lines = []
+    for name, place in {row["dataset"]: row for row in rows if row["profile"] == profile}.items():
+        line = {key: place[key] for key in ("dataset", "freq", "horizon", "windows")}
+        for metric in relative.HEADLINE:
+            line[metric] = values.get((profile, name, report.model, metric))
+        for metric in relative.HEADLINE:
+            line[f"relative {metric}"] = relative.ratio(values, profile, name, report.model, metric)
+            for model in others:
+                line[f"{model} {metric}"] = relative.ratio(values, profile, name, model, metric)
+        line["80 % coverage"] = values.get((profile, name, report.model, "coverage80"))
+        lines.append(line)
+    return lines
+
+
+def coverage_points(report: "SuiteReport", profile: str, model: str) -> list[tuple[float, float]]:
+    """Quantile level and the share of true values below the quantile, the mean over sets."""
+    points = []
+    for level in suite_profile(profile).levels:
+        found = [
+            row["value"]
+            for row in report.report.rows
+            if (row["profile"], row["model"], row["metric"]) == (profile, model, coverage(level))
+            and row["value"] is not None
+        ]
+        if found:
+            points.append((level, sum(found) / len(found)))
+    return points
+
+
+def published_rows(report: "SuiteReport", group: str) -> list[Row]:
     """A line a model: geometric means over the sets where the work is the same, the best WQL first."""
-    models = report.same_work[profile]["models"]
+    models = report.same_work[group]["models"]
     own = {row["model"] for row in report.report.rows}
     lines = [
         {
@@ -53,18 +88,16 @@ def markdown(report: "SuiteReport") -> str:
     from tabulate import tabulate
 
     def table(rows: list[Row]) -> str:
-        cells = [["–" if value is None else value for value in row.values()] for row in rows]
-        return tabulate(cells, list(rows[0]), tablefmt="github", floatfmt=".3f")
+        cells = [list(row.values()) for row in rows]
+        return tabulate(cells, list(rows[0]), tablefmt="github", floatfmt=".3f", missingval="–")
 
     parts = [f"# {report.model} on suite {report.suite}", table(summary_rows(report))]
     for profile in report.summary:
-        parts += [f"## {profile}", table(report.set_rows(profile))]
-        same = report.same_work.get(profile)
-        if same:
-            parts += [f"Published results on {', '.join(same['sets'])}:", table(published_rows(report, profile))]
+        parts += [f"## {profile}", table(set_rows(report, profile))]
+        for group, same in report.same_work.items():
+            if group.split()[0] == profile:
+                parts += [f"### Published: {group}", f"On {', '.join(same['sets'])}:"]
+                parts.append(table(published_rows(report, group)))
     if report.notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in report.notes)]
     return "\n\n".join(parts) + "\n"
-
-
-__all__ = ["BASELINE", "HEADLINE", "markdown", "published_rows", "summary_rows"]

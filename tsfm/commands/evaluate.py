@@ -1,4 +1,4 @@
-"""``tsfm evaluate``: score a model on held-out windows of a data set or of one's own file."""
+"""``tsfm evaluate``: score a model on held-out windows of a data set, of one's own file, or on a whole suite."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,13 @@ BASELINES_SHOWN = ("naive", "seasonal-naive")
 def evaluate(
     *,
     model: str,
-    data: list[str],
+    data: list[str] | None = None,
+    suite: str | None = None,
     horizon: int | None = None,
-    profile: str = "gift",
+    profile: str | None = None,
+    profiles: list[str] | None = None,
+    sets: list[str] | None = None,
+    output: Path | None = None,
     json: Path | None = None,
     baselines: bool = True,
     time_column: str | None = None,
@@ -22,14 +26,23 @@ def evaluate(
     target: list[str] | None = None,
     freq: str | None = None,
     batch_size: int = 256,
+    jobs: int = 1,
 ) -> None:
     """Score a model on held-out windows, beside naive and seasonal-naive forecasts.
+
+    With --suite bench: on every benchmark set, beside seasonal naive, AutoETS, AutoTheta and published results, with
+    the geometric mean of the errors relative to seasonal naive.
 
     Args:
         model: naive, seasonal-naive, auto-ets, auto-theta, or a model folder written by tsfm fit.
         data: data sets of the catalogue, or CSV, Parquet or Arrow files; each gives its own rows.
+        suite: score on all sets of a suite (bench) instead of data of your own.
         horizon: steps to forecast; by default the protocol's own for the data's frequency.
         profile: the protocol: lsf (standardised MSE and MAE over all test windows), gift (GIFT-Eval) or chronos.
+            gift by default.
+        profiles: with --suite, the protocols: gift, chronos, gift-medium, gift-long; the first two by default.
+        sets: with --suite, some of its sets.
+        output: with --suite, a folder for report.html, report.md and report.json.
         json: where to write {"rows": [...], "summary": {...}}.
         baselines: whether naive and seasonal naive are scored beside the model.
         time_column: the column of timestamps; found by itself where its name or type tells.
@@ -37,6 +50,7 @@ def evaluate(
         target: the column or columns to forecast.
         freq: pandas frequency of the series; inferred by default.
         batch_size: windows forecast at once.
+        jobs: with --suite, processes, one thread each.
     """
     from tsfm.forecasting import load_predictor
     from tsfm_data.catalog import open_source
@@ -47,17 +61,71 @@ def evaluate(
         raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
     check_batch_size(batch_size)
     check_suffix(json, (".json", ".md", ".parquet"))
+    if (data is None) == (suite is None):
+        raise InputError("expected either --data or --suite, found " + ("neither" if data is None else "both"))
     columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
+    if suite is not None:
+        own = {**columns, "horizon": horizon, "profile": profile}
+        return _on_suite(model, suite, profiles, sets, output, json, batch_size, jobs, own)
+    for name, value in {"profiles": profiles, "sets": sets, "output": output}.items():
+        if value is not None:
+            raise InputError(f"--{name} belongs to --suite, found it with --data: leave it out")
     names = [model, *(name for name in BASELINES_SHOWN if baselines and name != model)]
     predictors = [load_predictor(name) for name in names]
     report = Report()
-    for source in data:
+    for source in data or ():
         series = open_source(source, **columns)
         for predictor in predictors:
             report += score(
-                predictor, series, profile, horizon=horizon, batch_size=batch_size, context=predictors[0].context
+                predictor,
+                series,
+                profile or "gift",
+                horizon=horizon,
+                batch_size=batch_size,
+                context=predictors[0].context,
             )
     print(report.to_markdown())
     if json is not None:
         report.save(json)
         print(f"\n{json}: {len(report.rows)} rows")
+
+
+def _on_suite(
+    model: str,
+    suite: str,
+    profiles: list[str] | None,
+    sets: list[str] | None,
+    output: Path | None,
+    json: Path | None,
+    batch_size: int,
+    jobs: int,
+    own: dict[str, Any],
+) -> None:
+    """Score on a suite; ``own`` are the options that are for data of one's own."""
+    import sys
+
+    from tsfm.commands.suite_report import say, write
+    from tsfm.forecasting import load_predictor
+    from tsfm_data.suite import evaluate_suite
+    from tsfm_data.suite_sets import SHORT
+
+    for name, value in own.items():
+        if value is not None:
+            raise InputError(f"--{name.replace('_', '-')} belongs to --data, found it with --suite: leave it out")
+
+    def progress(name: str) -> None:
+        print(f"{name} done", file=sys.stderr, flush=True)
+
+    chosen = profiles or list(SHORT)
+    report = evaluate_suite(
+        load_predictor(model), suite, chosen, sets, batch_size=batch_size, jobs=jobs, progress=progress
+    )
+    print(say(report))
+    command = ["tsfm evaluate --model", model, "--suite", suite, "--profiles", *chosen]
+    command += ["--sets", *sets] if sets else []
+    if output is not None:
+        write(report, output, " ".join(command))
+        print(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json lie beside it")
+    if json is not None:
+        report.save(json)
+        print(f"\n{json}: {len(report.report.rows)} rows of scores")
