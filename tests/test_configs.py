@@ -18,6 +18,8 @@ from tsfm_data.module import ForecastDataModule
 ROOT = Path(__file__).resolve().parent.parent
 CORPORA = ROOT / "configs/corpus"  # lists of sources, held by test_store
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if CORPORA not in path.parents)
+# Image models and their data modules: test_vision_configs.py.
+FORECAST_CONFIGS = [path for path in CONFIGS if path.parent.name != "vision"]
 # The published scripts: width (of tokens and of the feed-forward part), layers, learning rate, batch, calendar features
 # and window normalisation of each config file.
 PUBLISHED = {
