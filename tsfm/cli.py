@@ -31,6 +31,10 @@ COMMANDS = {
     "scaling fit": ("tsfm.commands.scaling:fit", "scaling laws with intervals from a table of runs"),
     "scaling plan": ("tsfm.commands.scaling:plan", "size, data and loss for a budget, from a law"),
     "scaling selftest": ("tsfm.commands.scaling:selftest", "reproduce published scaling laws"),
+    "image evaluate": ("tsfm.commands.image:evaluate", "accuracy, calibration and robustness of an image model"),
+    "image predict": ("tsfm.commands.image:predict", "class probabilities of images"),
+    "image explain": ("tsfm.commands.image:explain", "draw where an image model looks"),
+    "bench cifar10": ("tsfm.commands.image:cifar10", "compact image models side by side on CIFAR-10"),
     "demo": ("tsfm.commands.demo:demo", "train on real series that ship, and write a report page"),
     "doctor": ("tsfm.commands.doctor:doctor", "which kernels run here, and what is wrong with the installation"),
 }

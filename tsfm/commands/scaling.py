@@ -2,6 +2,7 @@
 
 import json as json_module
 from pathlib import Path
+from typing import Literal
 
 from tsfm_data.errors import InputError
 
@@ -51,6 +52,93 @@ def fit(
     for warning in analysis.record["warnings"] + (joint["not_identifiable"] if joint["identifiable"] else []):
         print(f"warning: {warning}")
     print(f"report: {output / 'report.html'}   numbers: {output / 'fit.json'}")
+
+
+def sweep(
+    grid: Path,
+    *,
+    output: Path,
+    jobs: int = 1,
+    backend: Literal["local", "ray", "slurm"] = "local",
+    index: int | None = None,
+) -> int:
+    """Train a grid of models, and write one row a model and budget to ledger.csv.
+
+    Started again after a kill, it goes on where it stopped: runs that are done are kept, others resume from their last
+    checkpoint. A run that fails is tried once more, and why is in the ledger; exit status 1 where one failed twice.
+
+    Args:
+        grid: YAML file; configs/scaling/grid.yaml explains its keys.
+        output: folder of runs and ledger.
+        jobs: cells (trainings) at once, one thread each.
+        backend: "local" processes, a "ray" cluster that sees the same folder (the extra "ray"), or "slurm", which
+            writes the files of array jobs for sbatch.
+        index: run this cell alone, in this process: what an array job does.
+    """
+    from tsfm.scaling import sweep as sweeps
+    from tsfm.scaling.grid import cells, read_grid
+
+    plan = read_grid(grid)
+    if jobs < 1:
+        raise InputError(f"expected at least 1 job, found {jobs}")
+    if index is not None:
+        sweeps.run_index(plan, index, output)
+        return 0
+    if backend == "slurm":
+        for number, file in enumerate(sweeps.slurm_files(plan, grid, output)):
+            print(f"sbatch {file}" + (" --dependency=afterany:JOB_ID_OF_THE_FIRST" if number else ""))
+        return 0
+    start = sweeps.start_local
+    if backend == "ray":
+        from tsfm.scaling.ray_jobs import start_ray as start
+    print(f"{len(cells(plan))} cells; ledger: {output / sweeps.LEDGER}")
+    failed = sweeps.sweep(plan, grid, output, jobs, start, lambda line: print(line, flush=True))
+    for warning in sweeps.edges(plan, output):
+        print(f"warning: {warning}")
+    print(f"{len(sweeps.read_rows(output))} runs done, {len(failed)} cells failed; ledger: {output / sweeps.LEDGER}")
+    print(f"to fit laws: tsfm scaling fit {output / sweeps.LEDGER} --output {output / 'report'} --exclude scan")
+    return 1 if failed else 0
+
+
+def counts(
+    archs: list[str] | None = None,
+    sizes: list[str] | None = None,
+    context: int = 512,
+    horizon: int = 64,
+    json: Path | None = None,
+) -> None:
+    """Parameters and training FLOPs of the architectures, exactly, and how far 6 N D is from them.
+
+    Args:
+        archs: architectures; encoder and decoder by default.
+        sizes: names of sizes; all by default.
+        context: steps of history of a window.
+        horizon: steps to forecast.
+        json: file to write the table to.
+    """
+    from tabulate import tabulate
+
+    from tsfm.scaling.counts import table
+    from tsfm_data.files import atomic_file
+
+    rows = table(archs or ["encoder", "decoder"], context, horizon, sizes)
+    head = {
+        "arch": "architecture",
+        "size": "size",
+        "params": "parameters",
+        "non_embedding": "non-embedding",
+        "flops": "FLOPs a window",
+        "times_6ND": "/ 6 N D",
+        "times_6ND_trunk": "/ 6 N D, N non-embedding",
+    }
+    print(tabulate([[row[key] for key in head] for row in rows], list(head.values()), intfmt=",", floatfmt=".3f"))
+    tokens = {row["tokens"] for row in rows}
+    print(
+        f"a window of {context} + {horizon} steps, {' or '.join(map(str, sorted(tokens)))} tokens; forward + backward"
+    )
+    if json is not None:
+        with atomic_file(json) as file:
+            file.write_text(json_module.dumps({"rows": rows}, indent=1) + "\n")
 
 
 def plan(

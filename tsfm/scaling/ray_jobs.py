@@ -1,0 +1,68 @@
+"""Cells of a sweep on a Ray cluster whose machines see the same folder: the extra "ray"."""
+
+import functools
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tsfm_data.errors import InputError
+
+
+class RayJob:
+    """A cell that Ray runs."""
+
+    def __init__(self, reference: Any) -> None:
+        self.reference = reference
+
+    def poll(self) -> int | None:
+        """Its exit status, or None while it runs; 1 where the worker itself was lost."""
+        import ray
+
+        ready, _ = ray.wait([self.reference], timeout=0)
+        if not ready:
+            return None
+        try:
+            return int(ray.get(self.reference))
+        except ray.exceptions.RayError:
+            return 1
+
+    def kill(self) -> None:
+        """End it."""
+        import ray
+
+        ray.cancel(self.reference, force=True)
+
+
+@functools.cache
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names, or start one on this machine.
+
+    Raises:
+        InputError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("expected Ray for --backend ray, found none: pip install 'tsfm-suite[ray]'") from error
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+
+
+def start_ray(command: Sequence[str], log: Path) -> RayJob:
+    """Start a cell on one CPU of the cluster."""
+    connect()
+    import ray
+
+    return RayJob(ray.remote(num_cpus=1, max_retries=0)(work).remote(list(command), str(log.resolve()), os.getcwd()))
+
+
+def work(command: list[str], log: str, folder: str) -> int:
+    """Run the command line of a cell; returns its exit status."""
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with open(log, "a") as handle:
+        return subprocess.run(
+            command, stdout=handle, stderr=subprocess.STDOUT, env=environment, cwd=folder, check=False
+        ).returncode
