@@ -6,7 +6,18 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from tsfm_data.synthetic.draws import TABLE, chance, choose, finish, log_uniform, noise, normal, profiles, uniform
+from tsfm_data.synthetic.draws import (
+    TABLE,
+    chance,
+    choose,
+    choose_blocks,
+    finish,
+    log_uniform,
+    noise,
+    normal,
+    profiles,
+    uniform,
+)
 from tsfm_data.synthetic.trend_season import trends
 
 ERA = 146_097  # days after which the Gregorian calendar repeats, weekdays included
@@ -45,7 +56,7 @@ def calendar(count: int, length: int, rng: np.random.Generator) -> Float[np.ndar
         rng: source of randomness.
     """
     out = np.empty((count, length), np.float32)
-    kind = choose(rng, STEP_WEIGHTS, count)
+    kind = choose_blocks(rng, STEP_WEIGHTS, count)
     for k, effects in enumerate((hourly, daily, weekly, monthly)):
         rows = np.flatnonzero(kind == k)
         if len(rows):

@@ -3,7 +3,16 @@
 import numpy as np
 from jaxtyping import Float
 
-from tsfm_data.synthetic.draws import chance, choose, finish, log_uniform, normal, recurrence, standardise, uniform
+from tsfm_data.synthetic.draws import (
+    chance,
+    choose_blocks,
+    finish,
+    log_uniform,
+    normal,
+    recurrence,
+    standardise,
+    uniform,
+)
 
 BURN_IN = 48
 
@@ -17,7 +26,7 @@ def chaos(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray
         rng: source of randomness.
     """
     out = np.empty((count, length), np.float32)
-    kind = choose(rng, (1, 1, 3, 3), count)
+    kind = choose_blocks(rng, (1, 1, 3, 3), count)
     for k, system in enumerate((logistic, henon, mackey_glass, lorenz)):
         rows = np.flatnonzero(kind == k)
         if len(rows):  # what loops over time is not run for nothing

@@ -34,7 +34,8 @@ def events(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarra
     kind = choose(rng, (20, 25, 15, 25, 15), count)
     for k, family in enumerate((bursts, promotions, adoption, traffic, stock)):
         rows = np.flatnonzero(kind == k)
-        out[rows] = family(len(rows), length, rng)
+        if len(rows):
+            out[rows] = family(len(rows), length, rng)
     return finish(out)
 
 

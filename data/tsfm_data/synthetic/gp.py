@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 from scipy import fft
 
-from tsfm_data.synthetic.draws import chance, choose, finish, log_uniform, normal, uniform
+from tsfm_data.synthetic.draws import chance, choose, choose_blocks, finish, log_uniform, normal, uniform
 
 # Length of a circle (times a whole number) -> periods that divide it, so that each is met exactly.
 CIRCLES: dict[int, tuple[int, ...]] = {
@@ -34,10 +34,12 @@ def gp(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "
         length: steps of each.
         rng: source of randomness.
     """
-    share = choose(rng, SHARES, count)
+    share = choose_blocks(rng, SHARES, count)
     out = np.empty((count, length), np.float32)
     for k, (base, periods) in enumerate(CIRCLES.items()):
         rows = np.flatnonzero(share == k)
+        if not len(rows):
+            continue
         circle = base * -(-2 * length // base)
         out[rows] = sample(kernels(len(rows), circle, periods, rng), length, rng)
     time = np.linspace(0, 1, length, dtype=np.float32)
@@ -66,6 +68,8 @@ def kernels(
     total = _bank(count, circle, periods, rng)
     for k in range(1, MOST_KERNELS):
         rows = np.flatnonzero(number > k)
+        if not len(rows):
+            break
         other = _bank(len(rows), circle, periods, rng)
         times = rng.random((len(rows), 1)) < 0.5
         weight = log_uniform(rng, 0.2, 5, len(rows))
@@ -117,7 +121,8 @@ def kernel(
         )
     ):
         rows = np.flatnonzero(kind == k)
-        out[rows] = function(d[rows])
+        if len(rows):
+            out[rows] = function(d[rows])
     return out
 
 
