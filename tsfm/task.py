@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from tsfm.callbacks import Throughput
@@ -24,6 +24,7 @@ from tsfm.optim import OptimConfig, build_optimizer, lr_factor
 from tsfm.validation import scaled_errors
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
+from tsfm_data.pretraining import PretrainingDataModule
 
 
 class ForecastTask(pl.LightningModule):
@@ -64,7 +65,7 @@ class ForecastTask(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Let the forecaster remember what it is trained on; that is not in a checkpoint."""
         module = getattr(self.trainer, "datamodule", None)
-        if module is not None and not hasattr(module, "val_names"):
+        if module is not None and not isinstance(module, PretrainingDataModule):
             given = [*module.series.past_names, *module.series.known_names]
             if given and not self.forecaster.covariates:
                 raise InputError(
@@ -88,7 +89,7 @@ class ForecastTask(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Errors of one batch, summed exactly over the whole validation set."""
         module = getattr(self.trainer, "datamodule", None)
-        if hasattr(module, "val_names"):
+        if isinstance(module, PretrainingDataModule):
             self.log_scaled_errors(f"val_{module.val_names[dataloader_idx]}", batch)
         else:
             self.log_errors("val", batch)
@@ -157,6 +158,27 @@ class ForecastTask(pl.LightningModule):
             self._random_state = None
 
 
+class ShardedForecastTask(ForecastTask):
+    """The same with parameters, gradients and the optimiser's moments shared out over the devices, block by block.
+
+    For Lightning's ``ModelParallelStrategy`` (fully sharded data parallelism, FSDP2).
+    """
+
+    def configure_model(self) -> None:
+        """Shard every block, then the rest."""
+        from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+        mesh = self.device_mesh
+        if mesh is None or isinstance(self.forecaster, FSDPModule):
+            return
+        for blocks in (m for m in self.forecaster.modules() if isinstance(m, nn.ModuleList)):
+            for block in blocks:
+                fully_shard(block, mesh=mesh["data_parallel"])
+        fully_shard(self.forecaster, mesh=mesh["data_parallel"])
+        # These are entered beside forward, which alone gathers the parameters.
+        register_fsdp_forward_method(self.forecaster, "loss")
+
+
 def training_steps(trainer: pl.Trainer) -> tuple[int, int]:
     """Optimiser steps of an epoch and of the whole training.
 
@@ -177,7 +199,7 @@ def training_steps(trainer: pl.Trainer) -> tuple[int, int]:
 
 def logged_names(module: Any) -> tuple[str, ...]:
     """What a task logs while it trains on a data module: what a callback may watch."""
-    if not hasattr(module, "val_names"):
+    if not isinstance(module, PretrainingDataModule):
         return ("train_loss", "val_loss", "val_mse", "val_mae")
     errors = [f"val_{part}_{name}" for part in module.val_names for name in ("loss", "mae", "wql")]
     return ("train_loss", *errors)
@@ -198,11 +220,12 @@ def training_data(module: Any) -> TrainingData:
     )
 
 
-def pretraining(trainer: pl.Trainer, module: Any) -> Pretraining:
+def pretraining(trainer: pl.Trainer, module: PretrainingDataModule) -> Pretraining:
     """What a run has pretrained on so far, to be kept with the weights."""
     store, seed = module.store, os.environ.get("PL_GLOBAL_SEED")
     manifest = None if store is None else json.dumps(store.manifest, sort_keys=True).encode()
     names = () if store is None else tuple(source.name for source in store.sources)
+    started = Path(sys.argv[0]).stem == "tsfm" or Path(sys.argv[0]).parent.name == "tsfm"  # python -m tsfm
     seen = next((c.observations for c in trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]
     return Pretraining(
         corpus=None if module.corpus is None else Path(module.corpus).name,
@@ -214,7 +237,7 @@ def pretraining(trainer: pl.Trainer, module: Any) -> Pretraining:
         steps=trainer.global_step,
         batches=(trainer.fit_loop.epoch_loop.total_batch_idx + 1) * trainer.world_size,
         observations=seen,
-        command=shlex.join(sys.argv) if sys.argv[0] == "tsfm" else None,  # as tsfm.commands.train leaves it
+        command=shlex.join(["tsfm", *sys.argv[1:]]) if started else None,
     )
 
 
@@ -237,7 +260,7 @@ class ModelFolder(pl.Callback):
             return
         module: Any = trainer.datamodule  # type: ignore[attr-defined]
         model = self.trained(trainer, pl_module)
-        if hasattr(module, "val_names"):
+        if isinstance(module, PretrainingDataModule):
             model.pretraining = pretraining(trainer, module)
         else:
             calibrate(model, module.val_dataloader())

@@ -33,6 +33,7 @@ from tsfm.task import ForecastTask, logged_names
 from tsfm_data.batch import Forecast
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.module import ForecastDataModule
+from tsfm_data.pretraining import PretrainingDataModule
 from tsfm_data.windows import item_lengths
 
 DESCRIPTION = "Train a model from YAML; every option can also be given on the command line."
@@ -115,10 +116,12 @@ class SuiteCLI(LightningCLI):
         """Check everything that can be checked before a file is written, and say what is about to be done."""
         self.check("train", "val")
         check_monitors(self.trainer, self.model, self.datamodule)
+        if not self.trainer.is_global_zero:
+            return
         if isinstance(self.datamodule, ForecastDataModule):
             print(f"data: {self.datamodule.source}, {self.datamodule.describe()}")
-        elif hasattr(self.datamodule, "val_names"):
-            print(f"data: {self.datamodule.describe()}")
+        elif isinstance(self.datamodule, PretrainingDataModule):
+            print(f"data: {corpus_line(self.datamodule)}")
         if isinstance(self.model, ForecastTask):
             forecaster = self.model.forecaster
             parameters = sum(p.numel() for p in forecaster.parameters())
@@ -160,7 +163,7 @@ class SuiteCLI(LightningCLI):
                 f"expected a checkpoint to {self.subcommand} with, found none: give --ckpt_path FILE, for instance "
                 f"{Path(self.trainer.default_root_dir) / 'checkpoints' / 'best.ckpt'}"
             )
-        if isinstance(self.datamodule, ForecastDataModule) or hasattr(self.datamodule, "val_names"):
+        if isinstance(self.datamodule, ForecastDataModule | PretrainingDataModule):
             self.datamodule.setup(str(self.subcommand))
             for part in parts:
                 getattr(self.datamodule, f"{part}_dataloader")()
@@ -198,6 +201,15 @@ class SuiteCLI(LightningCLI):
             print(f"{path}: {frame['item_id'].nunique()} series, {self.datamodule.horizon} steps each")
 
 
+def corpus_line(data: PretrainingDataModule) -> str:
+    """One line on what a run pretrains on."""
+    if data.store is None:
+        return "generated series"
+    trained = [source for source in data.store.sources if source.name not in data.held_out]
+    line = f"{data.corpus}, {len(trained)} sources, {sum(source.points for source in trained):,} points"
+    return line + (f"; held out: {', '.join(data.held_out)}" if data.held_out else "")
+
+
 def check_monitors(trainer: pl.Trainer, model: pl.LightningModule, module: pl.LightningDataModule) -> None:
     """Check that what early stopping and checkpoints watch is something that the task logs.
 
@@ -231,7 +243,8 @@ def run(words: Sequence[str]) -> SuiteCLI:
     quiet()
     keep_large_blocks()
     check_files(words)
-    sys.argv = ["tsfm", *words]  # Lightning reads it; handing the words over as well makes it warn
+    # Lightning reads it, to parse and to start the other processes; handing the words over as well makes it warn.
+    sys.argv = [sys.argv[0], *words]
     try:
         return SuiteCLI(
             pl.LightningModule,
