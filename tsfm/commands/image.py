@@ -1,0 +1,125 @@
+"""``tsfm image`` and ``tsfm bench cifar10``: what is asked of image models, handed to the vision package.
+
+The package is reached by name when a command runs: nothing here imports it, and help needs none of it.
+"""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from tsfm_data.errors import InputError
+
+OnBad = Literal["error", "skip"]
+
+
+def vision(module: str) -> ModuleType:
+    """A module of the vision package.
+
+    Raises:
+        InputError: its dependencies are not installed.
+    """
+    try:
+        return importlib.import_module(f"tsfm_vision.{module}")
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"expected the packages of image models, found no {error.name}: pip install 'tsfm-suite[vision]'"
+        ) from error
+
+
+def evaluate(
+    data: str,
+    *,
+    model: str,
+    part: str = "test",
+    robustness: bool = False,
+    json: Path | None = None,
+    plot: Path | None = None,
+    batch_size: int = 64,
+    limit: int | None = None,
+    on_bad: OnBad = "error",
+) -> None:
+    """Score an image model: top-1, top-5, log loss, calibration, each class, throughput.
+
+    Args:
+        data: a folder of class folders, a Parquet file with image, label and split, or a set's name.
+        model: a model folder written by tsfm fit, or the folder of a run.
+        part: which part of the set: test, val, train, or all where it has none.
+        robustness: also score under noise, blur, contrast, brightness, JPEG and pixelation at five severities.
+        json: where to write the rows (.json, .md or .parquet).
+        plot: where to draw reliability and confusion (.png, .svg or .pdf).
+        batch_size: images classified at once.
+        limit: score so many images of the part at most.
+        on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
+    """
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise InputError("expected batch_size and limit of at least 1, found less: change them")
+    vision("commands").evaluate(data, model, part, robustness, json, plot, batch_size, limit, on_bad)
+
+
+def predict(
+    data: str, *, model: str, top: int = 3, output: Path | None = None, batch_size: int = 64, on_bad: OnBad = "error"
+) -> None:
+    """Class probabilities of images.
+
+    Args:
+        data: an image, a folder of images, or an image set (of one with parts, the test part).
+        model: a model folder written by tsfm fit, or the folder of a run.
+        top: classes to print of each image.
+        output: a CSV file for all probabilities.
+        batch_size: images classified at once.
+        on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
+    """
+    if batch_size < 1:
+        raise InputError(f"expected a batch_size of at least 1, found {batch_size}: change it")
+    vision("commands").predict(data, model, top, output, batch_size, on_bad)
+
+
+def explain(
+    data: str,
+    *,
+    model: str,
+    output: Path = Path("explain.png"),
+    count: int = 4,
+    seed: int = 0,
+    on_bad: OnBad = "error",
+) -> None:
+    """Draw where an image model looks: attention, routing or gradients over the input.
+
+    Args:
+        data: an image, a folder of images, or an image set (of one with parts, the test part).
+        model: a model folder written by tsfm fit, or the folder of a run.
+        output: the picture (.png, .svg or .pdf).
+        count: images to draw, chosen at random where there are more.
+        seed: of the choice.
+        on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
+    """
+    vision("commands").explain(data, model, output, count, seed, on_bad)
+
+
+def cifar10(
+    models: list[str] | None = None,
+    configs: Path = Path("configs/vision"),
+    runs: Path = Path("runs/cifar10"),
+    output: Path = Path("benchmarks"),
+    epochs: int | None = None,
+    fraction: float = 1.0,
+    limit: int | None = None,
+) -> None:
+    """Train compact models of each family on CIFAR-10 beside timm's ViT and ResNet, and write their table.
+
+    Finished runs are kept in the runs folder and not trained again, so an interrupted table goes on where it stopped.
+
+    Args:
+        models: which, for instance poolformer or vit; all by default.
+        configs: the folder with cifar10.yaml and a cifar10_MODEL.yaml for each.
+        runs: folder of the training runs and their results.
+        output: folder for cifar10.md and cifar10.json.
+        epochs: epochs of each; by default as many as the config says.
+        fraction: share of the training images, to try the command out.
+        limit: score so many test images at most.
+    """
+    from tsfm.commands.bench import write
+
+    rows, summary, text = vision("bench").cifar10(models, configs, runs, epochs, fraction, limit)
+    write(output, "cifar10", rows, summary, text)
