@@ -85,20 +85,23 @@ def lead(report: SuiteReport) -> str:
             f"{found['MASE']['relative']:.3f} in MASE and {found['WQL']['relative']:.3f} in WQL "
             f"over {found['MASE']['datasets']} sets ({profile})"
         )
-    return f"Zero-shot error relative to seasonal naive, geometric mean: {'; '.join(parts)}." if parts else ""
+    return f"Error relative to seasonal naive, geometric mean: {'; '.join(parts)}." if parts else ""
 
 
 def ratio_tables(report: SuiteReport, profile: str) -> list[Table]:
     """What was scored, and each model's ratios."""
     rows = set_rows(report, profile)
     fixed = ("dataset", "freq", "horizon", "windows", "MASE", "WQL", "80 % coverage")
-    ratios = [name for name in rows[0] if name not in fixed]
-    return [
-        Table([{name: row[name] for name in fixed} for row in rows], f"Errors of {report.model}, as they are."),
-        Table(
-            [{name: row[name] for name in ("dataset", *ratios)} for row in rows], "Errors relative to seasonal naive."
-        ),
-    ]
+    tables = [Table([{name: row[name] for name in fixed} for row in rows], f"Errors of {report.model}, as they are.")]
+    for metric in relative.HEADLINE:
+        names = [name for name in rows[0] if name not in fixed and name.endswith(metric)]
+        cells = [{name.replace(metric, "").strip(): row[name] for name in names} for row in rows]
+        named = [
+            {"dataset": row["dataset"], report.model: cell.pop("relative"), **cell}
+            for row, cell in zip(rows, cells, strict=True)
+        ]
+        tables.append(Table(named, f"{metric} relative to seasonal naive."))
+    return tables
 
 
 def published_section(report: SuiteReport, group: str) -> Section:
