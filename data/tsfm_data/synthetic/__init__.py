@@ -7,33 +7,35 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.synthetic.arma import arma
-from tsfm_data.synthetic.calendar import calendar
-from tsfm_data.synthetic.chaos import chaos
-from tsfm_data.synthetic.ets import ets
-from tsfm_data.synthetic.events import events
-from tsfm_data.synthetic.gp import gp
-from tsfm_data.synthetic.intermittent import intermittent
-from tsfm_data.synthetic.macro import macro
-from tsfm_data.synthetic.regime import regime
-from tsfm_data.synthetic.spikes import spikes
-from tsfm_data.synthetic.trend_season import trend_season
+from tsfm_data.synthetic import (
+    arma,
+    calendar,
+    chaos,
+    ets,
+    events,
+    gp,
+    intermittent,
+    macro,
+    regime,
+    spikes,
+    trend_season,
+)
 
 Generator = Callable[[int, int, np.random.Generator], Float[np.ndarray, "count length"]]
 # name -> f(count, length, rng): float32 of finite values, one series a row
 GENERATORS: Mapping[str, Generator] = MappingProxyType(
     {
-        "trend_season": trend_season,
-        "gp": gp,
-        "calendar": calendar,
-        "macro": macro,
-        "arma": arma,
-        "ets": ets,
-        "regime": regime,
-        "events": events,
-        "intermittent": intermittent,
-        "spikes": spikes,
-        "chaos": chaos,
+        "trend_season": trend_season.trend_season,
+        "gp": gp.gp,
+        "calendar": calendar.calendar,
+        "macro": macro.macro,
+        "arma": arma.arma,
+        "ets": ets.ets,
+        "regime": regime.regime,
+        "events": events.events,
+        "intermittent": intermittent.intermittent,
+        "spikes": spikes.spikes,
+        "chaos": chaos.chaos,
     }
 )
 # Families that look like most real series often, those that are there for their edges seldom.
@@ -64,7 +66,7 @@ class SyntheticMixture:
         InputError: an unknown family, a weight that is negative or not finite, or no weight above zero.
     """
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+    def __init__(self, weights: Mapping[str, int | float] | None = None) -> None:
         chosen = dict(WEIGHTS if weights is None else weights)
         for name, weight in chosen.items():
             if name not in GENERATORS:

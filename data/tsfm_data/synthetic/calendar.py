@@ -199,7 +199,7 @@ def holiday(
     # Weekday of that date, from today's; then to the one that it is kept on.
     late = (rng.integers(0, 7, (count, 1), dtype=np.int32) - tables.weekday[today] - (event - of_year)) % 7
     since = of_year - event - np.where(kind > 0, late, 0)
-    since = (since + 182) % 365 - 182  # to the nearest one, be it in another year
+    since = (since + 182) % 366 - 182  # to the nearest one, be it in another year
     if width > 1:
         return ((since <= 0) & (since > -width)).astype(np.float32)
     before, after = rng.integers(1, 9, (count, 1)), rng.integers(1, 5, (count, 1))

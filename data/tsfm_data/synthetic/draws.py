@@ -6,7 +6,7 @@ Everything works on whole blocks, one series a row. float32 where nothing accumu
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Inexact, Int
 
 TABLE = 512  # points in the table of one seasonal cycle
 HARMONICS = 24
@@ -35,29 +35,33 @@ CYCLES = np.array(
 CYCLE_WEIGHTS = np.array([20, 5, 6, 5, 3, 2, 9, 4, 3, 5, 2, 11, 1, 6, 18], float)
 
 
-def log_uniform(rng: np.random.Generator, low: float, high: float, count: int) -> Float32[np.ndarray, "count 1"]:
+def log_uniform(
+    rng: np.random.Generator, low: int | float, high: int | float, count: int
+) -> Float32[np.ndarray, "count 1"]:
     """A column of numbers whose logarithm is uniform."""
     return np.exp(rng.uniform(np.log(low), np.log(high), (count, 1))).astype(np.float32)
 
 
-def uniform(rng: np.random.Generator, low: float, high: float, count: int) -> Float32[np.ndarray, "count 1"]:
+def uniform(
+    rng: np.random.Generator, low: int | float, high: int | float, count: int
+) -> Float32[np.ndarray, "count 1"]:
     """A column of uniform numbers."""
     return rng.uniform(low, high, (count, 1)).astype(np.float32)
 
 
-def chance(rng: np.random.Generator, probability: float, count: int) -> Bool[np.ndarray, "count 1"]:
+def chance(rng: np.random.Generator, probability: int | float, count: int) -> Bool[np.ndarray, "count 1"]:
     """A column that is true with a probability."""
     return rng.random((count, 1)) < probability
 
 
-def choose(rng: np.random.Generator, weights: Sequence[float], count: int) -> Int[np.ndarray, "count"]:
+def choose(rng: np.random.Generator, weights: Sequence[int | float], count: int) -> Int[np.ndarray, "count"]:
     """Numbers 0, 1, ... drawn by weight."""
     edges = np.cumsum(weights)
     return np.searchsorted(edges, rng.random(count) * edges[-1], side="right").clip(max=len(edges) - 1)
 
 
 def choose_blocks(
-    rng: np.random.Generator, weights: Sequence[float], count: int, block: int = 8
+    rng: np.random.Generator, weights: Sequence[int | float], count: int, block: int = 8
 ) -> Int[np.ndarray, "count"]:
     """As ``choose``, but the same number for each ``block`` neighbours: for kinds whose every call costs time."""
     return np.repeat(choose(rng, weights, -(-count // block)), block)[:count]
@@ -91,8 +95,8 @@ def standardise(x: Float[np.ndarray, "count length"]) -> Float32[np.ndarray, "co
 
 
 def recurrence(
-    keep: Float[np.ndarray, "count width"], drive: Float[np.ndarray, "count length"]
-) -> Float[np.ndarray, "count length"]:
+    keep: Inexact[np.ndarray, "count width"], drive: Inexact[np.ndarray, "count length"]
+) -> Inexact[np.ndarray, "count length"]:
     """``x[t] = keep[t] * x[t-1] + drive[t]`` from ``x[-1] = 0``, by doubling: log2(length) passes over the block.
 
     Args:
