@@ -14,29 +14,23 @@ from torch.nn import functional as F
 from tsfm.scaler import packed_scale
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
+from tsfm_data.packing import PackedRows
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
-    """Rows of patches.
+class Packed(PackedRows):
+    """Rows of patches, with what models compute of them.
 
     Attributes:
-        target: values of every patch, 0 where not observed.
-        observed: where ``target`` holds a value.
-        sample_id: series of every token, 1, 2, ... within a row; 0 for padding, which nobody sees.
-        time_id: place of every token within its series, counted in patches.
-        variate_id: variate of every token within its series.
-        prediction: tokens to predict; their values are neither seen by the scaler nor by an encoder.
         patch_size: steps of every token, for a model of several patch sizes; the rest of the patch is 0.
     """
 
-    target: Float[Tensor, "B N P"]
-    observed: Bool[Tensor, "B N P"]
-    sample_id: Int[Tensor, "B N"]
-    time_id: Int[Tensor, "B N"]
-    variate_id: Int[Tensor, "B N"]
-    prediction: Bool[Tensor, "B N"]
     patch_size: Int[Tensor, "B N"] | None = None
+
+    @classmethod
+    def of(cls, rows: PackedRows) -> "Packed":
+        """The rows of a loader."""
+        return rows if isinstance(rows, cls) else cls(**{f.name: getattr(rows, f.name) for f in fields(PackedRows)})
 
     @cached_property
     def groups(self) -> "Groups":
@@ -45,11 +39,6 @@ class Packed:
         samples, variates = (int(x.max()) + 1 if x.numel() else 1 for x in (self.sample_id, self.variate_id))
         index = (row * samples + self.sample_id) * variates + self.variate_id
         return Groups(index, len(self.sample_id) * samples * variates)
-
-    def to(self, device: torch.device | str) -> "Packed":
-        """The same on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        return replace(self, **{name: x.to(device) for name, x in tensors.items()})
 
     def scale(self) -> tuple[Float[Tensor, "B N 1"], Float[Tensor, "B N 1"]]:
         """Location and scale of every token's series, found on what is observed and not to be predicted."""

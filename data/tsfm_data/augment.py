@@ -60,6 +60,8 @@ def augment(x: Windows, context: int, config: AugmentConfig, rng: np.random.Gene
         config: how often each is applied.
         rng: source of randomness.
     """
+    if config == AugmentConfig(resample=config.resample):
+        return
     with np.errstate(over="ignore", invalid="ignore"):  # a value near the limit of float32 may leave it
         rows = choose(len(x), config.mixup, rng)
         if len(rows):

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from tsfm_data.augment import AugmentConfig, augment, rates
 from tsfm_data.batch import Batch
 from tsfm_data.counted import CountedLoader
-from tsfm_data.draw import Drawer
+from tsfm_data.draw import Drawer, Drawn
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.store import Source, Store
 
@@ -31,6 +31,52 @@ class Synthetic(Protocol):
 
     def draw(self, count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
         """So many fresh series of so many steps."""
+
+
+class SeriesMix:
+    """Where training series come from: the sources of a store by weight, and generators.
+
+    Args:
+        store: the corpus, or None for synthetic series alone.
+        synthetic: the generators, or None for the corpus alone.
+        horizon: steps to forecast.
+        synthetic_share: share of the series that are synthetic, where there are both.
+        augment: of it, how often series are resampled.
+        holdout: share of every series of the corpus, at its end, that is never shown (two horizons at most).
+        held_out: names of sources that are never shown.
+
+    Raises:
+        InputError: there is neither corpus nor generator, a name is unknown, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        store: Store | None,
+        synthetic: Synthetic | None,
+        horizon: int,
+        *,
+        synthetic_share: float = 0.25,
+        augment: AugmentConfig = OFF,
+        holdout: float = 0.1,
+        held_out: Sequence[str] = (),
+    ) -> None:
+        check_share("synthetic_share", synthetic_share)
+        if store is None and synthetic is None:
+            raise InputError("expected a corpus or synthetic series to train on, found neither")
+        self.synthetic, self.augment = synthetic, augment
+        self.synthetic_share = 1.0 if store is None else 0.0 if synthetic is None else synthetic_share
+        self.drawer = None if store is None else Drawer(shown_sources(store, held_out), horizon, holdout)
+
+    def draw(self, count: int, rng: np.random.Generator) -> Drawn | None:
+        """Series of the corpus, not yet cut; the rest of ``count`` are to be synthetic. None: all are."""
+        made = int(count * self.synthetic_share + rng.random())
+        if self.drawer is None or made >= count:
+            return None
+        drawn = self.drawer.series(count - made, rng)
+        if self.augment.resample:
+            up, down = rates(len(drawn), self.augment.resample, rng)
+            drawn = replace(drawn, up=np.where(drawn.end >= COARSE * up, up, 1), down=down)
+        return drawn
 
 
 class CorpusLoader(CountedLoader[Batch]):
@@ -83,38 +129,40 @@ class CorpusLoader(CountedLoader[Batch]):
         for name, size in (("context", context), ("horizon", horizon), ("batch_size", batch_size)):
             if size < 1:
                 raise InputError(f"{name}: expected at least 1, found {size}")
-        for name, share in (("synthetic_share", synthetic_share), ("crop", crop)):
-            if not 0 <= share <= 1:
-                raise InputError(f"{name}: expected a share in [0, 1], found {share}")
-        if store is None and synthetic is None:
-            raise InputError("expected a corpus or synthetic series to train on, found neither")
+        check_share("crop", crop)
         self.context, self.horizon, self.batch_size, self.crop = context, horizon, batch_size, crop
-        self.augment = augment
-        self.synthetic = synthetic
-        self.synthetic_share = 1.0 if store is None else 0.0 if synthetic is None else synthetic_share
-        self.drawer = None if store is None else Drawer(shown_sources(store, held_out), horizon, holdout)
+        self.mix = SeriesMix(
+            store,
+            synthetic,
+            horizon,
+            synthetic_share=synthetic_share,
+            augment=augment,
+            holdout=holdout,
+            held_out=held_out,
+        )
 
     def make(self, rng: np.random.Generator) -> Batch:
         """One batch: windows of the corpus first, synthetic ones behind them."""
         values_BL = self.windows(self.batch_size, rng)
-        if self.augment != OFF:
-            augment(values_BL, self.context, self.augment, rng)
+        augment(values_BL, self.context, self.mix.augment, rng)
         crop_histories(values_BL, self.context, self.crop, rng)
         return to_batch(values_BL, self.context)
 
     def windows(self, count: int, rng: np.random.Generator) -> Float32[np.ndarray, "B L"]:
         """Whole windows, NaN where nothing is observed."""
-        made = int(count * self.synthetic_share + rng.random())
-        parts = []
-        if self.drawer is not None and made < count:
-            drawn = self.drawer.series(count - made, rng)
-            if self.augment.resample:
-                up, down = rates(len(drawn), self.augment.resample, rng)
-                drawn = replace(drawn, up=np.where(drawn.end >= COARSE * up, up, 1), down=down)
-            parts.append(self.drawer.read(self.drawer.place(drawn, rng), self.context, self.horizon))
-        if self.synthetic is not None and made:
-            parts.append(self.synthetic.draw(made, self.context + self.horizon, rng))
+        drawn, drawer, synthetic = self.mix.draw(count, rng), self.mix.drawer, self.mix.synthetic
+        parts, made = [], count - (0 if drawn is None else len(drawn))
+        if drawn is not None and drawer is not None:
+            parts.append(drawer.read(drawer.place(drawn, rng), self.context, self.horizon))
+        if made and synthetic is not None:
+            parts.append(synthetic.draw(made, self.context + self.horizon, rng))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def check_share(name: str, share: float) -> None:
+    """Raise an ``InputError`` unless ``share`` lies in [0, 1]."""
+    if not 0 <= share <= 1:
+        raise InputError(f"{name}: expected a share in [0, 1], found {share}")
 
 
 def shown_sources(store: Store, held_out: Sequence[str]) -> list[Source]:
