@@ -15,7 +15,7 @@ from tsfm_data.errors import InputError
 from tsfm_data.store import Store
 from tsfm_data.synthetic import SyntheticMixture
 
-VALIDATION = 1 << 64  # added to the seed: its random numbers are never those of training
+VALIDATION = 1 << 64  # its random numbers are those of no training seed, and the same for all of them
 
 
 class PretrainingDataModule(pl.LightningDataModule):
@@ -65,7 +65,7 @@ class PretrainingDataModule(pl.LightningDataModule):
             val_windows: windows of each validation set.
             eval_batch_size: windows in a validation batch; null takes batch_size.
             prefetch: make the next batch in a thread meanwhile.
-            seed: of all random choices.
+            seed: of the training windows; validation windows do not depend on it, so that runs can be compared.
         """
         super().__init__()
         self.corpus, self.context, self.horizon, self.seed = corpus, context, horizon, seed
@@ -108,7 +108,7 @@ class PretrainingDataModule(pl.LightningDataModule):
     def _validate_on(self, name: str) -> "ValidationWindows":
         """The fixed windows of one validation set."""
         number = self.val_names.index(name)
-        rng = np.random.Generator(np.random.Philox(key=VALIDATION + self.seed, counter=[0, 0, 0, number]))
+        rng = np.random.Generator(np.random.Philox(key=VALIDATION, counter=[0, 0, 0, number]))
         if self.store is None:
             values = self._loader().windows(self.val_windows, rng)
             season = np.ones(len(values), dtype=np.int64)
