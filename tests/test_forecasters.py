@@ -28,6 +28,8 @@ SIZES = {
     "encoder": {"d_model": 16, "patch_size": 4},
     "itransformer": {"d_model": 16, "d_ff": 16, "heads": 2},
     "moirai2": {"d_model": 16, "d_ff": 16, "layers": 1, "heads": 2, "patch_size": 4, "predict_tokens": 1},
+    "zeroshot-decoder": {"d_model": 16, "layers": 1, "heads": 2, "patch_size": 4, "predict_patches": 2},
+    "zeroshot-encoder": {"d_model": 16, "layers": 1, "heads": 2, "patch_size": 4},
     "moirai": {"d_model": 16, "layers": 1, "heads": 2, "patch_sizes": (4, 8), "patch_size": 4},
 }
 POINT = ("itransformer",)  # models that may also be trained as a point forecast
@@ -165,6 +167,7 @@ def test_when_trained_for_a_few_steps_then_the_loss_falls_and_gradients_are_fini
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(30):
+        torch.manual_seed(0)  # the same random cuts, for models whose loss draws some
         loss = model.loss(make_batch())
         optimizer.zero_grad()
         loss.backward()
@@ -185,4 +188,4 @@ def test_when_the_asked_horizon_is_a_part_of_a_longer_one_then_the_first_steps_a
     long, short = make_batch(horizon=2 * HORIZON), make_batch(horizon=2 * HORIZON)
     short = replace(short, horizon=4, future=None, future_observed=None)
     expected = model.predict(long, LEVELS).quantiles[:, :4]
-    torch.testing.assert_close(model.predict(short, LEVELS).quantiles, expected)
+    torch.testing.assert_close(model.predict(short, LEVELS).quantiles, expected, atol=1e-6, rtol=1e-5)

@@ -26,6 +26,8 @@ MODELS = {
     "itransformer": "tsfm.models.itransformer:ITransformer",
     "moirai": "tsfm.models.moirai:Moirai",
     "moirai2": "tsfm.models.moirai2:Moirai2",
+    "zeroshot-decoder": "tsfm.models.zeroshot_decoder:ZeroShotDecoder",
+    "zeroshot-encoder": "tsfm.models.zeroshot_encoder:ZeroShotEncoder",
 }
 # Enough windows for stable 99.9 % scores, and never more than some hundred megabytes.
 CALIBRATION_VALUES = 20_000_000

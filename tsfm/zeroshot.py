@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.attention import Mask
+from tsfm.covariates import WithCovariates, with_covariates
 from tsfm.forecaster import Forecaster, extend
 from tsfm.heads import DEFAULT_LEVELS, check_levels, masked_mean
 from tsfm.packed import known_future
@@ -89,14 +90,16 @@ class Rows(NamedTuple):
     Attributes:
         x: values, 0 where not seen.
         seen: the steps that the model may look at.
-        period: steps of the periods found, 0 where there is none.
+        period: steps of the periods found in the history, 0 where there is none.
         score: how clear each period is.
+        length: steps of the history from the first one seen.
     """
 
     x: Float[Tensor, "R L"]
     seen: Bool[Tensor, "R L"]
     period: Int[Tensor, "R _"]
     score: Float[Tensor, "R _"]
+    length: Int[Tensor, " R"]
 
 
 class Normaliser(NamedTuple):
@@ -222,13 +225,15 @@ class PatchTrunk(nn.Module):
         self.stack = Stack(width, config.layers, config.heads, config.any_variate)
         self.head = QuantilePatches(config, ahead)
 
-    def rows(self, x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"]) -> Rows:
-        """What is seen of rows on the model's own scale, with the periods in it."""
+    def rows(self, x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], history: int) -> Rows:
+        """What is seen of rows on the model's own scale, with the periods of the first ``history`` tokens."""
         x_RL = torch.where(seen_RL, x_RL, 0.0)
+        x_RT, seen_RT = (x[:, : history * self.config.patch_size] for x in (x_RL, seen_RL))
+        length_R = length_of(seen_RT)
         if not self.config.periods:
             none = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
-            return Rows(x_RL, seen_RL, none, none.float())
-        return Rows(x_RL, seen_RL, *find_periods(x_RL, seen_RL, self.config.periods))
+            return Rows(x_RL, seen_RL, none, none.float(), length_R)
+        return Rows(x_RL, seen_RL, *find_periods(x_RT, seen_RT, self.config.periods), length_R)
 
     def drafts(self, rows: Rows, step_NS: Int[Tensor, "N S"], known_N: Int[Tensor, " N"]) -> Float[Tensor, "R N S D"]:
         """Last value and seasonal drafts of the steps that every token forecasts, from before ``known``."""
@@ -249,7 +254,7 @@ class PatchTrunk(nn.Module):
         period_R1 = rows.period[:, None]
         turn = 2 * math.pi * (start_N1 % period_R1.clamp(min=1)) / period_R1.clamp(min=1)
         phases = torch.cat([turn.sin(), turn.cos()], -1) * (period_R1 > 0).repeat(1, 1, 2)
-        length_R1 = length_of(rows.seen)[:, None].clamp(min=1).to(rows.x.dtype)
+        length_R1 = rows.length[:, None].clamp(min=1).to(rows.x.dtype)
         row = torch.cat([rows.period.clamp(min=1).log2() / 8, rows.score, length_R1.log2() / 8], -1)
         future = future_N.to(rows.x.dtype)[None, :, None].expand(len(rows.x), -1, 1)
         shared = row[:, None].expand(-1, tokens, -1)
@@ -306,6 +311,11 @@ class ZeroShotForecaster(Forecaster):
         self.trunk = PatchTrunk(config, self.ahead)
 
     @property
+    def covariates(self) -> bool:
+        """Whether the model looks at covariates: where variates see each other, as further variates."""
+        return self.config.any_variate
+
+    @property
     @abstractmethod
     def ahead(self) -> int:
         """Steps that one token forecasts."""
@@ -348,15 +358,62 @@ class ZeroShotForecaster(Forecaster):
         return masked_mean(pinball(output / scale[..., None], future / scale, self.levels), observed)
 
 
-def whole_patches(
-    past_BTV: Float[Tensor, "B T V"], observed_BTV: Bool[Tensor, "B T V"], patch: int
-) -> tuple[Float[Tensor, "R L"], Bool[Tensor, "R L"]]:
-    """Every window and variate as a row, filled up in front to whole patches."""
-    missing = -past_BTV.shape[1] % patch
-    x, seen = (F.pad(x.transpose(1, 2).flatten(0, 1), (missing, 0)) for x in (past_BTV, observed_BTV))
-    return x, seen
+class Window(NamedTuple):
+    """Windows as rows of whole patches: the variates of a window and, for a model that looks at them, its covariates.
+
+    Attributes:
+        x: values, 0 where not seen.
+        seen: what the model may look at: the history, and the future of known covariates.
+        target: values with the future of the variates filled in where it is known.
+        known: where ``target`` holds a value.
+        history: tokens of the history; the others are the future.
+        columns: variates and covariates of a window.
+    """
+
+    x: Float[Tensor, "R L"]
+    seen: Bool[Tensor, "R L"]
+    target: Float[Tensor, "R L"]
+    known: Bool[Tensor, "R L"]
+    history: int
+    columns: int
 
 
-def by_window(quantiles_RLK: Float[Tensor, "R L K"], variates: int, horizon: int) -> Float[Tensor, "B H V K"]:
-    """The first ``horizon`` steps of all rows, window by window."""
-    return quantiles_RLK[:, :horizon].unflatten(0, (-1, variates)).transpose(1, 2)
+def window_of(batch: Batch, horizon: int, patch: int, covariates: bool) -> Window:
+    """The rows of a batch, filled up to whole patches in front of the history and behind the future.
+
+    Args:
+        batch: windows.
+        horizon: steps of the future.
+        patch: steps of a token.
+        covariates: whether the covariates come along.
+    """
+    if covariates:
+        wide = with_covariates(batch, horizon)
+    else:
+        nothing = batch.past.new_zeros(len(batch), horizon, batch.past.shape[2])
+        wide = WithCovariates(batch.past, batch.past_observed, nothing, nothing.bool())
+    future, known = wide.future, wide.future_observed
+    if batch.future is not None and batch.future_observed is not None:
+        unknown = (0, wide.past.shape[2] - batch.past.shape[2])
+        future = future + F.pad(batch.future[:, :horizon].to(future.dtype), unknown)
+        known = known | F.pad(batch.future_observed[:, :horizon], unknown)
+    pad = (0, 0, -wide.past.shape[1] % patch, 0), (0, 0, 0, -horizon % patch)
+
+    def rows(past: Tensor, later: Tensor) -> Tensor:
+        return torch.cat([F.pad(past, pad[0]), F.pad(later, pad[1])], 1).transpose(1, 2).flatten(0, 1)
+
+    return Window(
+        rows(wide.past, wide.future),
+        rows(wide.past_observed, wide.future_observed),
+        rows(wide.past, future),
+        rows(wide.past_observed, known),
+        -(-wide.past.shape[1] // patch),
+        wide.past.shape[2],
+    )
+
+
+def by_window(
+    quantiles_RLK: Float[Tensor, "R L K"], columns: int, variates: int, horizon: int
+) -> Float[Tensor, "B H V K"]:
+    """The first ``horizon`` steps of the variates, window by window."""
+    return quantiles_RLK[:, :horizon].unflatten(0, (-1, columns))[:, :variates].transpose(1, 2)

@@ -6,16 +6,14 @@ Shapes: B windows, V variates, R rows (a variate of a window), L steps, N tokens
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from tsfm.heads import masked_mean
-from tsfm.packed import known_future
-from tsfm.zeroshot import ZeroShotForecaster, by_window, fit_normaliser, pinball, whole_patches
+from tsfm.zeroshot import ZeroShotForecaster, by_window, fit_normaliser, pinball, window_of
 from tsfm_data.batch import Batch
 
-SPAN = 4  # longest hidden span of the history, in patches
+SPANS, LONGEST = 2, 4  # hidden spans of a history, and the longest of them in patches
 
 
 class ZeroShotEncoder(ZeroShotForecaster):
@@ -34,7 +32,7 @@ class ZeroShotEncoder(ZeroShotForecaster):
         return self.horizon
 
     def tokens(
-        self, x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], history: int, variates: int
+        self, x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], history: int, columns: int
     ) -> Float[Tensor, "R N P K"]:
         """Quantiles of every token's own patch, on the model's scale.
 
@@ -42,11 +40,11 @@ class ZeroShotEncoder(ZeroShotForecaster):
             x_RL: values on the model's scale.
             seen_RL: which of them the model may look at.
             history: tokens of the history; the others are the future.
-            variates: V.
+            columns: rows of a window.
         """
         patch = self.config.patch_size
         count = x_RL.shape[1] // patch
-        rows = self.trunk.rows(x_RL, seen_RL)
+        rows = self.trunk.rows(x_RL, seen_RL, history)
         token_N = torch.arange(count, device=x_RL.device)
         step_NP = token_N[:, None] * patch + torch.arange(patch, device=x_RL.device)
         known_N = (token_N * patch).clamp(min=1, max=history * patch)
@@ -54,46 +52,37 @@ class ZeroShotEncoder(ZeroShotForecaster):
         inputs = self.trunk.inputs(rows, drafts, token_N >= history)
         visible_RN = seen_RL.unflatten(1, (count, patch)).any(-1)
         if self.config.any_variate:
-            visible_RN = visible_RN.unflatten(0, (-1, variates)).flatten(1)
-        return self.trunk.head(self.trunk.mix(inputs, visible_RN[:, None], variates), drafts)
+            visible_RN = visible_RN.unflatten(0, (-1, columns)).flatten(1)
+        return self.trunk.head(self.trunk.mix(inputs, visible_RN[:, None], columns), drafts)
 
     def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps in the batch's units."""
-        patch, variates = self.config.patch_size, batch.past.shape[2]
-        x_RL, seen_RL = whole_patches(batch.past, batch.past_observed, patch)
-        history, future = x_RL.shape[1] // patch, -(-horizon // patch)
-        normalise = fit_normaliser(x_RL, seen_RL, self.config)
-        x_RL, seen_RL = (F.pad(x, (0, future * patch)) for x in (normalise(x_RL), seen_RL))
-        found = self.tokens(x_RL, seen_RL, history, variates)[:, history:]
-        return by_window(normalise.restore(found.flatten(1, 2)), variates, horizon)
+        window = window_of(batch, horizon, self.config.patch_size, self.covariates)
+        normalise = fit_normaliser(window.x, window.seen, self.config)
+        found = self.tokens(normalise(window.x), window.seen, window.history, window.columns)[:, window.history :]
+        return by_window(normalise.restore(found.flatten(1, 2)), window.columns, batch.past.shape[2], horizon)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss on the model's scale, of the future and of the hidden spans of the history."""
-        patch, variates = self.config.patch_size, batch.past.shape[2]
-        future, observed = known_future(batch, batch.horizon)
-        x_RL, known_RL = whole_patches(batch.past, batch.past_observed, patch)
-        history = x_RL.shape[1] // patch
-        missing = -batch.horizon % patch
-        future, observed = (F.pad(x.transpose(1, 2).flatten(0, 1), (0, missing)) for x in (future, observed))
-        x_RL, known_RL = torch.cat([x_RL, future], 1), torch.cat([known_RL, observed], 1)
-        hidden_RN = self.hidden(x_RL.shape[0], history, x_RL.shape[1] // patch, x_RL.device)
-        hidden_RL = hidden_RN.repeat_interleave(patch, 1)
-        seen_RL = known_RL & ~hidden_RL
-        normalise = fit_normaliser(x_RL, seen_RL, self.config)
-        target_RL = normalise(x_RL)
-        found = self.tokens(target_RL, seen_RL, history, variates)
-        first = 0 if self.config.span_masking else history
-        counts = (known_RL & hidden_RL & seen_RL.any(1, keepdim=True))[:, first * patch :]
-        error = pinball(found[:, first:].flatten(1, 2), target_RL[:, first * patch :], self.levels)
-        return masked_mean(error, counts)
-
-    def hidden(self, rows: int, history: int, tokens: int, device: torch.device) -> Bool[Tensor, "R N"]:
-        """The tokens to predict: the future, and in some batches random spans of the history."""
-        token_N = torch.arange(tokens, device=device)
-        hidden_RN = (token_N >= history).expand(rows, -1)
+        patch = self.config.patch_size
+        window = window_of(batch, batch.horizon, patch, self.covariates)
+        seen_RL = window.seen
+        first = window.history
         if torch.rand(()) < self.config.span_masking:
-            for _ in range(2):
-                start_R1 = torch.randint(1, max(2, history), (rows, 1), device=device)
-                length_R1: Int[Tensor, "R 1"] = torch.randint(1, SPAN + 1, (rows, 1), device=device)
-                hidden_RN = hidden_RN | ((token_N >= start_R1) & (token_N < start_R1 + length_R1))
-        return hidden_RN
+            hidden_RN = self.spans(len(seen_RL), window.history, seen_RL.shape[1] // patch, seen_RL.device)
+            seen_RL = seen_RL & ~hidden_RN.repeat_interleave(patch, 1)
+            first = 0
+        normalise = fit_normaliser(window.x, seen_RL, self.config)
+        target_RL = normalise(window.target)
+        found = self.tokens(target_RL, seen_RL, window.history, window.columns)
+        # A row of which nothing is seen has no scale.
+        counts = window.known & ~seen_RL & seen_RL.any(1, keepdim=True)
+        error = pinball(found[:, first:].flatten(1, 2), target_RL[:, first * patch :], self.levels)
+        return masked_mean(error, counts[:, first * patch :])
+
+    def spans(self, rows: int, history: int, tokens: int, device: torch.device) -> Bool[Tensor, "R N"]:
+        """Two random spans of the history of every row."""
+        token_N = torch.arange(tokens, device=device)
+        start_SR1 = torch.randint(1, max(2, history), (SPANS, rows, 1), device=device)
+        length_SR1 = torch.randint(1, LONGEST + 1, (SPANS, rows, 1), device=device)
+        return ((token_N >= start_SR1) & (token_N < start_SR1 + length_SR1)).any(0) & (token_N < history)
