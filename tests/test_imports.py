@@ -18,8 +18,8 @@ VISION_LIGHTNING = ("tsfm_vision.callbacks", "tsfm_vision.data", "tsfm_vision.ta
 DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "xformers": (("tsfm.attention", "tsfm.doctor"), ()),
     "timm": (("tsfm_vision",), ("tsfm_vision",)),
-    "gluonts": (("tsfm_data", "tsfm.bench"), ()),
-    "matplotlib": (("tsfm.plots", "tsfm.scaling.figures", "tsfm_vision.pictures"), ()),
+    "gluonts": (("tsfm_data", "tsfm.bench", "tsfm.adapters"), ("tsfm.adapters",)),
+    "matplotlib": (("tsfm.plots", "tsfm.scaling.figures", "tsfm.commands.data_gallery", "tsfm_vision.pictures"), ()),
     "statsforecast": (("tsfm_data.baselines",), ()),
     "neuralforecast": (("tsfm.bench",), ()),
     "vega_datasets": (("tsfm.commands.demo",), ("tsfm.commands.demo",)),

@@ -22,6 +22,7 @@ COMMANDS = {
     "data build": ("tsfm.commands.data_build:build", "make a pretraining corpus from a list of sources"),
     "data verify": ("tsfm.commands.data_build:verify", "compare a corpus with its digests"),
     "data overlap": ("tsfm.commands.data_build:overlap", "which evaluation series a corpus has seen"),
+    "data gallery": ("tsfm.commands.data_gallery:gallery", "a picture of the synthetic series beside real ones"),
     "bench lsf": ("tsfm.commands.bench:lsf", "iTransformer beside the paper's table"),
     "bench speed": ("tsfm.commands.bench:speed", "training speed beside a bare loop and neuralforecast"),
     "bench windows": ("tsfm.commands.bench:windows", "window gathering beside GluonTS"),

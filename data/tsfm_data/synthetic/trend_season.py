@@ -38,7 +38,7 @@ def trend_season(count: int, length: int, rng: np.random.Generator) -> Float[np.
     smooth = np.flatnonzero(rng.random(count) < 0.2)  # errors that last
     error[smooth, 1:] += uniform(rng, 0.3, 0.95, len(smooth)) * error[smooth, :-1]
     error *= log_uniform(rng, 0.01, 1.0, count)
-    trend *= log_uniform(rng, 0.1, 5.0, count)
+    trend *= log_uniform(rng, 0.1, 3.0, count)
     seasons *= log_uniform(rng, 0.3, 3.0, count)
     x = trend + seasons + error
     # Multiplicative: the same parts in the logarithm, within a range that real series have.

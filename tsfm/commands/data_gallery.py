@@ -1,0 +1,151 @@
+"""``tsfm data gallery``: a picture of the synthetic series, and of their statistics beside those of real ones."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+EXAMPLES, LAGS, POINTS = 5, 192, 1000
+SYNTHETIC, REAL = "#0072b2", "#d55e00"
+PERIODS = (2, 4, 7, 12, 24, 48, 96, 168)
+ABOUT = {
+    "trend_season": "trend, seasons, noise",
+    "gp": "Gaussian processes",
+    "calendar": "dates and holidays",
+    "macro": "years, quarters, months",
+    "arma": "seasonal ARIMA, GARCH",
+    "ets": "exponential smoothing",
+    "regime": "switching diffusions",
+    "events": "bursts, promotions, visits",
+    "intermittent": "intermittent demand",
+    "spikes": "periodic spikes",
+    "chaos": "chaotic systems",
+}
+
+
+def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows: int = 3000, seed: int = 0) -> None:
+    """Draw examples of every family of synthetic series, and power spectra and autocorrelations beside real series.
+
+    Args:
+        output: picture to write; .png, .svg or .pdf.
+        corpus: folder of a corpus (tsfm data build) to compare with; without it, the training sets at hand.
+        length: steps of a series.
+        windows: series and windows that the statistics are of.
+        seed: of the series, and of the windows drawn.
+
+    Raises:
+        InputError: no corpus, a number out of range, a suffix that is none of these, or no real series that is as long.
+    """
+    from tsfm.plots import save_figure
+    from tsfm_data.errors import InputError
+    from tsfm_data.spectra import catalogue_sources, real_windows, store_sources
+    from tsfm_data.store import Store
+    from tsfm_data.synthetic import SyntheticMixture
+
+    if length < 64 or windows < 1:
+        raise InputError(f"expected a length of at least 64 and one window, found {length} and {windows}")
+    sources = store_sources(Store(corpus)) if corpus is not None else list(catalogue_sources())
+    sets = {"synthetic": SyntheticMixture().draw(windows, length, np.random.default_rng([seed, 0]))}
+    if sources:
+        sets["real"] = real_windows(sources, windows, length, np.random.default_rng([seed, 1]))
+    save_figure(draw(sets, length, seed), output)
+    against = f"beside {len(sets['real']):,} windows of {len(sources)} sources" if sources else "no real series at hand"
+    print(f"{output}: {len(ABOUT)} families, {windows:,} series of the mixture, {against}")
+
+
+def draw(sets: dict[str, np.ndarray], length: int, seed: int) -> "Figure":
+    """The whole picture.
+
+    Args:
+        sets: "synthetic" and perhaps "real" windows, [count, length], to take statistics of.
+        length: steps of the examples.
+        seed: of the examples.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12.5, 8), layout="constrained", facecolor="white")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[2.4, 1], wspace=0.02)[0]
+    _examples(left, length, seed)
+    spectrum, correlation, plane = right.subplots(3, 1, height_ratios=[1.05, 1, 1.05])
+    for axis in (spectrum, correlation, plane):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    _spectra(spectrum, sets)
+    _correlations(correlation, sets)
+    _plane(plane, sets)
+    return figure
+
+
+def _examples(figure: "SubFigure", length: int, seed: int) -> None:
+    """One row a family: its name and some of its series, without axes."""
+    from tsfm_data.synthetic import GENERATORS, WEIGHTS
+
+    grid = figure.subplots(len(GENERATORS), EXAMPLES + 1, width_ratios=[1.25] + [1] * EXAMPLES)
+    figure.suptitle(f"Synthetic series of {length} steps", x=0.008, ha="left", fontsize=13)
+    for row, (name, family) in zip(grid, GENERATORS.items(), strict=True):
+        for axis in row:
+            axis.axis("off")
+        row[0].text(0, 0.72, name, fontsize=10, weight="bold", va="center")
+        row[0].text(0, 0.42, ABOUT[name], fontsize=7.5, color="#555555", va="center")
+        row[0].text(0, 0.17, f"{100 * WEIGHTS[name]:.0f} % of the mixture", fontsize=7.5, color="#555555", va="center")
+        for axis, x in zip(row[1:], family(EXAMPLES * 8, length, np.random.default_rng(seed))[::8], strict=True):
+            axis.plot(x, color=SYNTHETIC, linewidth=0.5)
+            axis.margins(x=0, y=0.08)
+
+
+def _spectra(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
+    """Median and band of the power spectra, over periods."""
+    from tsfm_data.spectra import power
+
+    for name, colour in (("real", REAL), ("synthetic", SYNTHETIC)):
+        if name in sets:
+            low, middle, high = np.quantile(power(sets[name]), (0.1, 0.5, 0.9), axis=0)
+            periods = sets[name].shape[1] / np.arange(1, len(middle) + 1)
+            axis.fill_between(periods, low, high, color=colour, alpha=0.16, linewidth=0)
+            axis.plot(periods, middle, color=colour, linewidth=1.2, label=name)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_ylim(1e-7, 1)
+    axis.invert_xaxis()
+    axis.set_xticks(PERIODS, [str(p) for p in PERIODS])
+    axis.minorticks_off()
+    axis.set_xlabel("period, steps", fontsize=8)
+    axis.set_title("Power spectrum: median, 10–90 % of windows", loc="left", fontsize=10)
+    axis.legend(fontsize=8, frameon=False, loc="lower left")
+
+
+def _correlations(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
+    """Median and band of the autocorrelations, over lags."""
+    from tsfm_data.spectra import autocorrelation
+
+    for name, colour in (("real", REAL), ("synthetic", SYNTHETIC)):
+        if name in sets:
+            lags = min(LAGS, sets[name].shape[1] // 2)
+            low, middle, high = np.quantile(autocorrelation(sets[name], lags), (0.25, 0.5, 0.75), axis=0)
+            axis.fill_between(np.arange(1, lags + 1), low, high, color=colour, alpha=0.16, linewidth=0)
+            axis.plot(np.arange(1, lags + 1), middle, color=colour, linewidth=1.2)
+    axis.axhline(0, color="#999999", linewidth=0.6)
+    axis.set_xticks(range(0, lags + 1, 24))
+    axis.margins(x=0.01)
+    axis.set_xlabel("lag, steps", fontsize=8)
+    axis.set_title("Autocorrelation: median, 25–75 % of windows", loc="left", fontsize=10)
+
+
+def _plane(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
+    """Every window as a point: how smooth it is, and how much of it a few frequencies explain."""
+    from tsfm_data.spectra import autocorrelation, power
+
+    for name, colour in (("synthetic", SYNTHETIC), ("real", REAL)):
+        if name in sets:
+            windows = sets[name][:POINTS]
+            share = power(windows)
+            entropy = -(share * np.log(np.maximum(share, 1e-300))).sum(1) / np.log(share.shape[1])
+            smooth = autocorrelation(windows, 1)[:, 0]
+            axis.scatter(smooth, entropy, s=3, color=colour, alpha=0.3, linewidths=0, rasterized=True)
+    axis.set_xlabel("autocorrelation at lag 1", fontsize=8)
+    axis.set_ylabel("spectral entropy", fontsize=8)
+    axis.set_title("Windows: smooth to the right, predictable below", loc="left", fontsize=10)
