@@ -16,6 +16,7 @@ from jaxtyping import Float64
 
 from tsfm_data.errors import InputError
 from tsfm_data.files import atomic_file, atomic_folder
+from tsfm_data.overlap import sample
 from tsfm_data.shards import ShardWriter
 from tsfm_data.sources import Plan, read_plans
 from tsfm_data.store import (
@@ -88,8 +89,6 @@ def build(config: str | Path, output: str | Path, progress: bool = True) -> Buil
             manifest = _commit(folder, [*old, *(n for n in entries if n not in old)], entries, staged)
     except Timeout as error:
         raise InputError(f"{folder}: another build is at work on this corpus; wait until it has ended") from error
-    finally:
-        (folder / LOCK).unlink(missing_ok=True)
     return Built(folder, tuple(staged), tuple(kept), manifest)
 
 
@@ -166,7 +165,7 @@ def _commit(
         "points": sum(entry["points"] for entry in listed),
         "sources": listed,
     }
-    hashes = {name: np.unique(np.load(folder / SOURCES / name / "overlap.npy")) for name in order}
+    hashes = {name: sample(np.load(folder / SOURCES / name / "overlap.npy", mmap_mode="r")) for name in order}
     with atomic_file(folder / FINGERPRINTS) as file, file.open("wb") as handle:
         np.savez(handle, allow_pickle=False, **hashes)
     with atomic_file(folder / MANIFEST) as file:

@@ -8,7 +8,8 @@ have none: zeros and straight lines are the same everywhere.
 
 The corpus keeps the fingerprints of its blocks; an evaluation series is read at *every* position. So a common stretch
 of 63 steps is found wherever it begins in either. What is resampled, filtered or aggregated is not found by content:
-the ``groups`` of the catalogue tell of those.
+the ``groups`` of the catalogue tell of those. Of a source with very many blocks a random quarter of a million stands
+for all: a copied series is still found, a short stretch of one perhaps not.
 """
 
 import zipfile
@@ -31,6 +32,7 @@ BLOCK, SHORT_BLOCK = 32, 16
 SHORT_STRIDE, SHORT_SERIES = 8, 96
 GRAIN = 0.25  # in standard deviations of the differences
 CHUNK = 1 << 15  # blocks hashed at once
+MOST = 1 << 18  # fingerprints kept of a source
 # A block with fewer different rounded differences says too little.
 DISTINCT = {BLOCK: 12, SHORT_BLOCK: 10}
 
@@ -48,6 +50,15 @@ def fingerprints(values: Float[np.ndarray, " T"]) -> UInt64[np.ndarray, " blocks
     if len(values) < SHORT_SERIES:
         return block_hashes(values, SHORT_BLOCK, SHORT_STRIDE)
     return block_hashes(values, BLOCK, BLOCK)
+
+
+def sample(hashes: UInt64[np.ndarray, " blocks"]) -> UInt64[np.ndarray, " kept"]:
+    """The smallest different fingerprints of a source, ``MOST`` at most: of hashes, a random sample."""
+    kept = np.zeros(0, np.uint64)
+    for start in range(0, len(hashes), MOST):
+        kept = np.sort(np.concatenate([kept, hashes[start : start + MOST]]))
+        kept = kept[np.diff(kept, prepend=~kept[:1]) != 0][:MOST]
+    return kept
 
 
 def block_hashes(values: Float[np.ndarray, " T"], width: int, stride: int) -> UInt64[np.ndarray, " blocks"]:

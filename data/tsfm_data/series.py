@@ -4,6 +4,7 @@
 of user input happen here; everything behind works on a ``SeriesSet`` that is regular in time.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -195,7 +196,8 @@ class SeriesSet:
         for what, found, expected in (("variate", names, width), ("item", ids, count), ("frequency", freqs, count)):
             if len(found) != expected:
                 raise InputError(f"{name}: expected {expected} {what} names, found {len(found)}")
-        starts = [pd.date_range(s, periods=1, freq=f)[0] for s, f in zip(begins, freqs, strict=True)]
+        first = functools.cache(lambda start, freq: pd.date_range(start, periods=1, freq=freq)[0])
+        starts = [first(s, f) for s, f in zip(begins, freqs, strict=True)]
         return cls(
             name=name,
             source=name,

@@ -1,11 +1,12 @@
 """Writing one source of a corpus: series by series into files that grow, what cannot be learnt from left out."""
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Shaped
@@ -16,7 +17,7 @@ from tsfm_data.overlap import fingerprints
 from tsfm_data.series import SeriesSet
 from tsfm_data.store import ARRAYS, SOURCE_ENTRY, file_digest
 
-LIMIT = float(np.finfo(np.float32).max)
+LIMIT, TINY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 # Rounding to float32 may cost so much of a series' standard deviation; where it would cost more, its median is taken
 # off. Models look at windows in units of their own, so where a series lies is not what they learn.
 ROUNDING = 1e-4
@@ -47,6 +48,11 @@ class GrowingArray:
             self._header()
             self._file.close()
 
+    def abandon(self) -> None:
+        """Close the file as it is; nothing happens to one that is closed."""
+        with contextlib.suppress(OSError):  # a full disk was reported where it was met first
+            self._file.close()
+
     def _header(self) -> None:
         # NumPy pads this header so that the length may grow in place.
         shape = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
@@ -69,14 +75,14 @@ class ShardWriter:
         self.missing = self.shifted = self.items = 0
         self.arrays["offsets"].append(np.zeros(1, np.int64))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for array in self.arrays.values():
-            array.close()
+            array.abandon()
 
     def add(self, series: SeriesSet, without: Collection[str] = ()) -> None:
         """Append every variate of every item.
@@ -170,17 +176,19 @@ def to_float32(column: Float64[np.ndarray, " T"], where: str) -> tuple[Float32[n
     Raises:
         InputError: values too large for float32, or differences too small for it.
     """
-    largest, low, high = np.nanmax(np.abs(column)), np.nanmin(column), np.nanmax(column)
+    seen = column[np.isfinite(column)]
+    low, high = seen.min(), seen.max()
+    largest = max(abs(low), abs(high))
     if largest > LIMIT:
         raise InputError(
             f"{where}: expected values that float32 holds (up to {LIMIT:.2e}), found {largest:.3e}; rescale the series"
         )
-    spread = float(np.nanstd(column / (high - low))) * (high - low)  # no overflow on the way
+    spread = (seen / (high - low)).std() * (high - low)  # no overflow on the way
     values = column.astype(np.float32)
-    shifted = bool(np.nanmax(np.abs(values - column)) > ROUNDING * spread)
+    shifted = bool(np.abs(seen.astype(np.float32) - seen).max() > ROUNDING * spread)
     if shifted:
-        values = (column - np.nanmedian(column)).astype(np.float32)
-    if high - low < np.finfo(np.float32).tiny or np.nanmax(values) == np.nanmin(values):
+        values = (column - np.median(seen)).astype(np.float32)
+    if high - low < TINY:
         raise InputError(
             f"{where}: expected values that float32 tells apart, found a range of {high - low:.3e}; rescale the series"
         )

@@ -16,12 +16,14 @@ Every source has one of four keys:
         length: 1024
         seed: 1
 
-``weight`` is the source's share of training windows (``tsfm_data.build``), ``name`` what reports call it.
+``weight`` is the source's share of training windows (of each, where a pattern names several; ``tsfm_data.build`` says
+what the others get), ``name`` what reports call it.
 """
 
 import fnmatch
 import itertools
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,7 @@ import yaml
 
 from tsfm_data import catalog
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.frequency import normalise, step_of
+from tsfm_data.frequency import normalise, period_alias, step_of
 from tsfm_data.series import SeriesSet, read_series
 from tsfm_data.store import file_digest
 
@@ -98,7 +100,7 @@ class Plan:
             for path in self.paths:
                 yield read_series(path, **self.options)
         elif self.kind == "gluonts":
-            yield from _gluonts_parts(self.paths[0], self.options.get("freq"))
+            yield from _gluonts_parts(self.paths[0], self.options["freq"])
         else:
             yield from _generated(self.origin, self.options)
 
@@ -146,7 +148,7 @@ def _entries(config: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _kind(entry: Mapping[str, Any], where: str) -> str:
+def _kind(entry: dict[str, Any], where: str) -> str:
     kinds = [key for key in KEYS if key in entry]
     if len(kinds) != 1:
         for key in entry:
@@ -160,6 +162,8 @@ def _kind(entry: Mapping[str, Any], where: str) -> str:
     share = entry.get("weight")
     if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < np.inf):
         raise InputError(f"{where}: expected weight as a positive number, found {share!r}")
+    if share is not None:
+        entry["weight"] = float(share)
     return kinds[0]
 
 
@@ -253,8 +257,9 @@ def _gluonts(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
     inside = sorted(file for file in train.rglob("*") if file.is_file() and not file.name.startswith("."))
     if not inside:
         raise InputError(f"{where}: expected a folder that GluonTS wrote at {path}, found none")
-    _check_freq(entry, where)
-    freq = entry.get("freq") or _gluonts_freq(path, where)
+    freq = str(entry.get("freq") or _gluonts_freq(path, where))
+    _check_freq({"freq": freq}, where)
+    freq = period_alias(freq)
     files = [{"file": str(file.relative_to(train)), "sha256": file_digest(file)} for file in inside]
     name = str(entry.get("name") or path.name)
     return [_own(entry, where, name, "gluonts", str(entry["gluonts"]), files, {"freq": freq}, [train])]
@@ -272,12 +277,24 @@ def _gluonts_freq(path: Path, where: str) -> str:
         raise InputError(f"{file}: expected JSON with the key freq, found something else; give freq") from error
 
 
-def _gluonts_parts(path: Path, freq: str | None) -> Iterator[SeriesSet]:
-    from gluonts.dataset.common import FileDataset
+def _gluonts_parts(path: Path, freq: str) -> Iterator[SeriesSet]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a faster JSON library could be installed
+        from gluonts.dataset.common import FileDataset
+        from gluonts.exceptions import GluonTSException
 
-    entries = iter(FileDataset(path, freq=str(freq), one_dim_target=True))
+    try:
+        next(iter(FileDataset(path, freq=freq)), None)
+        single = True
+    except GluonTSException:  # targets of [V, T]; what else is wrong is met again below
+        single = False
+    entries = iter(FileDataset(path, freq=freq, one_dim_target=single))
     for number in itertools.count():
-        part = list(itertools.islice(entries, ENTRIES))
+        try:
+            part = list(itertools.islice(entries, ENTRIES))
+        except (GluonTSException, ValueError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{path}: expected a data set of GluonTS, found something else ({reason})") from error
         if not part:
             return
         yield read_series(part, name=f"{path}, part {number + 1}")
