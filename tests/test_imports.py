@@ -24,8 +24,8 @@ DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "neuralforecast": (("tsfm.bench",), ()),
     "vega_datasets": (("tsfm.commands.demo",), ("tsfm.commands.demo",)),
     "pytorch_lightning": (
-        ("tsfm_data.module", "tsfm.task", "tsfm.commands", "tsfm.bench", *VISION_LIGHTNING),
-        ("tsfm_data.module", "tsfm.task", "tsfm.commands", "tsfm.bench", *VISION_LIGHTNING),
+        ("tsfm_data.module", "tsfm_data.pretraining", "tsfm.task", "tsfm.commands", "tsfm.bench", *VISION_LIGHTNING),
+        ("tsfm_data.module", "tsfm_data.pretraining", "tsfm.task", "tsfm.commands", "tsfm.bench", *VISION_LIGHTNING),
     ),
     "pandas": (
         ("tsfm_data", "tsfm.forecasting", "tsfm.plots", "tsfm.report", "tsfm.commands", "tsfm.bench", "tsfm.scaling"),

@@ -21,6 +21,7 @@ from tsfm.packed import Packed, append_future, known_future, pack_window
 from tsfm.transformer import Stack
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.packing import PackedRows
 
 COMPONENTS = 4
 # What a mixture answers unless told otherwise: its own tails instead of interpolated ones.
@@ -188,9 +189,9 @@ class PackedForecaster(Forecaster):
         """Predicted patches of every window and variate as steps of the horizon."""
         return patches.flatten(1, 2)[:, : self.horizon].unflatten(0, (-1, variates)).transpose(1, 2)
 
-    def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Mean negative log likelihood of a batch whose future is known."""
-        return self.packed_loss(self.pack_known(batch))
+    def loss(self, batch: Batch | PackedRows) -> Float[Tensor, ""]:
+        """Mean negative log likelihood of a batch whose future is known, or of packed rows."""
+        return self.packed_loss(Packed.of(batch) if isinstance(batch, PackedRows) else self.pack_known(batch))
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss of the quantiles: what validation watches, comparable over kinds of models."""

@@ -12,6 +12,7 @@ from tsfm_data.batch import Batch
 from tsfm_data.corpus import CorpusLoader, Synthetic, shown_sources, to_batch
 from tsfm_data.draw import Drawer
 from tsfm_data.errors import InputError
+from tsfm_data.packing import PackedLoader
 from tsfm_data.store import Store
 from tsfm_data.synthetic import SyntheticMixture
 
@@ -45,6 +46,9 @@ class PretrainingDataModule(pl.LightningDataModule):
         held_out: list[str] | None = None,
         val_windows: int = 512,
         eval_batch_size: int | None = None,
+        packed: bool = False,
+        patch_size: int = 32,
+        tokens: int = 512,
         prefetch: bool = True,
         seed: int = 0,
     ) -> None:
@@ -64,6 +68,10 @@ class PretrainingDataModule(pl.LightningDataModule):
             held_out: sources of the corpus that are never trained on.
             val_windows: windows of each validation set.
             eval_batch_size: windows in a validation batch; null takes batch_size.
+            packed: train on packed rows of patches instead of windows, as the scaling-law models are; validation has
+                windows all the same. ``batch_size`` then counts series, and ``crop`` is of no account.
+            patch_size: steps of a token of a packed row.
+            tokens: tokens of a packed row.
             prefetch: make the next batch in a thread meanwhile.
             seed: of the training windows; validation windows do not depend on it, so that runs can be compared.
         """
@@ -76,10 +84,10 @@ class PretrainingDataModule(pl.LightningDataModule):
         self.loading: dict[str, Any] = {
             "batches": batches_per_epoch,
             "synthetic_share": synthetic_share,
-            "crop": crop,
             "augment": augment,
             "prefetch": prefetch,
         }
+        self.crop, self.packed, self.patch_size, self.tokens = crop, packed, patch_size, tokens
         self.store: Store | None = None
         self.synthetic: Synthetic | None = None
         self._validation: list[ValidationWindows] | None = None
@@ -110,7 +118,7 @@ class PretrainingDataModule(pl.LightningDataModule):
         number = self.val_names.index(name)
         rng = np.random.Generator(np.random.Philox(key=VALIDATION, counter=[0, 0, 0, number]))
         if self.store is None:
-            values = self._loader().windows(self.val_windows, rng)
+            values = self._windows().windows(self.val_windows, rng)
             season = np.ones(len(values), dtype=np.int64)
         else:
             trained = shown_sources(self.store, self.held_out)
@@ -129,23 +137,42 @@ class PretrainingDataModule(pl.LightningDataModule):
             values, season = drawer.read(drawn, self.context, self.horizon), drawer.seasons(drawn)
         return ValidationWindows(values, season, self.context, self.eval_batch_size, self._rank(), self._world())
 
-    def _loader(self) -> CorpusLoader:
+    def _loader(self) -> CorpusLoader | PackedLoader:
+        if not self.packed:
+            return self._windows()
+        return PackedLoader(
+            self.store,
+            self.synthetic,
+            horizon=self.horizon,
+            patch_size=self.patch_size,
+            tokens=self.tokens,
+            **self._common(),
+        )
+
+    def _windows(self) -> CorpusLoader:
         return CorpusLoader(
             self.store,
             self.synthetic,
             context=self.context,
             horizon=self.horizon,
-            batch_size=self.batch_size,
-            holdout=self.holdout,
-            held_out=self.held_out,
-            seed=self.seed,
-            rank=self._rank(),
-            world=self._world(),
-            **self.loading,
+            crop=self.crop,
+            **self._common(),
         )
 
-    def train_dataloader(self) -> CorpusLoader:
-        """Training windows, for ever new."""
+    def _common(self) -> dict[str, Any]:
+        """Options of both kinds of training loader."""
+        return {
+            **self.loading,
+            "batch_size": self.batch_size,
+            "holdout": self.holdout,
+            "held_out": self.held_out,
+            "seed": self.seed,
+            "rank": self._rank(),
+            "world": self._world(),
+        }
+
+    def train_dataloader(self) -> CorpusLoader | PackedLoader:
+        """Training batches, for ever new: ``Batch``, or ``PackedRows`` with ``packed``."""
         self.setup()
         return self._loader()
 
