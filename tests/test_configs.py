@@ -17,8 +17,9 @@ from tsfm_data.module import ForecastDataModule
 from tsfm_data.pretraining import PretrainingDataModule
 
 ROOT = Path(__file__).resolve().parent.parent
-CORPORA = ROOT / "configs/corpus"  # lists of sources, held by test_store
-CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if CORPORA not in path.parents)
+# Lists of sources and grids of runs are no configs of one run: test_store and test_scaling_sweep hold them.
+OTHERS = ("corpus", "scaling")
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name not in OTHERS)
 # Image models and their data modules: test_vision_configs.py.
 FORECAST_CONFIGS = [path for path in CONFIGS if path.parent.name != "vision"]
 # The published scripts: width (of tokens and of the feed-forward part), layers, learning rate, batch, calendar features

@@ -280,6 +280,21 @@ def test_when_a_grid_has_a_mistake_then_one_line_says_what(
     assert not (tmp_path / "out").exists()
 
 
+def test_when_the_grid_of_the_repository_is_read_then_its_law_can_be_identified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("corpus/all").mkdir(parents=True)
+    grid = read_grid(Path(__file__).parent.parent / "configs/scaling/grid.yaml")
+    sizes = {grid.counts(arch, size).params for arch in grid.arch for size in grid.size}
+    assert set(grid.arch) == {"encoder", "decoder"}
+    assert min(len(grid.size), len(grid.steps or ())) >= 4
+    assert len(grid.seed) >= 2
+    assert max(sizes) > 3e6
+    assert max(sizes) / min(sizes) > 500
+    assert len({cell.name(cell.lr or 0.0) for cell in cells(grid)}) == len(cells(grid))
+
+
 def test_when_configs_are_stacked_then_mappings_merge_and_the_rest_is_replaced() -> None:
     assert overlay({"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"c": [2]}, "e": 3}) == {
         "a": {"b": 1, "c": [2]},

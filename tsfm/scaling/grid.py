@@ -18,6 +18,7 @@ from tsfm.scaling.counts import Counts, count_forecaster, sizes_of
 from tsfm_data.errors import InputError, unknown_name
 
 CHECKPOINT = "checkpoints/last.ckpt"
+NOT_HERE = ("EarlyStopping", "ModelCheckpoint", "ModelFolder")  # callbacks of a config that a sweep does in its own way
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def piece_config(grid: Grid, cell: Cell, lr: float, piece: Piece, unit: int, roo
     forecaster = {"class_path": f"{module}.{name}", "init_args": {"config": sizes}}
     base = grid.base()
     data = overlay({"seed": cell.seed, "batches_per_epoch": unit}, (grid.data or {}).get(cell.data, {}))
+    kept = [c for c in base.get("trainer", {}).get("callbacks", []) if not c["class_path"].endswith(NOT_HERE)]
     callbacks = [
         {
             "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
@@ -185,7 +187,7 @@ def piece_config(grid: Grid, cell: Cell, lr: float, piece: Piece, unit: int, roo
         "num_sanity_val_steps": 0,
         "enable_progress_bar": False,
         "default_root_dir": str(root / piece.name),
-        "callbacks": base.get("trainer", {}).get("callbacks", []) + callbacks,
+        "callbacks": kept + callbacks,
     }
     if piece.budget is None:
         trainer["limit_val_batches"] = 0
