@@ -7,9 +7,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import Figure
 
-EXAMPLES, LAGS, POINTS = 5, 192, 1000
+EXAMPLES, LAGS, POINTS = 5, 192, 600
 SYNTHETIC, REAL = "#0072b2", "#d55e00"
 PERIODS = (2, 4, 7, 12, 24, 48, 96, 168)
 ABOUT = {
@@ -67,34 +67,38 @@ def draw(sets: dict[str, np.ndarray], length: int, seed: int) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12.5, 8), layout="constrained", facecolor="white")
-    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[2.4, 1], wspace=0.02)[0]
-    _examples(left, length, seed)
-    spectrum, correlation, plane = right.subplots(3, 1, height_ratios=[1.05, 1, 1.05])
+    figure = Figure(figsize=(10.6, 6.9), layout="constrained", facecolor="white")
+    grid = figure.add_gridspec(3, 2, width_ratios=[2.5, 1])
+    _examples(figure.add_subplot(grid[:, 0]), length, seed)
+    spectrum, correlation, plane = (figure.add_subplot(grid[row, 1]) for row in range(3))
     for axis in (spectrum, correlation, plane):
         axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
+        axis.tick_params(labelsize=7.5)
     _spectra(spectrum, sets)
     _correlations(correlation, sets)
     _plane(plane, sets)
     return figure
 
 
-def _examples(figure: "SubFigure", length: int, seed: int) -> None:
-    """One row a family: its name and some of its series, without axes."""
+def _examples(axis: "Axes", length: int, seed: int) -> None:
+    """One row a family: its name and some of its series, each scaled to the height of the row."""
     from tsfm_data.synthetic import GENERATORS, WEIGHTS
 
-    grid = figure.subplots(len(GENERATORS), EXAMPLES + 1, width_ratios=[1.25] + [1] * EXAMPLES)
-    figure.suptitle(f"Synthetic series of {length} steps", x=0.008, ha="left", fontsize=13)
-    for row, (name, family) in zip(grid, GENERATORS.items(), strict=True):
-        for axis in row:
-            axis.axis("off")
-        row[0].text(0, 0.72, name, fontsize=10, weight="bold", va="center")
-        row[0].text(0, 0.42, ABOUT[name], fontsize=7.5, color="#555555", va="center")
-        row[0].text(0, 0.17, f"{100 * WEIGHTS[name]:.0f} % of the mixture", fontsize=7.5, color="#555555", va="center")
-        for axis, x in zip(row[1:], family(EXAMPLES * 8, length, np.random.default_rng(seed))[::8], strict=True):
-            axis.plot(x, color=SYNTHETIC, linewidth=0.5)
-            axis.margins(x=0, y=0.08)
+    axis.axis("off")
+    axis.set_title(f"Synthetic series of {length} steps", loc="left", fontsize=12)
+    across = np.linspace(0, 0.94, length)  # an example is one unit wide and high, with a margin
+    for row, (name, family) in enumerate(GENERATORS.items()):
+        base = -1.3 * row
+        axis.text(-1.25, base + 0.72, name, fontsize=10, weight="bold", va="center")
+        share = f"{100 * WEIGHTS[name]:.0f} % of the mixture"
+        for height, text in ((0.4, ABOUT[name]), (0.12, share)):
+            axis.text(-1.25, base + height, text, fontsize=7.5, color="#555555", va="center")
+        # Neighbours may share their kind: every eighth is shown.
+        series = family(EXAMPLES * 8, length, np.random.default_rng(seed))[::8]
+        low, spread = series.min(1, keepdims=True), np.maximum(np.ptp(series, axis=1, keepdims=True), 1e-9)
+        for column, x in enumerate((series - low) / spread):
+            axis.plot(column + across, base + x, color=SYNTHETIC, linewidth=0.5)
+    axis.margins(x=0, y=0.01)
 
 
 def _spectra(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
@@ -114,7 +118,7 @@ def _spectra(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
     axis.set_xticks(PERIODS, [str(p) for p in PERIODS])
     axis.minorticks_off()
     axis.set_xlabel("period, steps", fontsize=8)
-    axis.set_title("Power spectrum: median, 10–90 % of windows", loc="left", fontsize=10)
+    axis.set_title("Power spectrum, middle 80 %", loc="left", fontsize=9.5)
     axis.legend(fontsize=8, frameon=False, loc="lower left")
 
 
@@ -132,7 +136,7 @@ def _correlations(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
     axis.set_xticks(range(0, lags + 1, 24))
     axis.margins(x=0.01)
     axis.set_xlabel("lag, steps", fontsize=8)
-    axis.set_title("Autocorrelation: median, 25–75 % of windows", loc="left", fontsize=10)
+    axis.set_title("Autocorrelation, middle half", loc="left", fontsize=9.5)
 
 
 def _plane(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
@@ -146,6 +150,6 @@ def _plane(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
             entropy = -(share * np.log(np.maximum(share, 1e-300))).sum(1) / np.log(share.shape[1])
             smooth = autocorrelation(windows, 1)[:, 0]
             axis.scatter(smooth, entropy, s=3, color=colour, alpha=0.3, linewidths=0, rasterized=True)
-    axis.set_xlabel("autocorrelation at lag 1", fontsize=8)
-    axis.set_ylabel("spectral entropy", fontsize=8)
-    axis.set_title("Windows: smooth to the right, predictable below", loc="left", fontsize=10)
+    axis.set_xlabel("autocorrelation at lag 1 (smooth →)", fontsize=8)
+    axis.set_ylabel("spectral entropy (← regular)", fontsize=8)
+    axis.set_title("One point a window", loc="left", fontsize=9.5)
