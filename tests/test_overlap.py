@@ -68,6 +68,15 @@ def test_when_a_copy_was_rounded_then_it_is_still_found(tmp_path: Path, corpus: 
     assert found.seen
 
 
+def test_when_single_precision_rounds_a_series_then_a_copy_in_other_units_is_still_found(tmp_path: Path) -> None:
+    exact = 3e6 + np.random.default_rng(4).normal(size=(500, 1)).cumsum(0) + np.linspace(0, 5e3, 500)[:, None]
+    (tmp_path / "c.yaml").write_text("sources: [{path: large.csv}]")
+    write(tmp_path / "large.csv", exact)
+    build(tmp_path / "c.yaml", tmp_path / "corpus", progress=False)
+    (found,) = check_overlap(tmp_path / "corpus", [str(write(tmp_path / "test.csv", exact * 0.4536))])
+    assert found.seen
+
+
 def test_when_series_are_strangers_then_none_is_found(tmp_path: Path, corpus: Path) -> None:
     waves = 10 * np.sin(2 * np.pi * np.arange(1000)[:, None] / np.array([24, 48, 91.3, 365.25])) + walks(5, 1000, 4) / 2
     counts = np.random.default_rng(0).poisson(0.3, (1000, 4)).astype(float)

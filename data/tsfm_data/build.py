@@ -78,7 +78,9 @@ def build(config: str | Path, output: str | Path, progress: bool = True) -> Buil
             entries: dict[str, dict[str, Any]] = {}
             staged: list[str] = []
             kept: list[str] = []
-            for plan in tqdm(plans, unit="source", disable=None if progress else True):
+            bar = tqdm(plans, unit="source", disable=None if progress else True)
+            for plan in bar:
+                bar.set_description(plan.name)
                 place, entries[plan.name] = _source(plan, folder)
                 (staged if place == STAGING else kept).append(plan.name)
             for name, entry in old.items():

@@ -118,7 +118,7 @@ class ShardWriter:
         self.arrays["offsets"].append(np.array([self.arrays["values"].length]))
         self.arrays["items"].append(np.array([self.items]))
         self.arrays["freqs"].append(np.array([index]))
-        self.arrays["overlap"].append(fingerprints(values))
+        self.arrays["overlap"].append(fingerprints(column))  # before rounding, which copies in other units do not share
         return True
 
     def finish(self, inputs: dict[str, Any]) -> dict[str, Any]:
