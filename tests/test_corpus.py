@@ -97,14 +97,14 @@ def test_when_a_loader_resumes_then_it_goes_on_with_the_batches_that_are_left() 
     whole = loader()
     first, second = list(whole), list(whole)
     assert not same(first[0], second[0])
-    interrupted = loader(prefetch=True)
+    interrupted = loader(prefetch=2)
     for number, batch in enumerate(interrupted):
         assert same(batch, first[number])
         if number == 2:
             break
     state = interrupted.state_dict()
     assert state == {"epoch": 0, "batch": 3}
-    resumed = loader(prefetch=True)
+    resumed = loader(prefetch=2)
     resumed.load_state_dict(state)
     rest = [*resumed, *resumed]
     assert len(rest) == 3 + 6

@@ -86,7 +86,7 @@ def test_when_pieces_are_fitted_then_none_overlap_and_few_rows_are_needed() -> N
 
 def test_when_a_loader_resumes_then_rows_are_the_same() -> None:
     def loader() -> PackedLoader:
-        return PackedLoader(store(), Noise(), **OPTIONS, augment=EVERYTHING, prefetch=True, seed=5)
+        return PackedLoader(store(), Noise(), **OPTIONS, augment=EVERYTHING, prefetch=2, seed=5)
 
     whole, resumed = list(loader()), loader()
     resumed.load_state_dict({"epoch": 0, "batch": 2})

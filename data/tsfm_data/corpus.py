@@ -100,7 +100,7 @@ class CorpusLoader(CountedLoader[Batch]):
         seed: of the whole stream.
         rank: number of this process.
         world: number of processes.
-        prefetch: make the next batch in a thread meanwhile.
+        prefetch: next batches that are made meanwhile, each in a thread of its own.
 
     Raises:
         InputError: there is neither corpus nor generator, a name is unknown, or a number is out of range.
@@ -123,7 +123,7 @@ class CorpusLoader(CountedLoader[Batch]):
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        prefetch: bool = False,
+        prefetch: int = 0,
     ) -> None:
         super().__init__(batches, seed=seed, rank=rank, world=world, prefetch=prefetch)
         for name, size in (("context", context), ("horizon", horizon), ("batch_size", batch_size)):

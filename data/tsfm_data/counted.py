@@ -1,8 +1,10 @@
 """A loader whose every batch is a pure function of seed, epoch and number: endless data, exact resume."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -25,7 +27,7 @@ class CountedLoader(ABC, Generic[B]):
         seed: of the whole stream.
         rank: number of this process.
         world: number of processes.
-        prefetch: make the next batch in a thread while the present one is worked on.
+        prefetch: next batches that are made meanwhile, each in a thread of its own; 0 makes each when asked for.
 
     Raises:
         InputError: a number is out of range.
@@ -33,11 +35,13 @@ class CountedLoader(ABC, Generic[B]):
 
     batch_sampler = None  # Lightning looks for this name and for ``sampler`` when it announces an epoch
 
-    def __init__(self, batches: int, *, seed: int = 0, rank: int = 0, world: int = 1, prefetch: bool = False) -> None:
+    def __init__(self, batches: int, *, seed: int = 0, rank: int = 0, world: int = 1, prefetch: int = 0) -> None:
         if batches < 1:
             raise InputError(f"batches: expected at least 1 an epoch, found {batches}")
         if not 0 <= seed < 1 << 63:
             raise InputError(f"seed: expected 0 or more, below 2^63, found {seed}")
+        if prefetch < 0:
+            raise InputError(f"prefetch: expected 0 or more batches, found {prefetch}")
         self.batches, self.seed, self.rank, self.world, self.prefetch = batches, seed, rank, world, prefetch
         self._epoch = self._batch = 0
         self._resume: tuple[int, int] | None = None
@@ -92,12 +96,11 @@ class CountedLoader(ABC, Generic[B]):
             yield self.batch(epoch, number)
 
     def _ahead(self, epoch: int, first: int) -> Iterator[B]:
-        """The same batches, each begun when the one before it is handed out."""
-        with ThreadPoolExecutor(1, thread_name_prefix="tsfm-loader") as thread:
-            coming: Future[B] | None = None
-            for number in range(first, self.batches):
-                ready = coming if coming is not None else thread.submit(self.batch, epoch, number)
-                batch = ready.result()
-                last = number + 1 == self.batches
-                coming = None if last else thread.submit(self.batch, epoch, number + 1)
-                yield batch
+        """The same batches, made while those before them are worked on."""
+        with ThreadPoolExecutor(self.prefetch, thread_name_prefix="tsfm-loader") as threads:
+            numbers = iter(range(first, self.batches))
+            coming = deque(threads.submit(self.batch, epoch, n) for n in islice(numbers, self.prefetch))
+            while coming:
+                ready = coming.popleft().result()
+                coming.extend(threads.submit(self.batch, epoch, n) for n in islice(numbers, 1))
+                yield ready

@@ -49,7 +49,7 @@ class PretrainingDataModule(pl.LightningDataModule):
         packed: bool = False,
         patch_size: int = 32,
         tokens: int = 512,
-        prefetch: bool = True,
+        prefetch: int = 1,
         seed: int = 0,
     ) -> None:
         """Remember the options; nothing is read before ``setup``.
@@ -72,7 +72,7 @@ class PretrainingDataModule(pl.LightningDataModule):
                 windows all the same. ``batch_size`` then counts series, and ``crop`` is of no account.
             patch_size: steps of a token of a packed row.
             tokens: tokens of a packed row.
-            prefetch: make the next batch in a thread meanwhile.
+            prefetch: next batches that are made meanwhile, each in a thread of its own.
             seed: of the training windows; validation windows do not depend on it, so that runs can be compared.
         """
         super().__init__()
