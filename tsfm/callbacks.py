@@ -9,6 +9,7 @@ from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch.utils.flop_counter import FlopCounterMode
 
 from tsfm_data.batch import Batch
+from tsfm_data.packing import PackedRows
 
 # Dense matrix products a second by the makers' data sheets: half precision, and float32 (as TF32 where it is allowed).
 GPU_PEAKS = {
@@ -127,9 +128,9 @@ class Throughput(pl.Callback):
         self._ended = None
 
 
-def batch_size(batch: Any, task: pl.LightningModule) -> tuple[int, int]:
+def batch_size(batch: Batch | PackedRows, task: pl.LightningModule) -> tuple[int, int]:
     """Observed values of a batch, and tokens that hold some of a series."""
-    if not isinstance(batch, Batch):
+    if isinstance(batch, PackedRows):
         return int(batch.observed.sum()), int((batch.sample_id > 0).sum())
     observed = int(batch.past_observed.sum())
     if batch.future_observed is not None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "bench lsf": ("tsfm.commands.bench:lsf", "iTransformer beside the paper's table"),
     "bench speed": ("tsfm.commands.bench:speed", "training speed beside a bare loop and neuralforecast"),
     "bench loader": ("tsfm.commands.bench:loader", "the corpus loader: observations a second, memory"),
+    "bench pretraining": ("tsfm.commands.bench_pretraining:pretraining", "packed training beside padded rows"),
     "bench windows": ("tsfm.commands.bench:windows", "window gathering beside GluonTS"),
     "bench baselines": ("tsfm.commands.baselines:baselines", "scores of the baselines on a suite, computed once"),
     "scaling sweep": ("tsfm.commands.scaling:sweep", "train a grid of models into a ledger"),

@@ -21,9 +21,11 @@ from tsfm.callbacks import Throughput
 from tsfm.forecaster import Forecaster, Pretraining, TrainingData
 from tsfm.heads import DEFAULT_LEVELS
 from tsfm.optim import OptimConfig, build_optimizer, lr_factor
+from tsfm.trunk import PackedForecaster
 from tsfm.validation import scaled_errors
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
+from tsfm_data.packing import PackedRows
 from tsfm_data.pretraining import PretrainingDataModule
 
 
@@ -63,9 +65,18 @@ class ForecastTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def setup(self, stage: str) -> None:
-        """Let the forecaster remember what it is trained on; that is not in a checkpoint."""
+        """Let the forecaster remember what it is trained on; that is not in a checkpoint.
+
+        Raises:
+            InputError: the data have what the forecaster does not take: covariates, or packed rows.
+        """
         module = getattr(self.trainer, "datamodule", None)
-        if module is not None and not isinstance(module, PretrainingDataModule):
+        if isinstance(module, PretrainingDataModule):
+            if module.packed and not isinstance(self.forecaster, PackedForecaster):
+                raise InputError(
+                    f"model {self.forecaster.name} trains on windows, found packed rows: leave out --data.packed"
+                )
+        elif module is not None:
             given = [*module.series.past_names, *module.series.known_names]
             if given and not self.forecaster.covariates:
                 raise InputError(
@@ -74,14 +85,16 @@ class ForecastTask(pl.LightningModule):
                 )
             self.forecaster.training_data = training_data(module)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(
+        self, batch: Batch | PackedRows, device: torch.device, dataloader_idx: int
+    ) -> Batch | PackedRows:
         """Lightning moves mutable collections only; a batch is frozen and moves itself."""
         values = batch.past if isinstance(batch, Batch) else batch.target
         return batch if values.device == device else batch.to(device)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch | PackedRows, batch_idx: int) -> Tensor:
         """Loss of one batch; handed to the logger only when it writes, for that costs a small model 5 % of its step."""
-        loss = self.forecaster.loss(batch)
+        loss = self.forecaster.loss(batch)  # type: ignore[arg-type]  # rows where the forecaster takes them: setup
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=1)
         return loss
@@ -173,7 +186,8 @@ class ShardedForecastTask(ForecastTask):
             return
         for blocks in (m for m in self.forecaster.modules() if isinstance(m, nn.ModuleList)):
             for block in blocks:
-                fully_shard(block, mesh=mesh["data_parallel"])
+                if not isinstance(block, nn.ModuleDict):  # which has nothing to call
+                    fully_shard(block, mesh=mesh["data_parallel"])
         fully_shard(self.forecaster, mesh=mesh["data_parallel"])
         # These are entered beside forward, which alone gathers the parameters.
         register_fsdp_forward_method(self.forecaster, "loss")

@@ -177,6 +177,8 @@ class SuiteCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where everything is."""
+        if not self.trainer.is_global_zero:
+            return
         checkpoint, root = self.trainer.checkpoint_callback, Path(self.trainer.default_root_dir)
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
             best = f"best {checkpoint.monitor} {float(checkpoint.best_model_score):.4f}"
