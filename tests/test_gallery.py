@@ -50,7 +50,9 @@ def test_when_the_gallery_is_drawn_twice_then_it_is_the_same_picture(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"length": 8}, "a length of at least 64"),
+        ({"length": 8}, "a length from 64 to 8,192"),
+        ({"length": 10_000_000}, "found 10000000"),
+        ({"windows": 0}, "a window or more"),
         ({"corpus": Path("nowhere")}, "nowhere"),
         ({"output": Path("x.gif"), "length": 64, "windows": 2}, "ends in .png"),
     ],

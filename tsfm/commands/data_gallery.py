@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXAMPLES, LAGS, POINTS = 5, 192, 600
+LONGEST = 8192  # steps that an example still shows
 SYNTHETIC, REAL = "#0072b2", "#d55e00"
 PERIODS = (2, 4, 7, 12, 24, 48, 96, 168)
 ABOUT = {
@@ -46,8 +47,8 @@ def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows
     from tsfm_data.store import Store
     from tsfm_data.synthetic import SyntheticMixture
 
-    if length < 64 or windows < 1:
-        raise InputError(f"expected a length of at least 64 and one window, found {length} and {windows}")
+    if not 64 <= length <= LONGEST or windows < 1:
+        raise InputError(f"expected a length from 64 to {LONGEST:,} and a window or more, found {length} and {windows}")
     sources = store_sources(Store(corpus)) if corpus is not None else list(catalogue_sources())
     sets = {"synthetic": SyntheticMixture().draw(windows, length, np.random.default_rng([seed, 0]))}
     if sources:
