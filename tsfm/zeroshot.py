@@ -25,6 +25,7 @@ from tsfm.transformer import ResidualMLP, Stack
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 
+LEAST_UNIT = 0.02  # of errors, on the model's scale
 FARTHEST = 20.0  # asinh of a value: 2e8 scales away; keeps sinh finite
 
 
@@ -45,6 +46,8 @@ class ZeroShotConfig:
         arcsinh: whether scaled values go through asinh, which tames outliers.
         periods: how many periods, found by the spectrum, are given as coordinates; 0, 1 or 2.
         lags: how many earlier periods a token is shown at its own phase; 0 shows none.
+        naive_unit: whether quantiles and losses are counted in units of the error of a naive forecast within the history,
+            so that a series that repeats itself closely is learnt as closely.
         copy: whether quantiles start from a learnt mixture of last value and earlier periods.
         span_masking: share of the training batches in which spans of the history are hidden, too, and to be filled in.
         any_variate: whether the variates of a window, its covariates among them, see each other.
@@ -62,6 +65,7 @@ class ZeroShotConfig:
     arcsinh: bool = True
     periods: int = 2
     lags: int = 3
+    naive_unit: bool = True
     copy: bool = True
     span_masking: float = 0.0
     any_variate: bool = False
@@ -93,6 +97,7 @@ class Rows(NamedTuple):
         period: steps of the periods found in the history, 0 where there is none.
         score: how clear each period is.
         length: steps of the history from the first one seen.
+        unit: what errors are counted in, on the model's scale.
     """
 
     x: Float[Tensor, "R L"]
@@ -100,6 +105,7 @@ class Rows(NamedTuple):
     period: Int[Tensor, "R _"]
     score: Float[Tensor, "R _"]
     length: Int[Tensor, " R"]
+    unit: Float[Tensor, " R"]
 
 
 class Normaliser(NamedTuple):
@@ -164,6 +170,23 @@ def seasonal_drafts(
     return torch.stack(drafts, -1)
 
 
+def naive_error(
+    x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], period_RP: Int[Tensor, "R P"]
+) -> Float[Tensor, " R"]:
+    """Mean absolute change over one step, or over the period that is repeated most closely, whichever is smaller."""
+    step_T = torch.arange(x_RT.shape[1], device=x_RT.device)
+    best_R = torch.full_like(x_RT[:, 0], math.inf)
+    for lag_R1 in [torch.ones_like(best_R, dtype=torch.long)[:, None], *(p[:, None] for p in period_RP.unbind(1))]:
+        before_RT = (step_T - lag_R1).clamp(min=0)
+        both_RT = seen_RT & seen_RT.gather(1, before_RT) & (step_T >= lag_R1) & (lag_R1 > 0)
+        change_RT = torch.where(both_RT, (x_RT - x_RT.gather(1, before_RT)).abs(), 0.0)
+        count_R = both_RT.sum(1)
+        mean_R = torch.where(count_R > 0, change_RT.sum(1) / count_R.clamp(min=1), math.inf)
+        best_R = torch.minimum(best_R, mean_R)
+    # Where there are no two values to compare, the scale itself is the unit.
+    return torch.where(best_R.isfinite(), best_R.clamp(min=LEAST_UNIT), 1.0)
+
+
 def last_seen(rows: Rows, end_N: Int[Tensor, " N"]) -> Float[Tensor, "R N"]:
     """The last value seen before each of these steps, 0 where there is none."""
     step_L = torch.arange(rows.x.shape[1], device=rows.x.device)
@@ -191,20 +214,24 @@ class QuantilePatches(nn.Module):
         self.steps = steps
 
     def forward(
-        self, x_RNC: Float[Tensor, "R N C"], drafts_RNSD: Float[Tensor, "R N S D"]
+        self, x_RNC: Float[Tensor, "R N C"], drafts_RNSD: Float[Tensor, "R N S D"], unit_R: Float[Tensor, " R"]
     ) -> Float[Tensor, "R N S K"]:
-        """Args:
-        x_RNC: tokens.
-        drafts_RNSD: the last value and the seasonal drafts of every step.
+        """Quantiles on the model's scale.
+
+        Args:
+            x_RNC: tokens.
+            drafts_RNSD: the last value and the seasonal drafts of every step.
+            unit_R: what distances from the drafts are counted in.
         """
         raw = self.projection(x_RNC).unflatten(-1, (self.steps, sum(self.sizes))).float()
         raw, weight = raw.split(self.sizes, dim=-1)
         m = self.middle
-        centre = raw[..., m : m + 1]
+        unit = unit_R[:, None, None, None]
+        centre = raw[..., m : m + 1] * unit
         if weight.shape[-1]:
             centre = centre + (weight.softmax(-1) * drafts_RNSD).sum(-1, keepdim=True)
-        down = centre - F.softplus(raw[..., :m]).flip(-1).cumsum(-1).flip(-1)
-        up = centre + F.softplus(raw[..., m + 1 :]).cumsum(-1)
+        down = centre - unit * F.softplus(raw[..., :m]).flip(-1).cumsum(-1).flip(-1)
+        up = centre + unit * F.softplus(raw[..., m + 1 :]).cumsum(-1)
         return torch.cat([down, centre, up], dim=-1)
 
 
@@ -220,7 +247,7 @@ class PatchTrunk(nn.Module):
         super().__init__()
         self.config = config
         width, patch = config.d_model, config.patch_size
-        inputs = 2 * patch + (1 + config.drafts) * ahead + 4 * config.periods + 2
+        inputs = 2 * patch + (1 + config.drafts) * ahead + 4 * config.periods + 3
         self.embed = ResidualMLP(inputs, width, width, F.silu) if config.residual_mlp else nn.Linear(inputs, width)
         self.stack = Stack(width, config.layers, config.heads, config.any_variate)
         self.head = QuantilePatches(config, ahead)
@@ -229,11 +256,13 @@ class PatchTrunk(nn.Module):
         """What is seen of rows on the model's own scale, with the periods of the first ``history`` tokens."""
         x_RL = torch.where(seen_RL, x_RL, 0.0)
         x_RT, seen_RT = (x[:, : history * self.config.patch_size] for x in (x_RL, seen_RL))
-        length_R = length_of(seen_RT)
-        if not self.config.periods:
-            none = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
-            return Rows(x_RL, seen_RL, none, none.float(), length_R)
-        return Rows(x_RL, seen_RL, *find_periods(x_RT, seen_RT, self.config.periods), length_R)
+        if self.config.periods:
+            period_RP, score_RP = find_periods(x_RT, seen_RT, self.config.periods)
+        else:
+            period_RP = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
+            score_RP = period_RP.float()
+        unit_R = naive_error(x_RT, seen_RT, period_RP) if self.config.naive_unit else x_RL.new_ones(len(x_RL))
+        return Rows(x_RL, seen_RL, period_RP, score_RP, length_of(seen_RT), unit_R)
 
     def drafts(self, rows: Rows, step_NS: Int[Tensor, "N S"], known_N: Int[Tensor, " N"]) -> Float[Tensor, "R N S D"]:
         """Last value and seasonal drafts of the steps that every token forecasts, from before ``known``."""
@@ -255,13 +284,14 @@ class PatchTrunk(nn.Module):
         turn = 2 * math.pi * (start_N1 % period_R1.clamp(min=1)) / period_R1.clamp(min=1)
         phases = torch.cat([turn.sin(), turn.cos()], -1) * (period_R1 > 0).repeat(1, 1, 2)
         length_R1 = rows.length[:, None].clamp(min=1).to(rows.x.dtype)
-        row = torch.cat([rows.period.clamp(min=1).log2() / 8, rows.score, length_R1.log2() / 8], -1)
+        length_unit = torch.cat([length_R1.log2() / 8, rows.unit[:, None].log()], -1)
+        row = torch.cat([rows.period.clamp(min=1).log2() / 8, rows.score, length_unit], -1)
         future = future_N.to(rows.x.dtype)[None, :, None].expand(len(rows.x), -1, 1)
         shared = row[:, None].expand(-1, tokens, -1)
         return torch.cat([x_RNP, seen_RNP, drafts_RNSD.flatten(2), phases, shared, future], -1)
 
     def mix(
-        self, inputs_RNG: Float[Tensor, "R N G"], allowed: Bool[Tensor, "B #N N"], variates: int
+        self, inputs_RNG: Float[Tensor, "R N G"], allowed: Bool[Tensor, "B #M M"], variates: int
     ) -> Float[Tensor, "R N C"]:
         """The tokens after the stack; a token always sees itself.
 

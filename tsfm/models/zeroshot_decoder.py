@@ -61,7 +61,7 @@ class ZeroShotDecoder(ZeroShotForecaster):
             ahead = (target[:, None] & ~target).repeat_interleave(count, 0).repeat_interleave(count, 1)
             before = torch.where(ahead, covered.repeat(2 * (window.columns,)), before.repeat(2 * (window.columns,)))
         x_RNC = self.trunk.mix(inputs, visible_RN[:, None] & before, window.columns)
-        return self.trunk.head(x_RNC[:, first:last], drafts[:, first:last])
+        return self.trunk.head(x_RNC[:, first:last], drafts[:, first:last], rows.unit)
 
     def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps in the batch's units."""
@@ -74,7 +74,7 @@ class ZeroShotDecoder(ZeroShotForecaster):
         return by_window(normalise.restore(found[:, 0]), window.columns, variates, horizon)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Twice the mean pinball loss on the model's scale, of what follows every token after a random history."""
+        """Twice the mean pinball loss in units of each row, of what follows every token after a random history."""
         patch, variates = self.config.patch_size, batch.past.shape[2]
         window = window_of(batch, batch.horizon, patch, self.covariates)
         x_RL, seen_RL = window.target, window.known
@@ -91,4 +91,4 @@ class ZeroShotDecoder(ZeroShotForecaster):
         counts = counts & before_RT.any(1)[:, None, None]
         is_target = torch.arange(window.columns, device=x_RL.device) < variates
         counts = counts & is_target.repeat(len(x_RL) // window.columns)[:, None, None]
-        return masked_mean(pinball(found, target, self.levels), counts)
+        return masked_mean(pinball(found, target, self.levels) / rows.unit[:, None, None], counts)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tsfm.heads import masked_mean
-from tsfm.zeroshot import ZeroShotForecaster, by_window, fit_normaliser, pinball, window_of
+from tsfm.zeroshot import Rows, ZeroShotForecaster, by_window, fit_normaliser, pinball, window_of
 from tsfm_data.batch import Batch
 
 SPANS, LONGEST = 2, 4  # hidden spans of a history, and the longest of them in patches
@@ -31,39 +31,36 @@ class ZeroShotEncoder(ZeroShotForecaster):
         """The model's own horizon."""
         return self.horizon
 
-    def tokens(
-        self, x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], history: int, columns: int
-    ) -> Float[Tensor, "R N P K"]:
+    def tokens(self, rows: Rows, history: int, columns: int) -> Float[Tensor, "R N P K"]:
         """Quantiles of every token's own patch, on the model's scale.
 
         Args:
-            x_RL: values on the model's scale.
-            seen_RL: which of them the model may look at.
+            rows: what is seen.
             history: tokens of the history; the others are the future.
             columns: rows of a window.
         """
         patch = self.config.patch_size
-        count = x_RL.shape[1] // patch
-        rows = self.trunk.rows(x_RL, seen_RL, history)
-        token_N = torch.arange(count, device=x_RL.device)
-        step_NP = token_N[:, None] * patch + torch.arange(patch, device=x_RL.device)
+        count = rows.x.shape[1] // patch
+        token_N = torch.arange(count, device=rows.x.device)
+        step_NP = token_N[:, None] * patch + torch.arange(patch, device=rows.x.device)
         known_N = (token_N * patch).clamp(min=1, max=history * patch)
         drafts = self.trunk.drafts(rows, step_NP, known_N)
         inputs = self.trunk.inputs(rows, drafts, token_N >= history)
-        visible_RN = seen_RL.unflatten(1, (count, patch)).any(-1)
+        visible_RN = rows.seen.unflatten(1, (count, patch)).any(-1)
         if self.config.any_variate:
             visible_RN = visible_RN.unflatten(0, (-1, columns)).flatten(1)
-        return self.trunk.head(self.trunk.mix(inputs, visible_RN[:, None], columns), drafts)
+        return self.trunk.head(self.trunk.mix(inputs, visible_RN[:, None], columns), drafts, rows.unit)
 
     def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps in the batch's units."""
         window = window_of(batch, horizon, self.config.patch_size, self.covariates)
         normalise = fit_normaliser(window.x, window.seen, self.config)
-        found = self.tokens(normalise(window.x), window.seen, window.history, window.columns)[:, window.history :]
+        rows = self.trunk.rows(normalise(window.x), window.seen, window.history)
+        found = self.tokens(rows, window.history, window.columns)[:, window.history :]
         return by_window(normalise.restore(found.flatten(1, 2)), window.columns, batch.past.shape[2], horizon)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Twice the mean pinball loss on the model's scale, of the future and of the hidden spans of the history."""
+        """Twice the mean pinball loss in units of each row, of the future and of the hidden spans of the history."""
         patch = self.config.patch_size
         window = window_of(batch, batch.horizon, patch, self.covariates)
         seen_RL = window.seen
@@ -74,11 +71,12 @@ class ZeroShotEncoder(ZeroShotForecaster):
             first = 0
         normalise = fit_normaliser(window.x, seen_RL, self.config)
         target_RL = normalise(window.target)
-        found = self.tokens(target_RL, seen_RL, window.history, window.columns)
+        rows = self.trunk.rows(target_RL, seen_RL, window.history)
+        found = self.tokens(rows, window.history, window.columns)
         # A row of which nothing is seen has no scale.
         counts = window.known & ~seen_RL & seen_RL.any(1, keepdim=True)
         error = pinball(found[:, first:].flatten(1, 2), target_RL[:, first * patch :], self.levels)
-        return masked_mean(error, counts[:, first * patch :])
+        return masked_mean(error / rows.unit[:, None], counts[:, first * patch :])
 
     def spans(self, rows: int, history: int, tokens: int, device: torch.device) -> Bool[Tensor, "R N"]:
         """Two random spans of the history of every row."""
