@@ -7,6 +7,7 @@ import pytest
 import torch
 from corpora import Noise, coded, make_source, make_store
 
+from tsfm_data.augment import AugmentConfig
 from tsfm_data.batch import Batch
 from tsfm_data.corpus import CorpusLoader
 from tsfm_data.draw import Drawer, Drawn
@@ -139,6 +140,30 @@ def test_when_a_series_is_as_short_as_can_be_then_something_is_observed_on_both_
         assert batch.future_observed[:, 0].all()
 
 
+def test_when_windows_have_variates_then_they_are_aligned_and_of_one_item() -> None:
+    wide = make_source("wide", coded(12, 90), items=[0] * 5 + [1] * 2 + [2] * 5)
+    loader = CorpusLoader(
+        make_store(make_source("narrow", coded(3, 90, first=50)), wide),
+        **OPTIONS,
+        variates=3,
+        augment=AugmentConfig(resample=0.3, mixup=1.0, flip_time=1.0),
+    )
+    pairs = set()
+    for batch in loader:
+        assert batch.past.shape == (64, 32, 3)
+        assert torch.equal(batch.past_observed[..., 0], batch.past_observed[..., 2])
+        assert batch.past_observed[:, -1].all()
+        last = batch.past[:, -1]
+        series = (last / 10_000).round().long()
+        step = last - 10_000 * series
+        torch.testing.assert_close(step, step[:, :1].expand_as(step), atol=0.1, rtol=0)
+        assert (series.diff(dim=1) > 0).all()
+        assert torch.equal(series[:, 0] < 5, series[:, 2] < 5)
+        assert not torch.isin(series, torch.tensor([5, 6])).any()
+        pairs |= {tuple(row) for row in series.tolist()}
+    assert len(pairs) == 20  # ten choices of three among five variates, of two items
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -148,6 +173,9 @@ def test_when_a_series_is_as_short_as_can_be_then_something_is_observed_on_both_
         ({"crop": 1.5}, "crop: expected a share"),
         ({"holdout": 1.0}, "holdout: expected a share"),
         ({"seed": -1}, "seed"),
+        ({"variates": 0}, "variates: expected at least 1"),
+        ({"variates": 2}, "source with items of at least 2 variates"),
+        ({"prefetch": -1}, "prefetch"),
         ({"held_out": ["s9"]}, "unknown source in held_out 's9'"),
         ({"held_out": ["s0", "s1", "s2"]}, "at least one source"),
     ],

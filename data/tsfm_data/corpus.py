@@ -44,6 +44,7 @@ class SeriesMix:
         augment: of it, how often series are resampled.
         holdout: share of every series of the corpus, at its end, that is never shown (two horizons at most).
         held_out: names of sources that are never shown.
+        variates: variates of a series.
 
     Raises:
         InputError: there is neither corpus nor generator, a name is unknown, or a number is out of range.
@@ -59,13 +60,15 @@ class SeriesMix:
         augment: AugmentConfig = OFF,
         holdout: float = 0.1,
         held_out: Sequence[str] = (),
+        variates: int = 1,
     ) -> None:
         check_share("synthetic_share", synthetic_share)
         if store is None and synthetic is None:
             raise InputError("expected a corpus or synthetic series to train on, found neither")
         self.synthetic, self.augment = synthetic, augment
         self.synthetic_share = 1.0 if store is None else 0.0 if synthetic is None else synthetic_share
-        self.drawer = None if store is None else Drawer(shown_sources(store, held_out), horizon, holdout)
+        shown = None if store is None else shown_sources(store, held_out)
+        self.drawer = None if shown is None else Drawer(shown, horizon, holdout, variates)
 
     def draw(self, count: int, rng: np.random.Generator) -> Drawn | None:
         """Series of the corpus, not yet cut; the rest of ``count`` are to be synthetic. None: all are."""
@@ -97,6 +100,9 @@ class CorpusLoader(CountedLoader[Batch]):
         augment: how often windows are changed, and how.
         holdout: share of every series of the corpus, at its end, that is never shown (two horizons at most).
         held_out: names of sources that are never shown.
+        variates: variates of a window, V. Above 1, windows are of items with at least so many, of which each shows a
+            random choice; synthetic ones are independent of each other. Mixup and backward time, which would take
+            variates out of step, are then left out of ``augment``.
         seed: of the whole stream.
         rank: number of this process.
         world: number of processes.
@@ -120,42 +126,49 @@ class CorpusLoader(CountedLoader[Batch]):
         augment: AugmentConfig = OFF,
         holdout: float = 0.1,
         held_out: Sequence[str] = (),
+        variates: int = 1,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
         prefetch: int = 0,
     ) -> None:
         super().__init__(batches, seed=seed, rank=rank, world=world, prefetch=prefetch)
-        for name, size in (("context", context), ("horizon", horizon), ("batch_size", batch_size)):
+        sizes = {"context": context, "horizon": horizon, "batch_size": batch_size, "variates": variates}
+        for name, size in sizes.items():
             if size < 1:
                 raise InputError(f"{name}: expected at least 1, found {size}")
         check_share("crop", crop)
         self.context, self.horizon, self.batch_size, self.crop = context, horizon, batch_size, crop
+        self.variates = variates
         self.mix = SeriesMix(
             store,
             synthetic,
             horizon,
             synthetic_share=synthetic_share,
-            augment=augment,
+            augment=augment if variates == 1 else replace(augment, mixup=0.0, flip_time=0.0),
             holdout=holdout,
             held_out=held_out,
+            variates=variates,
         )
 
     def make(self, rng: np.random.Generator) -> Batch:
         """One batch: windows of the corpus first, synthetic ones behind them."""
-        values_BL = self.windows(self.batch_size, rng)
-        augment(values_BL, self.context, self.mix.augment, rng)
-        crop_histories(values_BL, self.context, self.crop, rng)
-        return to_batch(values_BL, self.context)
+        values_RL = self.windows(self.batch_size, rng)
+        augment(values_RL, self.context, self.mix.augment, rng)
+        values_BVL = values_RL.reshape(self.batch_size, self.variates, -1)
+        crop_histories(values_BVL, self.context, self.crop, rng)
+        return to_batch(values_BVL, self.context)
 
-    def windows(self, count: int, rng: np.random.Generator) -> Float32[np.ndarray, "B L"]:
-        """Whole windows, NaN where nothing is observed."""
+    def windows(self, count: int, rng: np.random.Generator) -> Float32[np.ndarray, "R L"]:
+        """Whole windows, a row for each of their variates, NaN where nothing is observed."""
         drawn, drawer, synthetic = self.mix.draw(count, rng), self.mix.drawer, self.mix.synthetic
         parts, made = [], count - (0 if drawn is None else len(drawn))
         if drawn is not None and drawer is not None:
-            parts.append(drawer.read(drawer.place(drawn, rng), self.context, self.horizon))
+            placed = drawer.place(drawn, rng)
+            placed = placed if self.variates == 1 else drawer.variates(placed, rng)
+            parts.append(drawer.read(placed, self.context, self.horizon))
         if made and synthetic is not None:
-            parts.append(synthetic.draw(made, self.context + self.horizon, rng))
+            parts.append(synthetic.draw(made * self.variates, self.context + self.horizon, rng))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -178,18 +191,20 @@ def shown_sources(store: Store, held_out: Sequence[str]) -> list[Source]:
     return [source for source in store.sources if source.name not in held_out]
 
 
-def crop_histories(values_BL: Float32[np.ndarray, "B L"], context: int, share: float, rng: np.random.Generator) -> None:
+def crop_histories(
+    values_BVL: Float32[np.ndarray, "B V L"], context: int, share: float, rng: np.random.Generator
+) -> None:
     """Forget, in place, the beginning of the histories of a share of the windows."""
-    rows = np.flatnonzero(rng.random(len(values_BL)) < share)
+    rows = np.flatnonzero(rng.random(len(values_BVL)) < share)
     shortest = min(SHORTEST, context)
     kept = np.exp(rng.uniform(np.log(shortest), np.log(context + 1), len(rows))).astype(np.int64)
     for row, begin in zip(rows.tolist(), (context - kept).tolist(), strict=True):
-        values_BL[row, :begin] = np.nan
+        values_BVL[row, :, :begin] = np.nan
 
 
-def to_batch(values_BL: Float32[np.ndarray, "B L"], context: int, season: int = 1) -> Batch:
-    """Windows of one variate with NaN where nothing is observed, as a ``Batch``; the array is used up."""
-    values = torch.from_numpy(values_BL)[..., None]
+def to_batch(values_BVL: Float32[np.ndarray, "B V L"], context: int, season: int = 1) -> Batch:
+    """Windows with NaN where nothing is observed, as a ``Batch``; the array is used up."""
+    values = torch.from_numpy(values_BVL).transpose(1, 2)
     observed = ~values.isnan()
     values.nan_to_num_(nan=0.0)
     return Batch(

@@ -94,14 +94,24 @@ class Drawer:
         sources: what is drawn from.
         horizon: steps of the future of a window.
         holdout: share of every series, at its end, that is not shown.
+        variates: above 1, only items of so many aligned variates are drawn, each as likely as any other of its source.
 
     Raises:
         InputError: there is no source, or a number is out of range.
     """
 
-    def __init__(self, sources: Sequence[Source], horizon: int, holdout: float = 0.1) -> None:
+    def __init__(self, sources: Sequence[Source], horizon: int, holdout: float = 0.1, variates: int = 1) -> None:
         if not sources:
             raise InputError("corpus: expected at least one source to draw from, found none")
+        if variates > 1:
+            found = {source.name: wide_items(source, variates) for source in sources}
+            sources = [source for source in sources if len(found[source.name])]
+            if not sources:
+                raise InputError(
+                    f"variates: expected a source with items of at least {variates} variates, found none: give fewer"
+                )
+            self._items = [found[source.name] for source in sources]
+        self.count = variates
         if not 0 <= holdout < 1:
             raise InputError(f"holdout: expected a share in [0, 1), found {holdout}")
         self.horizon, self.holdout = horizon, holdout
@@ -121,8 +131,12 @@ class Drawer:
         point = (share * self._points[source]).astype(np.int64)
         borders = np.empty((count, 2), dtype=np.int64)
         for table, rows in self.by_source(source):
-            longer = np.searchsorted(table.offsets, point[rows], side="right") - 1
-            series[rows] = np.where(by_length[rows], longer, series[rows])
+            if self.count > 1:
+                items = self._items[source[rows.start]]
+                series[rows] = items[(share[rows] * len(items)).astype(np.int64), 0]
+            else:
+                longer = np.searchsorted(table.offsets, point[rows], side="right") - 1
+                series[rows] = np.where(by_length[rows], longer, series[rows])
             borders[rows] = table.offsets[series[rows, None] + np.arange(2)]
         length, one = borders[:, 1] - borders[:, 0], np.ones(count, dtype=np.int64)
         return Drawn(source, borders[:, 0], length, length, series, one, one)
@@ -138,6 +152,20 @@ class Drawer:
         low = np.minimum(LEAST_HISTORY * drawn.up, high)
         cut = low + (rng.random(len(drawn)) * (high - low + 1)).astype(np.int64)
         return replace(drawn, end=end, cut=cut)
+
+    def variates(self, drawn: Drawn, rng: np.random.Generator) -> Drawn:
+        """Random variates of the item of each of these series, in order: ``count`` rows for one."""
+        chosen = np.empty((len(drawn), self.count), dtype=np.int64)
+        offset = np.empty_like(chosen)
+        for table, rows in self.by_source(drawn.source):
+            items = self._items[drawn.source[rows.start]]
+            first, width = items[np.searchsorted(items[:, 0], drawn.series[rows])].T
+            spare = (width - self.count + 1)[:, None]
+            within = np.sort((rng.random((len(width), self.count)) * spare).astype(np.int64), axis=1)
+            chosen[rows] = first[:, None] + within + np.arange(self.count)
+            offset[rows] = table.offsets[chosen[rows]]
+        wide = drawn[np.repeat(np.arange(len(drawn)), self.count)]
+        return replace(wide, series=chosen.reshape(-1), offset=offset.reshape(-1))
 
     def tails(self, drawn: Drawn) -> Drawn:
         """Cut every series where its held-out tail begins; series too short for one are left out."""
@@ -165,9 +193,9 @@ class Drawer:
         fresh = (drawn.up == 1) & (drawn.down == 1) & (begin == inside) & (self._points[drawn.source] >= steps)
         # What lies around a series are its neighbours.
         before, behind = np.maximum(context - drawn.cut, 0), np.minimum(context + drawn.end - drawn.cut, steps)
-        step = np.arange(steps)
-        outside = (step < before[:, None]) | (step >= behind[:, None])
-        np.copyto(out, np.float32(np.nan), where=outside)
+        partly = np.flatnonzero((before > 0) | (behind < steps))
+        for row, first, last in zip(*(x.tolist() for x in (partly, before[partly], behind[partly])), strict=True):
+            out[row, :first] = out[row, max(last, 0) :] = np.nan
         rest = np.flatnonzero(~fresh)
         if len(rest):
             out[rest] = self.read_steps(drawn[rest], context, horizon)
@@ -196,6 +224,15 @@ class Drawer:
         for table, rows in self.by_source(drawn.source):
             season[rows] = table.season[drawn.series[rows]]
         return season
+
+
+def wide_items(source: Source, variates: int) -> Int[np.ndarray, "items 2"]:
+    """First series and number of variates of the items that have at least so many, all of one length."""
+    items, lengths = np.asarray(source.items), np.diff(np.asarray(source.offsets))
+    first = np.flatnonzero(np.diff(items, prepend=-1))
+    width = np.diff(first, append=len(items))
+    even = np.minimum.reduceat(lengths, first) == np.maximum.reduceat(lengths, first)
+    return np.stack([first, width], axis=1)[even & (width >= variates)]
 
 
 def read_runs(

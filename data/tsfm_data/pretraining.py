@@ -44,6 +44,7 @@ class PretrainingDataModule(pl.LightningDataModule):
         augment: AugmentConfig = AugmentConfig(),  # noqa: B008
         holdout: float = 0.1,
         held_out: list[str] | None = None,
+        variates: int = 1,
         val_windows: int = 512,
         eval_batch_size: int | None = None,
         packed: bool = False,
@@ -66,10 +67,13 @@ class PretrainingDataModule(pl.LightningDataModule):
             augment: share of the windows that each augmentation changes; none by default.
             holdout: share of every series, at its end, that is never trained on (two horizons at most).
             held_out: sources of the corpus that are never trained on.
+            variates: variates of a training window; above 1, windows are of items with at least so many, of which each
+                shows a random choice. Validation windows have one.
             val_windows: windows of each validation set.
             eval_batch_size: windows in a validation batch; null takes batch_size.
             packed: train on packed rows of patches instead of windows, as the scaling-law models are; validation has
-                windows all the same. ``batch_size`` then counts series, and ``crop`` is of no account.
+                windows all the same. ``batch_size`` then counts series, and ``crop`` and ``variates`` are of no
+                account.
             patch_size: steps of a token of a packed row.
             tokens: tokens of a packed row.
             prefetch: next batches that are made meanwhile, each in a thread of its own.
@@ -87,7 +91,8 @@ class PretrainingDataModule(pl.LightningDataModule):
             "augment": augment,
             "prefetch": prefetch,
         }
-        self.crop, self.packed, self.patch_size, self.tokens = crop, packed, patch_size, tokens
+        self.crop, self.variates = crop, variates
+        self.packed, self.patch_size, self.tokens = packed, patch_size, tokens
         self.store: Store | None = None
         self.synthetic: Synthetic | None = None
         self._validation: list[ValidationWindows] | None = None
@@ -118,7 +123,7 @@ class PretrainingDataModule(pl.LightningDataModule):
         number = self.val_names.index(name)
         rng = np.random.Generator(np.random.Philox(key=VALIDATION, counter=[0, 0, 0, number]))
         if self.store is None:
-            values = self._windows().windows(self.val_windows, rng)
+            values = self._windows().windows(self.val_windows, rng)[: self.val_windows]
             season = np.ones(len(values), dtype=np.int64)
         else:
             trained = shown_sources(self.store, self.held_out)
@@ -156,6 +161,7 @@ class PretrainingDataModule(pl.LightningDataModule):
             context=self.context,
             horizon=self.horizon,
             crop=self.crop,
+            variates=self.variates,
             **self._common(),
         )
 
@@ -220,4 +226,4 @@ class ValidationWindows:
 
     def __iter__(self) -> Iterator[Batch]:
         for rows in self.parts:
-            yield to_batch(self.values[rows], self.context, int(self.season[rows[0]]))
+            yield to_batch(self.values[rows, None], self.context, int(self.season[rows[0]]))
