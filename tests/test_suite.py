@@ -167,6 +167,8 @@ def test_when_an_error_is_zero_or_undefined_then_the_set_is_named_and_left_out()
     report = SuiteReport.build("m", "bench", [], Report(rows))
     assert report.relative("MASE", "gift") == pytest.approx(0.5)
     assert report.summary["gift"]["m"]["MASE"]["datasets"] == 1
+    over = report.summary["gift"]["seasonal-naive"]["model_over_it"]
+    assert over == {"MASE": pytest.approx(0.5), "WQL": pytest.approx(0.5), "datasets": 1}
     assert report.summary["gift"]["m"]["without_ratio"] == {"MASE": ["exact", "flat"], "WQL": ["exact", "flat"]}
     assert any("no MASE relative to seasonal naive on exact, flat" in note for note in report.notes)
     assert relative.geometric_mean([None, 0.0]) is None

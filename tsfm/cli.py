@@ -29,6 +29,7 @@ COMMANDS = {
     "bench pretraining": ("tsfm.commands.bench_pretraining:pretraining", "packed training beside padded rows"),
     "bench windows": ("tsfm.commands.bench:windows", "window gathering beside GluonTS"),
     "bench baselines": ("tsfm.commands.baselines:baselines", "scores of the baselines on a suite, computed once"),
+    "bench scaling": ("tsfm.commands.scaling:bench", "the joint law's fit beside others, and its coverage"),
     "scaling sweep": ("tsfm.commands.scaling:sweep", "train a grid of models into a ledger"),
     "scaling counts": ("tsfm.commands.scaling:counts", "parameters and FLOPs, and where 6 N D is wrong"),
     "scaling fit": ("tsfm.commands.scaling:fit", "scaling laws with intervals from a table of runs"),

@@ -31,6 +31,17 @@ def geometric_mean(values: Sequence[float | None]) -> float | None:
     return math.exp(sum(map(math.log, known)) / len(known)) if known else None
 
 
+def between(values: Mapping[Cell, float | None], profile: str, model: str, other: str) -> dict[str, float | int | None]:
+    """A model's errors over another's: per metric the geometric mean over the sets that have both, and how many do."""
+    found: dict[str, float | int | None] = {}
+    for metric in HEADLINE:
+        names = [n for p, n, m, k in values if (p, m, k) == (profile, other, metric)]
+        pairs = [(values.get((profile, n, model, metric)), values[profile, n, other, metric]) for n in names]
+        ratios = [a / b for a, b in pairs if a and b]
+        found |= {metric: geometric_mean(ratios), "datasets": len(ratios)}
+    return found
+
+
 def calibration(values: Mapping[Cell, float | None], profile: str, model: str) -> dict[str, float | None]:
     """Means over sets of the share inside the 80 % interval and of the error of the quantile levels' coverage."""
     found: dict[str, float | None] = {}

@@ -62,11 +62,15 @@ class SuiteReport:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Profile -> model -> relative errors (``Report.summary``), calibration, and the sets without a ratio."""
+        """Profile -> model -> relative errors (``Report.summary``), calibration, and the sets without a ratio.
+
+        ``model_over_it`` are this report's model's errors over the other's, on the sets that have both.
+        """
         summary, values = self.report.summary, relative.cells(self.report.rows)
         for profile, models in summary.items():
             for model, found in models.items():
                 found |= relative.calibration(values, profile, model)
+                found["model_over_it"] = relative.between(values, profile, self.model, model)
                 found["without_ratio"] = relative.undefined(values, profile, model)
         return summary
 

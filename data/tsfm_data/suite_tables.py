@@ -19,6 +19,7 @@ def summary_rows(report: "SuiteReport") -> list[Row]:
         ordered = sorted(models, key=lambda name: (name != report.model, models[name]["WQL"]["relative"] or 0))
         for model in ordered:
             found = models[model]
+            over = found["model_over_it"] if model != report.model else {}
             lines.append(
                 {
                     "profile": profile,
@@ -26,6 +27,8 @@ def summary_rows(report: "SuiteReport") -> list[Row]:
                     "relative MASE": found["MASE"]["relative"],
                     "relative WQL": found["WQL"]["relative"],
                     "sets": found["MASE"]["datasets"],
+                    "MASE over its": over.get("MASE"),
+                    "WQL over its": over.get("WQL"),
                     "80 % coverage": found["coverage80"],
                     "coverage error": found["coverage_error"],
                 }

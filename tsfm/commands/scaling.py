@@ -149,9 +149,17 @@ def plan(
     tokens: float | None = None,
     loss: float | None = None,
     inference_tokens: float = 0.0,
+    arch: str = "encoder",
+    context: int = 256,
+    horizon: int = 64,
+    batch_size: int = 64,
+    corpus: str | None = None,
+    ledger: Path | None = None,
+    throughput: float | None = None,
+    machine: str = "this machine",
     json: Path | None = None,
 ) -> None:
-    """Size, data and expected loss for a budget, with 95 % intervals.
+    """Size, data and expected loss for a budget, with 95 % intervals; the nearest model of the suite, and its command.
 
     Give one quantity for the compute-optimal plan, or two of which one is params or tokens.
 
@@ -162,26 +170,57 @@ def plan(
         tokens: data to train on.
         loss: loss to reach.
         inference_tokens: tokens that the model will process after training; the best model is then smaller.
+        arch: architecture whose named sizes are looked at.
+        context: steps of history of a window.
+        horizon: steps to forecast.
+        batch_size: windows of an optimiser step.
+        corpus: folder to train on, for the command.
+        ledger: of a sweep on the machine, from whose times that of the training is told.
+        throughput: FLOPs a second that training reaches, in place of a ledger.
+        machine: what to call it.
         json: file to write the plan to.
     """
     from tabulate import tabulate
 
     from tsfm.scaling.plan import QUANTITIES, make_plan, read_fit
+    from tsfm.scaling.realise import Machine, machine_of, realise
+    from tsfm.scaling.sweep import spoken
     from tsfm_data.files import atomic_file
+
+    if throughput is not None and not throughput > 0:
+        raise InputError(f"expected a throughput above 0 FLOPs a second, found {throughput:g}")
+    if min(context, horizon, batch_size) < 1:
+        raise InputError(
+            f"expected context, horizon and batch_size of at least 1, found {context}, {horizon} and {batch_size}"
+        )
+    speed = None if ledger is None else machine_of(ledger)
+    if throughput is not None:
+        speed = Machine(0.0, 1 / throughput, f"{throughput:.3g} FLOPs a second")
 
     found = make_plan(read_fit(fit), flops, params, tokens, loss, inference_tokens)
     shown = [name for name in QUANTITIES if inference_tokens or name != "inference_flops"]
     ends = {name: ["open" if end == float("inf") else f"{end:.4g}" for end in found.intervals[name]] for name in shown}
     rows = [[name, f"{found.values[name]:.4g}", f"{ends[name][0]} to {ends[name][1]}"] for name in shown]
     print(tabulate(rows, ["", "plan", "95 % interval"], disable_numparse=True, colalign=["left", "right", "left"]))
-    for warning in found.warnings:
+    near = realise(arch, found.values["params"], found.values["tokens"], context, horizon, batch_size, corpus)
+    print(
+        f"nearest: {arch} {near.size}, {near.counts.params:,} parameters; {near.steps:,} steps of {batch_size} "
+        f"windows, {near.flops:.4g} FLOPs ({near.times_rule:.2f} times 6 N D)"
+    )
+    took = None if speed is None else speed.seconds(near.steps, near.flops)
+    if speed is not None and took is not None:
+        print(f"time on {machine}: about {spoken(took)}, by {speed.source}")
+    print(near.command)
+    warnings = [*found.warnings, *near.warnings]
+    for warning in warnings:
         print(f"warning: {warning}")
     if json is not None:
         ci95 = {n: [None if end == float("inf") else end for end in found.intervals[n]] for n in QUANTITIES}
+        nearest = {"arch": arch, "size": near.size, "params": near.counts.params, "steps": near.steps}
+        nearest |= {"flops": near.flops, "seconds": took, "command": near.command}
+        more = {"ci95": ci95, "warnings": warnings, "nearest": nearest}
         with atomic_file(json) as file:
-            file.write_text(
-                json_module.dumps(found.values | {"ci95": ci95, "warnings": list(found.warnings)}, indent=1) + "\n"
-            )
+            file.write_text(json_module.dumps(found.values | more, indent=1) + "\n")
 
 
 def selftest(data: Path | None = None, draws: int = 4000, coverage: int = 0) -> int:
@@ -214,3 +253,35 @@ def selftest(data: Path | None = None, draws: int = 4000, coverage: int = 0) -> 
     failed = sum(not check.ok for check in checks)
     print(f"\n{len(checks) - failed} of {len(checks)} known answers reproduced")
     return 1 if failed else 0
+
+
+def bench(
+    part: Literal["fit", "coverage"] = "fit",
+    output: Path = Path("benchmarks"),
+    repeats: int | None = None,
+    points: int = 5,
+    jobs: int = 1,
+) -> None:
+    """Time the joint fit beside the package chinchilla and SciPy, or count how often its intervals cover the truth.
+
+    Args:
+        part: "fit" writes scaling.md and scaling.json, "coverage" coverage.md and coverage.json.
+        output: folder to write to.
+        repeats: timings, 3 by default; or planted laws a design, 400 by default.
+        points: starts of chinchilla along each of its five axes.
+        jobs: processes, for coverage.
+    """
+    from tsfm.bench import scaling
+    from tsfm.commands.bench import write
+
+    count = repeats or (3 if part == "fit" else 400)
+    if count < 1 or points < 2 or jobs < 1:
+        raise InputError(f"expected repeats, jobs and points (2) above 0, found {count}, {jobs} and {points}")
+    command = f"tsfm bench scaling --part {part} --repeats {count}"
+    if part == "fit":
+        command += f" --points {points}"
+        rows = scaling.side_by_side(count, points)
+        write(output, "scaling", rows, {"command": command}, scaling.side_to_markdown(rows, command))
+    else:
+        rows = scaling.coverage_study(count, jobs)
+        write(output, "coverage", rows, {"command": command}, scaling.coverage_to_markdown(rows, command))

@@ -19,7 +19,8 @@ MARKS = {"auto-ets": (TRUTH, "s"), "auto-theta": ("#009e73", "^"), "naive": (HIS
 LOW, HIGH = 0.2, 5.0  # ratios outside are drawn at the edge
 HOW = (
     "Every set counts once: its error is divided by that of seasonal naive, and the geometric mean is taken over sets; "
-    "below 1 is better than seasonal naive. MASE: mean absolute error of the median over that of seasonal naive within "
+    "below 1 is better than seasonal naive. The columns over its: the model's error over that of this line's model, on "
+    "the sets that have both. MASE: mean absolute error of the median over that of seasonal naive within "
     "the history. WQL: weighted quantile loss at the levels 0.1 to 0.9. 80 % coverage, the share of true values inside "
     "the 80 % interval, should be 0.8, and the coverage error (mean distance of the quantiles' coverage from their "
     "level) 0; both are means over sets."

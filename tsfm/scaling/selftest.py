@@ -39,13 +39,20 @@ EXPONENTS = {
 }
 PLANTED = np.array([1.8, 480.0, 2100.0, 0.35, 0.37])
 # Design, runs and noise of each planted law in the study of coverage.
+BRANCHES = 5
 STUDY = (
     ("grid", 36, 0.003),
+    ("grid", 36, 0.02),
     ("grid", 100, 0.01),
     ("isoflop", 60, 0.005),
     ("isoflop", 240, 0.01),
+    ("unbalanced", 60, 0.003),
     ("unbalanced", 100, 0.005),
+    ("unbalanced", 100, 0.02),
+    ("truncated", 60, 0.003),
     ("truncated", 100, 0.003),
+    ("branches", 120, 0.005),
+    ("branches", 120, 0.01),
 )
 
 
@@ -132,7 +139,7 @@ def planted_runs(design: str, count: int, noise: float, seed: int) -> Runs:
 
     Args:
         design: "grid" (sizes by data), "isoflop" (budgets by sizes), "unbalanced" (many small runs, few large ones) or
-            "truncated" (no run above a budget).
+            "truncated" (no run above a budget), "branches" (five budgets from one training, with a noise in common).
         count: about how many runs.
         noise: standard deviation of log loss.
         seed: of noise and random designs.
@@ -151,11 +158,19 @@ def planted_runs(design: str, count: int, noise: float, seed: int) -> Runs:
         params, tokens = 10 ** rng.uniform(7, 10, 20 * count), 10 ** rng.uniform(8.5, 11.5, 20 * count)
         kept = np.flatnonzero(training_flops(params, tokens) < 1e20)[:count]
         params, tokens = params[kept], tokens[kept]
+    elif design == "branches":
+        trunks = max(1, count // BRANCHES)
+        params = np.repeat(np.geomspace(1e7, 1e10, trunks), BRANCHES)
+        tokens = np.tile(np.geomspace(3e8, 3e11, BRANCHES), trunks)
     else:
-        raise InputError(f"expected the design grid, isoflop, unbalanced or truncated, found {design!r}")
-    loss = np.asarray(Joint(*PLANTED).loss(params, tokens)) * np.exp(noise * rng.normal(size=len(params)))
+        raise InputError(f"expected the design grid, isoflop, unbalanced, truncated or branches, found {design!r}")
+    clusters = np.arange(len(params)) // (BRANCHES if design == "branches" else 1)
+    error = rng.normal(size=len(params))
+    if design == "branches":  # half of the variance is that of the trunk
+        error = (error + rng.normal(size=clusters[-1] + 1)[clusters]) / np.sqrt(2)
+    loss = np.asarray(Joint(*PLANTED).loss(params, tokens)) * np.exp(noise * error)
     flops = np.asarray(training_flops(params, tokens))
-    return Runs("planted", "", params, tokens, loss, flops, np.arange(len(params), dtype=np.int64))
+    return Runs("planted", "", params, tokens, loss, flops, clusters.astype(np.int64))
 
 
 def coverage(
