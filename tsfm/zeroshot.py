@@ -25,7 +25,7 @@ from tsfm.transformer import ResidualMLP, Stack
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 
-LEAST_UNIT = 0.02  # of errors, on the model's scale
+LEAST_UNIT = 0.05  # of errors, on the model's scale
 FARTHEST = 20.0  # asinh of a value: 2e8 scales away; keeps sinh finite
 
 
@@ -171,12 +171,13 @@ def seasonal_drafts(
 
 
 def naive_error(
-    x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], period_RP: Int[Tensor, "R P"]
+    x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], period_RP: Int[Tensor, "R P"], patch: int
 ) -> Float[Tensor, " R"]:
-    """Mean absolute change over one step, or over the period that is repeated most closely, whichever is smaller."""
+    """Mean absolute change over a patch, or over the period that is repeated most closely, whichever is smaller."""
     step_T = torch.arange(x_RT.shape[1], device=x_RT.device)
     best_R = torch.full_like(x_RT[:, 0], math.inf)
-    for lag_R1 in [torch.ones_like(best_R, dtype=torch.long)[:, None], *(p[:, None] for p in period_RP.unbind(1))]:
+    plain_R = (length_of(seen_RT) // 3).clamp(min=1, max=patch)
+    for lag_R1 in [plain_R[:, None], *(p[:, None] for p in period_RP.unbind(1))]:
         before_RT = (step_T - lag_R1).clamp(min=0)
         both_RT = seen_RT & seen_RT.gather(1, before_RT) & (step_T >= lag_R1) & (lag_R1 > 0)
         change_RT = torch.where(both_RT, (x_RT - x_RT.gather(1, before_RT)).abs(), 0.0)
@@ -261,7 +262,11 @@ class PatchTrunk(nn.Module):
         else:
             period_RP = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
             score_RP = period_RP.float()
-        unit_R = naive_error(x_RT, seen_RT, period_RP) if self.config.naive_unit else x_RL.new_ones(len(x_RL))
+        unit_R = (
+            naive_error(x_RT, seen_RT, period_RP, self.config.patch_size)
+            if self.config.naive_unit
+            else x_RL.new_ones(len(x_RL))
+        )
         return Rows(x_RL, seen_RL, period_RP, score_RP, length_of(seen_RT), unit_R)
 
     def drafts(self, rows: Rows, step_NS: Int[Tensor, "N S"], known_N: Int[Tensor, " N"]) -> Float[Tensor, "R N S D"]:
