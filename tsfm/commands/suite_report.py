@@ -20,10 +20,12 @@ LOW, HIGH = 0.2, 5.0  # ratios outside are drawn at the edge
 HOW = (
     "Every set counts once: its error is divided by that of seasonal naive, and the geometric mean is taken over sets; "
     "below 1 is better than seasonal naive. The columns over its: the model's error over that of this line's model, on "
-    "the sets that have both. MASE: mean absolute error of the median over that of seasonal naive within "
-    "the history. WQL: weighted quantile loss at the levels 0.1 to 0.9. 80 % coverage, the share of true values inside "
-    "the 80 % interval, should be 0.8, and the coverage error (mean distance of the quantiles' coverage from their "
-    "level) 0; both are means over sets."
+    "the sets that have both. MASE: mean absolute error of the median over that of seasonal naive within the history. "
+    "WQL: weighted quantile loss at the levels 0.1 to 0.9."
+)
+COVERAGE = (
+    "80 % coverage, the share of true values inside the 80 % interval, should be 0.8, and the coverage error, the mean "
+    "distance of the quantiles' coverage from their level, 0; both are means over sets."
 )
 PROTOCOLS = {
     "gift": "GIFT-Eval's short term: the last tenth of each series in at most 20 windows; competition sets one window.",
@@ -65,8 +67,13 @@ def build_page(report: SuiteReport, command: str) -> str:
     """The page."""
     headline = summary_rows(report)
     strong = [index for index, row in enumerate(headline) if row["model"] == report.model]
-    images = [calibration_image(report)]
-    sections = [Section("Summary", [Table(headline, strong=strong), HOW, *images])]
+    held = ("80 % coverage", "coverage error")
+    errors = [{name: value for name, value in row.items() if name not in held} for row in headline]
+    coverage = [{name: row[name] for name in ("profile", "model", *held)} for row in headline]
+    sections = [
+        Section("Summary", [Table(errors, strong=strong), HOW]),
+        Section("Calibration", [calibration_image(report), Table(coverage, COVERAGE, strong)]),
+    ]
     for profile in report.summary:
         sections.append(Section(f"Profile {profile}", [PROTOCOLS[profile], ratio_image(report, profile)]))
         sections[-1] = Section(sections[-1].title, [*sections[-1].parts, *ratio_tables(report, profile)])
