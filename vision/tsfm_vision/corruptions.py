@@ -66,7 +66,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Images, float, torch.Generator], Images],
     "blur": (blur, (0.012, 0.02, 0.03, 0.04, 0.06)),
     "contrast": (contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
     "brightness": (brightness, (0.1, 0.2, 0.3, 0.4, 0.5)),
-    "jpeg": (jpeg, (50, 25, 15, 10, 7)),
+    "jpeg": (jpeg, (50.0, 25.0, 15.0, 10.0, 7.0)),
     "pixelate": (pixelate, (0.8, 0.65, 0.5, 0.4, 0.3)),
 }
 

@@ -211,7 +211,9 @@ class ImageDataModule(pl.LightningDataModule):
         return self.parts[part]
 
     def _loader(self, data: Dataset, batch_size: int, **options: Any) -> DataLoader:
-        return DataLoader(data, batch_size, num_workers=self.workers, persistent_workers=self.workers > 0, **options)
+        # By name: Lightning makes the loader again to predict, and adds its own batch_size to what stands by place.
+        options |= {"num_workers": self.workers, "persistent_workers": self.workers > 0}
+        return DataLoader(dataset=data, batch_size=batch_size, **options)
 
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer is not None else 0

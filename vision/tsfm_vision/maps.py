@@ -130,10 +130,24 @@ def gradient_map(model: nn.Module, x: Float[Tensor, "B C H W"]) -> Float[Tensor,
     forward: Callable[..., Tensor] | None = getattr(network, "forward_features", None)
     if forward is None:
         raise InputError(f"expected a model with forward_features, found {type(model).__name__}: use one of timm's")
+    kept: list[Tensor] = []
+
+    def cut(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        kept.append(arguments[0].detach().requires_grad_())
+        return (kept[0], *arguments[1:])
+
+    # A classifier that reads one token alone has no gradient for the others after the last block, so look before it.
+    hook = network.blocks[-1].register_forward_pre_hook(cut) if hasattr(network, "blocks") else None
     with torch.enable_grad():
-        features = forward(x).detach().requires_grad_()
+        features = forward(x)
+        if hook is None:
+            kept.append(features.detach().requires_grad_())
+            features = kept[0]
+        else:
+            hook.remove()
         logits = network.forward_head(features)
-        (gradient,) = torch.autograd.grad(logits.amax(1).sum(), features)
+        (gradient,) = torch.autograd.grad(logits.amax(1).sum(), kept[0])
+    features = kept[0].detach()
     features, gradient = as_map(network, features, x), as_map(network, gradient, x)
     return (features * gradient.mean((2, 3), keepdim=True)).sum(1).relu().detach()
 

@@ -1,0 +1,174 @@
+"""Image models trained, resumed, scored and explained by the command, on a small set of drawn classes."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+from command import done, run
+from PIL import Image
+
+from tsfm_vision.data import Shuffled
+from tsfm_vision.recipes import ImageOptim, build_optimizer, lr_factor
+
+CONFIG = """\
+seed_everything: 1
+model:
+  class_path: tsfm_vision.task.ImageTask
+  init_args:
+    model: illama_tiny
+    num_classes: 2
+    img_size: 16
+    model_args: {patch_size: 4, embed_dim: 32, depth: 2, num_heads: 2, drop_path_rate: 0.1}
+    preprocessing: {crop_pct: 1.0}
+    optim: {lr: 3.0e-3, warmup_epochs: 1, layer_decay: 0.8}
+    mix: {mixup: 0.2, cutmix: 0.2, prob: 0.5}
+data:
+  class_path: tsfm_vision.data.ImageDataModule
+  init_args:
+    source: set.parquet
+    batch_size: 16
+    augment: {crop: pad, policy: rand-m3-mstd0.5-inc1, erase: 0.1, repeats: 2}
+trainer:
+  max_epochs: 16
+  accelerator: cpu
+  enable_progress_bar: false
+  default_root_dir: run
+  num_sanity_val_steps: 0
+  log_every_n_steps: 1
+  callbacks:
+    - class_path: pytorch_lightning.callbacks.ModelCheckpoint
+      init_args: {monitor: val_loss, filename: best}
+    - class_path: pytorch_lightning.callbacks.ModelCheckpoint
+      init_args: {filename: last}
+    - class_path: tsfm_vision.task.ImageModelFolder
+    - class_path: pytorch_lightning.callbacks.EMAWeightAveraging
+      init_args: {decay: 0.5}
+"""
+FIT = ("fit", "--config", "config.yaml")
+
+
+def png(label: int, rng: np.random.Generator) -> bytes:
+    """Rows of stripes for one class, columns for the other."""
+    import io
+
+    stripes = np.where(np.arange(16) // 2 % 2, 200, 40).astype(np.uint8)
+    image = np.broadcast_to(stripes if label else stripes[:, None], (16, 16)) + rng.integers(0, 40, (16, 16))
+    stream = io.BytesIO()
+    Image.fromarray(np.repeat(image[..., None], 3, 2).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    table = pa.table(
+        {
+            "image": [png(int(label), rng) for label in labels],
+            "label": labels.astype(np.int32),
+            "split": ["test" if i % 4 == 3 or i % 4 == 2 else "train" for i in range(120)],
+        }
+    )
+    pq.write_table(table.replace_schema_metadata({"classes": '["rows", "columns"]'}), "set.parquet")
+    Path("config.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def table_of(path: str) -> list[dict[str, str]]:
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def weights(path: str) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_when_an_image_model_is_trained_then_it_can_be_resumed_scored_asked_explained_and_read_by_timm(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = done(capsys, *FIT)
+    assert "2 classes; images: 54 train, 60 test, 6 val" in said
+    said = done(capsys, "image", "evaluate", "set.parquet", "--model", "run", "--json", "r.json", "--plot", "r.png")
+    rows = json.loads(Path("r.json").read_text())["rows"]
+    assert rows[0]["metric"] == "top1"
+    assert rows[0]["value"] > 0.9
+    assert {row["item_id"] for row in rows if "item_id" in row} == {"rows", "columns"}
+    assert Path("r.png").stat().st_size > 10_000
+
+    said = done(capsys, "image", "predict", "set.parquet", "--model", "run", "--top", "1", "--output", "p.csv")
+    assert "... 60 images in all" in said
+    table = table_of("p.csv")
+    assert float(table[0]["rows"]) + float(table[0]["columns"]) == pytest.approx(1, abs=1e-5)
+    done(capsys, "predict", *FIT[1:], "--ckpt_path", "run/checkpoints/best.ckpt")
+    assert [line["prediction"] for line in table_of("run/predictions.csv")] == [line["prediction"] for line in table]
+
+    done(capsys, "image", "explain", "set.parquet", "--model", "run", "--output", "e.png", "--count", "2")
+    assert Image.open("e.png").size[0] > 300
+    model = timm.create_model("local-dir:run/model", pretrained=True)
+    assert model.pretrained_cfg["label_names"] == ["rows", "columns"]
+    assert (model.num_classes, model.pretrained_cfg["input_size"]) == (2, (3, 16, 16))
+
+
+def test_when_training_is_resumed_after_an_epoch_then_it_ends_as_if_it_had_not_stopped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done(capsys, *FIT, "--trainer.max_epochs", "2", "--model.optim.min_lr", "3e-3", "--model.optim.warmup_epochs", "0")
+    same = ("--model.optim.min_lr", "3e-3", "--model.optim.warmup_epochs", "0")  # so that the schedule has no length
+    done(capsys, *FIT, *same, "--trainer.max_epochs", "3", "--trainer.default_root_dir", "whole")
+    resumed = ("--ckpt_path", "run/checkpoints/last.ckpt", "--trainer.default_root_dir", "rest")
+    done(capsys, *FIT, *same, "--trainer.max_epochs", "3", *resumed)
+    one, two = weights("whole/checkpoints/last.ckpt"), weights("rest/checkpoints/last.ckpt")
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--model.num_classes", "3"), "expected a model of 2 classes for set.parquet, found one of 3"),
+        (("--data.batch_size", "15"), "expected an even batch_size"),
+        (("--data.batch_size", "512"), "expected at least one batch of 512 training images, found 54"),
+        (("--model.model", "illama_tinny"), "unknown image model 'illama_tinny': did you mean illama_tiny"),
+        (("--model.weights", "none.pth"), "found no file at none.pth"),
+        (("--data.source", "sett.parquet"), "near names there: set.parquet"),
+    ],
+)
+def test_when_an_image_training_cannot_be_then_one_line_says_why(
+    words: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(capsys, *FIT, *words)
+    assert result.status == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_when_images_are_repeated_then_each_process_sees_its_share_of_an_epoch_as_long() -> None:
+    keys = [list(Shuffled(100, 7, 3, rank, 2)) for rank in range(2)]
+    assert [len(k) for k in keys] == [50, 50]
+    counts = np.bincount([index for k in keys for _, _, index in k], minlength=100)
+    assert counts.max() == 3
+    plain = list(Shuffled(100, 7, 1, 0, 1))
+    assert sorted(index for _, _, index in plain) == list(range(100))
+
+
+def test_when_layers_decay_then_lower_ones_learn_more_slowly_and_norms_do_not_decay() -> None:
+    model = timm.create_model("illama_tiny", embed_dim=32, depth=2, num_heads=2, img_size=32)
+    groups = build_optimizer(ImageOptim(lr=1e-3, lr_batch=256, layer_decay=0.5), model, 512).param_groups
+    rates = {g["lr"] for g in groups}
+    assert max(rates) == pytest.approx(2e-3)
+    assert min(rates) == pytest.approx(2e-3 * 0.5 ** (len(rates) - 1))
+    assert all((g["weight_decay"] == 0) == all(p.ndim < 2 or p.shape[0] == 1 for p in g["params"]) for g in groups)
+
+
+def test_when_the_schedule_runs_then_it_warms_up_falls_and_cools_down() -> None:
+    factor = lr_factor(ImageOptim(lr=1.0, warmup_lr=0.1, min_lr=0.01, warmup_epochs=2, cooldown_epochs=1), 10, 11)
+    assert factor(0) == pytest.approx(0.1)
+    assert factor(10) == pytest.approx(0.55)
+    assert factor(50) == pytest.approx(0.01 + 0.99 / 2)
+    assert factor(100) == factor(109) == pytest.approx(0.01)
