@@ -6,7 +6,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import STEP_OUTPUT
-from torch.utils.flop_counter import FlopCounterMode
 
 from tsfm_data.batch import Batch
 from tsfm_data.packing import PackedRows
@@ -41,7 +40,6 @@ class Throughput(pl.Callback):
         self.peak_flops = peak_flops
         self.observations = 0
         self._step_flops: int | None = None
-        self._counter: FlopCounterMode | None = None
         self._ended: float | None = None
         self._begun = 0.0
         self._clear()
@@ -67,28 +65,23 @@ class Throughput(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop waiting; of the first step of all, count the operations."""
+        """Stop waiting; before the first step of all, count its operations."""
+        if self._step_flops is None:
+            self._step_flops = step_flops(batch, pl_module)
+            self._ended = None
         self._begun = time.perf_counter()
         if self._ended is not None:
             self._waited += self._begun - self._ended
-        if self._step_flops is None:
-            self._counter = FlopCounterMode(display=False)
-            self._counter.__enter__()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
         """Add a step up; log where the logger writes."""
-        observed, tokens = batch_size(batch, pl_module)
-        self.observations += observed * trainer.world_size
-        if self._counter is not None:
-            self._counter.__exit__(None, None, None)
-            self._step_flops, self._counter = self._counter.get_total_flops(), None
-            self._ended = time.perf_counter()
-            return  # counting slows the step down
         logs = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if logs and pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
+        observed, tokens = batch_size(batch, pl_module)
+        self.observations += observed * trainer.world_size
         self._observed += observed
         self._tokens += tokens
         self._steps += 1
@@ -138,6 +131,24 @@ def batch_size(batch: Batch | PackedRows, task: pl.LightningModule) -> tuple[int
     patch = getattr(getattr(getattr(task, "forecaster", None), "config", None), "patch_size", 1)
     windows, steps, variates = batch.past.shape
     return observed, windows * variates * (-(-steps // patch) + -(-batch.horizon // patch))
+
+
+def step_flops(batch: Batch | PackedRows, task: pl.LightningModule) -> int:
+    """Operations of one training step on a batch, 0 for a task without a forecaster.
+
+    They are counted on another model of the same sizes that has no numbers (fake tensors): under the counter PyTorch
+    takes other kernels, and a training would depend, in the last bit, on where it was resumed.
+    """
+    from tsfm.scaling.counts import count
+
+    model = getattr(task, "forecaster", None)
+    if model is None:
+        return 0
+    here = batch.to("cpu")
+    with torch.random.fork_rng(devices=[]):
+        return count(
+            lambda: type(model)(model.context, model.horizon, model.config), lambda fake, _: fake.loss(here)
+        ).flops
 
 
 def device_peak(device: torch.device, dtype: torch.dtype) -> float:
