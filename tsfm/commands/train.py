@@ -45,6 +45,7 @@ NOT_FOR_USERS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*You're resuming from a checkpoint that ended before the epoch ended.*",  # our loader resumes within an epoch
     ".*is called with Trainer configured with multiple `ModelCheckpoint`.*",  # the first is the best one
+    ".*WeightAveraging callback, but loading a checkpoint outside.*",  # the checkpoint holds the averaged weights
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
 
