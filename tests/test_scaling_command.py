@@ -99,6 +99,51 @@ def test_plan_for_inference_is_smaller_and_no_other_size_is_better(
     assert json.loads(out.read_text())["params"] == pytest.approx(plan["params"], rel=1e-3)
 
 
+def test_plan_names_the_nearest_model_its_time_and_its_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit, out = str(folder / "one" / "fit.json"), folder / "plan.json"
+    words = ("--params", "1.2e6", "--tokens", "1e7", "--arch", "decoder", "--batch-size", "100", "--corpus", "corpus/x")
+    ledger = folder / "timed.csv"
+    steps = [100, 200, 400, 100]
+    flops = [1e10, 2e10, 4e10, 1e12]
+    wall = [step * 0.01 + flop * 1e-11 for step, flop in zip(steps, flops, strict=True)]
+    pd.DataFrame({"steps": steps, "flops": flops, "wall_s": wall}).to_csv(ledger, index=False)
+    said = done(
+        capsys, "scaling", "plan", fit, *words, "--ledger", str(ledger), "--machine", "gaia", "--json", str(out)
+    )
+    near = json.loads(out.read_text())["nearest"]
+    assert (near["size"], near["params"], near["steps"]) == ("1M", 1_876_864, round(1e7 / 100 / 10))
+    assert near["seconds"] == pytest.approx(near["steps"] * 0.01 + near["flops"] * 1e-11, rel=1e-3)
+    assert "time on gaia: about" in said
+    command = next(line for line in said.splitlines() if line.startswith("tsfm fit"))
+    assert command == near["command"]
+    assert "--data.corpus corpus/x" in command
+    assert "--model.forecaster tsfm.models.decoder.Decoder --model.forecaster.config 1M" in command
+    done(capsys, "scaling", "plan", fit, *words, "--throughput", "1e10", "--json", str(out))
+    near = json.loads(out.read_text())["nearest"]
+    assert near["seconds"] == pytest.approx(near["flops"] / 1e10)
+
+
+def test_plan_without_a_model_near_it_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = str(folder / "one" / "fit.json")
+    assert "times off the plan" in done(capsys, "scaling", "plan", fit, "--params", "1e11", "--tokens", "1e10")
+
+
+def test_command_of_a_plan_trains(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tsfm.scaling.realise import command
+
+    monkeypatch.chdir(tmp_path)
+    words = command("encoder", "1K", 64, 32, 4, 2).replace("--data.corpus CORPUS ", "")
+    words = words.replace("configs/", f"{Path(__file__).parent.parent}/configs/")
+    fast = "--data.val_windows 8 --trainer.default_root_dir run --data.prefetch 0 --trainer.accelerator cpu"
+    done(capsys, *f"{words} {fast} --data.batches_per_epoch 2 --trainer.enable_progress_bar false".split()[1:])
+    config = json.loads((tmp_path / "run/model/config.json").read_text())
+    assert (config["model_type"], config["config"]["d_model"], config["pretraining"]["steps"]) == ("encoder", 8, 2)
+
+
 def test_plan_far_beyond_the_data_is_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit = str(folder / "one" / "fit.json")
     assert "times that of the largest run" in done(capsys, "scaling", "plan", fit, "--flops", "1e23")
@@ -114,6 +159,10 @@ def test_plan_far_beyond_the_data_is_warned_of(folder: Path, capsys: pytest.Capt
         (("--loss", "1.0"), "irreducible loss"),
         (("--flops", "many"), "invalid float"),
         (("--flop", "1e20"), "did you mean --flops"),
+        (("--flops", "1e20", "--arch", "moirai"), "named sizes"),
+        (("--flops", "1e20", "--arch", "encodr"), "did you mean"),
+        (("--flops", "1e20", "--throughput", "0"), "above 0"),
+        (("--flops", "1e20", "--ledger", "no.csv"), "no.csv"),
     ],
 )
 def test_plan_that_cannot_be_made_is_refused(

@@ -75,7 +75,7 @@ def realise(
         found,
         steps,
         flops,
-        flops / float(training_flops(found.params, exact)),
+        flops / float(training_flops(float(found.params), exact)),
         command(arch, name, context, horizon, batch_size, steps, corpus),
         tuple(said),
     )
