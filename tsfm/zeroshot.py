@@ -25,7 +25,8 @@ from tsfm.transformer import ResidualMLP, Stack
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 
-LEAST_UNIT = 0.05  # of errors, on the model's scale
+PLAIN_LAG = 4  # steps over which the change of a series without season is measured
+LEAST_UNIT = 0.02  # of errors, on the model's scale
 FARTHEST = 20.0  # asinh of a value: 2e8 scales away; keeps sinh finite
 
 
@@ -46,9 +47,10 @@ class ZeroShotConfig:
         arcsinh: whether scaled values go through asinh, which tames outliers.
         periods: how many periods, found by the spectrum, are given as coordinates; 0, 1 or 2.
         lags: how many earlier periods a token is shown at its own phase; 0 shows none.
-        naive_unit: whether quantiles and losses are counted in units of the error of a naive forecast within the history,
-            so that a series that repeats itself closely is learnt as closely.
-        copy: whether quantiles start from a learnt mixture of last value and earlier periods.
+        drift: whether drafts that go on with the mean change so far are among them.
+        naive_unit: whether quantiles and losses are counted in units of the error of a naive forecast within the
+            history, so that a series that repeats itself closely is learnt as closely.
+        copy: whether quantiles start from a learnt mixture of the drafts.
         span_masking: share of the training batches in which spans of the history are hidden, too, and to be filled in.
         any_variate: whether the variates of a window, its covariates among them, see each other.
         flip_average: whether a forecast is averaged with the mirrored one of the mirrored history.
@@ -65,6 +67,7 @@ class ZeroShotConfig:
     arcsinh: bool = True
     periods: int = 2
     lags: int = 3
+    drift: bool = True
     naive_unit: bool = True
     copy: bool = True
     span_masking: float = 0.0
@@ -84,8 +87,11 @@ class ZeroShotConfig:
 
     @property
     def drafts(self) -> int:
-        """Drafts of every step: the last period and the mean of the last ``lags`` ones, of every period."""
-        return 2 * self.periods if self.lags else 0
+        """Drafts of every step: the last value; of every period the last one and the mean of the last ``lags``; and
+        the last value and the last period with drift.
+        """
+        seasonal = self.periods if self.lags else 0
+        return 1 + 2 * seasonal + (1 + seasonal if self.drift else 0)
 
 
 class Rows(NamedTuple):
@@ -97,7 +103,9 @@ class Rows(NamedTuple):
         period: steps of the periods found in the history, 0 where there is none.
         score: how clear each period is.
         length: steps of the history from the first one seen.
+        change: mean change over one step, and over each period.
         unit: what errors are counted in, on the model's scale.
+        level: the last value of the history.
     """
 
     x: Float[Tensor, "R L"]
@@ -105,7 +113,9 @@ class Rows(NamedTuple):
     period: Int[Tensor, "R _"]
     score: Float[Tensor, "R _"]
     length: Int[Tensor, " R"]
+    change: Float[Tensor, "R _"]
     unit: Float[Tensor, " R"]
+    level: Float[Tensor, " R"]
 
 
 class Normaliser(NamedTuple):
@@ -140,59 +150,61 @@ def fit_normaliser(x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], con
     return Normaliser(loc, torch.where(flat | (scale == 0), 1.0, scale), config.arcsinh)
 
 
-def seasonal_drafts(
-    rows: Rows, step_M: Int[Tensor, " M"], known_M: Int[Tensor, " M"], lags: int
+def draft_steps(
+    rows: Rows, step_M: Int[Tensor, " M"], known_M: Int[Tensor, " M"], config: ZeroShotConfig
 ) -> Float[Tensor, "R M D"]:
-    """What each period says of a step: the value one period earlier, and the mean of the last ``lags`` such values.
+    """Simple forecasts of steps from what comes before: values to start from, not to believe.
 
-    The reach is as many periods as it takes to come before ``known``; a step without any value there gets 0.
+    The last value; of every period the value one period earlier and the mean of the last ``lags`` such values; with
+    ``drift`` the last value and the value one period earlier once more, plus the mean change. The reach is as many
+    periods as it takes to come before ``known``; where nothing is seen there, the last value stands in.
 
     Args:
         rows: what is seen.
         step_M: the steps.
         known_M: for each of them, the first step that may not be looked at; a step before it looks one period back.
-        lags: how many periods back.
+        config: which drafts.
     """
-    drafts = []
-    behind = torch.arange(lags, device=step_M.device)
-    for period_R in rows.period.unbind(1):
+    latest_RL = torch.where(rows.seen, torch.arange(rows.x.shape[1], device=rows.x.device), 0).cummax(1).values
+    latest_RM = latest_RL[:, known_M.clamp(min=1) - 1]
+    last_RM = rows.x.gather(1, latest_RM)
+    drafts = [last_RM]
+    if config.drift:
+        drafts.append(last_RM + (step_M - latest_RM).clamp(min=0) * rows.change[:, :1])
+    if not config.lags:
+        return torch.stack(drafts, -1)
+    behind = torch.arange(config.lags, device=step_M.device)
+    for i, period_R in enumerate(rows.period.unbind(1)):
         length_R1 = period_R.clamp(min=1)[:, None]
         first_RM = (step_M - known_M + length_R1).div(length_R1, rounding_mode="floor").clamp(min=1)
         index_RMK = step_M[:, None] - length_R1[..., None] * (first_RM[..., None] + behind)
         inside_RMK = (index_RMK >= 0) & (period_R > 0)[:, None, None]
         flat = index_RMK.clamp_(min=0).flatten(1)
         seen_RMK = rows.seen.gather(1, flat).view_as(inside_RMK) & inside_RMK
-        value_RMK = rows.x.gather(1, flat).view_as(inside_RMK)
-        newest_RM1 = seen_RMK.to(torch.int8).argmax(-1, keepdim=True)
-        newest = torch.where(seen_RMK, value_RMK, 0.0).gather(-1, newest_RM1)[..., 0]
-        total = torch.where(seen_RMK, value_RMK, 0.0).sum(-1)
-        drafts += [newest, total / seen_RMK.sum(-1).clamp(min=1)]
+        value_RMK = torch.where(seen_RMK, rows.x.gather(1, flat).view_as(inside_RMK), 0.0)
+        nearest_RM1 = seen_RMK.to(torch.int8).argmax(-1, keepdim=True)
+        found_RM = seen_RMK.any(-1)
+        newest_RM = torch.where(found_RM, value_RMK.gather(-1, nearest_RM1)[..., 0], last_RM)
+        mean_RM = torch.where(found_RM, value_RMK.sum(-1) / seen_RMK.sum(-1).clamp(min=1), last_RM)
+        drafts += [newest_RM, mean_RM]
+        if config.drift:
+            periods_RM = torch.where(found_RM, first_RM + nearest_RM1[..., 0], 0)
+            drafts.append(newest_RM + periods_RM * rows.change[:, i + 1, None])
     return torch.stack(drafts, -1)
 
 
-def naive_error(
-    x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], period_RP: Int[Tensor, "R P"], patch: int
-) -> Float[Tensor, " R"]:
-    """Mean absolute change over a patch, or over the period that is repeated most closely, whichever is smaller."""
+def changes(
+    x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], lag_R: Int[Tensor, " R"]
+) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
+    """Mean change over a lag, and the mean absolute deviation from it; 0 and infinite where there is no pair."""
     step_T = torch.arange(x_RT.shape[1], device=x_RT.device)
-    best_R = torch.full_like(x_RT[:, 0], math.inf)
-    plain_R = (length_of(seen_RT) // 3).clamp(min=1, max=patch)
-    for lag_R1 in [plain_R[:, None], *(p[:, None] for p in period_RP.unbind(1))]:
-        before_RT = (step_T - lag_R1).clamp(min=0)
-        both_RT = seen_RT & seen_RT.gather(1, before_RT) & (step_T >= lag_R1) & (lag_R1 > 0)
-        change_RT = torch.where(both_RT, (x_RT - x_RT.gather(1, before_RT)).abs(), 0.0)
-        count_R = both_RT.sum(1)
-        mean_R = torch.where(count_R > 0, change_RT.sum(1) / count_R.clamp(min=1), math.inf)
-        best_R = torch.minimum(best_R, mean_R)
-    # Where there are no two values to compare, the scale itself is the unit.
-    return torch.where(best_R.isfinite(), best_R.clamp(min=LEAST_UNIT), 1.0)
-
-
-def last_seen(rows: Rows, end_N: Int[Tensor, " N"]) -> Float[Tensor, "R N"]:
-    """The last value seen before each of these steps, 0 where there is none."""
-    step_L = torch.arange(rows.x.shape[1], device=rows.x.device)
-    latest_RL = torch.where(rows.seen, step_L, 0).cummax(1).values
-    return rows.x.gather(1, latest_RL[:, end_N - 1])
+    before_RT = (step_T - lag_R[:, None]).clamp(min=0)
+    both_RT = seen_RT & seen_RT.gather(1, before_RT) & (step_T >= lag_R[:, None]) & (lag_R[:, None] > 0)
+    count_R = both_RT.sum(1)
+    change_RT = torch.where(both_RT, x_RT - x_RT.gather(1, before_RT), 0.0)
+    mean_R = change_RT.sum(1) / count_R.clamp(min=1)
+    spread_R = torch.where(both_RT, (change_RT - mean_R[:, None]).abs(), 0.0).sum(1) / count_R.clamp(min=1)
+    return mean_R, torch.where(count_R > 1, spread_R, math.inf)
 
 
 class QuantilePatches(nn.Module):
@@ -206,7 +218,7 @@ class QuantilePatches(nn.Module):
     def __init__(self, config: ZeroShotConfig, steps: int) -> None:
         super().__init__()
         self.middle = len(config.levels) // 2
-        self.sizes = [len(config.levels), 1 + config.drafts if config.copy else 0]
+        self.sizes = [len(config.levels), config.drafts if config.copy else 0]
         outputs = steps * sum(self.sizes)
         width = config.d_model
         self.projection = (
@@ -221,7 +233,7 @@ class QuantilePatches(nn.Module):
 
         Args:
             x_RNC: tokens.
-            drafts_RNSD: the last value and the seasonal drafts of every step.
+            drafts_RNSD: the drafts of every step.
             unit_R: what distances from the drafts are counted in.
         """
         raw = self.projection(x_RNC).unflatten(-1, (self.steps, sum(self.sizes))).float()
@@ -248,7 +260,7 @@ class PatchTrunk(nn.Module):
         super().__init__()
         self.config = config
         width, patch = config.d_model, config.patch_size
-        inputs = 2 * patch + (1 + config.drafts) * ahead + 4 * config.periods + 3
+        inputs = 3 * patch + config.drafts * ahead + 4 * config.periods + 3
         self.embed = ResidualMLP(inputs, width, width, F.silu) if config.residual_mlp else nn.Linear(inputs, width)
         self.stack = Stack(width, config.layers, config.heads, config.any_variate)
         self.head = QuantilePatches(config, ahead)
@@ -262,21 +274,22 @@ class PatchTrunk(nn.Module):
         else:
             period_RP = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
             score_RP = period_RP.float()
-        unit_R = (
-            naive_error(x_RT, seen_RT, period_RP, self.config.patch_size)
-            if self.config.naive_unit
-            else x_RL.new_ones(len(x_RL))
-        )
-        return Rows(x_RL, seen_RL, period_RP, score_RP, length_of(seen_RT), unit_R)
+        plain_R = (length_of(seen_RT) // 3).clamp(min=1, max=PLAIN_LAG)
+        found = [changes(x_RT, seen_RT, lag_R) for lag_R in (plain_R, *period_RP.unbind(1))]
+        change_RQ = torch.stack([found[0][0] / plain_R, *(mean for mean, _ in found[1:])], 1)
+        least_R = torch.stack([spread for _, spread in found]).amin(0)
+        # Where there are no two changes to compare, the scale itself is the unit.
+        unit_R = torch.where(least_R.isfinite(), least_R.clamp(min=LEAST_UNIT), 1.0)
+        if not self.config.naive_unit:
+            unit_R = torch.ones_like(unit_R)
+        latest_R1 = torch.where(seen_RT, torch.arange(x_RT.shape[1], device=x_RT.device), 0).amax(1, keepdim=True)
+        level_R = x_RT.gather(1, latest_R1)[:, 0]
+        return Rows(x_RL, seen_RL, period_RP, score_RP, length_of(seen_RT), change_RQ, unit_R, level_R)
 
     def drafts(self, rows: Rows, step_NS: Int[Tensor, "N S"], known_N: Int[Tensor, " N"]) -> Float[Tensor, "R N S D"]:
-        """Last value and seasonal drafts of the steps that every token forecasts, from before ``known``."""
-        last = last_seen(rows, known_N)[..., None, None].expand(-1, -1, step_NS.shape[1], 1)
-        if not self.config.drafts:
-            return last
+        """The drafts of the steps that every token forecasts, from before ``known``."""
         known = known_N[:, None].expand_as(step_NS).flatten()
-        seasonal = seasonal_drafts(rows, step_NS.flatten(), known, self.config.lags)
-        return torch.cat([last, seasonal.unflatten(1, step_NS.shape)], dim=-1)
+        return draft_steps(rows, step_NS.flatten(), known, self.config).unflatten(1, step_NS.shape)
 
     def inputs(
         self, rows: Rows, drafts_RNSD: Float[Tensor, "R N S D"], future_N: Bool[Tensor, " N"]
@@ -291,9 +304,12 @@ class PatchTrunk(nn.Module):
         length_R1 = rows.length[:, None].clamp(min=1).to(rows.x.dtype)
         length_unit = torch.cat([length_R1.log2() / 8, rows.unit[:, None].log()], -1)
         row = torch.cat([rows.period.clamp(min=1).log2() / 8, rows.score, length_unit], -1)
+        # Near the present and in units of its own noise, a series shows what its whole scale hides.
+        near_RNP = torch.asinh((x_RNP - rows.level[:, None, None]) / rows.unit[:, None, None]) * seen_RNP
+        ahead = torch.asinh((drafts_RNSD - rows.level[:, None, None, None]) / rows.unit[:, None, None, None])
         future = future_N.to(rows.x.dtype)[None, :, None].expand(len(rows.x), -1, 1)
         shared = row[:, None].expand(-1, tokens, -1)
-        return torch.cat([x_RNP, seen_RNP, drafts_RNSD.flatten(2), phases, shared, future], -1)
+        return torch.cat([x_RNP, near_RNP, seen_RNP, ahead.flatten(2), phases, shared, future], -1)
 
     def mix(
         self, inputs_RNG: Float[Tensor, "R N G"], allowed: Bool[Tensor, "B #M M"], variates: int
@@ -306,7 +322,7 @@ class PatchTrunk(nn.Module):
             variates: V.
         """
         x_RNC = self.embed(inputs_RNG)
-        rows, tokens = x_RNC.shape[:2]
+        tokens = x_RNC.shape[1]
         time_N = torch.arange(tokens, device=x_RNC.device)
         variate = None
         if self.config.any_variate:

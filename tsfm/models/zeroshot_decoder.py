@@ -67,7 +67,9 @@ class ZeroShotDecoder(ZeroShotForecaster):
         """Quantiles of ``horizon`` steps in the batch's units."""
         variates = batch.past.shape[2]
         known = self.covariates and batch.known_future is not None
-        window = window_of(replace(batch, future=None), horizon if known else 0, self.config.patch_size, self.covariates)
+        window = window_of(
+            replace(batch, future=None), horizon if known else 0, self.config.patch_size, self.covariates
+        )
         normalise = fit_normaliser(window.x, window.seen, self.config)
         rows = self.trunk.rows(normalise(window.x), window.seen, window.history)
         found = self.tokens(rows, window, variates, window.history - 1, window.history)
