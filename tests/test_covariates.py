@@ -41,8 +41,8 @@ def table(rows: int = 30, ahead: int = H, items: tuple[str, ...] = ("a", "b")) -
     return pd.concat(parts, ignore_index=True)
 
 
-def series(**options: object) -> SeriesSet:
-    return read_series(table(**options), **ROLES)
+def series(ahead: int = H) -> SeriesSet:
+    return read_series(table(ahead=ahead), **ROLES)
 
 
 def test_when_windows_are_asked_for_covariates_then_each_shows_its_own_rows() -> None:

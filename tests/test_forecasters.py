@@ -4,13 +4,18 @@ A univariate model forecasts one variate at a time, so its forecasts follow any 
 """
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from tsfm.forecaster import Forecaster
 from tsfm.pretrained import MODELS, calibrate, load, model_class, save
 from tsfm_data.batch import Batch
+from tsfm_data.errors import InputError
 
 CONTEXT, HORIZON, VARIATES = 24, 6, 3
 LEVELS = (0.01, 0.1, 0.5, 0.9, 0.99)
@@ -56,16 +61,23 @@ def rows(batch: Batch, index: object) -> Batch:
     return replace(batch, **moved)
 
 
+# Choices of a model that the contract holds for, too.
+VARIANTS: dict[str, dict[str, Any]] = {"quantile": {}, "point": {"levels": ()}, "auto": {"patch_size": "auto"}}
+VARIANTS["any-variate"] = {"any_variate": True}
 KINDS = [(name, "quantile") for name in MODELS] + [(name, "point") for name in POINT]
+KINDS += [("moirai", "auto"), ("zeroshot-encoder", "any-variate"), ("zeroshot-decoder", "any-variate")]
+
+
+def make(name: str, kind: str, horizon: int = HORIZON, **sizes: Any) -> Forecaster:
+    torch.manual_seed(0)
+    kind_of = model_class(name)
+    given = {"levels": (0.1, 0.5, 0.9), **SIZES[name], **VARIANTS[kind], **sizes}
+    return kind_of(CONTEXT, horizon, kind_of.config_type(**given)).eval()
 
 
 @pytest.fixture(params=KINDS, ids="-".join)
 def model(request: pytest.FixtureRequest) -> Forecaster:
-    name, kind = request.param
-    torch.manual_seed(0)
-    kind_of = model_class(name)
-    levels = () if kind == "point" else (0.1, 0.5, 0.9)
-    made = kind_of(CONTEXT, HORIZON, kind_of.config_type(**SIZES[name], levels=levels))
+    made = make(*request.param)
     calibrate(made, [make_batch(40, seed=9)])
     return made.eval()
 
@@ -189,3 +201,97 @@ def test_when_the_asked_horizon_is_a_part_of_a_longer_one_then_the_first_steps_a
     short = replace(short, horizon=4, future=None, future_observed=None)
     expected = model.predict(long, LEVELS).quantiles[:, :4]
     torch.testing.assert_close(model.predict(short, LEVELS).quantiles, expected, atol=1e-6, rtol=1e-5)
+
+
+def with_known(batch: Batch, shift: float = 0.0) -> Batch:
+    """The batch with one covariate of the past and one that is known ahead, noise both."""
+    generator = torch.Generator().manual_seed(3)
+    count, context, horizon = len(batch), batch.past.shape[1], batch.horizon
+    x = torch.randn(count, context + horizon, 2, generator=generator)
+    seen = torch.ones_like(x[..., :1], dtype=torch.bool)
+    return replace(
+        batch,
+        past_covariates=x[:, :context, :1],
+        past_covariates_observed=seen[:, :context],
+        known_past=x[:, :context, 1:],
+        known_past_observed=seen[:, :context],
+        known_future=x[:, context:, 1:] + shift * torch.arange(horizon)[:, None],
+        known_future_observed=seen[:, context:],
+    )
+
+
+def test_when_the_future_is_in_the_batch_then_the_forecast_does_not_see_it(model: Forecaster) -> None:
+    batch = make_batch()
+    assert batch.future is not None
+    other = replace(batch, future=batch.future + 100)
+    blind = replace(batch, future=None, future_observed=None)
+    expected = model.predict(blind, LEVELS).quantiles
+    for given in (batch, other):
+        assert torch.equal(model.predict(given, LEVELS).quantiles, expected)
+
+
+def test_when_known_covariates_change_then_only_a_model_that_takes_them_forecasts_something_else(
+    model: Forecaster,
+) -> None:
+    batch = make_batch(horizon=2 * HORIZON + 1)
+    bare, given, other = (
+        model.predict(b, LEVELS).quantiles for b in (batch, with_known(batch), with_known(batch, shift=1.0))
+    )
+    assert given.shape == bare.shape
+    assert given.isfinite().all()
+    assert torch.equal(bare, given) != model.covariates
+    assert torch.equal(given, other) != model.covariates
+
+
+def test_when_windows_with_covariates_come_in_any_batch_and_units_then_the_forecast_is_the_same(
+    model: Forecaster,
+) -> None:
+    batch = with_known(make_batch(horizon=2 * HORIZON))
+    together = model.predict(batch, LEVELS).quantiles
+    order = torch.tensor([3, 0, 4])
+    found = model.predict(rows(batch, order), LEVELS).quantiles
+    torch.testing.assert_close(found, together[order], atol=1e-5, rtol=1e-5)
+    assert batch.known_past is not None
+    assert batch.known_future is not None
+    scaled = replace(
+        batch, known_past=1e3 * batch.known_past.double() - 7e4, known_future=1e3 * batch.known_future.double() - 7e4
+    )
+    torch.testing.assert_close(model.predict(scaled, LEVELS).quantiles, together, atol=1e-3, rtol=1e-4)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that an operator put out."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in tree_flatten(out)[0]:
+            if isinstance(x, Tensor) and x.untyped_storage().nbytes() >= x.numel():  # a view holds nothing
+                self.elements = max(self.elements, x.numel())
+        return out
+
+
+LONG: dict[str, dict[str, Any]] = {"decoder": {"patch_size": 50}, "moirai2": {"predict_tokens": 25}}
+LONG["zeroshot-decoder"] = {"predict_patches": 50}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_when_ten_thousand_steps_are_asked_then_only_the_forecast_itself_takes_more_memory(name: str) -> None:
+    made = make(name, "quantile", horizon=200, **LONG.get(name, {}))
+    batch = replace(make_batch(1), future=None, future_observed=None, past_marks=None, future_marks=None)
+    largest = {}
+    for horizon in (1_000, 10_000):
+        with LargestTensor() as seen:
+            found = made.predict(replace(batch, horizon=horizon), (0.1, 0.5, 0.9)).quantiles
+        largest[horizon] = seen.elements
+    assert found.shape == (1, 10_000, VARIATES, 3)
+    assert found.isfinite().all()
+    assert largest[10_000] <= max(largest[1_000], 1.05 * found.numel())
+
+
+def test_when_a_batch_holds_no_series_then_that_is_said(model: Forecaster) -> None:
+    batch = make_batch()
+    for empty in (rows(batch, slice(0, 0)), rows(batch, (slice(None), slice(None), slice(0, 0)))):
+        with pytest.raises(InputError, match="expected at least one series in a batch, found none"):
+            model.predict(empty, LEVELS)

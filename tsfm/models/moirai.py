@@ -263,9 +263,10 @@ class Moirai(Forecaster):
 def hold_out(batch: Batch, steps: int) -> tuple[Batch, Future]:
     """The windows as they were that many steps ago, and the values of their variates since."""
     past = {name: getattr(batch, name) for name in HISTORY}
-    cut = {name: x[:, :-steps] for name, x in past.items() if x is not None}
+    cut: dict[str, Any] = {"horizon": steps, "future": None, "future_observed": None}
+    cut |= {name: x[:, :-steps] for name, x in past.items() if x is not None}
     cut |= {KNOWN[name]: past[name][:, -steps:] for name in KNOWN if past[name] is not None}
-    return replace(batch, horizon=steps, **cut), (batch.past[:, -steps:], batch.past_observed[:, -steps:])
+    return replace(batch, **cut), (batch.past[:, -steps:], batch.past_observed[:, -steps:])
 
 
 def from_reference(
