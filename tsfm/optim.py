@@ -63,12 +63,18 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def build_optimizer(config: OptimConfig, model: nn.Module) -> Optimizer:
-    """The optimiser over all parameters of ``model``."""
+def build_optimizer(config: OptimConfig, model: nn.Module, fused: bool = True) -> Optimizer:
+    """The optimiser over all parameters of ``model``.
+
+    Args:
+        config: which, and its numbers.
+        model: what to train.
+        fused: one kernel for the whole update.
+    """
     groups = parameter_groups([model], config.weight_decay)
     kind = AdamW if config.name == "adamw" else Adam
     # Fused: the update of a small model costs a tenth of its training step otherwise.
-    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 
 
 def lr_factor(config: OptimConfig, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:

@@ -59,7 +59,9 @@ class ForecastTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, with its schedule stepped after every optimiser step."""
-        optimizer = build_optimizer(self.optim, self.forecaster)
+        # Lightning does not clip gradients under mixed precision with a fused optimiser.
+        fused = not (self.trainer.gradient_clip_val and str(self.trainer.precision).endswith("mixed"))
+        optimizer = build_optimizer(self.optim, self.forecaster, fused)
         per_epoch, total = training_steps(self.trainer)
         factor = lr_factor(self.optim, per_epoch, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
