@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tsfm.report import Image
-from tsfm.scaling.analysis import analyse, extrapolation, outlier_warnings, sensitivity
+from tsfm.scaling.analysis import analyse, extrapolation, flops_over_rule, outlier_warnings, sensitivity
 from tsfm.scaling.bootstrap import cluster_weights
 from tsfm.scaling.broken import broken_law
 from tsfm.scaling.compare import compare_groups
@@ -19,7 +19,7 @@ from tsfm.scaling.joint import joint_problem
 from tsfm.scaling.laws import NAMES, Joint
 from tsfm.scaling.ledger import Runs, read_runs
 from tsfm.scaling.repetition import effective_tokens, repetition
-from tsfm.scaling.report import build_page
+from tsfm.scaling.report import build_page, data_table
 from tsfm.scaling.routes import curve_minima, isoflop, isoflop_bias, parabolas
 from tsfm.scaling.selftest import CHINCHILLA, PLANTED, coverage, planted_runs, selftest
 from tsfm.scaling.single import held_out_errors, power_law, preferred_form, saturating_law
@@ -238,3 +238,15 @@ def test_a_few_runs_that_decide_the_fit_are_warned_of(data_folder: Path) -> None
     assert ahead is not None
     assert ahead["held_out_rows"] == 24
     assert ahead["rms_log_error"] < 0.02
+
+
+def test_compute_that_is_not_6nd_is_told_by_size() -> None:
+    base = planted_runs("grid", 36, 0.003, seed=0)
+    assert flops_over_rule(base) == []
+    factor = np.where(base.params < 1e8, 2.0, 1.1)
+    found = flops_over_rule(replace(base, flops=base.flops * factor))
+    assert [row["params"] for row in found] == sorted(set(base.params.tolist()))
+    assert [round(row["ratio"], 6) for row in found] == [2.0] * 2 + [1.1] * 4
+    analysis = analyse(replace(base, flops=base.flops * factor), 100)
+    cells = [row[""] for row in data_table(analysis.record).rows]
+    assert "compute over 6 N D at 10,000,000 parameters" in cells

@@ -11,7 +11,7 @@ from tsfm.scaling.compare import Record, compare_groups
 from tsfm.scaling.estimate import Fit, fit_joint, named_intervals, why_not
 from tsfm.scaling.fit import DELTA, LARGEST_EXPONENT
 from tsfm.scaling.joint import COLUMNS, as_dict, joint_problem
-from tsfm.scaling.laws import NAMES, PUBLISHED, Joint
+from tsfm.scaling.laws import NAMES, PUBLISHED, Joint, training_flops
 from tsfm.scaling.ledger import Runs, distinct
 from tsfm.scaling.repetition import repetition
 from tsfm.scaling.routes import Optimum, Parabola, curve_minima, isoflop, isoflop_bias, parabolas
@@ -308,7 +308,18 @@ def _data_record(rows: Runs, runs: Runs) -> Record:
     counts = {"rows": len(rows), "runs": rows.runs, "fitted_rows": len(runs)}
     sizes = {"sizes": distinct(runs.params), "amounts_of_data": distinct(runs.tokens)}
     name = rows.source.replace("\\", "/").rsplit("/", 1)[-1]
-    return {"file": name, "sha256": rows.digest} | counts | sizes | ranges
+    facts = {"file": name, "sha256": rows.digest} | counts | sizes | ranges
+    return facts | {"flops_over_6ND": flops_over_rule(runs)}
+
+
+def flops_over_rule(runs: Runs) -> list[Record]:
+    """Compute of the table over 6 N D, at every size; empty where the table gives none, or where they agree to 1 %."""
+    ratio = runs.flops / np.asarray(training_flops(runs.params, runs.tokens))
+    if np.abs(ratio - 1).max() < 0.01:
+        return []
+    sizes = np.unique(runs.params)
+    medians = [float(np.median(ratio[runs.params == size])) for size in sizes]
+    return [{"params": float(size), "ratio": value} for size, value in zip(sizes, medians, strict=True)]
 
 
 def _route(found: Optimum | None) -> Record | None:

@@ -19,6 +19,7 @@ METHOD = (
     "6 N D unless the table gives it."
 )
 FAR = "The intervals hold if the law holds: they say nothing of a law that bends beyond the data."
+MOST_SIZES = 24  # in the table of data
 
 
 def write_report(analysis: Analysis, folder: Path) -> None:
@@ -310,4 +311,8 @@ def data_table(record: Record) -> Table:
     ]
     rows += [{"": key, "value": interval(data[key])} for key in ("params", "tokens", "flops", "loss")]
     rows.append({"": "seed of the bootstrap", "value": str(record["settings"]["seed"])})
+    rows += [
+        {"": f"compute over 6 N D at {row['params']:,.0f} parameters", "value": f"{row['ratio']:.3f}"}
+        for row in data["flops_over_6ND"][:: max(1, -(-len(data["flops_over_6ND"]) // MOST_SIZES))]
+    ]
     return Table(rows)
