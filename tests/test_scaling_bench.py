@@ -1,0 +1,47 @@
+"""What the tables beside other fits compare is the same objective, and coverage is counted on every design."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from tsfm.bench.scaling import cover, coverage_to_markdown, huber, side_by_side, side_to_markdown
+from tsfm.scaling.estimate import fit_joint
+from tsfm.scaling.laws import NAMES
+from tsfm.scaling.selftest import STUDY, planted_runs
+from tsfm_data.errors import InputError
+
+
+def test_when_sides_are_compared_then_objective_and_gradient_are_those_of_our_fit() -> None:
+    runs = planted_runs("grid", 36, 0.01, seed=1)
+    fit = fit_joint(runs, 1, 0)
+    E, A, B, alpha, beta = fit.law
+    theta = np.array([np.log(A), np.log(B), np.log(E), alpha, beta])
+    assert huber(runs, theta)[0] == pytest.approx(fit.objective, rel=1e-9)
+    away = theta + 0.05
+    steps = 1e-6 * np.eye(5)
+    slopes = [(huber(runs, away + step)[0] - huber(runs, away - step)[0]) / 2e-6 for step in steps]
+    np.testing.assert_allclose(huber(runs, away)[1], slopes, rtol=1e-4)
+
+
+@pytest.mark.parametrize("design", sorted({design for design, *_ in STUDY}))
+def test_when_a_design_is_studied_then_its_runs_are_clusters_of_their_own_or_of_a_training(design: str) -> None:
+    runs = planted_runs(design, 60, 0.01, seed=0)
+    assert runs.runs == len(runs) // (5 if design == "branches" else 1)
+    row = cover((design, 60, 0.01), 3)
+    assert all(0 <= row[name] <= 1 for name in NAMES)
+
+
+def test_when_tables_are_written_then_they_name_their_command_and_repeats() -> None:
+    row = {"design": "grid", "runs": 36, "noise": 0.01, "repeats": 400} | dict.fromkeys(NAMES, 0.95)
+    text = coverage_to_markdown([row, row], "tsfm bench scaling --part coverage")
+    assert "Share of 400 planted laws" in text
+    assert "0.011" in text
+    side = {"side": "tsfm", "seconds": 1.0, "ratio": 1.0, "objective": 1e-3}
+    assert "tsfm bench scaling" in side_to_markdown([side], "tsfm bench scaling")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("chinchilla") is not None, reason="the package is there")
+def test_when_the_other_package_is_absent_then_one_line_says_how_to_get_it() -> None:
+    with pytest.raises(InputError, match="pip install chinchilla"):
+        side_by_side(1, 2)
