@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tsfm.commands import image
 from tsfm.commands.forecast import check_batch_size, check_suffix
 from tsfm_data.errors import InputError
 
@@ -61,6 +62,10 @@ def evaluate(
         raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
     check_batch_size(batch_size)
     check_suffix(json, (".json", ".md", ".parquet"))
+    if data is not None and image.is_image_model(model):
+        if len(data) > 1:
+            raise InputError(f"expected one image set at a time, found {len(data)}: give each its own command")
+        return image.evaluate(data[0], model=model, json=json, batch_size=batch_size)
     if (data is None) == (suite is None):
         raise InputError("expected either --data or --suite, found " + ("neither" if data is None else "both"))
     columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}

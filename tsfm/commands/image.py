@@ -4,6 +4,7 @@ The package is reached by name when a command runs: nothing here imports it, and
 """
 
 import importlib
+import json as json_module
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -25,6 +26,16 @@ def vision(module: str) -> ModuleType:
         raise InputError(
             f"expected the packages of image models, found no {error.name}: pip install 'tsfm-suite[vision]'"
         ) from error
+
+
+def is_image_model(model: str) -> bool:
+    """Whether a model folder, or the run that holds it, is of an image model: its config names a timm architecture."""
+    for file in (Path(model) / "config.json", Path(model) / "model" / "config.json"):
+        try:
+            return "architecture" in json_module.loads(file.read_text())
+        except (OSError, ValueError, TypeError):
+            continue
+    return False
 
 
 def evaluate(

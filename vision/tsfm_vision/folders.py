@@ -110,14 +110,6 @@ def save(model: nn.Module, folder: str | Path, trained_on: TrainedOn | None = No
         (temporary / "README.md").write_text(card or default_card(model, trained_on))
 
 
-def is_image_folder(folder: str | Path) -> bool:
-    """Whether a folder holds an image model: its ``config.json`` names an architecture of timm."""
-    try:
-        return "architecture" in json.loads((Path(folder) / "config.json").read_text())
-    except (OSError, ValueError, TypeError):
-        return False
-
-
 def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
     """Read a model folder, or the folder of a run that holds one.
 
