@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LEAST_SCORE = 0.1  # of a period, whatever the length
-NOISE_SCORE = 3.0  # in units of 1 / sqrt(observed steps), the deviation of the autocorrelation of noise
-FIRST_SHARE = 0.75  # the shortest lag with this share of the best score is the fundamental one
+NOISE_SCORE = 1.25  # deviation of the score of noise times sqrt(observed steps): about sqrt(1 + 2 / 4)
+FIRST_SHARE = 0.75  # the shortest lag with this share of the best score is on the fundamental bump
+BUMP = 1.25  # a bump reaches so much further
 FEW_CYCLES = 2.0  # how much more a period must score of which two cycles are seen, not three
 LONGER_GAIN = 0.03  # what a longer period must add to the autocorrelation of the first one
 
@@ -41,11 +42,15 @@ def find_periods(
     score_RL, acf_RL = torch.maximum(score_RL, other_RL), torch.where(other_RL > score_RL, other_acf_RL, acf_RL)
     lag_L = torch.arange(score_RL.shape[1], device=x_RT.device)
     cycles_RL = length_of(observed_RT)[:, None] / lag_L.clamp(min=1)
-    noise_R1 = NOISE_SCORE / observed_RT.sum(1, keepdim=True).clamp(min=1).sqrt()
+    # The largest of so many scores of noise as there are lags (extreme values of a normal distribution).
+    count_R1 = observed_RT.sum(1, keepdim=True).clamp(min=4)
+    noise_R1 = NOISE_SCORE * (2 * (count_R1 / 2).log() / count_R1).sqrt()
     least_RL = noise_R1.clamp(min=LEAST_SCORE) * (1 + FEW_CYCLES * (3 - cycles_RL).clamp(min=0))
     usable_RL = (lag_L >= 2) & (cycles_RL >= 2) & (score_RL > least_RL)
     score_RL = torch.where(usable_RL, score_RL, 0.0)
     first_R = (usable_RL & (score_RL >= FIRST_SHARE * score_RL.amax(1, keepdim=True))).float().argmax(1)
+    bump_RL = (lag_L >= first_R[:, None]) & (lag_L <= BUMP * first_R[:, None])
+    first_R = torch.where(bump_RL, score_RL, -1.0).argmax(1)
     found = [first_R]
     if count > 1:
         gain_R1 = acf_RL.gather(1, first_R[:, None]) + LONGER_GAIN
