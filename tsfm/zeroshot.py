@@ -400,13 +400,19 @@ class ZeroShotForecaster(Forecaster):
         found = self.unroll(batch, batch.horizon)
         if not self.config.flip_average:
             return found
-        return 0.5 * (found - self.unroll(replace(batch, past=-batch.past), batch.horizon).flip(-1))
+        return 0.5 * (found - self.unroll(mirrored(batch), batch.horizon).flip(-1))
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss on the scale of each window: what validation watches."""
         scale = window_scale(batch.past, batch.past_observed).scale
         future, observed = known_future(batch, output.shape[1])
         return masked_mean(pinball(output / scale[..., None], future / scale, self.levels), observed)
+
+
+def mirrored(batch: Batch) -> Batch:
+    """The batch with its history and its covariates upside down."""
+    values = {name: getattr(batch, name) for name in ("past", "past_covariates", "known_past", "known_future")}
+    return replace(batch, **{name: -x for name, x in values.items() if x is not None})
 
 
 class Window(NamedTuple):

@@ -1,0 +1,88 @@
+"""Seasons found in the spectrum."""
+
+import math
+
+import pytest
+import torch
+
+from tsfm.periods import autocorrelation, detrend, find_periods, length_of
+
+STEPS = 512
+
+
+def observed(x: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(x, dtype=torch.bool)
+
+
+def waves(period: float, rows: int = 16, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    phase = torch.rand(rows, 1, generator=generator) * 2 * math.pi
+    time = torch.arange(STEPS)
+    noise = 0.5 * torch.randn(rows, STEPS, generator=generator)
+    return torch.sin(2 * math.pi * time / period + phase) + noise
+
+
+@pytest.mark.parametrize("period", [4, 7, 12, 24, 52, 96, 168])
+def test_when_a_wave_is_noisy_then_its_period_is_found(period: int) -> None:
+    found, score = find_periods(waves(period), observed(waves(period)))
+    assert ((found[:, 0] - period).abs() <= 1 + period // 24).float().mean() >= 0.9
+    assert (score[:, 0] > 0.3).all()
+
+
+def test_when_a_trend_hides_the_season_then_it_is_still_found() -> None:
+    x = waves(12) + 0.2 * torch.arange(STEPS)
+    assert (find_periods(x, observed(x))[0][:, 0] == 12).all()
+
+
+def test_when_a_week_modulates_the_day_then_both_are_found() -> None:
+    time = torch.arange(STEPS)
+    day = torch.sin(2 * math.pi * time / 24)
+    x = (day * (1 + 0.8 * ((time // 24) % 7 < 5)))[None] + 0.1 * waves(1e9)
+    found, _ = find_periods(x, observed(x))
+    assert (found == torch.tensor([24, 168])).float().mean() > 0.9
+
+
+def test_when_there_is_no_season_then_most_rows_have_none() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(200, STEPS, generator=generator)
+    assert (find_periods(noise, observed(noise))[0][:, 0] == 0).float().mean() > 0.75
+    walk = noise.cumsum(1)
+    _, score = find_periods(walk, observed(walk))
+    assert score[:, 0].median() < 0.2
+
+
+def test_when_values_are_missing_then_the_period_is_found_in_the_others() -> None:
+    x = waves(24)
+    seen = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) > 0.3
+    assert ((find_periods(torch.where(seen, x, 0.0), seen)[0][:, 0] - 24).abs() <= 2).all()
+
+
+def test_when_less_than_two_periods_are_seen_then_there_is_none() -> None:
+    x = waves(48)
+    seen = observed(x)
+    seen[:, :-90] = False
+    found, _ = find_periods(torch.where(seen, x, 0.0), seen)
+    assert (found[:, 0] <= 45).all()
+    assert length_of(seen).tolist() == [90] * len(x)
+
+
+def test_when_computed_by_fourier_then_the_autocorrelation_is_the_sum_over_pairs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.rand(3, 40, generator=generator) > 0.2
+    x = detrend(torch.where(seen, torch.randn(3, 40, generator=generator).cumsum(1), 0.0), seen)
+    found = autocorrelation(x, seen)
+    for row in range(3):
+        variance = x[row].square().sum() / seen[row].sum()
+        for lag in range(30):
+            pairs = seen[row, lag:] & seen[row, : 40 - lag]
+            expected = (x[row, lag:] * x[row, : 40 - lag]).sum() / pairs.sum() / variance
+            assert found[row, lag].item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_when_a_row_is_constant_or_empty_then_nothing_is_found() -> None:
+    x = torch.zeros(2, STEPS)
+    seen = observed(x)
+    seen[1] = False
+    found, score = find_periods(x, seen)
+    assert not found.any()
+    assert not score.any()

@@ -1,0 +1,194 @@
+"""What the zero-shot models start from, and what they can learn."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tsfm.models.zeroshot_decoder import ZeroShotDecoder
+from tsfm.models.zeroshot_encoder import ZeroShotEncoder
+from tsfm.zeroshot import Rows, ZeroShotConfig, ZeroShotForecaster, draft_steps
+from tsfm_data.batch import Batch
+from tsfm_data.errors import InputError
+
+KINDS = [ZeroShotEncoder, ZeroShotDecoder]
+SMALL = ZeroShotConfig(d_model=32, layers=2, heads=4, patch_size=8, predict_patches=2)
+CONTEXT, HORIZON = 64, 16
+
+
+def draw(count: int, generator: torch.Generator, variates: int = 1) -> torch.Tensor:
+    return torch.randn(count, CONTEXT + HORIZON, variates, generator=generator)
+
+
+def batch_of(values: torch.Tensor) -> Batch:
+    past, future = values[:, :CONTEXT], values[:, CONTEXT:]
+    return Batch(
+        past, torch.ones_like(past, dtype=torch.bool), HORIZON, 1, future, torch.ones_like(future, dtype=torch.bool)
+    )
+
+
+@pytest.mark.parametrize(("kind", "steps", "most"), [(ZeroShotEncoder, 150, 0.3), (ZeroShotDecoder, 300, 0.5)])
+def test_when_y_equals_a_known_covariate_then_it_is_learnt_from_it(
+    kind: type[ZeroShotForecaster], steps: int, most: float
+) -> None:
+    """White noise can be forecast from the covariate alone; what it says of the past is of no use."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    model = kind(CONTEXT, HORIZON, replace(SMALL, any_variate=True))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+    def sample() -> Batch:
+        x = draw(32, generator)
+        batch = batch_of(x)
+        assert batch.future is not None
+        seen = torch.ones_like(x, dtype=torch.bool)
+        return replace(
+            batch,
+            known_past=x[:, :CONTEXT],
+            known_past_observed=seen[:, :CONTEXT],
+            known_future=x[:, CONTEXT:],
+            known_future_observed=seen[:, CONTEXT:],
+        )
+
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model.loss(sample()).backward()
+        optimizer.step()
+    test = sample()
+    assert test.future is not None
+    error = (model.predict(test, (0.5,)).mean - test.future).abs().mean().item()
+    blind = replace(test, known_future=None, known_future_observed=None, known_past=None, known_past_observed=None)
+    assert (model.predict(blind, (0.5,)).mean - test.future).abs().mean().item() > 0.7  # E|x| is .80
+    assert error < most
+
+
+def test_when_a_season_repeats_then_the_drafts_continue_it() -> None:
+    config = replace(SMALL, lags=2)
+    period = 6
+    time = torch.arange(30)
+    season = torch.tensor([0.0, 1, 4, 2, -1, -3])[time % period]
+    x = (season + 0.5 * (time // period))[None]
+    seen = torch.ones_like(x, dtype=torch.bool)
+    rows = Rows(
+        x,
+        seen,
+        torch.tensor([[period, 0]]),
+        torch.tensor([[1.0, 0.0]]),
+        torch.tensor([30]),
+        torch.tensor([[0.1, 0.5, 0.0]]),
+        torch.ones(1),
+        x[:, -1],
+    )
+    step = torch.arange(30, 44)
+    drafts = draft_steps(rows, step, torch.full_like(step, 30), config)[0]
+    last, with_drift, newest, mean, seasonal_drift = drafts.unbind(-1)[:5]
+    assert (last == x[0, -1]).all()
+    torch.testing.assert_close(with_drift, x[0, -1] + 0.1 * (step - 29))
+    torch.testing.assert_close(newest, x[0, 24 + (step % period)])
+    torch.testing.assert_close(mean, newest - 0.25)
+    torch.testing.assert_close(seasonal_drift, x[0, 24 + step % period] + 0.5 * (step // period - 4))
+
+
+def test_when_a_value_is_missing_then_the_period_before_stands_in() -> None:
+    config = replace(SMALL, lags=3, drift=False)
+    x = torch.arange(12.0)[None]
+    seen = torch.ones_like(x, dtype=torch.bool)
+    seen[0, 9] = False
+    rows = Rows(
+        x * seen,
+        seen,
+        torch.tensor([[3]]),
+        torch.ones(1, 1),
+        torch.tensor([12]),
+        torch.zeros(1, 2),
+        torch.ones(1),
+        x[:, -1],
+    )
+    drafts = draft_steps(rows, torch.tensor([12, 13]), torch.tensor([12, 12]), config)[0]
+    assert drafts[:, 1].tolist() == [6.0, 10.0]
+    assert drafts[:, 2].tolist() == pytest.approx([4.5, 7.0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"residual_mlp": False},
+        {"scale": "robust"},
+        {"arcsinh": False},
+        {"periods": 0},
+        {"periods": 1},
+        {"lags": 0},
+        {"drift": False},
+        {"naive_unit": False},
+        {"copy": False},
+        {"span_masking": 1.0},
+        {"any_variate": True},
+        {"flip_average": False},
+    ],
+    ids=str,
+)
+def test_when_a_choice_is_taken_back_then_the_model_trains_and_forecasts(
+    kind: type[ZeroShotForecaster], choice: dict[str, object]
+) -> None:
+    torch.manual_seed(0)
+    model = kind(CONTEXT, HORIZON, replace(SMALL, **choice))
+    generator = torch.Generator().manual_seed(0)
+    batch = batch_of(draw(4, generator, 2).cumsum(1))
+    loss = model.loss(batch)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    quantiles = model.predict(
+        replace(batch, horizon=3 * HORIZON, future=None, future_observed=None), (0.1, 0.9)
+    ).quantiles
+    assert quantiles.shape == (4, 3 * HORIZON, 2, 2)
+    assert quantiles.isfinite().all()
+    assert (quantiles.diff(dim=-1) >= 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_when_history_is_mirrored_then_so_is_the_forecast(kind: type[ZeroShotForecaster]) -> None:
+    torch.manual_seed(0)
+    model = kind(CONTEXT, HORIZON, SMALL)
+    batch = batch_of(draw(4, torch.Generator().manual_seed(0)).cumsum(1))
+    found = model.predict(batch, (0.1, 0.5, 0.9)).quantiles
+    mirrored = model.predict(replace(batch, past=-batch.past), (0.1, 0.5, 0.9)).quantiles
+    torch.testing.assert_close(mirrored, -found.flip(-1), atol=1e-5, rtol=1e-5)
+
+
+def test_when_the_decoder_is_trained_then_no_token_sees_what_it_forecasts() -> None:
+    torch.manual_seed(0)
+    model = ZeroShotDecoder(CONTEXT, HORIZON, SMALL)
+    x = draw(2, torch.Generator().manual_seed(0))[..., 0].cumsum(1)
+    patch, history = SMALL.patch_size, 4
+
+    def tokens(values: torch.Tensor) -> torch.Tensor:
+        from tsfm.zeroshot import window_of
+
+        window = window_of(batch_of(values[..., None]), HORIZON, patch, False)
+        rows = model.trunk.rows(window.target, window.known, history)
+        return model.tokens(rows, window, 1, history - 1, 10)
+
+    changed = x.clone()
+    changed[:, 7 * patch :] += 100.0
+    before, after = tokens(x), tokens(changed)
+    torch.testing.assert_close(before[:, : 7 - history + 1], after[:, : 7 - history + 1])
+    assert (before[:, 7 - history + 1 :] - after[:, 7 - history + 1 :]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("field", "value"), [("d_model", 0), ("periods", 3), ("lags", -1), ("levels", (0.5, 1.0))])
+def test_when_a_size_is_impossible_then_one_line_says_so(field: str, value: object) -> None:
+    with pytest.raises(InputError, match=r"expected .* found") as caught:
+        replace(SMALL, **{field: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_when_units_are_those_of_the_noise_then_a_trend_does_not_widen_them() -> None:
+    model = ZeroShotEncoder(CONTEXT, HORIZON, SMALL)
+    time = torch.arange(CONTEXT, dtype=torch.float32)
+    x = (0.05 * time + 0.05 * torch.sin(2 * math.pi * time / 8))[None]
+    rows = model.trunk.rows(x, torch.ones_like(x, dtype=torch.bool), CONTEXT // SMALL.patch_size)
+    assert rows.period[0, 0] == 8
+    assert rows.change[0, 1].item() == pytest.approx(0.4, rel=1e-3)
+    assert rows.unit.item() == pytest.approx(0.02)
