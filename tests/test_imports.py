@@ -15,6 +15,7 @@ PACKAGES = {"tsfm": ROOT / "tsfm", "tsfm_data": ROOT / "data/tsfm_data", "tsfm_v
 SHARED_WITH_VISION = ("tsfm.attention", "tsfm.layers", "tsfm.optim", "tsfm.pretrained")
 VISION_LIGHTNING = ("tsfm_vision.callbacks", "tsfm_vision.data", "tsfm_vision.task")
 # A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.
+TSFM_LIGHTNING = ("tsfm.task", "tsfm.callbacks", "tsfm.commands", "tsfm.bench")
 DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "xformers": (("tsfm.attention", "tsfm.doctor"), ()),
     "timm": (("tsfm_vision",), ("tsfm_vision",)),
@@ -24,8 +25,8 @@ DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "neuralforecast": (("tsfm.bench",), ()),
     "vega_datasets": (("tsfm.commands.demo",), ("tsfm.commands.demo",)),
     "pytorch_lightning": (
-        ("tsfm_data.module", "tsfm_data.pretraining", "tsfm.task", "tsfm.commands", "tsfm.bench", *VISION_LIGHTNING),
-        ("tsfm_data.module", "tsfm_data.pretraining", "tsfm.task", "tsfm.commands", "tsfm.bench", *VISION_LIGHTNING),
+        ("tsfm_data.module", "tsfm_data.pretraining", *TSFM_LIGHTNING, *VISION_LIGHTNING),
+        ("tsfm_data.module", "tsfm_data.pretraining", *TSFM_LIGHTNING, *VISION_LIGHTNING),
     ),
     "pandas": (
         ("tsfm_data", "tsfm.forecasting", "tsfm.plots", "tsfm.report", "tsfm.commands", "tsfm.bench", "tsfm.scaling"),
