@@ -14,8 +14,8 @@ PACKAGES = {"tsfm": ROOT / "tsfm", "tsfm_data": ROOT / "data/tsfm_data", "tsfm_v
 # Of tsfm, vision may import these alone.
 SHARED_WITH_VISION = ("tsfm.attention", "tsfm.layers", "tsfm.optim", "tsfm.pretrained")
 VISION_LIGHTNING = ("tsfm_vision.callbacks", "tsfm_vision.data", "tsfm_vision.task")
-# A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.
 TSFM_LIGHTNING = ("tsfm.task", "tsfm.callbacks", "tsfm.commands", "tsfm.bench")
+# A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.
 DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "xformers": (("tsfm.attention", "tsfm.doctor"), ()),
     "timm": (("tsfm_vision",), ("tsfm_vision",)),

@@ -139,3 +139,43 @@ def loader(output: Path = Path("benchmarks"), repeats: int = 5, batches: int = 1
         ]
     )
     write(output, "loader", rows, {"rows": len(rows), "command": command}, text)
+
+
+def ablation(
+    kind: str = "encoder",
+    choices: list[str] | None = None,
+    corpus: Path = Path("corpus/open"),
+    steps: int = 300,
+    seeds: int = 2,
+    runs: Path = Path("runs/ablation"),
+    output: Path = Path("benchmarks"),
+    jobs: int = 2,
+) -> None:
+    """Take back each choice of the zero-shot recipe, train again on the same budget, and score what that costs.
+
+    Finished trainings are kept in the runs folder, so an interrupted table goes on where it stopped.
+
+    Args:
+        kind: encoder or decoder.
+        choices: which, for instance "no drift"; all by default.
+        corpus: the corpus of configs/corpus/open.yaml.
+        steps: of each training.
+        seeds: trainings of each choice.
+        runs: folder of the training runs and their results.
+        output: folder for ablation_KIND.md and ablation_KIND.json.
+        jobs: trainings at once, one thread each.
+    """
+    from tsfm.bench.ablation import compare, run_table, scores, to_markdown
+    from tsfm_data.baselines import get_baseline
+    from tsfm_data.errors import InputError
+
+    if kind not in ("encoder", "decoder"):
+        raise InputError(f"expected encoder or decoder, found {kind!r}")
+    found = run_table(kind, choices or [], seeds, corpus, steps, runs, jobs)
+    naive = get_baseline("seasonal-naive")
+    assert naive is not None
+    rows = compare(found, scores(naive))
+    command = f"tsfm bench ablation --kind {kind} --steps {steps} --seeds {seeds}"
+    write(
+        output, f"ablation_{kind}", rows, {"steps": steps, "command": command}, to_markdown(kind, rows, steps, command)
+    )

@@ -1,0 +1,209 @@
+"""What each choice of the zero-shot recipe buys: it is taken back, and the model trained again on the same budget.
+
+Scored on the training sets of the catalogue that are not in the open corpus (other licences), so that neither the
+benchmarks nor any series that was trained on has a say in the choice.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from tsfm_data.baselines import Predictor
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.files import atomic_file
+
+CONFIGS = Path("configs/pretrain")
+METRICS = ("MASE", "WQL")
+MOST_SERIES = 60  # of a set, drawn once, so that no set takes most of the time
+HORIZONS = {"Y": 6, "Q": 8, "B": 30}  # where the protocol has none; by the first letter of the frequency
+CONFIG = "--model.forecaster.init_args.config."
+RECIPE = "recipe"
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    RECIPE: (),
+    "linear patches": (f"{CONFIG}residual_mlp=false",),
+    "robust scale": (f"{CONFIG}scale=robust",),
+    "no arcsinh": (f"{CONFIG}arcsinh=false",),
+    "no periods": (f"{CONFIG}periods=0",),
+    "one period": (f"{CONFIG}periods=1",),
+    "no lags": (f"{CONFIG}lags=0",),
+    "no drift": (f"{CONFIG}drift=false",),
+    "no copy": (f"{CONFIG}copy=false",),
+    "no naive unit": (f"{CONFIG}naive_unit=false",),
+    "no mirror": (f"{CONFIG}flip_average=false",),
+    "span masking": (f"{CONFIG}span_masking=0.5",),
+    "cosine": ("--model.optim.schedule=cosine",),
+    "constant rate": ("--model.optim.schedule=constant",),
+    "averaged": (f"--config={CONFIGS / 'average.yaml'}",),
+    "no augmentation": ("--data.augment=null",),
+    "no synthetic": ("--data.synthetic=false",),
+    "synthetic alone": ("--data.corpus=null",),
+}
+
+
+def choose(names: Sequence[str]) -> list[str]:
+    """The choices of these names, all for none; the recipe itself is always among them.
+
+    Raises:
+        InputError: no such choice.
+    """
+    for name in names:
+        if name not in CHOICES:
+            raise unknown_name("choice", name, CHOICES)
+    return [name for name in CHOICES if not names or name in names or name == RECIPE]
+
+
+@cache
+def held_out_sets() -> tuple[tuple[str, Any], ...]:
+    """Name and series of every training set outside the open corpus, at most ``MOST_SERIES`` of each."""
+    from tsfm_data import catalog
+
+    found = []
+    for name in catalog.names():
+        spec = catalog.get(name)
+        if spec.role != "train" or spec.licence_class == "open":
+            continue
+        series = catalog.load(name).univariate()
+        if len(set(series.freqs)) == 1:
+            chosen = np.random.default_rng(0).permutation(len(series))[:MOST_SERIES]
+            found.append((name, series.select(sorted(chosen.tolist()))))
+    return tuple(found)
+
+
+def scores(predictor: Predictor) -> dict[str, dict[str, float]]:
+    """MASE and WQL of every held-out set under GIFT-Eval's rules; sets too short for them are left out."""
+    from tsfm_data.evaluate import evaluate_series
+    from tsfm_data.profiles import get_profile
+
+    found = {}
+    for name, series in held_out_sets():
+        horizon = HORIZONS.get(series.freqs[0][0])
+        try:
+            rows = evaluate_series(predictor, series, get_profile("gift"), name, horizon=horizon).rows
+        except InputError:
+            continue
+        found[name] = {row["metric"]: row["value"] for row in rows if row["metric"] in METRICS}
+    return found
+
+
+def train_choice(kind: str, name: str, seed: int, corpus: str, steps: int, folder: Path) -> dict[str, Any]:
+    """Train one choice with one seed by ``tsfm fit`` and score its model folder."""
+    import torch
+
+    from tsfm.commands.train import run
+    from tsfm.pretrained import load
+
+    torch.set_num_threads(1)
+    root = folder / f"{kind}-{name.replace(' ', '_')}-{seed}"
+    configs = [f"--config={CONFIGS / file}.yaml" for file in ("base", f"zeroshot_{kind}", "cpu")]
+    budget = [f"--data.corpus={corpus}", f"--data.batches_per_epoch={steps}", "--trainer.max_epochs=1"]
+    budget += [f"--model.optim.warmup_steps={steps // 10}", f"--seed_everything={seed}", f"--data.seed={seed}"]
+    silent = [f"--trainer.default_root_dir={root}", "--trainer.enable_progress_bar=false"]
+    run(["fit", *configs, *budget, *CHOICES[name], *silent, "--trainer.enable_model_summary=false"])
+    return {"kind": kind, "choice": name, "seed": seed, "steps": steps, "scores": scores(load(root / "model"))}
+
+
+def run_table(
+    kind: str, choices: Sequence[str], seeds: int, corpus: Path, steps: int, folder: Path, jobs: int
+) -> list[dict[str, Any]]:
+    """Train and score choices; what is in the folder already is not trained again.
+
+    Args:
+        kind: "encoder" or "decoder".
+        choices: names; all for none.
+        seeds: trainings of each.
+        corpus: the open corpus.
+        steps: of each training.
+        folder: where runs and results are kept.
+        jobs: trainings at once, one thread each.
+    """
+    if not CONFIGS.is_dir():
+        raise InputError(f"expected the configs in {CONFIGS}, found none: call it from the repository's folder")
+    wanted = [(name, seed) for seed in range(seeds) for name in choose(choices)]
+
+    def file_of(name: str, seed: int) -> Path:
+        return folder / "results" / f"{kind}-{name.replace(' ', '_')}-{steps}-seed{seed}.json"
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the processes that are started now
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        todo = [cell for cell in wanted if not file_of(*cell).is_file()]
+        futures = {pool.submit(train_choice, kind, *cell, str(corpus), steps, folder): cell for cell in todo}
+        for done in as_completed(futures):
+            if done.exception() is not None:
+                pool.shutdown(cancel_futures=True)
+            with atomic_file(file_of(*futures[done])) as file:
+                file.write_text(json.dumps(done.result(), indent=1) + "\n")
+            print(f"{futures[done][0]}, seed {futures[done][1]}: done", flush=True)
+    return [json.loads(file_of(*cell).read_text()) for cell in wanted]
+
+
+def compare(
+    runs: Sequence[dict[str, Any]], naive: Mapping[str, Mapping[str, float]], draws: int = 10_000
+) -> list[dict[str, Any]]:
+    """Each choice relative to seasonal naive (geometric mean over sets and seeds) and to the recipe, with intervals.
+
+    Args:
+        runs: from ``run_table``.
+        naive: seasonal naive's scores of the same sets.
+        draws: bootstrap draws over the data sets, of the differences averaged over seeds.
+    """
+    rows = []
+    for choice in dict.fromkeys(run["choice"] for run in runs):
+        row: dict[str, Any] = {"choice": choice, "seeds": sum(run["choice"] == choice for run in runs)}
+        for metric in METRICS:
+            logs, base = (mean_logs(runs, name, metric, naive) for name in (choice, RECIPE))
+            row[metric] = float(np.exp(logs.mean()))
+            change = logs - base
+            picks = np.random.default_rng(0).integers(len(change), size=(draws, len(change)))
+            low, high = np.quantile(change[picks].mean(1), [0.025, 0.975])
+            row |= {f"{metric}_change": float(np.expm1(change.mean()))}
+            row |= {f"{metric}_low": float(np.expm1(low)), f"{metric}_high": float(np.expm1(high))}
+        rows.append(row)
+    return rows
+
+
+def mean_logs(
+    runs: Sequence[dict[str, Any]], choice: str, metric: str, naive: Mapping[str, Mapping[str, float]]
+) -> Float[np.ndarray, " sets"]:
+    """Logarithm of a choice's error relative to seasonal naive, one a set, averaged over seeds."""
+    sets = [name for name in naive if naive[name].get(metric) and all(name in run["scores"] for run in runs)]
+    found = [
+        [run["scores"][name][metric] / naive[name][metric] for name in sets] for run in runs if run["choice"] == choice
+    ]
+    return np.log(found).mean(0)
+
+
+def to_markdown(kind: str, rows: Sequence[dict[str, Any]], steps: int, command: str) -> str:
+    """The table, with the command that gives it."""
+    from tabulate import tabulate
+
+    def change(row: dict[str, Any], metric: str) -> str:
+        low, mid, high = (100 * row[f"{metric}_{name}"] for name in ("low", "change", "high"))
+        return "" if row["choice"] == RECIPE else f"{mid:+.1f} % ({low:+.1f} to {high:+.1f})"
+
+    head = ["choice", "seeds", "MASE", "change", "WQL", "change"]
+    table = [
+        [r["choice"], r["seeds"], f"{r['MASE']:.3f}", change(r, "MASE"), f"{r['WQL']:.3f}", change(r, "WQL")]
+        for r in rows
+    ]
+    text = [
+        f"## {kind.capitalize()}",
+        "",
+        f"{steps} steps each. MASE and WQL relative to seasonal naive, geometric mean over the training sets that are",
+        "not in the open corpus; change against the recipe, with a 95 % bootstrap interval over the data sets. A positive",
+        "change says what the choice buys: it is what is lost without it.",
+        "",
+        f"    {command}",
+        "",
+        tabulate(table, head, tablefmt="github", disable_numparse=True),
+        "",
+    ]
+    return "\n".join(text)
