@@ -1,0 +1,80 @@
+"""``tsfm finetune``: adapt a model to a table, and keep the result where a backtest prefers it."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from tsfm_data.errors import InputError
+
+
+def finetune(
+    input: str,
+    *,
+    horizon: int,
+    output: Path,
+    model: str | None = None,
+    method: Literal["full", "lora", "head"] = "full",
+    steps: int = 200,
+    batch_size: int = 32,
+    lr: float | None = None,
+    rank: int = 8,
+    seed: int = 0,
+    time_column: str | None = None,
+    item_column: str | None = None,
+    target: list[str] | None = None,
+    past_covariates: list[str] | None = None,
+    known_covariates: list[str] | None = None,
+    freq: str | None = None,
+) -> None:
+    """Fine-tune a model on the series of a table, never to the worse.
+
+    Windows held out at the ends of the series decide: unless the fine-tuned model is better than the zero-shot one by
+    more than chance, the zero-shot model is what is written. The folder then holds model/ (for tsfm forecast --model),
+    report.html and result.json.
+
+    Args:
+        input: CSV, Parquet or Arrow file, or a data set of the catalogue.
+        horizon: steps that shall be forecast.
+        output: folder to write.
+        model: a name of tsfm weights list, or a model folder; by default the model that ships with the package.
+        method: full trains all weights, lora low-rank updates of them, head what turns tokens into forecasts alone.
+        steps: most optimiser steps.
+        batch_size: windows of a step.
+        lr: peak learning rate; the method's own by default.
+        rank: of the updates of lora.
+        seed: of everything random.
+        time_column: the column of timestamps; found by itself where its name or type tells.
+        item_column: the column that names the series of a long table.
+        target: the column or columns to forecast.
+        past_covariates: columns known up to the present, tried where the model takes covariates.
+        known_covariates: columns known in the future too, tried likewise.
+        freq: pandas frequency of the series; inferred by default.
+    """
+    import json
+
+    from tsfm.api import load_model
+    from tsfm.finetune import Recipe, finetune, summary
+    from tsfm.finetune_report import build_page, verdict
+    from tsfm.pretrained import save
+    from tsfm.report import save_page
+    from tsfm_data.catalog import open_source
+    from tsfm_data.files import atomic_folder
+
+    recipe = Recipe(method, steps, batch_size, lr, rank=rank, seed=seed)
+    if output.exists() and not (output / "result.json").is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"expected a new folder or one of tsfm finetune, found {output}: give another --output")
+    start = load_model(model)
+    columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
+    columns |= {"past_covariates": past_covariates or (), "known_covariates": known_covariates or ()}
+    series = open_source(input, **columns)
+    begin = time.perf_counter()
+    result = finetune(start, series, horizon, recipe)
+    seconds = time.perf_counter() - begin
+    command = ["tsfm", *sys.argv[1:]]
+    with atomic_folder(output) as temporary:
+        save(result.model, temporary / "model")
+        (temporary / "result.json").write_text(json.dumps(summary(result), indent=1) + "\n")
+        save_page(build_page(result, start, command, output), temporary / "report.html")
+    print(f"{verdict(result)} Trained {result.trained:,} numbers in {seconds:.0f} s.")
+    print(f"{output}: model, report.html, result.json; forecast with tsfm forecast --model {output}")
