@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 
+from tsfm.forecaster import Forecaster
 from tsfm_data.batch import Batch
 from tsfm_data.packing import PackedRows
 
@@ -142,12 +143,13 @@ def step_flops(batch: Batch | PackedRows, task: pl.LightningModule) -> int:
     from tsfm.scaling.counts import count
 
     model = getattr(task, "forecaster", None)
-    if model is None:
+    if not isinstance(model, Forecaster):
         return 0
     here = batch.to("cpu")
     with torch.random.fork_rng(devices=[]):
         return count(
-            lambda: type(model)(model.context, model.horizon, model.config), lambda fake, _: fake.loss(here)
+            lambda: type(model)(model.context, model.horizon, model.config),
+            lambda fake, _: fake.loss(here),  # type: ignore[operator]
         ).flops
 
 

@@ -180,18 +180,19 @@ class ShardedForecastTask(ForecastTask):
     """
 
     def configure_model(self) -> None:
-        """Shard every block, then the rest."""
+        """Shard every block, then the rest, over all devices; of Lightning's own mesh that is one axis alone."""
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-        mesh = self.device_mesh
-        if mesh is None or isinstance(self.forecaster, FSDPModule):
+        if self.device_mesh is None or isinstance(self.forecaster, FSDPModule):
             return
+        mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
         for blocks in (m for m in self.forecaster.modules() if isinstance(m, nn.ModuleList)):
             for block in blocks:
                 if not isinstance(block, nn.ModuleDict):  # which has nothing to call
-                    fully_shard(block, mesh=mesh["data_parallel"])
-        fully_shard(self.forecaster, mesh=mesh["data_parallel"])
-        # These are entered beside forward, which alone gathers the parameters.
+                    fully_shard(block, mesh=mesh)
+        fully_shard(self.forecaster, mesh=mesh)
+        # It is entered beside forward, which alone gathers the parameters.
         register_fsdp_forward_method(self.forecaster, "loss")
 
 

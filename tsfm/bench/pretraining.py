@@ -80,21 +80,59 @@ def rotate(x_BHND: Tensor, cos_NR: Tensor, sin_NR: Tensor) -> Tensor:
     return torch.cat([turned.flatten(-2), x_BHND[..., half:]], -1)
 
 
+class PlainStudentT(nn.Module):
+    """Log density of every step under one component."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.df, self.loc, self.scale = (nn.Linear(width, patch) for _ in range(3))
+
+    def forward(self, h_BNC: Tensor, z_BNP: Tensor) -> Tensor:
+        scale = F.softplus(self.scale(h_BNC).float()).clamp(min=torch.finfo(torch.float32).eps)
+        df = 2 + F.softplus(self.df(h_BNC).float())
+        return torch.distributions.StudentT(df, self.loc(h_BNC).float(), scale).log_prob(z_BNP)
+
+
+class PlainMixture(nn.Module):
+    """Negative log likelihood of every step under its mixture."""
+
+    def __init__(self, width: int, patch: int, components: int) -> None:
+        super().__init__()
+        self.weights_logits = nn.Linear(width, components * patch)
+        self.components = nn.ModuleList(PlainStudentT(width, patch) for _ in range(components))
+
+    def forward(self, h_BNC: Tensor, z_BNP: Tensor) -> Tensor:
+        logits = self.weights_logits(h_BNC).float().unflatten(-1, (len(self.components), -1)).transpose(-1, -2)
+        parts = torch.stack([component(h_BNC, z_BNP) for component in self.components], -1)
+        return -torch.logsumexp(logits.log_softmax(-1) + parts, -1)
+
+
+class PlainStack(nn.Module):
+    """All layers and a norm."""
+
+    def __init__(self, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(PlainLayer(width, heads) for _ in range(layers))
+        self.norm = PlainNorm(width)
+        self.rotated = width // heads // 2
+
+    def forward(self, h_BNC: Tensor, mask_B11N: Tensor) -> Tensor:
+        exponent = -torch.arange(0, self.rotated, 2) / self.rotated
+        angle = torch.arange(h_BNC.shape[1])[:, None] * 10_000.0**exponent
+        for layer in self.layers:
+            h_BNC = layer(h_BNC, mask_B11N, angle.cos(), angle.sin())
+        return self.norm(h_BNC)
+
+
 class PlainEncoder(nn.Module):
     """The scaling-law encoder on padded rows of one series; the names of its weights are those of ``Encoder``."""
 
-    def __init__(self, width: int, layers: int, heads: int, patch: int, components: int = 4) -> None:
+    def __init__(self, width: int, layers: int, heads: int, patch: int) -> None:
         super().__init__()
         self.in_proj = nn.Linear(patch, width)
         self.mask_encoding = nn.Embedding(1, width)
-        blocks = nn.ModuleList(PlainLayer(width, heads) for _ in range(layers))
-        self.encoder = nn.ModuleDict({"layers": blocks, "norm": PlainNorm(width)})
-        parts = nn.ModuleList(
-            nn.ModuleDict({name: nn.Linear(width, patch) for name in ("df", "loc", "scale")}) for _ in range(components)
-        )
-        logits = nn.Linear(width, components * patch)
-        proj = nn.ModuleDict({"weights_logits": logits, "components": parts})
-        self.param_proj = nn.ModuleDict({"proj": proj})
+        self.encoder = PlainStack(width, layers, heads)
+        self.param_proj = nn.ModuleDict({"proj": PlainMixture(width, patch, 4)})
 
     def loss(self, x_BNP: Tensor, observed_BNP: Tensor, real_BN: Tensor, masked_BN: Tensor) -> Tensor:
         """Mean over the series of the mean negative log likelihood of their masked patches."""
@@ -106,25 +144,10 @@ class PlainEncoder(nn.Module):
         loc, scale = mean.float(), (var + 1e-5).sqrt().float()
         z_BNP = (x_BNP - loc) / scale
         h_BNC = torch.where(masked_BN[..., None], self.mask_encoding.weight, self.in_proj(z_BNP))
-        width = self.encoder["norm"].weight.shape[0] // self.encoder["layers"][0].heads // 2
-        angle = torch.arange(x_BNP.shape[1])[:, None] * 10_000.0 ** (-torch.arange(0, width, 2) / width)
-        mask = real_BN[:, None, None, :]
-        for layer in self.encoder["layers"]:
-            h_BNC = layer(h_BNC, mask, angle.cos(), angle.sin())
-        nll = self.nll(self.encoder["norm"](h_BNC), z_BNP) + scale.log()
+        h_BNC = self.encoder(h_BNC, real_BN[:, None, None, :])
+        nll = self.param_proj["proj"](h_BNC, z_BNP) + scale.log()
         counts = (observed_BNP & masked_BN[..., None]).float()
         return ((nll * counts).sum((1, 2)) / counts.sum((1, 2)).clamp(min=1)).mean()
-
-    def nll(self, h_BNC: Tensor, z_BNP: Tensor) -> Tensor:
-        """Negative log likelihood of every step under its mixture of Student-T distributions."""
-        proj = self.param_proj["proj"]
-        logits = proj["weights_logits"](h_BNC).float().unflatten(-1, (len(proj["components"]), -1)).transpose(-1, -2)
-        parts = []
-        for component in proj["components"]:
-            df = 2 + F.softplus(component["df"](h_BNC).float())
-            scale = F.softplus(component["scale"](h_BNC).float()).clamp(min=torch.finfo(torch.float32).eps)
-            parts.append(torch.distributions.StudentT(df, component["loc"](h_BNC).float(), scale).log_prob(z_BNP))
-        return -torch.logsumexp(logits.log_softmax(-1) + torch.stack(parts, -1), -1)
 
 
 def padded(rows: Packed) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -30,6 +30,6 @@ def pretraining(
         if name not in SIZES:
             raise unknown_name("size", name, SIZES)
     rows = run_table(str(corpus), sizes or ["1M", "3M"], threads or [1, 2], series, repeats)
-    command = f"tsfm bench pretraining --corpus CORPUS --series {series} --repeats {repeats}"
+    command = f"tsfm bench pretraining CORPUS --series {series} --repeats {repeats}"
     least = min(row["plain_over_ours"] for row in rows)
     write(output, "pretraining", rows, {"least_ratio": least, "command": command}, to_markdown(rows, command))
