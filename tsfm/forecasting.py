@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def load_predictor(model: str) -> Predictor:
-    """A baseline by its name, or the model of a folder.
+    """A baseline by its name, a model that ships with the package or was pulled, or the model of a folder.
 
     Args:
-        model: "naive", "seasonal-naive", ... or a folder with ``config.json`` and ``model.safetensors``; the folder of
-            a training run will do, too.
+        model: "naive", "seasonal-naive", ..., a name of ``tsfm weights list``, or a folder with ``config.json`` and
+            ``model.safetensors``; the folder of a training run will do, too.
 
     Raises:
         InputError: neither; near names are listed.
@@ -32,10 +32,15 @@ def load_predictor(model: str) -> Predictor:
     baseline = get_baseline(model)
     if baseline is not None:
         return baseline
-    path = Path(model)
+    from tsfm.weights import registry
+
+    path = registry.local_folder(model) or Path(model)
     if not path.exists() and len(path.parts) == 1:
+        if model.split("@")[0] in registry.published():
+            raise InputError(f"expected the weights of {model} at hand, found none: tsfm weights pull {model}")
         near = [p.name for p in Path().iterdir() if p.is_dir() and (p / "config.json").is_file()]
-        raise InputError(f"{unknown_name('model', model, [*BASELINES, *near])}; or give a model folder")
+        known = [*BASELINES, *registry.released(), *registry.near(model), *near]
+        raise InputError(f"{unknown_name('model', model, known)}; or give a model folder")
     from tsfm.pretrained import load
 
     inner = path / "model"

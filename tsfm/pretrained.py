@@ -2,17 +2,19 @@
 
 import importlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import tsfm
 from tsfm.forecaster import Forecaster, Pretraining, TrainingData
+from tsfm.weights.registry import local_folder
+from tsfm.weights.tensors import check_file, layout, read_safetensors
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.files import atomic_folder
@@ -29,6 +31,8 @@ MODELS = {
     "zeroshot-decoder": "tsfm.models.zeroshot_decoder:ZeroShotDecoder",
     "zeroshot-encoder": "tsfm.models.zeroshot_encoder:ZeroShotEncoder",
 }
+# No window is longer; a config that says so would ask for all the memory there is.
+LONGEST = 10**7
 # Enough windows for stable 99.9 % scores, and never more than some hundred megabytes.
 CALIBRATION_VALUES = 20_000_000
 
@@ -77,7 +81,7 @@ def load(folder: str | Path) -> Forecaster:
     """Read a model folder.
 
     Args:
-        folder: written by ``save``.
+        folder: written by ``save``; or the name of a model that ships with the package or was pulled.
 
     Returns:
         The model in evaluation mode.
@@ -85,10 +89,8 @@ def load(folder: str | Path) -> Forecaster:
     Raises:
         InputError: a file is missing, is not what it says, or does not fit the others.
     """
-    path = Path(folder)
-    config = read_config(path)
-    kind = model_class(str(config.get("model_type")))
-    sizes = from_plain(kind.config_type, config.get("config"), path / "config.json")
+    path = local_folder(str(folder)) or Path(folder)
+    config, kind, sizes = check_folder(path)
     model = kind(config["context"], config["horizon"], sizes)
     if config.get("training_data"):
         model.training_data = from_plain(TrainingData, config["training_data"], path / "config.json")
@@ -97,6 +99,53 @@ def load(folder: str | Path) -> Forecaster:
     load_weights(model, path / "model.safetensors")
     model.name = path.resolve().parent.name if path.resolve().name == "model" else path.resolve().name
     return model.eval()
+
+
+def check_folder(folder: Path) -> tuple[dict[str, Any], type[Forecaster], Any]:
+    """Compare the config of a model folder with the shapes of its weights, before memory is taken for either.
+
+    Args:
+        folder: written by ``save``.
+
+    Returns:
+        The config, the model's class, and its sizes.
+
+    Raises:
+        InputError: see ``load``.
+    """
+    config = read_config(folder)
+    kind = model_class(str(config.get("model_type")))
+    sizes = from_plain(kind.config_type, config.get("config"), folder / "config.json")
+    found = layout(folder / "model.safetensors").shapes
+    for key in ("layers", "decoder_layers"):
+        if getattr(sizes, key, 0) > len(found):
+            raise InputError(
+                f"expected {key} of at most the {len(found)} tensors in {folder}, found {getattr(sizes, key):,}: "
+                "config.json and the weights belong to different models"
+            )
+    try:
+        with torch.device("meta"):
+            state = kind(config["context"], config["horizon"], sizes).state_dict()
+    except (RuntimeError, TypeError, OverflowError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"expected the sizes of a model in {folder}/config.json, found others ({reason})") from error
+    compare({key: tuple(value.shape) for key, value in state.items()}, found, folder / "model.safetensors")
+    return config, kind, sizes
+
+
+def compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], file: Path) -> None:
+    """Compare the shapes of a model with those of a file.
+
+    Raises:
+        InputError: a tensor is missing, left over or of another shape.
+    """
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        key = wrong[0]
+        raise InputError(
+            f"expected tensor {key} of shape {expected.get(key, 'none')}, found {found.get(key, 'none')} in {file} "
+            f"({len(wrong)} differ): config.json and the weights belong to different models"
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -109,9 +158,10 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise InputError(
                 f"expected {name} in the model folder {folder}, found none: is it the folder 'model' of a run?"
             )
+        check_file(folder / name)
     try:
         config = json.loads(file.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"expected JSON in {file}, found an error ({error}): get the file again") from error
     if not isinstance(config, dict):
         raise InputError(f"expected a JSON object in {file}, found {type(config).__name__}: get the file again")
@@ -121,9 +171,9 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"expected format_version up to {FORMAT_VERSION} in {file}, found {version}: upgrade tsfm-suite"
         )
     for key in ("context", "horizon"):
-        if not isinstance(config.get(key), int) or config[key] < 1:
+        if not isinstance(config.get(key), int) or not 1 <= config[key] <= LONGEST:
             raise InputError(
-                f"expected a whole number of at least 1 at key {key!r} of {file}, found {config.get(key)!r}"
+                f"expected a whole number from 1 to {LONGEST:,} at key {key!r} of {file}, found {config.get(key)!r:.40}"
             )
     return config
 
@@ -134,21 +184,9 @@ def load_weights(model: Forecaster, file: Path) -> None:
     Raises:
         InputError: the file is corrupt or truncated, or a tensor is missing, left over or of another shape.
     """
-    try:
-        state = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"expected a whole safetensors file, found a corrupt or truncated one at {file} ({error}): get it again"
-        ) from error
+    state = read_safetensors(file)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if wrong:
-        key = wrong[0]
-        raise InputError(
-            f"expected tensor {key} of shape {expected.get(key, 'none')}, found {found.get(key, 'none')} in {file} "
-            f"({len(wrong)} differ): config.json and the weights belong to different models"
-        )
+    compare(expected, {key: tuple(value.shape) for key, value in state.items()}, file)
     model.load_state_dict(state)
 
 

@@ -24,6 +24,10 @@ class _Retry(Exception):
     """A transfer that broke off and may be taken up again."""
 
 
+class _TooLong(Exception):
+    """A transfer that brings more than the file has."""
+
+
 def data_folder() -> Path | None:
     """The folder that the environment variable TSFM_DATA names, searched before anything else; None when unset."""
     value = os.environ.get("TSFM_DATA")
@@ -53,6 +57,7 @@ def fetch(
     folder: Path | None = None,
     progress: bool = True,
     git_blob: str | None = None,
+    size: int | None = None,
 ) -> Path:
     """A verified local copy of a file.
 
@@ -67,6 +72,7 @@ def fetch(
         folder: folder to search first.
         progress: whether a bar on standard error shows the transfer (never when that is no terminal).
         git_blob: expected git blob id, a second way to name the content.
+        size: expected bytes; a transfer that brings more is ended there.
 
     Returns:
         The path of the file.
@@ -88,7 +94,7 @@ def fetch(
         )
     from filelock import FileLock
 
-    with _disk_errors(cached):
+    with disk_errors(cached):
         cached.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cached}.lock"):
             if cached.is_file():
@@ -100,7 +106,7 @@ def fetch(
                     if url is None:
                         raise
             if url is not None:
-                _download(url, cached, sha256, git_blob, progress)
+                _download(url, cached, sha256, git_blob, progress, size)
     return cached
 
 
@@ -133,7 +139,7 @@ def _digest(path: Path, name: str) -> str:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Failures of the disk as one line."""
     try:
         yield
@@ -149,7 +155,9 @@ def _disk_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written, {reason} (TSFM_CACHE names another folder)") from error
 
 
-def _download(url: str, target: Path, sha256: str | None, git_blob: str | None, progress: bool) -> None:
+def _download(
+    url: str, target: Path, sha256: str | None, git_blob: str | None, progress: bool, size: int | None
+) -> None:
     """Read ``url`` into ``target``, which appears whole and verified or not at all."""
     part = target.with_name(target.name + ".part")
     if sha256 is None and git_blob is None:
@@ -159,14 +167,17 @@ def _download(url: str, target: Path, sha256: str | None, git_blob: str | None, 
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
-            _transfer(url, part, target.name, progress)
+            _transfer(url, part, target.name, progress, size)
             break
         except _Retry as error:
             problem = str(error)
+        except _TooLong as error:
+            part.unlink()
+            raise InputError(f"{url}: expected {size:,} bytes, the server sends more: it is another file") from error
     else:
-        size = part.stat().st_size if part.exists() else 0
+        kept = part.stat().st_size if part.exists() else 0
         raise InputError(
-            f"{url}: {problem}, {ATTEMPTS} attempts; {size:,} bytes are kept, run again to go on from there"
+            f"{url}: {problem}, {ATTEMPTS} attempts; {kept:,} bytes are kept, run again to go on from there"
         )
     try:
         check(part, sha256, git_blob)
@@ -176,28 +187,28 @@ def _download(url: str, target: Path, sha256: str | None, git_blob: str | None, 
     part.replace(target)
 
 
-def _transfer(url: str, part: Path, name: str, progress: bool) -> None:
+def _transfer(url: str, part: Path, name: str, progress: bool, size: int | None) -> None:
     """One attempt to bring ``part`` to its full length."""
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme in ("http", "https"):
-        _transfer_http(url, part, name, progress)
+        _transfer_http(url, part, name, progress, size)
     elif scheme == "file":
-        _transfer_file(url, part, name, progress)
+        _transfer_file(url, part, name, progress, size)
     else:
         raise InputError(f"{url}: expected an http, https or file URL, found {scheme or 'no scheme'!r}")
 
 
-def _transfer_file(url: str, part: Path, name: str, progress: bool) -> None:
+def _transfer_file(url: str, part: Path, name: str, progress: bool, size: int | None) -> None:
     source = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
     try:
         handle = source.open("rb")
     except OSError as error:
         raise InputError(f"{url}: cannot be read ({error.strerror})") from error
     with handle, part.open("wb") as out:
-        _copy(iter(lambda: handle.read(CHUNK), b""), out, name, source.stat().st_size, progress)
+        _copy(iter(lambda: handle.read(CHUNK), b""), out, name, source.stat().st_size, progress, size)
 
 
-def _transfer_http(url: str, part: Path, name: str, progress: bool) -> None:
+def _transfer_http(url: str, part: Path, name: str, progress: bool, size: int | None) -> None:
     import httpx
 
     done = part.stat().st_size if part.exists() else 0
@@ -213,8 +224,9 @@ def _transfer_http(url: str, part: Path, name: str, progress: bool) -> None:
             if answer.status_code >= 500 or answer.status_code == 429:
                 raise _Retry(f"the server answered {answer.status_code} {answer.reason_phrase}")
             if answer.status_code not in (200, 206):
+                hint = ": it asks for a login; get the file by hand" if answer.status_code in (401, 403) else ""
                 raise InputError(
-                    f"{url}: expected the file, the server answered {answer.status_code} {answer.reason_phrase}"
+                    f"{url}: expected the file, the server answered {answer.status_code} {answer.reason_phrase}{hint}"
                 )
             resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {done}-")
             if answer.status_code == 206 and not resumed:
@@ -222,7 +234,7 @@ def _transfer_http(url: str, part: Path, name: str, progress: bool) -> None:
                 raise _Retry("the server sent another range than asked for")
             length = int(answer.headers.get("Content-Length", 0)) + (done if resumed else 0)
             with part.open("ab" if resumed else "wb") as out:
-                _copy(answer.iter_bytes(), out, name, length, progress)
+                _copy(answer.iter_bytes(), out, name, length, progress, size)
     except httpx.TimeoutException as error:
         raise _Retry(f"no answer within {READ_TIMEOUT:g} s") from error
     except httpx.UnsupportedProtocol as error:
@@ -237,12 +249,14 @@ def _total(content_range: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _copy(chunks: Iterator[bytes], out: IO[bytes], name: str, length: int, progress: bool) -> None:
+def _copy(chunks: Iterator[bytes], out: IO[bytes], name: str, length: int, progress: bool, size: int | None) -> None:
     from tqdm import tqdm
 
     quiet = None if progress else True  # None: tqdm stays silent unless standard error is a terminal
     with tqdm(total=length or None, initial=out.tell(), unit="B", unit_scale=True, desc=name, disable=quiet) as bar:
         for chunk in chunks:
+            if size is not None and out.tell() + len(chunk) > size:
+                raise _TooLong
             out.write(chunk)
             out.flush()  # what arrived stays when the process is stopped
             bar.update(len(chunk))

@@ -127,10 +127,34 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
     Raises:
         InputError: the file is corrupt, belongs to another family, or a tensor does not fit.
     """
+    return load_state(model, read(Path(file)), Path(file))
+
+
+def load_state(model: nn.Module, checkpoint: Mapping[str, Any], file: Path) -> nn.Module:
+    """The same from what was read.
+
+    Args:
+        model: one of the models of this package.
+        checkpoint: what the file holds.
+        file: where it was read, for errors.
+
+    Raises:
+        InputError: it belongs to another family, or a tensor does not fit.
+    """
+    model.load_state_dict(fitting(model, checkpoint, file))
+    return model
+
+
+def fitting(model: nn.Module, checkpoint: Mapping[str, Any], file: Path) -> State:
+    """The weights of a checkpoint by the names of a model, checked to fit it.
+
+    Raises:
+        InputError: see ``load_state``.
+    """
     filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if filter_fn is None or not type(model).__module__.startswith("tsfm_vision."):
         raise InputError(f"expected a model of this package, found {type(model).__name__}: see timm.list_models()")
-    state: State = filter_fn(read(Path(file)), model)
+    state: State = filter_fn(checkpoint, model)
     own = model.state_dict()
     classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier", "head")
     for name in (f"{classifier}.weight", f"{classifier}.bias"):
@@ -150,8 +174,7 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
             f"expected tensor {key} of shape {shapes[0]}, found {shapes[1]} in {file} ({len(wrong)} differ): create "
             "the variant that the checkpoint belongs to"
         )
-    model.load_state_dict(state)
-    return model
+    return state
 
 
 def read(file: Path) -> Mapping[str, Any]:

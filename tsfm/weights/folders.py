@@ -1,0 +1,163 @@
+"""Model folders with checksums: written, read from elsewhere, compared, and checked to hold nothing else."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tsfm.weights.tensors import Layout, check_file, layout
+from tsfm_data.errors import InputError
+from tsfm_data.files import atomic_file
+
+CHECKSUMS = "checksums.json"
+FORMAT_VERSION = 1
+# What a model folder may hold; the first two it must.
+FILES = ("config.json", "model.safetensors", "README.md", "scores.json")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model folder comes from.
+
+    Attributes:
+        name: of the model.
+        licence: SPDX name, or "unknown".
+        source: the repository or URL it was made from; None for one's own.
+        revision: commit of the repository.
+        sha256: of each file that it was made from.
+    """
+
+    name: str
+    licence: str
+    source: str | None = None
+    revision: str | None = None
+    sha256: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found in a model folder.
+
+    Attributes:
+        folder: the folder.
+        kind: its model type or architecture.
+        layout: its tensors.
+        compared: how many files were compared with their checksums; 0 where there are none.
+        origin: where it comes from, where that is written down.
+    """
+
+    folder: Path
+    kind: str
+    layout: Layout
+    compared: int
+    origin: Origin | None
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_checksums(folder: Path, origin: Origin) -> None:
+    """Write ``checksums.json`` for the files of a model folder."""
+    found = {name: folder / name for name in FILES if (folder / name).is_file()}
+    sums = {name: {"size": file.stat().st_size, "sha256": digest(file)} for name, file in found.items()}
+    whole = {"format_version": FORMAT_VERSION, "origin": asdict(origin), "files": sums}
+    with atomic_file(folder / CHECKSUMS) as temporary:
+        temporary.write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def read_checksums(file: Path) -> tuple[Origin, dict[str, tuple[int, str]]]:
+    """What ``checksums.json`` says: where the folder comes from, and size and SHA-256 of every file.
+
+    Raises:
+        InputError: not such a file, of a newer format, or one that names other files than those of a model folder.
+    """
+    check_file(file)
+    whole = read_object(file)
+    version = whole.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise InputError(
+            f"expected format_version up to {FORMAT_VERSION} in {file}, found {version!r}: upgrade tsfm-suite"
+        )
+    try:
+        origin = Origin(**whole["origin"])
+        sums = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in whole["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"expected checksums of a model folder in {file}, found others ({error}): get it again"
+        ) from error
+    for name in sums:
+        if name not in FILES:
+            raise InputError(
+                f"expected the files {', '.join(FILES)} in {file}, found {name!r:.80}: it was not followed"
+            )
+    if not {*FILES[:2]} <= {*sums}:
+        raise InputError(f"expected checksums of {FILES[0]} and {FILES[1]} in {file}, found none: get it again")
+    return origin, sums
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: something else.
+    """
+    try:
+        whole = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"expected JSON in {file}, found an error ({error}): get the file again") from error
+    if not isinstance(whole, dict):
+        raise InputError(f"expected a JSON object in {file}, found {type(whole).__name__}: get the file again")
+    return whole
+
+
+def verify(folder: Path) -> list[Checked]:
+    """Check a model folder, or every model folder in a mirror.
+
+    Every file is compared with ``checksums.json`` where there is one; the weights are checked to be whole and to be
+    those of the config. Nothing is run and no other file is tolerated.
+
+    Raises:
+        InputError: the first thing that is wrong.
+    """
+    if not folder.is_dir():
+        raise InputError(f"expected a model folder or a mirror at {folder}, found none: check the path")
+    if (folder / FILES[0]).exists() or (folder / CHECKSUMS).exists():
+        return [_verify(folder)]
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    if not inside:
+        raise InputError(f"expected a model folder or a mirror at {folder}, found no config.json: check the path")
+    return [_verify(path) for path in inside]
+
+
+def _verify(folder: Path) -> Checked:
+    for path in sorted(folder.iterdir()):
+        if path.name not in (*FILES, CHECKSUMS):
+            raise InputError(
+                f"expected only {', '.join((*FILES, CHECKSUMS))} in {folder}, found {path.name!r:.80}: take it out"
+            )
+        check_file(path)
+    for name in FILES[:2]:
+        if not (folder / name).is_file():
+            raise InputError(f"expected {name} in {folder}, found none: get the folder again")
+    origin, sums = read_checksums(folder / CHECKSUMS) if (folder / CHECKSUMS).exists() else (None, {})
+    for name, (size, expected) in sums.items():
+        file = folder / name
+        if not file.is_file():
+            raise InputError(f"expected {name} in {folder}, which its checksums name, found none: get the folder again")
+        if file.stat().st_size != size or (found := digest(file)) != expected:
+            found = f"{file.stat().st_size:,} bytes" if file.stat().st_size != size else found
+            raise InputError(f"expected {size:,} bytes of SHA-256 {expected} at {file}, found {found}: get it again")
+    unnamed = [name for name in FILES if sums and name not in sums and (folder / name).is_file()]
+    if unnamed:
+        raise InputError(f"expected checksums of every file of {folder}, found none of {unnamed[0]}: get it again")
+    config = read_object(folder / FILES[0])
+    kind = str(config.get("model_type") or config.get("architecture"))
+    if "model_type" in config:
+        from tsfm.pretrained import check_folder
+
+        check_folder(folder)
+    return Checked(folder, kind, layout(folder / FILES[1]), len(sums), origin)

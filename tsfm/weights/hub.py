@@ -1,0 +1,90 @@
+"""Files of the Hugging Face hub: through its own client, compared with the hub's hashes, failures as one line."""
+
+import os
+import re
+from pathlib import Path
+
+from tsfm_data.errors import InputError
+from tsfm_data.fetch import check
+
+
+def download(repo: str, file: str, revision: str) -> tuple[Path, str]:
+    """A file of a repository, from the client's cache where it is there.
+
+    HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are the client's own.
+
+    Args:
+        repo: "owner/name".
+        file: path in the repository.
+        revision: branch, tag or commit.
+
+    Returns:
+        The file, and the commit it belongs to.
+
+    Raises:
+        InputError: no such repository, revision or file, no access, no network, a full disk, or damaged content.
+    """
+    path = _download(repo, file, revision, again=False)
+    try:
+        _compare(path)
+    except InputError:
+        path.resolve().unlink()  # a damaged copy in the cache: once more, from the hub
+        path = _download(repo, file, revision, again=True)
+        _compare(path)
+    return path, path.relative_to(_snapshots(path)).parts[0]
+
+
+def _download(repo: str, file: str, revision: str, again: bool) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    where = f"{file} of {repo} at {revision}"
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(
+                repo, file, revision=revision, endpoint=os.environ.get("HF_ENDPOINT"), force_download=again
+            )
+        )
+    except errors.GatedRepoError as error:
+        raise InputError(
+            f"expected access to {repo}, found it gated: accept its terms on the hub and set HF_TOKEN"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise InputError(
+            f"expected the repository {repo} on the hub, found none that may be read: check HF_TOKEN and HF_ENDPOINT"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise InputError(f"expected the revision {revision} of {repo}, found none: check --revision") from error
+    except errors.LocalEntryNotFoundError as error:
+        offline = huggingface_hub.constants.HF_HUB_OFFLINE
+        found = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
+        todo = "unset it once" if offline else "check the network and HF_ENDPOINT"
+        raise InputError(f"expected {where} in the cache, found none, and {found}: {todo}, or pull --mirror") from error
+    except errors.EntryNotFoundError as error:
+        raise InputError(f"expected {where} on the hub, found no such file: check --revision") from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no status")
+        hint = "set HF_TOKEN to a token that may read it" if status in (401, 403) else "try again later"
+        raise InputError(f"expected {where}, the hub answered {status}: {hint}") from error
+    except errors.HFValidationError as error:
+        raise InputError(f"expected the name of a repository and file, found {repo!r}, {file!r}") from error
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"expected to fetch {where}, found: {reason}: run again to go on from there") from error
+    except Exception as error:  # what the client's transport raises is of a library that changes between releases
+        if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"expected to fetch {where}, found the connection broken ({reason}): run again") from error
+
+
+def _snapshots(path: Path) -> Path:
+    return next(parent for parent in path.parents if parent.name == "snapshots")
+
+
+def _compare(path: Path) -> None:
+    """Compare a cached file with the hash that the cache names it by: SHA-256 of large files, git's of small ones."""
+    name = path.resolve().name
+    sha256 = name if re.fullmatch("[0-9a-f]{64}", name) else None
+    git_blob = name if re.fullmatch("[0-9a-f]{40}", name) else None
+    check(path.resolve(), sha256, git_blob)

@@ -1,0 +1,122 @@
+"""Fetching models by name into the cache, as model folders; and mirrors for machines without network."""
+
+import os
+import shutil
+from pathlib import Path
+
+from tsfm.weights import registry
+from tsfm.weights.folders import CHECKSUMS, FILES, Origin, digest, read_checksums, verify, write_checksums
+from tsfm.weights.registry import Entry
+from tsfm_data.errors import InputError
+from tsfm_data.fetch import cache_folder, disk_errors, fetch
+from tsfm_data.files import atomic_folder
+
+
+def pull(name: str, *, revision: str | None = None, accept_licence: bool = False, mirror: str | None = None) -> Path:
+    """The model folder of a model by name, fetched and converted unless it is there already.
+
+    Args:
+        name: see ``tsfm weights list``.
+        revision: another branch, tag or commit of its repository.
+        accept_licence: whether the user accepts a licence that restricts use, or is not known.
+        mirror: URL or path of a mirror made by ``mirror``, asked instead of the source; by default the environment
+            variable TSFM_MIRROR.
+
+    Returns:
+        The folder, in the package or in the cache.
+
+    Raises:
+        InputError: an unknown name, a licence that was not accepted, no source, or what went wrong on the way.
+    """
+    entry = registry.get(name)
+    if entry.folder is not None:
+        return entry.folder
+    registry.check_licence(entry, accept_licence)
+    if revision is not None and entry.repo is None:
+        raise InputError(
+            f"{name}: expected no revision, for it comes from {entry.url}, found {revision!r}: leave it out"
+        )
+    target = registry.pulled_folder(name, revision)
+    from filelock import FileLock
+
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if (target / CHECKSUMS).is_file():
+                try:
+                    verify(target)
+                    return target
+                except InputError:
+                    pass  # damaged: once more
+            mirror = mirror or os.environ.get("TSFM_MIRROR")
+            with atomic_folder(target) as folder:
+                if mirror:
+                    _from_mirror(mirror, target.name, folder)
+                else:
+                    _from_source(entry, revision or entry.revision, folder)
+                verify(folder)
+    return target
+
+
+def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licence: bool = False) -> Path:
+    """Write the model folder of a model into a mirror: ``folder/NAME``, with checksums.
+
+    The folder works without network: as ``--model folder/NAME``, or as a mirror to pull from.
+
+    Args:
+        name: see ``tsfm weights list``.
+        folder: the mirror; it may hold other models already.
+        revision: another branch, tag or commit of its repository.
+        accept_licence: see ``pull``.
+
+    Raises:
+        InputError: see ``pull``.
+    """
+    source = pull(name, revision=revision, accept_licence=accept_licence)
+    entry = registry.get(name)
+    target = folder / source.name
+    with disk_errors(target), atomic_folder(target) as made:
+        for file in (*FILES, CHECKSUMS):
+            if (source / file).is_file():
+                shutil.copyfile(source / file, made / file)
+        if not (made / CHECKSUMS).is_file():
+            write_checksums(made, Origin(name, entry.licence))
+        verify(made)
+    return target
+
+
+def _from_source(entry: Entry, revision: str, folder: Path) -> None:
+    """Fetch the published files of a model and convert them into a folder."""
+    from tsfm.weights.convert import convert
+
+    files, commit = {}, None
+    if entry.repo is not None:
+        from tsfm.weights.hub import download
+
+        for file in entry.files:
+            files[file], commit = download(entry.repo, file, revision if commit is None else commit)
+    elif entry.url is not None:
+        last = entry.url.rsplit("/", 1)[-1]
+        files[last] = fetch(f"downloads/{entry.name}-{last}", url=entry.url, sha256=entry.sha256)
+    else:
+        raise InputError(
+            f"{entry.name}: no source is known, {entry.note or 'none was published'}: tsfm weights convert"
+        )
+    sums = {name: digest(path) for name, path in files.items()}
+    origin = Origin(entry.name, entry.licence, entry.source, commit, sums)
+    convert(files, folder, name=entry.name, architecture=entry.architecture, family=entry.family, origin=origin)
+    if entry.url is not None:
+        files[last].unlink()
+
+
+def _from_mirror(mirror: str, name: str, folder: Path) -> None:
+    """Fetch a model folder from a mirror, every file compared with the mirror's checksums."""
+    base = (mirror if "://" in mirror else Path(mirror).expanduser().resolve().as_uri()).rstrip("/") + f"/{name}"
+    copy = cache_folder() / "downloads" / f"{name}-{CHECKSUMS}"
+    copy.unlink(missing_ok=True)  # of another day, perhaps
+    fetched = fetch(f"downloads/{copy.name}", url=f"{base}/{CHECKSUMS}", sha256=None, progress=False, size=2**20)
+    _, sums = read_checksums(fetched)
+    fetched.replace(folder / CHECKSUMS)
+    for file, (size, sha256) in sums.items():
+        part = fetch(f"downloads/{sha256}", url=f"{base}/{file}", sha256=sha256, size=size)
+        part.replace(folder / file)

@@ -1,0 +1,229 @@
+"""Weight files read without running what is in them: safetensors, and PyTorch files as tensors and plain values.
+
+What a file is, is told by its first bytes, never by its name.
+"""
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsfm_data.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HEADER_LIMIT = 16 * 2**20  # bytes; the largest models have headers of some hundred kilobytes
+SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
+SIZES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
+# Packages whose classes training scripts leave in checkpoints beside the weights. None is imported: an inert object
+# stands in for each.
+LEFT_BY_TRAINING = {"argparse", "lightning", "numpy", "omegaconf", "pathlib", "pytorch_lightning", "timm", "tsfm"}
+LEFT_BY_TRAINING |= {"uni2ts", "yacs"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a safetensors file says of itself.
+
+    Attributes:
+        shapes: of every tensor.
+        dtypes: of every tensor, by the format's names ("F32").
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+
+    @property
+    def values(self) -> int:
+        """Numbers in all tensors together."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+
+class Inert:
+    """Stands in for an object of a class that is not imported; takes whatever the file gives it and does nothing."""
+
+    def __new__(cls, *arguments: object, **options: object) -> "Inert":
+        """Without looking at what is given."""
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def form(file: Path) -> str:
+    """What a file is by its first bytes: "safetensors", "torch" (a zip of PyTorch) or "pickle".
+
+    Raises:
+        InputError: none of them, or the name promises something else.
+    """
+    check_file(file)
+    with file.open("rb") as handle:
+        start = handle.read(64)
+    if start.startswith(b"PK\x03\x04"):
+        found = "torch"
+    elif start[:1] == b"\x80":
+        found = "pickle"
+    elif start[8:9] == b"{":
+        found = "safetensors"
+    else:
+        reasons = {b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself", b"<": "a web page"}
+        reason = next((text for sign, text in reasons.items() if start.lstrip().startswith(sign)), "something else")
+        raise InputError(f"expected weights (safetensors or a PyTorch file) in {file}, found {reason}: get it again")
+    if (file.suffix == ".safetensors") != (found == "safetensors"):
+        promised = "a safetensors file" if file.suffix == ".safetensors" else "a PyTorch file"
+        what = {"torch": "a PyTorch file", "pickle": "a pickle"}.get(found, "a safetensors file")
+        raise InputError(f"expected {promised} at {file}, found {what} under that name: it was not read, get it again")
+    return found
+
+
+def check_file(file: Path) -> None:
+    """Refuse what is no plain file, and a link that leads out of the folder it stands in.
+
+    The links of a Hugging Face cache, from a snapshot to the blobs beside it, are followed.
+
+    Raises:
+        InputError: as said.
+    """
+    if not file.is_file():
+        raise InputError(f"expected a file of weights at {file}, found none: check the path")
+    if not file.is_symlink():
+        return
+    home, real = file.parent.resolve(), file.resolve()
+    snapshots = next((parent for parent in home.parents if parent.name == "snapshots"), None)
+    allowed = [home] if snapshots is None else [home, snapshots.parent / "blobs"]
+    if not any(real.is_relative_to(place) for place in allowed):
+        raise InputError(f"expected a file at {file}, found a link out of its folder, to {real}: copy the file there")
+
+
+def layout(file: Path) -> Layout:
+    """Names, types and shapes of a safetensors file, checked to be what the file holds; no tensor is read.
+
+    Raises:
+        InputError: another form, a header that is too long or wrong, or data that is missing or left over.
+    """
+    if form(file) != "safetensors":
+        raise InputError(f"expected a safetensors file at {file}, found another form: tsfm weights convert reads it")
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if length > min(HEADER_LIMIT, size - 8):
+            raise InputError(
+                f"expected a header of at most {min(HEADER_LIMIT, size - 8):,} bytes in {file}, found one that claims "
+                f"{length:,}: the file is truncated or hostile, get it again"
+            )
+        raw = handle.read(length)
+    try:
+        header = json.loads(raw)
+        entries = {key: value for key, value in header.items() if key != "__metadata__"}
+        shapes = {key: tuple(map(_whole, value["shape"])) for key, value in entries.items()}
+        dtypes = {key: str(value["dtype"]) for key, value in entries.items()}
+        spans = {key: tuple(map(_whole, value["data_offsets"])) for key, value in entries.items()}
+        end = 0
+        for key in sorted(spans, key=lambda key: spans[key]):
+            begin, stop = spans[key]
+            if begin != end or stop - begin != math.prod(shapes[key]) * SIZES[dtypes[key]]:
+                raise ValueError(f"tensor {key} does not fill its place")
+            end = stop
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(
+            f"expected a header of tensors in {file}, found a wrong one ({reason}): get it again"
+        ) from error
+    if end != size - 8 - length:
+        raise InputError(
+            f"expected {end:,} bytes of tensors in {file}, found {size - 8 - length:,}: it is truncated or has "
+            "something appended, get it again"
+        )
+    return Layout(shapes, dtypes)
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"expected a whole number, found {value!r:.30}")
+    return value
+
+
+def read_safetensors(file: Path) -> "dict[str, Tensor]":
+    """The tensors of a safetensors file.
+
+    Raises:
+        InputError: as ``layout``.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    layout(file)
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"expected a whole safetensors file, found a corrupt one at {file} ({error})") from error
+
+
+def read(file: Path) -> Mapping[str, Any]:
+    """What a weight file holds: tensors by name, for a PyTorch file with the plain values beside them.
+
+    Raises:
+        InputError: the file is corrupt, or holds more than tensors and plain values. Nothing in it was run.
+    """
+    found = form(file)
+    if found == "safetensors":
+        return read_safetensors(file)
+    import pickle
+
+    import torch
+
+    names = _foreign_names(file) if found == "torch" else ["argparse.Namespace"]
+    unknown = [name for name in names if name.split(".")[0] not in LEFT_BY_TRAINING]
+    if unknown:
+        raise InputError(
+            f"expected tensors and plain values in {file}, found code that would be called ({', '.join(unknown[:3])}): "
+            "it was not run; ask for a safetensors file"
+        )
+    try:
+        # Each name has a class of its own; the names are compared as text, and nothing is imported.
+        with torch.serialization.safe_globals([(Inert, name) for name in names]):
+            whole = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"expected tensors and plain values in {file}, found a corrupt or unsafe file, which was not run "
+            f"({reason}): get it again"
+        ) from error
+    if not isinstance(whole, Mapping):
+        raise InputError(f"expected a state dict in {file}, found {type(whole).__name__}: give the weights of a model")
+    return whole
+
+
+def _foreign_names(file: Path) -> list[str]:
+    """The classes and functions that a PyTorch zip names and PyTorch itself does not know; the zip is checked.
+
+    Raises:
+        InputError: no zip of PyTorch, a compressed one (PyTorch stores), or a program.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise InputError(f"expected a whole PyTorch file, found a truncated one at {file} ({error})") from error
+    if any("/code/" in entry.filename for entry in entries):
+        raise InputError(f"expected weights in {file}, found a TorchScript program, which was not run: give weights")
+    packed = sum(entry.compress_size for entry in entries)
+    stored = all(e.compress_type == zipfile.ZIP_STORED and e.file_size == e.compress_size for e in entries)
+    if not stored or packed > file.stat().st_size:
+        raise InputError(f"expected a PyTorch file that stores what it holds, found one that would grow: {file}")
+    try:
+        return list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, IndexError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"expected a PyTorch file at {file}, found a corrupt one ({reason}): get it again") from error
