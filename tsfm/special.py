@@ -1,0 +1,52 @@
+"""Special functions of tensors that PyTorch has not, or has slower."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def normal_cdf(z: Tensor) -> Tensor:
+    """Standard normal distribution function, exact in both tails."""
+    return 0.5 * torch.erfc(-z / math.sqrt(2))
+
+
+def sinh(x: Tensor) -> Tensor:
+    """Hyperbolic sine; PyTorch's own is several times slower on a CPU."""
+    return (x.exp() - (-x).exp()) / 2
+
+
+def incomplete_beta(a: Tensor, b: Tensor, x: Tensor, terms: int = 300) -> Tensor:
+    """Regularised incomplete beta function ``I_x(a, b)`` by its continued fraction (Lentz's method), in float64.
+
+    Args:
+        a: above 0.
+        b: above 0.
+        x: from 0 to 1.
+        terms: of the fraction, at most; about the square root of the larger of ``a`` and ``b`` are needed.
+    """
+    dtype = x.dtype
+    a, b, x = (value.double() for value in torch.broadcast_tensors(a, b, x))
+    flipped = x > (a + 1) / (a + b + 2)
+    a, b, x = torch.where(flipped, b, a), torch.where(flipped, a, b), torch.where(flipped, 1 - x, x)
+    x = x.clamp(1e-300, 1 - 1e-16)
+    tiny = 1e-300
+
+    def away_from_zero(value: Tensor) -> Tensor:
+        return torch.where(value.abs() < tiny, tiny, value)
+
+    c = torch.ones_like(x)
+    d = 1 / away_from_zero(1 - (a + b) * x / (a + 1))
+    fraction = d
+    for m in range(1, terms):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for part in (even, odd):
+            d = 1 / away_from_zero(1 + part * d)
+            c = away_from_zero(1 + part / c)
+            fraction = fraction * c * d
+        if bool(((c * d - 1).abs() < 1e-10).all()):
+            break
+    log_front = torch.lgamma(a + b) - torch.lgamma(a) - torch.lgamma(b) + a * x.log() + b * torch.log1p(-x)
+    found = log_front.exp() * fraction / a
+    return torch.where(flipped, 1 - found, found).clamp(0, 1).to(dtype)
