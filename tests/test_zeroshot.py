@@ -82,11 +82,12 @@ def test_when_a_season_repeats_then_the_drafts_continue_it() -> None:
     )
     step = torch.arange(30, 44)
     drafts = draft_steps(rows, step, torch.full_like(step, 30), config)[0]
-    last, with_drift, newest, mean, seasonal_drift = drafts.unbind(-1)[:5]
+    last, with_drift, newest, mean, on_level, seasonal_drift = drafts.unbind(-1)[:6]
     assert (last == x[0, -1]).all()
     torch.testing.assert_close(with_drift, x[0, -1] + 0.1 * (step - 29))
     torch.testing.assert_close(newest, x[0, 24 + (step % period)])
     torch.testing.assert_close(mean, newest - 0.25)
+    torch.testing.assert_close(on_level[:6], newest[:6] + 0.5)  # the last value lies half a step above a period ago
     torch.testing.assert_close(seasonal_drift, x[0, 24 + step % period] + 0.5 * (step // period - 4))
 
 

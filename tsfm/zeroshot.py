@@ -87,11 +87,11 @@ class ZeroShotConfig:
 
     @property
     def drafts(self) -> int:
-        """Drafts of every step: the last value; of every period the last one and the mean of the last ``lags``; and
-        the last value and the last period with drift.
+        """Drafts of every step: the last value; of every period the last one, the mean of the last ``lags``, and the
+        last one on the present level; and the last value and the last period with drift.
         """
         seasonal = self.periods if self.lags else 0
-        return 1 + 2 * seasonal + (1 + seasonal if self.drift else 0)
+        return 1 + 3 * seasonal + (1 + seasonal if self.drift else 0)
 
 
 class Rows(NamedTuple):
@@ -155,9 +155,10 @@ def draft_steps(
 ) -> Float[Tensor, "R M D"]:
     """Simple forecasts of steps from what comes before: values to start from, not to believe.
 
-    The last value; of every period the value one period earlier and the mean of the last ``lags`` such values; with
-    ``drift`` the last value and the value one period earlier once more, plus the mean change. The reach is as many
-    periods as it takes to come before ``known``; where nothing is seen there, the last value stands in.
+    The last value; of every period the value one period earlier, the mean of the last ``lags`` such values, and the
+    last value plus what followed one period earlier; with ``drift`` the last value and the value one period earlier
+    once more, plus the mean change. The reach is as many periods as it takes to come before ``known``; where nothing is
+    seen there, the last value stands in.
 
     Args:
         rows: what is seen.
@@ -186,9 +187,14 @@ def draft_steps(
         found_RM = seen_RMK.any(-1)
         newest_RM = torch.where(found_RM, value_RMK.gather(-1, nearest_RM1)[..., 0], last_RM)
         mean_RM = torch.where(found_RM, value_RMK.sum(-1) / seen_RMK.sum(-1).clamp(min=1), last_RM)
-        drafts += [newest_RM, mean_RM]
+        periods_RM = torch.where(found_RM, first_RM + nearest_RM1[..., 0], 0)
+        origin_RM = latest_RM - length_R1 * periods_RM
+        there_RM = found_RM & (origin_RM >= 0)
+        origin_RM = origin_RM.clamp(min=0)
+        there_RM = there_RM & rows.seen.gather(1, origin_RM)
+        followed_RM = torch.where(there_RM, newest_RM - rows.x.gather(1, origin_RM), 0.0)
+        drafts += [newest_RM, mean_RM, last_RM + followed_RM]
         if config.drift:
-            periods_RM = torch.where(found_RM, first_RM + nearest_RM1[..., 0], 0)
             drafts.append(newest_RM + periods_RM * rows.change[:, i + 1, None])
     return torch.stack(drafts, -1)
 
