@@ -30,6 +30,7 @@ COMMANDS = {
     "bench loader": ("tsfm.commands.bench:loader", "the corpus loader: observations a second, memory"),
     "bench pretraining": ("tsfm.commands.bench_pretraining:pretraining", "packed training beside padded rows"),
     "bench ablation": ("tsfm.commands.bench:ablation", "what each choice of the zero-shot recipe buys"),
+    "bench finetune": ("tsfm.commands.bench_finetune:finetune", "what fine-tuning gains on sets of the suite"),
     "bench windows": ("tsfm.commands.bench:windows", "window gathering beside GluonTS"),
     "bench baselines": ("tsfm.commands.baselines:baselines", "scores of the baselines on a suite, computed once"),
     "bench scaling": ("tsfm.commands.scaling:bench", "the joint law's fit beside others, and its coverage"),

@@ -1,0 +1,32 @@
+"""Forecast with an exported model, without the suite: pip install numpy onnxruntime.
+
+tsfm export --output model.onnx
+python serve_onnx.py model.onnx < values.csv
+
+Standard input holds one series a line, oldest value first, comma-separated; an empty field is a missing value. Standard
+output holds a line a series and step: its number, the step, and a value a quantile level.
+"""
+
+import sys
+
+import numpy as np
+import onnxruntime
+
+
+def main(model: str) -> None:
+    """Read series, forecast them, write quantiles."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    levels = session.get_modelmeta().custom_metadata_map["levels"].split(", ")
+    series = [[float(field or "nan") for field in line.strip().split(",")] for line in sys.stdin if line.strip()]
+    past = np.full((len(series), max(map(len, series))), np.nan)
+    for row, values in zip(past, series, strict=True):
+        row[len(row) - len(values) :] = values  # what is missing in front counts as not observed
+    (quantiles,) = session.run(None, {"past": past})
+    print(",".join(["series", "step", *levels]))
+    for k, forecast in enumerate(quantiles):
+        for step, values in enumerate(forecast, start=1):
+            print(",".join([str(k), str(step), *(f"{value:.6g}" for value in values)]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,43 @@
+"""``tsfm export``: a model as a file that runs without the suite."""
+
+from pathlib import Path
+from typing import Literal
+
+from tsfm_data.errors import InputError
+
+
+def export(
+    *,
+    output: Path,
+    model: str | None = None,
+    horizon: int | None = None,
+    format: Literal["onnx", "torch"] = "onnx",
+    dtype: Literal["fp32", "bf16", "int8"] = "fp32",
+) -> None:
+    """Write a model as ONNX or torch.export, of any number of series and steps, and check the file against the model.
+
+    The file takes past [series, steps] (float64, NaN where nothing was observed) and gives quantiles [series, horizon,
+    levels] in the same units; docs/serve_onnx.py runs it with NumPy and ONNX Runtime alone.
+
+    Args:
+        output: where to write (.onnx or .pt2).
+        model: a name of tsfm weights list, or a model folder; by default the model that ships with the package.
+        horizon: steps that the file shall forecast; the model's own by default.
+        format: onnx, or torch for torch.export.load.
+        dtype: how weights are stored; bf16 takes half the space and int8 a quarter, and the loss is measured.
+    """
+    from tsfm.api import load_model
+    from tsfm.export import export
+
+    suffix = {"onnx": ".onnx", "torch": ".pt2"}[format]
+    if output.suffix != suffix:
+        raise InputError(f"expected an output that ends in {suffix} for format {format}, found {output}: rename it")
+    if horizon is not None and horizon < 1:
+        raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
+    made = export(load_model(model), output, horizon, format, dtype)
+    levels = ", ".join(f"{level:g}" for level in made.levels)
+    print(f"{output}: {made.bytes / 1e6:.1f} MB, {made.horizon} steps at the levels {levels}")
+    print(
+        f"difference from the model in float32 on hard inputs, in spreads of a series: {made.mean:.1e} on average, "
+        f"{made.worst:.1e} at most"
+    )

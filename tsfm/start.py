@@ -1,0 +1,43 @@
+"""Start a training from the weights of a model: what a YAML names as its forecaster to fine-tune."""
+
+from typing import Literal
+
+from tsfm.forecaster import Forecaster
+from tsfm_data.errors import InputError
+
+
+class Pretrained:
+    """A forecaster with the weights of a model, at any context and horizon that these weights allow.
+
+    Args:
+        model: a name of ``tsfm weights list``, or a model folder; None takes the model that ships with the package.
+        method: "full" trains all weights, "head" what turns tokens into forecasts alone.
+    """
+
+    def __init__(self, model: str | None = None, method: Literal["full", "head"] = "full") -> None:
+        self.model = model
+        self.method = method
+
+    def __call__(self, context: int, horizon: int) -> Forecaster:
+        """The forecaster.
+
+        Raises:
+            InputError: no such model, or one whose weights are for another context or horizon.
+        """
+        from tsfm.api import load_model
+        from tsfm.finetune import is_head
+
+        start = load_model(self.model)
+        made = type(start)(context, horizon, start.config)
+        try:
+            made.load_state_dict(start.state_dict())
+        except RuntimeError as error:
+            raise InputError(
+                f"expected a context and horizon that the weights of {start.name} allow, found {context} and {horizon}: "
+                f"give --data.context {start.context} --data.horizon {start.horizon}"
+            ) from error
+        made.pretraining, made.name = start.pretraining, start.name
+        if self.method == "head":
+            for name, parameter in made.named_parameters():
+                parameter.requires_grad_(is_head(name))
+        return made
