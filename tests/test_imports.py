@@ -21,6 +21,7 @@ DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "timm": (("tsfm_vision",), ("tsfm_vision",)),
     "gluonts": (("tsfm_data", "tsfm.bench", "tsfm.adapters"), ("tsfm.adapters",)),
     "matplotlib": (("tsfm.plots", "tsfm.scaling.figures", "tsfm.commands.data_gallery", "tsfm_vision.pictures"), ()),
+    "huggingface_hub": (("tsfm.weights.hub",), ()),
     "statsforecast": (("tsfm_data.baselines",), ()),
     "neuralforecast": (("tsfm.bench",), ()),
     "vega_datasets": (("tsfm.commands.demo",), ("tsfm.commands.demo",)),

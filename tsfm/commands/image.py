@@ -28,9 +28,17 @@ def vision(module: str) -> ModuleType:
         ) from error
 
 
+def folder_of(model: str) -> str:
+    """The folder of a model that ships with the package or was pulled; anything else as it is."""
+    from tsfm.weights.registry import local_folder
+
+    return str(local_folder(model) or model)
+
+
 def is_image_model(model: str) -> bool:
     """Whether a model folder, or the run that holds it, is of an image model: its config names a timm architecture."""
-    for file in (Path(model) / "config.json", Path(model) / "model" / "config.json"):
+    folder = Path(folder_of(model))
+    for file in (folder / "config.json", folder / "model" / "config.json"):
         try:
             return "architecture" in json_module.loads(file.read_text())
         except (OSError, ValueError, TypeError):
@@ -54,7 +62,7 @@ def evaluate(
 
     Args:
         data: a folder of class folders, a Parquet file with image, label and split, or a set's name.
-        model: a model folder written by tsfm fit, or the folder of a run.
+        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list.
         part: which part of the set: test, val, train, or all where it has none.
         robustness: also score under noise, blur, contrast, brightness, JPEG and pixelation at five severities.
         json: where to write the rows (.json, .md or .parquet).
@@ -65,7 +73,7 @@ def evaluate(
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise InputError("expected batch_size and limit of at least 1, found less: change them")
-    vision("commands").evaluate(data, model, part, robustness, json, plot, batch_size, limit, on_bad)
+    vision("commands").evaluate(data, folder_of(model), part, robustness, json, plot, batch_size, limit, on_bad)
 
 
 def predict(
@@ -75,7 +83,7 @@ def predict(
 
     Args:
         data: an image, a folder of images, or an image set (of one with parts, the test part).
-        model: a model folder written by tsfm fit, or the folder of a run.
+        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list.
         top: classes to print of each image.
         output: a CSV file for all probabilities.
         batch_size: images classified at once.
@@ -83,7 +91,7 @@ def predict(
     """
     if batch_size < 1:
         raise InputError(f"expected a batch_size of at least 1, found {batch_size}: change it")
-    vision("commands").predict(data, model, top, output, batch_size, on_bad)
+    vision("commands").predict(data, folder_of(model), top, output, batch_size, on_bad)
 
 
 def explain(
@@ -99,13 +107,13 @@ def explain(
 
     Args:
         data: an image, a folder of images, or an image set (of one with parts, the test part).
-        model: a model folder written by tsfm fit, or the folder of a run.
+        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list.
         output: the picture (.png, .svg or .pdf).
         count: images to draw, chosen at random where there are more.
         seed: of the choice.
         on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
     """
-    vision("commands").explain(data, model, output, count, seed, on_bad)
+    vision("commands").explain(data, folder_of(model), output, count, seed, on_bad)
 
 
 def cifar10(

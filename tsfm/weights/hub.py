@@ -36,7 +36,7 @@ def download(repo: str, file: str, revision: str) -> tuple[Path, str]:
 
 def _download(repo: str, file: str, revision: str, again: bool) -> Path:
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     where = f"{file} of {repo} at {revision}"
     try:
@@ -56,7 +56,7 @@ def _download(repo: str, file: str, revision: str, again: bool) -> Path:
     except errors.RevisionNotFoundError as error:
         raise InputError(f"expected the revision {revision} of {repo}, found none: check --revision") from error
     except errors.LocalEntryNotFoundError as error:
-        offline = huggingface_hub.constants.HF_HUB_OFFLINE
+        offline = constants.HF_HUB_OFFLINE
         found = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
         todo = "unset it once" if offline else "check the network and HF_ENDPOINT"
         raise InputError(f"expected {where} in the cache, found none, and {found}: {todo}, or pull --mirror") from error
