@@ -5,6 +5,7 @@ What a file is, is told by its first bytes, never by its name.
 
 import json
 import math
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,10 +69,10 @@ def form(file: Path) -> str:
         start = handle.read(64)
     if start.startswith(b"PK\x03\x04"):
         found = "torch"
+    elif start[8:9] == b"{" and (start[:1] != b"\x80" or start[4:8] == bytes(4)):
+        found = "safetensors"  # its first eight bytes are a length, which may begin as a pickle does
     elif start[:1] == b"\x80":
         found = "pickle"
-    elif start[8:9] == b"{":
-        found = "safetensors"
     else:
         reasons = {b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself", b"<": "a web page"}
         reason = next((text for sign, text in reasons.items() if start.lstrip().startswith(sign)), "something else")
@@ -188,7 +189,8 @@ def read(file: Path) -> Mapping[str, Any]:
         )
     try:
         # Each name has a class of its own; the names are compared as text, and nothing is imported.
-        with torch.serialization.safe_globals([(Inert, name) for name in names]):
+        with torch.serialization.safe_globals([(Inert, name) for name in names]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of another pickle protocol, which is read all the same or refused
             whole = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:160]
