@@ -56,9 +56,12 @@ def _download(repo: str, file: str, revision: str, again: bool) -> Path:
     except errors.RevisionNotFoundError as error:
         raise InputError(f"expected the revision {revision} of {repo}, found none: check --revision") from error
     except errors.LocalEntryNotFoundError as error:
-        offline = constants.HF_HUB_OFFLINE
-        found = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
-        todo = "unset it once" if offline else "check the network and HF_ENDPOINT"
+        status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
+        found, todo = "the hub cannot be reached", "check the network and HF_ENDPOINT"
+        if constants.HF_HUB_OFFLINE:
+            found, todo = "HF_HUB_OFFLINE is set", "unset it once"
+        elif status is not None:
+            found, todo = f"the hub answered {status}", "try again later"
         raise InputError(f"expected {where} in the cache, found none, and {found}: {todo}, or pull --mirror") from error
     except errors.EntryNotFoundError as error:
         raise InputError(f"expected {where} on the hub, found no such file: check --revision") from error
