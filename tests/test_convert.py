@@ -177,12 +177,13 @@ def test_when_an_original_poolformer_is_converted_then_its_logits_are_the_origin
     close_image(model(tensors["io/input"]), tensors["io/logits"], "logits")
 
 
-# Names of tensors that the published files have: d is the width of a token, ff that inside the feed-forward parts.
+# Names of tensors that the published files have: d is the width of a token, ff that inside the
+# feed-forward parts, inner that of all heads.
 PUBLISHED = {
     "chronos-bolt": {
         "shared.weight": (2, "d"),
         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, "heads"),
-        "decoder.block.1.layer.1.EncDecAttention.q.weight": ("d", "d"),
+        "decoder.block.1.layer.1.EncDecAttention.q.weight": ("inner", "d"),
         "output_patch_embedding.residual_layer.bias": (9 * 64,),
     },
     "moirai": {
@@ -223,6 +224,7 @@ def test_when_a_published_size_is_built_then_it_has_the_published_number_of_para
             "heads": config.heads,
             "ff": (int(config.d_model * 8 / 3) + 7) // 8 * 8,
         }
+        axes["inner"] = config.heads * getattr(config, "d_kv", 64)
         for key, shape in PUBLISHED[entry.family].items():
             assert shapes[key] == tuple(axes.get(axis, axis) for axis in shape), (entry.name, key)
         counted += 1

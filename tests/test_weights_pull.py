@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +21,7 @@ from tsfm.forecasting import load_predictor
 from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig
 from tsfm.pretrained import load
 from tsfm.weights import registry
-from tsfm.weights.folders import verify
+from tsfm.weights.folders import Origin, verify, write_checksums
 from tsfm.weights.pull import pull
 from tsfm.weights.registry import Entry
 from tsfm_data import fetch
@@ -235,3 +238,27 @@ def test_when_the_registry_is_listed_then_licences_sizes_and_scores_are_there(
     assert rows["closed"]["restricted"]
     assert rows["closed"]["folder"] is None
     assert "cc-by-nc-4.0 (!)" in done(capsys, "weights", "list")
+
+
+def test_when_two_processes_pull_at_once_then_one_fetches_and_both_find_it(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done_first = pull("toy")
+    write_checksums(done_first, Origin("chronos-bolt-tiny", "apache-2.0"))
+    done_first.rename(tmp_path / "chronos-bolt-tiny")
+    code = "from tsfm.cli import main; main()"
+    words = ["weights", "pull", "chronos-bolt-tiny", "--mirror", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TSFM_CACHE": str(tmp_path / "both")}
+    workers = [
+        subprocess.Popen([sys.executable, "-c", code, *words], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert said[0] == said[1]
+    assert "chronos-bolt-tiny finds it" in said[0]
+    monkeypatch.setenv("TSFM_CACHE", str(tmp_path / "both"))
+    assert sorted(p.name for p in (tmp_path / "both/weights").iterdir()) == [
+        "chronos-bolt-tiny",
+        "chronos-bolt-tiny.lock",
+    ]
