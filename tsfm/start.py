@@ -33,7 +33,7 @@ class Pretrained:
             made.load_state_dict(start.state_dict())
         except RuntimeError as error:
             raise InputError(
-                f"expected a context and horizon that the weights of {start.name} allow, found {context} and {horizon}: "
+                f"expected a context and horizon that {start.name} allows, found {context} and {horizon}: "
                 f"give --data.context {start.context} --data.horizon {start.horizon}"
             ) from error
         made.pretraining, made.name = start.pretraining, start.name

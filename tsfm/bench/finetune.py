@@ -144,8 +144,8 @@ def to_markdown(rows: Sequence[dict[str, Any]], model: str, command: str) -> str
         [
             "# Fine-tuning",
             "",
-            f"The model {model}, zero-shot and after `tsfm finetune` on what lies before the test windows of the",
-            f"protocol `{PROFILE}`; scores on those. MASE and WQL are those of zero-shot; relative: of the result to them,",
+            f"The model {model}, zero-shot and after `tsfm finetune` on what lies before the test windows of",
+            f"`{PROFILE}`; scores on those. MASE and WQL are zero-shot's; relative: the result over it,",
             "with 95 % intervals of the mean over seeds (Student's t); below 1 is better. Kept: how often the backtest",
             "preferred the fine-tuned model; otherwise the result is the zero-shot model. CPU seconds of one fine-tuning.",
             "",

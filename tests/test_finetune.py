@@ -1,0 +1,258 @@
+"""Fine-tuning: never to the worse, what each method trains, the same twice, and what is said of bad input."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import done, run
+
+from tsfm.finetune import Finetuned, Recipe, add_updates, finetune, is_head, merge, train, trainable, without_covariates
+from tsfm.forecaster import Forecaster
+from tsfm.holdout import BY_SERIES, Errors, compare, errors_of, hold_out
+from tsfm.models.zeroshot_encoder import ZeroShotEncoder
+from tsfm.pretrained import load, save
+from tsfm.zeroshot import ZeroShotConfig
+from tsfm_data.batch import Batch
+from tsfm_data.errors import InputError
+from tsfm_data.series import SeriesSet
+from tsfm_data.windows import item_lengths
+
+HORIZON = 8
+
+
+def tiny(seed: int = 0, **choices: bool) -> ZeroShotEncoder:
+    torch.manual_seed(seed)
+    config = ZeroShotConfig(d_model=16, layers=1, heads=2, patch_size=8, flip_average=False, **choices)  # type: ignore[arg-type]
+    return ZeroShotEncoder(48, 16, config).eval()
+
+
+def ramps(count: int = 4, rows: int = 240, noise: float = 0.7, seed: int = 0) -> SeriesSet:
+    """Saw teeth of 12 steps: no model of random weights knows them, any that trains does."""
+    rng = np.random.default_rng(seed)
+    values = [(np.arange(rows) + 3 * k) % 12 + rng.normal(0, noise, rows) for k in range(count)]
+    return SeriesSet.from_arrays("ramps", values, "h")
+
+
+def same(a: Forecaster, b: Forecaster) -> bool:
+    other = b.state_dict()
+    return all(torch.equal(value, other[key]) for key, value in a.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def better() -> tuple[Forecaster, Finetuned]:
+    model = tiny()
+    return model, finetune(model, ramps(), HORIZON, Recipe(steps=40, checks=4, lr=5e-3))
+
+
+def test_when_training_helps_then_the_fine_tuned_model_wins_and_the_start_is_left_alone(
+    better: tuple[Forecaster, Finetuned],
+) -> None:
+    start, result = better
+    assert same(start, tiny())
+    assert result.improved
+    first, last = result.candidates
+    assert last.errors.score < 0.8 * first.errors.score
+    assert last.against is not None
+    assert last.against.wins
+    assert result.trained == sum(p.numel() for p in start.parameters())
+    assert result.model.training_data is not None
+    assert result.model.training_data.source == "ramps"
+
+
+def test_when_training_harms_then_the_zero_shot_model_stays_bit_by_bit() -> None:
+    start = tiny()
+    rng = np.random.default_rng(0)
+    noise = SeriesSet.from_arrays("noise", [rng.normal(size=160) for _ in range(3)], "h")
+    learnt = finetune(start, noise, HORIZON, Recipe(steps=20, checks=2, lr=3e-3)).model
+    spoilt = finetune(learnt, noise, HORIZON, Recipe(steps=4, checks=2, lr=3.0))
+    assert spoilt.winner == "zero-shot"
+    assert not spoilt.improved
+    assert same(spoilt.model, learnt)
+
+
+def test_when_the_same_seed_is_used_twice_then_the_weights_are_the_same(better: tuple[Forecaster, Finetuned]) -> None:
+    start = tiny()
+    torch.manual_seed(99)  # the state of the user's generator is of no account, and is kept
+    before = torch.get_rng_state()
+    again = finetune(start, ramps(), HORIZON, Recipe(steps=40, checks=4, lr=5e-3))
+    assert same(again.model, better[1].model)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_when_the_head_is_trained_then_nothing_else_changes() -> None:
+    model, series = tiny(), ramps(2, 160)
+    recipe = Recipe("head", steps=10, lr=1e-3)
+    tuned, curve, steps, count = train(model, series, hold_out(series, model, HORIZON, 0), HORIZON, recipe)
+    assert 0 < steps == curve[min(range(len(curve)), key=lambda k: curve[k][1])][0]
+    after = tuned.state_dict()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, after[key])}
+    assert changed == {name for name, _ in model.named_parameters() if is_head(name)}
+    assert count == sum(p.numel() for name, p in model.named_parameters() if is_head(name))
+
+
+def test_when_low_rank_updates_are_merged_then_forecasts_stay_and_the_model_is_as_it_was_made() -> None:
+    pytest.importorskip("peft")
+    model = tiny()
+    add_updates(model, 2)
+    updates = [p for name, p in model.named_parameters() if "lora_" in name]
+    assert sum(p.numel() for p in updates) == 2 * (4 * 32 + 3 * (16 + 48))
+    with torch.no_grad():
+        for parameter in updates:
+            parameter.normal_(0, 0.1)
+    past = torch.randn(2, 48, 1, dtype=torch.float64)
+    batch = Batch(past, torch.ones_like(past, dtype=torch.bool), HORIZON)
+    before = model.predict(batch, (0.1, 0.5, 0.9)).quantiles
+    merge(model)
+    assert model.state_dict().keys() == tiny().state_dict().keys()
+    assert not same(model, tiny())
+    torch.testing.assert_close(model.predict(batch, (0.1, 0.5, 0.9)).quantiles, before, rtol=1e-5, atol=1e-6)
+
+
+def test_when_all_weights_are_trained_then_deeper_ones_have_smaller_rates() -> None:
+    model = tiny()
+    groups = trainable(model, Recipe(lr=1.0, depth_decay=0.5))
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    found = {name: rates[id(p)] for name, p in model.named_parameters()}
+    assert found["trunk.head.projection.output_layer.weight"] == 1.0
+    assert found["trunk.stack.layers.0.ffn.fc1.weight"] == 0.5
+    assert found["trunk.embed.hidden_layer.weight"] == 0.25
+
+
+@pytest.mark.parametrize("count", [2, BY_SERIES])
+def test_when_windows_are_held_out_then_training_sees_none_and_choosing_and_judging_share_none(count: int) -> None:
+    series = ramps(count)
+    held = hold_out(series, tiny(), HORIZON, 0)
+    steps = []
+    for windows in (held.select, held.judge):
+        seen = {(i, row) for i, c in zip(windows.items, windows.cuts, strict=True) for row in range(c, c + HORIZON)}
+        assert all(row >= held.ends[item] for item, row in seen)
+        steps.append(seen)
+    assert not steps[0] & steps[1]
+    assert (held.ends <= item_lengths(series) - HORIZON).all()
+
+
+def test_when_errors_are_compared_then_a_gain_must_be_large_sure_and_in_wql_too() -> None:
+    def errors(scaled: np.ndarray, total: float = 1.0) -> Errors:
+        n = len(scaled)
+        return Errors(scaled, np.full(n, total), np.ones(n), np.zeros(n, dtype=np.int64))
+
+    base = np.array([1.0, 1.1, 0.9, 1.0, 1.2, 0.8])
+    spread = np.array([0.5, -0.5, 0.5, -0.5, 0.5, -0.4])
+    assert compare(errors(base), errors(base - 0.05 - 0.01 * spread, 0.9)).wins
+    assert not compare(errors(base), errors(base - 0.005 - 0.001 * spread, 0.9)).wins  # half a percent
+    assert not compare(errors(base), errors(base - 0.05 - spread, 0.9)).wins  # may be chance
+    assert not compare(errors(base), errors(base - 0.05 - 0.01 * spread, 1.1)).wins
+    assert not compare(errors(base[:1]), errors(base[:1] - 0.5, 0.9)).wins  # one window says nothing of chance
+
+
+def test_when_a_window_is_scored_then_the_numbers_are_those_by_hand() -> None:
+    class Always(ZeroShotEncoder):
+        def rollout(self, batch: Batch) -> torch.Tensor:
+            return batch.past.new_zeros(len(batch), batch.horizon, 1, 9)  # the mean of the history
+
+    model = tiny()
+    model.__class__ = Always
+    series = SeriesSet.from_arrays("s", [np.tile([0.0, 2.0], 60)], "YS")
+    held = hold_out(series, model, 4, 0)
+    found = errors_of(model, held.judge)
+    # Every error is 1, so every pinball loss is one half times two; the naive error of the history is 2.
+    assert found.scaled == pytest.approx(np.full(len(found.scaled), 0.5))
+    assert found.wql == pytest.approx(1.0)
+
+
+def with_covariate(useful: bool) -> SeriesSet:
+    """White noise that its known covariate tells, or does not."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=240)
+    series = SeriesSet.from_arrays("noise", [x], "h")
+    known = x if useful else rng.normal(size=240)
+    return replace(series, known=known[:, None], known_names=("told",))
+
+
+def test_when_covariates_do_not_help_then_the_winner_goes_without_them() -> None:
+    result = finetune(tiny(any_variate=True), with_covariate(False), HORIZON, Recipe(steps=4, checks=2))
+    assert "with covariates" not in result.winner
+    assert result.ignored == ("told",)
+    assert any("with covariates" in found.name for found in result.candidates)
+
+
+def test_when_covariates_are_dropped_then_rows_that_held_them_alone_are_gone() -> None:
+    series = replace(with_covariate(True), future_rows=np.array([8]))
+    plain = without_covariates(series)
+    assert (len(plain.values), plain.known_names, plain.length(0)) == (232, (), 232)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--horizon", "100"], "expected a series of at least 308 rows"),
+        (["--horizon", "0"], "horizon of at least 1"),
+        (["--horizon", "8", "--method", "magic"], "magic"),
+        (["--horizon", "8", "--model", "naive"], "found the baseline naive"),
+        (["--horizon", "8", "--steps", "0"], "expected steps of at least 1"),
+        (["--horizon", "8", "--lr", "-1"], "expected lr above 0"),
+    ],
+)
+def test_when_fine_tuning_is_asked_for_the_impossible_then_one_line_says_why(
+    words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tiny(), tmp_path / "start")
+    ramps(2, 120).to_frame().to_csv(tmp_path / "t.csv", index=False)
+    given = [] if "--model" in words else ["--model", str(tmp_path / "start")]
+    result = run(capsys, "finetune", str(tmp_path / "t.csv"), "--output", str(tmp_path / "out"), *given, *words)
+    assert result.status == 2
+    assert expected in result.err
+    assert result.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_when_the_command_is_done_then_the_folder_holds_a_model_that_forecasts_and_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(tiny(), "start")
+    ramps(2, 160).to_frame().to_csv("t.csv", index=False)
+    words = ["finetune", "t.csv", "--horizon", "8", "--model", "start", "--steps", "20", "--lr", "5e-3"]
+    said = done(capsys, *words, "--output", "out")
+    assert "is kept" in said
+    facts = json.loads(Path("out/result.json").read_text())
+    assert facts["summary"]["improved"] is True
+    page = Path("out/report.html").read_text()
+    assert "Before" in page
+    assert "After" in page
+    assert load("out/model").training_data is not None
+    forecast = done(capsys, "forecast", "t.csv", "--horizon", "8", "--model", "out")
+    assert len(forecast.splitlines()) == 1 + 2 * 8
+    before = (Path("out/result.json").read_bytes(), Path("out/model/model.safetensors").read_bytes())
+    done(capsys, *words, "--output", "out")
+    assert before == (Path("out/result.json").read_bytes(), Path("out/model/model.safetensors").read_bytes())
+
+
+def test_when_the_output_is_another_folder_then_it_is_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    words = ["finetune", "t.csv", "--horizon", "8", "--output", str(tmp_path / "mine")]
+    assert "expected a new folder" in run(capsys, *words).err
+    assert (tmp_path / "mine/letter.txt").read_text() == "dear"
+
+
+def test_when_weights_start_a_training_then_they_are_the_models_and_only_the_head_is_trained(tmp_path: Path) -> None:
+    from tsfm.start import Pretrained
+
+    save(tiny(), tmp_path / "start")
+    made = Pretrained(str(tmp_path / "start"), "head")(32, 24)
+    assert (made.context, made.horizon) == (32, 24)
+    assert same(made, tiny())
+    assert {is_head(name) for name, p in made.named_parameters() if p.requires_grad} == {True}
+
+
+def test_when_a_recipe_is_out_of_range_then_it_is_refused() -> None:
+    with pytest.raises(InputError, match="seed"):
+        Recipe(seed=-1)
+    with pytest.raises(InputError, match="depth_decay"):
+        Recipe(depth_decay=0.0)
