@@ -1,5 +1,6 @@
 """Covariates reach a model that looks at them, stay on their side of the present, and are never dropped in silence."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,23 @@ def test_when_a_model_takes_no_covariates_then_the_command_says_so(
     assert said.status == 2
     assert "expected 4 rows of the known covariates (price) after its last value, found 3" in said.err
     assert said.err.count("\n") == 1
+
+
+def test_when_a_model_is_scored_with_covariates_then_it_is_scored_without_them_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sales.csv"
+    table(ahead=0).to_csv(file, index=False)
+    save(small(), tmp_path / "tiny")
+    words = ("evaluate", "--data", str(file), "--horizon", "3", "--known-covariates", "price", "--model")
+    said = run(capsys, *words, str(tmp_path / "tiny"), "--json", str(tmp_path / "scores.json"))
+    assert (said.status, said.err) == (0, "")
+    rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
+    scores = {row["model"]: row["value"] for row in rows if row["metric"] == "MASE"}
+    assert scores.keys() == {"tiny", "tiny without covariates", "naive", "seasonal-naive"}
+    assert scores["tiny"] != scores["tiny without covariates"]
+    said = run(capsys, *words, "naive")
+    assert said.err.strip() == "warning: model naive takes no covariates: price ignored"
 
 
 def test_when_the_data_module_names_covariates_then_its_windows_hold_them_standardised(tmp_path: Path) -> None:

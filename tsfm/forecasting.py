@@ -1,13 +1,14 @@
 """From series to a table of forecasts, with any predictor by its name."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from tsfm_data.batch import Forecast
+from tsfm_data.batch import Batch, Forecast
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.evaluate import BATCH_VALUES, Predictor
 from tsfm_data.series import SeriesSet
@@ -130,6 +131,37 @@ def forecast_table(series: SeriesSet, horizon: int, forecasts: Iterable[Forecast
     repeated = [t for t in times for _ in series.variates]
     frame.insert(1, "timestamp", np.concatenate([t.to_numpy() for t in repeated]))
     return frame
+
+
+@dataclass(frozen=True)
+class WithoutCovariates:
+    """A predictor that is kept from looking at covariates, to see what they buy it."""
+
+    predictor: Predictor
+
+    @property
+    def name(self) -> str:
+        """Its name, and that it sees none."""
+        return f"{self.predictor.name} without covariates"
+
+    @property
+    def context(self) -> int | None:
+        """As the predictor's."""
+        return self.predictor.context
+
+    @property
+    def marks(self) -> str | None:
+        """As the predictor's."""
+        return self.predictor.marks
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As the predictor's."""
+        return getattr(self.predictor, "dtype", torch.float32)
+
+    def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
+        """As the predictor, of batches that hold no covariates."""
+        return self.predictor.predict(batch, levels)
 
 
 def check_covariates(predictor: Predictor, series: SeriesSet) -> str | None:

@@ -25,6 +25,8 @@ def evaluate(
     time_column: str | None = None,
     item_column: str | None = None,
     target: list[str] | None = None,
+    past_covariates: list[str] | None = None,
+    known_covariates: list[str] | None = None,
     freq: str | None = None,
     batch_size: int = 256,
     jobs: int = 1,
@@ -49,11 +51,15 @@ def evaluate(
         time_column: the column of timestamps; found by itself where its name or type tells.
         item_column: the column that names the series of a long table.
         target: the column or columns to forecast.
+        past_covariates: columns known up to the present; a model that takes covariates is scored with and without.
+        known_covariates: columns known over the horizon too, likewise.
         freq: pandas frequency of the series; inferred by default.
         batch_size: windows forecast at once.
         jobs: with --suite, processes, one thread each.
     """
-    from tsfm.forecasting import load_predictor
+    import sys
+
+    from tsfm.forecasting import WithoutCovariates, check_covariates, load_predictor
     from tsfm_data.catalog import open_source
     from tsfm_data.evaluate import evaluate as score
     from tsfm_data.report import Report
@@ -69,6 +75,7 @@ def evaluate(
     if (data is None) == (suite is None):
         raise InputError("expected either --data or --suite, found " + ("neither" if data is None else "both"))
     columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
+    columns |= {"past_covariates": past_covariates, "known_covariates": known_covariates}
     if suite is not None:
         own = {**columns, "horizon": horizon, "profile": profile}
         return _on_suite(model, suite, profiles, sets, output, json, batch_size, jobs, own)
@@ -79,8 +86,14 @@ def evaluate(
     predictors = [load_predictor(name) for name in names]
     report = Report()
     for source in data or ():
-        series = open_source(source, **columns)
-        for predictor in predictors:
+        series = open_source(source, **{name: value for name, value in columns.items() if value})
+        scored = list(predictors)
+        warning = check_covariates(predictors[0], series)
+        if warning is not None:
+            print(f"warning: {warning}", file=sys.stderr)
+        elif series.past_names or series.known_names:
+            scored.insert(1, WithoutCovariates(predictors[0]))  # what do they buy?
+        for predictor in scored:
             report += score(
                 predictor,
                 series,
