@@ -45,13 +45,14 @@ def test_when_the_published_family_is_counted_then_it_is_the_closed_form(arch: s
     hidden = (int(8 * width / 3) + 7) // 8 * 8
     tokens = CONTEXT // patch + HORIZON // patch
     head = patch * width * 4 * 3 + patch * width * 4
-    products = layers * (4 * width**2 + 3 * width * hidden) + patch * width + head
+    each = layers * (4 * width**2 + 3 * width * hidden) + patch * width
+    products = tokens * each + HORIZON // patch * head  # the mixture is that of the patches to predict alone
     attention = layers * 4 * tokens**2 * width
     found = count_forecaster(arch, config, CONTEXT, HORIZON)
     assert found.tokens == tokens
-    assert found.forward_flops == 2 * tokens * products + attention
+    assert found.forward_flops == 2 * products + attention
     # Backward: two products for one, but no gradient of the data; attention makes its scores once more.
-    assert found.flops == 6 * tokens * products - 2 * tokens * patch * width + 3.5 * attention
+    assert found.flops == 6 * products - 2 * tokens * patch * width + 3.5 * attention
 
 
 def test_when_the_published_sizes_are_counted_then_the_trunk_has_the_published_parameters() -> None:
@@ -64,9 +65,9 @@ def test_when_the_published_sizes_are_counted_then_the_trunk_has_the_published_p
 
 def test_when_the_model_is_small_then_6nd_of_the_trunk_is_wrong_and_for_large_ones_right() -> None:
     rows = {row["size"]: row for row in table(["encoder"], 512, 64, ["1K", "100K", "3M"])}
-    assert rows["1K"]["times_6ND_trunk"] == pytest.approx(6.23, abs=0.01)
-    assert rows["100K"]["times_6ND_trunk"] == pytest.approx(1.39, abs=0.01)
-    assert rows["3M"]["times_6ND"] == pytest.approx(1.012, abs=0.001)
+    assert rows["1K"]["times_6ND_trunk"] == pytest.approx(2.00, abs=0.01)
+    assert rows["100K"]["times_6ND_trunk"] == pytest.approx(1.09, abs=0.01)
+    assert rows["3M"]["times_6ND"] == pytest.approx(0.986, abs=0.001)
 
 
 def test_when_tokens_choose_their_layer_then_fewer_parameters_are_active() -> None:

@@ -190,3 +190,20 @@ def test_when_weights_or_sizes_do_not_fit_then_one_line_says_what_was_expected()
         MoiraiConfig(patch_sizes=(4, 8), patch_size=16)
     with pytest.raises(InputError, match="buckets a multiple of 4"):
         ChronosBoltConfig(buckets=6)
+
+
+@pytest.mark.parametrize("kind", [Encoder, Decoder])
+def test_when_padding_is_left_out_then_the_loss_and_its_gradients_are_the_same(kind: type[Encoder | Decoder]) -> None:
+    torch.manual_seed(0)
+    model = kind(64, 32, "10K")
+    ids = torch.tensor([[1, 1, 1, 2, 2, 0, 0, 0], [1, 1, 1, 1, 2, 2, 2, 0]])
+    places = torch.tensor([[0, 1, 2, 0, 1, 0, 0, 0], [0, 1, 2, 3, 0, 1, 2, 0]])
+    last = torch.tensor([[0, 0, 1, 0, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0, 1, 0]]).bool()
+    seen = (ids > 0)[..., None] & (torch.rand(2, 8, 32) < 0.9)
+    target = torch.where(seen, torch.randn(2, 8, 32), 0.0)
+    packed = Packed(target, seen, ids, places, torch.zeros_like(ids), last)
+    assert packed.compact().target.shape == (1, 12, 32)
+    with_padding, without = model.packed_loss(packed), model.loss(packed)
+    torch.testing.assert_close(without, with_padding, rtol=1e-6, atol=0)
+    wanted, found = (torch.autograd.grad(loss, list(model.parameters())) for loss in (with_padding, without))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)

@@ -40,6 +40,14 @@ class Packed(PackedRows):
         index = (row * samples + self.sample_id) * variates + self.variate_id
         return Groups(index, len(self.sample_id) * samples * variates)
 
+    def compact(self) -> "Packed":
+        """All tokens but padding in one row, so that nothing is computed for padding; the loss is the same."""
+        row = torch.arange(len(self.sample_id), device=self.sample_id.device)[:, None]
+        index = (self.sample_id.flatten() > 0).nonzero()[:, 0]
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        parts["sample_id"] = self.sample_id + row * (self.sample_id.max() + 1)
+        return replace(self, **{name: x.flatten(0, 1).index_select(0, index)[None] for name, x in parts.items()})
+
     def scale(self) -> tuple[Float[Tensor, "B N 1"], Float[Tensor, "B N 1"]]:
         """Location and scale of every token's series, found on what is observed and not to be predicted."""
         seen = self.observed & ~self.prediction[..., None]

@@ -191,7 +191,8 @@ class PackedForecaster(Forecaster):
 
     def loss(self, batch: Batch | PackedRows) -> Float[Tensor, ""]:
         """Mean negative log likelihood of a batch whose future is known, or of packed rows."""
-        return self.packed_loss(Packed.of(batch) if isinstance(batch, PackedRows) else self.pack_known(batch))
+        packed = Packed.of(batch) if isinstance(batch, PackedRows) else self.pack_known(batch)
+        return self.packed_loss(packed.compact())
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss of the quantiles: what validation watches, comparable over kinds of models."""

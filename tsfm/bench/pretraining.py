@@ -179,7 +179,7 @@ def time_case(size: str, rows: Packed, threads: int, half: bool, repeats: int) -
     plain.load_state_dict(ours.state_dict())
     batch = padded(rows)
     losses: dict[str, Callable[[], Tensor]] = {
-        "ours": lambda: ours.packed_loss(Packed.of(rows.to("cpu"))),
+        "ours": lambda: ours.loss(rows),
         "plain": lambda: plain.loss(*batch),
     }
     with torch.no_grad():
