@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tsfm.forecaster import Forecaster
+from tsfm.zeroshot import ZeroShotForecaster
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 from tsfm_data.files import atomic_file
@@ -51,11 +52,21 @@ class Exportable(nn.Module):
         rows = torch.cat([empty, past], 1)[:, -self.model.context :, None]
         seen = ~rows.isnan()
         batch, scale = self.model.standardise(Batch(torch.where(seen, rows, 0.0), seen, self.horizon))
-        found = self.model.rollout(batch).double()
+        found = self.rollout(batch).double()
         conformal = self.model.conformal
         if conformal is not None and conformal.calibrated:
             found = conformal.double().quantiles(self.model.centre(found), self.levels)
         return (found * scale.scale[..., None] + scale.loc[..., None])[:, :, 0]
+
+    def rollout(self, batch: Batch) -> Float[Tensor, "B H 1 K"]:
+        """As the model's own; a mirrored history goes along as further windows, which makes half the graph."""
+        model, count = self.model, batch.past.shape[0]
+        if not (isinstance(model, ZeroShotForecaster) and model.config.flip_average):
+            return model.rollout(batch)
+        seen = torch.cat([batch.past_observed, batch.past_observed])
+        both = replace(batch, past=torch.cat([batch.past, -batch.past]), past_observed=seen)
+        found = model.unroll(both, self.horizon)
+        return 0.5 * (found[:count] - found[count:].flip(-1))
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -161,39 +172,50 @@ def write_onnx(program: torch.export.ExportedProgram, file: Path, levels: tuple[
             "expected onnx, onnxscript and onnxruntime, found none: pip install onnx onnxscript onnxruntime, or use "
             "--format torch"
         ) from error
+    table: dict[Any, Any] = missing_operators()
     with quiet():
-        program = program.run_decompositions(without_missing_operators())
-        made = torch.onnx.export(program, dynamo=True, input_names=["past"], output_names=["quantiles"], verbose=False)
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=["past"],
+            output_names=["quantiles"],
+            custom_translation_table=table,
+            verbose=False,
+        )
     if made is None:
         raise RuntimeError("expected an ONNX program, found none")
     proto = made.model_proto
+    for node in proto.graph.node:  # the exporter notes the source of every line, four fifths of a small file
+        del node.metadata_props[:]
     onnx.helper.set_model_props(proto, {"levels": ", ".join(f"{level:g}" for level in levels)})
     file.write_bytes(proto.SerializeToString())
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return lambda past: session.run(None, {"past": past})[0]
 
 
-def without_missing_operators() -> Any:
-    """PyTorch's decompositions, and two of operators that ONNX Runtime does not have."""
-    table = torch.export.default_decompositions()
+def missing_operators() -> dict[Any, Any]:
+    """What stands for the operators of PyTorch that ONNX or ONNX Runtime does not have."""
+    from onnx_ir import DataType
+    from onnxscript import opset18 as op
 
-    def cummax(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        step = 1
-        while step < x.shape[dim]:  # every turn doubles how far a maximum reaches
-            rest = x.shape[dim] - step
-            later = torch.maximum(x.narrow(dim, step, rest), x.narrow(dim, 0, rest))
-            x = torch.cat([x.narrow(dim, 0, step), later], dim)
+    def part(x: Any, begin: int, end: int, axis: int) -> Any:
+        bounds: Any = [op.Constant(value_ints=[value]) for value in (begin, end, axis)]
+        return op.Slice(x, *bounds)
+
+    def cummax(x: Any, dim: int) -> tuple[Any, Any]:
+        steps, step = x.shape[dim], 1
+        while step < steps:  # every turn doubles how far a maximum reaches
+            later = op.Max(part(x, step, steps, dim), part(x, 0, steps - step, dim))
+            x = op.Concat(part(x, 0, step, dim), later, axis=dim)
             step *= 2
-        return x, torch.zeros_like(x, dtype=torch.long)  # no model asks where the maximum was
+        return x, x  # no model asks where the maximum was
 
-    def where(condition: Tensor, yes: Tensor, no: Tensor) -> Any:
-        if yes.dtype != torch.bool:
-            return NotImplemented
-        return (condition & yes) | (~condition & no)
+    def where(condition: Any, yes: Any, no: Any) -> Any:
+        if yes.dtype != DataType.BOOL:
+            return op.Where(condition, yes, no)
+        return op.Or(op.And(condition, yes), op.And(op.Not(condition), no))
 
-    table[torch.ops.aten.cummax.default] = cummax
-    table[torch.ops.aten.where.self] = where
-    return table
+    return {torch.ops.aten.cummax.default: cummax, torch.ops.aten.where.self: where}
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def run(
         steps: most optimiser steps.
         progress: called with a line for each row.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for one in choose("bench", (PROFILE,), sets):
         series = one.load()
         before = scores(model, one, series)
@@ -147,7 +147,7 @@ def to_markdown(rows: Sequence[dict[str, Any]], model: str, command: str) -> str
             f"The model {model}, zero-shot and after `tsfm finetune` on what lies before the test windows of",
             f"`{PROFILE}`; scores on those. MASE and WQL are zero-shot's; relative: the result over it,",
             "with 95 % intervals of the mean over seeds (Student's t); below 1 is better. Kept: how often the backtest",
-            "preferred the fine-tuned model; otherwise the result is the zero-shot model. CPU seconds of one fine-tuning.",
+            "preferred the fine-tuned model; otherwise the result is the zero-shot model. CPU seconds of one run.",
             "",
             f"    {command}",
             "",

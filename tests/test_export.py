@@ -1,0 +1,117 @@
+"""Exported files repeat the model, whatever the number of series and steps, and are served without the suite."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import run
+
+from tsfm.export import Exportable, compress, differences, export, hard_inputs
+from tsfm.forecaster import TrainingData
+from tsfm.models.zeroshot_encoder import ZeroShotEncoder
+from tsfm.pretrained import save
+from tsfm.zeroshot import ZeroShotConfig
+from tsfm_data.batch import Batch
+from tsfm_data.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tiny() -> ZeroShotEncoder:
+    torch.manual_seed(0)
+    return ZeroShotEncoder(32, 8, ZeroShotConfig(d_model=16, layers=1, heads=2, patch_size=8)).eval()
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    folder = tmp_path_factory.mktemp("export")
+    save(tiny(), folder / "tiny")
+    # In a process of its own: the checks of shapes in tests are nothing that PyTorch can trace.
+    words = ["-m", "tsfm", "export", "--model", "tiny", "--output", "tiny.onnx"]
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "8 steps at the levels 0.1" in done.stdout
+    assert "difference from the model" in done.stdout
+    return folder / "tiny.onnx"
+
+
+def test_when_a_series_is_exported_then_it_is_forecast_as_by_the_model() -> None:
+    model = tiny()
+    whole = Exportable(tiny(), 12)  # longer than the model's own horizon
+    for past in hard_inputs(model.context):
+        found = whole(torch.from_numpy(past))
+        seen = torch.from_numpy(~np.isnan(past))[..., None]
+        batch = Batch(torch.from_numpy(np.nan_to_num(past))[..., None], seen, 12)
+        expected = model.predict(batch, model.levels).quantiles[:, :, 0]
+        scale = expected.abs().amax().clamp(min=1)
+        torch.testing.assert_close(found / scale, expected / scale, rtol=1e-5, atol=1e-6)
+
+
+def test_when_the_onnx_file_runs_then_it_repeats_the_model_on_hard_inputs(onnx_file: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(onnx_file), providers=["CPUExecutionProvider"])
+    past = np.random.default_rng(3).normal(size=(7, 50)).cumsum(1) + 100
+    past[1, ::3] = np.nan
+    past[2] = -4.0
+    past[3] = np.nan
+    expected = Exportable(tiny(), 8)(torch.from_numpy(past)).numpy()
+    np.testing.assert_allclose(session.run(None, {"past": past})[0], expected, rtol=1e-4, atol=1e-3)
+    assert b"/work" not in onnx_file.read_bytes()
+    assert str(ROOT).encode() not in onnx_file.read_bytes()
+
+
+def test_when_the_file_is_served_without_the_suite_then_it_forecasts(onnx_file: Path) -> None:
+    lines = "1,2,3,4,5,6,,8\n5,5,5\n"
+    words = [sys.executable, "-I", str(ROOT / "docs/serve_onnx.py"), str(onnx_file)]
+    served = subprocess.run(words, input=lines, text=True, capture_output=True, check=True).stdout.splitlines()
+    assert served[0] == "series,step,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+    assert len(served) == 1 + 2 * 8
+    past = np.full((2, 8), np.nan)
+    past[0], past[1, 5:] = [1, 2, 3, 4, 5, 6, np.nan, 8], 5
+    expected = Exportable(tiny(), 8)(torch.from_numpy(past)).numpy().reshape(16, 9)
+    found = np.array([[float(field) for field in line.split(",")[2:]] for line in served[1:]])
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("bf16", 0.05), ("int8", 0.05)])
+def test_when_weights_are_compressed_then_the_loss_is_small_and_not_nothing(dtype: str, most: float) -> None:
+    torch.manual_seed(0)
+    model = ZeroShotEncoder(32, 8, ZeroShotConfig(d_model=64, layers=1, heads=2, patch_size=8)).eval()
+    whole, small = (Exportable(m, 8) for m in (model, model.__class__(32, 8, model.config)))
+    small.load_state_dict(whole.state_dict())
+    compress(small, dtype)  # type: ignore[arg-type]
+    stored = {x.dtype for name, x in small.state_dict().items() if name.endswith("stored")}
+    assert stored == {{"bf16": torch.bfloat16, "int8": torch.int8}[dtype]}
+    found = differences(lambda past: small(torch.from_numpy(past)).numpy(), whole, 32)
+    assert 0 < found.mean() < most
+
+
+def test_when_a_model_wants_calendar_features_then_it_is_refused(tmp_path: Path) -> None:
+    model = tiny()
+    model.training_data = TrainingData("x", "h", "h", ("a",), (0.0,), (1.0,))
+    with pytest.raises(InputError, match="calendar features"):
+        export(model, tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--output", "m.bin"], "ends in .onnx"),
+        (["--output", "m.onnx", "--horizon", "0"], "horizon of at least 1"),
+        (["--output", "m.onnx", "--model", "naive"], "found the baseline naive"),
+        (["--output", "m.onnx", "--dtype", "int4"], "int4"),
+    ],
+)
+def test_when_an_export_is_asked_for_the_impossible_then_one_line_says_why(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(capsys, "export", *words)
+    assert result.status == 2
+    assert expected in result.err
