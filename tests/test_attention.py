@@ -193,3 +193,30 @@ def test_when_tensors_are_on_the_cpu_then_xformers_stays_out() -> None:
         "attend(x, x, x, Mask.causal(), dropout=0.1); assert 'xformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", ["none", "causal", "bias", "blind rows"])
+def test_when_a_gradient_is_needed_then_products_give_what_the_fused_kernel_gives(
+    dtype: torch.dtype, masked: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 9, 3, 8, generator=generator).to(dtype) for _ in range(3))
+    bias = torch.randn(2, 1, 9, 9, generator=generator).to(dtype)
+    masks = {
+        "none": None,
+        "causal": Mask.causal(),
+        "bias": Mask(bias=bias),
+        "blind rows": Mask.segments(torch.tensor([[1] * 5 + [0] * 4] * 2)),
+    }
+    expected = attend(q, k, v, masks[masked])  # without gradient: the fused kernel
+    trained = [x.clone().requires_grad_() for x in (q, k, v)]
+    found = attend(*trained, masks[masked])
+    close = {"atol": 2e-2, "rtol": 2e-2} if dtype == torch.bfloat16 else {"atol": 1e-6, "rtol": 1e-5}
+    torch.testing.assert_close(found, expected, **close)
+    found.float().square().sum().backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in trained)
+    if masked == "blind rows":
+        assert not found[:, 5:].any()
+        assert trained[0].grad is not None
+        assert not trained[0].grad[:, 5:].any()

@@ -77,7 +77,9 @@ def _kernel(
             bias = torch.zeros(bias.shape, dtype=q.dtype).masked_fill_(~bias, -math.inf)
         blind = (bias == -math.inf).all(-1, keepdim=True)
         bias = bias.masked_fill(blind, 0)
-    out = by_products_attention(q, k, v, bias, scale) if by_products else dropout_attention(q, k, v, bias, scale, dropout)
+    out = (
+        by_products_attention(q, k, v, bias, scale) if by_products else dropout_attention(q, k, v, bias, scale, dropout)
+    )
     if blind is not None and bool(blind.any()):
         out = out.masked_fill(blind, 0)
     return out.transpose(1, 2)
