@@ -217,7 +217,7 @@ def test_when_the_command_is_done_then_the_folder_holds_a_model_that_forecasts_a
     ramps(2, 160).to_frame().to_csv("t.csv", index=False)
     words = ["finetune", "t.csv", "--horizon", "8", "--model", "start", "--steps", "20", "--lr", "5e-3"]
     said = done(capsys, *words, "--output", "out")
-    assert "is kept" in said
+    assert said.startswith("Kept: fine-tuned, with ")
     facts = json.loads(Path("out/result.json").read_text())
     assert facts["summary"]["improved"] is True
     page = Path("out/report.html").read_text()

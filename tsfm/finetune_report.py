@@ -14,7 +14,7 @@ from tsfm.forecasting import forecast_frame
 from tsfm.heads import DEFAULT_LEVELS
 from tsfm.holdout import LEAST_GAIN, LEAST_SIGMAS
 from tsfm.plots import FORECAST, HISTORY, new_figure, plot_forecast
-from tsfm.report import Code, Image, Section, Table, Value, page
+from tsfm.report import Code, Image, Section, Table, Value, page, show_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ def build_page(result: Finetuned, start: Forecaster, command: Sequence[str], fol
     sections = [
         Section("The backtest", [RULE, score_table(result), *covariate_lines(result)]),
         Section("Forecasts before and after", forecast_images(result, start)),
-        Section("Training", [curves, Table([{key: str(value) for key, value in row.items()} for row in facts])]),
+        Section("Training", [curves, Table([{key: show_value(value) for key, value in row.items()} for row in facts])]),
         Section("Use it", [Code(shlex.join([*words, "--model", str(folder)]))]),
         Section("This page again", [Code(shlex.join(command))]),
     ]
@@ -69,8 +69,8 @@ def verdict(result: Finetuned) -> str:
             return "The zero-shot model stays: no checkpoint was better on the windows that choose."
         return f"The zero-shot model stays: {reason(tried[-1])}."
     saved = 1 - final.errors.score / first.errors.score
-    size = f"{saved:.1%} less scaled loss than the zero-shot model on windows that chose nothing"
-    return f"The model {result.winner} is kept: {size} ({len(final.errors.scaled)} windows)."
+    windows = f"{len(final.errors.scaled)} windows that chose nothing"
+    return f"Kept: {result.winner}, with {saved:.1%} less scaled loss than the zero-shot model on {windows}."
 
 
 def reason(found: Candidate) -> str:
