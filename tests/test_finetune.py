@@ -121,9 +121,11 @@ def test_when_all_weights_are_trained_then_deeper_ones_have_smaller_rates() -> N
     assert found["trunk.embed.hidden_layer.weight"] == 0.25
 
 
-@pytest.mark.parametrize("count", [2, BY_SERIES])
-def test_when_windows_are_held_out_then_training_sees_none_and_choosing_and_judging_share_none(count: int) -> None:
-    series = ramps(count)
+@pytest.mark.parametrize(("count", "rows"), [(2, 240), (BY_SERIES, 240), (BY_SERIES, 28)])
+def test_when_windows_are_held_out_then_training_sees_none_and_choosing_and_judging_share_none(
+    count: int, rows: int
+) -> None:
+    series = ramps(count, rows)
     held = hold_out(series, tiny(), HORIZON, 0)
     steps = []
     for windows in (held.select, held.judge):
@@ -135,9 +137,9 @@ def test_when_windows_are_held_out_then_training_sees_none_and_choosing_and_judg
 
 
 def test_when_errors_are_compared_then_a_gain_must_be_large_sure_and_in_wql_too() -> None:
-    def errors(scaled: np.ndarray, total: float = 1.0) -> Errors:
+    def errors(scaled: np.ndarray, total: float = 1.0, at_once: int = 1) -> Errors:
         n = len(scaled)
-        return Errors(scaled, np.full(n, total), np.ones(n), np.zeros(n, dtype=np.int64))
+        return Errors(scaled, np.full(n, total), np.ones(n), np.zeros(n, dtype=np.int64), np.arange(n) // at_once)
 
     base = np.array([1.0, 1.1, 0.9, 1.0, 1.2, 0.8])
     spread = np.array([0.5, -0.5, 0.5, -0.5, 0.5, -0.4])
@@ -145,6 +147,8 @@ def test_when_errors_are_compared_then_a_gain_must_be_large_sure_and_in_wql_too(
     assert not compare(errors(base), errors(base - 0.005 - 0.001 * spread, 0.9)).wins  # half a percent
     assert not compare(errors(base), errors(base - 0.05 - spread, 0.9)).wins  # may be chance
     assert not compare(errors(base), errors(base - 0.05 - 0.01 * spread, 1.1)).wins
+    assert not compare(errors(base, 1.0, 6), errors(base - 0.02 - 0.001 * spread, 0.9, 6)).wins  # all at one time
+    assert compare(errors(base, 1.0, 6), errors(base - 0.05 - 0.001 * spread, 0.9, 6)).wins
     assert not compare(errors(base[:1]), errors(base[:1] - 0.5, 0.9)).wins  # one window says nothing of chance
 
 

@@ -12,7 +12,7 @@ from tsfm.finetune import ZERO_SHOT, Candidate, Finetuned
 from tsfm.forecaster import Forecaster
 from tsfm.forecasting import forecast_frame
 from tsfm.heads import DEFAULT_LEVELS
-from tsfm.holdout import LEAST_GAIN, LEAST_SIGMAS
+from tsfm.holdout import FEW_TIMES, LEAST_GAIN, LEAST_GAIN_AT_ONCE, LEAST_SIGMAS
 from tsfm.plots import FORECAST, HISTORY, new_figure, plot_forecast
 from tsfm.report import Code, Image, Section, Table, Value, page, show_value
 
@@ -26,7 +26,8 @@ RULE = (
     "forecasts within the history; WQL: the same losses over the sum of the absolute true values. For both less is "
     "better. Some of the windows held out at the ends of the series choose the checkpoint; the others, which neither "
     f"trained nor chose anything, judge it. It replaces the model that stands if it saves at least {LEAST_GAIN:.0%} of "
-    f"the scaled loss, by at least {LEAST_SIGMAS} standard errors of the paired differences, and no WQL is lost."
+    f"the scaled loss ({LEAST_GAIN_AT_ONCE:.0%} where those windows begin at fewer than {FEW_TIMES} times), by at "
+    f"least {LEAST_SIGMAS} standard errors of the paired differences, and no WQL is lost."
 )
 
 
@@ -78,9 +79,9 @@ def reason(found: Candidate) -> str:
     against = found.against
     if against is None:
         return "nothing stood against it"
-    if against.gain < LEAST_GAIN:
+    if against.gain < against.least:
         change = f"saves {against.gain:.1%}" if against.gain >= 0 else f"adds {-against.gain:.1%}"
-        return f"the {found.name} one {change} of the scaled loss, which is less than the margin of {LEAST_GAIN:.0%}"
+        return f"the {found.name} one {change} of the scaled loss, which is less than the margin of {against.least:.0%}"
     if not against.sigmas >= LEAST_SIGMAS:
         of = "a single window or series says nothing of chance" if np.isnan(against.sigmas) else "it may be chance"
         return f"the {found.name} one saves {against.gain:.1%} of the scaled loss, but {of}"

@@ -1,6 +1,6 @@
 """Windows held out at the ends of series, in two parts: one to choose a checkpoint by, one to judge the choice.
 
-Shapes: W windows, C clusters of windows that are judged as one.
+Shapes: W windows, H horizon steps, V variates.
 """
 
 import math
@@ -22,11 +22,13 @@ from tsfm_data.series import SeriesSet
 from tsfm_data.windows import Windows, item_lengths
 
 SHARE, MOST_A_SERIES = 0.25, 10  # of the rows of a series that are held out at most; most windows of one series
-BY_SERIES = 16  # from so many series on, half of them choose and half of them judge
+BY_SERIES = 16  # from so many short series on, half of them choose and half of them judge
 FEW_WINDOWS = 32  # below, windows overlap
 LEAST_HISTORY = 8  # steps before a window
 MOST_WINDOWS = 256  # of each part
 LEAST_GAIN = 0.01  # of the error that a challenger must save
+FEW_TIMES = 3  # fewer times of judging windows: what all series share at one time may be chance, and more must be saved
+LEAST_GAIN_AT_ONCE = 0.03
 LEAST_SIGMAS = 1.28  # and by so many standard errors: one chance in ten that it is none
 
 
@@ -58,10 +60,12 @@ def hold_out(series: SeriesSet, model: Forecaster, horizon: int, seed: int) -> H
         InputError: no series is long enough.
     """
     lengths = item_lengths(series)
-    usable = lengths >= 2 * horizon + LEAST_HISTORY
-    halves = int(usable.sum()) >= BY_SERIES
-    if not halves:  # the same series choose and judge, at different times
-        usable = lengths >= 3 * horizon + LEAST_HISTORY
+    usable = lengths >= 3 * horizon + LEAST_HISTORY
+    short = lengths >= 2 * horizon + LEAST_HISTORY
+    # Times that choose and times that judge, so that a luck that all series share is no luck twice; where the series
+    # are too short for that, some series choose and others judge.
+    halves = int(short.sum()) >= max(BY_SERIES, 2 * int(usable.sum()))
+    usable = short if halves else usable
     if not usable.any():
         needed = 3 * horizon + LEAST_HISTORY
         raise InputError(
@@ -124,12 +128,14 @@ class Errors:
         total: sum of the losses of every window in the units of the data.
         size: sum of the absolute true values of every window.
         item: the series of every window.
+        time: when every window begins, in nanoseconds.
     """
 
     scaled: Float[np.ndarray, " W"]
     total: Float[np.ndarray, " W"]
     size: Float[np.ndarray, " W"]
     item: Int[np.ndarray, " W"]
+    time: Int[np.ndarray, " W"]
 
     @property
     def score(self) -> float:
@@ -153,7 +159,9 @@ def errors_of(
             f"expected series of {windows.series.source} that change, found constant or missing values alone in the "
             "windows held out: there is nothing to compare models on"
         )
-    return Errors(scaled, total, size, windows.items)
+    places = zip(windows.items.tolist(), windows.cuts.tolist(), strict=True)
+    stamps = [windows.series.timestamps(item)[cut].value for item, cut in places]
+    return Errors(scaled, total, size, windows.items, np.array(stamps, dtype=np.int64))
 
 
 def window_errors(
@@ -182,29 +190,42 @@ class Comparison:
         gain: share of the scaled error that the challenger saves; below 0 it adds some.
         sigmas: the mean difference over its standard error; NaN where a single cluster leaves none.
         wql_gain: share of the weighted quantile loss that it saves.
-        clusters: series, or windows where there are few series.
+        times: how many different times the windows begin at.
     """
 
     gain: float
     sigmas: float
     wql_gain: float
-    clusters: int
+    times: int
+
+    @property
+    def least(self) -> float:
+        """The gain that is asked for."""
+        return LEAST_GAIN if self.times >= FEW_TIMES else LEAST_GAIN_AT_ONCE
 
     @property
     def wins(self) -> bool:
         """Whether the challenger is better by a margin that is not chance."""
-        return self.gain >= LEAST_GAIN and self.sigmas >= LEAST_SIGMAS and self.wql_gain >= 0
+        return self.gain >= self.least and self.sigmas >= LEAST_SIGMAS and self.wql_gain >= 0
 
 
 def compare(standing: Errors, challenger: Errors) -> Comparison:
     """Compare two models window by window, on the same windows."""
     seen = np.isfinite(standing.scaled) & np.isfinite(challenger.scaled)
     saved = (standing.scaled - challenger.scaled)[seen]
-    items, group = np.unique(standing.item[seen], return_inverse=True)
-    if len(items) >= BY_SERIES // 2:  # windows of one series fail together
-        saved = np.bincount(group, saved) / np.bincount(group)
-    spread = saved.std(ddof=1) / math.sqrt(len(saved)) if len(saved) > 1 else math.nan
-    sigmas = float(saved.mean() / spread) if spread > 0 else math.nan
+    items, times = standing.item[seen], standing.time[seen]
+    many = [group for group, least in ((items, BY_SERIES // 2), (times, FEW_TIMES)) if len(np.unique(group)) >= least]
+    # Windows of one series fail together, and so do those of one time: the less certain of both views counts.
+    sigmas = min(in_errors(saved, group) for group in many or [np.arange(len(saved))])
     before = float(standing.scaled[seen].mean())
     gain = 1 - float(challenger.scaled[seen].mean()) / before if before else 0.0
-    return Comparison(gain, sigmas, 1 - challenger.wql / standing.wql if standing.wql else 0.0, len(saved))
+    wql_gain = 1 - challenger.wql / standing.wql if standing.wql else 0.0
+    return Comparison(gain, sigmas, wql_gain, len(np.unique(times)))
+
+
+def in_errors(saved: Float[np.ndarray, " W"], group: Int[np.ndarray, " W"]) -> float:
+    """Mean of the groups' means in units of its standard error; NaN where that is unknown."""
+    _, index = np.unique(group, return_inverse=True)
+    means = np.bincount(index, saved) / np.bincount(index)
+    spread = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+    return float(means.mean() / spread) if spread > 0 else math.nan
