@@ -88,3 +88,21 @@ def test_when_a_card_ships_then_it_is_what_its_model_says(folder: Path) -> None:
     if (folder / "config.json").is_file() and "model_type" in json.loads((folder / "config.json").read_text()):
         assert (folder / "README.md").read_text() == card(folder)
         assert (ROOT / "model_cards" / f"{folder.name}.md").read_text() == card(folder)
+
+
+def test_when_an_evaluation_is_given_then_its_summary_and_the_models_own_errors_are_kept(
+    released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"dataset": "ETTh1", "profile": "gift", "horizon": 48, "windows": 7, "metric": "MASE", "value": 0.9}
+    rows = [row | {"model": "model"}, row | {"model": "other"}, row | {"model": "model", "metric": "MSE"}]
+    (tmp_path / "all.json").write_text(json.dumps(SCORES | {"rows": rows, "notes": ["x"]}))
+    (released / "scores.json").unlink()
+    done(capsys, "weights", "card", str(released), "--scores", str(tmp_path / "all.json"))
+    kept = json.loads((released / "scores.json").read_text())
+    assert kept["rows"] == [row]
+    assert kept["summary"] == SCORES["summary"]
+    assert "| gift | **tsfm-encoder-toy** | 22 | 0.812 | 0.700 |" in (released / "README.md").read_text()
+    (tmp_path / "all.json").write_text("{}")
+    result = run(capsys, "weights", "card", str(released), "--scores", str(tmp_path / "all.json"))
+    assert result.status == 2
+    assert "tsfm evaluate" in result.err

@@ -162,16 +162,21 @@ def convert(
     print(f"{foreign}: {found.family}, {found.parameters:,} numbers, {found.facts}\n{folder}: written")
 
 
-def card(folder: Path, *, check: bool = False) -> None:
+def card(folder: Path, *, scores: Path | None = None, check: bool = False) -> None:
     """Write README.md of a forecasting model from what is recorded of it: config.json, weights and scores.json.
 
     Args:
-        folder: the model folder. scores.json in it is what tsfm evaluate --suite bench --json wrote.
+        folder: the model folder.
+        scores: what tsfm evaluate --suite bench --json wrote; its summary, and the model's own errors on every set,
+            become scores.json in the folder.
         check: write nothing; fail where the card says something else.
     """
     from tsfm.weights.cards import card as text_of
+    from tsfm.weights.cards import keep_scores
     from tsfm_data.files import atomic_file
 
+    if scores is not None:
+        keep_scores(scores, folder)
     text, file = text_of(folder), folder / "README.md"
     if check:
         found = file.read_text() if file.is_file() else ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tsfm.weights.folders import FILES, Origin, read_object
 from tsfm.weights.tensors import layout
 from tsfm_data.errors import InputError
+from tsfm_data.files import atomic_file
 
 if TYPE_CHECKING:
     from tsfm.forecaster import Forecaster
@@ -53,6 +54,39 @@ def card(folder: Path) -> str:
         f"## Licence\n\n{LICENCE}. Trained with tsfm-suite {config.get('tsfm_version', '')}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def keep_scores(file: Path, folder: Path) -> None:
+    """Write ``scores.json`` of a model folder: of an evaluation, the summary and the model's own errors on every set.
+
+    Args:
+        file: what ``tsfm evaluate --suite bench --json`` wrote.
+        folder: the model folder.
+
+    Raises:
+        InputError: no such evaluation.
+    """
+    found = read_object(file)
+    if not {"model", "suite", "rows", "summary"} <= set(found):
+        raise InputError(
+            f"expected the scores of a suite in {file}: write them with tsfm evaluate --suite bench --json"
+        )
+    keys = ("dataset", "profile", "horizon", "windows", "metric", "value")
+    rows = [
+        {key: row[key] for key in keys}
+        for row in found["rows"]
+        if row["model"] == found["model"] and row["metric"] in SHOWN
+    ]
+    summary = {
+        profile: {
+            model: {key: value for key, value in said.items() if key in SHOWN or key in CALIBRATION}
+            for model, said in models.items()
+        }
+        for profile, models in found["summary"].items()
+    }
+    kept = {"model": found["model"], "suite": found["suite"], "summary": summary, "rows": rows}
+    with atomic_file(folder / "scores.json") as temporary:
+        temporary.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def front_matter(config: dict[str, Any], facts: dict[str, Any], scored: bool) -> str:
