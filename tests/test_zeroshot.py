@@ -169,7 +169,7 @@ def test_when_the_decoder_is_trained_then_no_token_sees_what_it_forecasts() -> N
 
         window = window_of(batch_of(values[..., None]), HORIZON, patch, False)
         rows = model.trunk.rows(window.target, window.known, history)
-        return model.tokens(rows, window, 1, history - 1, 10)
+        return model.tokens(rows, window, 1, history - 1, 10)[0]
 
     changed = x.clone()
     changed[:, 7 * patch :] += 100.0

@@ -29,6 +29,7 @@ COMMANDS = {
     "bench speed": ("tsfm.commands.bench:speed", "training speed beside a bare loop and neuralforecast"),
     "bench loader": ("tsfm.commands.bench:loader", "the corpus loader: observations a second, memory"),
     "bench pretraining": ("tsfm.commands.bench_pretraining:pretraining", "packed training beside padded rows"),
+    "bench inference": ("tsfm.commands.bench_inference:inference", "zero-shot forecasts beside chronos-forecasting"),
     "bench ablation": ("tsfm.commands.bench:ablation", "what each choice of the zero-shot recipe buys"),
     "bench finetune": ("tsfm.commands.bench_finetune:finetune", "what fine-tuning gains on sets of the suite"),
     "bench windows": ("tsfm.commands.bench:windows", "window gathering beside GluonTS"),

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tsfm.forecaster import Forecaster
-from tsfm.zeroshot import ZeroShotForecaster
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 from tsfm_data.files import atomic_file
@@ -52,21 +51,11 @@ class Exportable(nn.Module):
         rows = torch.cat([empty, past], 1)[:, -self.model.context :, None]
         seen = ~rows.isnan()
         batch, scale = self.model.standardise(Batch(torch.where(seen, rows, 0.0), seen, self.horizon))
-        found = self.rollout(batch).double()
+        found = self.model.rollout(batch).double()
         conformal = self.model.conformal
         if conformal is not None and conformal.calibrated:
             found = conformal.double().quantiles(self.model.centre(found), self.levels)
         return (found * scale.scale[..., None] + scale.loc[..., None])[:, :, 0]
-
-    def rollout(self, batch: Batch) -> Float[Tensor, "B H 1 K"]:
-        """As the model's own; a mirrored history goes along as further windows, which makes half the graph."""
-        model, count = self.model, batch.past.shape[0]
-        if not (isinstance(model, ZeroShotForecaster) and model.config.flip_average):
-            return model.rollout(batch)
-        seen = torch.cat([batch.past_observed, batch.past_observed])
-        both = replace(batch, past=torch.cat([batch.past, -batch.past]), past_observed=seen)
-        found = model.unroll(both, self.horizon)
-        return 0.5 * (found[:count] - found[count:].flip(-1))
 
     @property
     def levels(self) -> tuple[float, ...]:

@@ -125,11 +125,17 @@ def forecast_table(series: SeriesSet, horizon: int, forecasts: Iterable[Forecast
         levels = found.levels
     table = np.concatenate(parts).reshape(-1, 1 + len(levels))
     frame = pd.DataFrame(table, columns=["mean", *(f"{level:g}" for level in levels)])
-    lengths = [series.length(i) for i in range(len(series))]
-    times = [series.timestamps(i, extra=horizon)[lengths[i] : lengths[i] + horizon] for i in range(len(series))]
+    ahead: dict[tuple[object, str, int], np.ndarray] = {}  # most series of a table begin and end together
+    times = []
+    for i, key in enumerate(
+        zip(series.starts, series.freqs, (series.length(i) for i in range(len(series))), strict=True)
+    ):
+        if key not in ahead:
+            ahead[key] = series.timestamps(i, extra=horizon)[key[2] : key[2] + horizon].to_numpy()
+        times.append(ahead[key])
     frame.insert(0, "item_id", np.repeat(series.univariate().item_ids, horizon))
     repeated = [t for t in times for _ in series.variates]
-    frame.insert(1, "timestamp", np.concatenate([t.to_numpy() for t in repeated]))
+    frame.insert(1, "timestamp", np.concatenate(repeated))
     return frame
 
 

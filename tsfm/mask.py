@@ -96,6 +96,16 @@ class Mask:
         """The segments batched by length; ``None`` where there are no ``runs``. Found once a mask, too."""
         return None if self.runs is None else group(self.runs)
 
+    def asked_by(self, asking_M: Int[Tensor, " M"]) -> "Mask":
+        """The same mask for these queries alone.
+
+        Raises:
+            ValueError: it says more than its bias, whose queries would have to be the last tokens.
+        """
+        if self.bias is None or self.is_segmented or self.reach != (None, None):
+            raise ValueError("expected a mask of a bias alone for some of the queries, found more: give it as a bias")
+        return self if self.bias.shape[2] == 1 else Mask(bias=self.bias[:, :, asking_M])
+
     def check(self, b: int, n: int, m: int) -> None:
         """Raise ``ValueError`` where the mask does not fit ``b`` rows of ``n`` queries and ``m`` keys."""
         if n > m and self.reach != (None, None):

@@ -2,7 +2,7 @@
 
 Module names are those of uni2ts and of the scaling-law code, so their state dicts load as they are.
 
-Shapes: B batch, N tokens, H heads, D channels of a head, R rotated pairs of channels, C channels of a token.
+Shapes: B batch, N tokens, M of them, H heads, D channels of a head, R rotated pairs of channels, C channels of a token.
 """
 
 from collections.abc import Callable
@@ -30,8 +30,8 @@ class RMSNorm(nn.RMSNorm):
 class Rotary(NamedTuple):
     """Rotation of every token: cosine and sine of the angle of every pair of channels."""
 
-    cos: Float[Tensor, "B N 1 R"]
-    sin: Float[Tensor, "B N 1 R"]
+    cos: Float[Tensor, "#B N 1 R"]
+    sin: Float[Tensor, "#B N 1 R"]
 
     @classmethod
     def at(cls, position_BN: Int[Tensor, "B N"], channels: int, base: float = 10_000.0) -> "Rotary":
@@ -95,8 +95,8 @@ class VariateBias(nn.Module):
         super().__init__()
         self.emb = nn.Embedding(2, heads)
 
-    def forward(self, same_BNN: Bool[Tensor, "B N N"]) -> Float[Tensor, "B H N N"]:
-        return self.emb(same_BNN.long()).movedim(-1, 1)
+    def forward(self, same_BMN: Bool[Tensor, "B M N"]) -> Float[Tensor, "B H M N"]:
+        return self.emb(same_BMN.long()).movedim(-1, 1)
 
 
 class NormedAttention(nn.Module):
@@ -129,13 +129,26 @@ class NormedAttention(nn.Module):
         x_BNC: Float[Tensor, "B N C"],
         mask: Mask | None,
         rotary: Rotary,
-        same_BNN: Bool[Tensor, "B N N"] | None = None,
-    ) -> Float[Tensor, "B N C"]:
-        """Mix the tokens; ``same_BNN`` says which pairs are of one variate, for an any-variate model."""
+        same_BNN: Bool[Tensor, "#B N N"] | None = None,
+        asking_M: Int[Tensor, " M"] | None = None,
+    ) -> Float[Tensor, "B _ C"]:
+        """Mix the tokens.
+
+        Args:
+            x_BNC: tokens.
+            mask: which tokens a token sees.
+            rotary: rotation of every token.
+            same_BNN: which pairs are of one variate, for an any-variate model.
+            asking_M: the tokens that look, None for all; the others are only looked at.
+        """
         heads = (self.heads, -1)
-        q_BNHD = rotary.rotate(self.q_norm(self.q_proj(x_BNC).unflatten(2, heads)))
         k_BNHD = rotary.rotate(self.k_norm(self.k_proj(x_BNC).unflatten(2, heads)))
         v_BNHD = self.v_proj(x_BNC).unflatten(2, heads)
+        if asking_M is not None:
+            x_BNC, rotary = x_BNC[:, asking_M], Rotary(*(x[:, asking_M] for x in rotary))
+            mask = None if mask is None else mask.asked_by(asking_M)
+            same_BNN = None if same_BNN is None else same_BNN[:, asking_M]
+        q_BNHD = rotary.rotate(self.q_norm(self.q_proj(x_BNC).unflatten(2, heads)))
         if self.var_attn_bias is not None and same_BNN is not None:
             mask = Mask() if mask is None else mask
             bias = self.var_attn_bias(same_BNN)
@@ -158,9 +171,11 @@ class PreNormBlock(nn.Module):
         x_BNC: Float[Tensor, "B N C"],
         mask: Mask | None,
         rotary: Rotary,
-        same_BNN: Bool[Tensor, "B N N"] | None = None,
-    ) -> Float[Tensor, "B N C"]:
-        x_BNC = x_BNC + self.self_attn(self.norm1(x_BNC), mask, rotary, same_BNN)
+        same_BNN: Bool[Tensor, "#B N N"] | None = None,
+        asking_M: Int[Tensor, " M"] | None = None,
+    ) -> Float[Tensor, "B _ C"]:
+        mixed = self.self_attn(self.norm1(x_BNC), mask, rotary, same_BNN, asking_M)
+        x_BNC = (x_BNC if asking_M is None else x_BNC[:, asking_M]) + mixed
         return x_BNC + self.ffn(self.norm2(x_BNC))
 
 
@@ -193,9 +208,10 @@ class Stack(nn.Module):
         self,
         x_BNC: Float[Tensor, "B N C"],
         mask: Mask | None,
-        position_BN: Int[Tensor, "B N"],
-        variate_BN: Int[Tensor, "B N"] | None = None,
-    ) -> Float[Tensor, "B N C"]:
+        position_BN: Int[Tensor, "#B N"],
+        variate_BN: Int[Tensor, "#B N"] | None = None,
+        wanted_M: Int[Tensor, " M"] | None = None,
+    ) -> Float[Tensor, "B _ C"]:
         """The tokens after all blocks and the norm.
 
         Args:
@@ -203,9 +219,11 @@ class Stack(nn.Module):
             mask: which tokens a token sees.
             position_BN: place of every token within its series; only differences matter.
             variate_BN: variate of every token, for an any-variate model.
+            wanted_M: the tokens to return, None for all; the last block spends nothing on the others but being seen.
         """
         rotary = Rotary.at(position_BN, self.rotated)
         same_BNN = None if variate_BN is None else variate_BN[:, :, None] == variate_BN[:, None, :]
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x_BNC = layer(x_BNC, mask, rotary, same_BNN)
+        x_BNC = self.layers[-1](x_BNC, mask, rotary, same_BNN, wanted_M)
         return self.norm(x_BNC)

@@ -317,28 +317,70 @@ class PatchTrunk(nn.Module):
         shared = row[:, None].expand(-1, tokens, -1)
         return torch.cat([x_RNP, near_RNP, seen_RNP, ahead.flatten(2), phases, shared, future], -1)
 
+    def parity(self, inputs: int) -> Float[Tensor, " G"]:
+        """-1 for every input that changes its sign with the history, 1 for the others; in the order of ``inputs``."""
+        sign = torch.ones(inputs, device=next(self.parameters()).device)
+        patch, drafts = self.config.patch_size, self.config.drafts * self.head.steps
+        sign[: 2 * patch] = -1
+        sign[3 * patch : 3 * patch + drafts] = -1
+        return sign
+
+    def forecast(
+        self,
+        rows: Rows,
+        drafts_RNSD: Float[Tensor, "R N S D"],
+        future_N: Bool[Tensor, " N"],
+        allowed: Bool[Tensor, "B #M M"],
+        variates: int,
+        wanted: slice,
+        mirror: bool,
+    ) -> list[Float[Tensor, "R _ S K"]]:
+        """Quantiles on the model's scale of what some tokens forecast; with ``mirror`` also by the mirrored history.
+
+        Args:
+            rows: what is seen.
+            drafts_RNSD: the drafts of every token.
+            future_N: which tokens are the future.
+            allowed: which tokens a token sees, over all variates of a window if these see each other.
+            variates: V.
+            wanted: tokens whose forecasts are asked for.
+            mirror: whether to ask the mirrored history, too. Scale, periods and drafts of it are known: its values,
+                and what they say of the future, change their sign, and nothing else does.
+        """
+        inputs_RNG = self.inputs(rows, drafts_RNSD, future_N)
+        drafts_RNSD = drafts_RNSD[:, wanted]
+        found = [self.head(self.mix(inputs_RNG, allowed, variates, wanted), drafts_RNSD, rows.unit)]
+        if mirror:
+            x_RNC = self.mix(inputs_RNG * self.parity(inputs_RNG.shape[-1]), allowed, variates, wanted)
+            found.append(-self.head(x_RNC, -drafts_RNSD, rows.unit).flip(-1))
+        return found
+
     def mix(
-        self, inputs_RNG: Float[Tensor, "R N G"], allowed: Bool[Tensor, "B #M M"], variates: int
-    ) -> Float[Tensor, "R N C"]:
-        """The tokens after the stack; a token always sees itself.
+        self, inputs_RNG: Float[Tensor, "R N G"], allowed: Bool[Tensor, "B #M M"], variates: int, wanted: slice
+    ) -> Float[Tensor, "R _ C"]:
+        """The wanted tokens after the stack; a token always sees itself.
 
         Args:
             inputs_RNG: from ``inputs``; rows are windows, and variates within a window.
             allowed: which tokens a token sees, over all variates of a window if these see each other.
             variates: V.
+            wanted: tokens to return.
         """
         x_RNC = self.embed(inputs_RNG)
         tokens = x_RNC.shape[1]
         time_N = torch.arange(tokens, device=x_RNC.device)
+        wanted_M = time_N[wanted]
         variate = None
         if self.config.any_variate:
             x_RNC = x_RNC.unflatten(0, (-1, variates)).flatten(1, 2)
+            column_V1 = torch.arange(variates, device=x_RNC.device)[:, None]
+            wanted_M = (wanted_M + tokens * column_V1).flatten()
             time_N = time_N.repeat(variates)
-            variate = torch.arange(variates, device=x_RNC.device).repeat_interleave(tokens).expand(len(x_RNC), -1)
+            variate = column_V1.expand(-1, tokens).reshape(1, -1)
         itself = torch.eye(x_RNC.shape[1], dtype=torch.bool, device=x_RNC.device)
         bias = torch.zeros((), device=x_RNC.device).where(allowed | itself, -math.inf)[:, None]
-        x_RNC = self.stack(x_RNC, Mask(bias=bias), time_N.expand(len(x_RNC), -1), variate)
-        return x_RNC.unflatten(1, (variates, tokens)).flatten(0, 1) if self.config.any_variate else x_RNC
+        x_RNC = self.stack(x_RNC, Mask(bias=bias), time_N[None], variate, wanted_M)
+        return x_RNC.unflatten(1, (variates, -1)).flatten(0, 1) if self.config.any_variate else x_RNC
 
 
 def pinball(
@@ -360,6 +402,7 @@ class ZeroShotForecaster(Forecaster):
     """
 
     config_type: ClassVar[type] = ZeroShotConfig
+    piece: ClassVar[int | None] = 64
     config: ZeroShotConfig
 
     def __init__(self, context: int, horizon: int, config: ZeroShotConfig = ZeroShotConfig()) -> None:
@@ -383,17 +426,23 @@ class ZeroShotForecaster(Forecaster):
         """Steps that one pass forecasts."""
 
     @abstractmethod
-    def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
-        """Quantiles of ``horizon`` steps, at most ``reach``, in the batch's units."""
+    def quantiles(self, batch: Batch, horizon: int, mirror: bool) -> Float[Tensor, "B H V K"]:
+        """Quantiles of ``horizon`` steps, at most ``reach``, in the batch's units.
 
-    def unroll(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
+        Args:
+            batch: windows.
+            horizon: steps.
+            mirror: whether to average with the mirrored forecast of the mirrored history.
+        """
+
+    def unroll(self, batch: Batch, horizon: int, mirror: bool = False) -> Float[Tensor, "B H V K"]:
         """Quantiles of any horizon: beyond ``reach`` the middle level becomes history."""
-        chunks = [self.quantiles(batch, min(horizon, self.reach))]
+        chunks = [self.quantiles(batch, min(horizon, self.reach), mirror)]
         left = horizon - chunks[0].shape[1]
         batch = replace(batch, horizon=horizon)
         while left > 0:
             batch = extend(batch, self.centre(chunks[-1]))
-            chunks.append(self.quantiles(batch, min(left, self.reach)))
+            chunks.append(self.quantiles(batch, min(left, self.reach), mirror))
             left -= chunks[-1].shape[1]
         return torch.cat(chunks, dim=1)
 
@@ -403,22 +452,13 @@ class ZeroShotForecaster(Forecaster):
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``batch.horizon`` steps; the mirrored history has its say where ``flip_average`` is on."""
-        found = self.unroll(batch, batch.horizon)
-        if not self.config.flip_average:
-            return found
-        return 0.5 * (found - self.unroll(mirrored(batch), batch.horizon).flip(-1))
+        return self.unroll(batch, batch.horizon, self.config.flip_average)
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss on the scale of each window: what validation watches."""
         scale = window_scale(batch.past, batch.past_observed).scale
         future, observed = known_future(batch, output.shape[1])
         return masked_mean(pinball(output / scale[..., None], future / scale, self.levels), observed)
-
-
-def mirrored(batch: Batch) -> Batch:
-    """The batch with its history and its covariates upside down."""
-    values = {name: getattr(batch, name) for name in ("past", "past_covariates", "known_past", "known_future")}
-    return replace(batch, **{name: -x for name, x in values.items() if x is not None})
 
 
 class Window(NamedTuple):

@@ -34,7 +34,9 @@ class ZeroShotDecoder(ZeroShotForecaster):
         """The patches that one token says."""
         return self.ahead
 
-    def tokens(self, rows: Rows, window: Window, variates: int, first: int, last: int) -> Float[Tensor, "R N S K"]:
+    def tokens(
+        self, rows: Rows, window: Window, variates: int, first: int, last: int, mirror: bool = False
+    ) -> list[Float[Tensor, "R N S K"]]:
         """Quantiles of the steps after the tokens from ``first`` to before ``last``, on the model's scale.
 
         Args:
@@ -43,6 +45,7 @@ class ZeroShotDecoder(ZeroShotForecaster):
             variates: rows of a window that are forecast; behind them come covariates.
             first: the first token that forecasts.
             last: the token behind the last one that forecasts.
+            mirror: whether to give those by the mirrored history, too.
         """
         patch = self.config.patch_size
         count = rows.x.shape[1] // patch
@@ -50,7 +53,6 @@ class ZeroShotDecoder(ZeroShotForecaster):
         known_N = (token_N + 1) * patch
         step_NS = known_N[:, None] + torch.arange(self.ahead, device=rows.x.device)
         drafts = self.trunk.drafts(rows, step_NS, known_N)
-        inputs = self.trunk.inputs(rows, drafts, torch.zeros_like(token_N, dtype=torch.bool))
         visible_RN = rows.seen.unflatten(1, (count, patch)).any(-1)
         before = token_N[None, :] <= token_N[:, None]
         if self.config.any_variate:
@@ -60,10 +62,10 @@ class ZeroShotDecoder(ZeroShotForecaster):
             target = torch.arange(window.columns, device=rows.x.device) < variates
             ahead = (target[:, None] & ~target).repeat_interleave(count, 0).repeat_interleave(count, 1)
             before = torch.where(ahead, covered.repeat(2 * (window.columns,)), before.repeat(2 * (window.columns,)))
-        x_RNC = self.trunk.mix(inputs, visible_RN[:, None] & before, window.columns)
-        return self.trunk.head(x_RNC[:, first:last], drafts[:, first:last], rows.unit)
+        future, allowed = torch.zeros_like(token_N, dtype=torch.bool), visible_RN[:, None] & before
+        return self.trunk.forecast(rows, drafts, future, allowed, window.columns, slice(first, last), mirror)
 
-    def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
+    def quantiles(self, batch: Batch, horizon: int, mirror: bool) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps in the batch's units."""
         variates = batch.past.shape[2]
         known = self.covariates and batch.known_future is not None
@@ -72,8 +74,9 @@ class ZeroShotDecoder(ZeroShotForecaster):
         )
         normalise = fit_normaliser(window.x, window.seen, self.config)
         rows = self.trunk.rows(normalise(window.x), window.seen, window.history)
-        found = self.tokens(rows, window, variates, window.history - 1, window.history)
-        return by_window(normalise.restore(found[:, 0]), window.columns, variates, horizon)
+        found = self.tokens(rows, window, variates, window.history - 1, window.history, mirror)
+        restored = torch.stack([normalise.restore(x[:, 0]) for x in found]).mean(0)
+        return by_window(restored, window.columns, variates, horizon)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss in units of each row, of what follows every token after a random history."""
@@ -86,7 +89,7 @@ class ZeroShotDecoder(ZeroShotForecaster):
         normalise = fit_normaliser(x_RL[:, : history * patch], before_RT, self.config)
         target_RL = normalise(x_RL)
         rows = self.trunk.rows(target_RL, seen_RL, history)
-        found = self.tokens(rows, window, variates, history - 1, count - 1)
+        (found,) = self.tokens(rows, window, variates, history - 1, count - 1)
         # What follows token n begins at step (n + 1) * patch; behind the window nothing is observed.
         follows = [F.pad(x, (0, self.ahead)).unfold(1, self.ahead, patch) for x in (target_RL, seen_RL)]
         target, counts = (x[:, history:count] for x in follows)

@@ -31,13 +31,17 @@ class ZeroShotEncoder(ZeroShotForecaster):
         """The model's own horizon."""
         return self.horizon
 
-    def tokens(self, rows: Rows, history: int, columns: int) -> Float[Tensor, "R N P K"]:
-        """Quantiles of every token's own patch, on the model's scale.
+    def tokens(
+        self, rows: Rows, history: int, columns: int, first: int, mirror: bool = False
+    ) -> list[Float[Tensor, "R N P K"]]:
+        """Quantiles of the tokens' own patches, on the model's scale; with ``mirror`` also by the mirrored history.
 
         Args:
             rows: what is seen.
             history: tokens of the history; the others are the future.
             columns: rows of a window.
+            first: the first token that is asked for.
+            mirror: whether to ask the mirrored history, too.
         """
         patch = self.config.patch_size
         count = rows.x.shape[1] // patch
@@ -45,19 +49,20 @@ class ZeroShotEncoder(ZeroShotForecaster):
         step_NP = token_N[:, None] * patch + torch.arange(patch, device=rows.x.device)
         known_N = (token_N * patch).clamp(min=1, max=history * patch)
         drafts = self.trunk.drafts(rows, step_NP, known_N)
-        inputs = self.trunk.inputs(rows, drafts, token_N >= history)
         visible_RN = rows.seen.unflatten(1, (count, patch)).any(-1)
         if self.config.any_variate:
             visible_RN = visible_RN.unflatten(0, (-1, columns)).flatten(1)
-        return self.trunk.head(self.trunk.mix(inputs, visible_RN[:, None], columns), drafts, rows.unit)
+        wanted = slice(first, None)
+        return self.trunk.forecast(rows, drafts, token_N >= history, visible_RN[:, None], columns, wanted, mirror)
 
-    def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
+    def quantiles(self, batch: Batch, horizon: int, mirror: bool) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps in the batch's units."""
         window = window_of(batch, horizon, self.config.patch_size, self.covariates)
         normalise = fit_normaliser(window.x, window.seen, self.config)
         rows = self.trunk.rows(normalise(window.x), window.seen, window.history)
-        found = self.tokens(rows, window.history, window.columns)[:, window.history :]
-        return by_window(normalise.restore(found.flatten(1, 2)), window.columns, batch.past.shape[2], horizon)
+        found = self.tokens(rows, window.history, window.columns, window.history, mirror)
+        restored = torch.stack([normalise.restore(x.flatten(1, 2)) for x in found]).mean(0)
+        return by_window(restored, window.columns, batch.past.shape[2], horizon)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss in units of each row, of the future and of the hidden spans of the history."""
@@ -72,10 +77,10 @@ class ZeroShotEncoder(ZeroShotForecaster):
         normalise = fit_normaliser(window.x, seen_RL, self.config)
         target_RL = normalise(window.target)
         rows = self.trunk.rows(target_RL, seen_RL, window.history)
-        found = self.tokens(rows, window.history, window.columns)
+        (found,) = self.tokens(rows, window.history, window.columns, first)
         # A row of which nothing is seen has no scale.
         counts = window.known & ~seen_RL & seen_RL.any(1, keepdim=True)
-        error = pinball(found[:, first:].flatten(1, 2), target_RL[:, first * patch :], self.levels)
+        error = pinball(found.flatten(1, 2), target_RL[:, first * patch :], self.levels)
         return masked_mean(error / rows.unit[:, None], counts[:, first * patch :])
 
     def spans(self, rows: int, history: int, tokens: int, device: torch.device) -> Bool[Tensor, "R N"]:

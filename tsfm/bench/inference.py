@@ -1,0 +1,361 @@
+"""Zero-shot inference of many series: our models beside chronos-forecasting's Chronos-Bolt at equal parameter count.
+
+All weights are random, which time does not depend on. Each side lives in a process of its own and forecasts when asked,
+in turn with the others, so that a machine that gets slower or faster favours nobody; what counts is the median, over
+the repeats, of the ratio to the Chronos-Bolt of the same size in the same round.
+"""
+
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from tsfm.forecaster import Forecaster
+from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig, from_reference
+from tsfm.models.zeroshot_decoder import ZeroShotDecoder
+from tsfm.models.zeroshot_encoder import ZeroShotEncoder
+from tsfm.zeroshot import ZeroShotConfig
+from tsfm_data.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LENGTH, HORIZON = 512, 48
+BATCH = 256  # chronos-forecasting's own choice for tables, and ours
+REACH = {"encoder": 128, "decoder": 128}  # horizon of the models of configs/pretrain
+LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
+BOLT_REACH = 64  # of the published Chronos-Bolt models
+
+PATHS = ("arrays", "table")
+Run = Callable[[], object]
+
+
+class Side(NamedTuple):
+    """What forecasts.
+
+    Attributes:
+        size: the zero-shot model whose number of parameters it has.
+        model: "tsfm" for that model, "bolt" for our Chronos-Bolt, "chronos" for chronos-forecasting's.
+        flip: whether the forecast is averaged with the mirrored one; of "tsfm" alone.
+        bf16: whether matrix products are in bfloat16.
+    """
+
+    size: str
+    model: str
+    flip: bool = False
+    bf16: bool = False
+
+    @property
+    def name(self) -> str:
+        """As it stands in the table."""
+        names = {"tsfm": f"zeroshot-{self.size}", "bolt": "our Chronos-Bolt", "chronos": "chronos-forecasting"}
+        return names[self.model] + (", mirrored too" if self.flip else "") + (", bf16" if self.bf16 else "")
+
+
+def sides_of(size: str) -> list[Side]:
+    """All sides at one number of parameters; the first is what the others are compared with."""
+    ours = [Side(size, "tsfm", flip, bf16) for flip in (True, False) for bf16 in (False, True)]
+    return [Side(size, "chronos"), Side(size, "chronos", bf16=True), Side(size, "bolt"), *ours]
+
+
+def own_model(size: str, flip: bool = True) -> Forecaster:
+    """The zero-shot model of ``configs/pretrain/zeroshot_SIZE.yaml`` with random weights."""
+    torch.manual_seed(0)
+    kind = {"encoder": ZeroShotEncoder, "decoder": ZeroShotDecoder}[size]
+    return kind(LENGTH, REACH[size], ZeroShotConfig(flip_average=flip)).eval()
+
+
+def parameters(model: torch.nn.Module) -> int:
+    """Numbers in the weights of a model."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def bolt_sizes(count: int) -> ChronosBoltConfig:
+    """A Chronos-Bolt shaped like the published ones (4 heads, ``d_ff`` about 4 ``d_model``) of so many parameters."""
+
+    def size_of(width: int, hidden: int) -> int:
+        with torch.device("meta"):
+            return parameters(ChronosBolt(LENGTH, BOLT_REACH, config_of(width, hidden)))
+
+    def config_of(width: int, hidden: int) -> ChronosBoltConfig:
+        return ChronosBoltConfig(d_model=width, d_ff=hidden, d_kv=width // 4)
+
+    width = min(range(16, 1024, 16), key=lambda w: abs(size_of(w, 4 * w) - count))
+    each = size_of(width, 2) - size_of(width, 1)
+    return config_of(width, max(1, 1 + round((count - size_of(width, 1)) / each)))
+
+
+def make_values(series: int) -> Float64[np.ndarray, "series steps"]:
+    """Seeded daily seasons with trend and noise, of many scales."""
+    rng = np.random.default_rng(0)
+    hours = np.arange(LENGTH)
+    season = np.sin(2 * np.pi * (hours / 24 + rng.random((series, 1))))
+    slope, level, scale = rng.normal(size=(3, series, 1))
+    return np.exp(scale) * (season + slope * hours / LENGTH + 10 * level + rng.normal(size=(series, LENGTH)))
+
+
+def make_table(values: Float64[np.ndarray, "series steps"]) -> "pd.DataFrame":
+    """The values as a long table of hourly series."""
+    import pandas as pd
+
+    times = pd.date_range("2024-01-01", periods=values.shape[1], freq="h")
+    names = np.array([f"series-{i:05}" for i in range(len(values))])
+    columns = {"item_id": np.repeat(names, len(times)), "timestamp": np.tile(times, len(values))}
+    return pd.DataFrame({**columns, "target": values.reshape(-1)})
+
+
+def prepare_own(model: Forecaster, bf16: bool, values: Float64[np.ndarray, "series steps"]) -> dict[str, Run]:
+    """What a user of ours calls: ``predict`` on arrays, ``forecast_frame`` on a table."""
+    from tsfm.forecasting import forecast_frame
+    from tsfm_data.batch import Batch
+    from tsfm_data.series import read_series
+
+    past, table = torch.from_numpy(values)[..., None], make_table(values)
+
+    def precision() -> Any:
+        return torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
+
+    def arrays() -> None:
+        for part in past.split(BATCH):
+            seen = torch.ones((), dtype=torch.bool).expand(part.shape)
+            with precision():
+                model.predict(Batch(part, seen, HORIZON), LEVELS)
+
+    def tables() -> "pd.DataFrame":
+        with precision():
+            return forecast_frame(model, read_series(table), HORIZON, LEVELS, BATCH)
+
+    return {"arrays": arrays, "table": tables}
+
+
+def make_chronos(config: ChronosBoltConfig) -> Any:
+    """chronos-forecasting's pipeline over a random Chronos-Bolt of these sizes.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        from chronos import ChronosBoltPipeline
+        from chronos.chronos_bolt import ChronosBoltModelForForecasting
+        from transformers import T5Config
+    except ImportError as error:
+        raise InputError(f"expected chronos-forecasting, found: {error}: pip install chronos-forecasting") from error
+    torch.manual_seed(0)
+    own = {
+        "context_length": LENGTH,
+        "prediction_length": BOLT_REACH,
+        "input_patch_size": config.patch_size,
+        "input_patch_stride": config.patch_size,
+        "quantiles": list(LEVELS),
+        "use_reg_token": True,
+    }
+    kinds: dict[str, Any] = {"decoder_start_token_id": 0, "chronos_config": own}
+    sizes = T5Config(
+        vocab_size=2,
+        d_model=config.d_model,
+        d_ff=config.d_ff,
+        d_kv=config.d_kv,
+        num_heads=config.heads,
+        num_layers=config.layers,
+        num_decoder_layers=config.decoder_layers,
+        feed_forward_proj="relu",
+        pad_token_id=0,
+        **kinds,
+    )
+    return ChronosBoltPipeline(ChronosBoltModelForForecasting(sizes).eval())
+
+
+def prepare_chronos(pipeline: Any, values: Float64[np.ndarray, "series steps"]) -> dict[str, Run]:
+    """What its user calls: ``predict_quantiles`` on arrays, ``predict_df`` on a table."""
+    context, table = torch.from_numpy(values), make_table(values)
+
+    def arrays() -> None:
+        for part in context.split(BATCH):
+            pipeline.predict_quantiles(part, prediction_length=HORIZON, quantile_levels=list(LEVELS))
+
+    def tables() -> "pd.DataFrame":
+        return pipeline.predict_df(table, prediction_length=HORIZON, quantile_levels=list(LEVELS), batch_size=BATCH)
+
+    return {"arrays": arrays, "table": tables}
+
+
+def prepare(side: Side, series: int) -> tuple[int, dict[str, Run]]:
+    """The parameters of a side, and what it runs."""
+    values = make_values(series)
+    own = own_model(side.size, side.flip)
+    if side.model == "tsfm":
+        return parameters(own), prepare_own(own, side.bf16, values)
+    pipeline = make_chronos(bolt_sizes(parameters(own)))
+    if side.model == "bolt":
+        port = from_reference(pipeline.model.config.to_dict(), pipeline.model.state_dict()).eval()
+        return parameters(port), prepare_own(port, side.bf16, values)
+    if side.bf16:
+        pipeline.model.to(torch.bfloat16)
+    return parameters(pipeline.model), prepare_chronos(pipeline, values)
+
+
+def peak_mib(reset: bool = False) -> float:
+    """Most memory that the process ever held, since the last reset (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no line 'VmHWM' in /proc/self/status")
+
+
+def serve(connection: Connection, side: Side, series: int, threads: int) -> None:
+    """Be one side: say the number of parameters, then run what is asked until asked for nothing."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    try:
+        count, runs = prepare(side, series)
+    except InputError as error:
+        connection.send(str(error))
+        return
+    connection.send(count)
+    while (path := connection.recv()) is not None:
+        before = peak_mib(reset=True)
+        clock, cpu = time.perf_counter(), time.process_time()
+        runs[path]()
+        clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
+        connection.send((clock, cpu, peak_mib() - before))
+
+
+class Timing(NamedTuple):
+    """One run: seconds by the clock, of all threads, and MiB held more than before."""
+
+    seconds: float
+    cpu: float
+    mib: float
+
+
+def run_table(sizes: list[str], threads: list[int], repeats: int = 5, series: int = 1000) -> list[dict[str, Any]]:
+    """Time all sides of all sizes; a row a side, path and number of threads.
+
+    Args:
+        sizes: "encoder" or "decoder".
+        threads: numbers of CPU threads.
+        repeats: rounds that count; one more comes first.
+        series: how many.
+
+    Raises:
+        InputError: chronos-forecasting is not installed.
+    """
+    rows = []
+    for size in sizes:
+        for count in threads:
+            rows += _time(sides_of(size), count, repeats, series)
+            print(*rows[-2 * len(sides_of(size)) :], sep="\n", file=sys.stderr)
+    return rows
+
+
+def _time(sides: list[Side], threads: int, repeats: int, series: int) -> list[dict[str, Any]]:
+    context = multiprocessing.get_context("spawn")
+    workers = []
+    try:
+        for side in sides:
+            here, there = context.Pipe()
+            worker = context.Process(target=serve, args=(there, side, series, threads), daemon=True)
+            worker.start()
+            workers.append((side, here, worker))
+        counts = [connection.recv() for _, connection, _ in workers]
+        for found in counts:
+            if isinstance(found, str):
+                raise InputError(found)
+        rows = []
+        for path in PATHS:
+            times = _rounds([connection for _, connection, _ in workers], path, repeats)
+            rows += [
+                _row(side, path, threads, series, count, mine, times[0])
+                for side, count, mine in zip(sides, counts, times, strict=True)
+            ]
+        return rows
+    finally:
+        for _, connection, worker in workers:
+            if worker.is_alive():
+                connection.send(None)
+            worker.join(10)
+
+
+def _rounds(connections: list[Connection], path: str, repeats: int) -> list[list[Timing]]:
+    """Timings of every side; there and back again, the first round does not count."""
+    times: list[list[Timing]] = [[] for _ in connections]
+    for number in range(repeats + 1):
+        order = range(len(connections))
+        for i in order if number % 2 else reversed(order):
+            connections[i].send(path)
+            found = Timing(*connections[i].recv())
+            if number:
+                times[i].append(found)
+    return times
+
+
+def _row(
+    side: Side, path: str, threads: int, series: int, count: int, mine: list[Timing], peer: list[Timing]
+) -> dict[str, Any]:
+    ratios = [theirs.seconds / ours.seconds for ours, theirs in zip(mine, peer, strict=True)]
+    cpu_ratios = [theirs.cpu / ours.cpu for ours, theirs in zip(mine, peer, strict=True)]
+    return {
+        "size": side.size,
+        "side": side.name,
+        "path": path,
+        "threads": threads,
+        "parameters": count,
+        "series_per_s": series / statistics.median(t.seconds for t in mine),
+        "series_per_cpu_s": series / statistics.median(t.cpu for t in mine),
+        "speed_over_chronos": statistics.median(ratios),
+        "speed_over_chronos_range": [min(ratios), max(ratios)],
+        "cpu_speed_over_chronos": statistics.median(cpu_ratios),
+        "peak_mib": statistics.median(t.mib for t in mine),
+    }
+
+
+def to_markdown(rows: list[dict[str, Any]], series: int, command: str) -> str:
+    """The table, what it measures and the command that gives it."""
+    from tabulate import tabulate
+
+    head = ["model", "parameters", "path", "threads", "speed (range)", "by CPU time", "series / s"]
+    head += ["series / CPU s", "peak MiB"]
+    table = [
+        [
+            row["side"],
+            f"{row['parameters']:,}",
+            row["path"],
+            row["threads"],
+            "{:.2f} ({:.2f} to {:.2f})".format(row["speed_over_chronos"], *row["speed_over_chronos_range"]),
+            f"{row['cpu_speed_over_chronos']:.2f}",
+            f"{row['series_per_s']:,.0f}",
+            f"{row['series_per_cpu_s']:,.0f}",
+            f"{row['peak_mib']:.0f}",
+        ]
+        for row in rows
+    ]
+    text = [
+        "# Zero-shot inference",
+        "",
+        f"{series:,} series of {LENGTH} steps, {HORIZON} steps ahead at nine levels, on CPU, beside the Chronos-Bolt",
+        "of chronos-forecasting in float32 with as many parameters (4 + 4 layers, 4 heads, patches of 16), all with",
+        f"random weights. arrays: `predict` and `predict_quantiles` on batches of {BATCH}; table: `forecast_frame` and",
+        "`predict_df`, from data frame to data frame with all checks of the table. Speed: seconds of",
+        "chronos-forecasting over those of the model, by the clock and by the CPU time of all threads; above 1 the",
+        "model is the faster one. It is the median over rounds in turn, each side in a process of its own. Peak:",
+        "memory held beyond what was held before the call.",
+        "",
+        f"    {command}",
+        "",
+        tabulate(table, head, tablefmt="github", disable_numparse=True),
+        "",
+    ]
+    return "\n".join(text)
