@@ -311,11 +311,11 @@ def rewrite(name: str, edit: Callable[[bytes], bytes]) -> Callable[[Path], objec
 
 # What is wrong with the model folder -> how it is made, and what the line must hold.
 FOLDERS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "truncated weights": (rewrite("model.safetensors", lambda b: b[: len(b) // 2]), ("whole safetensors file", "model.safetensors")),
-    "empty weights": (rewrite("model.safetensors", lambda b: b""), ("whole safetensors file",)),
-    "weights of junk": (rewrite("model.safetensors", lambda b: b"\xff" * 400), ("whole safetensors file",)),
-    "a pickle for weights": (rewrite("model.safetensors", lambda b: pickle.dumps(Trap())), ("whole safetensors file",)),
-    "a torch file for weights": (lambda f: torch.save(Trap(), f / "model.safetensors"), ("whole safetensors file",)),
+    "truncated weights": (rewrite("model.safetensors", lambda b: b[: len(b) // 2]), ("truncated", "model.safetensors")),
+    "empty weights": (rewrite("model.safetensors", lambda b: b""), ("expected weights", "found something else")),
+    "weights of junk": (rewrite("model.safetensors", lambda b: b"\xff" * 400), ("expected weights", "found something else")),
+    "a pickle for weights": (rewrite("model.safetensors", lambda b: pickle.dumps(Trap())), ("found a pickle", "not read")),
+    "a torch file for weights": (lambda f: torch.save(Trap(), f / "model.safetensors"), ("found a PyTorch file", "not read")),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), ("expected model.safetensors", "found none")),
     "weights of another model": (other_weights, ("head.weight", "(6, 16)", "(7, 16)", "different models")),
     "no config": (lambda f: (f / "config.json").unlink(), ("expected config.json",)),

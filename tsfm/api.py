@@ -121,7 +121,9 @@ def load(name: str | Path | None = None) -> Model:
     Raises:
         InputError: no such model; near names are listed.
     """
-    return Model(load_predictor(default_model() if name is None else str(name)))
+    from tsfm.weights import registry
+
+    return Model(load_predictor(registry.default() if name is None else str(name)))
 
 
 def load_model(name: str | Path | None = None) -> Forecaster:
@@ -142,20 +144,6 @@ def trained(predictor: Predictor) -> Forecaster:
     if not isinstance(predictor, Forecaster):
         raise InputError(f"expected a model with weights, found the baseline {predictor.name}: name a model or folder")
     return predictor
-
-
-def default_model() -> str:
-    """The first of the models that ship with the package.
-
-    Raises:
-        InputError: none does.
-    """
-    from tsfm.weights import registry
-
-    for name, entry in registry.released().items():
-        if entry.task == "forecast":
-            return name
-    raise InputError("expected a forecasting model that ships with the package, found none: give a model folder")
 
 
 def series_of(table: Table, **columns: Any) -> SeriesSet:

@@ -6,7 +6,6 @@ from typing import Any
 
 from tsfm_data.errors import InputError
 
-DEFAULT_MODEL = "seasonal-naive"
 TABLES = (".csv", ".parquet", ".json")
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -15,7 +14,7 @@ def forecast(
     input: str,
     *,
     horizon: int,
-    model: str = DEFAULT_MODEL,
+    model: str | None = None,
     levels: list[float] | None = None,
     output: Path | None = None,
     plot: Path | None = None,
@@ -35,7 +34,8 @@ def forecast(
     Args:
         input: CSV, Parquet or Arrow file, or a data set of the catalogue.
         horizon: steps to forecast.
-        model: naive, seasonal-naive, auto-ets, auto-theta, or a model folder written by tsfm fit.
+        model: a name of tsfm weights list, a model folder, or naive, seasonal-naive, auto-ets, auto-theta; by default
+            the zero-shot model that ships with the package.
         levels: quantile levels, each between 0 and 1; 0.1, 0.2, ... 0.9 by default.
         output: where to write the forecast (.csv, .parquet or .json); standard output by default.
         plot: where to draw history, median and interval (.png, .svg or .pdf).
@@ -50,6 +50,7 @@ def forecast(
     """
     from tsfm.forecasting import check_covariates, forecast_frame, load_predictor
     from tsfm.heads import DEFAULT_LEVELS, check_levels
+    from tsfm.weights import registry
     from tsfm_data.catalog import open_source
 
     if horizon < 1:
@@ -58,7 +59,7 @@ def forecast(
     check_suffix(output, TABLES)
     check_suffix(plot, PICTURES)
     asked = check_levels(DEFAULT_LEVELS if levels is None else levels)
-    predictor = load_predictor(model)
+    predictor = load_predictor(registry.default() if model is None else model)
     columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
     columns |= {"past_covariates": past_covariates or (), "known_covariates": known_covariates or ()}
     series = open_source(input, **columns)

@@ -15,6 +15,7 @@ from tsfm_data.fetch import cache_folder
 REGISTRY = Path(__file__).with_name("registry.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?")
 OURS = "apache-2.0"  # the licence of what ships with the package
+DEFAULT = "tsfm-encoder-small"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,17 @@ def published() -> dict[str, Entry]:
 def released_folder() -> Path:
     """Where the models that ship with the package lie."""
     return Path(tsfm.__file__).parent / "released"
+
+
+def default() -> str:
+    """The model that forecasts where none is named.
+
+    Raises:
+        InputError: it does not ship with this package.
+    """
+    if not (released_folder() / DEFAULT / "config.json").is_file():
+        raise InputError(f"expected the weights of {DEFAULT} in the package, found none: give --model a name or folder")
+    return DEFAULT
 
 
 def released() -> dict[str, Entry]:
