@@ -438,7 +438,10 @@ def test_when_training_is_interrupted_then_the_last_checkpoint_is_whole_and_trai
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()  # where SIGINT is ignored, as in the background of a shell, it would go on for ever
     assert_one_line(process.returncode, err, ("interrupted in epoch", "--ckpt_path run/checkpoints/last.ckpt"))
     assert not list((workplace / "run").rglob(".*"))
     epoch = torch.load(last, weights_only=True)["epoch"]
