@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tsfm.drafts import Rows, draft_steps
 from tsfm.models.zeroshot_decoder import ZeroShotDecoder
 from tsfm.models.zeroshot_encoder import ZeroShotEncoder
-from tsfm.zeroshot import Rows, ZeroShotConfig, ZeroShotForecaster, draft_steps
+from tsfm.zeroshot import ZeroShotConfig, ZeroShotForecaster
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 
@@ -81,7 +82,7 @@ def test_when_a_season_repeats_then_the_drafts_continue_it() -> None:
         x[:, -1],
     )
     step = torch.arange(30, 44)
-    drafts = draft_steps(rows, step, torch.full_like(step, 30), config)[0]
+    drafts = draft_steps(rows, step, torch.full_like(step, 30), config.lags, config.drift)[0]
     last, with_drift, newest, mean, on_level, seasonal_drift = drafts.unbind(-1)[:6]
     assert (last == x[0, -1]).all()
     torch.testing.assert_close(with_drift, x[0, -1] + 0.1 * (step - 29))
@@ -106,7 +107,7 @@ def test_when_a_value_is_missing_then_the_period_before_stands_in() -> None:
         torch.ones(1),
         x[:, -1],
     )
-    drafts = draft_steps(rows, torch.tensor([12, 13]), torch.tensor([12, 12]), config)[0]
+    drafts = draft_steps(rows, torch.tensor([12, 13]), torch.tensor([12, 12]), config.lags, config.drift)[0]
     assert drafts[:, 1].tolist() == [6.0, 10.0]
     assert drafts[:, 2].tolist() == pytest.approx([4.5, 7.0])
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from tsfm.attention import Mask
 from tsfm.covariates import WithCovariates, with_covariates
+from tsfm.drafts import Rows, changes, draft_steps
 from tsfm.forecaster import Forecaster, extend
 from tsfm.heads import DEFAULT_LEVELS, check_levels, masked_mean
 from tsfm.packed import known_future
@@ -94,30 +95,6 @@ class ZeroShotConfig:
         return 1 + 3 * seasonal + (1 + seasonal if self.drift else 0)
 
 
-class Rows(NamedTuple):
-    """Steps of rows on the model's own scale, and what is known of their seasons.
-
-    Attributes:
-        x: values, 0 where not seen.
-        seen: the steps that the model may look at.
-        period: steps of the periods found in the history, 0 where there is none.
-        score: how clear each period is.
-        length: steps of the history from the first one seen.
-        change: mean change over one step, and over each period.
-        unit: what errors are counted in, on the model's scale.
-        level: the last value of the history.
-    """
-
-    x: Float[Tensor, "R L"]
-    seen: Bool[Tensor, "R L"]
-    period: Int[Tensor, "R _"]
-    score: Float[Tensor, "R _"]
-    length: Int[Tensor, " R"]
-    change: Float[Tensor, "R _"]
-    unit: Float[Tensor, " R"]
-    level: Float[Tensor, " R"]
-
-
 class Normaliser(NamedTuple):
     """The model's own scale of every row, and back."""
 
@@ -148,69 +125,6 @@ def fit_normaliser(x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], con
         scale = torch.maximum((high - low) / 1.349, 0.25 * std)
     flat = scale <= 1e-6 * loc.abs()
     return Normaliser(loc, torch.where(flat | (scale == 0), 1.0, scale), config.arcsinh)
-
-
-def draft_steps(
-    rows: Rows, step_M: Int[Tensor, " M"], known_M: Int[Tensor, " M"], config: ZeroShotConfig
-) -> Float[Tensor, "R M D"]:
-    """Simple forecasts of steps from what comes before: values to start from, not to believe.
-
-    The last value; of every period the value one period earlier, the mean of the last ``lags`` such values, and the
-    last value plus what followed one period earlier; with ``drift`` the last value and the value one period earlier
-    once more, plus the mean change. The reach is as many periods as it takes to come before ``known``; where nothing is
-    seen there, the last value stands in.
-
-    Args:
-        rows: what is seen.
-        step_M: the steps.
-        known_M: for each of them, the first step that may not be looked at; a step before it looks one period back.
-        config: which drafts.
-    """
-    latest_RL = torch.where(rows.seen, torch.arange(rows.x.shape[1], device=rows.x.device), 0).cummax(1).values
-    latest_RM = latest_RL[:, known_M.clamp(min=1) - 1]
-    last_RM = rows.x.gather(1, latest_RM)
-    drafts = [last_RM]
-    if config.drift:
-        drafts.append(last_RM + (step_M - latest_RM).clamp(min=0) * rows.change[:, :1])
-    if not config.lags:
-        return torch.stack(drafts, -1)
-    behind = torch.arange(config.lags, device=step_M.device)
-    for i, period_R in enumerate(rows.period.unbind(1)):
-        length_R1 = period_R.clamp(min=1)[:, None]
-        first_RM = (step_M - known_M + length_R1).div(length_R1, rounding_mode="floor").clamp(min=1)
-        index_RMK = step_M[:, None] - length_R1[..., None] * (first_RM[..., None] + behind)
-        inside_RMK = (index_RMK >= 0) & (period_R > 0)[:, None, None]
-        flat = index_RMK.clamp_(min=0).flatten(1)
-        seen_RMK = rows.seen.gather(1, flat).view_as(inside_RMK) & inside_RMK
-        value_RMK = torch.where(seen_RMK, rows.x.gather(1, flat).view_as(inside_RMK), 0.0)
-        nearest_RM1 = seen_RMK.to(torch.int8).argmax(-1, keepdim=True)
-        found_RM = seen_RMK.any(-1)
-        newest_RM = torch.where(found_RM, value_RMK.gather(-1, nearest_RM1)[..., 0], last_RM)
-        mean_RM = torch.where(found_RM, value_RMK.sum(-1) / seen_RMK.sum(-1).clamp(min=1), last_RM)
-        periods_RM = torch.where(found_RM, first_RM + nearest_RM1[..., 0], 0)
-        origin_RM = latest_RM - length_R1 * periods_RM
-        there_RM = found_RM & (origin_RM >= 0)
-        origin_RM = origin_RM.clamp(min=0)
-        there_RM = there_RM & rows.seen.gather(1, origin_RM)
-        followed_RM = torch.where(there_RM, newest_RM - rows.x.gather(1, origin_RM), 0.0)
-        drafts += [newest_RM, mean_RM, last_RM + followed_RM]
-        if config.drift:
-            drafts.append(newest_RM + periods_RM * rows.change[:, i + 1, None])
-    return torch.stack(drafts, -1)
-
-
-def changes(
-    x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], lag_R: Int[Tensor, " R"]
-) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
-    """Mean change over a lag, and the mean absolute deviation from it; 0 and infinite where there is no pair."""
-    step_T = torch.arange(x_RT.shape[1], device=x_RT.device)
-    before_RT = (step_T - lag_R[:, None]).clamp(min=0)
-    both_RT = seen_RT & seen_RT.gather(1, before_RT) & (step_T >= lag_R[:, None]) & (lag_R[:, None] > 0)
-    count_R = both_RT.sum(1)
-    change_RT = torch.where(both_RT, x_RT - x_RT.gather(1, before_RT), 0.0)
-    mean_R = change_RT.sum(1) / count_R.clamp(min=1)
-    spread_R = torch.where(both_RT, (change_RT - mean_R[:, None]).abs(), 0.0).sum(1) / count_R.clamp(min=1)
-    return mean_R, torch.where(count_R > 1, spread_R, math.inf)
 
 
 class QuantilePatches(nn.Module):
@@ -295,7 +209,9 @@ class PatchTrunk(nn.Module):
     def drafts(self, rows: Rows, step_NS: Int[Tensor, "N S"], known_N: Int[Tensor, " N"]) -> Float[Tensor, "R N S D"]:
         """The drafts of the steps that every token forecasts, from before ``known``."""
         known = known_N[:, None].expand_as(step_NS).flatten()
-        return draft_steps(rows, step_NS.flatten(), known, self.config).unflatten(1, step_NS.shape)
+        return draft_steps(rows, step_NS.flatten(), known, self.config.lags, self.config.drift).unflatten(
+            1, step_NS.shape
+        )
 
     def inputs(
         self, rows: Rows, drafts_RNSD: Float[Tensor, "R N S D"], future_N: Bool[Tensor, " N"]

@@ -5,6 +5,7 @@ in turn with the others, so that a machine that gets slower or faster favours no
 the repeats, of the ratio to the Chronos-Bolt of the same size in the same round.
 """
 
+import itertools
 import multiprocessing
 import statistics
 import sys
@@ -89,7 +90,7 @@ def bolt_sizes(count: int) -> ChronosBoltConfig:
     def config_of(width: int, hidden: int) -> ChronosBoltConfig:
         return ChronosBoltConfig(d_model=width, d_ff=hidden, d_kv=width // 4)
 
-    width = min(range(16, 1024, 16), key=lambda w: abs(size_of(w, 4 * w) - count))
+    width = next(width for width in itertools.count(16, 16) if size_of(width + 16, 4 * width + 64) > count)
     each = size_of(width, 2) - size_of(width, 1)
     return config_of(width, max(1, 1 + round((count - size_of(width, 1)) / each)))
 

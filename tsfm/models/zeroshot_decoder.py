@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from tsfm.drafts import Rows
 from tsfm.heads import masked_mean
-from tsfm.zeroshot import Rows, Window, ZeroShotForecaster, by_window, fit_normaliser, pinball, window_of
+from tsfm.zeroshot import Window, ZeroShotForecaster, by_window, fit_normaliser, pinball, window_of
 from tsfm_data.batch import Batch
 
 SHORTEST = 2  # patches of history before the first token that is trained

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tsfm.drafts import Rows
 from tsfm.heads import masked_mean
-from tsfm.zeroshot import Rows, ZeroShotForecaster, by_window, fit_normaliser, pinball, window_of
+from tsfm.zeroshot import ZeroShotForecaster, by_window, fit_normaliser, pinball, window_of
 from tsfm_data.batch import Batch
 
 SPANS, LONGEST = 2, 4  # hidden spans of a history, and the longest of them in patches
