@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import torch
+
 from tsfm.forecaster import Forecaster
 from tsfm_data.errors import InputError
 
@@ -27,8 +29,9 @@ class Pretrained:
         from tsfm.api import load_model
         from tsfm.finetune import is_head
 
-        start = load_model(self.model)
-        made = type(start)(context, horizon, start.config)
+        with torch.device("cpu"):  # weights are read into memory, whatever the default device is
+            start = load_model(self.model)
+            made = type(start)(context, horizon, start.config)
         try:
             made.load_state_dict(start.state_dict())
         except RuntimeError as error:

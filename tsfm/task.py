@@ -21,6 +21,7 @@ from tsfm.callbacks import Throughput
 from tsfm.forecaster import Forecaster, Pretraining, TrainingData
 from tsfm.heads import DEFAULT_LEVELS
 from tsfm.optim import OptimConfig, build_optimizer, lr_factor
+from tsfm.start import Pretrained
 from tsfm.trunk import PackedForecaster
 from tsfm.validation import scaled_errors
 from tsfm_data.batch import Batch
@@ -33,7 +34,7 @@ class ForecastTask(pl.LightningModule):
     """Train, validate, test and predict with a forecaster.
 
     Args:
-        forecaster: the model class and its sizes; context and horizon come from the data.
+        forecaster: the model class and its sizes, or a model to start from; context and horizon come from the data.
         context: steps of history in a window.
         horizon: steps to forecast.
         optim: optimiser and schedule.
@@ -42,7 +43,7 @@ class ForecastTask(pl.LightningModule):
 
     def __init__(
         self,
-        forecaster: Callable[[int, int], Forecaster],
+        forecaster: Callable[[int, int], Forecaster] | Pretrained,
         context: int = 96,
         horizon: int = 96,
         optim: OptimConfig = OptimConfig(),  # noqa: B008
