@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS ?= dev,cuda,vision,stats,tensorboard
+EXTRAS ?= dev,cuda,vision,stats,tensorboard,finetune,export
 # The data sets and golden files, where they stand beside the clone.
 export TSFM_DATA ?= $(realpath ../shared/data)
 export TSFM_GOLDEN ?= $(realpath ../shared/golden)

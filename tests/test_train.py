@@ -191,7 +191,7 @@ def test_when_validation_is_scored_then_every_window_counts_whatever_the_batch_s
             capsys, "validate", "--config", "config.yaml", "--ckpt_path", "run/checkpoints/best.ckpt",
             "--data.eval_batch_size", size,
         )  # fmt: skip
-        found.append(float(said.split("val_mse")[1].split()[0]))
+        found.append(float(re.search(r"val_mse\D+([\d.e+-]+)", said)[1]))  # type: ignore[index]
     np.testing.assert_allclose(found, found[0], rtol=1e-6)
 
 
