@@ -1,6 +1,9 @@
 """``tsfm bench finetune``: what fine-tuning gains on sets of the suite."""
 
 from pathlib import Path
+from typing import Any
+
+STEPS = 200
 
 
 def finetune(
@@ -8,7 +11,7 @@ def finetune(
     sets: list[str] | None = None,
     methods: list[str] | None = None,
     seeds: list[int] | None = None,
-    steps: int = 200,
+    steps: int = STEPS,
     output: Path = Path("benchmarks"),
 ) -> None:
     """Score a model zero-shot and fine-tuned on sets of the suite, with intervals over seeds and the time taken.
@@ -31,6 +34,14 @@ def finetune(
             raise unknown_name("method", name, METHODS)
     start = load_model(model)
     rows = run(start, sets or SETS, methods or METHODS, seeds or [0, 1, 2], steps, print)
-    command = "tsfm bench finetune" + (f" --model {model}" if model else "")
+    words: dict[str, list[Any]] = {
+        "model": [model] if model else [],
+        "sets": sets or [],
+        "methods": methods or [],
+        "seeds": seeds or [],
+    }
+    words["steps"] = [] if steps == STEPS else [steps]
+    given = (f" --{name} {' '.join(map(str, values))}" for name, values in words.items() if values)
+    command = "tsfm bench finetune" + "".join(given)
     summary = {"model": start.name, "command": command, "methods": summarise(rows)}
     write(output, "finetune", rows, summary, to_markdown(rows, start.name, command))
