@@ -288,7 +288,18 @@ def test_when_a_model_takes_no_covariates_then_the_command_says_so(
 ) -> None:
     file = tmp_path / "sales.csv"
     table().to_csv(file, index=False)
-    words = ("forecast", str(file), "--horizon", "3", "--past-covariates", "visitors", "--known-covariates", "price")
+    words = (
+        "forecast",
+        str(file),
+        "--horizon",
+        "3",
+        "--past-covariates",
+        "visitors",
+        "--known-covariates",
+        "price",
+        "--model",
+        "seasonal-naive",
+    )
     said = run(capsys, *words)
     assert said.status == 0
     assert said.err.strip() == "warning: model seasonal-naive takes no covariates: visitors, price ignored"

@@ -86,7 +86,7 @@ def explain(error: BaseException, words: Sequence[str]) -> InputError:
     text = " ".join(str(error).split())
     if found := UNKNOWN_KEY.search(text):
         return unknown_key(text, found, words)
-    if found := UNKNOWN_CLASS.search(text):
+    if (found := UNKNOWN_CLASS.search(text)) and (not found[3] or section_of(text, found) in BASES):
         return unknown_class(text, found, words)
     if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
         return InputError(f"expected a subclass of {found[2]}, found {found[1]}{place(found[1], words)}: name another")
@@ -139,12 +139,20 @@ def unknown_class(text: str, found: re.Match[str], words: Sequence[str]) -> Inpu
     """A class, or the module of one, that is not there."""
     if found[3]:
         name = found[3].rstrip(".")
-        section = (re.findall(r'Parser key "([\w.]+)"', text[: found.start()]) or ["a key"])[-1].split(".")[-1]
-        base = BASES.get(section)
-        known = sorted(subclasses(base)) if base else []
+        section = section_of(text, found)
+        known = sorted(subclasses(BASES[section]))
         return InputError(f"{unknown_name(f'class for {section}', name, known)}{place(name, words)}")
     module = importlib.import_module(found[1])
     return InputError(f"{unknown_name(f'name in {found[1]}', found[2], public(module))}{place(found[2], words)}")
+
+
+def section_of(text: str, found: re.Match[str]) -> str:
+    """The last part of the key that the words before a mistake speak of.
+
+    A key of another part than those of classes is the value's mistake: where a model may be made in two ways, the
+    parser complains of the class of the second way, too.
+    """
+    return (re.findall(r'Parser key "([\w.]+)"', text[: found.start()]) or [""])[-1].split(".")[-1]
 
 
 def wrong_value(text: str, value: re.Match[str], words: Sequence[str]) -> InputError:
