@@ -160,6 +160,9 @@ class Forecaster(nn.Module, ABC):
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast ``batch.horizon`` steps, in the units of ``batch.past``, whatever the model's own horizon is.
 
+        In float32, on every machine alike. Under ``torch.autocast`` matrix products are in bfloat16, which takes a CPU
+        that has instructions for it about three quarters of the time.
+
         Args:
             batch: windows of any context length; longer ones are cut, shorter ones count as unobserved before.
             levels: quantile levels to answer.

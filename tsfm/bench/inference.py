@@ -90,7 +90,8 @@ def bolt_sizes(count: int) -> ChronosBoltConfig:
     def config_of(width: int, hidden: int) -> ChronosBoltConfig:
         return ChronosBoltConfig(d_model=width, d_ff=hidden, d_kv=width // 4)
 
-    width = next(width for width in itertools.count(16, 16) if size_of(width + 16, 4 * width + 64) > count)
+    above = next(width for width in itertools.count(32, 16) if size_of(width, 4 * width) > count)
+    width = min(above - 16, above, key=lambda w: abs(size_of(w, 4 * w) - count))
     each = size_of(width, 2) - size_of(width, 1)
     return config_of(width, max(1, 1 + round((count - size_of(width, 1)) / each)))
 
@@ -204,14 +205,17 @@ def prepare(side: Side, series: int) -> tuple[int, dict[str, Run]]:
     return parameters(pipeline.model), prepare_chronos(pipeline, values)
 
 
-def peak_mib(reset: bool = False) -> float:
-    """Most memory that the process ever held, since the last reset (Linux)."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
+def memory_mib(field: str) -> float:
+    """What the process holds ("VmRSS"), or the most it ever held since ``forget_peak`` ("VmHWM"); Linux."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
-    raise RuntimeError("no line 'VmHWM' in /proc/self/status")
+    raise RuntimeError(f"no line {field} in /proc/self/status")
+
+
+def forget_peak() -> None:
+    """Let the peak of memory begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def serve(connection: Connection, side: Side, series: int, threads: int) -> None:
@@ -226,16 +230,17 @@ def serve(connection: Connection, side: Side, series: int, threads: int) -> None
         connection.send(str(error))
         return
     connection.send(count)
+    loaded = memory_mib("VmRSS")
     while (path := connection.recv()) is not None:
-        before = peak_mib(reset=True)
+        forget_peak()
         clock, cpu = time.perf_counter(), time.process_time()
         runs[path]()
         clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
-        connection.send((clock, cpu, peak_mib() - before))
+        connection.send((clock, cpu, memory_mib("VmHWM") - loaded))
 
 
 class Timing(NamedTuple):
-    """One run: seconds by the clock, of all threads, and MiB held more than before."""
+    """One run: seconds by the clock, of all threads, and MiB held beyond the loaded side."""
 
     seconds: float
     cpu: float
@@ -352,7 +357,7 @@ def to_markdown(rows: list[dict[str, Any]], series: int, command: str) -> str:
         "`predict_df`, from data frame to data frame with all checks of the table. Speed: seconds of",
         "chronos-forecasting over those of the model, by the clock and by the CPU time of all threads; above 1 the",
         "model is the faster one. It is the median over rounds in turn, each side in a process of its own. Peak:",
-        "memory held beyond what was held before the call.",
+        "most memory held during a call beyond what the process held before its first one.",
         "",
         f"    {command}",
         "",

@@ -1,5 +1,6 @@
 """``tsfm bench inference``: zero-shot forecasts of many series beside chronos-forecasting."""
 
+import statistics
 from pathlib import Path
 
 
@@ -31,7 +32,11 @@ def inference(
     if series < 1 or repeats < 1 or min(threads or [1]) < 1:
         raise InputError(f"expected series, repeats and threads of at least 1, found {series}, {repeats} and {threads}")
     rows = run_table(sizes or list(REACH), threads or [1, 2], repeats, series)
-    command = f"tsfm bench inference --series {series} --repeats {repeats}"
-    best = max(row["speed_over_chronos"] for row in rows if row["side"].startswith("zeroshot"))
-    summary = {"best_speed_over_chronos": best, "command": command}
+    chosen = [f"--{name} {' '.join(map(str, x))}" for name, x in (("sizes", sizes), ("threads", threads)) if x]
+    command = " ".join(["tsfm bench inference", *chosen, f"--series {series} --repeats {repeats}"])
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        ratios.setdefault(row["side"], []).append(row["cpu_speed_over_chronos"])
+    speeds = {side: statistics.median(found) for side, found in ratios.items()}
+    summary = {"cpu_speed_over_chronos": speeds, "command": command}
     write(output, "inference", rows, summary, to_markdown(rows, series, command))
