@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_golden_chronos2 import columns_of
 from test_golden_chronos_bolt import close_by_series, split
 from test_golden_moirai import FIELDS, check_distribution
 from test_golden_vision import close as close_image
 
+from tsfm.models.chronos2 import Chronos2, Chronos2Config
 from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig
 from tsfm.models.moirai import FAMILY_NAMES, Moirai, MoiraiConfig
 from tsfm.models.moirai2 import Moirai2, Moirai2Config
@@ -98,6 +100,18 @@ def test_when_a_chronos_bolt_is_converted_then_its_forecast_is_the_originals(
     assert isinstance(model, ChronosBolt)
     past, observed = split(tensors["in/context"])
     close_by_series(model.unroll(past, observed, 24).transpose(1, 2), tensors["out/quantiles_h24"])
+
+
+@torch.inference_mode()
+def test_when_a_chronos_2_is_converted_then_its_forecast_is_the_originals(golden_folder: Path, tmp_path: Path) -> None:
+    info, tensors, weights = case(golden_folder / "timeseries/chronos_2", "chronos2_d64_l2_univariate")
+    found = convert(hub_folder(tmp_path / "in", info["hf_config"], weights), tmp_path / "out")
+    assert (found.family, found.parameters) == ("chronos2", info["n_params"])
+    model = load(tmp_path / "out")
+    assert isinstance(model, Chronos2)
+    assert (model.context, model.horizon) == (256, 64)
+    quantiles = model.unroll(columns_of(tensors["in/context"][:, None], 100))[:, :, 0]
+    close_by_series(quantiles.transpose(1, 2), tensors["out/quantiles_h100"])
 
 
 @torch.inference_mode()
@@ -186,6 +200,13 @@ PUBLISHED = {
         "decoder.block.1.layer.1.EncDecAttention.q.weight": ("inner", "d"),
         "output_patch_embedding.residual_layer.bias": (9 * 64,),
     },
+    "chronos2": {
+        "shared.weight": (2, "d"),
+        "input_patch_embedding.hidden_layer.weight": (3072, 48),
+        "encoder.block.11.layer.1.self_attention.o.weight": ("d", "inner"),
+        "encoder.block.0.layer.2.mlp.wi.weight": (3072, "d"),
+        "output_patch_embedding.residual_layer.bias": (21 * 16,),
+    },
     "moirai": {
         "in_proj.weight": (5, "d", 128),
         "param_proj.proj.weights_logits.weight": (5, 4 * 128, "d"),
@@ -207,6 +228,8 @@ def test_when_a_published_size_is_built_then_it_has_the_published_number_of_para
         if entry.family == "chronos-bolt":
             names = ("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "num_decoder_layers")
             config = ChronosBoltConfig(*(sizes[name] for name in names))
+        elif entry.family == "chronos2" and sizes:
+            config = Chronos2Config()
         elif entry.family == "moirai":
             config = MoiraiConfig(sizes["d_model"], sizes["num_layers"], sizes["d_model"] // 64)
         elif entry.family == "moirai2":
@@ -228,12 +251,13 @@ def test_when_a_published_size_is_built_then_it_has_the_published_number_of_para
         for key, shape in PUBLISHED[entry.family].items():
             assert shapes[key] == tuple(axes.get(axis, axis) for axis in shape), (entry.name, key)
         counted += 1
-    assert counted == 25
+    assert counted == 27
 
 
 def test_when_a_checkpoint_is_unknown_or_has_a_name_of_another_kind_then_it_is_refused(tmp_path: Path) -> None:
     cases = {
-        "encoder.block.0.layer.0.self_attention.q.weight": "found one of Chronos-2",
+        "encoder.block.0.layer.0.self_attention.q.weight": "expected the config.json of a Chronos-2",
+        "encoder.layers.0.ffn.experts.0.fc1.weight": "found one of Moirai-MoE",
         "shared.weight": "found a T5",
         "lm_head.weight": "found the tensors lm_head.weight",
         "enc_embedding.value_embedding.weight": "expected the keys of an iTransformer",

@@ -29,6 +29,7 @@ SIZES = {
         "decoder_layers": 1,
         "patch_size": 8,
     },
+    "chronos2": {"d_model": 16, "d_ff": 16, "d_kv": 8, "heads": 2, "layers": 1, "patch_size": 4, "time_scale": 24},
     "decoder": {"d_model": 16, "patch_size": 4},  # a horizon of two patches
     "encoder": {"d_model": 16, "patch_size": 4},
     "itransformer": {"d_model": 16, "d_ff": 16, "heads": 2},
@@ -197,6 +198,8 @@ def test_when_more_variates_come_than_were_trained_then_they_are_forecast_too(mo
 
 
 def test_when_the_asked_horizon_is_a_part_of_a_longer_one_then_the_first_steps_agree(model: Forecaster) -> None:
+    if model.model_type == "chronos2":
+        return  # as in the original, all patches that are asked for at once see each other
     long, short = make_batch(horizon=2 * HORIZON), make_batch(horizon=2 * HORIZON)
     short = replace(short, horizon=4, future=None, future_observed=None)
     expected = model.predict(long, LEVELS).quantiles[:, :4]

@@ -72,6 +72,27 @@ def pooled_quantiles(values: Float[Tensor, "*shape N"], levels: Float[Tensor, " 
     return torch.lerp(left, right, place - below)
 
 
+def weighted_quantiles(
+    values: Float[Tensor, "*shape N"], weights: Float[Tensor, " N"], levels: Float[Tensor, " Q"]
+) -> Float[Tensor, "*shape Q"]:
+    """Quantiles of values of different probability, linear between the levels up to which each of them reaches.
+
+    Args:
+        values: in any order along the last axis.
+        weights: the probability of each; together 1.
+        levels: from 0 to 1.
+    """
+    ordered, order = values.sort(dim=-1)
+    reached = weights[order].cumsum(-1).clamp(max=1.0)
+    reached = F.pad(F.pad(reached, (1, 0)), (0, 1), value=1.0)
+    ordered = torch.cat([ordered[..., :1], ordered, ordered[..., -1:]], dim=-1)
+    asked = levels.expand(*values.shape[:-1], -1).contiguous()
+    above = torch.searchsorted(reached, asked, right=True).clamp(max=reached.shape[-1] - 1)
+    low, high = reached.gather(-1, above - 1), reached.gather(-1, above)
+    share = torch.where(high > low, (asked - low) / (high - low).clamp(min=1e-30), 0.0)
+    return torch.lerp(ordered.gather(-1, above - 1), ordered.gather(-1, above), share)
+
+
 class PointHead(nn.Linear):
     """One linear map from a variate's token to its horizon: a single "level", the point forecast, trained on MSE."""
 

@@ -23,6 +23,7 @@ FORMAT_VERSION = 1
 # model_type in config.json -> where its class is. Imported only when asked for.
 MODELS = {
     "chronos-bolt": "tsfm.models.chronos_bolt:ChronosBolt",
+    "chronos2": "tsfm.models.chronos2:Chronos2",
     "decoder": "tsfm.models.decoder:Decoder",
     "encoder": "tsfm.models.encoder:Encoder",
     "itransformer": "tsfm.models.itransformer:ITransformer",

@@ -16,14 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.attention import Mask, attend
 from tsfm.forecaster import Forecaster
 from tsfm.heads import DEFAULT_LEVELS, check_levels, pooled_quantiles
+from tsfm.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
 from tsfm.transformer import ResidualMLP, RMSNorm
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 
-SCALE_EPS, NORM_EPS = 1e-5, 1e-6
+SCALE_EPS = 1e-5
 START, REGISTER = 0, 1  # rows of the table of learnt tokens
 
 
@@ -89,51 +89,6 @@ def bucket(distance: Int[Tensor, "N M"], buckets: int, max_distance: int, both_w
     return offset + torch.where(distance < near, distance, far)
 
 
-class T5Attention(nn.Module):
-    """Multi-head attention without biases and without a factor on the scores.
-
-    Args:
-        config: sizes.
-        relative: whether it holds the bias of distances that all blocks of its stack use.
-    """
-
-    def __init__(self, config: ChronosBoltConfig, relative: bool = False) -> None:
-        super().__init__()
-        inner = config.heads * config.d_kv
-        self.heads = config.heads
-        self.q = nn.Linear(config.d_model, inner, bias=False)
-        self.k = nn.Linear(config.d_model, inner, bias=False)
-        self.v = nn.Linear(config.d_model, inner, bias=False)
-        self.o = nn.Linear(inner, config.d_model, bias=False)
-        # The scores are not divided by sqrt(d_kv): queries start smaller instead.
-        with torch.no_grad():
-            self.q.weight.div_(math.sqrt(config.d_kv))
-        if relative:
-            self.relative_attention_bias = nn.Embedding(config.buckets, config.heads)
-
-    def forward(
-        self, x_RNC: Float[Tensor, "R N C"], source_RMC: Float[Tensor, "R M C"], bias: Float[Tensor, "#R #H #N M"]
-    ) -> Float[Tensor, "R N C"]:
-        """Tokens ask, the source answers; ``bias`` is added to the scores, ``-inf`` hides a key."""
-        q, k, v = (
-            layer(x).unflatten(2, (self.heads, -1))
-            for layer, x in ((self.q, x_RNC), (self.k, source_RMC), (self.v, source_RMC))
-        )
-        return self.o(attend(q, k, v, Mask(bias=bias), scale=1.0).flatten(2))
-
-
-class T5FeedForward(nn.Module):
-    """Two linear layers with ReLU between."""
-
-    def __init__(self, config: ChronosBoltConfig) -> None:
-        super().__init__()
-        self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
-
-    def forward(self, x_RNC: Float[Tensor, "R N C"]) -> Float[Tensor, "R N C"]:
-        return self.wo(F.relu(self.wi(x_RNC)))
-
-
 class T5Stack(nn.Module):
     """Pre-norm blocks of self-attention, in a decoder cross-attention, and feed-forward; then a norm.
 
@@ -150,13 +105,13 @@ class T5Stack(nn.Module):
         self.names = ["SelfAttention", *(["EncDecAttention"] if is_decoder else []), "DenseReluDense"]
         self.block = nn.ModuleList()
         for number in range(layers):
-            parts: list[nn.Module] = [T5Attention(config, relative=number == 0)]
-            parts += [T5Attention(config)] if is_decoder else []
-            parts.append(T5FeedForward(config))
-            norms = (RMSNorm(config.d_model, eps=NORM_EPS) for _ in parts)
-            named = zip(self.names, parts, norms, strict=True)
-            layer = nn.ModuleList(nn.ModuleDict({name: part, "layer_norm": norm}) for name, part, norm in named)
-            self.block.append(nn.ModuleDict({"layer": layer}))
+            parts: list[nn.Module] = [
+                T5Attention(config.d_model, config.heads, config.d_kv) for _ in range(1 + is_decoder)
+            ]
+            if number == 0:  # it holds the bias of distances that all blocks of the stack use
+                parts[0].relative_attention_bias = nn.Embedding(config.buckets, config.heads)
+            parts.append(T5FeedForward(config.d_model, config.d_ff))
+            self.block.append(t5_block(config.d_model, self.names, parts))
         self.final_layer_norm = RMSNorm(config.d_model, eps=NORM_EPS)
 
     def position_bias(self, tokens: int, device: torch.device) -> Float[Tensor, "1 H N N"]:

@@ -24,7 +24,6 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 ATTENTION = "encoder.layers.0.self_attn.q_norm.weight"
 # What is known and not supported: a key that is in no other kind.
 UNSUPPORTED = {
-    "encoder.block.0.layer.0.self_attention.q.weight": "Chronos-2",
     "encoder.layers.0.ffn.experts.0.fc1.weight": "Moirai-MoE",
 }
 
@@ -179,6 +178,8 @@ def recognise(state: "Mapping[str, Tensor]", config: Mapping[str, Any], file: Pa
         raise InputError(
             f"expected a foreign checkpoint, found a model folder of ours at {file.parent}: use it as it is"
         )
+    if "encoder.block.0.layer.0.self_attention.q.weight" in state:
+        return "chronos2"
     if "chronos_config" in config or "input_patch_embedding.hidden_layer.weight" in state:
         return "chronos-bolt"
     if "shared.weight" in state:
@@ -240,7 +241,7 @@ def check_sizes(config: Mapping[str, Any], state: "Mapping[str, Tensor]", file: 
             )
     own = config.get("chronos_config")
     lengths = own if isinstance(own, Mapping) else {}
-    for key in ("context_length", "prediction_length", "input_patch_size"):
+    for key in ("context_length", "prediction_length", "input_patch_size", "max_output_patches"):
         value = lengths.get(key)
         if value is not None and not (isinstance(value, int) and 1 <= value <= 10**6):
             raise InputError(f"expected {key} from 1 to 1,000,000 in config.json, found {value!r:.40}: get it again")
@@ -255,7 +256,7 @@ def build(kind: str, config: dict[str, Any], state: "dict[str, Tensor]", options
     module: Any = importlib.import_module(f"tsfm.models.{kind.replace('-', '_')}")
     context, horizon = options.context or 2048, options.horizon or 96
     try:
-        if kind == "chronos-bolt":
+        if kind in ("chronos-bolt", "chronos2"):
             return module.from_reference(config, state)
         if kind == "moirai":
             return module.from_reference(config, state, context, horizon, patch_size="auto")
