@@ -44,7 +44,7 @@ def same(a: Forecaster, b: Forecaster) -> bool:
 @pytest.fixture(scope="module")
 def better() -> tuple[Forecaster, Finetuned]:
     model = tiny()
-    return model, finetune(model, ramps(), HORIZON, Recipe(steps=40, checks=4, lr=5e-3))
+    return model, finetune(model, ramps(), HORIZON, Recipe(steps=40, checks=4, lr=5e-3, share=1.0))
 
 
 def test_when_training_helps_then_the_fine_tuned_model_wins_and_the_start_is_left_alone(
@@ -77,7 +77,7 @@ def test_when_the_same_seed_is_used_twice_then_the_weights_are_the_same(better: 
     start = tiny()
     torch.manual_seed(99)  # the state of the user's generator is of no account, and is kept
     before = torch.get_rng_state()
-    again = finetune(start, ramps(), HORIZON, Recipe(steps=40, checks=4, lr=5e-3))
+    again = finetune(start, ramps(), HORIZON, Recipe(steps=40, checks=4, lr=5e-3, share=1.0))
     assert same(again.model, better[1].model)
     assert torch.equal(before, torch.get_rng_state())
 
@@ -91,6 +91,18 @@ def test_when_the_head_is_trained_then_nothing_else_changes() -> None:
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, after[key])}
     assert changed == {name for name, _ in model.named_parameters() if is_head(name)}
     assert count == sum(p.numel() for name, p in model.named_parameters() if is_head(name))
+
+
+def test_when_weights_are_blended_then_they_lie_between_those_of_the_start_and_the_trained_ones() -> None:
+    model, series = tiny(), ramps(2, 160)
+    held = hold_out(series, model, HORIZON, 0)
+    whole, half = (
+        train(model, series, held, HORIZON, Recipe(steps=10, checks=2, lr=1e-3, share=share))[0] for share in (1.0, 0.5)
+    )
+    trained = dict(whole.named_parameters())
+    for (name, before), after in zip(model.named_parameters(), half.parameters(), strict=True):
+        torch.testing.assert_close(after, (before + trained[name]) / 2)
+    assert not same(whole, model)
 
 
 def test_when_low_rank_updates_are_merged_then_forecasts_stay_and_the_model_is_as_it_was_made() -> None:

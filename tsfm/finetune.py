@@ -24,7 +24,7 @@ from tsfm_data.series import SeriesSet
 from tsfm_data.windows import Windows, item_lengths
 
 Method = Literal["full", "lora", "head"]
-LEARNING_RATES = {"full": 5e-4, "lora": 2e-3, "head": 1e-3}
+LEARNING_RATES = {"full": 1e-3, "lora": 4e-3, "head": 2e-3}
 HEADS = ("trunk.head", "head", "param_proj", "out_proj", "output_patch_embedding")  # of the models of the suite
 LARGEST_GRADIENT = 1.0  # norm
 WEIGHT_DECAY = 0.01
@@ -43,6 +43,8 @@ class Recipe:
         lr: peak learning rate of the topmost weights; None takes the method's.
         depth_decay: factor on the rate from each block to the one below.
         rank: of the updates of "lora".
+        share: of the way from the weights at the start to the trained ones that is gone in the end: a little less than
+            all of it keeps what the zero-shot model knew (Wortsman et al. 2022).
         checks: times that the held-out windows are looked at.
         patience: checks without a better one after which training ends.
         seed: of windows, low-rank updates and whatever a model draws.
@@ -54,6 +56,7 @@ class Recipe:
     lr: float | None = None
     depth_decay: float = 0.8
     rank: int = 8
+    share: float = 0.75
     checks: int = 10
     patience: int = 4
     seed: int = 0
@@ -66,6 +69,8 @@ class Recipe:
                 raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it")
         if (self.lr is not None and not self.lr > 0) or not 0 < self.depth_decay <= 1:
             raise InputError("expected lr above 0, and depth_decay above 0 and at most 1: change them")
+        if not 0 < self.share <= 1:
+            raise InputError(f"expected a share above 0 and at most 1, found {self.share}: change it")
         if self.seed < 0:
             raise InputError(f"expected a seed of at least 0, found {self.seed}: change it")
 
@@ -215,6 +220,8 @@ def train(
             for weight, value in zip(weights, best, strict=True):
                 weight.copy_(value)
     merge(tuned)
+    if best_step:
+        blend(model, tuned, recipe.share)
     return tuned.requires_grad_(True).eval(), tuple(curve), best_step, sum(w.numel() for w in weights)
 
 
@@ -274,6 +281,14 @@ def merge(model: Forecaster) -> None:
             part.merge()
             above, _, own = name.rpartition(".")
             setattr(model.get_submodule(above), own, part.get_base_layer())
+
+
+@torch.no_grad()
+def blend(start: Forecaster, tuned: Forecaster, share: float) -> None:
+    """Leave the tuned weights this share of the way from those at the start."""
+    before = dict(start.named_parameters())
+    for name, weight in tuned.named_parameters():
+        weight.copy_(torch.lerp(before[name], weight, share))
 
 
 def training_batches(model: Forecaster, series: SeriesSet, horizon: int, recipe: Recipe) -> Iterator[Batch]:

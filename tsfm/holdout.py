@@ -29,7 +29,7 @@ MOST_WINDOWS = 256  # of each part
 LEAST_GAIN = 0.01  # of the error that a challenger must save
 FEW_TIMES = 3  # fewer times of judging windows: what all series share at one time may be chance, and more must be saved
 LEAST_GAIN_AT_ONCE = 0.03
-LEAST_SIGMAS = 1.28  # and by so many standard errors: one chance in ten that it is none
+LEAST_SIGMAS = 1.0  # and by so many standard errors: one chance in six that it is none
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,24 @@ def finetune(
     methods: list[str] | None = None,
     seeds: list[int] | None = None,
     steps: int = STEPS,
+    runs: Path = Path("runs/finetune_bench"),
     output: Path = Path("benchmarks"),
 ) -> None:
     """Score a model zero-shot and fine-tuned on sets of the suite, with intervals over seeds and the time taken.
 
+    Finished runs are kept in the runs folder, so an interrupted table goes on where it stopped.
+
     Args:
         model: a name of tsfm weights list, or a model folder; by default the model that ships with the package.
-        sets: which, for instance ETTh1; ten by default.
+        sets: which, for instance ETTh1; all with enough history by default.
         methods: of head, lora and full; all by default.
         seeds: of fine-tuning; 0, 1 and 2 by default.
         steps: most optimiser steps.
+        runs: folder of finished runs, of whatever model and recipe.
         output: folder for finetune.md and finetune.json.
     """
     from tsfm.api import load_model
-    from tsfm.bench.finetune import METHODS, SETS, run, summarise, to_markdown
+    from tsfm.bench.finetune import METHODS, run, summarise, to_markdown
     from tsfm.commands.bench import write
     from tsfm_data.errors import unknown_name
 
@@ -33,7 +37,7 @@ def finetune(
         if name not in METHODS:
             raise unknown_name("method", name, METHODS)
     start = load_model(model)
-    rows = run(start, sets or SETS, methods or METHODS, seeds or [0, 1, 2], steps, print)
+    rows = run(start, sets, methods or METHODS, seeds or [0, 1, 2], steps, runs, print)
     words: dict[str, list[Any]] = {
         "model": [model] if model else [],
         "sets": sets or [],
