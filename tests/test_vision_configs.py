@@ -81,7 +81,7 @@ def test_when_a_compact_model_is_made_then_it_has_about_0_7_million_parameters(
     assert isinstance(made.data, ImageDataModule)
     count = sum(parameter.numel() for parameter in made.model.net.parameters())
     assert 0.64e6 < count < 0.76e6
-    assert made.model.net.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert made.model.net.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, 10)
 
 
 def test_when_all_configs_are_counted_then_each_published_recipe_has_one() -> None:
