@@ -14,7 +14,7 @@ import pytest
 import yaml
 from command import run
 
-from tsfm.scaling.cell import read_losses, run_cell
+from tsfm.scaling.cell import earlier, read_losses, run_cell
 from tsfm.scaling.grid import Grid, cells, overlay, pieces, read_grid
 from tsfm.scaling.ledger import read_runs
 from tsfm.scaling.sweep import Job, edges, is_done, run_index, slurm_files, sweep, write_ledger
@@ -308,6 +308,18 @@ def test_when_logs_are_read_then_the_last_validation_counts(tmp_path: Path) -> N
     (tmp_path / "logs/version_0/metrics.csv").write_text("step,train_loss,val_in_loss\n1,2,\n2,,3\n3,,2.5\n4,1,\n")
     assert read_losses(tmp_path) == {"val_in_loss": 2.5}
     assert read_losses(tmp_path / "none") == {}
+
+
+def test_when_tries_were_killed_then_their_time_to_the_last_log_line_counts(tmp_path: Path) -> None:
+    for i, seconds in enumerate((30, 7)):
+        log = tmp_path / f"logs/version_{i}/metrics.csv"
+        log.parent.mkdir(parents=True)
+        log.write_text("step,val_in_loss\n1,2\n")  # no other file: Lightning writes its own later
+        begun = log.parent.stat().st_mtime + 100 * i
+        os.utime(log, (begun + seconds, begun + seconds))
+        os.utime(log.parent, (begun, begun))
+    assert earlier(tmp_path) == pytest.approx(30, abs=0.01)
+    assert earlier(tmp_path / "none") == 0
 
 
 def test_when_ray_is_there_then_it_runs_the_same_cells(tmp_path: Path) -> None:

@@ -106,8 +106,8 @@ def fit(command: list[str] | None, config: Path, start: Path | None) -> None:
 def earlier(folder: Path) -> float:
     """Seconds of tries that were killed, from their first to their last log line; 0 where there were none."""
     logs = sorted(folder.glob("logs/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)[:-1]
-    spans = (path.stat().st_mtime - (path.parent / "hparams.yaml").stat().st_mtime for path in logs)
-    return float(sum(max(0.0, span) for span in spans))
+    # A folder is as old as the last file that came into it: the log, with its first line.
+    return float(sum(max(0.0, path.stat().st_mtime - path.parent.stat().st_mtime) for path in logs))
 
 
 def read_losses(folder: Path) -> dict[str, float]:
