@@ -32,6 +32,7 @@ COMMANDS = {
     "bench inference": ("tsfm.commands.bench_inference:inference", "zero-shot forecasts beside chronos-forecasting"),
     "bench ablation": ("tsfm.commands.bench:ablation", "what each choice of the zero-shot recipe buys"),
     "bench finetune": ("tsfm.commands.bench_finetune:finetune", "what fine-tuning gains on sets of the suite"),
+    "bench cold-start": ("tsfm.commands.bench_cold_start:cold_start", "a first forecast: seconds and peak memory"),
     "bench windows": ("tsfm.commands.bench:windows", "window gathering beside GluonTS"),
     "bench baselines": ("tsfm.commands.baselines:baselines", "scores of the baselines on a suite, computed once"),
     "bench scaling": ("tsfm.commands.scaling:bench", "the joint law's fit beside others, and its coverage"),
