@@ -119,6 +119,11 @@ class Pyramid(Backbone):
         return taken
 
 
+def channels_last(x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B ch height width"]:
+    """The images in the layout in which convolutions, pooling and norms of maps are fastest on a CPU."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
 def take(count: int, indices: Indices) -> tuple[list[int], int]:
     """The chosen of ``count`` blocks, and the last of them; a number stands for that many of the last."""
     return feature_take_indices(count, list(indices) if isinstance(indices, tuple) else indices)

@@ -20,7 +20,7 @@ from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_c
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbone import Indices, Pyramid, path_rates, take
+from tsfm_vision.backbone import Indices, Pyramid, channels_last, path_rates, take
 from tsfm_vision.checkpoints import State, recognise
 from tsfm_vision.routing import BiLevelRoutingAttention, ConvMixer, GlobalAttention, KeyPool, KeyPooling
 
@@ -232,6 +232,7 @@ class BiFormer(Pyramid):
 
     def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B C h w"]:
         """The last map after the last norm."""
+        x = channels_last(x)
         for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(downsample(x))
         return self.norm(x)
@@ -254,7 +255,7 @@ class BiFormer(Pyramid):
         if output_fmt != "NCHW":
             raise InputError(f"expected output_fmt NCHW, found {output_fmt!r}: change it")
         taken, last = take(len(self.stages), indices)
-        found = []
+        found, x = [], channels_last(x)
         for index, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             if stop_early and index > last:
                 break

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm_data.errors import InputError
+from tsfm_vision import cpu
 from tsfm_vision.backbone import Backbone, Indices, path_rates, take
 from tsfm_vision.checkpoints import State, recognise, resize_grid, square
 from tsfm_vision.soft_mask import Part, parts, soft_masked
@@ -59,7 +60,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_BNC: Float[Tensor, "B N C"], table: Tensor, rate: float, masks: tuple[Part, ...]) -> Tensor:
-        q_BNHD, k_BNHD, v_BNHD = self.qkv(x_BNC).unflatten(2, (3, self.heads, -1)).unbind(2)
+        qkv_BN3HD = self.qkv(x_BNC).unflatten(2, (3, self.heads, -1))
+        if cpu.applies(qkv_BN3HD):
+            return self.proj(cpu.SoftMasked.apply(qkv_BN3HD, torch.view_as_complex(table).squeeze(1), rate))
+        q_BNHD, k_BNHD, v_BNHD = qkv_BN3HD.unbind(2)
         mixed_BNHD = soft_masked(rotate(q_BNHD, table), rotate(k_BNHD, table), v_BNHD, rate, masks)
         return self.proj(mixed_BNHD.flatten(2))
 
@@ -74,7 +78,15 @@ class SwiGLU(nn.Module):
         self.fc3 = nn.Linear(width, hidden, bias=False)
 
     def forward(self, x_BNC: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        return self.fc2(F.silu(self.fc1(x_BNC)) * self.fc3(x_BNC))
+        gate, value = self.fc1(x_BNC), self.fc3(x_BNC)
+        return self.fc2(cpu.GatedSilu.apply(gate, value) if cpu.applies(gate) else F.silu(gate) * value)
+
+
+class RMSNorm(nn.RMSNorm):
+    """PyTorch's; on a CPU, where PyTorch has no kernel for it, ours."""
+
+    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        return cpu.RMSNorm.apply(x, self.weight, self.eps) if cpu.applies(x) else super().forward(x)
 
 
 class Block(nn.Module):
@@ -82,9 +94,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, qkv_bias: bool, drop_path: float) -> None:
         super().__init__()
-        self.norm1 = nn.RMSNorm(width, eps=1e-6)
+        self.norm1 = RMSNorm(width, eps=1e-6)
         self.attn = Attention(width, heads, qkv_bias)
-        self.norm2 = nn.RMSNorm(width, eps=1e-6)
+        self.norm2 = RMSNorm(width, eps=1e-6)
         self.mlp = SwiGLU(width, hidden)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
@@ -152,7 +164,7 @@ class ILlama(Backbone):
         hidden = math.ceil(int(2 * int(mlp_ratio * embed_dim) / 3) / MULTIPLE) * MULTIPLE
         paths = path_rates(drop_path_rate, [depth])[0]
         self.blocks = nn.ModuleList([Block(embed_dim, num_heads, hidden, qkv_bias, path) for path in paths])
-        self.norm = nn.RMSNorm(embed_dim, eps=1e-6)
+        self.norm = RMSNorm(embed_dim, eps=1e-6)
         self.feature_info = [
             {"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": patch_size} for i in range(depth)
         ]

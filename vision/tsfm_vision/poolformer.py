@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from tsfm.attention import attend
 from tsfm_data.errors import InputError
-from tsfm_vision.backbone import Indices, take
+from tsfm_vision.backbone import Indices, channels_last, take
 from tsfm_vision.checkpoints import State, recognise, resize_map
 
 Mixer = Literal["identity", "pool", "attention", "fc"]
@@ -171,6 +171,10 @@ class PoolFormer(MetaFormer):
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
 
+    def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B C H W"]:
+        """The last map."""
+        return super().forward_features(channels_last(x))
+
     def forward_intermediates(
         self,
         x: Float[Tensor, "B C H W"],
@@ -182,7 +186,7 @@ class PoolFormer(MetaFormer):
     ) -> Any:
         """Outputs of stages, as timm's models give them; ``norm`` applies the stage norms where there are any."""
         chosen = list(indices) if isinstance(indices, tuple) else indices
-        last, maps = super().forward_intermediates(x, chosen, norm, stop_early, output_fmt)
+        last, maps = super().forward_intermediates(channels_last(x), chosen, norm, stop_early, output_fmt)
         if norm and self.stage_norms is not None:
             taken, _ = take(len(self.stage_norms), indices)
             maps = [self.stage_norms[i](y) for i, y in zip(sorted(taken), maps, strict=True)]

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tsfm.attention import attend
 from tsfm_data.errors import InputError
+from tsfm_vision import cpu
 
 KeyPool = Literal["identity", "ada_avgpool", "ada_maxpool", "avgpool", "maxpool"]
 Routes = tuple[Float[Tensor, "B R K"], Int[Tensor, "B R K"]]
@@ -159,18 +160,27 @@ class BiLevelRoutingAttention(nn.Module):
             rows, columns = math.ceil(height / self.windows), math.ceil(width / self.windows)
             qkv = self.qkv(pad(x_BHWC, rows, columns))
         value_map = qkv[..., 2 * self.qk_width :]
+        routes = self.router(*means(qkv, rows, columns, self.qk_width).split(self.qk_width, dim=-1))
         padded = pad(qkv, rows, columns)
-        across = padded.shape[2] // columns
-        out = join(self.routed(cut(padded, rows, columns), means(qkv, rows, columns, self.qk_width)), across)
+        if self.is_plain and cpu.applies(qkv):
+            out = cpu.Routed.apply(padded, routes[1], self.heads, rows, columns, self.scale)
+        else:
+            out = join(self.routed(cut(padded, rows, columns), routes), padded.shape[2] // columns)
         out = out[:, : qkv.shape[1], : qkv.shape[2]]
         if self.lepe is not None:
             out = out + self.lepe(value_map.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.proj(out)[:, :height, :width]
 
-    def routed(self, qkv: Float[Tensor, "B R h w X"], mean: Float[Tensor, "B R Y"]) -> Float[Tensor, "B R h w C"]:
+    @property
+    def is_plain(self) -> bool:
+        """Whether keys, values and their weights are as in all published models."""
+        pooled = not isinstance(self.key_pooling.pool, nn.Identity)
+        return 3 * self.qk_width == self.qkv.out_features and not pooled and not self.soft_routing
+
+    def routed(self, qkv: Float[Tensor, "B R h w X"], routes: Routes) -> Float[Tensor, "B R h w C"]:
         """Each region's attention to the regions that it is routed to."""
         batch, regions, rows, columns, _ = qkv.shape
-        share_BRK, index_BRK = self.router(*mean.split(self.qk_width, dim=-1))
+        share_BRK, index_BRK = routes
         q_BRNE = qkv[..., : self.qk_width].flatten(2, 3)
         kv_BRMC = self.key_pooling(qkv[..., self.qk_width :])
         flat = (index_BRK + torch.arange(batch, device=qkv.device)[:, None, None] * regions).flatten()

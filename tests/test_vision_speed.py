@@ -1,0 +1,99 @@
+"""``tsfm bench vision``: both sides compute the same, and the rows say what was asked."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tsfm.commands.bench_vision import vision
+from tsfm_data.errors import InputError
+from tsfm_vision import cpu, speed
+
+TINY: dict[str, Any] = {
+    "poolformer": (64, {}),
+    "tnt": (32, {"depth": 2, "embed_dim": 24, "inner_dim": 8, "num_heads_outer": 2}),
+    "illama": (64, {"depth": 2, "embed_dim": 24}),
+    "illama-attention": (64, {"embed_dim": 24}),
+    "biformer": (224, {"depths": (1, 1, 1, 1), "dims": (32, 32, 64, 64)}),
+    "illama-memory": (256, {"depth": 2, "embed_dim": 24}),
+    "biformer-memory": (256, {"depths": (1, 1, 1, 1), "dims": (32, 32, 64, 64), "n_win": 8}),
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_when_a_case_is_made_then_both_sides_give_equal_outputs_and_gradients(name: str) -> None:
+    torch.manual_seed(0)
+    side, sizes = TINY[name]
+    holder, ours, other, x = speed.CASES[name].make(side, 2, sizes)
+    for parameter in holder.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    if isinstance(holder, torch.nn.ModuleList):
+        holder[1].load_state_dict(holder[0].state_dict())
+    found: list[tuple[Tensor, Tensor]] = []
+    for run in (ours, other):
+        holder.zero_grad()
+        inputs = x.clone().requires_grad_()
+        out = run(inputs)
+        out.square().mean().backward()
+        assert inputs.grad is not None
+        found.append((out.detach(), inputs.grad))
+    for one, two in zip(*found, strict=True):
+        assert torch.allclose(one, two, rtol=0, atol=5e-5 * float(two.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["illama-memory", "biformer-memory"])
+def test_when_images_are_large_then_less_than_half_of_the_references_memory_is_needed_in_training(name: str) -> None:
+    side, sizes = TINY[name]
+    case = speed.CASES[name]._replace(side=side, batch=1)
+    rows = speed.run(case, 1, sizes)
+    assert [row["mode"] for row in rows] == ["inference", "training"]
+    assert rows[1]["ratio"] > 2
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_when_attention_is_soft_masked_in_parts_then_its_gradient_is_right(
+    rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "PART", 3)  # 7 tokens make three parts
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, 7, 3, 2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    turns = torch.randn(7, 2, generator=generator, dtype=torch.float64)
+    angle = torch.polar(torch.ones_like(turns), turns)
+    assert torch.autograd.gradcheck(lambda y: cpu.SoftMasked.apply(y, angle, rate), qkv)
+
+
+def test_when_regions_are_gathered_in_parts_then_the_gradient_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "GATHERED", 200)
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, 4, 6, 12, generator=generator, dtype=torch.float64, requires_grad=True)
+    index = torch.stack([torch.randperm(4, generator=generator)[:2] for _ in range(8)]).view(2, 4, 2)
+    assert torch.autograd.gradcheck(lambda y: cpu.Routed.apply(y, index, 2, 2, 3, 0.5), qkv)
+
+
+def test_when_norm_and_gate_are_differentiated_then_the_gradients_are_right() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = torch.randn(4, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, w: cpu.RMSNorm.apply(x, w, 1e-6), (x, weight))
+    assert torch.autograd.gradcheck(cpu.GatedSilu.apply, (x, y))
+
+
+def test_when_the_command_runs_then_its_page_names_it_and_shows_ranges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side, sizes = TINY["illama"]
+
+    def small(side_: int, batch: int, sizes_: speed.Sizes) -> speed.Pair:
+        return speed.illama(side, 1, sizes)
+
+    monkeypatch.setitem(speed.CASES, "illama", speed.CASES["illama"]._replace(make=small))
+    vision(["illama"], tmp_path, repeats=2)
+    text = (tmp_path / "vision.md").read_text()
+    assert "tsfm bench vision --cases illama --repeats 2 --threads 1" in text
+    assert text.count(" to ") == 2
+    with pytest.raises(InputError, match="illama"):
+        vision(["ilama"], tmp_path)
+    with pytest.raises(InputError, match="at least 1, found 0"):
+        vision(["illama"], tmp_path, repeats=0)

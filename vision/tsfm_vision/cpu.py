@@ -1,0 +1,231 @@
+"""Operations of the backbones in the form that is fastest on a CPU, exact, with backward passes that keep little.
+
+What autograd would keep of every step is computed again from the inputs. Elsewhere (``applies`` is False: other
+devices, autocast, tracing) the models go through ``tsfm.attention`` and PyTorch's own layers.
+
+Shapes: B batch, N tokens, H heads, D channels of a head, C channels of a token, G batch times heads, R regions,
+K regions that a region attends to, M keys of a region.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+# Queries of a part of the soft mask: few, so that the scores stay in the cache and little is computed for nothing.
+PART = 128
+# Numbers of keys, values and scores that are held at once.
+GATHERED = 2**19
+
+
+def applies(x: Tensor) -> bool:
+    """Whether these operations serve a tensor."""
+    is_wide = x.dtype in (torch.float32, torch.float64)
+    return x.device.type == "cpu" and is_wide and not torch.is_autocast_enabled("cpu") and not torch.jit.is_tracing()
+
+
+class RMSNorm(torch.autograd.Function):
+    """``x / sqrt(mean(x ** 2) + eps) * weight`` over the last axis."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return (x * inverse).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        normed = x * inverse
+        product = grad * normed
+        mean = (product @ weight).div_(x.shape[-1]).unsqueeze(-1)
+        grad_x = (grad * weight).addcmul_(normed, mean, value=-1).mul_(inverse)
+        return grad_x, product.flatten(0, -2).sum(0), None
+
+
+class GatedSilu(torch.autograd.Function):
+    """``silu(gate) * value``."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, value)
+        return F.silu(gate).mul_(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, value = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad * value, gate), F.silu(gate).mul_(grad)
+
+
+def turn(x_BN2HD: Tensor, angle_ND: Tensor, out_2BHND: Tensor) -> None:
+    """Queries and keys turned by complex numbers, written head by head."""
+    pairs, out = (torch.view_as_complex(x.unflatten(-1, (-1, 2))) for x in (x_BN2HD, out_2BHND))
+    torch.mul(pairs.permute(2, 0, 3, 1, 4), angle_ND, out=out)
+
+
+def turn_back(x_2BHND: Tensor, angle_ND: Tensor, out_BN2HD: Tensor) -> None:
+    """The inverse, for gradients."""
+    pairs, out = (torch.view_as_complex(x.unflatten(-1, (-1, 2))) for x in (x_2BHND, out_BN2HD))
+    torch.mul(pairs.permute(1, 3, 0, 2, 4), angle_ND.conj_physical()[:, None, None], out=out)
+
+
+class SoftMasked(torch.autograd.Function):
+    """Rotary attention whose weights are multiplied by ``rate`` ahead of the query, after the softmax.
+
+    A part of the queries at a time: its weights are used and forgotten, and where the rate is 0 no product is made with
+    what lies ahead. ``angle`` holds complex numbers of length 1, ``[N, D / 2]``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv_BN3HD: Tensor, angle: Tensor, rate: float) -> Float[Tensor, "B N HD"]:
+        b, n, _, h, d = qkv_BN3HD.shape
+        q, k, v = unpack(qkv_BN3HD, angle)
+        out = []
+        for start, end, seen, behind in parts(n, rate, q):
+            weights = scores(q, k, start, end)
+            weights[..., start:end].mul_(behind)
+            if rate != 1 and seen > end:
+                weights[..., end:].mul_(rate)
+            out.append(torch.bmm(weights[..., :seen], v[:, :seen]))
+        mixed = torch.cat(out, 1).unflatten(0, (b, h)).transpose(1, 2).reshape(b, n, h * d)
+        ctx.save_for_backward(qkv_BN3HD, angle, mixed)
+        ctx.rate = rate
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Float[Tensor, "B N HD"]) -> tuple[Tensor | None, ...]:
+        qkv_BN3HD, angle, mixed = ctx.saved_tensors
+        rate, (b, n, _, h, d) = ctx.rate, qkv_BN3HD.shape
+        q, k, v = unpack(qkv_BN3HD, angle)
+        inner = (grad * mixed).unflatten(2, (h, d)).sum(-1).transpose(1, 2).reshape(b * h, n, 1)
+        grad = grad.unflatten(2, (h, d)).transpose(1, 2).reshape(b * h, n, d)
+        grad_qk = q.new_zeros(2, b * h, n, d)
+        (grad_q, grad_k), grad_v = grad_qk, torch.zeros_like(v)
+        for start, end, seen, behind in parts(n, rate, q):
+            weights, grad_part = scores(q, k, start, end), grad[:, start:end]
+            grad_weights = torch.bmm(grad_part, v[:, :seen].transpose(1, 2))
+            grad_weights[..., start:end].mul_(behind)
+            masked = weights[..., start:end] * behind
+            grad_v[:, :start].add_(torch.bmm(weights[..., :start].transpose(1, 2), grad_part))
+            grad_v[:, start:end].add_(torch.bmm(masked.transpose(1, 2), grad_part))
+            if seen > end:
+                grad_v[:, end:].add_(torch.bmm(weights[..., end:].transpose(1, 2), grad_part), alpha=rate)
+                grad_weights[..., end:].mul_(rate)
+            weights[..., :seen].mul_(grad_weights.sub_(inner[:, start:end]))
+            if seen < n:
+                weights[..., seen:].mul_(-inner[:, start:end])
+            grad_q[:, start:end] = torch.bmm(weights, k).mul_(d**-0.5)
+            grad_k.baddbmm_(weights.transpose(1, 2), q[:, start:end], alpha=d**-0.5)
+        grad_qkv = torch.empty_like(qkv_BN3HD)
+        turn_back(grad_qk.unflatten(1, (b, h)), angle, grad_qkv[:, :, :2])
+        grad_qkv[:, :, 2] = grad_v.unflatten(0, (b, h)).transpose(1, 2)
+        return grad_qkv, None, None
+
+
+def unpack(qkv_BN3HD: Tensor, angle: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Turned queries, turned keys and values, ``[G, N, D]`` each."""
+    b, n, _, h, d = qkv_BN3HD.shape
+    qk = qkv_BN3HD.new_empty(2, b, h, n, d)
+    turn(qkv_BN3HD[:, :, :2], angle, qk)
+    q, k = qk.flatten(1, 2)
+    return q, k, qkv_BN3HD[:, :, 2].transpose(1, 2).reshape(b * h, n, d)
+
+
+def parts(tokens: int, rate: float, like: Tensor) -> list[tuple[int, int, int, Tensor]]:
+    """Each part's first query, the one after its last, the keys it uses, and the mask among its own places."""
+    mask = torch.ones(PART, PART, dtype=like.dtype).tril_().mul_(1 - rate).add_(rate)
+    found = []
+    for start in range(0, tokens, PART):
+        end = min(start + PART, tokens)
+        found.append((start, end, end if rate == 0 else tokens, mask[: end - start, : end - start]))
+    return found
+
+
+class Routed(torch.autograd.Function):
+    """Attention of each region of a map to the regions that it is routed to.
+
+    Keys and values are gathered for some rows (a head of a region each) at a time, used and forgotten. The map holds
+    queries, keys and values of all heads side by side; a region is ``rows`` x ``columns`` tokens.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv_BHWX: Tensor, index_BRK: Tensor, heads: int, rows: int, columns: int, scale: float
+    ) -> Float[Tensor, "B H W C"]:
+        ctx.save_for_backward(qkv_BHWX, index_BRK)
+        ctx.sizes, ctx.scale = (rows, columns, heads), scale
+        q, k, v = table_of(qkv_BHWX, 3, ctx.sizes)
+        out = torch.empty_like(q)
+        for part, chosen in chunks(index_BRK, heads, q):
+            torch.bmm(routed_weights(q[part], gathered(k, chosen), scale), gathered(v, chosen), out=out[part])
+        return map_of(out[None], qkv_BHWX.shape, ctx.sizes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BHWC: Float[Tensor, "B H W C"]) -> tuple[Tensor | None, ...]:
+        qkv_BHWX, index_BRK = ctx.saved_tensors
+        (q, k, v), (grad,) = table_of(qkv_BHWX, 3, ctx.sizes), table_of(grad_BHWC, 1, ctx.sizes)
+        total = q.new_zeros(3, *q.shape)
+        for part, chosen in chunks(index_BRK, ctx.sizes[2], q):
+            keys = gathered(k, chosen)
+            weights = routed_weights(q[part], keys, ctx.scale)
+            scatter(total[2], chosen, torch.bmm(weights.transpose(1, 2), grad[part]))
+            grad_weights = torch.bmm(grad[part], gathered(v, chosen).transpose(1, 2))
+            inner = (grad_weights * weights).sum(-1, keepdim=True)
+            weights.mul_(grad_weights.sub_(inner)).mul_(ctx.scale)
+            torch.bmm(weights, keys, out=total[0][part])
+            scatter(total[1], chosen, torch.bmm(weights.transpose(1, 2), q[part]))
+        return map_of(total, qkv_BHWX.shape, ctx.sizes), None, None, None, None, None
+
+
+def table_of(map_BHWX: Tensor, kinds: int, sizes: tuple[int, int, int]) -> Float[Tensor, "kinds BRH N D"]:
+    """Tokens of a map region by region and head by head: queries, keys and values, or one kind."""
+    rows, columns, heads = sizes
+    x = map_BHWX.unflatten(3, (kinds, heads, -1)).unflatten(2, (-1, columns)).unflatten(1, (-1, rows))
+    return x.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(1, 4)
+
+
+def map_of(table: Float[Tensor, "kinds BRH N D"], shape: torch.Size, sizes: tuple[int, int, int]) -> Tensor:
+    """The inverse."""
+    rows, columns, heads = sizes
+    x = table.view(len(table), shape[0], shape[1] // rows, shape[2] // columns, heads, rows, columns, -1)
+    return x.permute(1, 2, 5, 3, 6, 0, 4, 7).flatten(5).flatten(3, 4).flatten(1, 2)
+
+
+def chunks(index_BRK: Int[Tensor, "B R K"], heads: int, q: Float[Tensor, "BRH N D"]) -> list[tuple[slice, Tensor]]:
+    """Rows of queries to work on at once, and the rows of keys and values that each of them sees."""
+    batch, regions, routes = index_BRK.shape
+    first = torch.arange(batch, device=index_BRK.device)[:, None, None] * regions
+    head = torch.arange(heads, device=index_BRK.device)[:, None]
+    rows = ((index_BRK + first)[:, :, None] * heads + head).flatten(0, 2)
+    size = max(1, GATHERED // (routes * q.shape[1] * (2 * q.shape[2] + q.shape[1])))
+    return [(slice(i * size, (i + 1) * size), part) for i, part in enumerate(rows.split(size))]
+
+
+def gathered(x: Float[Tensor, "BRH N D"], chosen: Int[Tensor, "rows K"]) -> Float[Tensor, "rows KN D"]:
+    """Keys or values of the chosen regions, end to end."""
+    return x.flatten(1).index_select(0, chosen.flatten()).view(len(chosen), -1, x.shape[2])
+
+
+def scatter(total: Float[Tensor, "BRH N D"], chosen: Int[Tensor, "rows K"], x: Float[Tensor, "rows KN D"]) -> None:
+    """Add to each region what was found for it: the inverse of ``gathered`` for gradients."""
+    total.flatten(1).index_add_(0, chosen.flatten(), x.view(-1, total.shape[1] * total.shape[2]))
+
+
+def routed_weights(q: Float[Tensor, "rows N D"], k: Float[Tensor, "rows KN D"], scale: float) -> Tensor:
+    """Attention weights of some rows of queries."""
+    return torch.bmm(q, k.transpose(1, 2)).mul_(scale).softmax(-1)
+
+
+def scores(q_GND: Tensor, k_GND: Tensor, start: int, end: int) -> Float[Tensor, "G P N"]:
+    """Attention weights of some queries for all keys."""
+    keys = k_GND.transpose(1, 2)
+    blank = q_GND.new_empty(q_GND.shape[0], end - start, k_GND.shape[1])
+    return torch.baddbmm(blank, q_GND[:, start:end], keys, beta=0, alpha=q_GND.shape[-1] ** -0.5, out=blank).softmax(-1)
