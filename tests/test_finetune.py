@@ -267,6 +267,25 @@ def test_when_weights_start_a_training_then_they_are_the_models_and_only_the_hea
     assert {is_head(name) for name, p in made.named_parameters() if p.requires_grad} == {True}
 
 
+def test_when_low_rank_updates_are_trained_by_yaml_then_the_model_folder_holds_them_merged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    root = Path(__file__).resolve().parent.parent
+    monkeypatch.chdir(tmp_path)
+    save(tiny(), "start")
+    ramps(2, 300).to_frame().to_csv("t.csv", index=False)
+    words = [f"--config={root}/configs/finetune/{name}.yaml" for name in ("full", "lora")]
+    words += ["--model.init_args.forecaster.init_args.model=start", "--data.source=t.csv", "--data.split=auto"]
+    words += ["--data.context=48", "--data.horizon=16", "--trainer.limit_train_batches=4", "--trainer.accelerator=cpu"]
+    done(capsys, "fit", *words, "--trainer.default_root_dir=run", "--trainer.enable_progress_bar=false")
+    after = load("run/model").state_dict()
+    changed = {key for key, value in tiny().state_dict().items() if not torch.equal(value, after[key])}
+    assert after.keys() == tiny().state_dict().keys()
+    assert changed
+    assert all(".layers." in key and key.endswith("weight") for key in changed)
+
+
 def test_when_a_recipe_is_out_of_range_then_it_is_refused() -> None:
     with pytest.raises(InputError, match="seed"):
         Recipe(seed=-1)

@@ -13,21 +13,26 @@ class Pretrained:
 
     Args:
         model: a name of ``tsfm weights list``, or a model folder; None takes the model that ships with the package.
-        method: "full" trains all weights, "head" what turns tokens into forecasts alone.
+        method: "full" trains all weights, "head" what turns tokens into forecasts alone, "lora" low-rank updates of
+            the linear layers of the blocks, which the model folder holds added to the weights.
+        rank: of the updates of "lora".
     """
 
-    def __init__(self, model: str | None = None, method: Literal["full", "head"] = "full") -> None:
+    def __init__(
+        self, model: str | None = None, method: Literal["full", "lora", "head"] = "full", rank: int = 8
+    ) -> None:
         self.model = model
         self.method = method
+        self.rank = rank
 
     def __call__(self, context: int, horizon: int) -> Forecaster:
         """The forecaster.
 
         Raises:
-            InputError: no such model, or one whose weights are for another context or horizon.
+            InputError: no such model, one whose weights are for another context or horizon, or peft is missing.
         """
         from tsfm.api import load_model
-        from tsfm.finetune import is_head
+        from tsfm.finetune import Recipe, trainable
 
         with torch.device("cpu"):  # weights are read into memory, whatever the default device is
             start = load_model(self.model)
@@ -40,7 +45,5 @@ class Pretrained:
                 f"give --data.context {start.context} --data.horizon {start.horizon}"
             ) from error
         made.pretraining, made.name = start.pretraining, start.name
-        if self.method == "head":
-            for name, parameter in made.named_parameters():
-                parameter.requires_grad_(is_head(name))
+        trainable(made, Recipe(self.method, rank=self.rank))
         return made

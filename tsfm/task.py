@@ -1,5 +1,6 @@
 """The thin Lightning layer around a forecaster: it owns no mathematics of the model, only when things happen."""
 
+import copy
 import hashlib
 import json
 import math
@@ -288,10 +289,23 @@ class ModelFolder(pl.Callback):
         """A forecaster of its own with the weights of the best checkpoint, whole also where training shards them."""
         checkpoint, trained = trainer.checkpoint_callback, task.forecaster
         if not (isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path):
-            return trained
+            return merged(trained)
         state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-        model = type(trained)(trained.context, trained.horizon, trained.config)
-        model.training_data = trained.training_data
         prefix = "forecaster."
-        model.load_state_dict({key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)})
-        return model.to(task.device)
+        weights = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
+        updated = any("lora_" in key for key in weights)
+        model = copy.deepcopy(trained) if updated else type(trained)(trained.context, trained.horizon, trained.config)
+        model.training_data = trained.training_data
+        model.load_state_dict(weights)
+        return merged(model).to(task.device)
+
+
+def merged(model: Forecaster) -> Forecaster:
+    """The model with its low-rank updates, where it has any, added to the weights."""
+    if not any("lora_" in name for name, _ in model.named_parameters()):
+        return model
+    from tsfm.finetune import merge
+
+    model = copy.deepcopy(model)
+    merge(model)
+    return model
