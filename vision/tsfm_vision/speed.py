@@ -1,8 +1,9 @@
 """``tsfm bench vision``: speed and memory of the backbones beside timm's, or beside the reference arithmetic.
 
 Both sides hold the same weights, live in one process and take turns, the first one changing from round to round; what
-counts is the median over the rounds of the ratio of their times. Memory is what PyTorch's tensors occupy at the peak of
-one call beyond what was there before it, as its profiler sees every allocation; that inside libraries is not seen.
+counts is the median over the rounds of the ratio of their CPU times, which other work on the machine disturbs less than
+those of the clock. Memory is what PyTorch's tensors occupy at the peak of one call beyond what was there before it, as
+its profiler sees every allocation; that inside libraries is not seen.
 """
 
 import statistics
@@ -112,16 +113,16 @@ def call(side: Callable[[Tensor], Tensor], x: Tensor, mode: str) -> None:
 
 
 def seconds(pair: Pair, mode: str, repeats: int) -> list[tuple[float, float]]:
-    """Times of both sides, round by round, after one that does not count."""
+    """CPU times of both sides, round by round, after one that does not count."""
     holder, *sides, x = pair
     found: list[tuple[float, float]] = []
     for turn in range(repeats + 1):
         times = [0.0, 0.0]
         for index in (0, 1) if turn % 2 else (1, 0):
             holder.zero_grad()
-            start = time.perf_counter()
+            start = time.process_time()
             call(sides[index], x, mode)
-            times[index] = time.perf_counter() - start
+            times[index] = time.process_time() - start
         found.append((times[0], times[1]))
     return found[1:]
 
@@ -195,7 +196,8 @@ def page(rows: list[dict[str, Any]], repeats: int, threads: int, command: str) -
         "# Speed and memory of the vision backbones",
         "",
         "On CPU in float32, at equal weights, both sides in one process by turns; a ratio above 1 says that ours is",
-        "the faster one: the median over the rounds, after one that does not count. Training is forward and backward.",
+        "the faster one: the median over the rounds of CPU time, after one that does not count; other work may have",
+        "run beside it. Training is forward and backward.",
         "The reference is the arithmetic of the publication as it is usually written (`tsfm_vision.references`):",
         "iLLaMA with a dense mask after the softmax, BiFormer with keys and values gathered for all regions.",
         f"PyTorch {torch.__version__}, timm {timm.__version__}. Threads: {threads}. Rounds: {repeats}.",
