@@ -54,6 +54,7 @@ def finetune(
     import json
 
     from tsfm.api import load_model
+    from tsfm.commands.image import is_image_model
     from tsfm.finetune import Recipe, finetune, summary
     from tsfm.finetune_report import build_page, verdict
     from tsfm.pretrained import save
@@ -64,6 +65,8 @@ def finetune(
     recipe = Recipe(method, steps, batch_size, lr, rank=rank, seed=seed)
     if output.exists() and not (output / "result.json").is_file() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"expected a new folder or one of tsfm finetune, found {output}: give another --output")
+    if model is not None and is_image_model(model):
+        raise InputError(f"expected a forecasting model, found the image model {model}: tsfm image finetune adapts it")
     start = load_model(model)
     columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
     columns |= {"past_covariates": past_covariates or (), "known_covariates": known_covariates or ()}

@@ -1,0 +1,42 @@
+"""Image models are fine-tuned on other classes by one command, and a forecasting command says which one."""
+
+from pathlib import Path
+
+import pytest
+from command import done, run
+
+pytest.importorskip("timm")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    from tsfm_vision.folders import create, save
+
+    torch.manual_seed(0)
+    sizes = {"dims": [16, 32], "depths": [1, 1], "mixers": ["pool", "pool"], "mlp_ratios": [2, 2]}
+    folder = tmp_path_factory.mktemp("start") / "model"
+    save(create("tsfm_poolformer_s12", 3, 16, 3, sizes, {}), folder)
+    return folder
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+def test_when_classes_are_others_then_a_new_head_learns_them(
+    start: Path, scratch: bool, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tsfm_vision.folders import load
+
+    words = [str(data_folder / "images/digits_8x8.parquet"), "--model", str(start), "--output", str(tmp_path / "out")]
+    words += ["--steps", "40", "--checks", "1", "--batch-size", "32", "--lr", "4e-3", *["--scratch"] * scratch]
+    said = done(capsys, "image", "finetune", *words)
+    assert float(said.rpartition("%")[0].split()[-1]) > 30  # of ten classes
+    model, classes = load(tmp_path / "out")
+    assert len(classes) == model.num_classes == 10
+
+
+def test_when_a_forecasting_command_is_given_an_image_model_then_it_names_the_other_command(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["t.csv", "--horizon", "4", "--model", str(start), "--output", str(tmp_path / "out")]
+    assert "tsfm image finetune" in run(capsys, "finetune", *words).err
