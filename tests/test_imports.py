@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"tsfm": ROOT / "tsfm", "tsfm_data": ROOT / "data/tsfm_data", "tsfm_vision": ROOT / "vision/tsfm_vision"}
 # Of tsfm, vision may import these alone.
-SHARED_WITH_VISION = ("tsfm.attention", "tsfm.layers", "tsfm.optim", "tsfm.pretrained")
+SHARED_WITH_VISION = ("tsfm.attention", "tsfm.layers", "tsfm.memory", "tsfm.optim", "tsfm.pretrained")
 VISION_LIGHTNING = ("tsfm_vision.callbacks", "tsfm_vision.data", "tsfm_vision.task")
 TSFM_LIGHTNING = ("tsfm.task", "tsfm.callbacks", "tsfm.commands", "tsfm.bench")
 # A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.

@@ -46,8 +46,7 @@ def test_when_a_case_is_made_then_both_sides_give_equal_outputs_and_gradients(na
 @pytest.mark.parametrize("name", ["illama-memory", "biformer-memory"])
 def test_when_images_are_large_then_less_than_half_of_the_references_memory_is_needed_in_training(name: str) -> None:
     side, sizes = TINY[name]
-    case = speed.CASES[name]._replace(side=side, batch=1)
-    rows = speed.run(case, 1, sizes)
+    rows = speed.run(speed.CASES[name]._replace(side=side, batch=1, sizes=sizes), 1, 1)
     assert [row["mode"] for row in rows] == ["inference", "training"]
     assert rows[1]["ratio"] > 2
 
@@ -84,15 +83,11 @@ def test_when_the_command_runs_then_its_page_names_it_and_shows_ranges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     side, sizes = TINY["illama"]
-
-    def small(side_: int, batch: int, sizes_: speed.Sizes) -> speed.Pair:
-        return speed.illama(side, 1, sizes)
-
-    monkeypatch.setitem(speed.CASES, "illama", speed.CASES["illama"]._replace(make=small))
+    monkeypatch.setitem(speed.CASES, "illama", speed.CASES["illama"]._replace(side=side, batch=1, sizes=sizes))
     vision(["illama"], tmp_path, repeats=2)
     text = (tmp_path / "vision.md").read_text()
     assert "tsfm bench vision --cases illama --repeats 2 --threads 1" in text
-    assert text.count(" to ") == 2
+    assert text.count(" to ") == 4
     with pytest.raises(InputError, match="illama"):
         vision(["ilama"], tmp_path)
     with pytest.raises(InputError, match="at least 1, found 0"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from tsfm.memory import keep_large_blocks
 from tsfm_data.errors import InputError
 
 OnBad = Literal["error", "skip"]
@@ -20,6 +21,7 @@ def vision(module: str) -> ModuleType:
     Raises:
         InputError: its dependencies are not installed.
     """
+    keep_large_blocks()
     try:
         return importlib.import_module(f"tsfm_vision.{module}")
     except ModuleNotFoundError as error:

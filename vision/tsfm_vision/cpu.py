@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Queries of a part of the soft mask: few, so that the scores stay in the cache and little is computed for nothing.
-PART = 128
+PART = 64
 # Numbers of keys, values and scores that are held at once.
 GATHERED = 2**19
 
@@ -161,10 +161,14 @@ class Routed(torch.autograd.Function):
     ) -> Float[Tensor, "B H W C"]:
         ctx.save_for_backward(qkv_BHWX, index_BRK)
         ctx.sizes, ctx.scale = (rows, columns, heads), scale
-        q, k, v = table_of(qkv_BHWX, 3, ctx.sizes)
-        out = torch.empty_like(q)
-        for part, chosen in chunks(index_BRK, heads, q):
-            torch.bmm(routed_weights(q[part], gathered(k, chosen), scale), gathered(v, chosen), out=out[part])
+        width = qkv_BHWX.shape[3] // 3
+        k, v = table_of(qkv_BHWX[..., width:], 2, ctx.sizes)
+        out = table_of(qkv_BHWX[..., :width], 1, ctx.sizes)[0]
+        for part, chosen in chunks(index_BRK, heads, out):
+            # A query is needed once: what is found for it takes its place.
+            weights = routed_weights(out[part], gathered(k, chosen), scale)
+            torch.bmm(weights, gathered(v, chosen), out=out[part])
+        del k, v
         return map_of(out[None], qkv_BHWX.shape, ctx.sizes)
 
     @staticmethod
@@ -186,10 +190,11 @@ class Routed(torch.autograd.Function):
 
 
 def table_of(map_BHWX: Tensor, kinds: int, sizes: tuple[int, int, int]) -> Float[Tensor, "kinds BRH N D"]:
-    """Tokens of a map region by region and head by head: queries, keys and values, or one kind."""
+    """A copy of the tokens of a map region by region and head by head: queries, keys and values, or some of them."""
     rows, columns, heads = sizes
     x = map_BHWX.unflatten(3, (kinds, heads, -1)).unflatten(2, (-1, columns)).unflatten(1, (-1, rows))
-    return x.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(1, 4)
+    x = x.permute(5, 0, 1, 3, 6, 2, 4, 7).clone(memory_format=torch.contiguous_format)
+    return x.flatten(5, 6).flatten(1, 4)
 
 
 def map_of(table: Float[Tensor, "kinds BRH N D"], shape: torch.Size, sizes: tuple[int, int, int]) -> Tensor:
