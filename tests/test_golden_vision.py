@@ -61,7 +61,7 @@ def sizes_of(case: dict[str, Any]) -> Any:
 MIXERS = {"Identity": "identity", "Pooling": "pool", "Attention": "attention", "SpatialFc": "fc"}
 
 
-def metaformer(kwargs: dict[str, Any], size: int) -> nn.Module:
+def metaformer_sizes(kwargs: dict[str, Any], size: int) -> dict[str, Any]:
     def name(entry: Any) -> Any:
         return entry and MIXERS.get(entry.get("$") or entry["$partial"][0])
 
@@ -79,12 +79,29 @@ def metaformer(kwargs: dict[str, Any], size: int) -> nn.Module:
         ours["mixers"] = [name(entry) for entry in kwargs["token_mixers"]]
         ours["channel_norm"] = "norm_layer" not in kwargs
         ours["positioned"] = [i for i, entry in enumerate(kwargs.get("add_pos_embs", [])) if entry]
-    return poolformer.PoolFormer(**ours)
+    return ours
+
+
+def tnt_sizes(kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = {"outer_dim": "embed_dim", "outer_num_heads": "num_heads_outer", "inner_num_heads": "num_heads_inner"}
+    names |= {"inner_stride": "first_stride", "se": "gated"}
+    sizes = {names.get(key, key): value for key, value in kwargs.items()}
+    return {**sizes, "gated": bool(sizes.get("gated"))}
+
+
+def illama_sizes(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key != "norm_layer"}
+
+
+def biformer_sizes(kwargs: dict[str, Any], family: str) -> dict[str, Any]:
+    names = {"depth": "depths", "embed_dim": "dims", "n_wins": "n_win"}
+    sizes = {names.get(key, key): value for key, value in kwargs.items() if key not in ("norm_layer", "pe")}
+    return {**sizes, "overlap": "stl" not in family, "newer_op": "nchw" in family}
 
 
 @pytest.mark.parametrize("file", cases("poolformer") + cases("metaformer"))
 def test_when_given_the_golden_weights_of_poolformer_then_outputs_and_gradients_are_the_originals(file: Path) -> None:
-    model = metaformer(sizes_of(file), 64)
+    model = poolformer.PoolFormer(**metaformer_sizes(sizes_of(file), 64))
     case, io, renamed = load_case(file, model, poolformer.checkpoint_filter_fn)
     x = io["input"].requires_grad_()
     last, stages = model.forward_intermediates(x)
@@ -106,10 +123,7 @@ def test_when_given_the_golden_weights_of_poolformer_then_outputs_and_gradients_
 
 @pytest.mark.parametrize("file", cases("tnt"))
 def test_when_given_the_golden_weights_of_tnt_then_outputs_and_gradients_are_the_originals(file: Path) -> None:
-    names = {"outer_dim": "embed_dim", "outer_num_heads": "num_heads_outer", "inner_num_heads": "num_heads_inner"}
-    names |= {"inner_stride": "first_stride", "se": "gated"}
-    sizes = {names.get(key, key): value for key, value in sizes_of(file).items()}
-    model = tnt.TNT(**{**sizes, "gated": bool(sizes.get("gated"))})
+    model = tnt.TNT(**tnt_sizes(sizes_of(file)))
     case, io, renamed = load_case(file, model, tnt.checkpoint_filter_fn)
     x = io["input"].requires_grad_()
     inner, outer = model.embed(x)
@@ -127,7 +141,7 @@ def test_when_given_the_golden_weights_of_tnt_then_outputs_and_gradients_are_the
 
 @pytest.mark.parametrize("file", cases("illama"))
 def test_when_given_the_golden_weights_of_illama_then_outputs_and_gradients_are_the_originals(file: Path) -> None:
-    model = illama.ILlama(**{key: value for key, value in sizes_of(file).items() if key != "norm_layer"})
+    model = illama.ILlama(**illama_sizes(sizes_of(file)))
     case, io, renamed = load_case(file, model, illama.checkpoint_filter_fn)
     model.soft_mask_rate = case["soft_mask_rate"]
     x = io["input"].requires_grad_()
@@ -162,10 +176,7 @@ def test_when_the_soft_mask_is_scheduled_then_its_rates_are_the_golden_ones(gold
 
 @pytest.mark.parametrize("file", cases("biformer") + cases("biformer_stl") + cases("biformer_stl_nchw"))
 def test_when_given_the_golden_weights_of_biformer_then_outputs_and_gradients_are_the_originals(file: Path) -> None:
-    names = {"depth": "depths", "embed_dim": "dims", "n_wins": "n_win"}
-    sizes = {names.get(key, key): value for key, value in sizes_of(file).items() if key not in ("norm_layer", "pe")}
-    form = {"overlap": "stl" not in file.stem, "newer_op": "nchw" in file.stem}
-    model = biformer.BiFormer(**sizes, **form)
+    model = biformer.BiFormer(**biformer_sizes(sizes_of(file), file.parent.name))
     case, io, renamed = load_case(file, model, biformer.checkpoint_filter_fn)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     routes = list(model.routes(io["input"]).values())

@@ -93,7 +93,7 @@ class PoolFormer(MetaFormer):
         mixers: how the places of a map are mixed in each stage.
         positioned: stages that begin with a learned position map.
         mlp_ratios: hidden channels of a stage's feed-forward part, as a multiple of its channels.
-        layer_scale: initial scale of a residual branch, ``None`` for no scale.
+        layer_scale: initial scale of a residual branch; ``None`` or 0 for no scale (timm hands no ``None`` on).
         channel_norm: normalise over channels alone (LayerNorm) and not over the whole map (GroupNorm of one group).
         norm_first: the head normalises and then pools, as the original does; ``False``: as timm does.
         stage_norms: a norm for every stage's output, which ``forward_intermediates(norm=True)`` and ``features_only``
@@ -132,7 +132,7 @@ class PoolFormer(MetaFormer):
             mlp_act=nn.GELU,
             mlp_bias=True,
             norm_layers=norm,
-            layer_scale_init_values=layer_scale,
+            layer_scale_init_values=layer_scale or None,
             res_scale_init_values=[None] * len(depths),
             downsample_norm=None,
             output_norm=norm if norm_first else LayerNorm2d,
