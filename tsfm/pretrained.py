@@ -166,6 +166,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"expected JSON in {file}, found an error ({error}): get the file again") from error
     if not isinstance(config, dict):
         raise InputError(f"expected a JSON object in {file}, found {type(config).__name__}: get the file again")
+    if "architecture" in config and "model_type" not in config:
+        raise InputError(f"expected a forecasting model in {folder}, found an image model: see tsfm image --help")
     version = config.get("format_version", 0)
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise InputError(

@@ -30,11 +30,18 @@ def vision(module: str) -> ModuleType:
         ) from error
 
 
-def folder_of(model: str) -> str:
-    """The folder of a model that ships with the package or was pulled; anything else as it is."""
-    from tsfm.weights.registry import local_folder
+def folder_of(model: str | None) -> str:
+    """The folder of a model that ships with the package or was pulled; anything else as it is.
 
-    return str(local_folder(model) or model)
+    None takes the image model that ships.
+
+    Raises:
+        InputError: none ships.
+    """
+    from tsfm.weights.registry import default_image, local_folder
+
+    name = default_image() if model is None else model
+    return str(local_folder(name) or name)
 
 
 def is_image_model(model: str) -> bool:
@@ -51,7 +58,7 @@ def is_image_model(model: str) -> bool:
 def evaluate(
     data: str,
     *,
-    model: str,
+    model: str | None = None,
     part: str = "test",
     robustness: bool = False,
     json: Path | None = None,
@@ -64,7 +71,8 @@ def evaluate(
 
     Args:
         data: a folder of class folders, a Parquet file with image, label and split, or a set's name.
-        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list.
+        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
+            image model that ships with the package.
         part: which part of the set: test, val, train, or all where it has none.
         robustness: also score under noise, blur, contrast, brightness, JPEG and pixelation at five severities.
         json: where to write the rows (.json, .md or .parquet).
@@ -79,13 +87,20 @@ def evaluate(
 
 
 def predict(
-    data: str, *, model: str, top: int = 3, output: Path | None = None, batch_size: int = 64, on_bad: OnBad = "error"
+    data: str,
+    *,
+    model: str | None = None,
+    top: int = 3,
+    output: Path | None = None,
+    batch_size: int = 64,
+    on_bad: OnBad = "error",
 ) -> None:
     """Class probabilities of images.
 
     Args:
         data: an image, a folder of images, or an image set (of one with parts, the test part).
-        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list.
+        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
+            image model that ships with the package.
         top: classes to print of each image.
         output: a CSV file for all probabilities.
         batch_size: images classified at once.
@@ -99,7 +114,7 @@ def predict(
 def explain(
     data: str,
     *,
-    model: str,
+    model: str | None = None,
     output: Path = Path("explain.png"),
     count: int = 4,
     seed: int = 0,
@@ -109,7 +124,8 @@ def explain(
 
     Args:
         data: an image, a folder of images, or an image set (of one with parts, the test part).
-        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list.
+        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
+            image model that ships with the package.
         output: the picture (.png, .svg or .pdf).
         count: images to draw, chosen at random where there are more.
         seed: of the choice.

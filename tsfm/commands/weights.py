@@ -48,7 +48,7 @@ def list_(*, task: Literal["forecast", "image"] | None = None, json: Path | None
     print(tabulate(table, headers=headers, disable_numparse=True))
     print(
         f"\n{len(rows)} models, {here} here. (!) restricts use or is not known: pull asks for --accept-licence. "
-        "MASE, WQL and CRPS are relative to seasonal naive."
+        "MASE, WQL and CRPS are relative to seasonal naive; top-1 is the share of test images classified rightly."
     )
 
 
@@ -162,19 +162,24 @@ def convert(
     print(f"{foreign}: {found.family}, {found.parameters:,} numbers, {found.facts}\n{folder}: written")
 
 
-def card(folder: Path, *, scores: Path | None = None, check: bool = False) -> None:
-    """Write README.md of a forecasting model from what is recorded of it: config.json, weights and scores.json.
+def card(folder: Path, *, scores: Path | None = None, run: Path | None = None, check: bool = False) -> None:
+    """Write README.md of a model of ours from what is recorded of it: config.json, weights and scores.json.
 
     Args:
         folder: the model folder.
-        scores: what tsfm evaluate --suite bench --json wrote; its summary, and the model's own errors on every set,
-            become scores.json in the folder.
+        scores: what tsfm evaluate --suite bench --json wrote, or for an image model tsfm image evaluate --json; its
+            summary, and the model's own errors on every set or class, become scores.json in the folder.
+        run: of an image model, the folder of the training run, whose recipe is kept in the folder's config.json.
         check: write nothing; fail where the card says something else.
     """
     from tsfm.weights.cards import card as text_of
     from tsfm.weights.cards import keep_scores
     from tsfm_data.files import atomic_file
 
+    if run is not None:
+        from tsfm.weights.image_cards import keep_recipe
+
+        keep_recipe(run, folder)
     if scores is not None:
         keep_scores(scores, folder)
     text, file = text_of(folder), folder / "README.md"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsfm.weights.folders import FILES, Origin, read_object
+from tsfm.weights.image_cards import image_card, keep_image_scores
 from tsfm.weights.tensors import layout
 from tsfm_data.errors import InputError
 from tsfm_data.files import atomic_file
@@ -20,9 +21,10 @@ CALIBRATION = {"coverage80": "share inside the 80 % interval", "coverage_error":
 
 
 def card(folder: Path) -> str:
-    """The text of ``README.md`` of a forecasting model, from its config, its weights and ``scores.json``.
+    """The text of ``README.md`` of a model of ours, from its config, its weights and ``scores.json``.
 
-    Nothing is scored again: ``scores.json`` is what ``tsfm evaluate --suite bench --json`` wrote.
+    Nothing is scored again: ``scores.json`` is what ``tsfm evaluate --suite bench --json`` wrote, or for an image model
+    ``tsfm image evaluate --json``.
 
     Raises:
         InputError: not such a folder.
@@ -31,10 +33,10 @@ def card(folder: Path) -> str:
         if not (folder / name).is_file():
             raise InputError(f"expected {name} in the model folder {folder}, found none: check the path")
     config = read_object(folder / FILES[0])
+    if "architecture" in config:
+        return image_card(folder, LICENCE)
     if "model_type" not in config:
-        raise InputError(
-            f"expected a forecasting model of ours in {folder}, found another config.json: no card is made"
-        )
+        raise InputError(f"expected a model of ours in {folder}, found another config.json: no card is made")
     name, weights = folder.resolve().name, layout(folder / FILES[1])
     facts = config.get("pretraining") or {}
     scores = read_object(folder / "scores.json") if (folder / "scores.json").is_file() else {}
@@ -60,12 +62,14 @@ def keep_scores(file: Path, folder: Path) -> None:
     """Write ``scores.json`` of a model folder: of an evaluation, the summary and the model's own errors on every set.
 
     Args:
-        file: what ``tsfm evaluate --suite bench --json`` wrote.
+        file: what ``tsfm evaluate --suite bench --json`` wrote, or for an image model ``tsfm image evaluate --json``.
         folder: the model folder.
 
     Raises:
         InputError: no such evaluation.
     """
+    if "architecture" in read_object(folder / FILES[0]):
+        return keep_image_scores(file, folder)
     found = read_object(file)
     if not {"model", "suite", "rows", "summary"} <= set(found):
         raise InputError(

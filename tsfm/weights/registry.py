@@ -94,6 +94,18 @@ def default() -> str:
     return DEFAULT
 
 
+def default_image() -> str:
+    """The image model that classifies where none is named: the first that ships.
+
+    Raises:
+        InputError: none ships with this package.
+    """
+    found = next((name for name, entry in released().items() if entry.task == "image"), None)
+    if found is None:
+        raise InputError("expected an image model in the package, found none: give --model a name or folder")
+    return found
+
+
 def released() -> dict[str, Entry]:
     """The models that ship with the package, by name."""
     from tsfm.weights.tensors import layout
@@ -120,6 +132,8 @@ def _scores(folder: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     whole = json.loads(file.read_text())
+    if "data" in whole:
+        return [{"suite": whole["data"], "metric": "top-1", "value": whole["scores"]["top1"]}]
     found = []
     for profile, models in whole.get("summary", {}).items():
         for metric in ("MASE", "WQL"):

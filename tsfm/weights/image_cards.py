@@ -1,0 +1,138 @@
+"""Cards of our own image models: what is recorded of them, with the recipe of their run and their scores."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tsfm.weights.folders import FILES, read_object
+from tsfm.weights.tensors import layout
+from tsfm_data.errors import InputError
+from tsfm_data.files import atomic_file
+
+METRICS = {"top1": "top-1", "top5": "top-5", "log_loss": "log loss", "ECE": "calibration error (ECE)"}
+SHARES = ("top1", "top5")
+
+
+def keep_image_scores(file: Path, folder: Path) -> None:
+    """Write ``scores.json`` of an image model: the scores of the whole part, and top-1 of every class.
+
+    Args:
+        file: what ``tsfm image evaluate --json`` wrote.
+        folder: the model folder.
+
+    Raises:
+        InputError: no such evaluation.
+    """
+    rows = read_object(file).get("rows")
+    if not isinstance(rows, list) or not any(row.get("metric") == "top1" for row in rows if isinstance(row, dict)):
+        raise InputError(f"expected the scores of an image model in {file}: write them with tsfm image evaluate --json")
+    whole = {row["metric"]: row for row in rows if row["metric"] in METRICS and row.get("item_id") is None}
+    classes = {row["item_id"]: row["value"] for row in rows if row["metric"] == "top1" and row.get("item_id")}
+    first = whole["top1"]
+    kept = {"data": first["dataset"], "images": first["points"], "classes": classes}
+    kept["scores"] = {metric: row["value"] for metric, row in whole.items()}
+    with atomic_file(folder / "scores.json") as temporary:
+        temporary.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def keep_recipe(run: Path, folder: Path) -> None:
+    """Keep in ``config.json`` of an image model how it was trained.
+
+    Args:
+        run: folder of the run, with the ``config.yaml`` that ``tsfm fit`` left there.
+        folder: the model folder.
+
+    Raises:
+        InputError: no such run, or no image model.
+    """
+    import yaml
+
+    file = run / "config.yaml"
+    config = read_object(folder / FILES[0])
+    if "architecture" not in config:
+        raise InputError(f"expected an image model in {folder}, found another: a forecaster keeps its recipe itself")
+    try:
+        found = yaml.safe_load(file.read_text())
+        trainer, task, data = found["trainer"], found["model"]["init_args"], found["data"]["init_args"]
+        recipe = {"seed": found["seed_everything"], "epochs": trainer["max_epochs"], "precision": trainer["precision"]}
+        recipe |= {"gradient_clip_val": trainer["gradient_clip_val"], "batch_size": data["batch_size"]}
+        recipe |= {key: data[key] for key in ("val_fraction", "fraction")}
+        recipe |= {"optim": task["optim"], "mix": task["mix"], "augment": data["augment"]}
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(f"expected config.yaml of a run of tsfm fit at {file}, found another ({reason})") from error
+    with atomic_file(folder / FILES[0]) as temporary:
+        temporary.write_text(json.dumps(config | {"recipe": recipe}, indent=2) + "\n")
+
+
+def image_card(folder: Path, licence: str) -> str:
+    """The text of ``README.md`` of an image model, from its config, its weights and ``scores.json``."""
+    config, weights = read_object(folder / FILES[0]), layout(folder / FILES[1])
+    name, images = folder.resolve().name, config.get("training_data") or {}
+    own: dict[str, Any] = config.get("pretrained_cfg") or {}
+    channels, height, width = own.get("input_size", (3, 224, 224))
+    labels = config.get("label_names") or []
+    head = ["---", f"license: {licence}", "library_name: timm", "pipeline_tag: image-classification"]
+    head += ["tags:", "- image-classification", "- timm", f"- {config['architecture']}"]
+    head += ["datasets:", f"- {json.dumps(images['source'])}"] if images else []
+    head += ["metrics:", "- accuracy"] if (folder / "scores.json").is_file() else []
+    colours = "colour" if channels == 3 else "grey"
+    shown = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
+    known = images.get("source", "its training set")
+    parts = [
+        "\n".join([*head, "---"]),
+        f"# {name}",
+        f"A compact {config['architecture']} of {weights.values:,} numbers that tells {config['num_classes']} classes "
+        + (f"({shown}) " if shown else "")
+        + f"of {colours} images apart, which are brought to {height} x {width} pixels.",
+        "## Use",
+        f"    tsfm image predict IMAGES --model {name}\n"
+        f"    tsfm image finetune IMAGES --model {name} --output my-model",
+        "Intended for trying image models out without a network, and as a start for fine-tuning on small images. "
+        'timm reads the folder, too: `timm.create_model("local-dir:FOLDER", pretrained=True)` after `import '
+        "tsfm_vision`.",
+        training(config, images),
+        results(name, folder),
+        f"## Limits\n\n- It knows the {config['num_classes']} classes that it was trained on and no others; any image "
+        f"gets one of them.\n- Accuracy on images unlike those of {known} is not known.",
+        f"## Licence\n\n{licence}. Trained with tsfm-suite.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def training(config: dict[str, Any], images: dict[str, Any]) -> str:
+    """What it was trained on and how."""
+    lines = ["## Training", ""]
+    if images:
+        lines += [f"{images['images']:,} training images of {images['source']}, from random weights.", ""]
+    sizes = {key: value for key, value in (config.get("model_args") or {}).items() if key != "num_classes"}
+    lines += [f"Sizes: {_plain(sizes)}."]
+    recipe = config.get("recipe")
+    if recipe is None:
+        return "\n".join([*lines, "", "How it was trained is not recorded."])
+    groups = {key: value for key, value in recipe.items() if isinstance(value, dict)}
+    single = {key: value for key, value in recipe.items() if key not in groups}
+    lines += ["", f"Recipe: {_plain(single)}.", ""]
+    return "\n".join([*lines, *(f"- {key}: {_plain(value)}" for key, value in groups.items())])
+
+
+def _plain(values: dict[str, Any]) -> str:
+    """Keys and values in a line."""
+    return ", ".join(f"{key} {json.dumps(value)}" for key, value in values.items())
+
+
+def results(name: str, folder: Path) -> str:
+    """The scores, with the command that computes them."""
+    if not (folder / "scores.json").is_file():
+        return "## Scores\n\nIt was not scored."
+    found = read_object(folder / "scores.json")
+    lines = ["## Scores", "", f"On {found['images']:,} test images of {found['data']}, which chose nothing.", ""]
+    lines += ["| metric | value |", "|---|---|"]
+    for metric, value in found["scores"].items():
+        lines.append(
+            f"| {METRICS[metric]} | {value:.2%} |" if metric in SHARES else f"| {METRICS[metric]} | {value:.3f} |"
+        )
+    if found["classes"]:
+        each = sorted(found["classes"].items(), key=lambda pair: -pair[1])
+        lines += ["", "Top-1 of each class: " + ", ".join(f"{label} {value:.1%}" for label, value in each) + "."]
+    return "\n".join([*lines, "", f"    tsfm image evaluate {found['data']} --model {name} --json scores.json"])
