@@ -1,5 +1,6 @@
 """Image models are fine-tuned on other classes by one command, and a forecasting command says which one."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,33 @@ def test_when_classes_are_others_then_a_new_head_learns_them(
     assert float(said.rpartition("%")[0].split()[-1]) > 30  # of ten classes
     model, classes = load(tmp_path / "out")
     assert len(classes) == model.num_classes == 10
+
+
+def test_when_both_arms_are_trained_then_the_page_compares_them_and_finished_ones_are_kept(
+    start: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "--data",
+        str(data_folder / "images/digits_8x8.parquet"),
+        "--model",
+        str(start),
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
+    words += ["--output", str(tmp_path), "--seeds", "0", "1", "--steps", "4", "--batch-size", "8", "--checks", "2"]
+    said = done(capsys, "bench", "image-finetune", *words)
+    assert said.count("CPU s\n") == 4
+    found = json.loads((tmp_path / "image_finetune.json").read_text())["rows"]
+    assert [(row["arm"], row["seed"]) for row in found] == [
+        (a, s) for s in (0, 1) for a in ("fine-tuned", "from scratch")
+    ]
+    assert all([step for step, _ in row["curve"]] == [2, 4] for row in found)
+    text = (tmp_path / "image_finetune.md").read_text()
+    assert text.count(" ± ") == 7
+    assert "--seeds 0 1 --steps 4 --batch-size 8 --lr 0.001 --checks 2" in text
+    again = done(capsys, "bench", "image-finetune", *words)
+    assert "CPU s\n" not in again
+    assert (tmp_path / "image_finetune.md").read_text() == text
 
 
 def test_when_a_forecasting_command_is_given_an_image_model_then_it_names_the_other_command(

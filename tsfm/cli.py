@@ -33,6 +33,7 @@ COMMANDS = {
     "bench ablation": ("tsfm.commands.bench:ablation", "what each choice of the zero-shot recipe buys"),
     "bench finetune": ("tsfm.commands.bench_finetune:finetune", "what fine-tuning gains on sets of the suite"),
     "bench cold-start": ("tsfm.commands.bench_cold_start:cold_start", "a first forecast: seconds and peak memory"),
+    "bench export": ("tsfm.commands.bench_export:export", "exported models beside eager ones; smaller weights"),
     "bench windows": ("tsfm.commands.bench:windows", "window gathering beside GluonTS"),
     "bench baselines": ("tsfm.commands.baselines:baselines", "scores of the baselines on a suite, computed once"),
     "bench scaling": ("tsfm.commands.scaling:bench", "the joint law's fit beside others, and its coverage"),
@@ -47,6 +48,10 @@ COMMANDS = {
     "bench vision": ("tsfm.commands.bench_vision:vision", "image backbones beside timm's: speed and memory"),
     "image finetune": ("tsfm.commands.image_finetune:finetune", "adapt an image model to your images"),
     "bench cifar10": ("tsfm.commands.image:cifar10", "compact image models side by side on CIFAR-10"),
+    "bench image-finetune": (
+        "tsfm.commands.image_finetune:bench",
+        "an image model's weights as a start on other images",
+    ),
     "weights list": ("tsfm.commands.weights:list_", "the models that have a name, ours and published ones"),
     "weights pull": ("tsfm.commands.weights:pull", "fetch a model, verified"),
     "weights mirror": ("tsfm.commands.weights:mirror", "write a model for machines without network"),

@@ -33,6 +33,7 @@ def finetune(
     seed: int,
     scratch: bool,
     on_bad: OnBad,
+    layer_decay: float = 0.8,
 ) -> dict[str, Any]:
     """Train on a set's training images and write the model folder; what came of it.
 
@@ -42,11 +43,12 @@ def finetune(
         output: the folder to write.
         steps: optimiser steps.
         batch_size: images of a step.
-        lr: peak learning rate; deeper layers have less.
+        lr: peak learning rate of the head.
         checks: times that the held-out images are looked at.
         seed: of held-out images, order, augmentation and a new head.
         scratch: start from random weights instead, for comparison.
         on_bad: what becomes of images that cannot be read.
+        layer_decay: factor on the rate from each layer to the one below; random weights have one rate all the same.
 
     Raises:
         InputError: an image set without classes to train on, or numbers out of range.
@@ -64,7 +66,9 @@ def finetune(
     net = begin(net, model, len(parts["train"].classes), same, scratch, seed)
     curve = [(0, score(net, parts["val"]))] if same and not scratch else []
     best, best_step = (copy.deepcopy(net.state_dict()), 0) if curve else ({}, 0)
-    optim = ImageOptim(lr=lr, warmup_epochs=0, min_lr=0.0, layer_decay=None if scratch else 0.8)
+    optim = ImageOptim(
+        lr=lr, warmup_epochs=0, min_lr=0.0, layer_decay=None if scratch or layer_decay == 1 else layer_decay
+    )
     optimizer = build_optimizer(optim, net, batch_size)
     schedule = LambdaLR(optimizer, lr_factor(optim, steps, 1))
     images = Transformed(parts["train"], Augment(crop="pad", policy=None, erase=0.0).build(config), seed)

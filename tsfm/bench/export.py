@@ -1,0 +1,213 @@
+"""Exported models: the ONNX file beside eager PyTorch, how far their outputs are apart, and what smaller weights cost.
+
+Both sides are the same function of an array, ``Exportable``, in one process and on the same number of threads. They run
+in turn, and what counts is the median of the ratios of CPU time of a round, so that other work on the machine, or a
+machine that gets slower, favours nobody.
+"""
+
+import copy
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from tsfm.export import Dtype, Exportable, compress, differences, export
+from tsfm.forecaster import Forecaster
+from tsfm_data.evaluate import evaluate_series
+from tsfm_data.suite_sets import choose, suite_profile
+
+BATCHES = (1, 32, 256)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+METRICS = ("MASE", "WQL")
+PROFILE = "gift"
+SETS = ("exchange_rate", "national_illness", "m4_weekly", "hospital", "us_births")
+
+
+def run(
+    model: Forecaster,
+    batches: Sequence[int],
+    repeats: int,
+    threads: int,
+    sets: Sequence[str],
+    series: int,
+    horizon: int | None = None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Time, compare and score one model.
+
+    Args:
+        model: that can be exported.
+        batches: numbers of series forecast at once.
+        repeats: rounds that count; one more comes first.
+        threads: CPU threads of both sides.
+        sets: of the suite "bench".
+        series: most series of a set; the first ones are taken.
+        horizon: steps of the files; None takes the model's own.
+
+    Returns:
+        A row a batch size with the times, and a row a type of weights with their size, the differences from the model
+        on hard inputs (of the file for float32), and the errors over those of float32 on every set.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
+            made = export(model, file, horizon)
+            speeds = times(model, file, made.horizon, batches, repeats, threads)
+        rows: list[dict[str, Any]] = []
+        exact: dict[str, float] = {}
+        for dtype in DTYPES:
+            small = copy.deepcopy(model).requires_grad_(False)
+            compress(small, dtype)
+            mean, worst = (made.mean, made.worst) if dtype == "fp32" else apart(small, model, made.horizon)
+            found = scores(small, sets, series)
+            exact = exact or found
+            size = sum(value.nbytes for value in small.state_dict().values())
+            row: dict[str, Any] = {"model": model.name, "weights": dtype, "MiB": size / 2**20}
+            row |= {"difference_mean": mean, "difference_worst": worst}
+            rows.append(row | {key: value / exact[key] for key, value in found.items()})
+        return speeds, rows
+    finally:
+        torch.set_num_threads(before)
+
+
+def times(
+    model: Forecaster, file: Path, horizon: int, batches: Sequence[int], repeats: int, threads: int
+) -> list[dict[str, Any]]:
+    """Seconds of an ONNX file and of the model itself, in turn; a row a batch size."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    eager = Exportable(copy.deepcopy(model), horizon)
+    rows = []
+    for batch in batches:
+        past = walks(batch, model.context)
+        sides: list[Callable[[], object]] = [
+            lambda past=past: eager(torch.from_numpy(past)),  # type: ignore[misc]
+            lambda past=past: session.run(None, {"past": past}),  # type: ignore[misc]
+        ]
+        ratios: list[float] = []
+        seconds: list[list[float]] = []
+        with torch.inference_mode():
+            for number in range(repeats + 1):
+                taken = [0.0, 0.0]
+                for side in (0, 1) if number % 2 else (1, 0):
+                    begin = time.process_time()
+                    sides[side]()
+                    taken[side] = time.process_time() - begin
+                if number:  # the first round makes room
+                    ratios.append(taken[0] / taken[1])
+                    seconds.append(taken)
+        rows.append(
+            {
+                "model": model.name,
+                "batch": batch,
+                "eager_seconds": statistics.median(pair[0] for pair in seconds),
+                "onnx_seconds": statistics.median(pair[1] for pair in seconds),
+                "speed_over_eager": statistics.median(ratios),
+                "speed_over_eager_range": [min(ratios), max(ratios)],
+            }
+        )
+    return rows
+
+
+def walks(count: int, steps: int) -> Float[np.ndarray, "B T"]:
+    """Seeded random walks with a daily season, in float64."""
+    noise = np.random.default_rng(0).normal(size=(count, steps)).cumsum(1)
+    return noise + 3 * np.sin(2 * np.pi * np.arange(steps) / 24)
+
+
+@torch.no_grad()
+def apart(small: Forecaster, model: Forecaster, horizon: int) -> tuple[float, float]:
+    """Mean and largest difference on hard inputs of a model with smaller weights, in spreads of a series."""
+    made, whole = (Exportable(copy.deepcopy(one), horizon) for one in (small, model))
+    found = differences(lambda past: made(torch.from_numpy(past)).numpy(), whole, model.context)
+    return float(found.mean()), float(found.max())
+
+
+def scores(model: Forecaster, sets: Sequence[str], most: int) -> dict[str, float]:
+    """The metrics of a model on the first series of sets, by "SET METRIC"."""
+    found: dict[str, float] = {}
+    for one in choose("bench", (PROFILE,), sets):
+        series = one.load()
+        chosen = series.select(range(min(most, len(series))))
+        report = evaluate_series(model, chosen, suite_profile(PROFILE), one.name)
+        found |= {f"{one.name} {metric}": float(report.value(metric) or math.nan) for metric in METRICS}
+    return found
+
+
+def to_markdown(
+    speeds: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], threads: int, series: int, command: str
+) -> str:
+    """The page ``benchmarks/export.md``."""
+    from tabulate import tabulate
+
+    keys = [key for key in rows[0] if key.split()[-1] in METRICS]
+    first = [
+        {
+            "model": row["model"],
+            "series at once": row["batch"],
+            "eager CPU s": f"{row['eager_seconds']:.4f}",
+            "ONNX CPU s": f"{row['onnx_seconds']:.4f}",
+            "speed over eager (range)": "{:.2f} ({:.2f} to {:.2f})".format(
+                row["speed_over_eager"], *row["speed_over_eager_range"]
+            ),
+        }
+        for row in speeds
+    ]
+    second = [
+        {
+            "model": row["model"],
+            "weights": row["weights"],
+            "MiB": f"{row['MiB']:.2f}",
+            "mean difference": f"{row['difference_mean']:.1e}",
+            "largest": f"{row['difference_worst']:.1e}",
+            **{f"{metric} mean": f"{_mean(row, keys, metric):+.2%}" for metric in METRICS},
+        }
+        for row in rows
+    ]
+    third = [
+        {"model": row["model"], "weights": row["weights"], **{key: f"{row[key] - 1:+.2%}" for key in keys}}
+        for row in rows
+        if row["weights"] != "fp32"
+    ]
+    lines = [
+        "# Exported models",
+        "",
+        f"The ONNX file of `tsfm export` by ONNX Runtime beside the same model in eager PyTorch, {threads} thread",
+        "each, in one process and in turn. Speed: CPU seconds of eager over those of ONNX, the median of the rounds",
+        "and their range; above 1 the file is the faster one. CPU time, because other work may run beside it.",
+        "",
+        f"    {command}",
+        "",
+        tabulate(first, headers="keys", tablefmt="github", disable_numparse=True),
+        "",
+        "Size of the weights as `tsfm export --dtype` stores them, and how far outputs are from the model in float32",
+        "on hard inputs (missing values, constants, large offsets, short and long histories;",
+        "`tsfm.export.hard_inputs`), in spreads of a series: for fp32 of the ONNX file, for smaller weights of the",
+        f"model with them. Change of the errors against float32 on the test windows of `{PROFILE}` of the first",
+        f"{series} series of real sets, geometric mean over sets; above 0 is worse. Computed is in float32 whatever",
+        "the weights are stored as.",
+        "",
+        tabulate(second, headers="keys", tablefmt="github", disable_numparse=True),
+        "",
+        "The same set by set.",
+        "",
+        tabulate(third, headers="keys", tablefmt="github", disable_numparse=True),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _mean(row: dict[str, Any], keys: Sequence[str], metric: str) -> float:
+    """The geometric mean of the ratios of a metric over sets, less 1."""
+    return math.exp(statistics.fmean(math.log(row[key]) for key in keys if key.endswith(metric))) - 1
