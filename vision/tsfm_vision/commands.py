@@ -83,8 +83,8 @@ def explain(data: str, model: str, output: Path, count: int, seed: int, on_bad: 
     print(f"{output}: {len(images)} images")
 
 
-def explained(net: nn.Module, images: ImageSet, classes: tuple[str, ...]) -> Any:
-    """A figure of the images, what the model finds in each, and where it looks."""
+def explained(net: nn.Module, images: ImageSet, classes: tuple[str, ...], across: bool = False) -> Any:
+    """A figure of the images, what the model finds in each, and where it looks; a row an image, or a column."""
     config = data_config(net)
     pixels = classify.inputs(net, images)(range(len(images)))
     mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
@@ -102,7 +102,7 @@ def explained(net: nn.Module, images: ImageSet, classes: tuple[str, ...]) -> Any
         known = "" if label < 0 else " (right)" if label == best else f" (is {images.classes[label]})"
         captions.append(f"{classes[best]} {values[best]:.0%}{known}")
     shown = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return pictures.draw_maps(list(shown), columns, captions)
+    return pictures.draw_maps(list(shown), columns, captions, across)
 
 
 def pick(data: str, net: nn.Module, part: str | None, on_bad: OnBad, limit: int | None) -> ImageSet:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CONFIG = Path(__file__).with_name("digits.yaml")
 RUN = "digits"
+MODEL = "iLLaMA"
 TEST_EVERY = 5
 
 
@@ -69,18 +70,19 @@ def outcome(output: Path) -> Outcome:
     model, classes = load(output / RUN)
     images = open_images(output / "digits.parquet", channels=1)["test"].decoded()
     found = classify.probabilities(model, images, batch_size=360)
-    wrong = np.flatnonzero(found.argmax(1) != images.labels)[:1]
-    chosen = [*range(4 - len(wrong)), *wrong.tolist()]
+    wrong = np.flatnonzero(found.argmax(1) != images.labels)[:1].tolist()
+    others = np.unique(images.labels, return_index=True)[1].tolist()  # the first of each digit
+    chosen = [*others[: 4 - len(wrong)], *wrong]
     parameters = sum(p.numel() for p in model.parameters())
     train = pq.read_table(output / "digits.parquet", columns=["split"]).num_rows - len(images)
     return Outcome(
-        report=classify.evaluate(model, images, type(model).__name__, batch_size=360),
+        report=classify.evaluate(model, images, MODEL, batch_size=360),
         calibration=pictures.draw_calibration(found, images.labels, classes),
-        maps=explained(model, images.select(chosen), classes),
+        maps=explained(model, images.select(chosen), classes, across=True),
         facts={
             "source": "UCI optical recognition of handwritten digits, as scikit-learn ships it",
             "images": f"{train:,} to train and validate on, {len(images):,} to test (every {TEST_EVERY}th)",
-            "model": f"iLLaMA, {parameters:,} parameters",
+            "parameters": f"{parameters:,}",
         },
     )
 

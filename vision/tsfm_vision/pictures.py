@@ -21,6 +21,7 @@ def draw_maps(
     pixels: Sequence[UInt8[np.ndarray, "H W C"]],
     columns: Sequence[tuple[str, Float[np.ndarray, "N H W"]]],
     captions: Sequence[str],
+    across: bool = False,
 ) -> "Figure":
     """Each image beside itself with its maps laid over, a row an image.
 
@@ -28,12 +29,13 @@ def draw_maps(
         pixels: the images as the model sees them.
         columns: what a map shows, and the maps of all images, 0 to 1.
         captions: a line for each image.
+        across: a column an image, for wide pages.
     """
     from matplotlib.figure import Figure
 
-    width = 1 + len(columns)
-    figure = Figure(figsize=(2.9 * width, 3.0 * len(pixels)), layout="constrained")
-    axes = figure.subplots(len(pixels), width, squeeze=False)
+    rows, width = len(pixels), 1 + len(columns)
+    figure = Figure(figsize=(2.3 * rows, 2.5 * width) if across else (2.9 * width, 3.0 * rows), layout="constrained")
+    axes = figure.subplots(width, rows, squeeze=False).T if across else figure.subplots(rows, width, squeeze=False)
     for row, image in enumerate(pixels):
         grey = image.mean(2) / 255
         shown = image if image.shape[2] == 3 else np.repeat(image, 3, 2)
@@ -65,7 +67,7 @@ def draw_calibration(
     left.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
     left.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
     left.set_title(f"calibration error {calibration_error(probabilities, labels):.3f}", fontsize=10)
-    left.legend(fontsize=8, loc="upper left", frameon=False)
+    left.legend(fontsize=8, loc="upper left", framealpha=0.9)
     left.spines[["top", "right"]].set_visible(False)
     counts = confusion(probabilities, labels)
     rates = counts / np.maximum(counts.sum(1, keepdims=True), 1)
