@@ -4,12 +4,14 @@ import base64
 import json
 import re
 import shlex
+import sys
 from html import unescape
 from pathlib import Path
 
 import pytest
 
 from tsfm import cli
+from tsfm.commands import demo_images
 from tsfm.commands.demo import EXAMPLES, fit_command, training_facts
 from tsfm.commands.demo_page import own_commands
 from tsfm.pretrained import load
@@ -36,10 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_page_shows_the_numbers_of_the_json_beside_it(folder: Path) -> None:
     html = (folder / "index.html").read_text()
     rows = json.loads((folder / "report.json").read_text())["rows"]
-    assert {(r["dataset"], r["model"]) for r in rows} == {
+    series = [r for r in rows if r["dataset"] in TITLES]
+    assert {(r["dataset"], r["model"]) for r in series} == {
         (name, model) for name in TITLES for model in ("iTransformer", "seasonal-naive", "naive")
     }
-    assert {r["metric"] for r in rows} == {"MASE", "WQL", "MAE", "coverage80"}
+    assert {r["metric"] for r in series} == {"MASE", "WQL", "MAE", "coverage80"}
     for dataset, title in TITLES.items():
         section = html.split(f"<h2>{title}</h2>")[1].split("<h2>")[0]
         lines = re.findall(r"<tr[^>]*>(.*?)</tr>", section)
@@ -71,7 +74,7 @@ def test_page_says_data_splits_and_seed_and_needs_no_other_file(folder: Path) ->
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
     for image in re.findall(r"base64,([A-Za-z0-9+/=]+)", html):
         assert b"<svg" in base64.b64decode(image)
-    assert html.count('<img src="data:image/svg+xml') == 2
+    assert html.count('<img src="data:image/svg+xml') == 4
 
 
 def test_second_run_gives_the_same_bytes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +84,7 @@ def test_second_run_gives_the_same_bytes(folder: Path, capsys: pytest.CaptureFix
     assert [(folder / name).read_bytes() for name in names] == before
     shown = capsys.readouterr().out
     rows = json.loads((folder / "report.json").read_text())["rows"]
-    assert all(show_value(row["value"]) in shown for row in rows)
+    assert all(show_value(row["value"]) in shown for row in rows if row.get("item_id") is None)
     assert str(folder / "index.html") in shown
 
 
@@ -104,8 +107,30 @@ def test_page_shows_the_commands_that_were_run(folder: Path) -> None:
     blocks = re.findall(r"<pre><code>(.*?)</code></pre>", (folder / "index.html").read_text(), flags=re.S)
     commands = [shlex.split(line)[1:] for line in unescape(blocks[-1]).replace("\\\n", " ").splitlines()]
     assert commands[0] == ["demo", "--output", str(folder), "--seed", "2023", "--max_epochs", "1"]
-    for example, words in zip(EXAMPLES, commands[1:], strict=True):
+    for example, words in zip(EXAMPLES, commands[1:-1], strict=True):
         assert ["tsfm", *words] == shlex.split(fit_command(example, folder, 2023, 1))
+    assert commands[-1][:3] == ["fit", "--config", str(folder / "digits.yaml")]
+
+
+def test_page_shows_the_image_example(folder: Path) -> None:
+    section = (folder / "index.html").read_text().split("<h2>Handwritten digits</h2>")[1].split("<h2>")[0]
+    assert "scikit-learn" in section
+    assert "1,438 to train and validate on, 359 to test" in section
+    lines = re.findall(r"<tr[^>]*>(.*?)</tr>", section)
+    head, values = (re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", line) for line in lines[:2])
+    shown = dict(zip(head, values, strict=True))
+    assert shown["model"] == "iLLaMA"
+    rows = json.loads((folder / "report.json").read_text())["rows"]
+    (top1,) = (r["value"] for r in rows if r["metric"] == "top1")
+    assert float(shown["accuracy"]) == pytest.approx(top1, rel=6e-3)
+
+
+def test_when_image_packages_are_missing_then_the_demo_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tsfm_vision.digits", None)
+    assert demo_images.run(tmp_path, 0, 1) is None
+    assert "Handwritten digits: skipped (expected the packages of image models" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

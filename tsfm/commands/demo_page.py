@@ -6,8 +6,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tsfm.commands import demo_images
 from tsfm.report import Code, Image, Section, Table, Value, page
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ INTERVALS = (
 )
 
 
-def build_page(outcomes: "Sequence[Outcome]", report: "Report", commands: Sequence[str], output: Path) -> str:
+def build_page(
+    outcomes: "Sequence[Outcome]", report: "Report", commands: Sequence[str], output: Path, images: Any = None
+) -> str:
     """The page.
 
     Args:
@@ -43,12 +46,14 @@ def build_page(outcomes: "Sequence[Outcome]", report: "Report", commands: Sequen
         report: the scores of all of them.
         commands: what was run: the demo itself, then the training of each example.
         output: folder of the demo.
+        images: what became of the example on images, where there was one.
     """
     examples = [outcome.example for outcome in outcomes]
     sections = [
         *(result_section(outcome) for outcome in outcomes),
         Section("How to read the numbers", [SCORES, SEASONS, INTERVALS]),
         Section("Data and training", [fact_table(outcomes)]),
+        *([] if images is None else [demo_images.section(images)]),
         Section("On your own table", [*own_text(), Code(own_commands(output))]),
         Section(
             "This page again",
@@ -106,13 +111,12 @@ def score_rows(report: "Report") -> list[dict[str, Value]]:
     return list(lines.values())
 
 
-def terminal_table(report: "Report", title: str) -> str:
+def terminal_table(rows: "Sequence[dict[str, Value]]", title: str) -> str:
     """The scores of one example as the terminal shows them."""
     from tabulate import tabulate
 
     from tsfm.report import show_value
 
-    rows = score_rows(report)
     cells = [[show_value(value) for value in row.values()] for row in rows]
     head = [title, *list(rows[0])[1:]]
     return tabulate(cells, head, disable_numparse=True, colalign=["left", *["right"] * (len(head) - 1)])
