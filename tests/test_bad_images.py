@@ -1,6 +1,7 @@
 """Images that cannot be used: named in one line, or skipped and counted, as asked."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import Image
 from tsfm_data.errors import InputError
 from tsfm_data.images import ImageSet, from_arrays, hold_out, open_images
 from tsfm_vision.data import ImageDataModule
-from tsfm_vision.folders import check_size, create
+from tsfm_vision.folders import TrainedOn, check_size, create
+from tsfm_vision.folders import save as save_model
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
 
@@ -33,6 +35,9 @@ def bad(kind: str, path: Path) -> Path:
         Image.fromarray(PIXELS).save(stream, "JPEG")
         path = path.with_suffix(".jpg")
         path.write_bytes(stream.getvalue()[: len(stream.getvalue()) * 2 // 3])
+    elif kind == "no pixels":
+        path = path.with_suffix(".gif")
+        path.write_bytes(b"GIF89a" + bytes(7) + b"," + bytes(9) + b"\x02\x01\x44\x00;")
     elif kind == "text":
         path = path.with_suffix(".png")
         path.write_text("no image")
@@ -61,6 +66,7 @@ KINDS = {
     "animated": "found an animation of 3 frames",
     "CMYK": "found CMYK",
     "16 bits": "found 16 bits",
+    "no pixels": "found something else",
 }
 
 
@@ -147,6 +153,57 @@ def test_when_a_model_cannot_take_a_size_then_those_that_it_takes_are_said() -> 
     check_size(model, 32, 32)
     with pytest.raises(InputError, match=r"found 33 x 40: it takes 32 x 32"):
         check_size(model, 33, 40)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "sizes"),
+    [
+        ("illama_tiny", 8, {"embed_dim": 16, "depth": 1, "num_heads": 2}),
+        ("tsfm_tnt_s_patch16_224", 9, {"embed_dim": 16, "inner_dim": 8, "depth": 1, "num_heads_outer": 2}),
+        ("tsfm_poolformer_s12", 2, {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)}),
+    ],
+)
+def test_when_an_img_size_is_too_small_then_those_that_the_model_takes_are_said(
+    model: str, size: int, sizes: dict[str, object]
+) -> None:
+    with pytest.raises(InputError, match=rf"an img_size that {model} takes, found {size}: give 32 or 64"):
+        create(model, 2, size, 3, sizes, {})
+
+
+def small_model(folder: Path) -> str:
+    net = create("illama_tiny", 2, 16, 3, {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}, {})
+    save_model(net, folder, TrainedOn("set", ("ants", "bees"), 8))
+    return str(folder)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_when_a_folder_holds_every_bad_image_then_the_command_stops_or_skips_and_counts(
+    verb: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [bad(kind, folder / "ants" / f"bad-{kind}.x") for kind in KINDS]
+    (folder / "cats").mkdir()
+    words = ["image", verb, str(folder), "--model", small_model(tmp_path / "model")]
+    words += ["--part", "all"] if verb == "evaluate" else []
+    result = run(capsys, *words)
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    result = run(capsys, *words, "--on_bad", "skip")
+    assert result.status == 0
+    assert f"{len(KINDS) + 1} bad ones skipped:" in result.out
+    assert all(str(path) in result.out for path in [*paths, folder / "cats"])
+
+
+def test_when_a_model_folder_says_a_size_that_its_model_cannot_take_then_the_command_says_which_it_can(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = small_model(tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    content = json.loads(config.read_text())
+    content["pretrained_cfg"]["input_size"] = [3, 2, 2]
+    config.write_text(json.dumps(content))
+    result = run(capsys, "image", "predict", str(folder), "--model", model)
+    assert result.status == 2
+    assert "config.json, input_size: expected an image size that the model takes, found 2 x 2: it takes" in result.err
+    assert "32 x 32" in result.err
 
 
 def test_when_the_model_folder_is_none_then_the_command_says_so(

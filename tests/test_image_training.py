@@ -12,6 +12,7 @@ import timm
 import torch
 from command import done, run
 from PIL import Image
+from safetensors.torch import save_file
 
 from tsfm_vision.data import Shuffled
 from tsfm_vision.recipes import ImageOptim, build_optimizer, lr_factor
@@ -135,6 +136,9 @@ def test_when_training_is_resumed_after_an_epoch_then_it_ends_as_if_it_had_not_s
         (("--data.batch_size", "15"), "expected an even batch_size"),
         (("--data.batch_size", "512"), "expected at least one batch of 512 training images, found 54"),
         (("--model.model", "illama_tinny"), "unknown image model 'illama_tinny': did you mean illama_tiny"),
+        (("--model.img_size", "2"), "expected an img_size that illama_tiny takes, found 2: give 32 or 64"),
+        (("--model.in_chans", "2"), "expected in_chans 1 (grey) or 3 (RGB), found 2"),
+        (("--model.weights", "vit.safetensors"), "expected a checkpoint of iLLaMA, found one of ViT"),
         (("--model.weights", "none.pth"), "found no file at none.pth"),
         (("--data.source", "sett.parquet"), "near names there: set.parquet"),
     ],
@@ -142,6 +146,8 @@ def test_when_training_is_resumed_after_an_epoch_then_it_ends_as_if_it_had_not_s
 def test_when_an_image_training_cannot_be_then_one_line_says_why(
     words: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=16, embed_dim=12, depth=1, num_heads=2)
+    save_file(vit.state_dict(), "vit.safetensors")
     result = run(capsys, *FIT, *words)
     assert result.status == 2
     assert message in result.err

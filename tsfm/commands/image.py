@@ -101,7 +101,7 @@ def predict(
         data: an image, a folder of images, or an image set (of one with parts, the test part).
         model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
             image model that ships with the package.
-        top: classes to print of each image.
+        top: classes to print of each image, at most.
         output: a CSV file for all probabilities.
         batch_size: images classified at once.
         on_bad: what becomes of images that cannot be read: error, or skip, which counts them.

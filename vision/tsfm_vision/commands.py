@@ -40,6 +40,7 @@ def evaluate(
     if robustness:
         report += classify.robustness(net, images, name, batch_size=batch_size)
     print(Report([row for row in report.rows if row.get("item_id") is None], report.notes).to_markdown())
+    say_skipped(images)
     if json is not None:
         report.save(json)
         print(f"{json}: {len(report.rows)} rows")
@@ -52,19 +53,18 @@ def evaluate(
 def predict(data: str, model: str, top: int, output: Path | None, batch_size: int, on_bad: OnBad) -> None:
     """Print the most probable classes of each image, and write all probabilities."""
     net, classes = load(model)
-    if not 1 <= top <= len(classes):
-        raise InputError(f"expected top from 1 to the model's {len(classes)} classes, found {top}: change --top")
+    if top < 1:
+        raise InputError(f"expected top of at least 1, found {top}: change --top")
     images = pick(data, net, None, on_bad, None)
     found = classify.probabilities(net, images, batch_size)
-    best = classify.predictions(found, top)
+    best = classify.predictions(found, min(top, len(classes)))
     shown = range(min(len(images), 20))
     for index in shown:
         text = ", ".join(f"{classes[k]} {found[index, k]:.1%}" for k in best[index])
         print(f"{images.places(index)}: {text}")
     if len(images) > len(shown):
         print(f"... {len(images):,} images in all; give --output FILE.csv for the others")
-    for line in images.skipped:
-        print(f"skipped: {line}")
+    say_skipped(images)
     if output is not None:
         classify.write_probabilities(output, found, images, classes)
         print(f"{output}: {len(images):,} images")
@@ -119,6 +119,12 @@ def pick(data: str, net: nn.Module, part: str | None, on_bad: OnBad, limit: int 
             )
         images = parts[wanted]
     return images if limit is None else images.select(range(min(limit, len(images))))
+
+
+def say_skipped(images: ImageSet) -> None:
+    """Print how many images were left out, and which."""
+    if images.skipped:
+        print(f"{len(images.skipped)} bad ones skipped:", *images.skipped, sep="\n  ")
 
 
 def name_of(model: str) -> str:

@@ -1,7 +1,6 @@
 """Image models by name, and in folders that timm reads too: ``config.json``, ``model.safetensors``, ``README.md``."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +65,16 @@ def create(
     size = img_size or (own.input_size[1] if own else 224)
     overlay |= {"input_size": (in_chans, size, size), "test_input_size": None}
     arguments = {"num_classes": num_classes, "in_chans": in_chans, "pretrained_cfg_overlay": overlay, **model_args}
+    net = _make(model, img_size, arguments)
+    if not _takes(net, size, size):
+        known = [side for side in _sides(size) if _makes(model, side, arguments)]
+        raise InputError(
+            f"expected an img_size that {model} takes, found {size}: give {' or '.join(map(str, known)) or 'another'}"
+        )
+    return net
+
+
+def _make(model: str, img_size: int | None, arguments: dict[str, Any]) -> nn.Module:
     try:
         try:
             return timm.create_model(model, img_size=img_size, **arguments)
@@ -78,6 +87,20 @@ def create(
             raise
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"expected sizes that {model} takes, found others ({reason}): change model_args") from error
+
+
+def _makes(model: str, side: int, arguments: dict[str, Any]) -> bool:
+    """Whether a model can be made for images of this side, and takes them."""
+    try:
+        return _takes(_make(model, side, arguments), side, side)
+    except InputError:
+        return False
+
+
+def _sides(side: int) -> list[int]:
+    """Sides that most models take, near one that a model does not: multiples of 32."""
+    below = max(32, side // 32 * 32)
+    return [below, below + 32]
 
 
 def data_config(model: nn.Module) -> dict[str, Any]:
@@ -142,6 +165,10 @@ def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path / FILES[1]}: expected the weights of {name}, found others ({reason})") from error
+    try:
+        check_size(model, *data_config(model)["input_size"][1:])
+    except InputError as error:
+        raise InputError(f"{path / FILES[0]}, input_size: {error}") from error
     classes = model.pretrained_cfg.get("label_names") or map(str, range(model.num_classes))
     return model.eval(), tuple(classes)
 
@@ -189,15 +216,11 @@ def check_size(model: nn.Module, height: int, width: int) -> None:
     if _takes(model, height, width):
         return
     own = data_config(model)["input_size"][1:]
-    sides = [32 * round(side / 32) or 32 for side in (height, width)]
-    candidates: Iterable[tuple[int, int]] = dict.fromkeys(
-        [(own[0], own[1]), (sides[0], sides[1]), (2 * own[0], 2 * own[1])]
-    )
+    candidates = dict.fromkeys([(own[0], own[1]), *((side, side) for side in _sides(max(height, width)))])
     known = ", ".join(f"{a} x {b}" for a, b in candidates if _takes(model, a, b))
     raise InputError(
         f"expected an image size that the model takes, found {height} x {width}: it takes "
-        f"{known or 'no other either'}, "
-        "or create it with another img_size"
+        f"{known or 'no other near it'}; change the size, or create the model with another img_size"
     )
 
 
