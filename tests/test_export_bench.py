@@ -39,7 +39,7 @@ def test_when_errors_change_then_their_mean_is_geometric() -> None:
     speed |= {"speed_over_eager": 2.0, "speed_over_eager_range": [1.5, 2.5]}
     row = {"model": "m", "weights": "int8", "MiB": 1.0, "difference_mean": 0.01, "difference_worst": 0.1}
     row |= {"a MASE": 1.1, "b MASE": 1.1, "a WQL": 0.5, "b WQL": 2.0}
-    text = to_markdown([speed], [row], 1, 100, "tsfm bench export")
+    text = to_markdown([speed], [row], 1, 100, True, "tsfm bench export")
     assert "2.00 (1.50 to 2.50)" in text
     assert "+10.00% | +0.00%" in " ".join(text.split())
 

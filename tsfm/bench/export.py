@@ -145,9 +145,14 @@ def scores(model: Forecaster, sets: Sequence[str], most: int) -> dict[str, float
 
 
 def to_markdown(
-    speeds: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], threads: int, series: int, command: str
+    speeds: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
+    threads: int,
+    series: int,
+    busy: bool,
+    command: str,
 ) -> str:
-    """The page ``benchmarks/export.md``."""
+    """The page ``benchmarks/export.md``; ``busy`` says that other work ran beside the measurement."""
     from tabulate import tabulate
 
     keys = [key for key in rows[0] if key.split()[-1] in METRICS]
@@ -184,7 +189,8 @@ def to_markdown(
         "",
         f"The ONNX file of `tsfm export` by ONNX Runtime beside the same model in eager PyTorch, {threads} thread",
         "each, in one process and in turn. Speed: CPU seconds of eager over those of ONNX, the median of the rounds",
-        "and their range; above 1 the file is the faster one. CPU time, because other work may run beside it.",
+        "and their range; above 1 the file is the faster one.",
+        "Other work ran on the machine beside it." if busy else "Nothing else ran on the machine.",
         "",
         f"    {command}",
         "",

@@ -1,5 +1,6 @@
 """``tsfm bench export``: exported models beside eager PyTorch, and what smaller weights cost."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def export(
     for name, value in {**numbers, "batches": min(batches or [1])}.items():
         if value < 1:
             raise InputError(f"expected {name} of at least 1, found {value}: change it")
+    busy = os.getloadavg()[0] > threads
     speeds, rows = [], []
     for name in models or [name for name, entry in released().items() if entry.task == "forecast"]:
         found = run(load_model(name), batches or BATCHES, repeats, threads, sets or SETS, series, horizon)
@@ -50,4 +52,10 @@ def export(
     given["horizon"] = [horizon] if horizon else None
     words = [f"--{name} {' '.join(map(str, values))}" for name, values in given.items() if values]
     command = " ".join(["tsfm bench export", *words])
-    write(output, "export", [*speeds, *rows], {"command": command}, to_markdown(speeds, rows, threads, series, command))
+    write(
+        output,
+        "export",
+        [*speeds, *rows],
+        {"command": command, "busy": busy},
+        to_markdown(speeds, rows, threads, series, busy, command),
+    )
