@@ -23,6 +23,7 @@ KEPT_DRAWS = 1000  # in fit.json, for plans
 FLATTEST = 0.005  # least exponent that is taken for one
 OUTLIER = 6.0  # robust standard deviations from the law
 BUDGETS_PER_DECADE = 2
+DIFFERENT = 0.05  # below this p two groups do not follow one law
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,11 @@ def optimal_rows(fit: Fit) -> list[Record]:
         if not len(finite):
             continue
         ends = percentile_interval(finite)
-        row: Record = {"flops": float(flops), "beyond_data": bool(flops > fit.runs.flops.max())}
+        inside = flops <= fit.runs.flops.max() and all(
+            seen.min() <= best <= seen.max()
+            for seen, best in zip((fit.runs.params, fit.runs.tokens), values["value"][0], strict=False)
+        )
+        row: Record = {"flops": float(flops), "beyond_data": not inside}
         for k, name in enumerate(("params", "tokens", "loss")):
             row |= {name: float(values["value"][0, k]), f"{name}_ci95": [float(ends[0, k]), float(ends[1, k])]}
         rows.append(row)
@@ -271,6 +276,13 @@ def analyse(rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA
         warnings.append(
             "the joint law counts repeated tokens as new, but a law in which they are worth less fits better"
         )
+    groups = compare_groups(runs, min(draws, 2000), seed, delta)
+    warnings += [
+        f"{pair['first']} and {pair['second']} do not follow one law (p = {pair['p_one_law']:.2g}): the laws of all "
+        "runs mix them; fit the runs of each by themselves"
+        for pair in ([] if groups is None else groups["pairs"])
+        if pair["p_one_law"] < DIFFERENT
+    ]
     joint = nothing | {"identifiable": False, "not_identifiable": reasons} if fit is None else joint_record(fit)
     record: Record = {
         "format": "tsfm scaling fit 1",
@@ -286,7 +298,7 @@ def analyse(rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA
         "extrapolation": None if fit is None else extrapolation(runs, delta),
         "sensitivity": choices,
         "repetition": repeats,
-        "groups": compare_groups(runs, min(draws, 2000), seed, delta),
+        "groups": groups,
         "optimal": [] if fit is None else optimal_rows(fit),
         "published": {name: dict(zip(NAMES, law, strict=True)) for name, law in PUBLISHED.items()},
         "warnings": warnings,

@@ -223,7 +223,10 @@ def _optimal_section(record: Record, images: dict[str, Image]) -> Section:
     ]
     if not rows:
         return Section("", [])
-    return Section("Compute-optimal plans", [Table(rows, f"95 % intervals in brackets; * beyond the data. {FAR}")])
+    caption = (
+        "95 % intervals in brackets; * more compute than any run had, or a size or amount of data outside theirs. "
+    )
+    return Section("Compute-optimal plans", [Table(rows, caption + FAR)])
 
 
 def _trust_section(record: Record, images: dict[str, Image]) -> Section:
