@@ -14,8 +14,9 @@ from command import done, run
 from PIL import Image
 from safetensors.torch import save_file
 
-from tsfm_vision.data import Shuffled
-from tsfm_vision.recipes import ImageOptim, build_optimizer, lr_factor
+from tsfm_data.images import from_arrays
+from tsfm_vision.data import Shuffled, TrainLoader, Transformed
+from tsfm_vision.recipes import Augment, ImageOptim, build_optimizer, lr_factor
 
 CONFIG = """\
 seed_everything: 1
@@ -51,6 +52,7 @@ trainer:
     - class_path: pytorch_lightning.callbacks.EMAWeightAveraging
       init_args: {decay: 0.5}
 """
+CONFIG_8 = {"input_size": (1, 8, 8), "mean": (0.5,), "std": (0.5,), "interpolation": "bilinear"}
 FIT = ("fit", "--config", "config.yaml")
 
 
@@ -127,6 +129,50 @@ def test_when_training_is_resumed_after_an_epoch_then_it_ends_as_if_it_had_not_s
     done(capsys, *FIT, *same, "--trainer.max_epochs", "3", *resumed)
     one, two = weights("whole/checkpoints/last.ckpt"), weights("rest/checkpoints/last.ckpt")
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_when_training_is_resumed_within_an_epoch_then_it_ends_as_if_it_had_not_stopped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    often = """
+    - class_path: pytorch_lightning.callbacks.ModelCheckpoint
+      init_args: {filename: "{step}", every_n_train_steps: 2, save_top_k: -1}
+"""
+    Path("config.yaml").write_text(CONFIG.rstrip() + often)
+    short = ("--trainer.max_epochs", "3")
+    done(capsys, *FIT, *short)
+    assert len(list(Path("run/checkpoints").glob("step=*.ckpt"))) == 4  # of 9 steps, 3 an epoch
+    whole = weights("run/checkpoints/last.ckpt")
+    for step in (4, 8):  # after one batch of the second epoch, and after two of the third
+        words = ("--ckpt_path", f"run/checkpoints/step={step}.ckpt", "--trainer.default_root_dir", f"rest{step}")
+        done(capsys, *FIT, *short, *words)
+        rest = weights(f"rest{step}/checkpoints/last.ckpt")
+        assert all(torch.equal(whole[key], rest[key]) for key in whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_when_a_loader_is_given_a_state_then_it_goes_on_with_the_batches_that_were_not_handed_out(workers: int) -> None:
+    images = from_arrays(np.arange(40 * 64, dtype=np.uint8).reshape(40, 8, 8), np.arange(40) % 2, ("a", "b"))
+
+    def loader() -> TrainLoader:
+        data = Transformed(images, Augment(crop="pad", policy=None).build(CONFIG_8), seed=3)
+        return TrainLoader(data, 8, sampler=Shuffled(40, 3, 1, 0, 1), num_workers=workers, drop_last=True)
+
+    one, two = loader(), loader()
+    one.sampler.set_epoch(4)
+    batches = iter(one)
+    seen = [next(batches) for _ in range(2)]
+    state = one.state_dict()
+    assert state == {"epoch": 4, "batch": 2}
+    rest = list(batches)
+    assert (len(seen), len(rest)) == (2, 3)
+    two.load_state_dict(state)
+    two.sampler.set_epoch(4)
+    for (x, y), (x2, y2) in zip(rest, two, strict=True):
+        assert torch.equal(x, x2)
+        assert torch.equal(y, y2)
+    two.sampler.set_epoch(5)
+    assert len(list(two)) == 5
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
@@ -103,3 +103,21 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int, total_steps: int) -> Ca
                 return 1 - math.sqrt(min(1.0, max(0, step - (total_steps - decay)) / decay))
 
     return factor
+
+
+def training_steps(trainer: Any) -> tuple[int, int]:
+    """Optimiser steps of an epoch and of the whole training of a Lightning trainer.
+
+    Lightning's own estimate makes the training loader before the state of a checkpoint is read, and that state is then
+    lost: training resumed within an epoch would see other batches.
+    """
+    module = getattr(trainer, "datamodule", None)
+    if module is None:
+        total = int(trainer.estimated_stepping_batches)
+        return max(1, total // max(1, trainer.max_epochs or 1)), total
+    batches, limit = len(module.train_dataloader()), trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    epochs = trainer.max_epochs if trainer.max_epochs is not None else 1
+    ends = [end for end in (per_epoch * epochs, trainer.max_steps) if end >= 0]  # -1 stands for no end
+    return per_epoch, min(ends, default=per_epoch)

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import math
 import os
 import shlex
 import sys
@@ -21,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tsfm.callbacks import Throughput
 from tsfm.forecaster import Forecaster, Pretraining, TrainingData
 from tsfm.heads import DEFAULT_LEVELS
-from tsfm.optim import OptimConfig, build_optimizer, lr_factor
+from tsfm.optim import OptimConfig, build_optimizer, lr_factor, training_steps
 from tsfm.start import Pretrained
 from tsfm.trunk import PackedForecaster
 from tsfm.validation import scaled_errors
@@ -196,24 +195,6 @@ class ShardedForecastTask(ForecastTask):
         fully_shard(self.forecaster, mesh=mesh)
         # It is entered beside forward, which alone gathers the parameters.
         register_fsdp_forward_method(self.forecaster, "loss")
-
-
-def training_steps(trainer: pl.Trainer) -> tuple[int, int]:
-    """Optimiser steps of an epoch and of the whole training.
-
-    Lightning's own estimate makes the training loader before the state of a checkpoint is read, and that state is then
-    lost: training resumed within an epoch would see other batches.
-    """
-    module = getattr(trainer, "datamodule", None)
-    if module is None:
-        total = int(trainer.estimated_stepping_batches)
-        return max(1, total // max(1, trainer.max_epochs or 1)), total
-    batches, limit = len(module.train_dataloader()), trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
-    epochs = trainer.max_epochs if trainer.max_epochs is not None else 1
-    ends = [end for end in (per_epoch * epochs, trainer.max_steps) if end >= 0]  # -1 stands for no end
-    return per_epoch, min(ends, default=per_epoch)
 
 
 def logged_names(module: Any) -> tuple[str, ...]:

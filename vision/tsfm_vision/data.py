@@ -37,10 +37,14 @@ class Shuffled(DistributedSampler):
 
     With the key an image's augmentation is a function of seed, epoch and place, whatever the number of workers, and
     training that is resumed goes on with what it would have seen.
+
+    Attributes:
+        skip: images at the beginning of the next pass that are left out.
     """
 
     def __init__(self, count: int, seed: int, repeats: int, rank: int, world: int) -> None:
         super().__init__(range(count), world, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+        self.skip = 0
         self.inner = None
         if repeats > 1:
             # Rounded down to whole batches by the loader; timm's rounding to 256 would lose most of a small set.
@@ -54,7 +58,37 @@ class Shuffled(DistributedSampler):
             self.inner.set_epoch(self.epoch)
         chosen = super().__iter__() if self.inner is None else iter(self.inner)
         for place, index in enumerate(chosen):
-            yield self.epoch, place, int(index)
+            if place >= self.skip:
+                yield self.epoch, place, int(index)
+
+
+class TrainLoader(DataLoader):
+    """Batches of ``Shuffled`` images whose state is two numbers: epoch, and batches of it that were handed out.
+
+    Loaded with a state, it goes on after the last batch that was handed out when the state was taken.
+    """
+
+    sampler: Shuffled
+    batch_size: int
+    _batch = 0
+    _resume: tuple[int, int] | None = None
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the iteration stands."""
+        return {"epoch": self.sampler.epoch, "batch": self._batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there at the next iteration, if it is of the same epoch."""
+        self._resume = (state["epoch"], state["batch"])
+
+    def __iter__(self) -> Iterator[Any]:
+        # The body runs at the first ``next``: Lightning asks for the iterator before it announces the epoch.
+        resumed, self._resume = self._resume, None
+        self._batch = resumed[1] if resumed is not None and resumed[0] == self.sampler.epoch else 0
+        self.sampler.skip = self._batch * self.batch_size
+        for batch in super().__iter__():
+            self._batch += 1
+            yield batch
 
 
 class Transformed(Dataset):
@@ -188,7 +222,7 @@ class ImageDataModule(pl.LightningDataModule):
             )
         data = Transformed(images, self.augment.build(self.data_config), self.seed)
         sampler = Shuffled(len(images), self.seed, self.augment.repeats, self._rank(), self._world())
-        return self._loader(data, self.batch_size, sampler=sampler, drop_last=True)
+        return self._loader(data, self.batch_size, TrainLoader, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """Every validation image, in order."""
@@ -210,10 +244,12 @@ class ImageDataModule(pl.LightningDataModule):
             raise InputError(f"{self.source}: expected a {part} part, found {', '.join(self.parts)}: give another set")
         return self.parts[part]
 
-    def _loader(self, data: Dataset, batch_size: int, **options: Any) -> DataLoader:
+    def _loader(
+        self, data: Dataset, batch_size: int, kind: type[DataLoader] = DataLoader, **options: Any
+    ) -> DataLoader:
         # By name: Lightning makes the loader again to predict, and adds its own batch_size to what stands by place.
         options |= {"num_workers": self.workers, "persistent_workers": self.workers > 0}
-        return DataLoader(dataset=data, batch_size=batch_size, **options)
+        return kind(dataset=data, batch_size=batch_size, **options)
 
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer is not None else 0

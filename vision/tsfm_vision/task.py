@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
+from tsfm.optim import training_steps
 from tsfm_data.errors import InputError
 from tsfm_vision.checkpoints import load_weights
 from tsfm_vision.classify import write_probabilities
@@ -88,9 +89,8 @@ class ImageTask(pl.LightningModule):
         trainer, data = self.trainer, self.trainer.datamodule  # type: ignore[attr-defined]
         batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         optimizer = build_optimizer(self.optim, self.net, batch)
-        epochs = max(1, trainer.max_epochs or 1)
-        per_epoch = max(1, int(trainer.estimated_stepping_batches) // epochs)
-        schedule = LambdaLR(optimizer, lr_factor(self.optim, per_epoch, epochs))
+        per_epoch, _ = training_steps(trainer)
+        schedule = LambdaLR(optimizer, lr_factor(self.optim, per_epoch, max(1, trainer.max_epochs or 1)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
