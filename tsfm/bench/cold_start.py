@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,18 @@ def run(repeats: int, threads: int) -> list[dict[str, Any]]:
     return rows
 
 
+# Starts a command and says its status, seconds, CPU seconds and peak memory. A process counts the memory of the one
+# that started it into its peak, so that one has to be small.
+LAUNCH = """
+import os, sys, time
+begin = time.perf_counter()
+quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+_, status, usage = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet), 0)
+seconds = time.perf_counter() - begin
+print(os.waitstatus_to_exitcode(status), seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+"""
+
+
 def write_table(file: Path, seed: int = 0) -> None:
     """A long table of hourly series: a walk and a daily season."""
     rng = np.random.default_rng(seed)
@@ -62,16 +73,15 @@ def once(table: Path, output: Path, threads: int) -> dict[str, float]:
     words = [sys.executable, "-m", "tsfm", "forecast", str(table), "--horizon", str(HORIZON), "--output", str(output)]
     path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
-    begin = time.perf_counter()
-    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
+    launched = subprocess.run(
+        [sys.executable, "-S", "-c", LAUNCH, *words], env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    status, seconds, cpu, peak = map(float, launched.stdout.split())
     lines = output.read_text().count("\n") if output.is_file() else 0
-    if process.returncode or lines != 1 + SERIES * HORIZON:
-        raise InputError(f"expected a forecast of {SERIES} series, found status {process.returncode}: see above")
-    kib = usage.ru_maxrss / (1024 if sys.platform == "darwin" else 1)  # macOS says bytes, Linux KiB
-    return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_mib": kib / 1024}
+    if status or lines != 1 + SERIES * HORIZON:
+        raise InputError(f"expected a forecast of {SERIES} series, found status {status:.0f}: see above")
+    kib = peak / (1024 if sys.platform == "darwin" else 1)  # macOS says bytes, Linux KiB
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_mib": kib / 1024}
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -165,10 +165,13 @@ def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path / FILES[1]}: expected the weights of {name}, found others ({reason})") from error
-    try:
-        check_size(model, *data_config(model)["input_size"][1:])
-    except InputError as error:
-        raise InputError(f"{path / FILES[0]}, input_size: {error}") from error
+    height, width = data_config(model)["input_size"][1:]
+    # Where no size near it is taken either, the own size of a converted model is not known here.
+    if not _takes(model, height, width) and sizes_near(model, height, width):
+        try:
+            check_size(model, height, width)
+        except InputError as error:
+            raise InputError(f"{path / FILES[0]}, input_size: {error}") from error
     classes = model.pretrained_cfg.get("label_names") or map(str, range(model.num_classes))
     return model.eval(), tuple(classes)
 
@@ -215,13 +218,18 @@ def check_size(model: nn.Module, height: int, width: int) -> None:
     """
     if _takes(model, height, width):
         return
+    known = ", ".join(sizes_near(model, height, width)) or "no other near it"
+    raise InputError(
+        f"expected an image size that the model takes, found {height} x {width}: it takes {known}; change the size, or "
+        "create the model with another img_size"
+    )
+
+
+def sizes_near(model: nn.Module, height: int, width: int) -> list[str]:
+    """Sizes near this one, and the model's own, that it takes."""
     own = data_config(model)["input_size"][1:]
     candidates = dict.fromkeys([(own[0], own[1]), *((side, side) for side in _sides(max(height, width)))])
-    known = ", ".join(f"{a} x {b}" for a, b in candidates if _takes(model, a, b))
-    raise InputError(
-        f"expected an image size that the model takes, found {height} x {width}: it takes "
-        f"{known or 'no other near it'}; change the size, or create the model with another img_size"
-    )
+    return [f"{a} x {b}" for a, b in candidates if _takes(model, a, b)]
 
 
 @torch.inference_mode()
