@@ -56,7 +56,7 @@ def attend(
         ValueError: where the mask does not fit the tokens.
     """
     kind = q_BNHD.device.type
-    if torch.is_autocast_enabled(kind):
+    if kind != "meta" and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         q_BNHD, k_BMHD, v_BMHD = (x.to(dtype) for x in (q_BNHD, k_BMHD, v_BMHD))
     b, n, m = q_BNHD.shape[0], q_BNHD.shape[1], k_BMHD.shape[1]

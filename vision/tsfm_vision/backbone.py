@@ -4,11 +4,14 @@ Shapes: B batch, ``out`` classes or features.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from timm.layers import trunc_normal_
+from timm.models import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -72,6 +75,7 @@ class Backbone(nn.Module, ABC):
         self.head = nn.Identity()
         if num_classes > 0:
             self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        self.head.train(self.training)
 
     @abstractmethod
     def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B *features"]:
@@ -117,6 +121,56 @@ class Pyramid(Backbone):
         if prune_head or shorter:
             self.reset_classifier(0, "")
         return taken
+
+
+def build(
+    family: type[nn.Module],
+    variant: str,
+    pretrained: bool,
+    kwargs: dict[str, Any],
+    filter_fn: Callable[..., Any],
+    features: dict[str, Any],
+) -> Any:
+    """A variant by timm's factory.
+
+    Args:
+        family: class of the model.
+        variant: its registered name.
+        pretrained: whether to load the published weights.
+        kwargs: sizes of the model, timm's own options, and ``device`` and ``dtype`` of everything in it.
+        filter_fn: renames the weights of a checkpoint.
+        features: timm's ``feature_cfg``.
+    """
+    device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
+
+    def make(**sizes: Any) -> nn.Module:
+        with nullcontext() if device is None else torch.device(device):
+            made = family(**sizes)
+        return made if dtype is None else made.to(dtype)
+
+    return build_model_with_cfg(
+        make, variant, pretrained, pretrained_filter_fn=filter_fn, feature_cfg=features, **kwargs
+    )
+
+
+@torch.fx.wrap  # one node of a traced graph: it decides by sizes
+def patch_grid(height: int, width: int, rows: int, columns: int) -> tuple[int, int]:
+    """Rows and columns of patches in an image; what is left of its right and lower edge is not looked at.
+
+    Args:
+        height: rows of the image.
+        width: its columns.
+        rows: rows of a patch.
+        columns: its columns.
+
+    Raises:
+        InputError: the image is smaller than a patch.
+    """
+    if height < rows or width < columns:
+        raise InputError(
+            f"expected images of at least {rows} x {columns} pixels, found {height} x {width}: enlarge them"
+        )
+    return height // rows, width // columns
 
 
 def channels_last(x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B ch height width"]:

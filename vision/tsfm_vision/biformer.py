@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, LayerScale
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import checkpoint_seq, generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbone import Indices, Pyramid, channels_last, path_rates, take
+from tsfm_vision.backbone import Indices, Pyramid, build, channels_last, path_rates, take
 from tsfm_vision.checkpoints import State, recognise
 from tsfm_vision.routing import BiLevelRoutingAttention, ConvMixer, GlobalAttention, KeyPool, KeyPooling
 
@@ -45,6 +45,10 @@ class Mlp(nn.Module):
         return self.fc2(self.act(x))
 
 
+torch.fx.wrap("channels_last")  # one node of a traced graph: it decides by the device
+
+
+@register_notrace_module
 class Block(nn.Module):
     """A depthwise convolution, attention and a feed-forward part, each added to its input; maps are NCHW outside.
 
@@ -364,9 +368,7 @@ STL = {"depths": (2, 2, 6, 2), "dims": WIDE, "mlp_ratios": (4, 4, 4, 4), "overla
 def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
     features = {"out_indices": kwargs.pop("out_indices", (0, 1, 2, 3)), "feature_cls": "getter"}
     kwargs = {**sizes, **kwargs}
-    return build_model_with_cfg(
-        BiFormer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, **kwargs
-    )
+    return build(BiFormer, variant, pretrained, kwargs, checkpoint_filter_fn, features)
 
 
 @register_model

@@ -81,7 +81,7 @@ class TrainLoader(DataLoader):
         """Go on from there at the next iteration, if it is of the same epoch."""
         self._resume = (state["epoch"], state["batch"])
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # The body runs at the first ``next``: Lightning asks for the iterator before it announces the epoch.
         resumed, self._resume = self._resume, None
         self._batch = resumed[1] if resumed is not None and resumed[0] == self.sampler.epoch else 0

@@ -15,21 +15,25 @@ import torch
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, PatchEmbed, to_2tuple, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models import checkpoint, generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm_data.errors import InputError
 from tsfm_vision import cpu
-from tsfm_vision.backbone import Backbone, Indices, path_rates, take
+from tsfm_vision.backbone import Backbone, Indices, build, patch_grid, path_rates, take
 from tsfm_vision.checkpoints import State, recognise, resize_grid, square
 from tsfm_vision.soft_mask import Part, parts, soft_masked
 
 RELEASE = "https://huggingface.co/techmonsterwang/iLLaMA/resolve/main/"
 # Hidden channels of the feed-forward part are rounded up to a multiple of this.
 MULTIPLE = 256
+# Each is one node of a traced graph: they decide by sizes.
+torch.fx.wrap("patch_grid")
+torch.fx.wrap("parts")
 
 
+@torch.fx.wrap
 def rotary_table(tokens: int, channels: int, like: Tensor, theta: float = 10000.0) -> Float[Tensor, "N 1 D2 2"]:
     """Cosine and sine of each token's angle for each pair of channels; positions are counted from 0 in raster order."""
     frequency = theta ** (-torch.arange(0, channels, 2, device=like.device, dtype=torch.float32) / channels)
@@ -82,6 +86,7 @@ class SwiGLU(nn.Module):
         return self.fc2(cpu.GatedSilu.apply(gate, value) if cpu.applies(gate) else F.silu(gate) * value)
 
 
+@register_notrace_module
 class RMSNorm(nn.RMSNorm):
     """PyTorch's; on a CPU, where PyTorch has no kernel for it, ours."""
 
@@ -89,6 +94,7 @@ class RMSNorm(nn.RMSNorm):
         return cpu.RMSNorm.apply(x, self.weight, self.eps) if cpu.applies(x) else super().forward(x)
 
 
+@register_notrace_module
 class Block(nn.Module):
     """Normalise, attend, add; normalise, feed forward, add."""
 
@@ -193,17 +199,13 @@ class ILlama(Backbone):
     def set_input_size(self, img_size: int | Sequence[int]) -> None:
         """Make another image size the model's own: its position table is resized once, not at every pass."""
         height, width = to_2tuple(img_size)
-        self.pos_embed = nn.Parameter(self.positions(self.grid(height, width)).detach().clone())
+        table = self.positions(self.grid(height, width)).detach().clone()
+        self.pos_embed = nn.Parameter(table, requires_grad=self.pos_embed.requires_grad)
         self.patch_embed.set_input_size((height, width))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image."""
-        side = self.patch_embed.patch_size[0]
-        if min(height, width) < side:
-            raise InputError(
-                f"expected images of at least {side} x {side} pixels, found {height} x {width}: enlarge them"
-            )
-        return height // side, width // side
+        return patch_grid(height, width, *self.patch_embed.patch_size)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 N C"]:
         """The position table for a grid of patches; the class token's row is the last."""
@@ -277,6 +279,7 @@ class ILlama(Backbone):
         return taken
 
 
+@torch.fx.wrap
 def resize_positions(
     table: Float[Tensor, "1 N C"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "1 M C"]:
@@ -334,9 +337,7 @@ LARGE = {"embed_dim": 1024, "num_heads": 16, "depth": 24}
 def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
     features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
     kwargs = {**sizes, **kwargs}
-    return build_model_with_cfg(
-        ILlama, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, **kwargs
-    )
+    return build(ILlama, variant, pretrained, kwargs, checkpoint_filter_fn, features)
 
 
 @register_model

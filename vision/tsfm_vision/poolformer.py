@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import GroupNorm1, LayerNorm2d, Mlp, to_2tuple
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from timm.models.metaformer import Downsampling, MetaFormer, Pooling
 from torch import Tensor, nn
 
 from tsfm.attention import attend
 from tsfm_data.errors import InputError
-from tsfm_vision.backbone import Indices, channels_last, take
+from tsfm_vision.backbone import Indices, build, channels_last, take
 from tsfm_vision.checkpoints import State, recognise, resize_map
 
 Mixer = Literal["identity", "pool", "attention", "fc"]
@@ -31,6 +31,10 @@ POOL: tuple[Mixer, ...] = ("pool", "pool", "pool", "pool")
 RELEASE = "https://github.com/sail-sg/poolformer/releases/download/v1.0/"
 
 
+torch.fx.wrap("channels_last")  # one node of a traced graph: it decides by the device
+
+
+@register_notrace_module
 class AttentionMixer(nn.Module):
     """Self-attention between all places of a map, through the attention door.
 
@@ -52,6 +56,7 @@ class AttentionMixer(nn.Module):
         return mixed_BNC.transpose(1, 2).unflatten(2, (height, -1))
 
 
+@register_notrace_module
 class SpatialFc(nn.Module):
     """A learned linear map over the places of a map, the same for every channel.
 
@@ -74,6 +79,7 @@ class SpatialFc(nn.Module):
         return self.fc(x_BCHW.flatten(2)).view_as(x_BCHW)
 
 
+@register_notrace_module
 class PositionedDownsampling(Downsampling):
     """timm's downsampling, and a learned position map added to its result; resized for other maps."""
 
@@ -284,9 +290,7 @@ def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any
     out_indices = kwargs.pop("out_indices", (0, 1, 2, 3))
     kwargs = {**sizes, **kwargs}
     features = {"out_indices": out_indices, "feature_cls": "getter", "norm": kwargs.get("stage_norms", False)}
-    return build_model_with_cfg(
-        PoolFormer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, **kwargs
-    )
+    return build(PoolFormer, variant, pretrained, kwargs, checkpoint_filter_fn, features)
 
 
 @register_model

@@ -15,13 +15,15 @@ import torch
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import to_2tuple, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbone import Indices, Pyramid, path_rates, take
+from tsfm_vision.backbone import Indices, Pyramid, build, path_rates, take
 from tsfm_vision.checkpoints import State, recognise, resize_grid, square
-from tsfm_vision.pyramid_tnt_layers import WORDS, Block, Grid, Merge, Stage, Stem, resize_relative
+from tsfm_vision.pyramid_tnt_layers import WORDS, Block, Grid, Merge, MergeWords, Stage, Stem, resize_relative
+
+torch.fx.wrap("resize_grid")  # one node of a traced graph, as grid_of and halved: they decide by sizes
 
 # Pixels of the image along a side of a sentence.
 SIDE = 8
@@ -71,8 +73,8 @@ class PyramidTNT(Pyramid):
         self.outer_pos = nn.Parameter(torch.zeros(1, grid[0] * grid[1], outer_dims[0]))
         self.inner_pos = nn.Parameter(torch.zeros(1, WORDS * WORDS, inner_dims[0]))
         stages = len(depths)
-        self.word_merges = nn.ModuleList([Merge(inner_dims[i], inner_dims[i + 1]) for i in range(stages - 1)])
-        self.sentence_merges = nn.ModuleList([Merge(outer_dims[i], outer_dims[i + 1]) for i in range(stages - 1)])
+        self.word_merges = nn.ModuleList([MergeWords(*inner_dims[i : i + 2]) for i in range(stages - 1)])
+        self.sentence_merges = nn.ModuleList([Merge(*outer_dims[i : i + 2]) for i in range(stages - 1)])
         paths = path_rates(drop_path_rate, list(depths))
         self.stages = nn.ModuleList()
         for i in range(stages):
@@ -115,8 +117,8 @@ class PyramidTNT(Pyramid):
         found = []
         for i, stage in enumerate(self.stages[: last + 1]):
             if i > 0:
-                inner = cast(Merge, self.word_merges[i - 1]).words(inner, grid)
-                outer = cast(Merge, self.sentence_merges[i - 1]).sentences(outer, grid)
+                inner = self.word_merges[i - 1](inner, grid)
+                outer = self.sentence_merges[i - 1](outer, grid)
                 grid = halved(grid)
             inner, outer = stage(inner, outer, grid)
             found.append((outer, grid))
@@ -155,6 +157,7 @@ class PyramidTNT(Pyramid):
         return (self.norm(found[-1][0]) if len(found) == len(self.stages) else found[-1][0]), outputs
 
 
+@torch.fx.wrap
 def grid_of(height: int, width: int) -> Grid:
     """Rows and columns of sentences in an image.
 
@@ -169,6 +172,7 @@ def grid_of(height: int, width: int) -> Grid:
     return height // SIDE, width // SIDE
 
 
+@torch.fx.wrap
 def halved(grid: Grid) -> Grid:
     """The grid after a merge: half of each side, rounded up."""
     return math.ceil(grid[0] / 2), math.ceil(grid[1] / 2)
@@ -230,9 +234,7 @@ def _create(
     sizes = {name: tuple(value * factor for factor in (1, 2, 4, 4)) for name, value in zip(names, first, strict=True)}
     features = {"out_indices": kwargs.pop("out_indices", (0, 1, 2, 3)), "feature_cls": "getter"}
     kwargs = {"img_size": size, "depths": depths, **sizes, **kwargs}
-    return build_model_with_cfg(
-        PyramidTNT, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, **kwargs
-    )
+    return build(PyramidTNT, variant, pretrained, kwargs, checkpoint_filter_fn, features)
 
 
 @register_model

@@ -7,7 +7,7 @@ channels of a head, M keys.
 import torch
 from jaxtyping import Float
 from timm.layers import DropPath, Mlp
-from timm.models import checkpoint
+from timm.models import checkpoint, register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -95,6 +95,7 @@ class Block(nn.Module):
         return inner, outer + self.drop_path(self.outer_mlp(self.outer_norm2(outer)))
 
 
+@register_notrace_module
 class Stage(nn.Module):
     """Blocks of one map size, and the learned bias between its sentences and keys."""
 
@@ -117,19 +118,22 @@ class Stage(nn.Module):
 
 
 class Merge(nn.Module):
-    """A norm, and a convolution that merges tokens two by two in each direction; words with their neighbours'."""
+    """A norm, and a convolution that merges the sentences of a map two by two in each direction."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(before)
         self.conv = nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1))
 
-    def sentences(self, outer: Float[Tensor, "B N C"], grid: Grid) -> Float[Tensor, "B N2 C2"]:
-        """Merge sentences of a map."""
+    def forward(self, outer: Float[Tensor, "B N C"], grid: Grid) -> Float[Tensor, "B N2 C2"]:
         return self.conv(self.norm(outer).transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2)
 
-    def words(self, inner: Float[Tensor, "BN P c"], grid: Grid) -> Float[Tensor, "BN2 P c2"]:
-        """Merge the words of four sentences; a map of odd side gets sentences of zeros."""
+
+@register_notrace_module
+class MergeWords(Merge):
+    """The same for the words of four sentences at a time; a map of odd side gets sentences of zeros."""
+
+    def forward(self, inner: Float[Tensor, "BN P c"], grid: Grid) -> Float[Tensor, "BN2 P c2"]:
         x = self.norm(inner).unflatten(0, (-1, *grid)).unflatten(3, (WORDS, WORDS))
         x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, grid[1] % 2, 0, grid[0] % 2))
         x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2))

@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import Mlp, to_2tuple
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models import checkpoint, generate_default_cfgs, register_model, register_notrace_module
 from timm.models import tnt as timm_tnt
 from torch import Tensor, nn
 
 from tsfm.attention import attend
 from tsfm_data.errors import InputError
-from tsfm_vision.backbone import Indices, take
+from tsfm_vision.backbone import Indices, build, patch_grid, take
 from tsfm_vision.checkpoints import State, recognise, resize_grid, square
 
 RELEASE = "https://github.com/huawei-noah/Efficient-AI-Backbones/releases/download/tnt/"
@@ -43,6 +43,10 @@ RENAMED = {
 }
 
 
+torch.fx.wrap("patch_grid")  # one node of a traced graph: it decides by sizes
+
+
+@register_notrace_module
 class Attention(timm_tnt.Attention):
     """timm's attention of TNT, its softmax replaced by the attention door; dropout works in training too."""
 
@@ -96,23 +100,18 @@ class TNT(timm_tnt.TNT):
         """Make another image size the model's own: its position table is resized once, not at every pass."""
         height, width = to_2tuple(img_size)
         embed, grid = self.pixel_embed, self.grid(height, width)
-        self.patch_pos = nn.Parameter(self.positions(grid).detach().clone())
+        table = self.positions(grid).detach().clone()
+        self.patch_pos = nn.Parameter(table, requires_grad=self.patch_pos.requires_grad)
         embed.img_size, embed.grid_size, embed.num_patches = (height, width), grid, grid[0] * grid[1]
         self.num_patches = embed.num_patches
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches in an image; what is left of its right and lower edge is not looked at."""
-        rows, columns = to_2tuple(self.pixel_embed.patch_size)
-        if height < rows or width < columns:
-            raise InputError(
-                f"expected images of at least {rows} x {columns} pixels, found {height} x {width}: enlarge them"
-            )
-        return height // rows, width // columns
+        """Rows and columns of patches in an image."""
+        return patch_grid(height, width, *to_2tuple(self.pixel_embed.patch_size))
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 M C"]:
         """The position table for a grid of patches, class token first."""
-        table, own = self.patch_pos, self.pixel_embed.grid_size
-        return table if grid == own else torch.cat([table[:, :1], resize_grid(table[:, 1:], own, grid)], 1)
+        return resize_positions(self.patch_pos, self.pixel_embed.grid_size, grid)
 
     def embed(self, x: Float[Tensor, "B ch height width"]) -> tuple[Float[Tensor, "BN P c"], Float[Tensor, "B M C"]]:
         """Inner and outer tokens of an image, before the first block."""
@@ -170,6 +169,14 @@ class TNT(timm_tnt.TNT):
         return found if intermediates_only else (self.norm(outer), found)
 
 
+@torch.fx.wrap
+def resize_positions(
+    table: Float[Tensor, "1 M C"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "1 M2 C"]:
+    """The position table of the patches for another grid; its first row, the class token's, is kept."""
+    return table if old == new else torch.cat([table[:, :1], resize_grid(table[:, 1:], old, new)], 1)
+
+
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> State:
     """Weights of timm or of the original, renamed for ``model``; the position table of the patches is resized.
 
@@ -188,8 +195,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     table = state["patch_pos"]
     if table.shape != own["patch_pos"].shape and isinstance(model, TNT):
         old = square(table.shape[1] - 1, "patch_pos")
-        new = model.pixel_embed.grid_size
-        state["patch_pos"] = torch.cat([table[:, :1], resize_grid(table[:, 1:], old, new)], 1)
+        state["patch_pos"] = resize_positions(table, old, model.pixel_embed.grid_size)
     return state
 
 
@@ -223,9 +229,7 @@ default_cfgs = generate_default_cfgs(
 def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
     features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
     kwargs = {**sizes, **kwargs}
-    return build_model_with_cfg(
-        TNT, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, **kwargs
-    )
+    return build(TNT, variant, pretrained, kwargs, checkpoint_filter_fn, features)
 
 
 @register_model
