@@ -1,11 +1,13 @@
 """Building blocks that every model of the suite shares.
 
-Shapes: B batch, N tokens, K tokens kept, H heads, D channels of a head, C channels of a token.
+Shapes: B batch, N tokens, K tokens kept, H heads, D channels of a head, R rotated pairs of channels, C channels of a
+token, W channels inside a feed-forward part.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,6 +79,62 @@ class FeedForward(nn.Module):
     ) -> Float[Tensor, "B N C"]:
         """The layers' output, plus the residual if one is given."""
         return self.dropout(self.down(self.dropout(self.activation(self.up(x_BNC)))), residual)
+
+
+class RMSNorm(nn.RMSNorm):
+    """PyTorch's, with the weight in the type of the tokens: under autocast the fused kernel refuses a mixture."""
+
+    def forward(self, x: Float[Tensor, "*S C"]) -> Float[Tensor, "*S C"]:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+class Rotary(NamedTuple):
+    """Rotation of every token: cosine and sine of the angle of every pair of channels."""
+
+    cos: Float[Tensor, "#B N 1 R"]
+    sin: Float[Tensor, "#B N 1 R"]
+
+    @classmethod
+    def at(cls, position_BN: Int[Tensor, "B N"], channels: int, base: float = 10_000.0) -> "Rotary":
+        """The rotations that turn pair i of ``channels / 2`` by ``position * base ** (-2 i / channels)``."""
+        exponent = torch.arange(0, channels, 2, device=position_BN.device) / channels
+        angle = position_BN[:, :, None, None] * base**-exponent
+        return cls(angle.cos(), angle.sin())
+
+    def rotate(self, x_BNHD: Float[Tensor, "B N H D"]) -> Float[Tensor, "B N H D"]:
+        """Turn neighbouring channels as pairs: the first 2 R channels of every head, the others stay."""
+        turned, rest = x_BNHD.split((2 * self.cos.shape[-1], x_BNHD.shape[-1] - 2 * self.cos.shape[-1]), dim=-1)
+        even, odd = turned[..., ::2], turned[..., 1::2]
+        pairs = torch.stack([even * self.cos - odd * self.sin, odd * self.cos + even * self.sin], dim=-1)
+        return torch.cat([pairs.flatten(-2).to(x_BNHD.dtype), rest], dim=-1)
+
+
+class SwiGLU(nn.Module):
+    """Feed-forward part with a gate: ``fc2(silu(gate(x)) * value(x))``, without biases (Shazeer 2020).
+
+    Args:
+        width: channels of a token.
+        hidden: channels inside; by default two thirds of ``4 * width``, rounded up to a multiple of 8.
+        names: of the layers gate and value, as published weights call them.
+    """
+
+    fc2: nn.Linear
+
+    def __init__(self, width: int, hidden: int | None = None, names: tuple[str, str] = ("fc_gate", "fc1")) -> None:
+        super().__init__()
+        hidden = (int(8 * width / 3) + 7) // 8 * 8 if hidden is None else hidden
+        self.names = names
+        for name in sorted((*names, "fc2")):
+            sizes = (hidden, width) if name == "fc2" else (width, hidden)
+            self.add_module(name, nn.Linear(*sizes, bias=False))
+
+    def forward(self, x_BNC: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        gate, value = (getattr(self, name)(x_BNC) for name in self.names)
+        return self.fc2(self.weighed(gate, value))
+
+    def weighed(self, gate: Float[Tensor, "B N W"], value: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
+        """Values times the SiLU of their gates."""
+        return F.silu(gate) * value
 
 
 class PostNormBlock(nn.Module):

@@ -7,7 +7,6 @@ Shapes: B batch, N tokens, M of them, H heads, D channels of a head, R rotated p
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,56 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.attention import Mask, attend
+from tsfm.layers import RMSNorm, Rotary, SwiGLU
 from tsfm_data.errors import InputError
 
 NORM_EPS = 1e-5
-
-
-class RMSNorm(nn.RMSNorm):
-    """PyTorch's, with the weight in the type of the tokens: under autocast the fused kernel refuses a mixture."""
-
-    def forward(self, x: Float[Tensor, "*S C"]) -> Float[Tensor, "*S C"]:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
-
-
-class Rotary(NamedTuple):
-    """Rotation of every token: cosine and sine of the angle of every pair of channels."""
-
-    cos: Float[Tensor, "#B N 1 R"]
-    sin: Float[Tensor, "#B N 1 R"]
-
-    @classmethod
-    def at(cls, position_BN: Int[Tensor, "B N"], channels: int, base: float = 10_000.0) -> "Rotary":
-        """The rotations that turn pair i of ``channels / 2`` by ``position * base ** (-2 i / channels)``."""
-        exponent = torch.arange(0, channels, 2, device=position_BN.device) / channels
-        angle = position_BN[:, :, None, None] * base**-exponent
-        return cls(angle.cos(), angle.sin())
-
-    def rotate(self, x_BNHD: Float[Tensor, "B N H D"]) -> Float[Tensor, "B N H D"]:
-        """Turn neighbouring channels as pairs: the first 2 R channels of every head, the others stay."""
-        turned, rest = x_BNHD.split((2 * self.cos.shape[-1], x_BNHD.shape[-1] - 2 * self.cos.shape[-1]), dim=-1)
-        even, odd = turned[..., ::2], turned[..., 1::2]
-        pairs = torch.stack([even * self.cos - odd * self.sin, odd * self.cos + even * self.sin], dim=-1)
-        return torch.cat([pairs.flatten(-2).to(x_BNHD.dtype), rest], dim=-1)
-
-
-class SwiGLU(nn.Module):
-    """Feed-forward part with a gate: ``fc2(silu(fc_gate(x)) * fc1(x))``, without biases (Shazeer 2020).
-
-    Args:
-        width: channels of a token.
-        hidden: channels inside; by default two thirds of ``4 * width``, rounded up to a multiple of 8.
-    """
-
-    def __init__(self, width: int, hidden: int | None = None) -> None:
-        super().__init__()
-        hidden = (int(8 * width / 3) + 7) // 8 * 8 if hidden is None else hidden
-        self.fc1 = nn.Linear(width, hidden, bias=False)
-        self.fc2 = nn.Linear(hidden, width, bias=False)
-        self.fc_gate = nn.Linear(width, hidden, bias=False)
-
-    def forward(self, x_BNC: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        return self.fc2(F.silu(self.fc_gate(x_BNC)) * self.fc1(x_BNC))
 
 
 class ResidualMLP(nn.Module):

@@ -4,7 +4,7 @@ parts, a class token that comes last, and a mask after the softmax (``tsfm_visio
 Written from a description of the published models; the keys are those of the published weights.
 
 Shapes: B batch, N tokens (patches in raster order, then the class token), C channels of a token, H heads, D channels
-of a head.
+of a head, W channels inside the feed-forward part.
 """
 
 import math
@@ -17,8 +17,9 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, PatchEmbed, to_2tuple, trunc_normal_
 from timm.models import checkpoint, generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from tsfm import layers
+from tsfm.layers import Rotary
 from tsfm_data.errors import InputError
 from tsfm_vision import cpu
 from tsfm_vision.backbone import Backbone, Indices, build, patch_grid, path_rates, take
@@ -34,18 +35,9 @@ torch.fx.wrap("parts")
 
 
 @torch.fx.wrap
-def rotary_table(tokens: int, channels: int, like: Tensor, theta: float = 10000.0) -> Float[Tensor, "N 1 D2 2"]:
-    """Cosine and sine of each token's angle for each pair of channels; positions are counted from 0 in raster order."""
-    frequency = theta ** (-torch.arange(0, channels, 2, device=like.device, dtype=torch.float32) / channels)
-    angle = torch.arange(tokens, device=like.device, dtype=torch.float32)[:, None, None] * frequency
-    return torch.stack([angle.cos(), angle.sin()], -1)
-
-
-def rotate(x_BNHD: Float[Tensor, "B N H D"], table: Float[Tensor, "N 1 D2 2"]) -> Float[Tensor, "B N H D"]:
-    """Turn each pair of adjacent channels by its token's angle, in float32 or better."""
-    pairs = x_BNHD.to(torch.promote_types(x_BNHD.dtype, torch.float32)).unflatten(-1, (-1, 2))
-    (a, b), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x_BNHD.dtype)
+def rotary_table(tokens: int, channels: int, like: Tensor) -> Rotary:
+    """Each token's rotation of neighbouring channels; positions are counted from 0 in raster order."""
+    return Rotary.at(torch.arange(tokens, device=like.device)[None], channels)
 
 
 class Attention(nn.Module):
@@ -63,32 +55,30 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"], table: Tensor, rate: float, masks: tuple[Part, ...]) -> Tensor:
+    def forward(self, x_BNC: Float[Tensor, "B N C"], rotary: Rotary, rate: float, masks: tuple[Part, ...]) -> Tensor:
         qkv_BN3HD = self.qkv(x_BNC).unflatten(2, (3, self.heads, -1))
         if cpu.applies(qkv_BN3HD):
-            return self.proj(cpu.SoftMasked.apply(qkv_BN3HD, torch.view_as_complex(table).squeeze(1), rate))
+            angle = torch.complex(*rotary)[0, :, 0]
+            return self.proj(cpu.SoftMasked.apply(qkv_BN3HD, angle, rate))
         q_BNHD, k_BNHD, v_BNHD = qkv_BN3HD.unbind(2)
-        mixed_BNHD = soft_masked(rotate(q_BNHD, table), rotate(k_BNHD, table), v_BNHD, rate, masks)
+        mixed_BNHD = soft_masked(rotary.rotate(q_BNHD), rotary.rotate(k_BNHD), v_BNHD, rate, masks)
         return self.proj(mixed_BNHD.flatten(2))
 
 
-class SwiGLU(nn.Module):
-    """``fc2(silu(fc1 x) * fc3 x)``, without biases."""
+class SwiGLU(layers.SwiGLU):
+    """The shared one by its published names: ``fc2(silu(fc1 x) * fc3 x)``."""
 
     def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden, bias=False)
-        self.fc2 = nn.Linear(hidden, width, bias=False)
-        self.fc3 = nn.Linear(width, hidden, bias=False)
+        super().__init__(width, hidden, ("fc1", "fc3"))
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        gate, value = self.fc1(x_BNC), self.fc3(x_BNC)
-        return self.fc2(cpu.GatedSilu.apply(gate, value) if cpu.applies(gate) else F.silu(gate) * value)
+    def weighed(self, gate: Float[Tensor, "B N W"], value: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
+        """On a CPU in one operation that keeps little for its backward pass."""
+        return cpu.GatedSilu.apply(gate, value) if cpu.applies(gate) else super().weighed(gate, value)
 
 
 @register_notrace_module
-class RMSNorm(nn.RMSNorm):
-    """PyTorch's; on a CPU, where PyTorch has no kernel for it, ours."""
+class RMSNorm(layers.RMSNorm):
+    """The shared one; on a CPU, where PyTorch has no kernel for it, ours."""
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         return cpu.RMSNorm.apply(x, self.weight, self.eps) if cpu.applies(x) else super().forward(x)
@@ -106,8 +96,8 @@ class Block(nn.Module):
         self.mlp = SwiGLU(width, hidden)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"], table: Tensor, rate: float, masks: tuple[Part, ...]) -> Tensor:
-        x_BNC = x_BNC + self.drop_path(self.attn(self.norm1(x_BNC), table, rate, masks))
+    def forward(self, x_BNC: Float[Tensor, "B N C"], rotary: Rotary, rate: float, masks: tuple[Part, ...]) -> Tensor:
+        x_BNC = x_BNC + self.drop_path(self.attn(self.norm1(x_BNC), rotary, rate, masks))
         return x_BNC + self.drop_path(self.mlp(self.norm2(x_BNC)))
 
 
@@ -221,11 +211,11 @@ class ILlama(Backbone):
 
     def run(self, x_BNC: Float[Tensor, "B N C"], last: int, taken: list[int]) -> tuple[Tensor, list[Tensor]]:
         """Tokens after block ``last``, and after the blocks in ``taken``."""
-        table = rotary_table(x_BNC.shape[1], self.head_channels, x_BNC)
+        rotary = rotary_table(x_BNC.shape[1], self.head_channels, x_BNC)
         masks = parts(x_BNC.shape[1], x_BNC)
         found = []
         for index, block in enumerate(self.blocks[: last + 1]):
-            arguments = (x_BNC, table, self.soft_mask_rate, masks)
+            arguments = (x_BNC, rotary, self.soft_mask_rate, masks)
             x_BNC = checkpoint(block, *arguments) if self.grad_checkpointing and self.training else block(*arguments)
             if index in taken:
                 found.append(x_BNC)
