@@ -47,8 +47,8 @@ class ZeroShotEncoder(ZeroShotForecaster):
         patch = self.config.patch_size
         count = rows.x.shape[1] // patch
         token_N = torch.arange(count, device=rows.x.device)
-        step_NP = token_N[:, None] * patch + torch.arange(patch, device=rows.x.device)
-        known_N = (token_N * patch).clamp(min=1, max=history * patch)
+        step_NP = token_N[first:, None] * patch + torch.arange(patch, device=rows.x.device)
+        known_N = (token_N[first:] * patch).clamp(min=1, max=history * patch)
         drafts = self.trunk.drafts(rows, step_NP, known_N)
         visible_RN = rows.seen.unflatten(1, (count, patch)).any(-1)
         if self.config.any_variate:
