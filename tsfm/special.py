@@ -11,6 +11,13 @@ def normal_cdf(z: Tensor) -> Tensor:
     return 0.5 * torch.erfc(-z / math.sqrt(2))
 
 
+def asinh(x: Tensor) -> Tensor:
+    """Inverse hyperbolic sine, exact near 0; PyTorch's own is several times slower on a CPU."""
+    size = x.abs()
+    square = size * size
+    return torch.log1p(size + square / (1 + (square + 1).sqrt())).copysign(x)
+
+
 def sinh(x: Tensor) -> Tensor:
     """Hyperbolic sine; PyTorch's own is several times slower on a CPU."""
     return (x.exp() - (-x).exp()) / 2

@@ -1,7 +1,7 @@
 """What the zero-shot encoder and decoder share: their choices, how steps become tokens, how tokens become quantiles.
 
 Shapes: B windows, V variates, R rows (a variate of a window), T known steps, L all steps, N tokens, P steps of a patch,
-S steps that one token forecasts, D drafts, C channels, K levels, G inputs of a token.
+W of them wanted, S steps that one token forecasts, D drafts, C channels, K levels, G inputs of a token.
 """
 
 import math
@@ -22,6 +22,7 @@ from tsfm.heads import DEFAULT_LEVELS, check_levels, masked_mean
 from tsfm.packed import known_future
 from tsfm.periods import find_periods, length_of
 from tsfm.scaler import window_scale
+from tsfm.special import asinh, sinh
 from tsfm.transformer import ResidualMLP, Stack
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
@@ -37,6 +38,7 @@ class ZeroShotConfig:
 
     Attributes:
         d_model: channels of a token.
+        hidden: channels of the layer that turns a token and its drafts into quantiles.
         layers: Transformer blocks.
         heads: attention heads; ``d_model / heads`` must be a multiple of 4.
         patch_size: steps of a token.
@@ -53,15 +55,18 @@ class ZeroShotConfig:
             history, so that a series that repeats itself closely is learnt as closely.
         copy: whether quantiles start from a learnt mixture of the drafts.
         span_masking: share of the training batches in which spans of the history are hidden, too, and to be filled in.
+        random_horizon: whether a training batch of the encoder asks for a random horizon, up to the whole one and even on
+            a logarithmic scale: long ones are learnt without spending most of the training on them.
         any_variate: whether the variates of a window, its covariates among them, see each other.
         flip_average: whether a forecast is averaged with the mirrored one of the mirrored history.
     """
 
     d_model: int = 128
-    layers: int = 4
+    hidden: int = 512
+    layers: int = 2
     heads: int = 4
-    patch_size: int = 16
-    predict_patches: int = 4
+    patch_size: int = 32
+    predict_patches: int = 2
     levels: tuple[float, ...] = DEFAULT_LEVELS
     residual_mlp: bool = True
     scale: Literal["robust", "standard"] = "standard"
@@ -72,11 +77,12 @@ class ZeroShotConfig:
     naive_unit: bool = True
     copy: bool = True
     span_masking: float = 0.0
+    random_horizon: bool = True
     any_variate: bool = False
-    flip_average: bool = True
+    flip_average: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "layers", "heads", "patch_size", "predict_patches"):
+        for name in ("d_model", "hidden", "layers", "heads", "patch_size", "predict_patches"):
             if getattr(self, name) < 1:
                 raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it in the config")
         for name, most in (("periods", 2), ("lags", 16), ("span_masking", 1)):
@@ -104,11 +110,11 @@ class Normaliser(NamedTuple):
 
     def __call__(self, x: Float[Tensor, "R L"]) -> Float[Tensor, "R L"]:
         x = (x - self.loc) / self.scale
-        return torch.asinh(x) if self.arcsinh else x
+        return asinh(x) if self.arcsinh else x
 
     def restore(self, x: Float[Tensor, "R S K"]) -> Float[Tensor, "R S K"]:
         """Forecasts in the units of the rows."""
-        x = torch.sinh(x.clamp(-FARTHEST, FARTHEST)) if self.arcsinh else x
+        x = sinh(x.clamp(-FARTHEST, FARTHEST)) if self.arcsinh else x
         return x * self.scale[..., None] + self.loc[..., None]
 
 
@@ -130,6 +136,8 @@ def fit_normaliser(x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], con
 class QuantilePatches(nn.Module):
     """Quantiles of the steps that a token forecasts: in order by construction, around a mixture of drafts.
 
+    Drafts come in here and not with the tokens: what is not forecast needs none.
+
     Args:
         config: levels, and the width of a token.
         steps: steps that a token forecasts.
@@ -139,24 +147,29 @@ class QuantilePatches(nn.Module):
         super().__init__()
         self.middle = len(config.levels) // 2
         self.sizes = [len(config.levels), config.drafts if config.copy else 0]
-        outputs = steps * sum(self.sizes)
-        width = config.d_model
+        inputs, outputs = config.d_model + config.drafts * steps, steps * sum(self.sizes)
         self.projection = (
-            ResidualMLP(width, width, outputs, F.silu) if config.residual_mlp else nn.Linear(width, outputs)
+            ResidualMLP(inputs, config.hidden, outputs, F.silu) if config.residual_mlp else nn.Linear(inputs, outputs)
         )
         self.steps = steps
 
     def forward(
-        self, x_RNC: Float[Tensor, "R N C"], drafts_RNSD: Float[Tensor, "R N S D"], unit_R: Float[Tensor, " R"]
+        self,
+        x_RNC: Float[Tensor, "R N C"],
+        drafts_RNSD: Float[Tensor, "R N S D"],
+        near_RNSD: Float[Tensor, "R N S D"],
+        unit_R: Float[Tensor, " R"],
     ) -> Float[Tensor, "R N S K"]:
         """Quantiles on the model's scale.
 
         Args:
             x_RNC: tokens.
             drafts_RNSD: the drafts of every step.
+            near_RNSD: how far they are from the present, as the model is shown it.
             unit_R: what distances from the drafts are counted in.
         """
-        raw = self.projection(x_RNC).unflatten(-1, (self.steps, sum(self.sizes))).float()
+        raw = self.projection(torch.cat([x_RNC, near_RNSD.flatten(2)], -1))
+        raw = raw.unflatten(-1, (self.steps, sum(self.sizes))).float()
         raw, weight = raw.split(self.sizes, dim=-1)
         m = self.middle
         unit = unit_R[:, None, None, None]
@@ -173,14 +186,14 @@ class PatchTrunk(nn.Module):
 
     Args:
         config: sizes and choices.
-        ahead: steps whose drafts a token is shown: those that it forecasts.
+        ahead: steps that a token forecasts.
     """
 
     def __init__(self, config: ZeroShotConfig, ahead: int) -> None:
         super().__init__()
         self.config = config
         width, patch = config.d_model, config.patch_size
-        inputs = 3 * patch + config.drafts * ahead + 4 * config.periods + 3
+        inputs = 3 * patch + 4 * config.periods + 3
         self.embed = ResidualMLP(inputs, width, width, F.silu) if config.residual_mlp else nn.Linear(inputs, width)
         self.stack = Stack(width, config.layers, config.heads, config.any_variate)
         self.head = QuantilePatches(config, ahead)
@@ -213,10 +226,8 @@ class PatchTrunk(nn.Module):
             1, step_NS.shape
         )
 
-    def inputs(
-        self, rows: Rows, drafts_RNSD: Float[Tensor, "R N S D"], future_N: Bool[Tensor, " N"]
-    ) -> Float[Tensor, "R N G"]:
-        """Everything that a token is made of: its patch and where it is seen, drafts, phases, periods, length."""
+    def inputs(self, rows: Rows, future_N: Bool[Tensor, " N"]) -> Float[Tensor, "R N G"]:
+        """Everything that a token is made of: its patch and where it is seen, phases, periods, length."""
         patch, tokens = self.config.patch_size, len(future_N)
         x_RNP, seen_RNP = (x.unflatten(1, (tokens, patch)) for x in (rows.x, rows.seen.to(rows.x.dtype)))
         start_N1 = torch.arange(tokens, device=rows.x.device)[:, None] * patch
@@ -226,49 +237,42 @@ class PatchTrunk(nn.Module):
         length_R1 = rows.length[:, None].clamp(min=1).to(rows.x.dtype)
         length_unit = torch.cat([length_R1.log2() / 8, rows.unit[:, None].log()], -1)
         row = torch.cat([rows.period.clamp(min=1).log2() / 8, rows.score, length_unit], -1)
-        # Near the present and in units of its own noise, a series shows what its whole scale hides.
-        near_RNP = torch.asinh((x_RNP - rows.level[:, None, None]) / rows.unit[:, None, None]) * seen_RNP
-        ahead = torch.asinh((drafts_RNSD - rows.level[:, None, None, None]) / rows.unit[:, None, None, None])
+        near_RNP = near(rows, x_RNP) * seen_RNP
         future = future_N.to(rows.x.dtype)[None, :, None].expand(len(rows.x), -1, 1)
         shared = row[:, None].expand(-1, tokens, -1)
-        return torch.cat([x_RNP, near_RNP, seen_RNP, ahead.flatten(2), phases, shared, future], -1)
+        return torch.cat([x_RNP, near_RNP, seen_RNP, phases, shared, future], -1)
 
-    def parity(self, inputs: int) -> Float[Tensor, " G"]:
-        """-1 for every input that changes its sign with the history, 1 for the others; in the order of ``inputs``."""
-        sign = torch.ones(inputs, device=next(self.parameters()).device)
-        patch, drafts = self.config.patch_size, self.config.drafts * self.head.steps
-        sign[: 2 * patch] = -1
-        sign[3 * patch : 3 * patch + drafts] = -1
-        return sign
+    def mirrored(self, inputs_RNG: Float[Tensor, "R N G"]) -> Float[Tensor, "R N G"]:
+        """The inputs of the mirrored history: its values, which come first, change their sign, and nothing else."""
+        values, rest = inputs_RNG.tensor_split([2 * self.config.patch_size], dim=-1)
+        return torch.cat([-values, rest], -1)
 
     def forecast(
         self,
         rows: Rows,
-        drafts_RNSD: Float[Tensor, "R N S D"],
+        drafts_RWSD: Float[Tensor, "R W S D"],
         future_N: Bool[Tensor, " N"],
         allowed: Bool[Tensor, "B #M M"],
         variates: int,
         wanted: slice,
         mirror: bool,
-    ) -> list[Float[Tensor, "R _ S K"]]:
+    ) -> list[Float[Tensor, "R W S K"]]:
         """Quantiles on the model's scale of what some tokens forecast; with ``mirror`` also by the mirrored history.
 
         Args:
             rows: what is seen.
-            drafts_RNSD: the drafts of every token.
+            drafts_RWSD: the drafts of the wanted tokens.
             future_N: which tokens are the future.
             allowed: which tokens a token sees, over all variates of a window if these see each other.
             variates: V.
             wanted: tokens whose forecasts are asked for.
-            mirror: whether to ask the mirrored history, too. Scale, periods and drafts of it are known: its values,
-                and what they say of the future, change their sign, and nothing else does.
+            mirror: whether to ask the mirrored history, too. Scale, periods and drafts of it are known.
         """
-        inputs_RNG = self.inputs(rows, drafts_RNSD, future_N)
-        drafts_RNSD = drafts_RNSD[:, wanted]
-        found = [self.head(self.mix(inputs_RNG, allowed, variates, wanted), drafts_RNSD, rows.unit)]
+        inputs_RNG, near_RWSD = self.inputs(rows, future_N), near(rows, drafts_RWSD)
+        found = [self.head(self.mix(inputs_RNG, allowed, variates, wanted), drafts_RWSD, near_RWSD, rows.unit)]
         if mirror:
-            x_RNC = self.mix(inputs_RNG * self.parity(inputs_RNG.shape[-1]), allowed, variates, wanted)
-            found.append(-self.head(x_RNC, -drafts_RNSD, rows.unit).flip(-1))
+            x_RNC = self.mix(self.mirrored(inputs_RNG), allowed, variates, wanted)
+            found.append(-self.head(x_RNC, -drafts_RWSD, -near_RWSD, rows.unit).flip(-1))
         return found
 
     def mix(
@@ -297,6 +301,12 @@ class PatchTrunk(nn.Module):
         bias = torch.zeros((), device=x_RNC.device).where(allowed | itself, -math.inf)[:, None]
         x_RNC = self.stack(x_RNC, Mask(bias=bias), time_N[None], variate, wanted_M)
         return x_RNC.unflatten(1, (variates, -1)).flatten(0, 1) if self.config.any_variate else x_RNC
+
+
+def near(rows: Rows, x: Float[Tensor, "R ..."]) -> Float[Tensor, "R ..."]:
+    """Distances from the present in units of the row's own noise, tamed: they show what its whole scale hides."""
+    level, unit = (v.view(-1, *(1,) * (x.ndim - 1)) for v in (rows.level, rows.unit))
+    return asinh((x - level) / unit)
 
 
 def pinball(

@@ -52,8 +52,9 @@ class ZeroShotDecoder(ZeroShotForecaster):
         count = rows.x.shape[1] // patch
         token_N = torch.arange(count, device=rows.x.device)
         known_N = (token_N + 1) * patch
-        step_NS = known_N[:, None] + torch.arange(self.ahead, device=rows.x.device)
-        drafts = self.trunk.drafts(rows, step_NS, known_N)
+        wanted = slice(first, last)
+        step_NS = known_N[wanted, None] + torch.arange(self.ahead, device=rows.x.device)
+        drafts = self.trunk.drafts(rows, step_NS, known_N[wanted])
         visible_RN = rows.seen.unflatten(1, (count, patch)).any(-1)
         before = token_N[None, :] <= token_N[:, None]
         if self.config.any_variate:
@@ -64,7 +65,7 @@ class ZeroShotDecoder(ZeroShotForecaster):
             ahead = (target[:, None] & ~target).repeat_interleave(count, 0).repeat_interleave(count, 1)
             before = torch.where(ahead, covered.repeat(2 * (window.columns,)), before.repeat(2 * (window.columns,)))
         future, allowed = torch.zeros_like(token_N, dtype=torch.bool), visible_RN[:, None] & before
-        return self.trunk.forecast(rows, drafts, future, allowed, window.columns, slice(first, last), mirror)
+        return self.trunk.forecast(rows, drafts, future, allowed, window.columns, wanted, mirror)
 
     def quantiles(self, batch: Batch, horizon: int, mirror: bool) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps in the batch's units."""

@@ -47,8 +47,8 @@ class ZeroShotEncoder(ZeroShotForecaster):
         patch = self.config.patch_size
         count = rows.x.shape[1] // patch
         token_N = torch.arange(count, device=rows.x.device)
-        step_NP = token_N[:, None] * patch + torch.arange(patch, device=rows.x.device)
-        known_N = (token_N * patch).clamp(min=1, max=history * patch)
+        step_NP = token_N[first:, None] * patch + torch.arange(patch, device=rows.x.device)
+        known_N = (token_N[first:] * patch).clamp(min=1, max=history * patch)
         drafts = self.trunk.drafts(rows, step_NP, known_N)
         visible_RN = rows.seen.unflatten(1, (count, patch)).any(-1)
         if self.config.any_variate:
@@ -68,7 +68,11 @@ class ZeroShotEncoder(ZeroShotForecaster):
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss in units of each row, of the future and of the hidden spans of the history."""
         patch = self.config.patch_size
-        window = window_of(batch, batch.horizon, patch, self.covariates)
+        horizon = batch.horizon
+        if self.config.random_horizon:
+            most = -(-horizon // patch)
+            horizon = min(horizon, patch * int((most + 1) ** torch.rand(()).item()))
+        window = window_of(batch, horizon, patch, self.covariates)
         seen_RL = window.seen
         first = window.history
         if torch.rand(()) < self.config.span_masking:
