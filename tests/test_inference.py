@@ -39,21 +39,6 @@ def test_when_a_mask_is_more_than_a_bias_then_it_cannot_be_cut() -> None:
 
 
 @pytest.mark.parametrize("kind", [ZeroShotEncoder, ZeroShotDecoder])
-def test_when_the_history_is_mirrored_within_a_pass_then_it_is_as_if_from_outside(
-    kind: type[ZeroShotForecaster],
-) -> None:
-    """Half of both is what two forecasts of models that do not mirror give."""
-    torch.manual_seed(0)
-    both = kind(64, 16, TINY)
-    past = torch.randn(5, 64, 2, generator=torch.Generator().manual_seed(0)).cumsum(1)
-    batch = Batch(past, torch.ones_like(past, dtype=torch.bool), 16)
-    upside = Batch(-past, batch.past_observed, 16)
-    with torch.no_grad():
-        apart = 0.5 * (both.unroll(batch, 16) - both.unroll(upside, 16).flip(-1))
-        torch.testing.assert_close(both.rollout(batch), apart, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("kind", [ZeroShotEncoder, ZeroShotDecoder])
 def test_when_a_batch_is_worked_on_in_pieces_then_nothing_changes(
     kind: type[ZeroShotForecaster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,7 +61,7 @@ def test_when_a_peer_is_sized_then_it_has_as_many_parameters(size: str) -> None:
 
 
 def test_when_a_side_runs_then_it_forecasts_every_series_of_the_table() -> None:
-    model = own_model("encoder", flip=False)
+    model = own_model("encoder")
     runs = prepare_own(model, bf16=False, values=make_values(3))
     runs["arrays"]()
     table = runs["table"]()

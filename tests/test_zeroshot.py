@@ -127,7 +127,8 @@ def test_when_a_value_is_missing_then_the_period_before_stands_in() -> None:
         {"copy": False},
         {"span_masking": 1.0},
         {"any_variate": True},
-        {"flip_average": False},
+        {"random_horizon": False},
+        {"flip_average": True},
     ],
     ids=str,
 )
@@ -152,7 +153,7 @@ def test_when_a_choice_is_taken_back_then_the_model_trains_and_forecasts(
 @pytest.mark.parametrize("kind", KINDS)
 def test_when_history_is_mirrored_then_so_is_the_forecast(kind: type[ZeroShotForecaster]) -> None:
     torch.manual_seed(0)
-    model = kind(CONTEXT, HORIZON, SMALL)
+    model = kind(CONTEXT, HORIZON, replace(SMALL, flip_average=True))
     batch = batch_of(draw(4, torch.Generator().manual_seed(0)).cumsum(1))
     found = model.predict(batch, (0.1, 0.5, 0.9)).quantiles
     mirrored = model.predict(replace(batch, past=-batch.past), (0.1, 0.5, 0.9)).quantiles
@@ -166,11 +167,11 @@ def test_when_the_decoder_is_trained_then_no_token_sees_what_it_forecasts() -> N
     patch, history = SMALL.patch_size, 4
 
     def tokens(values: torch.Tensor) -> torch.Tensor:
-        from tsfm.zeroshot import window_of
+        from tsfm.patches import window_of
 
         window = window_of(batch_of(values[..., None]), HORIZON, patch, False)
         rows = model.trunk.rows(window.target, window.known, history)
-        return model.tokens(rows, window, 1, history - 1, 10)[0]
+        return model.tokens(rows, window, 1, history - 1, 10)
 
     changed = x.clone()
     changed[:, 7 * patch :] += 100.0

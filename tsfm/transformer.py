@@ -8,7 +8,6 @@ Shapes: B batch, N tokens, M of them, H heads, D channels of a head, R rotated p
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F

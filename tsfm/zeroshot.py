@@ -7,7 +7,7 @@ W of them wanted, S steps that one token forecasts, D drafts, C channels, K leve
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.attention import Mask
-from tsfm.covariates import WithCovariates, with_covariates
 from tsfm.drafts import Rows, changes, draft_steps
-from tsfm.forecaster import Forecaster, extend
+from tsfm.forecaster import Forecaster, roll_out_paths
 from tsfm.heads import DEFAULT_LEVELS, check_levels, masked_mean
 from tsfm.packed import known_future
 from tsfm.periods import find_periods, length_of
@@ -29,6 +28,7 @@ from tsfm_data.errors import InputError
 
 PLAIN_LAG = 4  # steps over which the change of a series without season is measured
 LEAST_UNIT = 0.02  # of errors, on the model's scale
+VALUES = ("past", "future", "past_covariates", "known_past", "known_future")  # of a batch
 FARTHEST = 20.0  # asinh of a value: 2e8 scales away; keeps sinh finite
 
 
@@ -55,8 +55,8 @@ class ZeroShotConfig:
             history, so that a series that repeats itself closely is learnt as closely.
         copy: whether quantiles start from a learnt mixture of the drafts.
         span_masking: share of the training batches in which spans of the history are hidden, too, and to be filled in.
-        random_horizon: whether a training batch of the encoder asks for a random horizon, up to the whole one and even on
-            a logarithmic scale: long ones are learnt without spending most of the training on them.
+        random_horizon: whether training batches of the encoder ask for random horizons, even on a logarithmic scale,
+            so that long ones are learnt without spending most of the training on them.
         any_variate: whether the variates of a window, its covariates among them, see each other.
         flip_average: whether a forecast is averaged with the mirrored one of the mirrored history.
     """
@@ -242,11 +242,6 @@ class PatchTrunk(nn.Module):
         shared = row[:, None].expand(-1, tokens, -1)
         return torch.cat([x_RNP, near_RNP, seen_RNP, phases, shared, future], -1)
 
-    def mirrored(self, inputs_RNG: Float[Tensor, "R N G"]) -> Float[Tensor, "R N G"]:
-        """The inputs of the mirrored history: its values, which come first, change their sign, and nothing else."""
-        values, rest = inputs_RNG.tensor_split([2 * self.config.patch_size], dim=-1)
-        return torch.cat([-values, rest], -1)
-
     def forecast(
         self,
         rows: Rows,
@@ -255,9 +250,8 @@ class PatchTrunk(nn.Module):
         allowed: Bool[Tensor, "B #M M"],
         variates: int,
         wanted: slice,
-        mirror: bool,
-    ) -> list[Float[Tensor, "R W S K"]]:
-        """Quantiles on the model's scale of what some tokens forecast; with ``mirror`` also by the mirrored history.
+    ) -> Float[Tensor, "R W S K"]:
+        """Quantiles on the model's scale of what some tokens forecast.
 
         Args:
             rows: what is seen.
@@ -266,14 +260,9 @@ class PatchTrunk(nn.Module):
             allowed: which tokens a token sees, over all variates of a window if these see each other.
             variates: V.
             wanted: tokens whose forecasts are asked for.
-            mirror: whether to ask the mirrored history, too. Scale, periods and drafts of it are known.
         """
-        inputs_RNG, near_RWSD = self.inputs(rows, future_N), near(rows, drafts_RWSD)
-        found = [self.head(self.mix(inputs_RNG, allowed, variates, wanted), drafts_RWSD, near_RWSD, rows.unit)]
-        if mirror:
-            x_RNC = self.mix(self.mirrored(inputs_RNG), allowed, variates, wanted)
-            found.append(-self.head(x_RNC, -drafts_RWSD, -near_RWSD, rows.unit).flip(-1))
-        return found
+        x_RWC = self.mix(self.inputs(rows, future_N), allowed, variates, wanted)
+        return self.head(x_RWC, drafts_RWSD, near(rows, drafts_RWSD), rows.unit)
 
     def mix(
         self, inputs_RNG: Float[Tensor, "R N G"], allowed: Bool[Tensor, "B #M M"], variates: int, wanted: slice
@@ -352,33 +341,21 @@ class ZeroShotForecaster(Forecaster):
         """Steps that one pass forecasts."""
 
     @abstractmethod
-    def quantiles(self, batch: Batch, horizon: int, mirror: bool) -> Float[Tensor, "B H V K"]:
-        """Quantiles of ``horizon`` steps, at most ``reach``, in the batch's units.
-
-        Args:
-            batch: windows.
-            horizon: steps.
-            mirror: whether to average with the mirrored forecast of the mirrored history.
-        """
-
-    def unroll(self, batch: Batch, horizon: int, mirror: bool = False) -> Float[Tensor, "B H V K"]:
-        """Quantiles of any horizon: beyond ``reach`` the middle level becomes history."""
-        chunks = [self.quantiles(batch, min(horizon, self.reach), mirror)]
-        left = horizon - chunks[0].shape[1]
-        batch = replace(batch, horizon=horizon)
-        while left > 0:
-            batch = extend(batch, self.centre(chunks[-1]))
-            chunks.append(self.quantiles(batch, min(left, self.reach), mirror))
-            left -= chunks[-1].shape[1]
-        return torch.cat(chunks, dim=1)
+    def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
+        """Quantiles of ``horizon`` steps, at most ``reach``, in the batch's units."""
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Quantiles of the model's own horizon at its levels, in the batch's units."""
-        return self.unroll(batch, self.horizon)
+        return self.unroll(replace(batch, horizon=self.horizon))
+
+    def unroll(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+        """Quantiles of ``batch.horizon`` steps; beyond ``reach`` the model goes on from its own quantiles."""
+        return roll_out_paths(batch, lambda part: self.quantiles(part, min(part.horizon, self.reach)), self.levels)
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
-        """Quantiles of ``batch.horizon`` steps; the mirrored history has its say where ``flip_average`` is on."""
-        return self.unroll(batch, batch.horizon, self.config.flip_average)
+        """As ``unroll``; the mirrored history has its say where ``flip_average`` is on."""
+        found = self.unroll(batch)
+        return (found - self.unroll(mirrored(batch)).flip(-1)) / 2 if self.config.flip_average else found
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss on the scale of each window: what validation watches."""
@@ -387,62 +364,7 @@ class ZeroShotForecaster(Forecaster):
         return masked_mean(pinball(output / scale[..., None], future / scale, self.levels), observed)
 
 
-class Window(NamedTuple):
-    """Windows as rows of whole patches: the variates of a window and, for a model that looks at them, its covariates.
-
-    Attributes:
-        x: values, 0 where not seen.
-        seen: what the model may look at: the history, and the future of known covariates.
-        target: values with the future of the variates filled in where it is known.
-        known: where ``target`` holds a value.
-        history: tokens of the history; the others are the future.
-        columns: variates and covariates of a window.
-    """
-
-    x: Float[Tensor, "R L"]
-    seen: Bool[Tensor, "R L"]
-    target: Float[Tensor, "R L"]
-    known: Bool[Tensor, "R L"]
-    history: int
-    columns: int
-
-
-def window_of(batch: Batch, horizon: int, patch: int, covariates: bool) -> Window:
-    """The rows of a batch, filled up to whole patches in front of the history and behind the future.
-
-    Args:
-        batch: windows.
-        horizon: steps of the future.
-        patch: steps of a token.
-        covariates: whether the covariates come along.
-    """
-    if covariates:
-        wide = with_covariates(batch, horizon)
-    else:
-        nothing = batch.past.new_zeros(len(batch), horizon, batch.past.shape[2])
-        wide = WithCovariates(batch.past, batch.past_observed, nothing, nothing.bool())
-    future, known = wide.future, wide.future_observed
-    if batch.future is not None and batch.future_observed is not None:
-        unknown = (0, wide.past.shape[2] - batch.past.shape[2])
-        future = future + F.pad(batch.future[:, :horizon].to(future.dtype), unknown)
-        known = known | F.pad(batch.future_observed[:, :horizon], unknown)
-    pad = (0, 0, -wide.past.shape[1] % patch, 0), (0, 0, 0, -horizon % patch)
-
-    def rows(past: Tensor, later: Tensor) -> Tensor:
-        return torch.cat([F.pad(past, pad[0]), F.pad(later, pad[1])], 1).transpose(1, 2).flatten(0, 1)
-
-    return Window(
-        rows(wide.past, wide.future),
-        rows(wide.past_observed, wide.future_observed),
-        rows(wide.past, future),
-        rows(wide.past_observed, known),
-        -(-wide.past.shape[1] // patch),
-        wide.past.shape[2],
-    )
-
-
-def by_window(
-    quantiles_RLK: Float[Tensor, "R L K"], columns: int, variates: int, horizon: int
-) -> Float[Tensor, "B H V K"]:
-    """The first ``horizon`` steps of the variates, window by window."""
-    return quantiles_RLK[:, :horizon].unflatten(0, (-1, columns))[:, :variates].transpose(1, 2)
+def mirrored(batch: Batch) -> Batch:
+    """The batch with every value below zero that was above it, and the other way round."""
+    values: dict[str, Any] = {name: getattr(batch, name) for name in VALUES}
+    return replace(batch, **{name: None if x is None else -x for name, x in values.items()})

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from tsfm.drafts import Rows
 from tsfm.heads import masked_mean
-from tsfm.zeroshot import Window, ZeroShotForecaster, by_window, fit_normaliser, pinball, window_of
+from tsfm.patches import Window, by_window, window_of
+from tsfm.zeroshot import ZeroShotForecaster, fit_normaliser, pinball
 from tsfm_data.batch import Batch
 
 SHORTEST = 2  # patches of history before the first token that is trained
@@ -35,9 +36,7 @@ class ZeroShotDecoder(ZeroShotForecaster):
         """The patches that one token says."""
         return self.ahead
 
-    def tokens(
-        self, rows: Rows, window: Window, variates: int, first: int, last: int, mirror: bool = False
-    ) -> list[Float[Tensor, "R N S K"]]:
+    def tokens(self, rows: Rows, window: Window, variates: int, first: int, last: int) -> Float[Tensor, "R N S K"]:
         """Quantiles of the steps after the tokens from ``first`` to before ``last``, on the model's scale.
 
         Args:
@@ -46,7 +45,6 @@ class ZeroShotDecoder(ZeroShotForecaster):
             variates: rows of a window that are forecast; behind them come covariates.
             first: the first token that forecasts.
             last: the token behind the last one that forecasts.
-            mirror: whether to give those by the mirrored history, too.
         """
         patch = self.config.patch_size
         count = rows.x.shape[1] // patch
@@ -65,9 +63,9 @@ class ZeroShotDecoder(ZeroShotForecaster):
             ahead = (target[:, None] & ~target).repeat_interleave(count, 0).repeat_interleave(count, 1)
             before = torch.where(ahead, covered.repeat(2 * (window.columns,)), before.repeat(2 * (window.columns,)))
         future, allowed = torch.zeros_like(token_N, dtype=torch.bool), visible_RN[:, None] & before
-        return self.trunk.forecast(rows, drafts, future, allowed, window.columns, wanted, mirror)
+        return self.trunk.forecast(rows, drafts, future, allowed, window.columns, wanted)
 
-    def quantiles(self, batch: Batch, horizon: int, mirror: bool) -> Float[Tensor, "B H V K"]:
+    def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps in the batch's units."""
         variates = batch.past.shape[2]
         known = self.covariates and batch.known_future is not None
@@ -76,9 +74,8 @@ class ZeroShotDecoder(ZeroShotForecaster):
         )
         normalise = fit_normaliser(window.x, window.seen, self.config)
         rows = self.trunk.rows(normalise(window.x), window.seen, window.history)
-        found = self.tokens(rows, window, variates, window.history - 1, window.history, mirror)
-        restored = torch.stack([normalise.restore(x[:, 0]) for x in found]).mean(0)
-        return by_window(restored, window.columns, variates, horizon)
+        found = self.tokens(rows, window, variates, window.history - 1, window.history)
+        return by_window(normalise.restore(found[:, 0]), window.columns, variates, horizon)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss in units of each row, of what follows every token after a random history."""
@@ -91,7 +88,7 @@ class ZeroShotDecoder(ZeroShotForecaster):
         normalise = fit_normaliser(x_RL[:, : history * patch], before_RT, self.config)
         target_RL = normalise(x_RL)
         rows = self.trunk.rows(target_RL, seen_RL, history)
-        (found,) = self.tokens(rows, window, variates, history - 1, count - 1)
+        found = self.tokens(rows, window, variates, history - 1, count - 1)
         # What follows token n begins at step (n + 1) * patch; behind the window nothing is observed.
         follows = [F.pad(x, (0, self.ahead)).unfold(1, self.ahead, patch) for x in (target_RL, seen_RL)]
         target, counts = (x[:, history:count] for x in follows)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tsfm.drafts import Rows
 from tsfm.heads import masked_mean
-from tsfm.zeroshot import ZeroShotForecaster, by_window, fit_normaliser, pinball, window_of
+from tsfm.patches import by_window, window_of
+from tsfm.zeroshot import ZeroShotForecaster, fit_normaliser, pinball
 from tsfm_data.batch import Batch
 
 SPANS, LONGEST = 2, 4  # hidden spans of a history, and the longest of them in patches
@@ -32,17 +33,14 @@ class ZeroShotEncoder(ZeroShotForecaster):
         """The model's own horizon."""
         return self.horizon
 
-    def tokens(
-        self, rows: Rows, history: int, columns: int, first: int, mirror: bool = False
-    ) -> list[Float[Tensor, "R N P K"]]:
-        """Quantiles of the tokens' own patches, on the model's scale; with ``mirror`` also by the mirrored history.
+    def tokens(self, rows: Rows, history: int, columns: int, first: int) -> Float[Tensor, "R N P K"]:
+        """Quantiles of the tokens' own patches, on the model's scale.
 
         Args:
             rows: what is seen.
             history: tokens of the history; the others are the future.
             columns: rows of a window.
             first: the first token that is asked for.
-            mirror: whether to ask the mirrored history, too.
         """
         patch = self.config.patch_size
         count = rows.x.shape[1] // patch
@@ -54,16 +52,15 @@ class ZeroShotEncoder(ZeroShotForecaster):
         if self.config.any_variate:
             visible_RN = visible_RN.unflatten(0, (-1, columns)).flatten(1)
         wanted = slice(first, None)
-        return self.trunk.forecast(rows, drafts, token_N >= history, visible_RN[:, None], columns, wanted, mirror)
+        return self.trunk.forecast(rows, drafts, token_N >= history, visible_RN[:, None], columns, wanted)
 
-    def quantiles(self, batch: Batch, horizon: int, mirror: bool) -> Float[Tensor, "B H V K"]:
+    def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps in the batch's units."""
         window = window_of(batch, horizon, self.config.patch_size, self.covariates)
         normalise = fit_normaliser(window.x, window.seen, self.config)
         rows = self.trunk.rows(normalise(window.x), window.seen, window.history)
-        found = self.tokens(rows, window.history, window.columns, window.history, mirror)
-        restored = torch.stack([normalise.restore(x.flatten(1, 2)) for x in found]).mean(0)
-        return by_window(restored, window.columns, batch.past.shape[2], horizon)
+        found = self.tokens(rows, window.history, window.columns, window.history)
+        return by_window(normalise.restore(found.flatten(1, 2)), window.columns, batch.past.shape[2], horizon)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss in units of each row, of the future and of the hidden spans of the history."""
@@ -82,7 +79,7 @@ class ZeroShotEncoder(ZeroShotForecaster):
         normalise = fit_normaliser(window.x, seen_RL, self.config)
         target_RL = normalise(window.target)
         rows = self.trunk.rows(target_RL, seen_RL, window.history)
-        (found,) = self.tokens(rows, window.history, window.columns, first)
+        found = self.tokens(rows, window.history, window.columns, first)
         # A row of which nothing is seen has no scale.
         counts = window.known & ~seen_RL & seen_RL.any(1, keepdim=True)
         error = pinball(found.flatten(1, 2), target_RL[:, first * patch :], self.levels)
