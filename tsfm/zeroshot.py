@@ -366,5 +366,5 @@ class ZeroShotForecaster(Forecaster):
 
 def mirrored(batch: Batch) -> Batch:
     """The batch with every value below zero that was above it, and the other way round."""
-    values: dict[str, Any] = {name: getattr(batch, name) for name in VALUES}
-    return replace(batch, **{name: None if x is None else -x for name, x in values.items()})
+    turned: Any = {name: -x for name in VALUES if (x := getattr(batch, name)) is not None}
+    return replace(batch, **turned)
