@@ -29,7 +29,8 @@ def test_when_an_export_is_timed_and_scored_then_the_page_shows_every_batch_and_
     assert all(row["speed_over_eager"] > 0 for row in speeds)
     assert [row["weights"] for row in weights] == ["fp32", "bf16", "int8"]
     assert weights[0]["national_illness MASE"] == weights[0]["national_illness WQL"] == 1
-    assert all(row["difference_worst"] < 1e-3 and row["MiB"] > 0 for row in weights)
+    assert all(row["MiB"] > 0 and row["difference_mean"] < 0.02 for row in weights)
+    assert weights[0]["difference_worst"] < 1e-3
     text = (tmp_path / "export.md").read_text()
     assert "--batches 1 3 --sets national_illness --repeats 1 --series 2 --horizon 8" in text
 
