@@ -23,11 +23,7 @@ def cluster_weights(clusters: Int64[np.ndarray, " N"], draws: int, seed: int) ->
 
 
 def percentile_interval(draws: Float64[np.ndarray, "S P"], level: float = LEVEL) -> Float64[np.ndarray, "2 P"]:
-    """Percentile intervals by column.
-
-    Nothing is added for the number of runs: drawing runs with replacement spoils the design about as much as a fit of
-    few runs flatters its residuals. ``tsfm scaling selftest --coverage`` counts how often a planted law is inside.
-    """
+    """Percentile intervals by column."""
     return np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)
 
 

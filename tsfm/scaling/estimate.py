@@ -48,8 +48,18 @@ def fit_joint(runs: Runs, draws: int, seed: int, delta: float = DELTA) -> Fit:
     found = problem.fit()
     weights = cluster_weights(runs.clusters, draws, seed)
     drawn = solve(problem.problem, np.repeat(found.theta, draws, axis=0), weights)
+    spread = found.theta + narrowing(len(runs), found.theta.shape[1]) * (drawn.theta - found.theta)
     laws = problem.to_laws(found.theta)[0]
-    return Fit(runs, problem, found.theta[0], laws, float(found.objective[0]), problem.to_laws(drawn.theta))
+    return Fit(runs, problem, found.theta[0], laws, float(found.objective[0]), problem.to_laws(spread))
+
+
+def narrowing(rows: int, parameters: int) -> float:
+    """What the spread of the draws is multiplied by.
+
+    A draw leaves out a third of the runs, so fits of few runs spread more over draws than over new sets of runs.
+    Without it 95 % intervals hold planted constants 97 times in 100; ``tsfm bench scaling --part coverage`` counts.
+    """
+    return ((rows - parameters) / (rows + parameters)) ** 0.5
 
 
 def why_not(runs: Runs) -> list[str]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 # Queries of a part of the soft mask: few, so that the scores stay in the cache and little is computed for nothing.
 PART = 64
 # Numbers of keys, values and scores that are held at once.
-GATHERED = 2**19
+GATHERED = 2**18
 
 
 def applies(x: Tensor) -> bool:
@@ -226,7 +226,8 @@ def scatter(total: Float[Tensor, "BRH N D"], chosen: Int[Tensor, "rows K"], x: F
 
 def routed_weights(q: Float[Tensor, "rows N D"], k: Float[Tensor, "rows KN D"], scale: float) -> Tensor:
     """Attention weights of some rows of queries."""
-    return torch.bmm(q, k.transpose(1, 2)).mul_(scale).softmax(-1)
+    weights = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
+    return torch.softmax(weights, -1, out=weights)
 
 
 def scores(q_GND: Tensor, k_GND: Tensor, start: int, end: int) -> Float[Tensor, "G P N"]:
