@@ -317,7 +317,7 @@ class ZeroShotForecaster(Forecaster):
     """
 
     config_type: ClassVar[type] = ZeroShotConfig
-    piece: ClassVar[int | None] = 64
+    piece: ClassVar[int | None] = 256
     config: ZeroShotConfig
 
     def __init__(self, context: int, horizon: int, config: ZeroShotConfig = ZeroShotConfig()) -> None:
