@@ -27,7 +27,6 @@ from tsfm_vision.routing import BiLevelRoutingAttention, ConvMixer, GlobalAttent
 
 # Heads of the attention over the whole map, whatever its width.
 GLOBAL_HEADS = 8
-PART = 1 << 18  # hidden values of a feed-forward part that are held at a time
 
 
 class Mlp(nn.Module):
@@ -43,20 +42,11 @@ class Mlp(nn.Module):
     def forward(self, x_BHWC: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         forward_only = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if forward_only and self.dwconv is None and cpu.applies(x_BHWC):
-            return self.by_parts(x_BHWC)
+            return cpu.by_parts(lambda x: self.fc2(self.act(self.fc1(x))), x_BHWC, self.fc1.out_features)
         x = self.fc1(x_BHWC)
         if self.dwconv is not None:
             x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.fc2(self.act(x))
-
-    def by_parts(self, x_BHWC: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        """The same, some tokens at a time: hidden channels stay in a cache, and never are there for all of a map."""
-        x = x_BHWC.flatten(0, 2)
-        out = torch.empty_like(x)
-        tokens = max(1, PART // self.fc1.out_features)
-        for own, part in zip(out.split(tokens), x.split(tokens), strict=True):
-            own.copy_(self.fc2(self.act(self.fc1(part))))
-        return out.view_as(x_BHWC)
 
 
 torch.fx.wrap("channels_last")  # one node of a traced graph: it decides by the device

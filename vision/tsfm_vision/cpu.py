@@ -7,6 +7,7 @@ Shapes: B batch, N tokens, H heads, D channels of a head, C channels of a token,
 K regions that a region attends to, M keys of a region.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,12 +20,32 @@ from torch.nn import functional as F
 PART = 64
 # Numbers of keys, values and scores that are held at once.
 GATHERED = 2**18
+# Hidden values of a feed-forward part that are held at once.
+HIDDEN = 2**18
 
 
 def applies(x: Tensor) -> bool:
     """Whether these operations serve a tensor."""
     is_wide = x.dtype in (torch.float32, torch.float64)
     return x.device.type == "cpu" and is_wide and not torch.is_autocast_enabled("cpu") and not torch.jit.is_tracing()
+
+
+def by_parts(
+    function: Callable[[Float[Tensor, "N C"]], Float[Tensor, "N C"]], x: Float[Tensor, "*S C"], hidden: int
+) -> Float[Tensor, "*S C"]:
+    """A feed-forward part some tokens at a time, without gradients: what is inside stays in a cache.
+
+    Args:
+        function: of tokens, each by itself.
+        x: tokens.
+        hidden: values that it holds inside of each.
+    """
+    tokens_NC = x.flatten(0, -2)
+    out_NC = torch.empty_like(tokens_NC)
+    size = max(1, HIDDEN // hidden)
+    for out, tokens in zip(out_NC.split(size), tokens_NC.split(size), strict=True):
+        out.copy_(function(tokens))
+    return out_NC.view_as(x)
 
 
 class RMSNorm(torch.autograd.Function):
