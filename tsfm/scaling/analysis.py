@@ -129,7 +129,9 @@ def outlier_warnings(fit: Fit, rows: list[Record]) -> list[str]:
     said = []
     ends = named_intervals(fit)
     for row in rows:
-        moved = [n for k, n in enumerate(NAMES) if abs(row[n] - fit.law[k]) > (ends[n][1] - ends[n][0]) / 4]
+        # Without noise standard errors vanish, and rounding would count.
+        least = {n: max((ends[n][1] - ends[n][0]) / 4, 1e-3 * abs(fit.law[k])) for k, n in enumerate(NAMES)}
+        moved = [n for k, n in enumerate(NAMES) if abs(row[n] - fit.law[k]) > least[n]]
         if row["fit"].startswith("without") and moved:
             changes = ", ".join(f"{n} from {fit.law[NAMES.index(n)]:.4g} to {row[n]:.4g}" for n in moved)
             said.append(f"a few runs decide: {row['fit']} the fit changes {changes}, more than a standard error")
