@@ -1,6 +1,7 @@
 """Every YAML file under configs/ is a test by being there: it parses, builds its model, and says how to run it."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import yaml
 
 import tsfm.models.itransformer  # noqa: F401  so that its short class name is known
+from tsfm.bench.ablation import CHOICES, RECIPE
 from tsfm.task import ForecastTask
 from tsfm_data import catalog
 from tsfm_data.module import ForecastDataModule
@@ -59,7 +61,7 @@ def files(command: str) -> list[Path]:
     return [ROOT / name for name in re.findall(r"--config (\S+)", command)]
 
 
-def parse(paths: list[Path]) -> tuple[jsonargparse.ArgumentParser, jsonargparse.Namespace]:
+def parse(paths: list[Path], words: Sequence[str] = ()) -> tuple[jsonargparse.ArgumentParser, jsonargparse.Namespace]:
     """The stacked files as the command parses them, without the trainer's classes being made."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
@@ -69,7 +71,7 @@ def parse(paths: list[Path]) -> tuple[jsonargparse.ArgumentParser, jsonargparse.
     parser.add_class_arguments(pl.Trainer, "trainer", instantiate=False)
     for name in ("context", "horizon"):
         parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
-    return parser, parser.parse_args([word for path in paths for word in ("--config", str(path))])
+    return parser, parser.parse_args([word for path in paths for word in ("--config", str(path))] + list(words))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
@@ -101,6 +103,15 @@ def test_when_the_command_of_a_config_is_parsed_then_model_and_data_module_are_b
     spec = catalog.get(data.source)
     if data.split_option == "lsf":
         assert "lsf" in spec.splits
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_when_a_choice_of_the_recipe_is_taken_back_then_its_options_are_understood(name: str) -> None:
+    folder = ROOT / "configs/pretrain"
+    files = [folder / f"{file}.yaml" for file in ("base", "zeroshot_encoder", "cpu")]
+    words = [word.replace("configs/", f"{ROOT / 'configs'}/") for word in CHOICES[name]]
+    corpus = ["--data.corpus=corpus/open"]
+    assert (parse(files, corpus + words)[1] == parse(files, corpus)[1]) == (name == RECIPE)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/itransformer").glob("*.yaml")), ids=lambda p: p.stem)

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from tsfm_data.augment import AugmentConfig
 from tsfm_data.baselines import Predictor
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.files import atomic_file
@@ -43,7 +45,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "cosine": ("--model.optim.schedule=cosine",),
     "constant rate": ("--model.optim.schedule=constant",),
     "averaged": (f"--config={CONFIGS / 'average.yaml'}",),
-    "no augmentation": ("--data.augment=null",),
+    "no augmentation": tuple(f"--data.augment.{field.name}=0" for field in fields(AugmentConfig)),
     "no synthetic": ("--data.synthetic=false",),
     "synthetic alone": ("--data.corpus=null",),
 }
