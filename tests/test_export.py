@@ -11,6 +11,7 @@ from command import run
 
 from tsfm.export import Exportable, compress, differences, export, hard_inputs
 from tsfm.forecaster import TrainingData
+from tsfm.models.zeroshot_decoder import ZeroShotDecoder
 from tsfm.models.zeroshot_encoder import ZeroShotEncoder
 from tsfm.pretrained import save
 from tsfm.zeroshot import ZeroShotConfig
@@ -115,3 +116,15 @@ def test_when_an_export_is_asked_for_the_impossible_then_one_line_says_why(
     result = run(capsys, "export", *words)
     assert result.status == 2
     assert expected in result.err
+
+
+def test_when_the_horizon_is_beyond_a_pass_of_the_decoder_then_its_paths_are_in_the_file(tmp_path: Path) -> None:
+    """In a process of its own, as above."""
+    torch.manual_seed(0)
+    sizes = ZeroShotConfig(d_model=16, hidden=16, layers=1, heads=2, patch_size=8, predict_patches=1)
+    save(ZeroShotDecoder(32, 8, sizes).eval(), tmp_path / "tiny")
+    words = ["--model", "tiny", "--output", "tiny.pt2", "--horizon", "20", "--format", "torch"]
+    command = [sys.executable, "-m", "tsfm", "export", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "20 steps at the levels 0.1" in done.stdout

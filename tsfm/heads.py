@@ -46,7 +46,8 @@ def interpolate_quantiles(
         return values.expand(*values.shape[:-1], len(asked))
     columns = []
     for level in asked:
-        right = min(max(bisect.bisect_left(known, level), 1), len(known) - 1)
+        # Not by bisect, which PyTorch's exporter cannot follow.
+        right = min(max(sum(one < level for one in known), 1), len(known) - 1)
         low, high = known[right - 1], known[right]
         if level < low:
             weight = math.log(level / low) / math.log(high / low)
