@@ -175,7 +175,10 @@ def ablation(
     naive = get_baseline("seasonal-naive")
     assert naive is not None
     rows = compare(found, scores(naive))
-    command = f"tsfm bench ablation --kind {kind} --steps {steps} --seeds {seeds}"
+    chosen = "".join(f' "{name}"' for name in choices or ())
+    command = f"tsfm bench ablation --kind {kind} --steps {steps} --seeds {seeds}" + (
+        f" --choices{chosen}" if chosen else ""
+    )
     write(
         output, f"ablation_{kind}", rows, {"steps": steps, "command": command}, to_markdown(kind, rows, steps, command)
     )
