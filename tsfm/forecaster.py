@@ -1,4 +1,4 @@
-"""The contract that every forecaster keeps, and the one loop that reaches beyond a model's own horizon.
+"""The contract that every forecaster keeps, and the loops that reach beyond a model's own horizon.
 
 Shapes: B batch, T context, H asked horizon, S the model's own horizon, V variates, K trained levels, Q asked levels.
 """
