@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tsfm.periods import autocorrelation, detrend, find_periods, length_of
+from tsfm.periods import autocorrelation, detrend, find_periods, lag_products, lag_products_by_matrices, length_of
 
 STEPS = 512
 
@@ -77,6 +77,13 @@ def test_when_computed_by_fourier_then_the_autocorrelation_is_the_sum_over_pairs
             pairs = seen[row, lag:] & seen[row, : 40 - lag]
             expected = (x[row, lag:] * x[row, : 40 - lag]).sum() / pairs.sum() / variance
             assert found[row, lag].item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 32, 100, STEPS])
+def test_when_lag_products_are_made_of_matrices_as_in_exports_then_they_are_those_of_the_spectrum(steps: int) -> None:
+    x = torch.randn(3, steps, generator=torch.Generator().manual_seed(1))
+    expected = lag_products(x)
+    assert ((lag_products_by_matrices(x) - expected).abs() <= 1e-6 * expected[:, :1]).all()
 
 
 def test_when_a_row_is_constant_or_empty_then_nothing_is_found() -> None:

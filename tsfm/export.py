@@ -183,7 +183,7 @@ def write_onnx(program: torch.export.ExportedProgram, file: Path, levels: tuple[
 
 
 def missing_operators() -> dict[Any, Any]:
-    """What stands for the operators of PyTorch that ONNX or ONNX Runtime does not have."""
+    """What stands for the operators of PyTorch that ONNX or ONNX Runtime does not have, or is slow at."""
     from onnx_ir import DataType
     from onnxscript import opset18 as op
 
@@ -204,7 +204,15 @@ def missing_operators() -> dict[Any, Any]:
             return op.Where(condition, yes, no)
         return op.Or(op.And(condition, yes), op.And(op.Not(condition), no))
 
-    return {torch.ops.aten.cummax.default: cummax, torch.ops.aten.where.self: where}
+    def power(x: Any, exponent: float) -> Any:
+        number: Any = op.Constant(value_float=exponent)
+        return op.Mul(x, x) if exponent == 2 else op.Pow(x, op.CastLike(number, x))
+
+    return {
+        torch.ops.aten.cummax.default: cummax,
+        torch.ops.aten.where.self: where,
+        torch.ops.aten.pow.Tensor_Scalar: power,
+    }
 
 
 @contextmanager
