@@ -1,7 +1,8 @@
 """Operations of the backbones in the form that is fastest on a CPU, exact, with backward passes that keep little.
 
 What autograd would keep of every step is computed again from the inputs. Elsewhere (``applies`` is False: other
-devices, autocast, tracing) the models go through ``tsfm.attention`` and PyTorch's own layers.
+devices, float16, tracing) the models go through ``tsfm.attention`` and PyTorch's own layers. Those of iLLaMA also work
+under autocast: in the type that they are given, bfloat16 after a linear layer, with sums in float32.
 
 Shapes: B batch, N tokens, H heads, D channels of a head, C channels of a token, G batch times heads, R regions,
 K regions that a region attends to, M keys of a region.
@@ -18,16 +19,33 @@ from torch.nn import functional as F
 
 # Queries of a part of the soft mask: few, so that the scores stay in the cache and little is computed for nothing.
 PART = 64
+# Tokens up to which all weights of a block are kept for its backward pass: a quarter of a mebibyte a head at most.
+SHORT = 256
 # Numbers of keys, values and scores that are held at once.
 GATHERED = 2**18
 # Hidden values of a feed-forward part that are held at once.
 HIDDEN = 2**18
+# In the types that come in, whatever autocast would make of them.
+as_given = torch.autocast("cpu", enabled=False)
 
 
-def applies(x: Tensor) -> bool:
-    """Whether these operations serve a tensor."""
-    is_wide = x.dtype in (torch.float32, torch.float64)
-    return x.device.type == "cpu" and is_wide and not torch.is_autocast_enabled("cpu") and not torch.jit.is_tracing()
+def applies(x: Tensor, low: bool = False) -> bool:
+    """Whether these operations serve a tensor.
+
+    Args:
+        x: the tensor.
+        low: whether the operation is one of those that work in bfloat16 and under autocast, too.
+    """
+    if x.device.type != "cpu" or torch.jit.is_tracing():
+        return False
+    if low and x.dtype == torch.bfloat16:
+        return True
+    return x.dtype in (torch.float32, torch.float64) and (low or not torch.is_autocast_enabled("cpu"))
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type to add up in."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def by_parts(
@@ -52,6 +70,7 @@ class RMSNorm(torch.autograd.Function):
     """``x / sqrt(mean(x ** 2) + eps) * weight`` over the last axis."""
 
     @staticmethod
+    @as_given
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -59,6 +78,7 @@ class RMSNorm(torch.autograd.Function):
         return (x * inverse).mul_(weight)
 
     @staticmethod
+    @as_given
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
@@ -104,6 +124,7 @@ class SoftMasked(torch.autograd.Function):
     """
 
     @staticmethod
+    @as_given
     def forward(ctx: Any, qkv_BN3HD: Tensor, angle: Tensor, rate: float) -> Float[Tensor, "B N HD"]:
         b, n, _, h, d = qkv_BN3HD.shape
         q, k, v = unpack(qkv_BN3HD, angle)
@@ -120,15 +141,16 @@ class SoftMasked(torch.autograd.Function):
         return mixed
 
     @staticmethod
+    @as_given
     @once_differentiable
     def backward(ctx: Any, grad: Float[Tensor, "B N HD"]) -> tuple[Tensor | None, ...]:
         qkv_BN3HD, angle, mixed = ctx.saved_tensors
-        rate, (b, n, _, h, d) = ctx.rate, qkv_BN3HD.shape
+        rate, (b, n, _, h, d), dtype = ctx.rate, qkv_BN3HD.shape, wide(qkv_BN3HD.dtype)
         q, k, v = unpack(qkv_BN3HD, angle)
-        inner = (grad * mixed).unflatten(2, (h, d)).sum(-1).transpose(1, 2).reshape(b * h, n, 1)
+        inner = (grad.to(dtype) * mixed).unflatten(2, (h, d)).sum(-1).transpose(1, 2).reshape(b * h, n, 1)
         grad = grad.unflatten(2, (h, d)).transpose(1, 2).reshape(b * h, n, d)
-        grad_qk = q.new_zeros(2, b * h, n, d)
-        (grad_q, grad_k), grad_v = grad_qk, torch.zeros_like(v)
+        grad_qk = q.new_zeros(2, b * h, n, d, dtype=dtype)
+        (grad_q, grad_k), grad_v = grad_qk, torch.zeros_like(v, dtype=dtype)
         for start, end, seen, behind in parts(n, rate, q):
             weights, grad_part = scores(q, k, start, end), grad[:, start:end]
             grad_weights = torch.bmm(grad_part, v[:, :seen].transpose(1, 2))
@@ -143,25 +165,65 @@ class SoftMasked(torch.autograd.Function):
             if seen < n:
                 weights[..., seen:].mul_(-inner[:, start:end])
             grad_q[:, start:end] = torch.bmm(weights, k).mul_(d**-0.5)
-            grad_k.baddbmm_(weights.transpose(1, 2), q[:, start:end], alpha=d**-0.5)
-        grad_qkv = torch.empty_like(qkv_BN3HD)
+            grad_k.add_(torch.bmm(weights.transpose(1, 2), q[:, start:end]), alpha=d**-0.5)
+        grad_qkv = torch.empty_like(qkv_BN3HD, dtype=dtype)
         turn_back(grad_qk.unflatten(1, (b, h)), angle, grad_qkv[:, :, :2])
         grad_qkv[:, :, 2] = grad_v.unflatten(0, (b, h)).transpose(1, 2)
+        return grad_qkv.to(qkv_BN3HD.dtype), None, None
+
+
+class ShortSoftMasked(torch.autograd.Function):
+    """As ``SoftMasked`` for few tokens: all weights at once, and kept for the backward pass."""
+
+    @staticmethod
+    @as_given
+    def forward(ctx: Any, qkv_BN3HD: Tensor, angle: Tensor, rate: float) -> Float[Tensor, "B N HD"]:
+        b, n, _, h, _ = qkv_BN3HD.shape
+        q, k, v = unpack(qkv_BN3HD, angle)
+        weights, mask = scores(q, k, 0, n), soft_mask(n, rate, q)
+        ctx.save_for_backward(q, k, v, angle, weights, mask)
+        return torch.bmm(weights * mask, v).unflatten(0, (b, h)).transpose(1, 2).reshape(b, n, -1)
+
+    @staticmethod
+    @as_given
+    @once_differentiable
+    def backward(ctx: Any, grad: Float[Tensor, "B N HD"]) -> tuple[Tensor | None, ...]:
+        q, k, v, angle, weights, mask = ctx.saved_tensors
+        b, (n, d) = len(grad), q.shape[1:]
+        grad = grad.unflatten(2, (-1, d)).transpose(1, 2).reshape(q.shape)
+        grad_qkv = grad.new_empty(b, n, 3, len(q) // b, d)
+        grad_qkv[:, :, 2] = torch.bmm((weights * mask).transpose(1, 2), grad).unflatten(0, (b, -1)).transpose(1, 2)
+        grad_weights = torch.bmm(grad, v.transpose(1, 2)).mul_(mask)
+        grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(d**-0.5)
+        grad_qk = torch.stack([torch.bmm(grad_scores, k), torch.bmm(grad_scores.transpose(1, 2), q)])
+        turned_back = torch.empty_like(grad_qkv[:, :, :2], dtype=wide(grad.dtype))
+        turn_back(grad_qk.to(turned_back.dtype).unflatten(1, (b, -1)), angle, turned_back)
+        grad_qkv[:, :, :2] = turned_back
         return grad_qkv, None, None
+
+
+def soft_masked(qkv_BN3HD: Tensor, angle: Tensor, rate: float) -> Float[Tensor, "B N HD"]:
+    """Rotary attention under the soft mask, by the faster of both ways; ``angle`` as ``SoftMasked`` says."""
+    return (ShortSoftMasked if qkv_BN3HD.shape[1] <= SHORT else SoftMasked).apply(qkv_BN3HD, angle, rate)
+
+
+def soft_mask(tokens: int, rate: float, like: Tensor) -> Float[Tensor, "N N"]:
+    """1 for a key up to the query's own place, ``rate`` for those after it."""
+    return like.new_ones(tokens, tokens).tril_().mul_(1 - rate).add_(rate)
 
 
 def unpack(qkv_BN3HD: Tensor, angle: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Turned queries, turned keys and values, ``[G, N, D]`` each."""
     b, n, _, h, d = qkv_BN3HD.shape
-    qk = qkv_BN3HD.new_empty(2, b, h, n, d)
-    turn(qkv_BN3HD[:, :, :2], angle, qk)
-    q, k = qk.flatten(1, 2)
+    qk = qkv_BN3HD.new_empty(2, b, h, n, d, dtype=wide(qkv_BN3HD.dtype))
+    turn(qkv_BN3HD[:, :, :2].to(qk.dtype), angle, qk)
+    q, k = qk.flatten(1, 2).to(qkv_BN3HD.dtype)
     return q, k, qkv_BN3HD[:, :, 2].transpose(1, 2).reshape(b * h, n, d)
 
 
 def parts(tokens: int, rate: float, like: Tensor) -> list[tuple[int, int, int, Tensor]]:
     """Each part's first query, the one after its last, the keys it uses, and the mask among its own places."""
-    mask = torch.ones(PART, PART, dtype=like.dtype).tril_().mul_(1 - rate).add_(rate)
+    mask = soft_mask(PART, rate, like)
     found = []
     for start in range(0, tokens, PART):
         end = min(start + PART, tokens)

@@ -57,9 +57,9 @@ class Attention(nn.Module):
 
     def forward(self, x_BNC: Float[Tensor, "B N C"], rotary: Rotary, rate: float, masks: tuple[Part, ...]) -> Tensor:
         qkv_BN3HD = self.qkv(x_BNC).unflatten(2, (3, self.heads, -1))
-        if cpu.applies(qkv_BN3HD):
+        if cpu.applies(qkv_BN3HD, low=True):
             angle = torch.complex(*rotary)[0, :, 0]
-            return self.proj(cpu.SoftMasked.apply(qkv_BN3HD, angle, rate))
+            return self.proj(cpu.soft_masked(qkv_BN3HD, angle, rate))
         q_BNHD, k_BNHD, v_BNHD = qkv_BN3HD.unbind(2)
         mixed_BNHD = soft_masked(rotary.rotate(q_BNHD), rotary.rotate(k_BNHD), v_BNHD, rate, masks)
         return self.proj(mixed_BNHD.flatten(2))
@@ -73,7 +73,7 @@ class SwiGLU(layers.SwiGLU):
 
     def weighed(self, gate: Float[Tensor, "B N W"], value: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
         """On a CPU in one operation that keeps little for its backward pass."""
-        return cpu.GatedSilu.apply(gate, value) if cpu.applies(gate) else super().weighed(gate, value)
+        return cpu.GatedSilu.apply(gate, value) if cpu.applies(gate, low=True) else super().weighed(gate, value)
 
 
 @register_notrace_module
@@ -81,7 +81,7 @@ class RMSNorm(layers.RMSNorm):
     """The shared one; on a CPU, where PyTorch has no kernel for it, ours."""
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        return cpu.RMSNorm.apply(x, self.weight, self.eps) if cpu.applies(x) else super().forward(x)
+        return cpu.RMSNorm.apply(x, self.weight, self.eps) if cpu.applies(x, low=True) else super().forward(x)
 
 
 @register_notrace_module
