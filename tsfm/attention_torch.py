@@ -19,6 +19,7 @@ MOST_SCORES = 2**26  # scores held at once when attention is written out
 SHORT_ROWS = 64 * 64  # queries times keys up to which that is faster in float32, too
 MOST_SCORES_HELD = 2**23  # scores held at once outside training, where nothing else needs much memory
 LONGER_ROWS = 256 * 256  # queries times keys up to which it is faster outside training, in bfloat16 alone
+SLOW_ROWS = range(16, 65)  # keys
 Layout = Literal["dense", "segments", "windows"]
 
 
@@ -112,7 +113,10 @@ def by_products_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, 
     else:
         bias = bias.to(q.dtype).expand(*heads, q.shape[1], k.shape[1]).flatten(0, 1)
         scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale)
-    return torch.bmm(scores.softmax(-1), v).unflatten(0, heads)
+    # PyTorch's softmax in bfloat16 takes up to three times as long on short rows as in float32, back included five.
+    is_slow = scores.dtype == torch.bfloat16 and scores.shape[-1] in SLOW_ROWS
+    weights = scores.softmax(-1, dtype=torch.float32 if is_slow else None).to(v.dtype)
+    return torch.bmm(weights, v).unflatten(0, heads)
 
 
 def _by_segments(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout: float) -> Tensor:

@@ -32,7 +32,8 @@ Sizes = dict[str, Any]
 Pair = tuple[nn.Module, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]
 MODES = ("inference", "training")
 BFLOAT16 = " in bfloat16"  # of a mode: under autocast, as the configs train
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mkldnn_convolution", "convolution_backward")
+CONVOLUTIONS = ("mkldnn_convolution", "convolution_backward", "_slow_conv2d_forward", "_slow_conv2d_backward")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", *CONVOLUTIONS)  # of PyTorch's operators
 TNT_S: Sizes = {"embed_dim": 384, "inner_dim": 24, "num_heads_outer": 6, "depth": 12}
 
 
