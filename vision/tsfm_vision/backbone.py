@@ -1,5 +1,8 @@
 """What the families written here have in common: timm's verbs around a classifier, a norm and blocks.
 
+TorchScript, which timm's users export to, knows no shapes in annotations: what it compiles is annotated with plain
+tensors.
+
 Shapes: B batch, ``out`` classes or features.
 """
 
@@ -85,8 +88,8 @@ class Backbone(nn.Module, ABC):
     def forward_head(self, x: Float[Tensor, "B *features"], pre_logits: bool = False) -> Float[Tensor, "B *out"]:
         """From features to logits, or to what the classifier sees."""
 
-    def forward(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B *out"]:
-        """Logits of images."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, out]`` of images ``[B, ch, height, width]``."""
         return self.forward_head(self.forward_features(x))
 
 
@@ -173,7 +176,7 @@ def patch_grid(height: int, width: int, rows: int, columns: int) -> tuple[int, i
     return height // rows, width // columns
 
 
-def channels_last(x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B ch height width"]:
+def channels_last(x: Tensor) -> Tensor:
     """The images in the layout in which convolutions, pooling and norms of maps are fastest on a CPU."""
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 

@@ -79,9 +79,7 @@ def recognise(checkpoint: Mapping[str, Any], family: str) -> State:
     return state
 
 
-def resize_grid(
-    table_1NC: Float[Tensor, "1 N C"], old: tuple[int, int], new: tuple[int, int]
-) -> Float[Tensor, "1 M C"]:
+def resize_grid(table_1NC: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Position rows of a grid of tokens for another grid: bicubic, without antialiasing, as the originals do."""
     if old == new:
         return table_1NC
