@@ -13,7 +13,7 @@ from tsfm_data.errors import InputError
 from tsfm_vision import soft_mask
 from tsfm_vision.callbacks import SoftMaskSchedule
 from tsfm_vision.illama import ILlama
-from tsfm_vision.soft_mask import parts, soft_masked
+from tsfm_vision.soft_mask import soft_masked
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
@@ -27,7 +27,7 @@ def test_when_the_mask_is_soft_then_values_and_gradients_are_those_of_weights_mu
     for results in (found, expected):
         inputs = [x.clone().requires_grad_() for x in (q, k, v)]
         if results is found:
-            out = soft_masked(*inputs, rate, parts(9, q))
+            out = soft_masked(*inputs, rate)
         else:
             weights = (torch.einsum("bnhd,bmhd->bhnm", inputs[0], inputs[1]) / 2).softmax(-1)
             weights = weights * (rate + (1 - rate) * torch.ones(9, 9, dtype=torch.float64).tril())

@@ -4,7 +4,7 @@ Shapes: B batch, N tokens, K tokens kept, H heads, D channels of a head, R rotat
 token, W channels inside a feed-forward part.
 """
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -88,6 +88,12 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
+def rotary_angles(position: Tensor, channels: int, base: float = 10_000.0) -> Tensor:
+    """The angle ``position * base ** (-2 i / channels)`` of every pair i of channels, along a new last axis."""
+    exponent = torch.arange(0, channels, 2, device=position.device) / channels
+    return position.unsqueeze(-1) * torch.pow(base, -exponent)
+
+
 class Rotary(NamedTuple):
     """Rotation of every token: cosine and sine of the angle of every pair of channels."""
 
@@ -97,8 +103,7 @@ class Rotary(NamedTuple):
     @classmethod
     def at(cls, position_BN: Int[Tensor, "B N"], channels: int, base: float = 10_000.0) -> "Rotary":
         """The rotations that turn pair i of ``channels / 2`` by ``position * base ** (-2 i / channels)``."""
-        exponent = torch.arange(0, channels, 2, device=position_BN.device) / channels
-        angle = position_BN[:, :, None, None] * base**-exponent
+        angle = rotary_angles(position_BN, channels, base)[:, :, None]
         return cls(angle.cos(), angle.sin())
 
     def rotate(self, x_BNHD: Float[Tensor, "B N H D"]) -> Float[Tensor, "B N H D"]:
@@ -124,7 +129,8 @@ class SwiGLU(nn.Module):
         names: of the layers gate and value, as published weights call them.
     """
 
-    fc2: nn.Linear
+    if TYPE_CHECKING:  # TorchScript takes an annotated module for an interface
+        fc2: nn.Linear
 
     def __init__(self, width: int, hidden: int | None = None, names: tuple[str, str] = ("fc_gate", "fc1")) -> None:
         super().__init__()

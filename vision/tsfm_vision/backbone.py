@@ -9,7 +9,7 @@ Shapes: B batch, ``out`` classes or features.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,9 @@ from timm.layers import trunc_normal_
 from timm.models import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from tsfm.attention import Mask, attend
 from tsfm_data.errors import InputError
 
 Indices = int | list[int] | tuple[int, ...] | None
@@ -43,8 +45,9 @@ class Backbone(nn.Module, ABC):
         InputError: another ``global_pool``.
     """
 
-    norm: nn.Module
-    feature_info: list[dict[str, Any]]
+    if TYPE_CHECKING:  # TorchScript takes an annotated module for an interface
+        norm: nn.Module
+        feature_info: list[dict[str, Any]]
     pools: tuple[str, ...] = ("avg", "")
 
     def __init__(self, in_chans: int, num_classes: int, global_pool: str, width: int, drop_rate: float) -> None:
@@ -100,7 +103,8 @@ class Pyramid(Backbone):
         between: names of the lists of layers between stages, which are one shorter than ``stages``.
     """
 
-    stages: nn.ModuleList
+    if TYPE_CHECKING:
+        stages: nn.ModuleList
     between: tuple[str, ...] = ()
 
     @torch.jit.ignore
@@ -179,6 +183,32 @@ def patch_grid(height: int, width: int, rows: int, columns: int) -> tuple[int, i
 def channels_last(x: Tensor) -> Tensor:
     """The images in the layout in which convolutions, pooling and norms of maps are fastest on a CPU."""
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
+def mix(
+    q_BNHD: Tensor,
+    k_BMHD: Tensor,
+    v_BMHD: Tensor,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Attention through the door; where TorchScript compiles, by PyTorch's own kernel.
+
+    Args:
+        q_BNHD: queries.
+        k_BMHD: keys.
+        v_BMHD: values.
+        scale: factor on the scores, by default ``1 / sqrt(D)``.
+        dropout: share of the weights set to 0.
+        bias: added to the scores, broadcast to ``[B, H, N, M]``.
+    """
+    if torch.jit.is_scripting():
+        q, k, v = q_BNHD.transpose(1, 2), k_BMHD.transpose(1, 2), v_BMHD.transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale).transpose(1, 2)
+    else:
+        mask = None if bias is None else Mask(bias=bias)
+        return attend(q_BNHD, k_BMHD, v_BMHD, mask, scale=scale, dropout=dropout)
 
 
 def take(count: int, indices: Indices) -> tuple[list[int], int]:

@@ -39,14 +39,19 @@ class Mlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x_BHWC: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        forward_only = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if forward_only and self.dwconv is None and cpu.applies(x_BHWC):
-            return cpu.by_parts(lambda x: self.fc2(self.act(self.fc1(x))), x_BHWC, self.fc1.out_features)
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            forward_only = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+            if forward_only and self.dwconv is None and cpu.applies(x_BHWC):
+                return cpu.by_parts(self.plain, x_BHWC, self.fc1.out_features)
         x = self.fc1(x_BHWC)
         if self.dwconv is not None:
             x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.fc2(self.act(x))
+
+    def plain(self, x_NC: Tensor) -> Tensor:
+        """Without the convolution: every token by itself."""
+        return self.fc2(self.act(self.fc1(x_NC)))
 
 
 torch.fx.wrap("channels_last")  # one node of a traced graph: it decides by the device
@@ -90,7 +95,7 @@ class Block(nn.Module):
         self.ls2 = LayerScale(width, layer_scale) if scaled else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
-    def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    def forward(self, x_BCHW: Tensor) -> Tensor:
         if self.pos_embed is not None:
             x_BCHW = x_BCHW + self.pos_embed(x_BCHW)
         x = x_BCHW.permute(0, 2, 3, 1)
@@ -111,8 +116,8 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.grad_checkpointing = False
 
-    def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        if self.grad_checkpointing and self.training:
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, x_BCHW)
         return self.blocks(x_BCHW)
 
@@ -238,15 +243,15 @@ class BiFormer(Pyramid):
         blocks = r"^(?:stages|downsample_layers)\.(\d+)" if coarse else fine
         return {"stem": r"^downsample_layers\.0", "blocks": blocks}
 
-    def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B C h w"]:
-        """The last map after the last norm."""
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map ``[B, C, h, w]`` after the last norm."""
         x = channels_last(x)
-        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
+        for downsample, stage in zip(self.downsample_layers, self.stages):  # noqa: B905 - TorchScript knows no strict
             x = stage(downsample(x))
         return self.norm(x)
 
-    def forward_head(self, x: Float[Tensor, "B C h w"], pre_logits: bool = False) -> Float[Tensor, "B *out"]:
-        """From the last map to logits, or to what the classifier sees."""
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """From the last map to logits ``[B, out]``, or to what the classifier sees."""
         x = self.head_drop(x.mean((2, 3)) if self.global_pool else x)
         return x if pre_logits else self.head(x)
 

@@ -9,7 +9,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -88,9 +87,9 @@ def resize_grid(table_1NC: Tensor, old: tuple[int, int], new: tuple[int, int]) -
     return grid.permute(0, 2, 3, 1).flatten(1, 2).to(table_1NC.dtype)
 
 
-def resize_map(table: Float[Tensor, "1 C H W"], size: tuple[int, int]) -> Float[Tensor, "1 C H2 W2"]:
-    """A position map for another map size: bicubic, without antialiasing."""
-    if tuple(table.shape[2:]) == size:
+def resize_map(table: Tensor, size: tuple[int, int]) -> Tensor:
+    """A position map ``[1, C, H, W]`` for another map size: bicubic, without antialiasing."""
+    if (table.shape[2], table.shape[3]) == size:
         return table
     return F.interpolate(table.float(), size=size, mode="bicubic", align_corners=False).to(table.dtype)
 

@@ -9,35 +9,42 @@ of a head, W channels inside the feed-forward part.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, PatchEmbed, to_2tuple, trunc_normal_
 from timm.models import checkpoint, generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tsfm import layers
-from tsfm.layers import Rotary
+from tsfm.layers import Rotary, rotary_angles
 from tsfm_data.errors import InputError
 from tsfm_vision import cpu
 from tsfm_vision.backbone import Backbone, Indices, build, patch_grid, path_rates, take
 from tsfm_vision.checkpoints import State, recognise, resize_grid, square
-from tsfm_vision.soft_mask import Part, parts, soft_masked
+from tsfm_vision.soft_mask import soft_masked
 
 RELEASE = "https://huggingface.co/techmonsterwang/iLLaMA/resolve/main/"
 # Hidden channels of the feed-forward part are rounded up to a multiple of this.
 MULTIPLE = 256
-# Each is one node of a traced graph: they decide by sizes.
-torch.fx.wrap("patch_grid")
-torch.fx.wrap("parts")
+torch.fx.wrap("patch_grid")  # one node of a traced graph: it decides by sizes
 
 
 @torch.fx.wrap
-def rotary_table(tokens: int, channels: int, like: Tensor) -> Rotary:
-    """Each token's rotation of neighbouring channels; positions are counted from 0 in raster order."""
-    return Rotary.at(torch.arange(tokens, device=like.device)[None], channels)
+def rotary_table(tokens: int, channels: int, like: Tensor) -> Tensor:
+    """Cosine and sine of the turn of each token's neighbouring channels, ``[2, N, D / 2]``.
+
+    Positions are counted from 0 in raster order.
+    """
+    angle_NR = rotary_angles(torch.arange(tokens, device=like.device), channels)
+    return torch.stack([angle_NR.cos(), angle_NR.sin()])
+
+
+def rotary_of(turns_2NR: Tensor) -> Rotary:
+    """The table as the shared layers take it."""
+    return Rotary(turns_2NR[0][None, :, None], turns_2NR[1][None, :, None])
 
 
 class Attention(nn.Module):
@@ -55,33 +62,64 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"], rotary: Rotary, rate: float, masks: tuple[Part, ...]) -> Tensor:
+    def forward(self, x_BNC: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
         qkv_BN3HD = self.qkv(x_BNC).unflatten(2, (3, self.heads, -1))
+        if torch.jit.is_scripting():
+            return self.proj(written_out(qkv_BN3HD, turns_2NR, rate))
+        else:
+            return self.proj(self.mixed(qkv_BN3HD, turns_2NR, rate))
+
+    @torch.jit.ignore
+    def mixed(self, qkv_BN3HD: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
+        """Values mixed by the attention under the soft mask, ``[B, N, C]``."""
         if cpu.applies(qkv_BN3HD, low=True):
-            angle = torch.complex(*rotary)[0, :, 0]
-            return self.proj(cpu.soft_masked(qkv_BN3HD, angle, rate))
+            return cpu.soft_masked(qkv_BN3HD, torch.complex(turns_2NR[0], turns_2NR[1]), rate)
+        rotary = rotary_of(turns_2NR)
         q_BNHD, k_BNHD, v_BNHD = qkv_BN3HD.unbind(2)
-        mixed_BNHD = soft_masked(rotary.rotate(q_BNHD), rotary.rotate(k_BNHD), v_BNHD, rate, masks)
-        return self.proj(mixed_BNHD.flatten(2))
+        return soft_masked(rotary.rotate(q_BNHD), rotary.rotate(k_BNHD), v_BNHD, rate).flatten(2)
+
+
+def written_out(qkv_BN3HD: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
+    """The same by plain arithmetic, which TorchScript compiles."""
+    cos, sin = turns_2NR[0][:, None, None], turns_2NR[1][:, None, None]
+    even, odd = qkv_BN3HD[:, :, :2, :, 0::2], qkv_BN3HD[:, :, :2, :, 1::2]
+    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2).to(qkv_BN3HD.dtype)
+    q_BHND, k_BHND = turned[:, :, 0].transpose(1, 2), turned[:, :, 1].transpose(1, 2)
+    weights = (q_BHND @ k_BHND.transpose(2, 3) * q_BHND.shape[3] ** -0.5).softmax(-1)
+    weights = weights * torch.ones_like(weights[0, 0]).tril().mul(1 - rate).add(rate)
+    return (weights @ qkv_BN3HD[:, :, 2].transpose(1, 2)).transpose(1, 2).flatten(2)
 
 
 class SwiGLU(layers.SwiGLU):
     """The shared one by its published names: ``fc2(silu(fc1 x) * fc3 x)``."""
 
+    if TYPE_CHECKING:  # TorchScript takes an annotated module for an interface
+        fc1: nn.Linear
+        fc3: nn.Linear
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(width, hidden, ("fc1", "fc3"))
 
-    def weighed(self, gate: Float[Tensor, "B N W"], value: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        return self.fc2(self.weighed(self.fc1(x_BNC), self.fc3(x_BNC)))
+
+    def weighed(self, gate: Tensor, value: Tensor) -> Tensor:
         """On a CPU in one operation that keeps little for its backward pass."""
-        return cpu.GatedSilu.apply(gate, value) if cpu.applies(gate, low=True) else super().weighed(gate, value)
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what this alone encloses
+            if cpu.applies(gate, low=True):
+                return cpu.GatedSilu.apply(gate, value)
+        return F.silu(gate) * value
 
 
 @register_notrace_module
 class RMSNorm(layers.RMSNorm):
     """The shared one; on a CPU, where PyTorch has no kernel for it, ours."""
 
-    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        return cpu.RMSNorm.apply(x, self.weight, self.eps) if cpu.applies(x, low=True) else super().forward(x)
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # noqa: SIM102 - as above
+            if cpu.applies(x, low=True):
+                return cpu.RMSNorm.apply(x, self.weight, self.eps)
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 @register_notrace_module
@@ -96,8 +134,8 @@ class Block(nn.Module):
         self.mlp = SwiGLU(width, hidden)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"], rotary: Rotary, rate: float, masks: tuple[Part, ...]) -> Tensor:
-        x_BNC = x_BNC + self.drop_path(self.attn(self.norm1(x_BNC), rotary, rate, masks))
+    def forward(self, x_BNC: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
+        x_BNC = x_BNC + self.drop_path(self.attn(self.norm1(x_BNC), turns_2NR, rate))
         return x_BNC + self.drop_path(self.mlp(self.norm2(x_BNC)))
 
 
@@ -195,46 +233,48 @@ class ILlama(Backbone):
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image."""
-        return patch_grid(height, width, *self.patch_embed.patch_size)
+        side = self.patch_embed.patch_size
+        return patch_grid(height, width, side[0], side[1])
 
-    def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 N C"]:
+    def positions(self, grid: tuple[int, int]) -> Tensor:
         """The position table for a grid of patches; the class token's row is the last."""
         return resize_positions(self.pos_embed, self.patch_embed.grid_size, grid)
 
-    def embed(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B N C"]:
-        """Tokens of an image, before the first block."""
+    def embed(self, x: Tensor) -> Tensor:
+        """Tokens ``[B, N, C]`` of an image, before the first block."""
         grid = self.grid(x.shape[2], x.shape[3])
         side = self.patch_embed.patch_size[0]
         patches = self.patch_embed(x[..., : grid[0] * side, : grid[1] * side])
         tokens = torch.cat([patches, self.cls_token.expand(x.shape[0], -1, -1)], 1)
         return self.pos_drop(tokens + self.positions(grid))
 
-    def run(self, x_BNC: Float[Tensor, "B N C"], last: int, taken: list[int]) -> tuple[Tensor, list[Tensor]]:
-        """Tokens after block ``last``, and after the blocks in ``taken``."""
-        rotary = rotary_table(x_BNC.shape[1], self.head_channels, x_BNC)
-        masks = parts(x_BNC.shape[1], x_BNC)
-        found = []
-        for index, block in enumerate(self.blocks[: last + 1]):
-            arguments = (x_BNC, rotary, self.soft_mask_rate, masks)
-            x_BNC = checkpoint(block, *arguments) if self.grad_checkpointing and self.training else block(*arguments)
-            if index in taken:
-                found.append(x_BNC)
-        return x_BNC, found
+    @torch.jit.ignore
+    def run(self, block: nn.Module, x_BNC: Tensor, turns_2NR: Tensor) -> Tensor:
+        """One block; in training with checkpointing its insides are computed again in backward."""
+        arguments = (x_BNC, turns_2NR, self.soft_mask_rate)
+        return checkpoint(block, *arguments) if self.grad_checkpointing and self.training else block(*arguments)
 
-    def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B N C"]:
-        """All tokens after the last norm, class token last."""
-        return self.norm(self.run(self.embed(x), len(self.blocks), [])[0])
+    def forward_features(self, x: Tensor) -> Tensor:
+        """All tokens ``[B, N, C]`` after the last norm, class token last."""
+        x = self.embed(x)
+        turns = rotary_table(x.shape[1], self.head_channels, x)
+        for block in self.blocks:
+            if torch.jit.is_scripting():  # noqa: SIM108 - of two branches one is compiled
+                x = block(x, turns, self.soft_mask_rate)
+            else:
+                x = self.run(block, x, turns)
+        return self.norm(x)
 
-    def forward_head(self, x: Float[Tensor, "B N C"], pre_logits: bool = False) -> Float[Tensor, "B *out"]:
-        """From tokens to logits, or to what the classifier sees."""
-        if self.global_pool:
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """From tokens to logits ``[B, out]``, or to what the classifier sees."""
+        if len(self.global_pool) > 0:
             x = x[:, -1] if self.global_pool == "token" else x[:, :-1].mean(1)
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
     def forward_intermediates(
         self,
-        x: Float[Tensor, "B ch height width"],
+        x: Tensor,
         indices: Indices = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
@@ -246,10 +286,14 @@ class ILlama(Backbone):
         if output_fmt not in ("NCHW", "NLC"):
             raise InputError(f"expected output_fmt NCHW or NLC, found {output_fmt!r}: change it")
         taken, last = take(len(self.blocks), indices)
-        final, found = self.run(self.embed(x), last if stop_early else len(self.blocks), taken)
+        final = self.embed(x)
+        turns = rotary_table(final.shape[1], self.head_channels, final)
         outputs: list[Any] = []
-        for tokens in found:
-            tokens = self.norm(tokens) if norm else tokens
+        for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
+            final = self.run(block, final, turns)
+            if index not in taken:
+                continue
+            tokens = self.norm(final) if norm else final
             patches, own = tokens[:, :-1], tokens[:, -1:]
             if output_fmt == "NCHW":
                 patches = patches.transpose(1, 2).unflatten(2, self.grid(x.shape[2], x.shape[3])).contiguous()
@@ -270,10 +314,8 @@ class ILlama(Backbone):
 
 
 @torch.fx.wrap
-def resize_positions(
-    table: Float[Tensor, "1 N C"], old: tuple[int, int], new: tuple[int, int]
-) -> Float[Tensor, "1 M C"]:
-    """iLLaMA's position table for another grid; its last row, the class token's, is kept."""
+def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """iLLaMA's position table ``[1, N, C]`` for another grid; its last row, the class token's, is kept."""
     return table if old == new else torch.cat([resize_grid(table[:, :-1], old, new), table[:, -1:]], 1)
 
 

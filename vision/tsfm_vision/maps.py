@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tsfm_data.errors import InputError
 from tsfm_vision.biformer import BiFormer
-from tsfm_vision.illama import ILlama, rotary_table
+from tsfm_vision.illama import ILlama, rotary_of, rotary_table
 from tsfm_vision.tnt import TNT
 
 
@@ -87,7 +87,7 @@ def class_attention(model: ILlama, x: Float[Tensor, "B C H W"]) -> Float[Tensor,
     attention: Any = model.blocks[-1].attn
     (tokens,) = inputs_of(model, [attention], x)
     q, k, _ = attention.qkv(tokens).unflatten(2, (3, attention.heads, -1)).unbind(2)
-    rotary = rotary_table(tokens.shape[1], model.head_channels, tokens)
+    rotary = rotary_of(rotary_table(tokens.shape[1], model.head_channels, tokens))
     q, k = rotary.rotate(q)[:, -1], rotary.rotate(k)
     weights = (torch.einsum("bkd,bmkd->bkm", q, k) / math.sqrt(model.head_channels)).softmax(-1).mean(1)
     return weights[:, :-1].unflatten(1, model.grid(x.shape[2], x.shape[3]))

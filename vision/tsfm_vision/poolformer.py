@@ -17,13 +17,12 @@ import torch
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import GroupNorm1, LayerNorm2d, Mlp, to_2tuple
-from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from timm.models import checkpoint_seq, generate_default_cfgs, register_model, register_notrace_module
 from timm.models.metaformer import Downsampling, MetaFormer, Pooling
 from torch import Tensor, nn
 
-from tsfm.attention import attend
 from tsfm_data.errors import InputError
-from tsfm_vision.backbone import Indices, build, channels_last, take
+from tsfm_vision.backbone import Indices, build, channels_last, mix, take
 from tsfm_vision.checkpoints import State, recognise, resize_map
 
 Mixer = Literal["identity", "pool", "attention", "fc"]
@@ -49,10 +48,10 @@ class AttentionMixer(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    def forward(self, x_BCHW: Tensor) -> Tensor:
         height = x_BCHW.shape[2]
-        qkv_BN3KD = self.qkv(x_BCHW.flatten(2).transpose(1, 2)).unflatten(2, (3, self.heads, -1))
-        mixed_BNC = self.proj(attend(*qkv_BN3KD.unbind(2)).flatten(2))
+        q_BNKD, k_BNKD, v_BNKD = self.qkv(x_BCHW.flatten(2).transpose(1, 2)).unflatten(2, (3, self.heads, -1)).unbind(2)
+        mixed_BNC = self.proj(mix(q_BNKD, k_BNKD, v_BNKD).flatten(2))
         return mixed_BNC.transpose(1, 2).unflatten(2, (height, -1))
 
 
@@ -69,8 +68,8 @@ class SpatialFc(nn.Module):
         self.size = size
         self.fc = nn.Linear(size[0] * size[1], size[0] * size[1], bias=False)
 
-    def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        if tuple(x_BCHW.shape[2:]) != self.size:
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if (x_BCHW.shape[2], x_BCHW.shape[3]) != self.size:
             raise InputError(
                 f"expected an image that gives a map of {self.size[0]} x {self.size[1]} in a stage that mixes by a "
                 f"learned matrix, found one of {x_BCHW.shape[2]} x {x_BCHW.shape[3]}: create the model with the "
@@ -87,8 +86,8 @@ class PositionedDownsampling(Downsampling):
         super().__init__(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
         self.pos_embed = nn.Parameter(torch.zeros(1, out_channels, *size))
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
-        x = super().forward(x)
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.norm(x))
         return x + resize_map(self.pos_embed, (x.shape[2], x.shape[3]))
 
 
@@ -177,9 +176,12 @@ class PoolFormer(MetaFormer):
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
 
-    def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B C H W"]:
-        """The last map."""
-        return super().forward_features(channels_last(x))
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map ``[B, C, H, W]``."""
+        x = self.stem(channels_last(x))
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.stages, x)
+        return self.stages(x)
 
     def forward_intermediates(
         self,
@@ -198,13 +200,15 @@ class PoolFormer(MetaFormer):
             maps = [self.stage_norms[i](y) for i, y in zip(sorted(taken), maps, strict=True)]
         return maps if intermediates_only else (last, maps)
 
-    def forward_head(self, x: Float[Tensor, "B C H W"], pre_logits: bool = False) -> Float[Tensor, "B *out"]:
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """From the last map to logits, or to what the classifier sees."""
+        if self.norm_first:
+            x = self.head.norm(x)  # type: ignore[operator]
+        x = self.head.global_pool(x)  # type: ignore[operator]
         if not self.norm_first:
-            return super().forward_head(x, pre_logits)
-        head: Any = self.head
-        x = head.drop(head.flatten(head.global_pool(head.norm(x))))
-        return x if pre_logits else head.fc(x)
+            x = self.head.norm(x)  # type: ignore[operator]
+        x = self.head.drop(self.head.flatten(x))  # type: ignore[operator]
+        return x if pre_logits else self.head.fc(x)  # type: ignore[operator]
 
 
 def map_sizes(img_size: int | Sequence[int], dims: Sequence[int]) -> list[tuple[int, int]]:

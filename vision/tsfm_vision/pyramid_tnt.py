@@ -7,7 +7,6 @@ Shapes: B batch, N sentences of a map, P words of a sentence, C channels of a se
 channels of a head, M keys.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -109,27 +108,31 @@ class PyramidTNT(Pyramid):
         blocks = r"^(?:stages|word_merges|sentence_merges)\.(\d+)" if coarse else fine
         return {"stem": r"^patch_embed|^inner_pos|^outer_pos", "blocks": blocks}
 
-    def run(self, x: Float[Tensor, "B ch height width"], last: int) -> list[tuple[Tensor, Grid]]:
-        """Sentences after each stage up to ``last``, and their grids."""
+    def run(self, x: Tensor, last: int) -> list[tuple[Tensor, Grid]]:
+        """Sentences ``[B, N, C]`` after each stage up to ``last``, and their grids."""
         grid = grid_of(x.shape[2], x.shape[3])
         inner, outer = self.patch_embed(x)
         inner, outer = inner + self.inner_pos, outer + resize_grid(self.outer_pos, self.grid, grid)
-        found = []
-        for i, stage in enumerate(self.stages[: last + 1]):
-            if i > 0:
-                inner = self.word_merges[i - 1](inner, grid)
-                outer = self.sentence_merges[i - 1](outer, grid)
+        found: list[tuple[Tensor, Grid]] = []
+        # As TorchScript takes it: no zip with strict, no break, no slices of modules.
+        for stage, words, sentences in zip(self.stages, self.word_merges, self.sentence_merges):  # noqa: B905
+            if len(found) <= last:
+                inner, outer = stage(inner, outer, grid)
+                found.append((outer, grid))
+            if len(found) <= last:
+                inner, outer = words(inner, grid), sentences(outer, grid)
                 grid = halved(grid)
-            inner, outer = stage(inner, outer, grid)
+        if len(found) <= last:
+            inner, outer = self.stages[-1](inner, outer, grid)
             found.append((outer, grid))
         return found
 
-    def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B N C"]:
-        """The last map's sentences after the last norm."""
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map's sentences ``[B, N, C]`` after the last norm."""
         return self.norm(self.run(x, len(self.stages))[-1][0])
 
-    def forward_head(self, x: Float[Tensor, "B N C"], pre_logits: bool = False) -> Float[Tensor, "B *out"]:
-        """From sentences to logits, or to what the classifier sees."""
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """From sentences to logits ``[B, out]``, or to what the classifier sees."""
         x = self.head_drop(x.mean(1) if self.global_pool else x)
         return x if pre_logits else self.head(x)
 
@@ -158,24 +161,31 @@ class PyramidTNT(Pyramid):
 
 
 @torch.fx.wrap
-def grid_of(height: int, width: int) -> Grid:
+def grid_of(height: int, width: int, side: int = SIDE, least: int = SIDE * REDUCTIONS[0]) -> Grid:
     """Rows and columns of sentences in an image.
 
+    Args:
+        height: rows of the image.
+        width: its columns.
+        side: pixels along a side of a sentence.
+        least: pixels along a side of the image.
+
     Raises:
-        InputError: a side is no multiple of 8 pixels, or below 32.
+        InputError: a side of the image is no multiple of 8 pixels, or below 32.
     """
-    if height % SIDE or width % SIDE or min(height, width) < SIDE * REDUCTIONS[0]:
+    if height % side != 0 or width % side != 0 or min(height, width) < least:
+        nearest = (max(least, height - height % side), max(least, width - width % side))
         raise InputError(
-            f"expected image sides of 32 pixels or more that are multiples of 8, found {height} x {width}: "
-            f"resize to {max(32, height - height % SIDE)} x {max(32, width - width % SIDE)}"
+            f"expected image sides of {least} pixels or more that are multiples of {side}, found {height} x {width}: "
+            f"resize to {nearest[0]} x {nearest[1]}"
         )
-    return height // SIDE, width // SIDE
+    return height // side, width // side
 
 
 @torch.fx.wrap
 def halved(grid: Grid) -> Grid:
     """The grid after a merge: half of each side, rounded up."""
-    return math.ceil(grid[0] / 2), math.ceil(grid[1] / 2)
+    return (grid[0] + 1) // 2, (grid[1] + 1) // 2
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> State:

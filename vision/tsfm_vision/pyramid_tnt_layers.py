@@ -4,14 +4,15 @@ Shapes: B batch, N sentences of a map, P words of a sentence, C channels of a se
 channels of a head, M keys.
 """
 
+from typing import Final
+
 import torch
-from jaxtyping import Float
 from timm.layers import DropPath, Mlp
 from timm.models import checkpoint, register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.attention import Mask, attend
+from tsfm_vision.backbone import mix
 from tsfm_vision.checkpoints import resize_grid
 
 Grid = tuple[int, int]
@@ -39,14 +40,14 @@ class Attention(nn.Module):
             self.linear = nn.Linear(width, width)
             self.norm = nn.LayerNorm(width)
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"], grid: Grid, mask: Mask | None = None) -> Float[Tensor, "B N C"]:
+    def forward(self, x_BNC: Tensor, grid: Grid, bias: Tensor | None = None) -> Tensor:
         keys_BMC = x_BNC
         if self.pool is not None:
             pooled = self.pool(x_BNC.transpose(1, 2).unflatten(2, grid))
             keys_BMC = self.norm(self.linear(pooled.flatten(2).transpose(1, 2)))
         q_BNHD = self.q(x_BNC).unflatten(2, (self.heads, -1))
         k_BMHD, v_BMHD = self.kv(keys_BMC).unflatten(2, (2, self.heads, -1)).unbind(2)
-        return self.proj(attend(q_BNHD, k_BMHD, v_BMHD, mask).flatten(2))
+        return self.proj(mix(q_BNHD, k_BMHD, v_BMHD, bias=bias).flatten(2))
 
 
 class Block(nn.Module):
@@ -61,11 +62,13 @@ class Block(nn.Module):
         drop_path: rate of dropping a branch.
     """
 
+    has_inner: Final[bool]  # TorchScript leaves out what a block does not have
+
     def __init__(
         self, outer: int, inner: int, outer_heads: int, inner_heads: int, reduction: int, drop_path: float
     ) -> None:
         super().__init__()
-        self.has_inner = inner > 0
+        self.has_inner, self.side = inner > 0, WORDS
         if self.has_inner:
             words = WORDS * WORDS * inner
             self.inner_norm1 = nn.LayerNorm(words)
@@ -81,17 +84,15 @@ class Block(nn.Module):
         self.outer_mlp = Mlp(outer, 4 * outer)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
-    def forward(
-        self, inner: Float[Tensor, "BN P c"], outer: Float[Tensor, "B N C"], grid: Grid, mask: Mask
-    ) -> tuple[Float[Tensor, "BN P c"], Float[Tensor, "B N C"]]:
+    def forward(self, inner: Tensor, outer: Tensor, grid: Grid, bias: Tensor) -> tuple[Tensor, Tensor]:
         if self.has_inner:
-            words, sentences = inner.shape, (*outer.shape[:2], -1)
+            words, sentences = inner.shape, (outer.shape[0], outer.shape[1], -1)
             # Words are normalised over their whole sentence.
             normal = self.inner_norm1(inner.reshape(sentences)).view(words)
-            inner = inner + self.drop_path(self.inner_attn(normal, (WORDS, WORDS)))
+            inner = inner + self.drop_path(self.inner_attn(normal, (self.side, self.side)))
             inner = inner + self.drop_path(self.inner_mlp(self.inner_norm2(inner.reshape(sentences)).view(words)))
             outer = outer + self.proj_norm2(self.proj(self.proj_norm1(inner.reshape(sentences))))
-        outer = outer + self.drop_path(self.outer_attn(self.outer_norm1(outer), grid, mask))
+        outer = outer + self.drop_path(self.outer_attn(self.outer_norm1(outer), grid, bias))
         return inner, outer + self.drop_path(self.outer_mlp(self.outer_norm2(outer)))
 
 
@@ -108,12 +109,12 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, inner: Tensor, outer: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        mask = Mask(bias=resize_relative(self.relative_pos, self.grid, grid, self.reduction))
+        bias = resize_relative(self.relative_pos, self.grid, grid, self.reduction)
         for block in self.blocks:
-            if self.grad_checkpointing and self.training:
-                inner, outer = checkpoint(block, inner, outer, grid, mask)
+            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+                inner, outer = checkpoint(block, inner, outer, grid, bias)
             else:
-                inner, outer = block(inner, outer, grid, mask)
+                inner, outer = block(inner, outer, grid, bias)
         return inner, outer
 
 
@@ -122,10 +123,11 @@ class Merge(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
+        self.side = WORDS
         self.norm = nn.LayerNorm(before)
         self.conv = nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1))
 
-    def forward(self, outer: Float[Tensor, "B N C"], grid: Grid) -> Float[Tensor, "B N2 C2"]:
+    def forward(self, outer: Tensor, grid: Grid) -> Tensor:
         return self.conv(self.norm(outer).transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2)
 
 
@@ -133,8 +135,8 @@ class Merge(nn.Module):
 class MergeWords(Merge):
     """The same for the words of four sentences at a time; a map of odd side gets sentences of zeros."""
 
-    def forward(self, inner: Float[Tensor, "BN P c"], grid: Grid) -> Float[Tensor, "BN2 P c2"]:
-        x = self.norm(inner).unflatten(0, (-1, *grid)).unflatten(3, (WORDS, WORDS))
+    def forward(self, inner: Tensor, grid: Grid) -> Tensor:
+        x = self.norm(inner).unflatten(0, (-1, grid[0], grid[1])).unflatten(3, (self.side, self.side))
         x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, grid[1] % 2, 0, grid[0] % 2))
         x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2))
         # Axes now: batch, rows, 2, columns, 2, row of words, column of words, channels. The words of a group of four
@@ -152,27 +154,27 @@ class Stem(nn.Module):
         def conv(before: int, after: int, stride: int) -> list[nn.Module]:
             return [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
 
+        self.side = WORDS
         self.common_conv = nn.Sequential(*conv(in_chans, 2 * inner, 2))
         self.inner_convs = nn.Sequential(*conv(2 * inner, inner, 1))
         self.outer_convs = nn.Sequential(
             *conv(2 * inner, 4 * inner, 2), *conv(4 * inner, 8 * inner, 2), *conv(8 * inner, outer, 1)
         )
 
-    def forward(self, x: Float[Tensor, "B ch height width"]) -> tuple[Float[Tensor, "BN P c"], Float[Tensor, "B N C"]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.common_conv(x)
-        words = F.unfold(self.inner_convs(x), WORDS, stride=WORDS).transpose(1, 2).flatten(0, 1)
-        inner = words.unflatten(1, (-1, WORDS * WORDS)).transpose(1, 2)
+        side = self.side
+        words = F.unfold(self.inner_convs(x), side, stride=side).transpose(1, 2).flatten(0, 1)
+        inner = words.unflatten(1, (-1, side * side)).transpose(1, 2)
         return inner, self.outer_convs(x).flatten(2).transpose(1, 2)
 
 
-def resize_relative(
-    table: Float[Tensor, "1 H N M"], old: Grid, new: Grid, reduction: int
-) -> Float[Tensor, "1 H N2 M2"]:
-    """The bias between sentences and keys of one map, for another map."""
+def resize_relative(table: Tensor, old: Grid, new: Grid, reduction: int) -> Tensor:
+    """The bias ``[1, H, N, M]`` between sentences and keys of one map, for another map."""
     if old == new:
         return table
-    heads, queries, keys = table.shape[1:]
+    heads, queries, keys = table.shape[1], table.shape[2], table.shape[3]
     rows = resize_grid(table.transpose(1, 2).reshape(1, queries, -1), old, new)
     columns = rows.reshape(-1, keys).t()[None]
-    below, above = ((side[0] // reduction, side[1] // reduction) for side in (old, new))
+    below, above = (old[0] // reduction, old[1] // reduction), (new[0] // reduction, new[1] // reduction)
     return resize_grid(columns, below, above)[0].t().reshape(1, new[0] * new[1], heads, -1).transpose(1, 2)

@@ -4,43 +4,38 @@ Shapes: B batch, H and W rows and columns of a map, C channels, R regions, N tok
 K regions that a region attends to, E channels of queries and keys, S regions' rows, T regions' columns.
 """
 
-import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.attention import attend
 from tsfm_data.errors import InputError
 from tsfm_vision import cpu
+from tsfm_vision.backbone import mix
 
 KeyPool = Literal["identity", "ada_avgpool", "ada_maxpool", "avgpool", "maxpool"]
-Routes = tuple[Float[Tensor, "B R K"], Int[Tensor, "B R K"]]
 
 
-def cut(x_BHWC: Float[Tensor, "B H W C"], rows: int, columns: int) -> Float[Tensor, "B R h w C"]:
-    """The map as regions of ``rows`` x ``columns`` tokens, in raster order."""
+def cut(x_BHWC: Tensor, rows: int, columns: int) -> Tensor:
+    """The map as regions ``[B, R, h, w, C]`` of ``rows`` x ``columns`` tokens, in raster order."""
     x = x_BHWC.unflatten(1, (-1, rows)).unflatten(3, (-1, columns))
     return x.transpose(2, 3).flatten(1, 2)
 
 
-def join(x_BRhwC: Float[Tensor, "B R h w C"], across: int) -> Float[Tensor, "B H W C"]:
+def join(x_BRhwC: Tensor, across: int) -> Tensor:
     """The map of which these are the regions, ``across`` of them beside each other."""
     return x_BRhwC.unflatten(1, (-1, across)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def attend_padded(
-    q_BNHD: Float[Tensor, "B N H D"], k_BMHD: Float[Tensor, "B M H D"], v_BMHV: Float[Tensor, "B M H V"], scale: float
-) -> Float[Tensor, "B N H V"]:
-    """``attend`` where values have other channels than queries and keys: the fewer are filled with zeros."""
+def mix_padded(q_BNHD: Tensor, k_BMHD: Tensor, v_BMHV: Tensor, scale: float) -> Tensor:
+    """``mix`` where values have other channels than queries and keys: the fewer are filled with zeros."""
     keys, values = q_BNHD.shape[-1], v_BMHV.shape[-1]
     if keys == values:
-        return attend(q_BNHD, k_BMHD, v_BMHV, scale=scale)
-    width = max(keys, values)
-    q, k, v = (F.pad(x, (0, width - x.shape[-1])) for x in (q_BNHD, k_BMHD, v_BMHV))
-    return attend(q, k, v, scale=scale)[..., :values]
+        return mix(q_BNHD, k_BMHD, v_BMHV, scale)
+    more, less = max(0, values - keys), max(0, keys - values)
+    q, k, v = F.pad(q_BNHD, (0, more)), F.pad(k_BMHD, (0, more)), F.pad(v_BMHV, (0, less))
+    return mix(q, k, v, scale)[..., :values]
 
 
 class Router(nn.Module):
@@ -60,7 +55,7 @@ class Router(nn.Module):
         self.differentiable = differentiable
         self.emb = nn.Linear(width, width) if learned else nn.Identity()
 
-    def forward(self, q_BRE: Float[Tensor, "B R E"], k_BRE: Float[Tensor, "B R E"]) -> Routes:
+    def forward(self, q_BRE: Tensor, k_BRE: Tensor) -> tuple[Tensor, Tensor]:
         """The share of each chosen region (they sum to 1), and its number."""
         if not self.differentiable:
             q_BRE, k_BRE = q_BRE.detach(), k_BRE.detach()
@@ -90,12 +85,13 @@ class KeyPooling(nn.Module):
                 self.pool = nn.AvgPool2d(ratio) if mode == "avgpool" else nn.MaxPool2d(ratio)
             case _:
                 self.pool = nn.Identity()
+        self.pools = not isinstance(self.pool, nn.Identity)
 
-    def forward(self, kv_BRhwC: Float[Tensor, "B R h w C"]) -> Float[Tensor, "B R M C"]:
-        if isinstance(self.pool, nn.Identity):
+    def forward(self, kv_BRhwC: Tensor) -> Tensor:
+        if not self.pools:
             return kv_BRhwC.flatten(2, 3)
         pooled = self.pool(kv_BRhwC.flatten(0, 1).permute(0, 3, 1, 2))
-        return pooled.flatten(2).transpose(1, 2).unflatten(0, kv_BRhwC.shape[:2])
+        return pooled.flatten(2).transpose(1, 2).unflatten(0, (kv_BRhwC.shape[0], kv_BRhwC.shape[1]))
 
 
 class BiLevelRoutingAttention(nn.Module):
@@ -149,58 +145,65 @@ class BiLevelRoutingAttention(nn.Module):
         self.lepe = nn.Conv2d(width, width, side_conv, padding=side_conv // 2, groups=width) if side_conv else None
         self.router = Router(self.qk_width, topk, learned_routing, differentiable_routing)
         self.key_pooling = key_pooling or KeyPooling("identity", -1, 1)
+        # Whether keys, values and their weights are as in all published models.
+        self.is_plain = self.qk_width == width and not self.key_pooling.pools and not soft_routing
 
-    def forward(self, x_BHWC: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        height, width = x_BHWC.shape[1:3]
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        height, width = x_BHWC.shape[1], x_BHWC.shape[2]
         if self.ceil_regions:
             qkv = self.qkv(x_BHWC)
             rows, columns = max(1, height // self.windows), max(1, width // self.windows)
         else:
             # Padding before the projection: padded tokens become the bias and take part, as in the published models.
-            rows, columns = math.ceil(height / self.windows), math.ceil(width / self.windows)
+            rows, columns = -(-height // self.windows), -(-width // self.windows)
             qkv = self.qkv(pad(x_BHWC, rows, columns))
         value_map = qkv[..., 2 * self.qk_width :]
-        routes = self.router(*means(qkv, rows, columns, self.qk_width).split(self.qk_width, dim=-1))
+        mean = means(qkv, rows, columns, self.qk_width)
+        share_BRK, index_BRK = self.router(mean[..., : self.qk_width], mean[..., self.qk_width :])
         padded = pad(qkv, rows, columns)
-        if self.is_plain and cpu.applies(qkv):
-            out = cpu.Routed.apply(padded, routes[1], self.heads, rows, columns, self.scale)
+        if torch.jit.is_scripting():
+            out = self.routed(cut(padded, rows, columns), share_BRK, index_BRK, padded.shape[2] // columns)
+        elif self.is_plain and cpu.applies(qkv):
+            out = cpu.Routed.apply(padded, index_BRK, self.heads, rows, columns, self.scale)
         else:
-            out = join(self.routed(cut(padded, rows, columns), routes), padded.shape[2] // columns)
+            out = self.routed(cut(padded, rows, columns), share_BRK, index_BRK, padded.shape[2] // columns)
         out = out[:, : qkv.shape[1], : qkv.shape[2]]
         if self.lepe is not None:
             out = out + self.lepe(value_map.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.proj(out)[:, :height, :width]
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether keys, values and their weights are as in all published models."""
-        pooled = not isinstance(self.key_pooling.pool, nn.Identity)
-        return 3 * self.qk_width == self.qkv.out_features and not pooled and not self.soft_routing
+    def routed(self, qkv: Tensor, share_BRK: Tensor, index_BRK: Tensor, across: int) -> Tensor:
+        """Each region's attention to the regions that it is routed to: a map again.
 
-    def routed(self, qkv: Float[Tensor, "B R h w X"], routes: Routes) -> Float[Tensor, "B R h w C"]:
-        """Each region's attention to the regions that it is routed to."""
-        batch, regions, rows, columns, _ = qkv.shape
-        share_BRK, index_BRK = routes
+        Args:
+            qkv: of the regions, ``[B, R, h, w, X]``.
+            share_BRK: of the routes.
+            index_BRK: of the regions that they lead to.
+            across: regions beside each other.
+        """
+        batch, regions, rows, columns = qkv.shape[0], qkv.shape[1], qkv.shape[2], qkv.shape[3]
         q_BRNE = qkv[..., : self.qk_width].flatten(2, 3)
         kv_BRMC = self.key_pooling(qkv[..., self.qk_width :])
         flat = (index_BRK + torch.arange(batch, device=qkv.device)[:, None, None] * regions).flatten()
-        kv = kv_BRMC.flatten(0, 1).index_select(0, flat).unflatten(0, index_BRK.shape)
+        kv = kv_BRMC.flatten(0, 1).index_select(0, flat).unflatten(0, (batch, regions, -1))
         if self.soft_routing:
             kv = kv * share_BRK[..., None, None]
-        k, v = kv.flatten(0, 1).flatten(1, 2).tensor_split([self.qk_width], dim=-1)
-        q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in (q_BRNE.flatten(0, 1), k, v))
-        out = attend_padded(q, k, v, self.scale)
-        return out.flatten(2).unflatten(1, (rows, columns)).unflatten(0, (batch, regions))
+        kv = kv.flatten(0, 1).flatten(1, 2)
+        q = q_BRNE.flatten(0, 1).unflatten(-1, (self.heads, -1))
+        k = kv[..., : self.qk_width].unflatten(-1, (self.heads, -1))
+        v = kv[..., self.qk_width :].unflatten(-1, (self.heads, -1))
+        out = mix_padded(q, k, v, self.scale)
+        return join(out.flatten(2).unflatten(1, (rows, columns)).unflatten(0, (batch, regions)), across)
 
 
-def pad(x_BHWC: Float[Tensor, "B H W C"], rows: int, columns: int) -> Float[Tensor, "B H2 W2 C"]:
+def pad(x_BHWC: Tensor, rows: int, columns: int) -> Tensor:
     """Zeros on the right and below up to a multiple of the region's size."""
     below, right = -x_BHWC.shape[1] % rows, -x_BHWC.shape[2] % columns
-    return F.pad(x_BHWC, (0, 0, 0, right, 0, below)) if below or right else x_BHWC
+    return F.pad(x_BHWC, (0, 0, 0, right, 0, below)) if below + right > 0 else x_BHWC
 
 
-def means(qkv: Float[Tensor, "B H W X"], rows: int, columns: int, width: int) -> Float[Tensor, "B R Y"]:
-    """Mean query and key of each region, counting only tokens that are there."""
+def means(qkv: Tensor, rows: int, columns: int, width: int) -> Tensor:
+    """Mean query and key of each region, ``[B, R, 2 * width]``, counting only tokens that are there."""
     qk = qkv[..., : 2 * width].permute(0, 3, 1, 2)
     pooled = F.avg_pool2d(qk, (rows, columns), ceil_mode=True, count_include_pad=False)
     return pooled.flatten(2).transpose(1, 2)
@@ -223,12 +226,12 @@ class GlobalAttention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.lepe = nn.Conv2d(width, width, side_conv, padding=side_conv // 2, groups=width) if side_conv else None
 
-    def forward(self, x_BHWC: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        q, k, v = self.qkv(x_BHWC).chunk(3, dim=-1)
-        heads = (y.flatten(1, 2).unflatten(-1, (self.heads, -1)) for y in (q, k, v))
-        out = attend(*heads).flatten(2).view_as(x_BHWC)
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        qkv = self.qkv(x_BHWC)
+        q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        out = mix(q, k, v).flatten(2).view_as(x_BHWC)
         if self.lepe is not None:
-            source = v if self.conv_of_values else x_BHWC
+            source = qkv[..., 2 * x_BHWC.shape[3] :] if self.conv_of_values else x_BHWC
             out = out + self.lepe(source.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.proj(out)
 
@@ -244,5 +247,5 @@ class ConvMixer(nn.Module):
             nn.Conv2d(width, width, 1),
         )
 
-    def forward(self, x_BHWC: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+    def forward(self, x_BHWC: Tensor) -> Tensor:
         return self.convs(x_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

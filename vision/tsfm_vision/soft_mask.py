@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 def parts(tokens: int, like: Tensor) -> tuple[Part, ...]:
-    """The parts of ``tokens`` queries, for tensors like ``like``; made once for all blocks of a model."""
+    """The parts of ``tokens`` queries, for tensors like ``like``."""
     found = []
     for start in range(0, tokens, PART):
         end = min(start + PART, tokens)
@@ -50,7 +50,6 @@ def soft_masked(
     k_BNHD: Float[Tensor, "B N H D"],
     v_BNHD: Float[Tensor, "B N H D"],
     rate: float,
-    masks: tuple[Part, ...],
 ) -> Float[Tensor, "B N H D"]:
     """``(softmax(q k^T / sqrt(D)) * S) v``, where S is 1 for a key up to the query's own place and ``rate`` after it.
 
@@ -59,13 +58,12 @@ def soft_masked(
         k_BNHD: keys.
         v_BNHD: values.
         rate: from 0 (nothing that lies ahead) to 1 (plain attention).
-        masks: ``parts`` of these tokens; not looked at where the rate is 1.
     """
     if rate == 1:
         return attend(q_BNHD, k_BNHD, v_BNHD)
     weak_BNHD = v_BNHD * rate
     out = []
-    for start, end, mask in masks:
+    for start, end, mask in parts(q_BNHD.shape[1], q_BNHD):
         keys = torch.cat([k_BNHD, k_BNHD[:, start:end]], 1)
         values = torch.cat([v_BNHD[:, :end], weak_BNHD[:, end:], weak_BNHD[:, start:end]], 1)
         out.append(attend(q_BNHD[:, start:end], keys, values, mask))

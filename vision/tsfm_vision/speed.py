@@ -25,7 +25,6 @@ from tsfm_vision import references
 from tsfm_vision.biformer import BiFormer
 from tsfm_vision.illama import ILlama, rotary_table
 from tsfm_vision.poolformer import PoolFormer
-from tsfm_vision.soft_mask import parts
 from tsfm_vision.tnt import TNT
 
 Sizes = dict[str, Any]
@@ -67,10 +66,10 @@ def illama_attention(side: int, batch: int, sizes: Sizes) -> Pair:
     block: Any = model.blocks[0]
     tokens = torch.randn(batch, model.pos_embed.shape[1], model.num_features)
     table = rotary_table(tokens.shape[1], model.head_channels, tokens)
-    angles, masks = references.angles_of(model, tokens.shape[1]), parts(tokens.shape[1], tokens)
+    angles = references.angles_of(model, tokens.shape[1])
 
     def ours(x: Tensor) -> Tensor:
-        return block.attn(x, table, 0.0, masks)
+        return block.attn(x, table, 0.0)
 
     return block.attn, ours, lambda x: references.dense_attention(block.attn, x, angles, 0.0), tokens
 

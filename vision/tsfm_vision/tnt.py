@@ -19,9 +19,8 @@ from timm.models import checkpoint, generate_default_cfgs, register_model, regis
 from timm.models import tnt as timm_tnt
 from torch import Tensor, nn
 
-from tsfm.attention import attend
 from tsfm_data.errors import InputError
-from tsfm_vision.backbone import Indices, build, patch_grid, take
+from tsfm_vision.backbone import Indices, build, mix, patch_grid, take
 from tsfm_vision.checkpoints import State, recognise, resize_grid, square
 
 RELEASE = "https://github.com/huawei-noah/Efficient-AI-Backbones/releases/download/tnt/"
@@ -50,11 +49,11 @@ torch.fx.wrap("patch_grid")  # one node of a traced graph: it decides by sizes
 class Attention(timm_tnt.Attention):
     """timm's attention of TNT, its softmax replaced by the attention door; dropout works in training too."""
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+    def forward(self, x_BNC: Tensor) -> Tensor:
         q_BNHD, k_BNHD = self.qk(x_BNC).unflatten(2, (2, self.num_heads, -1)).unbind(2)
         v_BNHD = self.v(x_BNC).unflatten(2, (self.num_heads, -1))
         dropout = self.attn_drop.p if self.training else 0.0
-        return self.proj_drop(self.proj(attend(q_BNHD, k_BNHD, v_BNHD, scale=self.scale, dropout=dropout).flatten(2)))
+        return self.proj_drop(self.proj(mix(q_BNHD, k_BNHD, v_BNHD, self.scale, dropout).flatten(2)))
 
 
 class GatedMlp(Mlp):
@@ -66,8 +65,8 @@ class GatedMlp(Mlp):
             nn.LayerNorm(dim), nn.Linear(dim, dim // 4), nn.ReLU(), nn.Linear(dim // 4, dim), nn.Tanh()
         )
 
-    def forward(self, x_BNC: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        x_BNC = super().forward(x_BNC)
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        x_BNC = self.drop2(self.fc2(self.drop1(self.act(self.fc1(x_BNC)))))
         return x_BNC + self.gate(x_BNC.mean(1, keepdim=True)) * x_BNC
 
 
@@ -107,38 +106,44 @@ class TNT(timm_tnt.TNT):
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image."""
-        return patch_grid(height, width, *to_2tuple(self.pixel_embed.patch_size))
+        side = self.pixel_embed.patch_size
+        return patch_grid(height, width, side[0], side[1])  # type: ignore[index]
 
-    def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 M C"]:
+    def positions(self, grid: tuple[int, int]) -> Tensor:
         """The position table for a grid of patches, class token first."""
         return resize_positions(self.patch_pos, self.pixel_embed.grid_size, grid)
 
-    def embed(self, x: Float[Tensor, "B ch height width"]) -> tuple[Float[Tensor, "BN P c"], Float[Tensor, "B M C"]]:
-        """Inner and outer tokens of an image, before the first block."""
-        embed, (batch, _, height, width) = self.pixel_embed, x.shape
-        grid = self.grid(height, width)
-        if embed.legacy:
-            map_ = embed.unfold(embed.proj(x)).transpose(1, 2).flatten(0, 1)
-            pixels = map_.unflatten(1, (embed.in_dim, *to_2tuple(embed.new_patch_size)))
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Inner tokens ``[B * N, P, c]`` and outer ones ``[B, M, C]`` of an image, before the first block."""
+        batch, channels = x.shape[0], x.shape[1]
+        grid = self.grid(x.shape[2], x.shape[3])
+        if self.pixel_embed.legacy:
+            side = self.pixel_embed.new_patch_size
+            words = self.pixel_embed.unfold(self.pixel_embed.proj(x)).transpose(1, 2).flatten(0, 1)
+            pixels = words.unflatten(1, (self.pixel_embed.in_dim, side[0], side[1]))
         else:
-            patches = embed.unfold(x).transpose(1, 2).flatten(0, 1)
-            pixels = embed.proj(patches.unflatten(1, (x.shape[1], *to_2tuple(embed.patch_size))))
+            size = self.pixel_embed.patch_size
+            patches = self.pixel_embed.unfold(x).transpose(1, 2).flatten(0, 1)
+            words = patches.unflatten(1, (channels, size[0], size[1]))  # type: ignore[index]
+            pixels = self.pixel_embed.proj(words)
         inner = (pixels + self.pixel_pos).flatten(2).transpose(1, 2)
         outer = self.norm2_proj(self.proj(self.norm1_proj(inner.reshape(batch, grid[0] * grid[1], -1))))
         outer = torch.cat((self.cls_token.expand(batch, -1, -1), outer), dim=1)
         return inner, self.pos_drop(outer + self.positions(grid))
 
+    @torch.jit.ignore
     def run(self, block: nn.Module, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
         """One block; in training with checkpointing its insides are computed again in backward."""
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint(block, inner, outer)
-        return block(inner, outer)
+        return checkpoint(block, inner, outer) if self.grad_checkpointing else block(inner, outer)
 
-    def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B M C"]:
-        """All outer tokens after the last norm, class token first."""
+    def forward_features(self, x: Tensor) -> Tensor:
+        """All outer tokens ``[B, M, C]`` after the last norm, class token first."""
         inner, outer = self.embed(x)
         for block in self.blocks:
-            inner, outer = self.run(block, inner, outer)
+            if torch.jit.is_scripting():
+                inner, outer = block(inner, outer)
+            else:
+                inner, outer = self.run(block, inner, outer)
         return self.norm(outer)
 
     def forward_intermediates(
@@ -170,10 +175,8 @@ class TNT(timm_tnt.TNT):
 
 
 @torch.fx.wrap
-def resize_positions(
-    table: Float[Tensor, "1 M C"], old: tuple[int, int], new: tuple[int, int]
-) -> Float[Tensor, "1 M2 C"]:
-    """The position table of the patches for another grid; its first row, the class token's, is kept."""
+def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """The position table ``[1, M, C]`` of the patches for another grid; its first row, the class token's, is kept."""
     return table if old == new else torch.cat([table[:, :1], resize_grid(table[:, 1:], old, new)], 1)
 
 
