@@ -3,6 +3,7 @@
 Shapes: B batch, T context, H asked horizon, S the model's own horizon, V variates, K trained levels, Q asked levels.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -149,13 +150,13 @@ class Forecaster(nn.Module, ABC):
         past = batch.past.double()
         count = batch.past_observed.sum(dim=1, keepdim=True).clamp(min=1)
         loc = past.sum(dim=1, keepdim=True) / count
-        deviation = torch.where(batch.past_observed, past - loc, 0.0)
+        deviation = (past - loc) * batch.past_observed
         std = deviation.square().sum(dim=1, keepdim=True).div(count).sqrt()
         # Rounding leaves a constant series with a tiny spread that is not a signal.
         flat = std <= 1e-12 * loc.abs()
         scale = WindowScale(loc, torch.where(flat, 1.0, std))
         dtype = next(self.parameters()).dtype
-        normalised = torch.where(flat, 0.0, scale.normalise(past, batch.past_observed))
+        normalised = deviation / torch.where(flat, math.inf, std)
         return standardise_covariates(replace(batch, past=normalised)).to(dtype), scale
 
     def on_training_scale(self, batch: Batch) -> tuple[Batch, WindowScale]:

@@ -9,6 +9,7 @@ Shapes: B batch, N tokens, H heads, D channels of a head.
 """
 
 import math
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -33,16 +34,26 @@ class Part(NamedTuple):
 
 
 def parts(tokens: int, like: Tensor) -> tuple[Part, ...]:
-    """The parts of ``tokens`` queries, for tensors like ``like``."""
+    """The parts of ``tokens`` queries, for tensors like ``like``; all blocks of a model ask for the same."""
+    is_plain = type(like) is Tensor and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return (kept_parts if is_plain else made_parts)(tokens, PART, like.dtype, like.device)
+
+
+def made_parts(tokens: int, size: int, dtype: torch.dtype, device: torch.device) -> tuple[Part, ...]:
+    """Parts of ``size`` queries."""
     found = []
-    for start in range(0, tokens, PART):
-        end = min(start + PART, tokens)
-        behind = torch.ones(end - start, end - start, dtype=torch.bool, device=like.device).tril()
-        bias = torch.zeros(1, 1, end - start, tokens + end - start, dtype=like.dtype, device=like.device)
-        bias[..., start:end].masked_fill_(~behind, -math.inf)
-        bias[..., tokens:].masked_fill_(behind, -math.inf)
-        found.append(Part(start, end, Mask(bias=bias)))
+    with torch.inference_mode(False):  # what is kept may be met in training later
+        for start in range(0, tokens, size):
+            end = min(start + size, tokens)
+            behind = torch.ones(end - start, end - start, dtype=torch.bool, device=device).tril()
+            bias = torch.zeros(1, 1, end - start, tokens + end - start, dtype=dtype, device=device)
+            bias[..., start:end].masked_fill_(~behind, -math.inf)
+            bias[..., tokens:].masked_fill_(behind, -math.inf)
+            found.append(Part(start, end, Mask(bias=bias)))
     return tuple(found)
+
+
+kept_parts = lru_cache(maxsize=4)(made_parts)
 
 
 def soft_masked(
