@@ -20,6 +20,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "poolformer, timm's head": ("tsfm_poolformer_s12", {**POOLFORMER, "norm_first": False}),
     "attention mixers": ("metaformer_ppaa_s12_224", {"depths": (1, 1, 1, 1), "dims": (32, 32, 32, 32)}),
     "tnt": ("tnt_ti_patch16_224", TNT),
+    "legacy tnt": ("tsfm_tnt_s_legacy_patch16_224", {**TNT, "inner_dim": 8}),
     "gated tnt": ("tnt_ti_patch16_224", {**TNT, "gated": True}),
     "pyramid tnt": ("ptnt_ti_patch16_192", {"depths": (1, 2, 1, 1), "img_size": SIDE}),
     "illama": ("illama_tiny", {"depth": 2, "embed_dim": 24, "img_size": SIDE}),

@@ -50,17 +50,20 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "synthetic alone": ("--data.corpus=null",),
 }
 
+ENCODER_ALONE = ("one horizon", "span masking")  # a decoder's patches all have the same horizon and hide nothing
 
-def choose(names: Sequence[str]) -> list[str]:
-    """The choices of these names, all for none; the recipe itself is always among them.
+
+def choose(kind: str, names: Sequence[str]) -> list[str]:
+    """The choices of these names, all that a model has for none; the recipe itself is always among them.
 
     Raises:
-        InputError: no such choice.
+        InputError: the model has no such choice.
     """
+    known = [name for name in CHOICES if kind == "encoder" or name not in ENCODER_ALONE]
     for name in names:
-        if name not in CHOICES:
-            raise unknown_name("choice", name, CHOICES)
-    return [name for name in CHOICES if not names or name in names or name == RECIPE]
+        if name not in known:
+            raise unknown_name("choice", name, known)
+    return [name for name in known if not names or name in names or name == RECIPE]
 
 
 @cache
@@ -129,7 +132,7 @@ def run_table(
     """
     if not CONFIGS.is_dir():
         raise InputError(f"expected the configs in {CONFIGS}, found none: call it from the repository's folder")
-    wanted = [(name, seed) for seed in range(seeds) for name in choose(choices)]
+    wanted = [(name, seed) for seed in range(seeds) for name in choose(kind, choices)]
 
     def file_of(name: str, seed: int) -> Path:
         return folder / "results" / f"{kind}-{name.replace(' ', '_')}-{steps}-seed{seed}.json"
