@@ -186,6 +186,7 @@ def missing_operators() -> dict[Any, Any]:
     """What stands for the operators of PyTorch that ONNX or ONNX Runtime does not have, or is slow at."""
     from onnx_ir import DataType
     from onnxscript import opset18 as op
+    from onnxscript.function_libs.torch_lib.ops.core import aten_sum_dim_IntList
 
     def part(x: Any, begin: int, end: int, axis: int) -> Any:
         bounds: Any = [op.Constant(value_ints=[value]) for value in (begin, end, axis)]
@@ -208,7 +209,18 @@ def missing_operators() -> dict[Any, Any]:
         number: Any = op.Constant(value_float=exponent)
         return op.Mul(x, x) if exponent == 2 else op.Pow(x, op.CastLike(number, x))
 
+    def total(x: Any, dim: Any = None, keepdim: bool = False, dtype: int = -1) -> Any:
+        made = x.producer() if dim is not None and x.dtype == DataType.INT64 else None
+        if made is None or made.op_type != "Cast" or made.inputs[0].dtype != DataType.BOOL:
+            return aten_sum_dim_IntList(x, dim, keepdim, dtype)
+        # How many are true: exact in float32, and faster than in whole numbers.
+        true: Any = op.Cast(made.inputs[0], to=DataType.FLOAT)
+        axes: Any = op.Constant(value_ints=dim)
+        counted: Any = op.ReduceSum(true, axes, keepdims=keepdim)
+        return op.Cast(counted, to=DataType.INT64)
+
     return {
+        torch.ops.aten.sum.dim_IntList: total,
         torch.ops.aten.cummax.default: cummax,
         torch.ops.aten.where.self: where,
         torch.ops.aten.pow.Tensor_Scalar: power,
