@@ -207,7 +207,7 @@ def to_markdown(rows: Sequence[dict[str, Any]], model: str, command: str) -> str
             f"test windows, and all series together {LEAST_POINTS:,} points, unless the command names others; chosen",
             "by length, before any fine-tuned score was seen. Learning rates were tried on training sets, none of the",
             "suite: of full 1e-4, 2.5e-4 and 1e-3 on five; of head 5e-4, 1e-3 and 2e-3 and of LoRA 1e-3, 2e-3 and 4e-3",
-            "on thirteen. Each method has the one that saved most in the mean.",
+            "on thirteen (2e-3 of head on twelve). Each method has the one that saved most in the mean.",
             "Aims: no method worse than zero-shot by more than 1 % on any set, and 3 % better in the mean.",
             "",
             f"    {command}",

@@ -206,7 +206,7 @@ def mix(
     if torch.jit.is_scripting():
         q, k, v = q_BNHD.transpose(1, 2), k_BMHD.transpose(1, 2), v_BMHD.transpose(1, 2)
         return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale).transpose(1, 2)
-    else:
+    else:  # TorchScript compiles one of the two branches, and nothing after a return
         mask = None if bias is None else Mask(bias=bias)
         return attend(q_BNHD, k_BMHD, v_BMHD, mask, scale=scale, dropout=dropout)
 

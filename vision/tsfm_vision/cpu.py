@@ -72,10 +72,10 @@ class RMSNorm(torch.autograd.Function):
     @staticmethod
     @as_given
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide(x.dtype))
         inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight)
+        return (x * inverse).mul_(weight).to(x.dtype)
 
     @staticmethod
     @as_given
@@ -84,9 +84,9 @@ class RMSNorm(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         normed = x * inverse
         product = grad * normed
-        mean = (product @ weight).div_(x.shape[-1]).unsqueeze(-1)
-        grad_x = (grad * weight).addcmul_(normed, mean, value=-1).mul_(inverse)
-        return grad_x, product.flatten(0, -2).sum(0), None
+        mean = (product @ weight.to(product.dtype)).div_(x.shape[-1]).unsqueeze(-1)
+        grad_x = (grad * weight.to(product.dtype)).addcmul_(normed, mean, value=-1).mul_(inverse)
+        return grad_x.to(x.dtype), product.flatten(0, -2).sum(0).to(weight.dtype), None
 
 
 class GatedSilu(torch.autograd.Function):
