@@ -442,8 +442,27 @@ def test_when_training_is_interrupted_then_the_last_checkpoint_is_whole_and_trai
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()  # where SIGINT is ignored, as in the background of a shell, it would go on for ever
-    assert_one_line(process.returncode, err, ("interrupted in epoch", "--ckpt_path run/checkpoints/last.ckpt"))
+    assert_one_line(process.returncode, err, ("interrupted in epoch", "--ckpt_path run/checkpoints/"))
     assert not list((workplace / "run").rglob(".*"))
-    epoch = torch.load(last, weights_only=True)["epoch"]
-    said = done(capsys, *FIT, "--ckpt_path", "run/checkpoints/last.ckpt", "--trainer.max_epochs", str(epoch + 2))
+    named = err.split()[-1]  # best.ckpt where Ctrl-C came after it and before last.ckpt
+    assert named.endswith(("best.ckpt", "last.ckpt"))
+    epoch = torch.load(workplace / named, weights_only=True)["epoch"]
+    said = done(capsys, *FIT, "--ckpt_path", named, "--trainer.max_epochs", str(epoch + 2))
     assert f"trained {epoch + 2} epochs" in said
+
+
+def test_when_a_checkpoint_was_named_but_not_written_before_an_interruption_then_another_one_is_said(
+    tmp_path: Path,
+) -> None:
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.callbacks import ModelCheckpoint
+
+    from tsfm.commands.checkpoints import interrupted
+
+    best, last = ModelCheckpoint(tmp_path, monitor="val_loss"), ModelCheckpoint(tmp_path)
+    trainer = Trainer(callbacks=[best, last], accelerator="cpu", logger=False, enable_progress_bar=False)
+    last.best_model_path = str(tmp_path / "last.ckpt")
+    assert "before the first checkpoint" in interrupted(trainer)
+    best.best_model_path = str(tmp_path / "best.ckpt")
+    (tmp_path / "best.ckpt").touch()
+    assert interrupted(trainer).endswith("best.ckpt")

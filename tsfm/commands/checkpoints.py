@@ -50,9 +50,11 @@ def check_checkpoint(path: str, model: pl.LightningModule) -> None:
 
 
 def interrupted(trainer: pl.Trainer) -> str:
-    """What Ctrl-C left, and how to go on."""
+    """What Ctrl-C left, and how to go on: from the newest checkpoint, whichever it is, so that least is done again."""
     files = [c.last_model_path or c.best_model_path for c in trainer.checkpoint_callbacks]  # type: ignore[attr-defined]
-    last = max(filter(None, files), key=lambda file: Path(file).stat().st_mtime_ns, default="")
+    # A path is noted before its file is there.
+    whole = [file for file in files if file and Path(file).is_file()]
+    last = max(whole, key=lambda file: Path(file).stat().st_mtime_ns, default="")
     if not last:
         return f"interrupted in epoch {trainer.current_epoch}, before the first checkpoint: start again"
     return (
