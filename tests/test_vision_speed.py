@@ -116,3 +116,35 @@ def test_when_the_command_runs_then_its_page_names_it_and_shows_ranges(
         vision(["ilama"], tmp_path)
     with pytest.raises(InputError, match="at least 1, found 0"):
         vision(["illama"], tmp_path, repeats=0)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize("shape", [(5, 7, 16), (16,), (0, 16)])
+def test_when_no_gradient_is_needed_then_linear_layers_are_made_by_onednn_and_are_the_same(
+    shape: tuple[int, ...],
+) -> None:
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.Linear(8, 4, bias=False))
+    cpu.use_linear(layers)
+    called: list[Tensor] = []
+    layers[0].register_forward_hook(lambda module, inputs, out: called.append(out))
+    x = torch.randn(shape)
+    with_gradient = layers(x)
+    with torch.inference_mode(), torch.profiler.profile() as profiler:
+        without = layers(x)
+    torch.testing.assert_close(without, with_gradient.detach(), rtol=1e-5, atol=1e-6)
+    assert "mkldnn::_linear_pointwise" in {event.key for event in profiler.key_averages()}
+    assert with_gradient.grad_fn is not None
+    assert len(called) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+def test_when_a_graph_is_made_then_it_holds_pytorchs_own_linear_layers() -> None:
+    layer = torch.nn.Linear(16, 8).requires_grad_(False)
+    cpu.use_linear(layer)
+    x = torch.randn(3, 16)
+    for graph in (torch.export.export(layer, (x,)).graph, torch.jit.trace(layer, x).graph):
+        assert "linear" in str(graph)
+        assert "_linear_pointwise" not in str(graph)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from timm.models import register_notrace_module
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -64,6 +65,38 @@ def by_parts(
     for out, tokens in zip(out_NC.split(size), tokens_NC.split(size), strict=True):
         out.copy_(function(tokens))
     return out_NC.view_as(x)
+
+
+@register_notrace_module
+class Linear(nn.Linear):
+    """PyTorch's; without gradients, in float32, by oneDNN, which makes products of many narrow rows faster than BLAS.
+
+    On an EPYC by 1.1 to 1.5 times; in bfloat16 PyTorch takes oneDNN by itself.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what this alone encloses
+            if self.by_onednn(x):
+                return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return F.linear(x, self.weight, self.bias)
+
+    @torch.jit.ignore
+    def by_onednn(self, x: Tensor) -> bool:
+        """Whether oneDNN makes this product; its operator has no backward pass, and graphs shall hold PyTorch's own."""
+        return (
+            applies(x)
+            and x.dtype == self.weight.dtype == torch.float32
+            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+            and not torch.compiler.is_compiling()
+            and torch.backends.mkldnn.is_available()
+        )
+
+
+def use_linear(model: nn.Module) -> None:
+    """Make ours of all PyTorch's linear layers in a model; weights, names and hooks stay."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
 
 
 class RMSNorm(torch.autograd.Function):

@@ -18,6 +18,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
+from tsfm_vision import cpu
 from tsfm_vision.backbone import Indices, Pyramid, build, path_rates, take
 from tsfm_vision.checkpoints import State, recognise, resize_grid, square
 from tsfm_vision.pyramid_tnt_layers import WORDS, Block, Grid, Merge, MergeWords, Stage, Stem, resize_relative
@@ -90,6 +91,7 @@ class PyramidTNT(Pyramid):
         trunc_normal_(self.outer_pos, std=0.02)
         trunc_normal_(self.inner_pos, std=0.02)
         self.apply(self._init_weights)
+        cpu.use_linear(self)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
