@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 
 from tsfm_data.images import from_arrays
 from tsfm_vision.data import Shuffled, TrainLoader, Transformed
+from tsfm_vision.folders import save
 from tsfm_vision.recipes import Augment, ImageOptim, build_optimizer, lr_factor
+from tsfm_vision.task import ImageTask
 
 CONFIG = """\
 seed_everything: 1
@@ -224,3 +226,18 @@ def test_when_the_schedule_runs_then_it_warms_up_falls_and_cools_down() -> None:
     assert factor(10) == pytest.approx(0.55)
     assert factor(50) == pytest.approx(0.01 + 0.99 / 2)
     assert factor(100) == factor(109) == pytest.approx(0.01)
+
+
+def test_when_a_model_is_trained_from_random_weights_then_it_does_not_take_over_the_licence_of_the_published_ones(
+    tmp_path: Path,
+) -> None:
+    sizes = {"depth": 1, "embed_dim": 24, "inner_dim": 8, "num_heads_outer": 2}
+    arguments = {"model": "tsfm_tnt_s_patch16_224", "num_classes": 2, "img_size": 32, "model_args": sizes}
+    task = ImageTask(**arguments)
+    save_file(task.net.state_dict(), tmp_path / "weights.safetensors")
+    found = []
+    for one in (task, ImageTask(**arguments, weights=str(tmp_path / "weights.safetensors"))):
+        save(one.net, tmp_path / "model")
+        config = json.loads((tmp_path / "model/config.json").read_text())
+        found.append(config["pretrained_cfg"].get("license"))
+    assert found == [None, "apache-2.0"]

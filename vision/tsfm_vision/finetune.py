@@ -97,7 +97,9 @@ def begin(net: nn.Module, folder: str, classes: int, same: bool, scratch: bool, 
     if scratch:
         path = Path(folder)
         inner = path if (path / "config.json").is_file() else path / "model"
-        return timm.create_model(f"local-dir:{inner}", pretrained=False, num_classes=classes)
+        made: Any = timm.create_model(f"local-dir:{inner}", pretrained=False, num_classes=classes)
+        made.pretrained_cfg.pop("license", None)  # that of the weights
+        return made
     if not same:
         reset: Any = net
         reset.reset_classifier(classes)

@@ -53,7 +53,9 @@ class ImageTask(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.net = create(model, num_classes, img_size, in_chans, model_args or {}, preprocessing or {})
-        if weights is not None:
+        if weights is None:  # the licence is that of published weights
+            self.net.pretrained_cfg.pop("license", None)  # type: ignore[operator,union-attr]
+        else:
             load_weights(self.net, weights)
         self.data_config = data_config(self.net)
         self.num_classes, self.optim, self.mix = num_classes, optim, mix
