@@ -20,7 +20,7 @@ def run(choice: str, seed: int, factor: float) -> dict[str, object]:
 
 def test_when_a_choice_is_worse_on_every_set_then_the_interval_says_so() -> None:
     runs = [run(RECIPE, seed, 1.0 + 0.02 * seed) for seed in range(2)]
-    runs += [run("no drift", seed, 1.1 * (1.0 + 0.02 * seed)) for seed in range(2)]
+    runs += [run("no copy", seed, 1.1 * (1.0 + 0.02 * seed)) for seed in range(2)]
     recipe, without = compare(runs, NAIVE)
     assert recipe["MASE"] == pytest.approx(0.8 * math.sqrt(1.02))
     assert recipe["WQL"] == pytest.approx(0.6 * math.sqrt(1.02))

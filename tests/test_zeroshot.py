@@ -65,7 +65,7 @@ def test_when_y_equals_a_known_covariate_then_it_is_learnt_from_it(
 
 
 def test_when_a_season_repeats_then_the_drafts_continue_it() -> None:
-    config = replace(SMALL, lags=2)
+    config = replace(SMALL, lags=2, drift=True)
     period = 6
     time = torch.arange(30)
     season = torch.tensor([0.0, 1, 4, 2, -1, -3])[time % period]
@@ -122,7 +122,7 @@ def test_when_a_value_is_missing_then_the_period_before_stands_in() -> None:
         {"periods": 0},
         {"periods": 1},
         {"lags": 0},
-        {"drift": False},
+        {"drift": True},
         {"naive_unit": False},
         {"copy": False},
         {"span_masking": 1.0},

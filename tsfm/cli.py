@@ -32,6 +32,7 @@ COMMANDS = {
     "bench inference": ("tsfm.commands.bench_inference:inference", "zero-shot forecasts beside chronos-forecasting"),
     "bench ablation": ("tsfm.commands.bench:ablation", "what each choice of the zero-shot recipe buys"),
     "bench finetune": ("tsfm.commands.bench_finetune:finetune", "what fine-tuning gains on sets of the suite"),
+    "bench finetune-rates": ("tsfm.commands.bench_finetune:rates", "learning rates of fine-tuning, on training sets"),
     "bench cold-start": ("tsfm.commands.bench_cold_start:cold_start", "a first forecast: seconds and peak memory"),
     "bench export": ("tsfm.commands.bench_export:export", "exported models beside eager ones; smaller weights"),
     "bench windows": ("tsfm.commands.bench:windows", "window gathering beside GluonTS"),

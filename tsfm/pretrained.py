@@ -50,13 +50,14 @@ def model_class(model_type: str) -> type[Forecaster]:
     return getattr(importlib.import_module(module), name)
 
 
-def save(model: Forecaster, folder: str | Path, card: str | None = None) -> None:
+def save(model: Forecaster, folder: str | Path, card: str | None = None, dtype: torch.dtype | None = None) -> None:
     """Write a model folder, whole or not at all.
 
     Args:
         model: what to save.
         folder: where; an older one is replaced.
         card: text of ``README.md``; by default one made from the model's own facts.
+        dtype: of the stored weights; ``torch.float16`` halves the file. The model is loaded in its own all the same.
     """
     config = {
         "format_version": FORMAT_VERSION,
@@ -69,6 +70,8 @@ def save(model: Forecaster, folder: str | Path, card: str | None = None) -> None
         "tsfm_version": tsfm.__version__,
     }
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    if dtype is not None:
+        state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     with atomic_folder(folder) as temporary:
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         try:

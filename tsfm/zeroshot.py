@@ -73,7 +73,7 @@ class ZeroShotConfig:
     arcsinh: bool = True
     periods: int = 2
     lags: int = 3
-    drift: bool = True
+    drift: bool = False
     naive_unit: bool = True
     copy: bool = True
     span_masking: float = 0.0

@@ -56,7 +56,7 @@ def run(
     weights = digest(model)
     for one in choose("bench", (PROFILE,), sets):
         series = one.load()
-        history, horizon = history_of(one, series)
+        history, horizon = history_of(one.name, series)
         if sets is None and not enough(history, horizon):
             continue
         work = (weights, one.digest(suite_profile(PROFILE)))
@@ -127,12 +127,12 @@ def once(folder: Path, name: str, work: Any) -> Iterator[dict[str, Any]]:
         temporary.write_text(json.dumps(row) + "\n")
 
 
-def history_of(one: SuiteSet, series: SeriesSet) -> tuple[SeriesSet, int]:
-    """What lies before the first test window of every series, and the protocol's horizon."""
+def history_of(name: str, series: SeriesSet, horizon: int | None = None) -> tuple[SeriesSet, int]:
+    """What lies before the first test window of every series, and the horizon: the protocol's where none is given."""
     profile = suite_profile(PROFILE)
-    horizon = profile.horizon(one.name, series.freqs[0])
+    horizon = horizon or profile.horizon(name, series.freqs[0])
     lengths = item_lengths(series)
-    items, cuts = profile.cuts(one.name, series.item_ids, lengths, horizon)
+    items, cuts = profile.cuts(name, series.item_ids, lengths, horizon)
     ends = lengths.copy()
     np.minimum.at(ends, items, cuts)
     return until(series, ends), horizon
@@ -205,9 +205,8 @@ def to_markdown(rows: Sequence[dict[str, Any]], model: str, command: str) -> str
             "",
             f"Sets: all of the suite whose median series has {LEAST_HORIZONS} horizons of history or more before the",
             f"test windows, and all series together {LEAST_POINTS:,} points, unless the command names others; chosen",
-            "by length, before any fine-tuned score was seen. Learning rates were tried on training sets, none of the",
-            "suite: of full 1e-4, 2.5e-4 and 1e-3 on five; of head 5e-4, 1e-3 and 2e-3 and of LoRA 1e-3, 2e-3 and 4e-3",
-            "on thirteen (2e-3 of head on twelve). Each method has the one that saved most in the mean.",
+            "by length, before any fine-tuned score was seen. Learning rates were chosen on training sets, none of",
+            "the suite (`tsfm bench finetune-rates`).",
             "Aims: no method worse than zero-shot by more than 1 % on any set, and 3 % better in the mean.",
             "",
             f"    {command}",

@@ -157,7 +157,7 @@ def ablation(
 
     Args:
         kind: encoder or decoder.
-        choices: which, for instance "no drift"; all by default.
+        choices: which, for instance "no copy"; all by default.
         corpus: the corpus of configs/corpus/open.yaml.
         steps: of each training.
         seeds: trainings of each choice.

@@ -45,7 +45,8 @@ def card(folder: Path) -> str:
         f"# {name}",
         f"A {config['model_type']} of {weights.values:,} parameters that forecasts series it was not trained on: "
         f"{config['context']:,} steps of history at most, trained on horizons of up to {config['horizon']:,} steps, "
-        "longer ones by passes. Every quantile level can be asked for.",
+        f"longer ones by passes. Every quantile level can be asked for. Weights are stored as "
+        f"{', '.join(sorted(set(weights.dtypes.values())))}.",
         "## Use",
         f"    tsfm forecast my.csv --horizon 24 --model {name}",
         "Intended for short- and medium-term forecasts of regular series, with intervals, without training. Compare it "

@@ -1,0 +1,93 @@
+"""Learning rates and shares of fine-tuning, tried on training sets that neither the open corpus nor the suite holds."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tsfm.bench.ablation import HORIZONS, held_out_sets
+from tsfm.bench.finetune import METRICS, PROFILE, digest, enough, history_of, once
+from tsfm.finetune import Recipe, finetune
+from tsfm.forecaster import Forecaster
+from tsfm_data.errors import InputError
+from tsfm_data.evaluate import evaluate_series
+from tsfm_data.profiles import get_profile
+from tsfm_data.series import SeriesSet
+
+
+def run(
+    model: Forecaster, recipes: Sequence[Recipe], folder: Path, progress: Callable[[str], None] | None = None
+) -> list[dict[str, Any]]:
+    """A row a set and recipe: scores relative to zero-shot, and whether the backtest kept the result.
+
+    Args:
+        model: to start from.
+        recipes: to try.
+        folder: where finished rows are kept.
+        progress: called with a line for each row.
+    """
+    rows = []
+    weights = digest(model)
+    for name, series in held_out_sets():
+        horizon = HORIZONS.get(series.freqs[0][0])
+        try:
+            history, steps = history_of(name, series, horizon)
+            if not enough(history, steps):
+                continue
+            with once(folder, f"{name}_zero-shot", weights) as before:
+                if not before:
+                    before |= scores(model, name, series, horizon)
+        except InputError:  # too short for the protocol
+            continue
+        for recipe in recipes:
+            with once(folder, f"{name}_{recipe.method}", (weights, recipe)) as row:
+                if not row:
+                    result = finetune(model, history, steps, recipe)
+                    row |= scores(result.model, name, series, horizon) if result.improved else before
+                    row["kept"] = result.improved
+            change = {metric: row[metric] / before[metric] for metric in METRICS}
+            rows.append({"set": name, **asdict(recipe), **change, "kept": row["kept"]})
+            if progress is not None:
+                found = ", ".join(f"{metric} {value:.3f}" for metric, value in change.items())
+                progress(f"{name} {recipe.method} {recipe.lr:g} {recipe.share:g}: {found} of zero-shot")
+    return rows
+
+
+def scores(model: Forecaster, name: str, series: SeriesSet, horizon: int | None) -> dict[str, Any]:
+    """The metrics of a model on the test windows of a set."""
+    rows = evaluate_series(model, series, get_profile(PROFILE), name, horizon=horizon).rows
+    return {row["metric"]: float(row["value"]) for row in rows if row["metric"] in METRICS}
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a method, rate and share: geometric mean over sets of the scores relative to zero-shot, the worst set."""
+    found = []
+    for method, rate, share in dict.fromkeys((row["method"], row["lr"], row["share"]) for row in rows):
+        runs = [row for row in rows if (row["method"], row["lr"], row["share"]) == (method, rate, share)]
+        line = {"method": method, "rate": f"{rate:g}", "share": f"{share:g}", "sets": len({row["set"] for row in runs})}
+        for metric in METRICS:
+            line[f"{metric} mean"] = f"{math.exp(sum(math.log(row[metric]) for row in runs) / len(runs)):.3f}"
+            line[f"{metric} worst"] = f"{max(row[metric] for row in runs):.3f}"
+        found.append(line | {"kept": f"{sum(row['kept'] for row in runs)} of {len(runs)}"})
+    return found
+
+
+def to_markdown(rows: Sequence[dict[str, Any]], model: str, command: str) -> str:
+    """The table as it stands in ``benchmarks/finetune_rates.md``."""
+    from tabulate import tabulate
+
+    lines = [
+        "# Learning rates of fine-tuning",
+        "",
+        f"The model {model} after `tsfm finetune`, relative to zero-shot, on the training sets of the catalogue",
+        "that are in neither the open corpus nor the suite and are as long as those of `tsfm bench finetune`:",
+        "geometric mean over them, and the worst. Share: of the way from the weights at the start to the trained",
+        "ones. Kept: how often the backtest preferred the fine-tuned model.",
+        "",
+        f"    {command}",
+        "",
+        tabulate(summarise(rows), headers="keys", tablefmt="github", disable_numparse=True),
+        "",
+    ]
+    return "\n".join(lines)
