@@ -128,3 +128,15 @@ def test_when_the_horizon_is_beyond_a_pass_of_the_decoder_then_its_paths_are_in_
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "20 steps at the levels 0.1" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["tsfm-encoder-small", "tsfm-decoder-small"])
+def test_when_a_released_model_is_exported_then_the_file_passes_the_check(name: str, tmp_path: Path) -> None:
+    """In a process of its own, as above; its check of the file against the model would refuse to write it."""
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(library)
+    words = ["--model", name, "--output", "small.onnx", "--horizon", "48"]
+    command = [sys.executable, "-m", "tsfm", "export", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "small.onnx").is_file()

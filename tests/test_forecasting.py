@@ -1,10 +1,14 @@
 """From a table to a table of forecasts: names, order, frequencies and units are those of the input."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from command import run
 
-from tsfm.forecasting import forecast_frame, load_predictor
+import tsfm
+from tsfm.forecasting import check_observed, forecast_frame, load_predictor
 from tsfm_data.errors import InputError
 from tsfm_data.series import read_series
 
@@ -45,3 +49,19 @@ def test_when_the_series_are_forecast_in_smaller_batches_then_nothing_changes() 
 def test_when_no_model_has_the_name_then_near_ones_are_listed() -> None:
     with pytest.raises(InputError, match="did you mean seasonal-naive"):
         load_predictor("seasonal_naive")
+
+
+def test_when_a_series_holds_no_value_then_it_is_forecast_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = long_table()
+    assert check_observed(read_series(table)) is None
+    table.loc[table["item_id"] == "w", "target"] = np.nan
+    table.to_csv(tmp_path / "table.csv", index=False)
+    expected = "1 of 3 series hold no value at all, so their forecasts say nothing: 'w'"
+    said = run(capsys, "forecast", str(tmp_path / "table.csv"), "--horizon", "2", "--model", "seasonal-naive")
+    assert (said.status, said.err.strip()) == (0, f"warning: {expected}")
+    assert len(said.out.splitlines()) == 1 + 3 * 2
+    with pytest.warns(UserWarning, match=expected):
+        frame = tsfm.load("seasonal-naive").forecast(table, horizon=2)
+    assert np.isfinite(frame["mean"]).all()

@@ -100,9 +100,9 @@ def test_when_a_heavy_dependency_is_imported_then_it_is_through_its_door(depende
 
 
 def loaded_after(code: str) -> set[str]:
-    """Top-level modules in a fresh interpreter after some code."""
+    """Modules in a fresh interpreter after some code."""
     path = os.pathsep.join(str(folder.parent) for folder in PACKAGES.values())
-    script = f"{code}\nimport sys\nprint('LOADED', *{{name.split('.')[0] for name in sys.modules}})"
+    script = f"{code}\nimport sys\nprint('LOADED', *sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": path},
@@ -133,3 +133,9 @@ def test_when_help_is_asked_for_then_nothing_heavy_is_loaded(words: list[str]) -
         "yaml",
     }
     assert not heavy & loaded_after(code)
+
+
+def test_when_a_released_model_is_loaded_then_the_compiler_is_not() -> None:
+    code = "import tsfm\ntsfm.load('tsfm-encoder-small')"
+    assert "torch" in loaded_after(code)
+    assert not {"torch._dynamo", "torch._inductor"} & loaded_after(code)

@@ -1,12 +1,13 @@
 """The suite from Python in three lines: ``tsfm.load("name").forecast(table, horizon=24)``."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsfm.forecaster import Forecaster
-from tsfm.forecasting import check_covariates, forecast_frame, load_predictor
+from tsfm.forecasting import check_covariates, check_observed, forecast_frame, load_predictor
 from tsfm.heads import DEFAULT_LEVELS, check_levels
 from tsfm_data.errors import InputError
 from tsfm_data.evaluate import Predictor
@@ -68,10 +69,7 @@ class Model:
             from tsfm.finetune import without_covariates
 
             series = without_covariates(series)
-        warning = check_covariates(self.predictor, series)
-        if warning is not None:
-            import warnings
-
+        for warning in filter(None, (check_covariates(self.predictor, series), check_observed(series))):
             warnings.warn(warning, stacklevel=2)
         return forecast_frame(self.predictor, series, horizon, asked, batch_size)
 

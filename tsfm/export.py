@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tsfm.forecaster import Forecaster
+from tsfm.periods import fourier_matrices
 from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 from tsfm_data.files import atomic_file
@@ -125,6 +126,7 @@ def export(
 def traced(model: Exportable) -> torch.export.ExportedProgram:
     """The graph of a model, of any number of series and steps."""
     example = torch.randn(3, model.model.context, dtype=torch.float64).cumsum(1)
+    torch.compiler.assume_constant_result(fourier_matrices)
     shapes = {"past": {0: torch.export.Dim("series", min=1), 1: torch.export.Dim("steps", min=1)}}
     with torch.no_grad(), quiet():
         try:
@@ -299,7 +301,11 @@ def hard_inputs(context: int, seed: int = 0) -> list[Float[np.ndarray, "B T"]]:
 
 
 def differences(run: Run, model: Exportable, context: int) -> Float[np.ndarray, " N"]:
-    """Differences between a file and a model on hard inputs, in units of the spread of each series."""
+    """Differences between a file and a model on hard inputs, in units of the spread of each series.
+
+    Where a forecast reaches further from the mean of the series than that, as it does of one without any value, its
+    reach is the unit: float32 is exact to a share of the numbers.
+    """
     found = []
     for past in hard_inputs(context):
         with torch.no_grad():
@@ -307,6 +313,7 @@ def differences(run: Run, model: Exportable, context: int) -> Float[np.ndarray, 
         seen = np.isfinite(past)
         mean = np.where(seen, past, 0).sum(1) / seen.sum(1).clip(min=1)
         spread = np.sqrt(np.square(np.where(seen, past - mean[:, None], 0.0)).sum(1) / seen.sum(1).clip(min=1))
-        spread = np.where(spread > 0, spread, 1.0)
-        found.append((np.abs(run(past) - expected) / spread[:, None, None]).ravel())
+        reach = np.abs(expected - mean[:, None, None]).max((1, 2))
+        unit = np.maximum(np.where(spread > 0, spread, 1.0), reach)[:, None, None]
+        found.append((np.abs(run(past) - expected) / unit).ravel())
     return np.concatenate(found)

@@ -139,6 +139,20 @@ def forecast_table(series: SeriesSet, horizon: int, forecasts: Iterable[Forecast
     return frame
 
 
+def check_observed(series: SeriesSet) -> str | None:
+    """What a user should know about series whose values are all missing, in one line, or None.
+
+    Args:
+        series: what is to be forecast.
+    """
+    single = series.univariate()
+    empty = [name for i, name in enumerate(single.item_ids) if single.length(i) and np.isnan(single.item(i)).all()]
+    if not empty:
+        return None
+    named = ", ".join(map(repr, empty[:3])) + (", ..." if len(empty) > 3 else "")
+    return f"{len(empty)} of {len(single)} series hold no value at all, so their forecasts say nothing: {named}"
+
+
 @dataclass(frozen=True)
 class WithoutCovariates:
     """A predictor that is kept from looking at covariates, to see what they buy it."""

@@ -125,9 +125,12 @@ def lag_products_by_matrices(x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R L"]
     return (x_FRJC.permute(1, 2, 0, 3).flatten(2) @ to_blocks).transpose(1, 2).flatten(1)[:, :steps]
 
 
-@torch.compiler.assume_constant_result
 def fourier_matrices(steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Turns [I, FC], [F, JC, GC], [F, G, JC] and [FC, I] for ``lag_products_by_matrices``, in float32."""
+    """Turns [I, FC], [F, JC, GC], [F, G, JC] and [FC, I] for ``lag_products_by_matrices``, in float32.
+
+    An exported graph holds them as constants (``tsfm.export`` sees to that: to mark the function here would load the
+    compiler with every forecast).
+    """
     size = math.isqrt(2 * steps - 1) + 1  # as many zeros as steps, at least, so that nothing wraps around
     step_J = torch.arange(size)
     f_F, i_I = step_J[: size // 2 + 1], torch.arange(-(-steps // size))

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -137,18 +138,27 @@ def prepare_own(model: Forecaster, bf16: bool, values: Float64[np.ndarray, "seri
     return {"arrays": arrays, "table": tables}
 
 
+def check_chronos() -> None:
+    """Check that chronos-forecasting is at hand.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if find_spec("chronos") is None:
+        raise InputError("expected chronos-forecasting to compare with, found none: pip install chronos-forecasting")
+
+
 def make_chronos(config: ChronosBoltConfig) -> Any:
     """chronos-forecasting's pipeline over a random Chronos-Bolt of these sizes.
 
     Raises:
         InputError: it is not installed.
     """
-    try:
-        from chronos import ChronosBoltPipeline
-        from chronos.chronos_bolt import ChronosBoltModelForForecasting
-        from transformers import T5Config
-    except ImportError as error:
-        raise InputError(f"expected chronos-forecasting, found: {error}: pip install chronos-forecasting") from error
+    check_chronos()
+    from chronos import ChronosBoltPipeline
+    from chronos.chronos_bolt import ChronosBoltModelForForecasting
+    from transformers import T5Config
+
     torch.manual_seed(0)
     own = {
         "context_length": LENGTH,
@@ -222,11 +232,7 @@ def serve(connection: Connection, side: Side, series: int, threads: int) -> None
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
-    try:
-        count, runs = prepare(side, series)
-    except InputError as error:
-        connection.send(str(error))
-        return
+    count, runs = prepare(side, series)
     connection.send(count)
     loaded = memory_mib("VmRSS")
     while (path := connection.recv()) is not None:
@@ -257,6 +263,7 @@ def run_table(sizes: list[str], threads: list[int], repeats: int = 5, series: in
     Raises:
         InputError: chronos-forecasting is not installed.
     """
+    check_chronos()
     rows = []
     for size in sizes:
         for count in threads:
@@ -275,9 +282,6 @@ def _time(sides: list[Side], threads: int, repeats: int, series: int) -> list[di
             worker.start()
             workers.append((side, here, worker))
         counts = [connection.recv() for _, connection, _ in workers]
-        for found in counts:
-            if isinstance(found, str):
-                raise InputError(found)
         rows = []
         for path in PATHS:
             times = _rounds([connection for _, connection, _ in workers], path, repeats)

@@ -48,7 +48,7 @@ def forecast(
         freq: pandas frequency of the series; inferred by default.
         batch_size: windows forecast at once.
     """
-    from tsfm.forecasting import check_covariates, forecast_frame, load_predictor
+    from tsfm.forecasting import check_covariates, check_observed, forecast_frame, load_predictor
     from tsfm.heads import DEFAULT_LEVELS, check_levels
     from tsfm.weights import registry
     from tsfm_data.catalog import open_source
@@ -63,8 +63,7 @@ def forecast(
     columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
     columns |= {"past_covariates": past_covariates or (), "known_covariates": known_covariates or ()}
     series = open_source(input, **columns)
-    warning = check_covariates(predictor, series)
-    if warning is not None:
+    for warning in filter(None, (check_covariates(predictor, series), check_observed(series))):
         print(f"warning: {warning}", file=sys.stderr)
     frame = forecast_frame(predictor, series, horizon, asked, batch_size)
     if output is None:
