@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tsfm import periods
 from tsfm.periods import autocorrelation, detrend, find_periods, lag_products, lag_products_by_matrices, length_of
 
 STEPS = 512
@@ -77,6 +78,19 @@ def test_when_computed_by_fourier_then_the_autocorrelation_is_the_sum_over_pairs
             pairs = seen[row, lag:] & seen[row, : 40 - lag]
             expected = (x[row, lag:] * x[row, : 40 - lag]).sum() / pairs.sum() / variance
             assert found[row, lag].item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_when_rows_have_no_gaps_then_their_lengths_tell_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = waves(24.0, rows=5)
+    seen = torch.arange(STEPS) >= torch.tensor([0, 3, 300, STEPS - 1, STEPS])[:, None]  # the last one is empty
+    x = detrend(torch.where(seen, x, 0.0), seen)
+    assert periods.without_gaps(seen)
+    found = autocorrelation(x, seen)
+    monkeypatch.setattr(periods, "without_gaps", lambda _: False)
+    torch.testing.assert_close(found, autocorrelation(x, seen), atol=1e-6, rtol=1e-6)
+    seen[0, 7] = False
+    monkeypatch.undo()
+    assert not periods.without_gaps(seen)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 32, 100, STEPS])

@@ -28,7 +28,7 @@ from tsfm_data.files import atomic_file
 Format = Literal["onnx", "torch"]
 Dtype = Literal["fp32", "bf16", "int8"]
 LEAST_WEIGHTS = 4096  # a smaller matrix is not worth compressing
-TOLERANCE = 1e-3  # of the spread of a series: float32 through another order of sums
+TOLERANCE = 1e-3  # of the size of a series: float32 through another order of sums
 Run = Callable[[Float[np.ndarray, "B T"]], Float[np.ndarray, "B H K"]]
 
 
@@ -73,8 +73,8 @@ class Exported:
         bytes: its size.
         levels: of the quantiles.
         horizon: steps that it forecasts.
-        worst: the largest difference from the model in float32, in units of the spread of a series; of all hard inputs.
-        mean: the mean difference in the same units.
+        worst: the largest difference from the model in float32 on hard inputs, relative to the size of a series.
+        mean: the mean of these differences.
     """
 
     file: Path
@@ -116,8 +116,8 @@ def export(
         exact = differences(run, small, model.context)
         if not exact.max() <= TOLERANCE:
             raise InputError(
-                f"expected a file that repeats the model, found a difference of {exact.max():.2g} spreads of a series "
-                f"in {file.name}: export with --format {'torch' if kind == 'onnx' else 'onnx'}"
+                f"expected a file that repeats the model, found a difference of {exact.max():.2g} times the size "
+                f"of a series in {file.name}: export with --format {'torch' if kind == 'onnx' else 'onnx'}"
             )
         found = exact if dtype == "fp32" else differences(run, whole, model.context)
     return Exported(file, size, whole.levels, steps, float(found.max()), float(found.mean()))
@@ -301,10 +301,10 @@ def hard_inputs(context: int, seed: int = 0) -> list[Float[np.ndarray, "B T"]]:
 
 
 def differences(run: Run, model: Exportable, context: int) -> Float[np.ndarray, " N"]:
-    """Differences between a file and a model on hard inputs, in units of the spread of each series.
+    """Differences between a file and a model on hard inputs, relative to the size of each series.
 
-    Where a forecast reaches further from the mean of the series than that, as it does of one without any value, its
-    reach is the unit: float32 is exact to a share of the numbers.
+    The size is the spread of its values, or the reach of its forecast from their mean where that is larger, as it is
+    without any value: float32 is exact to a share of the numbers.
     """
     found = []
     for past in hard_inputs(context):
@@ -314,6 +314,6 @@ def differences(run: Run, model: Exportable, context: int) -> Float[np.ndarray, 
         mean = np.where(seen, past, 0).sum(1) / seen.sum(1).clip(min=1)
         spread = np.sqrt(np.square(np.where(seen, past - mean[:, None], 0.0)).sum(1) / seen.sum(1).clip(min=1))
         reach = np.abs(expected - mean[:, None, None]).max((1, 2))
-        unit = np.maximum(np.where(spread > 0, spread, 1.0), reach)[:, None, None]
-        found.append((np.abs(run(past) - expected) / unit).ravel())
+        size = np.maximum(np.where(spread > 0, spread, 1.0), reach)[:, None, None]
+        found.append((np.abs(run(past) - expected) / size).ravel())
     return np.concatenate(found)

@@ -1,6 +1,6 @@
 """Seasons of a series found in its spectrum, as lags in steps.
 
-Shapes: R rows, T steps, P periods, L lags.
+Shapes: R rows, T steps, P periods, L lags, V = C J numbers of a block.
 """
 
 import math
@@ -69,11 +69,12 @@ def bumps(
 ) -> tuple[Float[Tensor, "R L"], Float[Tensor, "R L"]]:
     """Score of every lag whose autocorrelation is a local maximum, 0 for the others; and the autocorrelation."""
     acf_RL = autocorrelation(x_RT, observed_RT)
-    reach = acf_RL.shape[1] // 3 * 2  # lags with a point at 3 l / 2
-    lag_L = torch.arange(reach, device=x_RT.device)
-    half_RL = 0.5 * (acf_RL[:, lag_L // 2] + acf_RL[:, (lag_L + 1) // 2])
-    beyond_RL = 0.5 * (acf_RL[:, lag_L * 3 // 2] + acf_RL[:, (lag_L * 3 + 1) // 2])
-    acf_RL = acf_RL[:, :reach]
+    reach = acf_RL.shape[1] // 3  # half of the lags with a point at 3 l / 2: even and odd ones, by slices
+    start, end = acf_RL[:, :reach], acf_RL[:, 1 : reach + 1]
+    half_RL = torch.stack([start, 0.5 * (start + end)], -1).flatten(1)
+    start, middle, end = (acf_RL[:, i : 3 * reach : 3] for i in range(3))
+    beyond_RL = torch.stack([start, 0.5 * (middle + end)], -1).flatten(1)
+    acf_RL = acf_RL[:, : 2 * reach]
     peak_RL = torch.zeros_like(acf_RL, dtype=torch.bool)
     peak_RL[:, 1:-1] = (acf_RL[:, 1:-1] >= acf_RL[:, :-2]) & (acf_RL[:, 1:-1] >= acf_RL[:, 2:])
     return torch.where(peak_RL, (acf_RL - 0.5 * (half_RL + beyond_RL)).clamp(max=acf_RL), 0.0), acf_RL
@@ -99,15 +100,31 @@ def autocorrelation(x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]
     """Autocorrelation at lags 0 to T - 1 over the observed pairs; rows are centred, 0 where not observed."""
     # An exported graph multiplies matrices: ONNX Runtime's own transform takes eight times as long as PyTorch's.
     products = lag_products_by_matrices if torch.compiler.is_exporting() else lag_products
-    sum_RT, pairs_RT = products(torch.cat([x_RT, observed_RT.to(x_RT.dtype)])).unflatten(0, (2, -1))
+    if without_gaps(observed_RT):
+        sum_RT = products(x_RT)
+        pairs_RT = (length_of(observed_RT)[:, None] - torch.arange(x_RT.shape[1])).clamp(min=1)
+    else:
+        sum_RT, pairs_RT = products(torch.cat([x_RT, observed_RT.to(x_RT.dtype)])).unflatten(0, (2, -1))
+        pairs_RT = pairs_RT.round().clamp(min=1)
     variance = x_RT.square().sum(1, keepdim=True) / observed_RT.sum(1, keepdim=True).clamp(min=1)
-    return sum_RT / (pairs_RT.round().clamp(min=1) * variance.clamp(min=1e-12))
+    return sum_RT / (pairs_RT * variance.clamp(min=1e-12))
+
+
+def without_gaps(observed_RT: Bool[Tensor, "R T"]) -> bool:
+    """Whether rows are observed from some step on, so that lengths tell how many pairs lie a lag apart.
+
+    Said on a CPU alone, where looking costs nothing; a graph takes what may come.
+    """
+    if observed_RT.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return bool((observed_RT[:, 1:] >= observed_RT[:, :-1]).all())
 
 
 def lag_products(x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R L"]:
     """Sum of products of values l steps apart, for every lag l from 0 to T - 1."""
     size = 2 * x_RT.shape[1]
-    return torch.fft.irfft(torch.fft.rfft(x_RT, n=size).abs().square(), n=size)[:, : x_RT.shape[1]]
+    spectrum = torch.fft.rfft(x_RT, n=size)
+    return torch.fft.irfft(spectrum * spectrum.conj(), n=size)[:, : x_RT.shape[1]]
 
 
 def lag_products_by_matrices(x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R L"]:
@@ -118,15 +135,15 @@ def lag_products_by_matrices(x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R L"]
     """
     over_blocks, over_steps, to_steps, to_blocks = fourier_matrices(steps := x_RT.shape[1])
     size = to_steps.shape[1]
-    x_RIJ = F.pad(x_RT, (0, len(over_blocks) * size - steps)).unflatten(1, (-1, size))
-    x_RJFC = (x_RIJ.transpose(1, 2) @ over_blocks).unflatten(2, (-1, 2))
-    power_FRG = (x_RJFC.permute(2, 0, 1, 3).flatten(2) @ over_steps).unflatten(2, (size, 2)).square().sum(-1)
-    x_FRJC = (power_FRG @ to_steps).unflatten(2, (size, 2))
-    return (x_FRJC.permute(1, 2, 0, 3).flatten(2) @ to_blocks).transpose(1, 2).flatten(1)[:, :steps]
+    x_RIJ = F.pad(x_RT, (0, over_blocks.shape[1] * size - steps)).unflatten(1, (-1, size))
+    x_FRV = (over_blocks @ x_RIJ).unflatten(1, (-1, 2)).flatten(2).transpose(0, 1)
+    real, imaginary = (x_FRV @ over_steps).square().chunk(2, -1)
+    x_FRV = (real + imaginary) @ to_steps
+    return (to_blocks @ x_FRV.transpose(0, 1).unflatten(2, (2, size)).flatten(1, 2)).flatten(1)[:, :steps]
 
 
 def fourier_matrices(steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Turns [I, FC], [F, JC, GC], [F, G, JC] and [FC, I] for ``lag_products_by_matrices``, in float32.
+    """Turns [FC, I], [F, CJ, CG], [F, G, CJ] and [I, FC] for ``lag_products_by_matrices``, in float32.
 
     An exported graph holds them as constants (``tsfm.export`` sees to that: to mark the function here would load the
     compiler with every forecast).
@@ -140,11 +157,13 @@ def fourier_matrices(steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         angle = 2 * math.pi / whole * (part % whole).double()
         return torch.polar(torch.ones_like(angle), angle)
 
-    over_blocks = torch.view_as_real(turn(-i_I[:, None] * f_F, size)).flatten(1)
+    def parts(x: Tensor, axis: int) -> Tensor:
+        return torch.stack([x.real, x.imag], axis)
+
+    over_blocks = parts(turn(-f_F[:, None] * i_I, size), 1).flatten(0, 1)
     forth_FJG = turn(-step_J[:, None] * frequency_FG[:, None], size**2)
-    over_steps = torch.view_as_real(torch.stack([forth_FJG, 1j * forth_FJG], 2)).flatten(3).flatten(1, 2)
+    over_steps = torch.stack([parts(forth_FJG, 2), parts(1j * forth_FJG, 2)], 1).flatten(3).flatten(1, 2)
     weight_F = torch.where((f_F == 0) | (2 * f_F == size), 1.0, 2.0) / size**2
-    to_steps = torch.view_as_real(weight_F[:, None, None] * turn(frequency_FG[..., None] * step_J, size**2)).flatten(2)
-    back_FI = turn(f_F[:, None] * i_I, size)
-    to_blocks = torch.stack([back_FI.real, -back_FI.imag], 1).flatten(0, 1)
+    to_steps = parts(weight_F[:, None, None] * turn(frequency_FG[..., None] * step_J, size**2), 2).flatten(2)
+    to_blocks = parts(turn(i_I[:, None] * f_F, size).conj(), 2).flatten(1)
     return over_blocks.float(), over_steps.float(), to_steps.float(), to_blocks.float()

@@ -127,7 +127,7 @@ def walks(count: int, steps: int) -> Float[np.ndarray, "B T"]:
 
 @torch.no_grad()
 def apart(small: Forecaster, model: Forecaster, horizon: int) -> tuple[float, float]:
-    """Mean and largest difference on hard inputs of a model with smaller weights, in spreads of a series."""
+    """Mean and largest difference on hard inputs of a model with smaller weights, relative to a series' size."""
     made, whole = (Exportable(copy.deepcopy(one), horizon) for one in (small, model))
     found = differences(lambda past: made(torch.from_numpy(past)).numpy(), whole, model.context)
     return float(found.mean()), float(found.max())
@@ -198,10 +198,10 @@ def to_markdown(
         "",
         "Size of the weights as `tsfm export --dtype` stores them, and how far outputs are from the model in float32",
         "on hard inputs (missing values, constants, large offsets, short and long histories;",
-        "`tsfm.export.hard_inputs`), in spreads of a series: for fp32 of the ONNX file, for smaller weights of the",
-        f"model with them. Change of the errors against float32 on the test windows of `{PROFILE}` of the first",
-        f"{series} series of real sets, geometric mean over sets; above 0 is worse. Computed is in float32 whatever",
-        "the weights are stored as.",
+        "`tsfm.export.hard_inputs`), relative to the size of a series, its spread or its forecast's reach: for fp32 of",
+        "the ONNX file, for smaller weights of the model with them. Change of the errors against float32 on the test",
+        f"windows of `{PROFILE}` of the first {series} series of real sets, geometric mean over sets; above 0: worse.",
+        "Computed is in float32 whatever the weights are stored as.",
         "",
         tabulate(second, headers="keys", tablefmt="github", disable_numparse=True),
         "",

@@ -38,6 +38,6 @@ def export(
     levels = ", ".join(f"{level:g}" for level in made.levels)
     print(f"{output}: {made.bytes / 1e6:.1f} MB, {made.horizon} steps at the levels {levels}")
     print(
-        f"difference from the model in float32 on hard inputs, in spreads of a series: {made.mean:.1e} on average, "
-        f"{made.worst:.1e} at most"
+        "difference from the model in float32 on hard inputs, relative to the size of a series: "
+        f"{made.mean:.1e} on average, {made.worst:.1e} at most"
     )
