@@ -17,6 +17,7 @@ from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 from tsfm_data.frequency import season_length
 from tsfm_data.gather import Covariates, gather, lay_out, mark_tables
+from tsfm_data.resumable import ResumableLoader
 from tsfm_data.series import SeriesSet
 from tsfm_data.splits import StandardScaler
 
@@ -256,13 +257,11 @@ def rolling_cuts(
     return items, lowest[items] + step * stride
 
 
-class WindowLoader:
+class WindowLoader(ResumableLoader[Batch]):
     """Batches of ``Windows`` for a training or evaluation loop: shuffled by seed and epoch, resumable, sharded.
 
-    A plain iterable with a length, without worker processes: gathering a batch takes microseconds, so there is
-    nothing to hide behind a step. Lightning calls ``set_epoch`` before every epoch; in a plain loop every new
-    iteration is the next epoch by itself. The order of an epoch depends on seed and epoch alone, so ``state_dict``
-    is two numbers, and a resumed loader hands out exactly the batches that were not handed out before.
+    Without worker processes: gathering a batch takes microseconds, so there is nothing to hide behind a step. The order
+    of an epoch depends on seed and epoch alone.
 
     Across ``world`` ranks each takes every ``world``-th window. When shuffling, all ranks get the same number of
     windows (the rest, fewer than ``world``, sit out this epoch); otherwise nothing is dropped or repeated, and the
@@ -283,8 +282,6 @@ class WindowLoader:
         InputError: a size is out of range.
     """
 
-    batch_sampler = None  # Lightning looks for both names below when it announces an epoch
-
     def __init__(
         self,
         windows: Windows,
@@ -297,6 +294,7 @@ class WindowLoader:
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        super().__init__()
         if batch_size < 1:
             raise InputError(f"batch_size: expected at least 1, found {batch_size}")
         self.windows, self.batch_size, self.shuffle, self.seed = windows, batch_size, shuffle, seed
@@ -306,58 +304,29 @@ class WindowLoader:
         self._total = total - total % world if shuffle and total >= world else total
         mine = len(range(rank, self._total, world))
         self._windows_used = mine - mine % batch_size if drop_last and mine >= batch_size else mine
-        self._epoch = self._batch = 0
-        self._resume: tuple[int, int] | None = None
-        self._epoch_is_new = True
-
-    @property
-    def sampler(self) -> "WindowLoader":
-        """Itself: Lightning calls ``sampler.set_epoch``."""
-        return self
 
     def __len__(self) -> int:
         return -(-self._windows_used // self.batch_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch of the next iteration."""
-        self._epoch, self._epoch_is_new = epoch, True
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the iteration stands: the epoch, and how many of its batches were handed out."""
-        return {"epoch": self._epoch, "batch": self._batch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on, at the next iteration, after the last batch that was handed out when ``state`` was taken."""
-        self.set_epoch(state["epoch"])
-        self._batch = state["batch"]
-        self._resume = (state["epoch"], state["batch"])
-
-    def __iter__(self) -> Iterator[Batch]:
-        # The body runs at the first ``next``: Lightning asks for the iterator before it announces the epoch.
-        if not self._epoch_is_new:
-            self._epoch += 1
-        self._epoch_is_new = False
-        resumed, self._resume = self._resume, None
-        self._batch = resumed[1] if resumed is not None and resumed[0] == self._epoch else 0
-        order = self._order()
-        for number in range(self._batch, len(self)):
-            self._batch = number + 1
+    def from_batch(self, epoch: int, first: int) -> Iterator[Batch]:
+        order = self._order(epoch)
+        for number in range(first, len(self)):
             chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield self.windows.batch(chosen, self._variates(number))
+            yield self.windows.batch(chosen, self._variates(epoch, number))
 
-    def _order(self) -> Int[np.ndarray, " used"]:
-        """This rank's windows of this epoch, in the order in which they are handed out."""
+    def _order(self, epoch: int) -> Int[np.ndarray, " used"]:
+        """This rank's windows of an epoch, in the order in which they are handed out."""
         order = np.arange(len(self.windows))
         if self.shuffle:
-            order = np.random.default_rng([self.seed, self._epoch]).permutation(order)
+            order = np.random.default_rng([self.seed, epoch]).permutation(order)
         return order[: self._total][self.rank :: self.world][: self._windows_used]
 
-    def _variates(self, number: int) -> Int[np.ndarray, " v"] | None:
-        """The variates that batch ``number`` of this epoch shows, the same on all ranks."""
+    def _variates(self, epoch: int, number: int) -> Int[np.ndarray, " v"] | None:
+        """The variates that batch ``number`` of an epoch shows, the same on all ranks."""
         variates = len(self.windows.variates)
         if self._shown == variates:
             return None
-        return np.random.default_rng([self.seed, self._epoch, number + 1]).permutation(variates)[: self._shown]
+        return np.random.default_rng([self.seed, epoch, number + 1]).permutation(variates)[: self._shown]
 
 
 def count_variates(option: str, wanted: float | int | None, variates: int) -> int:
