@@ -8,9 +8,9 @@ B = TypeVar("B")
 
 
 class ResumableLoader(ABC, Generic[B]):
-    """Batches of one epoch after the other, each epoch in an order that depends on nothing but its number.
+    """Batches of one epoch after the other, each a function of its number alone.
 
-    A plain iterable with a length, without worker processes. Lightning calls ``set_epoch`` before every epoch; in a
+    A plain iterable with a length. Lightning calls ``set_epoch`` before every epoch; in a
     plain loop every new iteration is the next epoch by itself. ``state_dict`` is two numbers, and a resumed loader
     hands out exactly the batches that were not handed out before.
     """

@@ -260,7 +260,7 @@ def rolling_cuts(
 class WindowLoader(ResumableLoader[Batch]):
     """Batches of ``Windows`` for a training or evaluation loop: shuffled by seed and epoch, resumable, sharded.
 
-    Without worker processes: gathering a batch takes microseconds, so there is nothing to hide behind a step. The order
+    Gathering a batch takes microseconds, so there is nothing to hide behind a step, and no worker processes. The order
     of an epoch depends on seed and epoch alone.
 
     Across ``world`` ranks each takes every ``world``-th window. When shuffling, all ranks get the same number of

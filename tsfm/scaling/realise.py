@@ -51,7 +51,7 @@ def realise(
         context: steps of history of a window.
         horizon: steps to forecast.
         batch_size: windows of an optimiser step.
-        corpus: folder to train on; None for the one in the command's placeholder.
+        corpus: folder to train on; None leaves the word CORPUS in the command.
 
     Raises:
         InputError: the architecture has no named sizes.
