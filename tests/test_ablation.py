@@ -33,7 +33,7 @@ def test_when_a_choice_is_worse_on_every_set_then_the_interval_says_so() -> None
 
 def test_when_choices_are_named_then_the_recipe_comes_along() -> None:
     assert choose("encoder", ["no copy"]) == [RECIPE, "no copy"]
-    assert choose("encoder", []) == list(CHOICES)
-    assert set(CHOICES) - set(choose("decoder", [])) == {"one horizon", "span masking"}
+    assert set(choose("encoder", [])) | set(choose("decoder", [])) == set(CHOICES)
+    assert "span masking" not in choose("decoder", [])
     with pytest.raises(InputError, match="no copies"):
         choose("encoder", ["no copies"])

@@ -203,7 +203,8 @@ def test_when_the_asked_horizon_is_a_part_of_a_longer_one_then_the_first_steps_a
     long, short = make_batch(horizon=2 * HORIZON), make_batch(horizon=2 * HORIZON)
     short = replace(short, horizon=4, future=None, future_observed=None)
     expected = model.predict(long, LEVELS).quantiles[:, :4]
-    torch.testing.assert_close(model.predict(short, LEVELS).quantiles, expected, atol=1e-6, rtol=1e-5)
+    # Products of other sizes round otherwise, more so on some processors.
+    torch.testing.assert_close(model.predict(short, LEVELS).quantiles, expected, atol=1e-5, rtol=1e-5)
 
 
 def with_known(batch: Batch, shift: float = 0.0) -> Batch:

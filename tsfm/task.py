@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 import os
 import shlex
 import sys
@@ -28,6 +27,7 @@ from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
 from tsfm_data.packing import PackedRows
 from tsfm_data.pretraining import PretrainingDataModule
+from tsfm_data.store import MANIFEST
 
 
 class ForecastTask(pl.LightningModule):
@@ -223,7 +223,7 @@ def training_data(module: Any) -> TrainingData:
 def pretraining(trainer: pl.Trainer, module: PretrainingDataModule) -> Pretraining:
     """What a run has pretrained on so far, to be kept with the weights."""
     store, seed = module.store, os.environ.get("PL_GLOBAL_SEED")
-    manifest = None if store is None else json.dumps(store.manifest, sort_keys=True).encode()
+    manifest = None if store is None else (store.folder / MANIFEST).read_bytes()
     names = () if store is None else tuple(source.name for source in store.sources)
     started = Path(sys.argv[0]).stem == "tsfm" or Path(sys.argv[0]).parent.name == "tsfm"  # python -m tsfm
     seen = next((c.observations for c in trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]

@@ -25,9 +25,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is meant to be shared
+        share(temporary)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -48,9 +46,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
+        for made in (temporary, *temporary.rglob("*")):
+            share(made)
         if target.exists():
             old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
             target.replace(old / target.name)
@@ -60,3 +57,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def share(path: Path) -> None:
+    """Give a result the permissions of any new file; temporary files, and those of safetensors, begin private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    if not path.is_symlink():
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)

@@ -35,9 +35,11 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "no arcsinh": (f"{CONFIG}arcsinh=false",),
     "no periods": (f"{CONFIG}periods=0",),
     "one period": (f"{CONFIG}periods=1",),
+    "two periods": (f"{CONFIG}periods=2",),
     "no lags": (f"{CONFIG}lags=0",),
     "drift": (f"{CONFIG}drift=true",),
     "no copy": (f"{CONFIG}copy=false",),
+    "naive unit": (f"{CONFIG}naive_unit=true",),
     "no naive unit": (f"{CONFIG}naive_unit=false",),
     "mirrored": (f"{CONFIG}flip_average=true",),
     "one horizon": (f"{CONFIG}random_horizon=false",),
@@ -50,7 +52,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "synthetic alone": ("--data.corpus=null",),
 }
 
-ENCODER_ALONE = ("one horizon", "span masking")  # a decoder's patches all have the same horizon and hide nothing
+# A decoder's patches all have the same horizon and hide nothing; its recipe has one period and no naive unit already.
+ENCODER_ALONE = ("one horizon", "span masking", "one period", "no naive unit")
+DECODER_ALONE = ("two periods", "naive unit")
 
 
 def choose(kind: str, names: Sequence[str]) -> list[str]:
@@ -59,7 +63,7 @@ def choose(kind: str, names: Sequence[str]) -> list[str]:
     Raises:
         InputError: the model has no such choice.
     """
-    known = [name for name in CHOICES if kind == "encoder" or name not in ENCODER_ALONE]
+    known = [name for name in CHOICES if name not in (DECODER_ALONE if kind == "encoder" else ENCODER_ALONE)]
     for name in names:
         if name not in known:
             raise unknown_name("choice", name, known)

@@ -15,7 +15,7 @@ from tsfm_data.fetch import cache_folder
 REGISTRY = Path(__file__).with_name("registry.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?")
 OURS = "apache-2.0"  # the licence of what ships with the package
-DEFAULT = "tsfm-encoder-small"
+DEFAULT = "tsfm-decoder-small"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""The weights that ship, on series whose future is known: what a forecaster tries first."""
+
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tsfm
+from tsfm.weights import registry
+
+ROWS, HORIZON, NOISE = 24 * 30, 48, 0.1
+RELEASED = ["tsfm-encoder-small", "tsfm-decoder-small"]
+
+
+@cache
+def profile(noise: float) -> pd.DataFrame:
+    """Twenty series of a range of about 1 that repeat a day, each its own."""
+    rng = np.random.default_rng(0)
+    days = rng.normal(size=(24, 20)).cumsum(0)
+    days = (days - np.linspace(0, 1, 24)[:, None] * days[-1]) / np.ptp(days, 0)
+    values = np.tile(days, (ROWS // 24, 1)) + noise * rng.normal(size=(ROWS, 20))
+    date = pd.date_range("2024-01-01", periods=ROWS, freq="h")
+    return pd.DataFrame(values, columns=[f"s{k}" for k in range(20)]).assign(date=date)
+
+
+@cache
+def forecast(name: str, noise: float) -> tuple[float, float, float]:
+    """Mean error of the median, mean width of the 80 % interval, share of the future that it holds."""
+    table = profile(noise)
+    found = tsfm.load(name).forecast(table[:-HORIZON], horizon=HORIZON)
+    truth = table[-HORIZON:].melt("date", var_name="item_id").rename(columns={"date": "timestamp"})
+    both = found.merge(truth, on=["item_id", "timestamp"], validate="one_to_one")
+    assert len(both) == 20 * HORIZON
+    width = both["0.9"] - both["0.1"]
+    held = both["value"].between(both["0.1"], both["0.9"])
+    return float((both["0.5"] - both["value"]).abs().mean()), float(width.mean()), float(held.mean())
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_when_a_series_repeats_itself_then_so_does_the_forecast(name: str) -> None:
+    error, width, inside = forecast(name, 0.0)
+    assert error < 0.02
+    assert width < 0.15
+    assert inside > 0.9
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_when_a_repeated_day_is_noisy_then_the_interval_is_as_wide_as_the_noise(name: str) -> None:
+    error, width, inside = forecast(name, NOISE)
+    assert error < NOISE
+    assert 0.55 < inside < 0.95
+    assert 0.75 < width / (2 * 1.28 * NOISE) < 1.5
+
+
+def test_when_a_series_repeats_itself_exactly_then_the_encoder_is_the_sharper_one() -> None:
+    """README.md says so."""
+    encoder, decoder = (forecast(name, 0.0)[1] for name in RELEASED)
+    assert encoder < decoder / 3
+
+
+def test_when_no_model_is_named_then_it_is_the_decoder() -> None:
+    """README.md says so."""
+    assert registry.default() == "tsfm-decoder-small"
