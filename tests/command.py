@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsfm.cli import main
+from tsfm.commands.cli import main
 
 CONFIG = """\
 seed_everything: 1
@@ -35,7 +35,7 @@ trainer:
       init_args: {monitor: val_loss, filename: best}
     - class_path: ModelCheckpoint
       init_args: {filename: last}
-    - class_path: tsfm.task.ModelFolder
+    - class_path: tsfm.training.task.ModelFolder
 """
 
 

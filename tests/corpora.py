@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tsfm_data.store import Source, Store
+from tsfm_data.corpus.store import Source, Store
 
 
 def make_source(

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tsfm.adapters import GluonTSPredictor, fev_predictions, fev_summary
-from tsfm.models.encoder import Encoder
-from tsfm_data import catalog
-from tsfm_data.baselines import Predictor, SeasonalNaive
+from tsfm.inference.adapters import GluonTSPredictor, fev_predictions, fev_summary
+from tsfm.models.scaling_law.encoder import Encoder
 from tsfm_data.errors import InputError
-from tsfm_data.evaluate import evaluate
-from tsfm_data.series import SeriesSet
+from tsfm_data.evaluation.baselines import Predictor, SeasonalNaive
+from tsfm_data.evaluation.evaluator import evaluate
+from tsfm_data.io import catalog
+from tsfm_data.io.series import SeriesSet
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -10,10 +10,10 @@ import torch
 from command import waves
 
 import tsfm
-from tsfm.estimator import TSFMForecaster
-from tsfm.models.zeroshot_encoder import ZeroShotEncoder
-from tsfm.pretrained import save
-from tsfm.zeroshot import ZeroShotConfig
+from tsfm.inference.estimator import TSFMForecaster
+from tsfm.models.zeroshot.encoder import ZeroShotEncoder
+from tsfm.models.zeroshot.recipe import ZeroShotConfig
+from tsfm.weights.pretrained import save
 from tsfm_data.errors import InputError
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsfm.attention import Mask, attend, attend_reference
-from tsfm.attention_torch import layout
-from tsfm.segments import group
+from tsfm.attention.dispatch import Mask, attend, attend_reference
+from tsfm.attention.segments import group
+from tsfm.attention.torch_kernels import layout
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float64: 1e-11}
 
@@ -189,7 +189,7 @@ def test_when_a_mask_is_wrong_then_the_error_says_what_was_expected(mask: Callab
 
 def test_when_tensors_are_on_the_cpu_then_xformers_stays_out() -> None:
     code = (
-        "import sys, torch; from tsfm.attention import attend, Mask; x = torch.ones(1, 4, 2, 8); "
+        "import sys, torch; from tsfm.attention.dispatch import attend, Mask; x = torch.ones(1, 4, 2, 8); "
         "attend(x, x, x, Mask.causal(), dropout=0.1); assert 'xformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

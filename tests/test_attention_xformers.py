@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from tsfm import attention
-from tsfm.attention import Mask, attend, attend_reference, kernel_name, xformers_bias
+from tsfm.attention.dispatch import Mask, attend, attend_reference, kernel_name, xformers_bias
+from tsfm.attention.dispatch import dispatch as attention
 
 pytest.importorskip("xformers")
 
@@ -141,7 +141,7 @@ def test_when_a_cuda_tensor_arrives_then_xformers_is_called_with_what_its_kernel
 
 
 def test_when_xformers_is_loaded_then_nothing_is_said() -> None:
-    code = "from tsfm.attention import load_xformers; assert load_xformers() is not None"
+    code = "from tsfm.attention.dispatch import load_xformers; assert load_xformers() is not None"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == done.stderr == ""
 

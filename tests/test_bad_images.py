@@ -10,7 +10,7 @@ from command import run
 from PIL import Image
 
 from tsfm_data.errors import InputError
-from tsfm_data.images import ImageSet, from_arrays, hold_out, open_images
+from tsfm_data.images.sets import ImageSet, from_arrays, hold_out, open_images
 from tsfm_vision.data import ImageDataModule
 from tsfm_vision.folders import TrainedOn, check_size, create
 from tsfm_vision.folders import save as save_model

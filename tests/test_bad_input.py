@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(folder)
     try:
         prepare(folder)
-        from tsfm.cli import main
+        from tsfm.commands.cli import main
 
         with pytest.raises(SystemExit) as end:
             main(FIT)
@@ -251,7 +251,7 @@ CONFIGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "misspelt option of a callback": ("patience: 3", "patiense: 3", ("'patiense'", "patience")),
     "misspelt section": ("trainer:", "trianer:", ("'trianer'", "did you mean trainer")),
     "misspelt short class": ("class_path: ForecastTask", "class_path: ForcastTask", ("'ForcastTask'", "ForecastTask", "line 3")),
-    "misspelt class path": ("class_path: ForecastTask", "class_path: tsfm.task.ForcastTask", ("'ForcastTask'", "did you mean ForecastTask")),
+    "misspelt class path": ("class_path: ForecastTask", "class_path: tsfm.training.task.ForcastTask", ("'ForcastTask'", "did you mean ForecastTask")),
     "misspelt module": ("class_path: ITransformer", "class_path: tsfm.models.itransfomer.ITransformer", ("'itransfomer'", "itransformer")),
     "misspelt callback": ("class_path: EarlyStopping", "class_path: EarlyStoping", ("'EarlyStoping'", "EarlyStopping")),
     "class of another kind": ("class_path: ForecastTask", "class_path: collections.OrderedDict", ("LightningModule", "collections.OrderedDict")),
@@ -391,7 +391,7 @@ def test_when_the_disk_is_full_then_the_forecast_is_not_half_written(
 def test_when_the_disk_is_full_then_no_half_model_folder_is_left(
     workplace: Path, full_disk: Callable[[int], None]
 ) -> None:
-    from tsfm.pretrained import load, save
+    from tsfm.weights.pretrained import load, save
 
     model = load("run/model")
     before = listing(workplace)

@@ -12,9 +12,9 @@ import torch
 from safetensors.numpy import load_file
 
 from tests.conftest import golden_cases
-from tsfm_data.baselines import BASELINES, Naive, SeasonalNaive, get_baseline
-from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
+from tsfm_data.evaluation.baselines import BASELINES, Naive, SeasonalNaive, get_baseline
+from tsfm_data.windows.batch import Batch
 
 LEVELS = (0.1, 0.5, 0.9)
 CASES = [

@@ -7,12 +7,12 @@ import pytest
 import torch
 from command import done, run
 
-from tsfm.forecaster import Pretraining
-from tsfm.models.encoder import Encoder
-from tsfm.pretrained import load, save
-from tsfm.trunk import TrunkConfig
+from tsfm.models.base import Pretraining
+from tsfm.models.scaling_law.encoder import Encoder
+from tsfm.models.scaling_law.trunk import TrunkConfig
 from tsfm.weights import registry
 from tsfm.weights.cards import card
+from tsfm.weights.pretrained import load, save
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = Pretraining("corpus-a", "ab" * 32, ("solar", "wind"), ("m4_hourly",), 5, 7, 1000, 2000, 123_456, "tsfm fit X")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tsfm.commands import data as command
-from tsfm_data import catalog
-from tsfm_data.catalog import Borders, DatasetSpec
 from tsfm_data.errors import InputError
-from tsfm_data.frequency import season_length
+from tsfm_data.io import catalog
+from tsfm_data.io.catalog import Borders, DatasetSpec
+from tsfm_data.io.frequency import season_length
 
 LSF = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "weather", "exchange_rate", "ECL", "Traffic", "Solar")
 PEMS = ("PEMS03", "PEMS04", "PEMS07", "PEMS08")

@@ -11,9 +11,9 @@ import pytest
 from command import Result, done, run, waves
 
 import tsfm
-import tsfm.cli
-from tsfm.arguments import parse
-from tsfm.cli import COMMANDS
+import tsfm.commands.cli
+from tsfm.commands.arguments import parse
+from tsfm.commands.cli import COMMANDS
 from tsfm_data.errors import InputError
 
 
@@ -176,7 +176,7 @@ def test_when_the_reader_of_a_pipe_has_gone_then_that_is_no_error(
     def gone(words: list[str]) -> int:
         raise BrokenPipeError
 
-    monkeypatch.setattr(tsfm.cli, "dispatch", gone)
+    monkeypatch.setattr(tsfm.commands.cli, "dispatch", gone)
     moved: list[object] = []
     monkeypatch.setattr("os.dup2", lambda *files: moved.append(files))
     monkeypatch.setattr("sys.stdout.fileno", lambda: 1, raising=False)
@@ -190,16 +190,16 @@ def test_when_a_command_is_interrupted_then_one_line_says_so(
     def stop(words: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tsfm.cli, "dispatch", stop)
+    monkeypatch.setattr(tsfm.commands.cli, "dispatch", stop)
     result = run(capsys, "forecast")
     assert (result.status, result.out) == (2, "")
-    assert result.err == f"tsfm: error: {tsfm.cli.INTERRUPTED}\n"
+    assert result.err == f"tsfm: error: {tsfm.commands.cli.INTERRUPTED}\n"
 
 
 def test_when_there_is_a_defect_of_ours_then_the_traceback_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(words: list[str]) -> int:
         raise ValueError("a defect")
 
-    monkeypatch.setattr(tsfm.cli, "dispatch", broken)
+    monkeypatch.setattr(tsfm.commands.cli, "dispatch", broken)
     with pytest.raises(ValueError, match="a defect"):
-        tsfm.cli.main(["forecast"])
+        tsfm.commands.cli.main(["forecast"])

@@ -13,10 +13,10 @@ import yaml
 
 import tsfm.models.itransformer  # noqa: F401  so that its short class name is known
 from tsfm.bench.ablation import CHOICES, RECIPE, choose
-from tsfm.task import ForecastTask
-from tsfm_data import catalog
-from tsfm_data.module import ForecastDataModule
-from tsfm_data.pretraining import PretrainingDataModule
+from tsfm.training.task import ForecastTask
+from tsfm_data.corpus.datamodule import PretrainingDataModule
+from tsfm_data.io import catalog
+from tsfm_data.windows.datamodule import ForecastDataModule
 
 ROOT = Path(__file__).resolve().parent.parent
 # Lists of sources and grids of runs are no configs of one run: test_store and test_scaling_sweep hold them.

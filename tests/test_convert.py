@@ -19,13 +19,14 @@ from tsfm.models.chronos2 import Chronos2, Chronos2Config
 from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig
 from tsfm.models.moirai import FAMILY_NAMES, Moirai, MoiraiConfig
 from tsfm.models.moirai2 import Moirai2, Moirai2Config
-from tsfm.packed import Packed, pack_window
-from tsfm.pretrained import load, model_class
-from tsfm.trunk import DECODER_SIZES, SIZES
+from tsfm.models.packing import Packed, pack_window
+from tsfm.models.scaling_law.trunk import DECODER_SIZES, SIZES
 from tsfm.weights import registry
 from tsfm.weights.convert import Options, convert
-from tsfm_data.batch import Batch
+from tsfm.models.registry import model_class
+from tsfm.weights.pretrained import load
 from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
 
 LEVELS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 

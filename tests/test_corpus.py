@@ -7,12 +7,12 @@ import pytest
 import torch
 from corpora import Noise, coded, make_source, make_store
 
-from tsfm_data.augment import AugmentConfig
-from tsfm_data.batch import Batch
-from tsfm_data.corpus import CorpusLoader
-from tsfm_data.draw import Drawer, Drawn
+from tsfm_data.corpus.augmentation import AugmentConfig
+from tsfm_data.corpus.loader import CorpusLoader
+from tsfm_data.corpus.sampler import Drawer, Drawn
+from tsfm_data.corpus.store import Store
 from tsfm_data.errors import InputError
-from tsfm_data.store import Store
+from tsfm_data.windows.batch import Batch
 
 OPTIONS: dict[str, Any] = {"context": 32, "horizon": 8, "batch_size": 64, "batches": 6}
 LENGTHS = (10, 60, 500)

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from command import done, listing, run
 
-from tsfm_data import catalog
-from tsfm_data.shards import GrowingArray
-from tsfm_data.store import Store
+from tsfm_data.corpus.shards import GrowingArray
+from tsfm_data.corpus.store import Store
+from tsfm_data.io import catalog
 
 DATE = pd.date_range("2024-01-01", periods=40, freq="D")
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tsfm.models.counts import count, count_forecaster, parameters, sizes_of, table
 from tsfm.models.itransformer import ITransformerConfig
 from tsfm.models.moirai import MoiraiConfig
 from tsfm.models.moirai2 import Moirai2Config
-from tsfm.pretrained import model_class
-from tsfm.scaling.counts import count, count_forecaster, parameters, sizes_of, table
-from tsfm.trunk import TrunkConfig
-from tsfm_data.batch import Batch
+from tsfm.models.scaling_law.trunk import TrunkConfig
+from tsfm.models.registry import model_class
 from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
 
 CONTEXT, HORIZON = 128, 64
 SMALL = {

@@ -13,16 +13,16 @@ from command import run
 from jaxtyping import Float
 from torch import Tensor
 
-from tsfm.covariates import standardise_covariates, with_covariates
-from tsfm.forecaster import Forecaster, fit_context, select
-from tsfm.forecasting import forecast_frame
+from tsfm.inference.predictors import forecast_frame
+from tsfm.models.base import Forecaster, fit_context, select
+from tsfm.models.covariates import standardise_covariates, with_covariates
 from tsfm.models.moirai import Moirai, MoiraiConfig
-from tsfm.pretrained import save
-from tsfm_data.batch import Batch
+from tsfm.weights.pretrained import save
 from tsfm_data.errors import InputError
-from tsfm_data.module import ForecastDataModule
-from tsfm_data.series import SeriesSet, read_series
-from tsfm_data.windows import Windows
+from tsfm_data.io.series import SeriesSet, read_series
+from tsfm_data.windows.batch import Batch
+from tsfm_data.windows.datamodule import ForecastDataModule
+from tsfm_data.windows.loader import Windows
 
 T, H = 8, 3
 ROLES: dict[str, Any] = {"past_covariates": ["visitors"], "known_covariates": ["price", "holiday"]}

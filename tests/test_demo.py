@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tsfm import cli
-from tsfm.commands import demo_images
+from tsfm.commands import cli, demo_images
 from tsfm.commands.demo import EXAMPLES, fit_command, training_facts
 from tsfm.commands.demo_page import own_commands
-from tsfm.pretrained import load
-from tsfm.report import Code, Section, Table, page, show_value
+from tsfm.reports.page import Code, Section, Table, page, show_value
+from tsfm.weights.pretrained import load
 
 TITLES = {example.name: example.title for example in EXAMPLES}
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tsfm.distributions import Distribution, LogNormal, Mixture, NarrowNormal, NegativeBinomial, StudentT
+from tsfm.nn.distributions import Distribution, LogNormal, Mixture, NarrowNormal, NegativeBinomial, StudentT
 
 LEVELS = (0.01, 0.1, 0.5, 0.9, 0.99)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import tsfm.doctor as checks
-from tsfm.attention import Mask, kernel_name
+import tsfm.commands.health as checks
+from tsfm.attention.dispatch import Mask, kernel_name
 from tsfm.commands.doctor import doctor
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import tsfm.attention_dropout as attention_dropout
-from tsfm.attention import Mask, attend, attend_reference
-from tsfm.dropout import SMALL, Dropout, dropout, keep_mask
+import tsfm.attention.dropout_kernel as attention_dropout
+from tsfm.attention.dispatch import Mask, attend, attend_reference
+from tsfm.attention.dropout import SMALL, Dropout, dropout, keep_mask
 
 SCALE = 0.4
 

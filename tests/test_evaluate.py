@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tsfm_data import catalog
-from tsfm_data.baselines import Naive, SeasonalNaive
-from tsfm_data.batch import Batch, Forecast
 from tsfm_data.errors import InputError
-from tsfm_data.evaluate import evaluate, evaluate_series
-from tsfm_data.profiles import get_profile
-from tsfm_data.report import Report
-from tsfm_data.series import SeriesSet
-from tsfm_data.splits import Split
+from tsfm_data.evaluation.baselines import Naive, SeasonalNaive
+from tsfm_data.evaluation.evaluator import evaluate, evaluate_series
+from tsfm_data.evaluation.profiles import get_profile
+from tsfm_data.evaluation.report import Report
+from tsfm_data.io import catalog
+from tsfm_data.io.series import SeriesSet
+from tsfm_data.windows.batch import Batch, Forecast
+from tsfm_data.windows.splits import Split
 
 # Seasonal naive as published: fev's benchmarks/chronos_zeroshot/results/seasonal_naive.csv, chronos-forecasting's
 # scripts/evaluation/results/seasonal-naive-in-domain.csv (M4) and gift-eval's results/seasonal_naive/all_results.csv.

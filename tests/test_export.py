@@ -9,14 +9,14 @@ import pytest
 import torch
 from command import run
 
-from tsfm.export import Exportable, compress, differences, export, hard_inputs
-from tsfm.forecaster import TrainingData
-from tsfm.models.zeroshot_decoder import ZeroShotDecoder
-from tsfm.models.zeroshot_encoder import ZeroShotEncoder
-from tsfm.pretrained import save
-from tsfm.zeroshot import ZeroShotConfig
-from tsfm_data.batch import Batch
+from tsfm.inference.exporting import Exportable, compress, differences, export, hard_inputs
+from tsfm.models.base import TrainingData
+from tsfm.models.zeroshot.decoder import ZeroShotDecoder
+from tsfm.models.zeroshot.encoder import ZeroShotEncoder
+from tsfm.models.zeroshot.recipe import ZeroShotConfig
+from tsfm.weights.pretrained import save
 from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,7 +10,7 @@ from command import run
 from test_export import tiny
 
 from tsfm.bench.export import to_markdown
-from tsfm.pretrained import save
+from tsfm.weights.pretrained import save
 
 
 def test_when_an_export_is_timed_and_scored_then_the_page_shows_every_batch_and_type_of_weights(

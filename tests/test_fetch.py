@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsfm_data import fetch as module
 from tsfm_data.errors import InputError
-from tsfm_data.fetch import cache_folder, fetch
+from tsfm_data.io import download as module
+from tsfm_data.io.download import cache_folder, fetch
 
 CONTENT = np.random.default_rng(7).integers(0, 256, 3_000_000, dtype=np.uint8).tobytes()
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -241,7 +241,10 @@ def test_a_disk_that_cannot_be_written_is_one_line(
 
 def test_two_processes_at_once_share_one_transfer(server: Server) -> None:
     server.silent = 0.3
-    code = "import sys; from tsfm_data.fetch import fetch; print(fetch('big.bin', url=sys.argv[1], sha256=sys.argv[2]))"
+    code = (
+        "import sys; from tsfm_data.io.download import fetch; "
+        "print(fetch('big.bin', url=sys.argv[1], sha256=sys.argv[2]))"
+    )
     environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     workers = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tsfm_data.files import atomic_file, atomic_folder
+from tsfm_data.io.files import atomic_file, atomic_folder
 
 
 @pytest.fixture

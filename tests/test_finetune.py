@@ -9,16 +9,26 @@ import pytest
 import torch
 from command import done, run
 
-from tsfm.finetune import Finetuned, Recipe, add_updates, finetune, is_head, merge, train, trainable, without_covariates
-from tsfm.forecaster import Forecaster
-from tsfm.holdout import BY_SERIES, Errors, compare, errors_of, hold_out
-from tsfm.models.zeroshot_encoder import ZeroShotEncoder
-from tsfm.pretrained import load, save
-from tsfm.zeroshot import ZeroShotConfig
-from tsfm_data.batch import Batch
+from tsfm.models.base import Forecaster
+from tsfm.models.zeroshot.encoder import ZeroShotEncoder
+from tsfm.models.zeroshot.recipe import ZeroShotConfig
+from tsfm.training.finetuning import (
+    Finetuned,
+    Recipe,
+    add_updates,
+    finetune,
+    is_head,
+    merge,
+    train,
+    trainable,
+    without_covariates,
+)
+from tsfm.training.holdout import BY_SERIES, Errors, compare, errors_of, hold_out
+from tsfm.weights.pretrained import load, save
 from tsfm_data.errors import InputError
-from tsfm_data.series import SeriesSet
-from tsfm_data.windows import item_lengths
+from tsfm_data.io.series import SeriesSet
+from tsfm_data.windows.batch import Batch
+from tsfm_data.windows.loader import item_lengths
 
 HORIZON = 8
 
@@ -258,7 +268,7 @@ def test_when_the_output_is_another_folder_then_it_is_left_as_it_is(
 
 
 def test_when_weights_start_a_training_then_they_are_the_models_and_only_the_head_is_trained(tmp_path: Path) -> None:
-    from tsfm.start import Pretrained
+    from tsfm.training.start import Pretrained
 
     save(tiny(), tmp_path / "start")
     made = Pretrained(str(tmp_path / "start"), "head")(32, 24)

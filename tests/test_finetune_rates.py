@@ -9,11 +9,11 @@ from command import run as command
 
 from tsfm.bench import finetune_rates
 from tsfm.bench.finetune_rates import run, summarise, to_markdown
-from tsfm.finetune import Recipe
-from tsfm.models.zeroshot_encoder import ZeroShotEncoder
-from tsfm.pretrained import load, save
-from tsfm.zeroshot import ZeroShotConfig
-from tsfm_data.series import SeriesSet
+from tsfm.models.zeroshot.encoder import ZeroShotEncoder
+from tsfm.models.zeroshot.recipe import ZeroShotConfig
+from tsfm.training.finetuning import Recipe
+from tsfm.weights.pretrained import load, save
+from tsfm_data.io.series import SeriesSet
 
 
 @pytest.fixture

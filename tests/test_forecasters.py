@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from tsfm.forecaster import Forecaster, roll_out_paths
-from tsfm.pretrained import MODELS, calibrate, load, model_class, save
-from tsfm_data.batch import Batch
+from tsfm.models.base import Forecaster, roll_out_paths
+from tsfm.models.registry import MODELS, model_class
+from tsfm.weights.pretrained import calibrate, load, save
 from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
 
 CONTEXT, HORIZON, VARIATES = 24, 6, 3
 LEVELS = (0.01, 0.1, 0.5, 0.9, 0.99)

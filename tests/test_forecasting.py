@@ -8,9 +8,9 @@ import pytest
 from command import run
 
 import tsfm
-from tsfm.forecasting import check_observed, forecast_frame, load_predictor
+from tsfm.inference.predictors import check_observed, forecast_frame, load_predictor
 from tsfm_data.errors import InputError
-from tsfm_data.series import read_series
+from tsfm_data.io.series import read_series
 
 
 def long_table() -> pd.DataFrame:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tsfm_data.errors import InputError
-from tsfm_data.frequency import (
+from tsfm_data.io.frequency import (
     DAY,
     Step,
     calendar_features,
@@ -15,7 +15,7 @@ from tsfm_data.frequency import (
     season_length,
     step_of,
 )
-from tsfm_data.grid import BadTime, regular_grid
+from tsfm_data.io.grid import BadTime, regular_grid
 
 
 @pytest.mark.parametrize(

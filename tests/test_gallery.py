@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tsfm.commands.data_gallery import gallery
+from tsfm_data.corpus.spectra import autocorrelation, catalogue_sources, power, real_windows
 from tsfm_data.errors import InputError
-from tsfm_data.spectra import autocorrelation, catalogue_sources, power, real_windows
 
 
 def test_when_a_series_is_a_wave_then_its_power_and_correlation_are_the_waves() -> None:

@@ -9,11 +9,11 @@ from conftest import golden_cases
 from safetensors.torch import load_file
 from test_golden_chronos_bolt import close, close_by_series
 
-from tsfm.covariates import WithCovariates
-from tsfm.heads import weighted_quantiles
 from tsfm.models.chronos2 import Chronos2, from_reference
-from tsfm_data.batch import Batch
+from tsfm.models.covariates import WithCovariates
+from tsfm.nn.heads import weighted_quantiles
 from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
 
 CASES = golden_cases("timeseries/chronos_2")
 

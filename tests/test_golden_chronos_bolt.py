@@ -8,9 +8,9 @@ import torch
 from conftest import golden_cases
 from safetensors.torch import load_file
 
-from tsfm.heads import interpolate_quantiles
 from tsfm.models.chronos_bolt import ChronosBolt, from_reference
-from tsfm_data.batch import Batch
+from tsfm.nn.heads import interpolate_quantiles
+from tsfm_data.windows.batch import Batch
 
 CASES = golden_cases("timeseries/chronos_bolt")
 

@@ -9,9 +9,9 @@ import torch
 from conftest import golden_cases
 from safetensors.torch import load_file
 
-from tsfm.layers import PostNormBlock
 from tsfm.models.itransformer import ITransformer, from_reference_state
-from tsfm_data.batch import Batch
+from tsfm.nn.layers import PostNormBlock
+from tsfm_data.windows.batch import Batch
 
 
 def close(ours: torch.Tensor, reference: torch.Tensor, tolerance: float = 5e-5) -> None:

@@ -13,8 +13,8 @@ from conftest import golden_cases
 from safetensors.torch import load_file
 
 from tsfm.models.moirai import FAMILY_NAMES, Moirai, from_reference
-from tsfm.packed import Packed, append_future, join, pack_window
-from tsfm_data.batch import Batch
+from tsfm.models.packing import Packed, append_future, join, pack_window
+from tsfm_data.windows.batch import Batch
 
 CASES = [path for path in golden_cases("timeseries/moirai") if not path.stem.startswith("moirai2")]
 FIELDS = {"target": "target", "observed": "observed_mask", "sample_id": "sample_id", "time_id": "time_id"}

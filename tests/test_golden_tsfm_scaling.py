@@ -11,11 +11,11 @@ import torch
 from conftest import golden_cases
 from safetensors.torch import load_file
 
-from tsfm.models.decoder import Decoder
-from tsfm.models.encoder import Encoder
-from tsfm.packed import Packed, append_future, pack_window
-from tsfm.transformer import Rotary
-from tsfm.trunk import PackedForecaster, from_reference_state, mask_of
+from tsfm.models.packing import Packed, append_future, pack_window
+from tsfm.models.scaling_law.decoder import Decoder
+from tsfm.models.scaling_law.encoder import Encoder
+from tsfm.models.scaling_law.trunk import PackedForecaster, from_reference_state, mask_of
+from tsfm.nn.transformer import Rotary
 
 CASES = golden_cases("timeseries/tsfm_scaling")
 PATCH = 32

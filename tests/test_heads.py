@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tsfm.heads import ConformalIntervals, PointHead, QuantileHead, check_levels, interpolate_quantiles
+from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead, check_levels, interpolate_quantiles
 from tsfm_data.errors import InputError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tsfm_data.errors import InputError
-from tsfm_data.image_metrics import calibration_error, confusion, log_loss, reliability, score, top_k
+from tsfm_data.images.metrics import calibration_error, confusion, log_loss, reliability, score, top_k
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
 LABELS = np.array([0, 1, 1, 2])

@@ -8,9 +8,9 @@ import pytest
 from command import done, run
 from PIL import Image
 
-from tsfm.pretrained import load
 from tsfm.weights import registry
 from tsfm.weights.cards import card
+from tsfm.weights.pretrained import load
 from tsfm_data.errors import InputError
 
 pytest.importorskip("timm")

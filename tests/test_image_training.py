@@ -14,7 +14,7 @@ from command import done, run
 from PIL import Image
 from safetensors.torch import save_file
 
-from tsfm_data.images import from_arrays
+from tsfm_data.images.sets import from_arrays
 from tsfm_vision.data import Shuffled, TrainLoader, Transformed
 from tsfm_vision.folders import save
 from tsfm_vision.recipes import Augment, ImageOptim, build_optimizer, lr_factor

@@ -12,26 +12,43 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"tsfm": ROOT / "tsfm", "tsfm_data": ROOT / "data/tsfm_data", "tsfm_vision": ROOT / "vision/tsfm_vision"}
 # Of tsfm, vision may import these alone.
-SHARED_WITH_VISION = ("tsfm.attention", "tsfm.layers", "tsfm.memory", "tsfm.optim", "tsfm.pretrained")
+SHARED_WITH_VISION = (
+    "tsfm.attention.dispatch",
+    "tsfm.nn.layers",
+    "tsfm.nn.memory",
+    "tsfm.training.optim",
+    "tsfm.weights.pretrained",
+)
 VISION_LIGHTNING = ("tsfm_vision.callbacks", "tsfm_vision.data", "tsfm_vision.task")
-TSFM_LIGHTNING = ("tsfm.task", "tsfm.callbacks", "tsfm.commands", "tsfm.bench")
+TSFM_LIGHTNING = ("tsfm.training.task", "tsfm.training.callbacks", "tsfm.commands", "tsfm.bench")
 # A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.
 DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "xformers": (("tsfm.attention", "tsfm.doctor"), ()),
+    "xformers": (("tsfm.attention.dispatch", "tsfm.commands.health"), ()),
     "timm": (("tsfm_vision",), ("tsfm_vision",)),
-    "gluonts": (("tsfm_data", "tsfm.bench", "tsfm.adapters"), ("tsfm.adapters",)),
-    "matplotlib": (("tsfm.plots", "tsfm.scaling.figures", "tsfm.commands.data_gallery", "tsfm_vision.pictures"), ()),
+    "gluonts": (("tsfm_data", "tsfm.bench", "tsfm.inference.adapters"), ("tsfm.inference.adapters",)),
+    "matplotlib": (
+        ("tsfm.reports.figures", "tsfm.scaling.figures", "tsfm.commands.data_gallery", "tsfm_vision.pictures"),
+        (),
+    ),
     "huggingface_hub": (("tsfm.weights.hub",), ()),
-    "statsforecast": (("tsfm_data.baselines",), ()),
+    "statsforecast": (("tsfm_data.evaluation.baselines",), ()),
     "neuralforecast": (("tsfm.bench",), ()),
     "vega_datasets": (("tsfm.commands.demo",), ("tsfm.commands.demo",)),
     "pytorch_lightning": (
-        ("tsfm_data.module", "tsfm_data.pretraining", *TSFM_LIGHTNING, *VISION_LIGHTNING),
-        ("tsfm_data.module", "tsfm_data.pretraining", *TSFM_LIGHTNING, *VISION_LIGHTNING),
+        ("tsfm_data.windows.datamodule", "tsfm_data.corpus.datamodule", *TSFM_LIGHTNING, *VISION_LIGHTNING),
+        ("tsfm_data.windows.datamodule", "tsfm_data.corpus.datamodule", *TSFM_LIGHTNING, *VISION_LIGHTNING),
     ),
     "pandas": (
-        ("tsfm_data", "tsfm.forecasting", "tsfm.plots", "tsfm.report", "tsfm.commands", "tsfm.bench", "tsfm.scaling"),
-        ("tsfm_data", "tsfm.commands", "tsfm.bench", "tsfm.scaling.ledger"),
+        (
+            "tsfm_data",
+            "tsfm.inference.predictors",
+            "tsfm.reports.figures",
+            "tsfm.reports.page",
+            "tsfm.commands",
+            "tsfm.bench",
+            "tsfm.scaling",
+        ),
+        ("tsfm_data", "tsfm.commands", "tsfm.bench", "tsfm.scaling.runs.ledger"),
     ),
     "jsonargparse": (("tsfm.commands",), ("tsfm.commands",)),
 }
@@ -120,7 +137,7 @@ def test_when_tsfm_is_imported_then_nothing_heavy_is() -> None:
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["data", "--help"], ["forecast", "--help"]], ids=" ".join)
 def test_when_help_is_asked_for_then_nothing_heavy_is_loaded(words: list[str]) -> None:
-    code = f"import tsfm.cli\ntry:\n    tsfm.cli.main({words})\nexcept SystemExit as end:\n    assert not end.code"
+    code = f"from tsfm.commands.cli import main\ntry:\n    main({words})\nexcept SystemExit as end:\n    assert not end.code"
     heavy = {
         "torch",
         "numpy",

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from tsfm.attention import Mask
+from tsfm.attention.dispatch import Mask
 from tsfm.bench.inference import bolt_sizes, make_chronos, make_values, own_model, parameters, prepare_own
 from tsfm.models.chronos_bolt import ChronosBolt
-from tsfm.models.zeroshot_decoder import ZeroShotDecoder
-from tsfm.models.zeroshot_encoder import ZeroShotEncoder
-from tsfm.transformer import Stack
-from tsfm.zeroshot import ZeroShotConfig, ZeroShotForecaster
-from tsfm_data.batch import Batch
+from tsfm.models.zeroshot.decoder import ZeroShotDecoder
+from tsfm.models.zeroshot.encoder import ZeroShotEncoder
+from tsfm.models.zeroshot.recipe import ZeroShotConfig, ZeroShotForecaster
+from tsfm.nn.transformer import Stack
 from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
 
 TINY = ZeroShotConfig(d_model=16, layers=2, heads=2, patch_size=8, predict_patches=2)
 

@@ -8,7 +8,7 @@ import pytest
 
 CODE = """
 import ctypes, torch
-from tsfm.memory import keep_large_blocks
+from tsfm.nn.memory import keep_large_blocks
 
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in

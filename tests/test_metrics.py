@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import golden_cases
-from tsfm_data.elements import Elements, quantile_at, sample_quantiles, seasonal_error
 from tsfm_data.errors import InputError
-from tsfm_data.metrics import LEVELS, Accumulator, build_metrics, get_metric, needed_levels, score
+from tsfm_data.evaluation.elements import Elements, quantile_at, sample_quantiles, seasonal_error
+from tsfm_data.evaluation.metrics import LEVELS, Accumulator, build_metrics, get_metric, needed_levels, score
 
 
 def golden(tensor: str = "out/metrics") -> pytest.MarkDecorator:

@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
-from tsfm_data.module import ForecastDataModule
+from tsfm_data.windows.batch import Batch
+from tsfm_data.windows.datamodule import ForecastDataModule
 
 # Lightning 2.6 asks PyTorch a question that PyTorch 2.15 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tsfm.optim import OptimConfig, Schedule, build_optimizer, lr_factor
+from tsfm.training.optim import OptimConfig, Schedule, build_optimizer, lr_factor
 from tsfm_data.errors import InputError
 
 

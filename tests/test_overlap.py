@@ -9,10 +9,10 @@ import pytest
 import yaml
 from command import done, run
 
-from tsfm_data import catalog
-from tsfm_data.build import build
+from tsfm_data.corpus.building import build
+from tsfm_data.corpus.overlap import BLOCK, MOST, block_hashes, check_overlap, fingerprints, sample
 from tsfm_data.errors import InputError
-from tsfm_data.overlap import BLOCK, MOST, block_hashes, check_overlap, fingerprints, sample
+from tsfm_data.io import catalog
 
 DATE = pd.date_range("2020-01-01", periods=2000, freq="D")
 

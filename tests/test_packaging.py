@@ -69,10 +69,10 @@ def test_when_the_checkout_is_not_installed_then_it_imports(tmp_path: Path) -> N
     paths = [str(tmp_path / folder) for folder in FOLDERS]
     code = (
         f"import sys; sys.path[:0] = {paths!r}; sys.path += {third_party!r}\n"
-        "import tsfm, tsfm_data, tsfm_vision, tsfm_data.catalog, tsfm.cli\n"
+        "import tsfm, tsfm_data, tsfm_vision, tsfm_data.io.catalog, tsfm.commands.cli\n"
         f"assert all(m.__file__.startswith({str(tmp_path)!r}) for m in (tsfm, tsfm_data, tsfm_vision))\n"
-        "assert 'ETTh1' in tsfm_data.catalog.names()\n"
-        "tsfm.cli.main(['--version'])"
+        "assert 'ETTh1' in tsfm_data.io.catalog.names()\n"
+        "tsfm.commands.cli.main(['--version'])"
     )
     # -S leaves the editable installation out, which would answer in place of the copy.
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], text=True, capture_output=True, cwd=tmp_path)
@@ -96,7 +96,7 @@ def test_when_a_wheel_is_built_then_it_holds_every_package_and_data_file(tmp_pat
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
         entry = next(name for name in inside if name.endswith("entry_points.txt"))
-        assert "tsfm = tsfm.cli:main" in archive.read(entry).decode()
+        assert "tsfm = tsfm.commands.cli:main" in archive.read(entry).decode()
     assert expected_files() <= inside
     strays = {name.split("/")[0] for name in inside} - set(FOLDERS.values())
     assert all(name.endswith(".dist-info") for name in strays), strays

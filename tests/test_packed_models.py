@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tsfm.distributions import Mixture, StudentT
 from tsfm.models.chronos_bolt import ChronosBoltConfig, from_reference
-from tsfm.models.decoder import Decoder
-from tsfm.models.encoder import Encoder
 from tsfm.models.moirai import Moirai, MoiraiConfig
 from tsfm.models.moirai import from_reference as moirai_from_reference
 from tsfm.models.moirai2 import Moirai2
-from tsfm.packed import Packed, join
-from tsfm.trunk import DECODER_SIZES, SIZES, TrunkConfig, from_reference_state
+from tsfm.models.packing import Packed, join
+from tsfm.models.scaling_law.decoder import Decoder
+from tsfm.models.scaling_law.encoder import Encoder
+from tsfm.models.scaling_law.trunk import DECODER_SIZES, SIZES, TrunkConfig, from_reference_state
+from tsfm.nn.distributions import Mixture, StudentT
 from tsfm_data.errors import InputError
 
 # Stack, and input and output projections together; the published "10K" counts one of its two layers.

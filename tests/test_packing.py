@@ -7,13 +7,13 @@ import pytest
 import torch
 from corpora import Noise, coded, make_source, make_store
 
-from tsfm.models.encoder import Encoder
-from tsfm.packed import Packed
-from tsfm.trunk import TrunkConfig
-from tsfm_data.augment import AugmentConfig
+from tsfm.models.packing import Packed
+from tsfm.models.scaling_law.encoder import Encoder
+from tsfm.models.scaling_law.trunk import TrunkConfig
+from tsfm_data.corpus.augmentation import AugmentConfig
+from tsfm_data.corpus.packing import PackedLoader, PackedRows, first_fit_decreasing
+from tsfm_data.corpus.store import Store
 from tsfm_data.errors import InputError
-from tsfm_data.packing import PackedLoader, PackedRows, first_fit_decreasing
-from tsfm_data.store import Store
 
 OPTIONS: dict[str, Any] = {"patch_size": 8, "tokens": 16, "batch_size": 48, "batches": 5}
 LENGTHS = (5, 13, 40, 100, 600)

@@ -5,8 +5,15 @@ import math
 import pytest
 import torch
 
-from tsfm import periods
-from tsfm.periods import autocorrelation, detrend, find_periods, lag_products, lag_products_by_matrices, length_of
+from tsfm.models.zeroshot import periods
+from tsfm.models.zeroshot.periods import (
+    autocorrelation,
+    detrend,
+    find_periods,
+    lag_products,
+    lag_products_by_matrices,
+    length_of,
+)
 
 STEPS = 512
 

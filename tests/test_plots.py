@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsfm.forecasting import forecast_frame
-from tsfm.plots import MOST_PANELS, central_bands, plot_forecast, save_figure
-from tsfm_data.baselines import SeasonalNaive
+from tsfm.inference.predictors import forecast_frame
+from tsfm.reports.figures import MOST_PANELS, central_bands, plot_forecast, save_figure
 from tsfm_data.errors import InputError
-from tsfm_data.series import SeriesSet
+from tsfm_data.evaluation.baselines import SeasonalNaive
+from tsfm_data.io.series import SeriesSet
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -14,10 +14,10 @@ import torch
 from command import done, run
 from safetensors.torch import load_file
 
-from tsfm.callbacks import Throughput, device_peak
-from tsfm.pretrained import load
-from tsfm.validation import WORST, scaled_errors, seasonal_scale
-from tsfm_data.batch import Batch, Forecast
+from tsfm.training.callbacks import Throughput, device_peak
+from tsfm.training.validation import WORST, scaled_errors, seasonal_scale
+from tsfm.weights.pretrained import load
+from tsfm_data.windows.batch import Batch, Forecast
 
 # Lightning 2.6 asks PyTorch a question that PyTorch 2.15 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
@@ -88,7 +88,14 @@ def test_when_a_corpus_is_trained_on_then_the_facts_name_its_manifest_as_sha256s
     "extra",
     [
         ("--config", str(CONFIGS / "average.yaml")),
-        ("--model.forecaster", "tsfm.models.decoder.Decoder", "--data.packed", "true", "--data.tokens", "32"),
+        (
+            "--model.forecaster",
+            "tsfm.models.scaling_law.decoder.Decoder",
+            "--data.packed",
+            "true",
+            "--data.tokens",
+            "32",
+        ),
     ],
     ids=["averaged", "packed-decoder"],
 )

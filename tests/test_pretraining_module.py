@@ -10,12 +10,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from tsfm_data.augment import AugmentConfig
-from tsfm_data.batch import Batch
-from tsfm_data.build import build
+from tsfm_data.corpus.augmentation import AugmentConfig
+from tsfm_data.corpus.building import build
+from tsfm_data.corpus.datamodule import PretrainingDataModule
+from tsfm_data.corpus.packing import PackedRows
 from tsfm_data.errors import InputError
-from tsfm_data.packing import PackedRows
-from tsfm_data.pretraining import PretrainingDataModule
+from tsfm_data.windows.batch import Batch
 
 # Lightning 2.6 asks PyTorch a question that PyTorch 2.15 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")

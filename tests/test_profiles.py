@@ -5,9 +5,9 @@ import pytest
 from gluonts.time_feature import get_seasonality
 
 from tsfm_data.errors import InputError
-from tsfm_data.metrics import get_metric
-from tsfm_data.profiles import PROFILES, get_profile
-from tsfm_data.splits import Split
+from tsfm_data.evaluation.metrics import get_metric
+from tsfm_data.evaluation.profiles import PROFILES, get_profile
+from tsfm_data.windows.splits import Split
 
 GIFT, CHRONOS, LSF = (get_profile(name) for name in ("gift", "chronos", "lsf"))
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from tsfm.heads import masked_mean
-from tsfm.scaler import is_complete, window_scale
+from tsfm.nn.heads import masked_mean
+from tsfm.nn.scaler import is_complete, window_scale
 
 
 def test_when_nothing_is_missing_then_scale_values_and_loss_are_those_of_a_mask_that_is_all_true() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tsfm.bench.scaling import cover, coverage_to_markdown, huber, side_by_side, side_to_markdown
-from tsfm.scaling.estimate import fit_joint
-from tsfm.scaling.laws import NAMES
+from tsfm.scaling.laws.estimate import fit_joint
+from tsfm.scaling.laws.form import NAMES
 from tsfm.scaling.selftest import STUDY, planted_runs
 from tsfm_data.errors import InputError
 

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 from command import done, run
 
-from tsfm.scaling.laws import NAMES, Joint
+from tsfm.scaling.laws.form import NAMES, Joint
 from tsfm.scaling.selftest import CHINCHILLA, PLANTED, planted_runs
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger of a planted law, two groups of it, and the fit."""
-    from tsfm.cli import main
+    from tsfm.commands.cli import main
 
     folder = tmp_path_factory.mktemp("scaling")
     runs = planted_runs("isoflop", 60, 0.003, seed=2)
@@ -119,7 +119,7 @@ def test_plan_names_the_nearest_model_its_time_and_its_command(
     command = next(line for line in said.splitlines() if line.startswith("tsfm fit"))
     assert command == near["command"]
     assert "--data.corpus corpus/x" in command
-    assert "--model.forecaster tsfm.models.decoder.Decoder --model.forecaster.config 1M" in command
+    assert "--model.forecaster tsfm.models.scaling_law.decoder.Decoder --model.forecaster.config 1M" in command
     done(capsys, "scaling", "plan", fit, *words, "--throughput", "1e10", "--json", str(out))
     near = json.loads(out.read_text())["nearest"]
     assert near["seconds"] == pytest.approx(near["flops"] / 1e10)

@@ -7,22 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsfm.report import Image
+from tsfm.reports.page import Image
 from tsfm.scaling.analysis import analyse, extrapolation, flops_over_rule, outlier_warnings, sensitivity
-from tsfm.scaling.bootstrap import cluster_weights
-from tsfm.scaling.broken import broken_law
-from tsfm.scaling.compare import compare_groups
-from tsfm.scaling.estimate import fit_joint, narrowing, why_not
 from tsfm.scaling.figures import draw_all
-from tsfm.scaling.fit import solve
-from tsfm.scaling.joint import joint_problem
-from tsfm.scaling.laws import NAMES, Joint
-from tsfm.scaling.ledger import Runs, read_runs
-from tsfm.scaling.repetition import effective_tokens, repetition
+from tsfm.scaling.laws.bootstrap import cluster_weights
+from tsfm.scaling.laws.broken import broken_law
+from tsfm.scaling.laws.compare import compare_groups
+from tsfm.scaling.laws.estimate import fit_joint, narrowing, why_not
+from tsfm.scaling.laws.form import NAMES, Joint
+from tsfm.scaling.laws.joint import joint_problem
+from tsfm.scaling.laws.minimise import solve
+from tsfm.scaling.laws.repetition import effective_tokens, repetition
+from tsfm.scaling.laws.routes import curve_minima, isoflop, isoflop_bias, parabolas
+from tsfm.scaling.laws.single import held_out_errors, power_law, preferred_form, saturating_law
 from tsfm.scaling.report import build_page, data_table
-from tsfm.scaling.routes import curve_minima, isoflop, isoflop_bias, parabolas
+from tsfm.scaling.runs.ledger import Runs, read_runs
 from tsfm.scaling.selftest import CHINCHILLA, PLANTED, coverage, planted_runs, selftest
-from tsfm.scaling.single import held_out_errors, power_law, preferred_form, saturating_law
 
 
 def runs_of(params: np.ndarray, tokens: np.ndarray, loss: np.ndarray, **more: object) -> Runs:

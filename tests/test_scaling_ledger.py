@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsfm.scaling.ledger import distinct, read_runs
+from tsfm.scaling.runs.ledger import distinct, read_runs
 from tsfm_data.errors import InputError
 
 GOOD = "params,tokens,loss\n1e6,1e7,3\n2e6,1e7,2.9\n2e6,2e7,2.8\n"

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from command import run
 
-from tsfm.scaling.cell import earlier, read_losses, run_cell
-from tsfm.scaling.grid import Grid, cells, overlay, pieces, read_grid
-from tsfm.scaling.ledger import read_runs
-from tsfm.scaling.sweep import Job, edges, is_done, run_index, slurm_files, sweep, write_ledger
+from tsfm.scaling.runs.cell import earlier, read_losses, run_cell
+from tsfm.scaling.runs.grid import Grid, cells, overlay, pieces, read_grid
+from tsfm.scaling.runs.ledger import read_runs
+from tsfm.scaling.runs.sweep import Job, edges, is_done, run_index, slurm_files, sweep, write_ledger
 from tsfm_data.errors import InputError
 
 # Stands for ``tsfm fit``: a checkpoint with the steps that were trained, and losses that follow a law.
@@ -324,7 +324,7 @@ def test_when_tries_were_killed_then_their_time_to_the_last_log_line_counts(tmp_
 
 def test_when_ray_is_there_then_it_runs_the_same_cells(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    from tsfm.scaling.ray_jobs import start_ray
+    from tsfm.scaling.runs.ray_jobs import start_ray
 
     file, out = write_grid(tmp_path, size=["1K"]), tmp_path / "out"
     grid = read_grid(file)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tsfm_data.errors import InputError
-from tsfm_data.splits import Split, StandardScaler
+from tsfm_data.windows.splits import Split, StandardScaler
 
 
 def ranges(split: Split, item: int = 0) -> list[list[int]]:

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from command import done, waves
 
-from tsfm_data import build as build_module
-from tsfm_data import catalog
-from tsfm_data.build import build, shares
+from tsfm_data.corpus.building import build, shares
+from tsfm_data.corpus.loader import building as build_module
+from tsfm_data.corpus.shards import to_float32
+from tsfm_data.corpus.sources import read_plans
+from tsfm_data.corpus.store import Store
 from tsfm_data.errors import InputError
-from tsfm_data.shards import to_float32
-from tsfm_data.sources import read_plans
-from tsfm_data.store import Store
+from tsfm_data.io import catalog
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -116,14 +116,14 @@ def test_when_a_build_is_killed_then_the_corpus_is_as_before_and_the_next_build_
     config = write(tmp_path, *({"path": f"{name}.csv"} for name in "abc"))
     script = (
         "import os, signal, sys\n"
-        "import tsfm_data.shards as shards\n"
+        "import tsfm_data.corpus.shards as shards\n"
         "add = shards.ShardWriter.add\n"
         "def stop(self, *rest):\n"
         "    add(self, *rest)\n"
         "    if self.name == 'c':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "shards.ShardWriter.add = stop\n"
-        "from tsfm_data.build import build\n"
+        "from tsfm_data.corpus.building import build\n"
         "build(sys.argv[1], sys.argv[2])\n"
     )
     path = os.pathsep.join([str(ROOT), str(ROOT / "data")])
@@ -149,7 +149,7 @@ def test_when_a_source_is_large_then_memory_does_not_grow_with_it(tmp_path: Path
         "import numpy as np\n"
         "import tsfm_data.synthetic as synthetic\n"
         "synthetic.GENERATORS = {'walk': lambda count, length, rng: rng.normal(size=(count, length)).cumsum(1)}\n"
-        "from tsfm_data.build import build\n"
+        "from tsfm_data.corpus.building import build\n"
         "build(sys.argv[1], sys.argv[2])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
     )

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from command import done, run
 
-from tsfm_data import anchors, catalog, reference, relative
-from tsfm_data.baselines import Naive, SeasonalNaive
-from tsfm_data.batch import Batch, Forecast
 from tsfm_data.errors import InputError
-from tsfm_data.evaluate import evaluate
-from tsfm_data.report import Report
-from tsfm_data.suite import evaluate_suite, score_set
-from tsfm_data.suite_report import SuiteReport
-from tsfm_data.suite_sets import ALL_PROFILES, BENCH, SuiteSet, choose, suite_profile
-from tsfm_data.suite_tables import coverage_points
+from tsfm_data.evaluation import kept_baselines as reference
+from tsfm_data.evaluation import published as anchors
+from tsfm_data.evaluation import relative
+from tsfm_data.evaluation.baselines import Naive, SeasonalNaive
+from tsfm_data.evaluation.evaluator import evaluate
+from tsfm_data.evaluation.report import Report
+from tsfm_data.evaluation.suite import evaluate_suite, score_set
+from tsfm_data.evaluation.suite_report import SuiteReport
+from tsfm_data.evaluation.suite_sets import ALL_PROFILES, BENCH, SuiteSet, choose, suite_profile
+from tsfm_data.evaluation.suite_tables import coverage_points
+from tsfm_data.io import catalog
+from tsfm_data.windows.batch import Batch, Forecast
 
 FEW = ["national_illness", "us_births", "m4_yearly_sample"]
 SETS = {one.name: one for one in BENCH}

@@ -12,10 +12,10 @@ import torch
 from command import run
 from safetensors.torch import save_file
 
-from tsfm.models.encoder import Encoder
-from tsfm.pretrained import load, save
-from tsfm.trunk import TrunkConfig
+from tsfm.models.scaling_law.encoder import Encoder
+from tsfm.models.scaling_law.trunk import TrunkConfig
 from tsfm.weights.folders import Origin, verify, write_checksums
+from tsfm.weights.pretrained import load, save
 from tsfm.weights.tensors import layout, read
 from tsfm_data.errors import InputError
 

@@ -17,15 +17,15 @@ from hub_server import COMMIT, Hub, serve
 from huggingface_hub import constants
 from safetensors.torch import save
 
-from tsfm.forecasting import load_predictor
+from tsfm.inference.predictors import load_predictor
 from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig
-from tsfm.pretrained import load
 from tsfm.weights import registry
 from tsfm.weights.folders import Origin, verify, write_checksums
+from tsfm.weights.pretrained import load
 from tsfm.weights.pull import pull
 from tsfm.weights.registry import Entry
-from tsfm_data import fetch
 from tsfm_data.errors import InputError
+from tsfm_data.io import download as fetch
 
 SIZES = ChronosBoltConfig(8, 16, 4, 2, 1, 1)
 FILES = ("config.json", "model.safetensors")
@@ -181,7 +181,7 @@ def test_when_the_disk_is_full_or_the_user_stops_it_then_nothing_is_left(
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr("tsfm.pretrained.save_file", fail)
+            patch.setattr("tsfm.weights.pretrained.save_file", fail)
             with pytest.raises(expected, match=reason):
                 pull("toy")
         assert left(tmp_path) == []
@@ -246,7 +246,7 @@ def test_when_two_processes_pull_at_once_then_one_fetches_and_both_find_it(
     done_first = pull("toy")
     write_checksums(done_first, Origin("chronos-bolt-tiny", "apache-2.0"))
     done_first.rename(tmp_path / "chronos-bolt-tiny")
-    code = "from tsfm.cli import main; main()"
+    code = "from tsfm.commands.cli import main; main()"
     words = ["weights", "pull", "chronos-bolt-tiny", "--mirror", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TSFM_CACHE": str(tmp_path / "both")}
     workers = [

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tsfm_data.batch import Batch
 from tsfm_data.errors import InputError
-from tsfm_data.frequency import calendar_features
-from tsfm_data.series import SeriesSet
-from tsfm_data.splits import StandardScaler
-from tsfm_data.windows import WindowLoader, Windows
+from tsfm_data.io.frequency import calendar_features
+from tsfm_data.io.series import SeriesSet
+from tsfm_data.windows.batch import Batch
+from tsfm_data.windows.loader import WindowLoader, Windows
+from tsfm_data.windows.splits import StandardScaler
 
 T, H = 8, 3
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tsfm.drafts import Rows, draft_steps
-from tsfm.models.zeroshot_decoder import ZeroShotDecoder
-from tsfm.models.zeroshot_encoder import ZeroShotEncoder
-from tsfm.zeroshot import ZeroShotConfig, ZeroShotForecaster
-from tsfm_data.batch import Batch
+from tsfm.models.zeroshot.decoder import ZeroShotDecoder
+from tsfm.models.zeroshot.encoder import ZeroShotEncoder
+from tsfm.models.zeroshot.recipe import ZeroShotConfig, ZeroShotForecaster
+from tsfm.models.zeroshot.seasonal_features import Rows, draft_steps
 from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
 
 KINDS = [ZeroShotEncoder, ZeroShotDecoder]
 SMALL = ZeroShotConfig(d_model=32, layers=2, heads=4, patch_size=8, predict_patches=2)
@@ -167,7 +167,7 @@ def test_when_the_decoder_is_trained_then_no_token_sees_what_it_forecasts() -> N
     patch, history = SMALL.patch_size, 4
 
     def tokens(values: torch.Tensor) -> torch.Tensor:
-        from tsfm.patches import window_of
+        from tsfm.models.zeroshot.patches import window_of
 
         window = window_of(batch_of(values[..., None]), HORIZON, patch, False)
         rows = model.trunk.rows(window.target, window.known, history)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tsfm.api import Model, load
-    from tsfm.estimator import TSFMForecaster
+    from tsfm.inference.api import Model, load
+    from tsfm.inference.estimator import TSFMForecaster
 
 __all__ = ["Model", "TSFMForecaster", "__version__", "load"]
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ for _package, _folder in (("tsfm_data", "data"), ("tsfm_vision", "vision")):
         sys.path.append(str(_checkout / _folder))
 
 # Imported when asked for: they need PyTorch, and the command's help shall not wait for it.
-_LATE = {"Model": "tsfm.api", "load": "tsfm.api", "TSFMForecaster": "tsfm.estimator"}
+_LATE = {"Model": "tsfm.inference.api", "load": "tsfm.inference.api", "TSFMForecaster": "tsfm.inference.estimator"}
 
 
 def __getattr__(name: str) -> Any:

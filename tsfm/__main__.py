@@ -1,6 +1,6 @@
 """``python -m tsfm``."""
 
-from tsfm.cli import main
+from tsfm.commands.cli import main
 
 if __name__ == "__main__":
     main()

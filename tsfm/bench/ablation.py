@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from tsfm_data.augment import AugmentConfig
-from tsfm_data.baselines import Predictor
+from tsfm_data.corpus.augmentation import AugmentConfig
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.files import atomic_file
+from tsfm_data.evaluation.baselines import Predictor
+from tsfm_data.io.files import atomic_file
 
 CONFIGS = Path("configs/pretrain")
 METRICS = ("MASE", "WQL")
@@ -73,7 +73,7 @@ def choose(kind: str, names: Sequence[str]) -> list[str]:
 @cache
 def held_out_sets() -> tuple[tuple[str, Any], ...]:
     """Name and series of every training set outside the open corpus, at most ``MOST_SERIES`` of each."""
-    from tsfm_data import catalog
+    from tsfm_data.io import catalog
 
     found = []
     for name in catalog.names():
@@ -89,8 +89,8 @@ def held_out_sets() -> tuple[tuple[str, Any], ...]:
 
 def scores(predictor: Predictor) -> dict[str, dict[str, float]]:
     """MASE and WQL of every held-out set under GIFT-Eval's rules; sets too short for them are left out."""
-    from tsfm_data.evaluate import evaluate_series
-    from tsfm_data.profiles import get_profile
+    from tsfm_data.evaluation.evaluator import evaluate_series
+    from tsfm_data.evaluation.profiles import get_profile
 
     found = {}
     for name, series in held_out_sets():
@@ -108,7 +108,7 @@ def train_choice(kind: str, name: str, seed: int, corpus: str, steps: int, folde
     import torch
 
     from tsfm.commands.train import run
-    from tsfm.pretrained import load
+    from tsfm.weights.pretrained import load
 
     torch.set_num_threads(1)
     root = folder / f"{kind}-{name.replace(' ', '_')}-{seed}"

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from tsfm.finetune import LEARNING_RATES, Recipe, finetune
-from tsfm.forecaster import Forecaster
-from tsfm.holdout import until
-from tsfm_data.evaluate import evaluate_series
-from tsfm_data.files import atomic_file
-from tsfm_data.series import SeriesSet
-from tsfm_data.suite_sets import SuiteSet, choose, suite_profile
-from tsfm_data.windows import item_lengths
+from tsfm.models.base import Forecaster
+from tsfm.training.finetuning import LEARNING_RATES, Recipe, finetune
+from tsfm.training.holdout import until
+from tsfm_data.evaluation.evaluator import evaluate_series
+from tsfm_data.evaluation.suite_sets import SuiteSet, choose, suite_profile
+from tsfm_data.io.files import atomic_file
+from tsfm_data.io.series import SeriesSet
+from tsfm_data.windows.loader import item_lengths
 
 METHODS = ("head", "lora", "full")
 METRICS = ("MASE", "WQL")

@@ -8,12 +8,12 @@ from typing import Any
 
 from tsfm.bench.ablation import HORIZONS, held_out_sets
 from tsfm.bench.finetune import METRICS, PROFILE, digest, enough, history_of, once
-from tsfm.finetune import Recipe, finetune
-from tsfm.forecaster import Forecaster
+from tsfm.models.base import Forecaster
+from tsfm.training.finetuning import Recipe, finetune
 from tsfm_data.errors import InputError
-from tsfm_data.evaluate import evaluate_series
-from tsfm_data.profiles import get_profile
-from tsfm_data.series import SeriesSet
+from tsfm_data.evaluation.evaluator import evaluate_series
+from tsfm_data.evaluation.profiles import get_profile
+from tsfm_data.io.series import SeriesSet
 
 
 def run(

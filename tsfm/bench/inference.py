@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from tsfm.forecaster import Forecaster
+from tsfm.models.base import Forecaster
 from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig, from_reference
-from tsfm.models.zeroshot_decoder import ZeroShotDecoder
-from tsfm.models.zeroshot_encoder import ZeroShotEncoder
-from tsfm.zeroshot import ZeroShotConfig
+from tsfm.models.zeroshot.decoder import ZeroShotDecoder
+from tsfm.models.zeroshot.encoder import ZeroShotEncoder
+from tsfm.models.zeroshot.recipe import ZeroShotConfig
 from tsfm_data.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ def make_table(values: Float64[np.ndarray, "series steps"]) -> "pd.DataFrame":
 
 def prepare_own(model: Forecaster, bf16: bool, values: Float64[np.ndarray, "series steps"]) -> dict[str, Run]:
     """What a user of ours calls: ``predict`` on arrays, ``forecast_frame`` on a table."""
-    from tsfm.forecasting import forecast_frame
-    from tsfm_data.batch import Batch
-    from tsfm_data.series import read_series
+    from tsfm.inference.predictors import forecast_frame
+    from tsfm_data.io.series import read_series
+    from tsfm_data.windows.batch import Batch
 
     past, table = torch.from_numpy(values)[..., None], make_table(values)
 

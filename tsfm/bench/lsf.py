@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tsfm_data.errors import InputError
-from tsfm_data.files import atomic_file
+from tsfm_data.io.files import atomic_file
 
 CONFIGS = Path("configs/itransformer")
 BAND = 0.005  # MSE above the paper's that still counts as reproduced: seeds differ by about as much

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.models.encoder import Encoder
-from tsfm.packed import Packed
+from tsfm.models.packing import Packed
+from tsfm.models.scaling_law.encoder import Encoder
 from tsfm_data.errors import InputError
 
 TOLERANCE = 1e-4  # relative, of the two losses in float32
@@ -230,9 +230,9 @@ def make_step(model: nn.Module, loss: Callable[[], Tensor], half: bool) -> Calla
 
 def run_table(corpus: str, sizes: list[str], threads: list[int], series: int, repeats: int) -> list[dict[str, Any]]:
     """Time every size, number of threads and precision on the first batch of the recipe's crops of a corpus."""
-    from tsfm.memory import keep_large_blocks
-    from tsfm_data.packing import PackedLoader
-    from tsfm_data.store import Store
+    from tsfm.nn.memory import keep_large_blocks
+    from tsfm_data.corpus.packing import PackedLoader
+    from tsfm_data.corpus.store import Store
 
     keep_large_blocks()
     loader = PackedLoader(Store(corpus), patch_size=32, tokens=512, batch_size=series, batches=1, seed=0)

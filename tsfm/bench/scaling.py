@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from tsfm.scaling.estimate import fit_joint
-from tsfm.scaling.laws import NAMES
-from tsfm.scaling.ledger import Runs, read_runs
+from tsfm.scaling.laws.estimate import fit_joint
+from tsfm.scaling.laws.form import NAMES
+from tsfm.scaling.runs.ledger import Runs, read_runs
 from tsfm.scaling.selftest import CHINCHILLA, STUDY, coverage
 from tsfm_data.errors import InputError
-from tsfm_data.fetch import data_folder
+from tsfm_data.io.download import data_folder
 
 DRAWS = 10_000
 DELTA = 1e-3

@@ -24,11 +24,11 @@ def baselines(
         output: the file of scores; by default benchmarks/baselines_bench.json.
         jobs: processes, one thread each.
     """
-    from tsfm_data import reference
-    from tsfm_data.baselines import BASELINES
     from tsfm_data.errors import InputError, unknown_name
-    from tsfm_data.suite import at_hand, score_sets
-    from tsfm_data.suite_sets import ALL_PROFILES, choose
+    from tsfm_data.evaluation import kept_baselines as reference
+    from tsfm_data.evaluation.baselines import BASELINES
+    from tsfm_data.evaluation.suite import at_hand, score_sets
+    from tsfm_data.evaluation.suite_sets import ALL_PROFILES, choose
 
     for name in models or ():
         if name not in BASELINES:

@@ -4,7 +4,7 @@ import json as json_module
 from pathlib import Path
 from typing import Any
 
-from tsfm_data.files import atomic_file
+from tsfm_data.io.files import atomic_file
 
 SIDES = ("tsfm", "tsfm-bf16", "bare", "neuralforecast")
 
@@ -166,8 +166,8 @@ def ablation(
         jobs: trainings at once, one thread each.
     """
     from tsfm.bench.ablation import compare, run_table, scores, to_markdown
-    from tsfm_data.baselines import get_baseline
     from tsfm_data.errors import InputError
+    from tsfm_data.evaluation.baselines import get_baseline
 
     if kind not in ("encoder", "decoder"):
         raise InputError(f"expected encoder or decoder, found {kind!r}")

@@ -29,9 +29,9 @@ def export(
         horizon: steps that the files forecast; each model's own by default.
         output: folder for export.md and export.json.
     """
-    from tsfm.api import load_model
     from tsfm.bench.export import BATCHES, SETS, run, to_markdown
     from tsfm.commands.bench import write
+    from tsfm.inference.api import load_model
     from tsfm.weights.registry import released
     from tsfm_data.errors import InputError
 

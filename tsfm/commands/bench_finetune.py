@@ -28,9 +28,9 @@ def finetune(
         runs: folder of finished runs, of whatever model and recipe.
         output: folder for finetune.md and finetune.json.
     """
-    from tsfm.api import load_model
     from tsfm.bench.finetune import METHODS, run, summarise, to_markdown
     from tsfm.commands.bench import write
+    from tsfm.inference.api import load_model
     from tsfm_data.errors import unknown_name
 
     for name in methods or []:
@@ -75,11 +75,11 @@ def rates(
         runs: folder of finished runs, of whatever model and recipe.
         output: folder for finetune_rates.md and finetune_rates.json.
     """
-    from tsfm.api import load_model
     from tsfm.bench.finetune import METHODS
     from tsfm.bench.finetune_rates import run, summarise, to_markdown
     from tsfm.commands.bench import write
-    from tsfm.finetune import LEARNING_RATES, Recipe
+    from tsfm.inference.api import load_model
+    from tsfm.training.finetuning import LEARNING_RATES, Recipe
     from tsfm_data.errors import unknown_name
 
     for name in methods or []:

@@ -23,7 +23,7 @@ def pretraining(
     """
     from tsfm.bench.pretraining import run_table, to_markdown
     from tsfm.commands.bench import write
-    from tsfm.trunk import SIZES
+    from tsfm.models.scaling_law.trunk import SIZES
     from tsfm_data.errors import unknown_name
 
     for name in sizes or []:

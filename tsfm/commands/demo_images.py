@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tsfm.report import Image, Section, Table, Value
+from tsfm.reports.page import Image, Section, Table, Value
 from tsfm_data.errors import InputError
-from tsfm_data.report import Report
+from tsfm_data.evaluation.report import Report
 
 TITLE = "Handwritten digits"
 # Name of a metric in report.json -> how the page calls it.

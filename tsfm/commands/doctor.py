@@ -18,7 +18,7 @@ def doctor(json: bool = False) -> int:
 
     from tabulate import tabulate
 
-    from tsfm.doctor import examine, kernels
+    from tsfm.commands.health import examine, kernels
 
     findings, table = examine(), kernels()
     wrong = [finding for finding in findings if finding.state == "wrong"]

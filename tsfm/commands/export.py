@@ -26,8 +26,8 @@ def export(
         format: onnx, or torch for torch.export.load.
         dtype: how weights are stored; bf16 takes half the space and int8 a quarter, and the loss is measured.
     """
-    from tsfm.api import load_model
-    from tsfm.export import export
+    from tsfm.inference.api import load_model
+    from tsfm.inference.exporting import export
 
     suffix = {"onnx": ".onnx", "torch": ".pt2"}[format]
     if output.suffix != suffix:

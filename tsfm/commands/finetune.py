@@ -53,14 +53,14 @@ def finetune(
     """
     import json
 
-    from tsfm.api import load_model
     from tsfm.commands.image import is_image_model
-    from tsfm.finetune import Recipe, finetune, summary
-    from tsfm.finetune_report import build_page, verdict
-    from tsfm.pretrained import save
-    from tsfm.report import save_page
-    from tsfm_data.catalog import open_source
-    from tsfm_data.files import atomic_folder
+    from tsfm.inference.api import load_model
+    from tsfm.reports.finetuning import build_page, verdict
+    from tsfm.reports.page import save_page
+    from tsfm.training.finetuning import Recipe, finetune, summary
+    from tsfm.weights.pretrained import save
+    from tsfm_data.io.catalog import open_source
+    from tsfm_data.io.files import atomic_folder
 
     recipe = Recipe(method, steps, batch_size, lr, rank=rank, seed=seed)
     if output.exists() and not (output / "result.json").is_file() and (not output.is_dir() or any(output.iterdir())):

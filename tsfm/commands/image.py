@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from tsfm.memory import keep_large_blocks
+from tsfm.nn.memory import keep_large_blocks
 from tsfm_data.errors import InputError
 
 OnBad = Literal["error", "skip"]

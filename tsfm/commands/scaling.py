@@ -41,8 +41,8 @@ def fit(
         seed: of the bootstrap.
     """
     from tsfm.scaling.analysis import analyse
-    from tsfm.scaling.ledger import read_runs
     from tsfm.scaling.report import lead, write_report
+    from tsfm.scaling.runs.ledger import read_runs
 
     rows = read_runs(ledger, params, tokens, loss, flops, run, group, exclude, unique)
     analysis = analyse(rows, draws, seed, delta)
@@ -75,8 +75,8 @@ def sweep(
             writes the files of array jobs for sbatch.
         index: run this cell alone, in this process: what an array job does.
     """
-    from tsfm.scaling import sweep as sweeps
-    from tsfm.scaling.grid import cells, read_grid
+    from tsfm.scaling.runs import sweep as sweeps
+    from tsfm.scaling.runs.grid import cells, read_grid
 
     plan = read_grid(grid)
     if jobs < 1:
@@ -90,7 +90,7 @@ def sweep(
         return 0
     start = sweeps.start_local
     if backend == "ray":
-        from tsfm.scaling.ray_jobs import start_ray as start
+        from tsfm.scaling.runs.ray_jobs import start_ray as start
     print(f"{len(cells(plan))} cells; ledger: {output / sweeps.LEDGER}")
     failed = sweeps.sweep(plan, grid, output, jobs, start, lambda line: print(line, flush=True))
     for warning in sweeps.edges(plan, output):
@@ -118,8 +118,8 @@ def counts(
     """
     from tabulate import tabulate
 
-    from tsfm.scaling.counts import table
-    from tsfm_data.files import atomic_file
+    from tsfm.models.counts import table
+    from tsfm_data.io.files import atomic_file
 
     rows = table(archs or ["encoder", "decoder"], context, horizon, sizes)
     head = {
@@ -184,8 +184,8 @@ def plan(
 
     from tsfm.scaling.plan import QUANTITIES, make_plan, read_fit
     from tsfm.scaling.realise import Machine, machine_of, realise
-    from tsfm.scaling.sweep import spoken
-    from tsfm_data.files import atomic_file
+    from tsfm.scaling.runs.sweep import spoken
+    from tsfm_data.io.files import atomic_file
 
     if throughput is not None and not throughput > 0:
         raise InputError(f"expected a throughput above 0 FLOPs a second, found {throughput:g}")
@@ -234,7 +234,7 @@ def selftest(data: Path | None = None, draws: int = 4000, coverage: int = 0) -> 
     from tabulate import tabulate
 
     from tsfm.scaling import selftest as tests
-    from tsfm.scaling.laws import NAMES
+    from tsfm.scaling.laws.form import NAMES
 
     if draws < 100 or coverage < 0:
         raise InputError(f"expected at least 100 draws and coverage of 0 or more, found {draws} and {coverage}")

@@ -16,25 +16,19 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-# So that YAML may use the short class names.
-import tsfm.models.chronos_bolt
-import tsfm.models.decoder
-import tsfm.models.encoder
-import tsfm.models.itransformer
-import tsfm.models.moirai
-import tsfm.models.moirai2  # noqa: F401
 from tsfm.commands.checkpoints import NAMED, check_checkpoint, interrupted, read_checkpoint, shown
 from tsfm.commands.config_errors import check_files, explain
 from tsfm.commands.forecast import write_frame
-from tsfm.forecasting import forecast_table
-from tsfm.heads import check_levels
-from tsfm.memory import keep_large_blocks
-from tsfm.task import ForecastTask, logged_names
-from tsfm_data.batch import Forecast
+from tsfm.inference.predictors import forecast_table
+from tsfm.models.registry import model_classes
+from tsfm.nn.heads import check_levels
+from tsfm.nn.memory import keep_large_blocks
+from tsfm.training.task import ForecastTask, logged_names
+from tsfm_data.corpus.datamodule import PretrainingDataModule
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.module import ForecastDataModule
-from tsfm_data.pretraining import PretrainingDataModule
-from tsfm_data.windows import item_lengths
+from tsfm_data.windows.batch import Forecast
+from tsfm_data.windows.datamodule import ForecastDataModule
+from tsfm_data.windows.loader import item_lengths
 
 DESCRIPTION = "Train a model from YAML; every option can also be given on the command line."
 # Warnings of Lightning that do not apply here, or ask nothing of a user.
@@ -55,7 +49,7 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the file once, whole, on the first process."""
-        from tsfm_data.files import atomic_file
+        from tsfm_data.io.files import atomic_file
 
         if (
             self.already_saved

@@ -26,7 +26,7 @@ def list_(*, task: Literal["forecast", "image"] | None = None, json: Path | None
         if str(json) == "-":
             print(text)
             return
-        from tsfm_data.files import atomic_file
+        from tsfm_data.io.files import atomic_file
 
         with atomic_file(json) as temporary:
             temporary.write_text(text + "\n")
@@ -174,7 +174,7 @@ def card(folder: Path, *, scores: Path | None = None, run: Path | None = None, c
     """
     from tsfm.weights.cards import card as text_of
     from tsfm.weights.cards import keep_scores
-    from tsfm_data.files import atomic_file
+    from tsfm_data.io.files import atomic_file
 
     if run is not None:
         from tsfm.weights.image_cards import keep_recipe

@@ -16,13 +16,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.covariates import WithCovariates, with_covariates
-from tsfm.forecaster import Forecaster
-from tsfm.heads import DEFAULT_LEVELS, check_levels, interpolate_quantiles, weighted_quantiles
-from tsfm.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
-from tsfm.transformer import ResidualMLP, RMSNorm, Rotary
-from tsfm_data.batch import Batch
+from tsfm.models.base import Forecaster
+from tsfm.models.covariates import WithCovariates, with_covariates
+from tsfm.nn.heads import DEFAULT_LEVELS, check_levels, interpolate_quantiles, weighted_quantiles
+from tsfm.nn.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
+from tsfm.nn.transformer import ResidualMLP, RMSNorm, Rotary
 from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
 
 SCALE_EPS = 1e-5
 REGISTER = 1  # row of the table of learnt tokens; the other is never read

@@ -16,12 +16,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.forecaster import Forecaster
-from tsfm.heads import DEFAULT_LEVELS, check_levels, pooled_quantiles
-from tsfm.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
-from tsfm.transformer import ResidualMLP, RMSNorm
-from tsfm_data.batch import Batch
+from tsfm.models.base import Forecaster
+from tsfm.nn.heads import DEFAULT_LEVELS, check_levels, pooled_quantiles
+from tsfm.nn.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
+from tsfm.nn.transformer import ResidualMLP, RMSNorm
 from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
 
 SCALE_EPS = 1e-5
 START, REGISTER = 0, 1  # rows of the table of learnt tokens

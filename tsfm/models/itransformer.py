@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tsfm.dropout import Dropout
-from tsfm.forecaster import Forecaster
-from tsfm.heads import ConformalIntervals, PointHead, QuantileHead, check_levels
-from tsfm.layers import Activation, PostNormBlock
-from tsfm.scaler import WindowScale, window_scale
-from tsfm_data.batch import Batch
+from tsfm.attention.dropout import Dropout
+from tsfm.models.base import Forecaster
+from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead, check_levels
+from tsfm.nn.layers import Activation, PostNormBlock
+from tsfm.nn.scaler import WindowScale, window_scale
 from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.covariates import with_covariates
-from tsfm.distributions import LogNormal, Mixture, NarrowNormal, NegativeBinomial, StudentT
-from tsfm.forecaster import HISTORY, KNOWN, Forecaster, roll_out, select
-from tsfm.heads import check_levels
-from tsfm.packed import Packed, append_future, known_future, pack_window
-from tsfm.transformer import Stack
-from tsfm.trunk import MIXTURE_LEVELS, MixtureHead, mask_of, quantile_loss
-from tsfm_data.batch import Batch
+from tsfm.models.base import HISTORY, KNOWN, Forecaster, roll_out, select
+from tsfm.models.covariates import with_covariates
+from tsfm.models.packing import Packed, append_future, known_future, pack_window
+from tsfm.models.scaling_law.trunk import MIXTURE_LEVELS, MixtureHead, mask_of, quantile_loss
+from tsfm.nn.distributions import LogNormal, Mixture, NarrowNormal, NegativeBinomial, StudentT
+from tsfm.nn.heads import check_levels
+from tsfm.nn.transformer import Stack
 from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
 
 Future = tuple[Tensor, Tensor]  # values of the variates [B, H, V], and where they count
 FAMILIES = (StudentT, NarrowNormal, NegativeBinomial, LogNormal)

@@ -13,15 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tsfm.attention import Mask
-from tsfm.forecaster import Forecaster
-from tsfm.heads import DEFAULT_LEVELS, check_levels, pooled_quantiles
-from tsfm.packed import Packed, append_future, pack_window
-from tsfm.scaler import window_scale
-from tsfm.transformer import ResidualMLP, Stack
-from tsfm.trunk import quantile_loss
-from tsfm_data.batch import Batch
+from tsfm.attention.dispatch import Mask
+from tsfm.models.base import Forecaster
+from tsfm.models.packing import Packed, append_future, pack_window
+from tsfm.models.scaling_law.trunk import quantile_loss
+from tsfm.nn.heads import DEFAULT_LEVELS, check_levels, pooled_quantiles
+from tsfm.nn.scaler import window_scale
+from tsfm.nn.transformer import ResidualMLP, Stack
 from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
 
 SCORES = 2**24  # pairs of tokens that attention weighs at once when it forecasts
 

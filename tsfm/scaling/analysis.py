@@ -5,17 +5,25 @@ from typing import Any
 
 import numpy as np
 
-from tsfm.scaling.bootstrap import percentile_interval, profile_interval
-from tsfm.scaling.broken import broken_law
-from tsfm.scaling.compare import Record, compare_groups
-from tsfm.scaling.estimate import Fit, fit_joint, named_intervals, why_not
-from tsfm.scaling.fit import DELTA, LARGEST_EXPONENT
-from tsfm.scaling.joint import COLUMNS, as_dict, joint_problem
-from tsfm.scaling.laws import NAMES, PUBLISHED, Joint, training_flops
-from tsfm.scaling.ledger import Runs, distinct
-from tsfm.scaling.repetition import repetition
-from tsfm.scaling.routes import Optimum, Parabola, curve_minima, isoflop, isoflop_bias, parabolas
-from tsfm.scaling.single import FEWEST, Power, best_of_bins, held_out_errors, power_law, preferred_form, saturating_law
+from tsfm.scaling.laws.bootstrap import percentile_interval, profile_interval
+from tsfm.scaling.laws.broken import broken_law
+from tsfm.scaling.laws.compare import Record, compare_groups
+from tsfm.scaling.laws.estimate import Fit, fit_joint, named_intervals, why_not
+from tsfm.scaling.laws.form import NAMES, PUBLISHED, Joint, training_flops
+from tsfm.scaling.laws.joint import COLUMNS, as_dict, joint_problem
+from tsfm.scaling.laws.minimise import DELTA, LARGEST_EXPONENT
+from tsfm.scaling.laws.repetition import repetition
+from tsfm.scaling.laws.routes import Optimum, Parabola, curve_minima, isoflop, isoflop_bias, parabolas
+from tsfm.scaling.laws.single import (
+    FEWEST,
+    Power,
+    best_of_bins,
+    held_out_errors,
+    power_law,
+    preferred_form,
+    saturating_law,
+)
+from tsfm.scaling.runs.ledger import Runs, distinct
 from tsfm_data.errors import InputError
 
 HELD_OUT = 0.1  # share of the runs, those with most compute, that the extrapolation is tested on

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsfm.plots import new_figure
+from tsfm.reports.figures import new_figure
 from tsfm.scaling.analysis import Analysis
-from tsfm.scaling.bootstrap import percentile_interval
-from tsfm.scaling.estimate import Fit
-from tsfm.scaling.laws import NAMES, PUBLISHED, Joint
+from tsfm.scaling.laws.bootstrap import percentile_interval
+from tsfm.scaling.laws.estimate import Fit
+from tsfm.scaling.laws.form import NAMES, PUBLISHED, Joint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

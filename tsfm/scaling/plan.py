@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from tsfm.scaling.bootstrap import percentile_interval
-from tsfm.scaling.laws import FLOPS_PER_INFERENCE_TOKEN, FLOPS_PER_TOKEN, NAMES, Joint, training_flops
+from tsfm.scaling.laws.bootstrap import percentile_interval
+from tsfm.scaling.laws.form import FLOPS_PER_INFERENCE_TOKEN, FLOPS_PER_TOKEN, NAMES, Joint, training_flops
 from tsfm_data.errors import InputError
 
 FAR, TOO_FAR = 10.0, 1000.0  # times beyond the data

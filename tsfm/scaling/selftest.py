@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from tsfm.scaling.bootstrap import percentile_interval
-from tsfm.scaling.estimate import Fit, fit_joint
-from tsfm.scaling.fit import DELTA
-from tsfm.scaling.laws import NAMES, Joint, training_flops
-from tsfm.scaling.ledger import Runs, read_runs
-from tsfm.scaling.single import power_law
+from tsfm.scaling.laws.bootstrap import percentile_interval
+from tsfm.scaling.laws.estimate import Fit, fit_joint
+from tsfm.scaling.laws.form import NAMES, Joint, training_flops
+from tsfm.scaling.laws.minimise import DELTA
+from tsfm.scaling.laws.single import power_law
+from tsfm.scaling.runs.ledger import Runs, read_runs
 from tsfm_data.errors import InputError
-from tsfm_data.fetch import data_folder
-from tsfm_data.readers import read_table
+from tsfm_data.io.download import data_folder
+from tsfm_data.io.readers import read_table
 
 CHINCHILLA, POINTS = "scaling/chinchilla_runs_epoch.parquet", "scaling/tsfm_points.csv"
 OBJECTIVE = 1.01827e-3

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tsfm.models.registry import MODELS, model_class
+from tsfm.models.scaling_law.trunk import from_reference_state
 from tsfm.weights.cards import foreign_card
 from tsfm.weights.folders import Origin, digest, read_object, write_checksums
 from tsfm.weights.tensors import check_file, read
@@ -17,7 +19,7 @@ from tsfm_data.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tsfm.forecaster import Forecaster
+    from tsfm.models.base import Forecaster
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.ckpt", "*.pth", "*.pth.tar", "*.pt", "*.bin")
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -105,7 +107,7 @@ def convert(
         )
         write_checksums(folder, origin)
         return Found(family, tuple(files.values()), parameters, facts)
-    from tsfm.pretrained import save
+    from tsfm.weights.pretrained import save
 
     check_sizes(config, state, weights)
     model = build(found, config, state, options)
@@ -253,7 +255,7 @@ def build(kind: str, config: dict[str, Any], state: "dict[str, Tensor]", options
     Raises:
         InputError: config and tensors do not fit each other.
     """
-    module: Any = importlib.import_module(f"tsfm.models.{kind.replace('-', '_')}")
+    module: Any = importlib.import_module(MODELS[kind].split(":")[0])
     context, horizon = options.context or 2048, options.horizon or 96
     try:
         if kind in ("chronos-bolt", "chronos2"):
@@ -266,9 +268,7 @@ def build(kind: str, config: dict[str, Any], state: "dict[str, Tensor]", options
         if kind == "itransformer":
             chosen = {"heads": options.heads, "activation": options.activation, "window_norm": options.window_norm}
             return module.from_reference_state(state, **chosen)
-        from tsfm.trunk import from_reference_state
-
-        return from_reference_state(getattr(module, kind.capitalize()), state, context, horizon)
+        return from_reference_state(model_class(kind), state, context, horizon)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError, OverflowError) as error:
         if isinstance(error, InputError):
             raise

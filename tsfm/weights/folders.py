@@ -8,7 +8,7 @@ from typing import Any
 
 from tsfm.weights.tensors import Layout, check_file, layout
 from tsfm_data.errors import InputError
-from tsfm_data.files import atomic_file
+from tsfm_data.io.files import atomic_file
 
 CHECKSUMS = "checksums.json"
 FORMAT_VERSION = 1
@@ -157,7 +157,7 @@ def _verify(folder: Path) -> Checked:
     config = read_object(folder / FILES[0])
     kind = str(config.get("model_type") or config.get("architecture"))
     if "model_type" in config:
-        from tsfm.pretrained import check_folder
+        from tsfm.weights.pretrained import check_folder
 
         check_folder(folder)
     return Checked(folder, kind, layout(folder / FILES[1]), len(sums), origin)

@@ -12,7 +12,7 @@ import yaml
 from tabulate import tabulate
 
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.files import atomic_file
+from tsfm_data.io.files import atomic_file
 from tsfm_vision import classify
 from tsfm_vision.commands import pick
 from tsfm_vision.folders import load

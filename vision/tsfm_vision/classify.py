@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_data.files import atomic_file
-from tsfm_data.image_metrics import row, score
-from tsfm_data.images import ImageSet
-from tsfm_data.report import Report
+from tsfm_data.evaluation.report import Report
+from tsfm_data.images.metrics import row, score
+from tsfm_data.images.sets import ImageSet
+from tsfm_data.io.files import atomic_file
 from tsfm_vision.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from tsfm_vision.folders import data_config
 from tsfm_vision.recipes import eval_transform

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tsfm_data.errors import InputError
-from tsfm_data.images import ImageSet, OnBad
-from tsfm_data.report import Report
+from tsfm_data.evaluation.report import Report
+from tsfm_data.images.sets import ImageSet, OnBad
 from tsfm_vision import classify, maps, pictures
 from tsfm_vision.biformer import BiFormer
 from tsfm_vision.data import divide, open_source

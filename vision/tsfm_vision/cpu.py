@@ -1,7 +1,7 @@
 """Operations of the backbones in the form that is fastest on a CPU, exact, with backward passes that keep little.
 
 What autograd would keep of every step is computed again from the inputs. Elsewhere (``applies`` is False: other
-devices, float16, tracing) the models go through ``tsfm.attention`` and PyTorch's own layers. Those of iLLaMA also work
+devices, float16, tracing) the models go through ``tsfm.attention.dispatch`` and PyTorch's own layers. Those of iLLaMA also work
 under autocast: in the type that they are given, bfloat16 after a linear layer, with sums in float32.
 
 Shapes: B batch, N tokens, H heads, D channels of a head, C channels of a token, G batch times heads, R regions,

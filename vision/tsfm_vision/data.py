@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.fetch import find
-from tsfm_data.images import WHOLE, ImageSet, OnBad, hold_out, open_images
+from tsfm_data.images.sets import WHOLE, ImageSet, OnBad, hold_out, open_images
+from tsfm_data.io.download import find
 from tsfm_vision.recipes import Augment, eval_transform
 
 Key = tuple[int, int, int]

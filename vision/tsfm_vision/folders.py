@@ -15,7 +15,7 @@ from torch import nn
 
 import tsfm_vision  # noqa: F401  so that its models are registered
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.files import atomic_folder
+from tsfm_data.io.files import atomic_folder
 
 # What a data config may say of a model's images.
 PREPROCESSING = ("mean", "std", "crop_pct", "crop_mode", "interpolation")

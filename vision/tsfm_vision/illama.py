@@ -18,8 +18,8 @@ from timm.models import checkpoint, generate_default_cfgs, register_model, regis
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm import layers
-from tsfm.layers import Rotary, rotary_angles
+from tsfm.nn import layers
+from tsfm.nn.layers import Rotary, rotary_angles
 from tsfm_data.errors import InputError
 from tsfm_vision import cpu
 from tsfm_vision.backbone import Backbone, Indices, build, patch_grid, path_rates, take

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tsfm.attention import Mask, attend
+from tsfm.attention.dispatch import Mask, attend
 from tsfm_data.errors import InputError
 
 # Queries of a part: enough for a kernel to be busy, few enough that little is computed twice.

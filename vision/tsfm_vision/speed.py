@@ -2,7 +2,7 @@
 
 All sides hold the same weights, live in a process of their own and take turns; what counts is the median over the
 rounds of the ratio of their CPU times, which other work on the machine disturbs less than those of the clock. Ours
-runs as under this suite's commands, which keep freed memory (``tsfm.memory``); the other side runs as its user would
+runs as under this suite's commands, which keep freed memory (``tsfm.nn.memory``); the other side runs as its user would
 have it, and once more with that setting. Memory is what PyTorch's tensors occupy at the peak of one call beyond what
 was there before it, as its profiler sees every allocation; that inside libraries is not seen.
 """
@@ -20,7 +20,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from tsfm.memory import keep_large_blocks
+from tsfm.nn.memory import keep_large_blocks
 from tsfm_vision import references
 from tsfm_vision.biformer import BiFormer
 from tsfm_vision.illama import ILlama, rotary_table

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tsfm_data.errors import InputError
-from tsfm_data.files import atomic_file
+from tsfm_data.io.files import atomic_file
 from tsfm_vision.commands import name_of
 from tsfm_vision.finetune import finetune
 

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Complex64, Float, Float32
 from scipy import fft
 
-from tsfm_data.synthetic.draws import chance, choose, finish, log_uniform, noise, normal, recurrence, uniform
+from tsfm_data.synthetic.sampling import chance, choose, finish, log_uniform, noise, normal, recurrence, uniform
 
 CIRCLE = 1344  # a multiple of the usual seasons
 SEASONS = np.array([4, 7, 12, 24, 48, 96, 168])

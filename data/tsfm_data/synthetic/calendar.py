@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from tsfm_data.synthetic.draws import (
+from tsfm_data.synthetic.sampling import (
     TABLE,
     chance,
     choose,

@@ -5,7 +5,7 @@ from typing import cast
 import numpy as np
 from jaxtyping import Float, Float32
 
-from tsfm_data.synthetic.draws import (
+from tsfm_data.synthetic.sampling import (
     chance,
     choose,
     finish,

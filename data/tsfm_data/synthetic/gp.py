@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 from scipy import fft
 
-from tsfm_data.synthetic.draws import chance, choose, choose_blocks, finish, log_uniform, normal, uniform
+from tsfm_data.synthetic.sampling import chance, choose, choose_blocks, finish, log_uniform, normal, uniform
 
 # Length of a circle (times a whole number) -> periods that divide it, so that each is met exactly.
 CIRCLES: dict[int, tuple[int, ...]] = {

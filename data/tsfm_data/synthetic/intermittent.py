@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Float32
 
-from tsfm_data.synthetic.draws import chance, choose, finish, log_uniform, season, uniform, wander
+from tsfm_data.synthetic.sampling import chance, choose, finish, log_uniform, season, uniform, wander
 
 SEASONS = np.array([4, 7, 12, 24, 52, 168])
 SEASON_WEIGHTS = (8, 30, 30, 14, 10, 8)

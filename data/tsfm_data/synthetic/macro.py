@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Float32
 
-from tsfm_data.synthetic.draws import chance, choose, finish, log_uniform, noise, normal, recurrence, season, uniform
+from tsfm_data.synthetic.sampling import chance, choose, finish, log_uniform, noise, normal, recurrence, season, uniform
 
 SEASONS = (1, 4, 12)
 SEASON_WEIGHTS = (40, 25, 35)

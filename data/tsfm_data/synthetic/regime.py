@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from tsfm_data.synthetic.draws import (
+from tsfm_data.synthetic.sampling import (
     chance,
     cycles,
     finish,

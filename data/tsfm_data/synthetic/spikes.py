@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Float32
 
-from tsfm_data.synthetic.draws import chance, finish, log_uniform, noise, uniform, wander
+from tsfm_data.synthetic.sampling import chance, finish, log_uniform, noise, uniform, wander
 
 
 def spikes(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:

@@ -1,0 +1,1 @@
+"""Pretraining corpora: built once, opened memory-mapped, sampled, augmented and packed."""

@@ -1,0 +1,229 @@
+"""The Lightning data module of pretraining: a corpus and generators to train on, fixed windows to validate on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from jaxtyping import Float32, Int
+
+from tsfm_data.corpus.augmentation import AugmentConfig
+from tsfm_data.corpus.loader import CorpusLoader, Synthetic, shown_sources, to_batch
+from tsfm_data.corpus.packing import PackedLoader
+from tsfm_data.corpus.sampler import Drawer
+from tsfm_data.corpus.store import Store
+from tsfm_data.errors import InputError
+from tsfm_data.synthetic import SyntheticMixture
+from tsfm_data.windows.batch import Batch
+
+VALIDATION = 1 << 64  # its random numbers are those of no training seed, and the same for all of them
+
+
+class PretrainingDataModule(pl.LightningDataModule):
+    """Windows of a corpus, of synthetic series, or of both, to pretrain with.
+
+    Training windows are drawn fresh for ever; an epoch is so many batches. Validation is fixed: "in" forecasts the
+    held-out tails of the training series (fresh synthetic series where there is no corpus), "out" forecasts windows of
+    sources that are never trained on. Every validation batch holds series of one season.
+
+    Attributes:
+        val_names: names of the validation loaders, in order: "in", and "out" where sources are held out.
+        store: the corpus after ``setup``, or None.
+    """
+
+    def __init__(
+        self,
+        corpus: str | None = None,
+        synthetic: bool | dict[str, float] = True,
+        context: int = 512,
+        horizon: int = 64,
+        batch_size: int = 128,
+        batches_per_epoch: int = 1000,
+        synthetic_share: float = 0.25,
+        crop: float = 0.25,
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008
+        holdout: float = 0.1,
+        held_out: list[str] | None = None,
+        variates: int = 1,
+        val_windows: int = 512,
+        eval_batch_size: int | None = None,
+        packed: bool = False,
+        patch_size: int = 32,
+        tokens: int = 512,
+        prefetch: int = 1,
+        seed: int = 0,
+    ) -> None:
+        """Remember the options; nothing is read before ``setup``.
+
+        Args:
+            corpus: folder that ``tsfm data build`` wrote; null trains on synthetic series alone.
+            synthetic: whether there are synthetic series, or how often each family of them is drawn.
+            context: context steps of a window.
+            horizon: steps to forecast.
+            batch_size: windows in a batch (of each process).
+            batches_per_epoch: batches in an epoch (of each process).
+            synthetic_share: share of the windows that are synthetic, where there is a corpus too.
+            crop: share of the windows whose history is cut short, to a length between 8 and the context.
+            augment: share of the windows that each augmentation changes; none by default.
+            holdout: share of every series, at its end, that is never trained on (two horizons at most).
+            held_out: sources of the corpus that are never trained on.
+            variates: variates of a training window; above 1, windows are of items with at least so many, of which each
+                shows a random choice. Validation windows have one.
+            val_windows: windows of each validation set.
+            eval_batch_size: windows in a validation batch; null takes batch_size.
+            packed: train on packed rows of patches instead of windows, as the scaling-law models are; validation has
+                windows all the same. ``batch_size`` then counts series, and ``crop`` and ``variates`` are of no
+                account.
+            patch_size: steps of a token of a packed row.
+            tokens: tokens of a packed row.
+            prefetch: next batches that are made meanwhile, each in a thread of its own.
+            seed: of the training windows; validation windows do not depend on it, so that runs can be compared.
+        """
+        super().__init__()
+        self.corpus, self.context, self.horizon, self.seed = corpus, context, horizon, seed
+        self.held_out = held_out or []
+        self.val_names = ("in", "out") if self.held_out else ("in",)
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.val_windows, self.holdout, self.synthetic_option = val_windows, holdout, synthetic
+        self.loading: dict[str, Any] = {
+            "batches": batches_per_epoch,
+            "synthetic_share": synthetic_share,
+            "augment": augment,
+            "prefetch": prefetch,
+        }
+        self.crop, self.variates = crop, variates
+        self.packed, self.patch_size, self.tokens = packed, patch_size, tokens
+        self.store: Store | None = None
+        self.synthetic: Synthetic | None = None
+        self._validation: list[ValidationWindows] | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the corpus and draw the validation windows; a second call does nothing.
+
+        Args:
+            stage: Lightning's name of what comes next; all is made ready whatever it is.
+
+        Raises:
+            InputError: the corpus is damaged, there is nothing to train on, or a name or number is wrong.
+        """
+        if self._validation is not None:
+            return
+        if self.val_windows < 1:
+            raise InputError(f"val_windows: expected at least 1, found {self.val_windows}")
+        if self.held_out and self.corpus is None:
+            raise InputError(f"held_out: expected a corpus with sources {', '.join(self.held_out)}, found no corpus")
+        self.store = None if self.corpus is None else Store(self.corpus)
+        if self.synthetic_option is not False:
+            self.synthetic = SyntheticMixture(None if self.synthetic_option is True else self.synthetic_option)
+        self._loader()  # says what is wrong with the options
+        self._validation = [self._validate_on(name) for name in self.val_names]
+
+    def _validate_on(self, name: str) -> "ValidationWindows":
+        """The fixed windows of one validation set."""
+        number = self.val_names.index(name)
+        rng = np.random.Generator(np.random.Philox(key=VALIDATION, counter=[0, 0, 0, number]))
+        if self.store is None:
+            values = self._windows().windows(self.val_windows, rng)[: self.val_windows]
+            season = np.ones(len(values), dtype=np.int64)
+        else:
+            trained = shown_sources(self.store, self.held_out)
+            if name == "in":
+                drawer = Drawer(trained, self.horizon, self.holdout)
+                drawn = drawer.series(self.val_windows, rng)
+                drawn = drawer.tails(drawn) if self.holdout > 0 else drawer.place(drawn, rng)
+                if not len(drawn):
+                    raise InputError(
+                        f"holdout: expected a share that leaves a tail to validate on, found {self.holdout:g}, less "
+                        "than a step of every series: give a larger one, or 0 to validate on what is trained on"
+                    )
+            else:
+                drawer = Drawer([s for s in self.store.sources if s not in trained], self.horizon, holdout=0.0)
+                drawn = drawer.place(drawer.series(self.val_windows, rng), rng)
+            values, season = drawer.read(drawn, self.context, self.horizon), drawer.seasons(drawn)
+        return ValidationWindows(values, season, self.context, self.eval_batch_size, self._rank(), self._world())
+
+    def _loader(self) -> CorpusLoader | PackedLoader:
+        if not self.packed:
+            return self._windows()
+        return PackedLoader(
+            self.store,
+            self.synthetic,
+            horizon=self.horizon,
+            patch_size=self.patch_size,
+            tokens=self.tokens,
+            **self._common(),
+        )
+
+    def _windows(self) -> CorpusLoader:
+        return CorpusLoader(
+            self.store,
+            self.synthetic,
+            context=self.context,
+            horizon=self.horizon,
+            crop=self.crop,
+            variates=self.variates,
+            **self._common(),
+        )
+
+    def _common(self) -> dict[str, Any]:
+        """Options of both kinds of training loader."""
+        return {
+            **self.loading,
+            "batch_size": self.batch_size,
+            "holdout": self.holdout,
+            "held_out": self.held_out,
+            "seed": self.seed,
+            "rank": self._rank(),
+            "world": self._world(),
+        }
+
+    def train_dataloader(self) -> CorpusLoader | PackedLoader:
+        """Training batches, for ever new: ``Batch``, or ``PackedRows`` with ``packed``."""
+        self.setup()
+        return self._loader()
+
+    def val_dataloader(self) -> list["ValidationWindows"]:
+        """The validation sets in the order of ``val_names``."""
+        self.setup()
+        return self._validation or []
+
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+
+class ValidationWindows:
+    """Batches of fixed windows, each of one season, in order; across ``world`` ranks each takes every ``world``-th.
+
+    Args:
+        values: windows, NaN where nothing is observed.
+        season: steps in a season of each.
+        context: steps of history of a window; the rest is to forecast.
+        batch_size: windows in a batch.
+        rank: number of this process.
+        world: number of processes.
+    """
+
+    def __init__(
+        self,
+        values: Float32[np.ndarray, "B L"],
+        season: Int[np.ndarray, " B"],
+        context: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"eval_batch_size: expected at least 1, found {batch_size}")
+        self.context, self.values, self.season = context, values, season
+        groups = [np.flatnonzero(season == s)[rank::world] for s in np.unique(season)]
+        self.parts = [rows[i : i + batch_size] for rows in groups for i in range(0, len(rows), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for rows in self.parts:
+            yield to_batch(self.values[rows, None], self.context, int(self.season[rows[0]]))

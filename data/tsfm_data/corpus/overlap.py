@@ -1,0 +1,185 @@
+"""Which evaluation series a corpus has seen: fingerprints of short blocks, the same under scaling, shift and cutting.
+
+A series is cut into blocks of 32 steps, one after the other (16 steps, every 8, where it has fewer than 96). Of each
+block the differences from step to step are divided by their standard deviation and rounded to quarters; the vector of
+those integers, hashed to 64 bits, is the block's fingerprint. It does not change when the series is scaled (by a
+positive factor) or moved up or down. Blocks with a missing value or with little going on (few different rounded values)
+have none: zeros and straight lines are the same everywhere.
+
+The corpus keeps the fingerprints of its blocks; an evaluation series is read at *every* position. So a common stretch
+of 63 steps is found wherever it begins in either. What is resampled, filtered or aggregated is not found by content:
+the ``groups`` of the catalogue tell of those. Of a source with very many blocks a random quarter of a million stands
+for all: a copied series is still found, a short stretch of one perhaps not.
+"""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt64
+
+from tsfm_data.corpus.store import FINGERPRINTS, read_manifest
+from tsfm_data.errors import InputError
+
+if TYPE_CHECKING:
+    from tsfm_data.io.catalog import DatasetSpec
+    from tsfm_data.io.series import SeriesSet
+
+BLOCK, SHORT_BLOCK = 32, 16
+SHORT_STRIDE, SHORT_SERIES = 8, 96
+GRAIN = 0.25  # in standard deviations of the differences
+CHUNK = 1 << 15  # blocks hashed at once
+MOST = 1 << 18  # fingerprints kept of a source
+# A block with fewer different rounded differences says too little.
+DISTINCT = {BLOCK: 12, SHORT_BLOCK: 10}
+
+
+def _multipliers(width: int) -> UInt64[np.ndarray, " steps"]:
+    drawn = np.random.Generator(np.random.PCG64(width)).integers(0, 2**63, width - 1, dtype=np.uint64)
+    return drawn * np.uint64(2) + np.uint64(1)
+
+
+MULTIPLIERS = {width: _multipliers(width) for width in (BLOCK, SHORT_BLOCK)}
+
+
+def fingerprints(values: Float[np.ndarray, " T"]) -> UInt64[np.ndarray, " blocks"]:
+    """The fingerprints that a corpus keeps of one series."""
+    if len(values) < SHORT_SERIES:
+        return block_hashes(values, SHORT_BLOCK, SHORT_STRIDE)
+    return block_hashes(values, BLOCK, BLOCK)
+
+
+def sample(hashes: UInt64[np.ndarray, " blocks"]) -> UInt64[np.ndarray, " kept"]:
+    """The smallest different fingerprints of a source, ``MOST`` at most: of hashes, a random sample."""
+    kept = np.zeros(0, np.uint64)
+    for start in range(0, len(hashes), MOST):
+        kept = np.sort(np.concatenate([kept, hashes[start : start + MOST]]))
+        kept = kept[np.diff(kept, prepend=~kept[:1]) != 0][:MOST]
+    return kept
+
+
+def block_hashes(values: Float[np.ndarray, " T"], width: int, stride: int) -> UInt64[np.ndarray, " blocks"]:
+    """Fingerprints of the blocks of ``width`` steps at every ``stride``-th step; blocks that have none are left out.
+
+    Args:
+        values: one series; NaN where missing.
+        width: 16 or 32.
+        stride: steps from one block to the next.
+    """
+    if len(values) < width:
+        return np.zeros(0, np.uint64)
+    steps = np.diff(values.astype(np.float64))
+    blocks = np.lib.stride_tricks.sliding_window_view(steps, width - 1)[::stride]
+    parts = [_hash(blocks[i : i + CHUNK], width) for i in range(0, len(blocks), CHUNK)]
+    return np.concatenate(parts)
+
+
+def _hash(blocks: Float[np.ndarray, "n steps"], width: int) -> UInt64[np.ndarray, " kept"]:
+    scale = blocks.std(axis=1)
+    good = np.isfinite(scale) & (scale > 0)
+    rounded = np.rint(blocks[good] / (GRAIN * scale[good, None])).astype(np.int64)
+    ordered = np.sort(rounded, axis=1)
+    telling = (np.diff(ordered, axis=1) != 0).sum(axis=1) + 1 >= DISTINCT[width]
+    return (rounded[telling].astype(np.uint64) * MULTIPLIERS[width]).sum(axis=1, dtype=np.uint64)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What a corpus has seen of one evaluation set.
+
+    Attributes:
+        name: the evaluation set.
+        series: its series.
+        checked: those with a block that has a fingerprint; None where the set or the fingerprints are not at hand.
+        seen: names of series with a block in common, and the sources that hold it.
+        same: sources that are the same data set or file.
+        related: sources that the catalogue says share raw series with it.
+    """
+
+    name: str
+    series: int
+    checked: int | None
+    seen: Mapping[str, tuple[str, ...]]
+    same: tuple[str, ...]
+    related: tuple[str, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing speaks for an overlap."""
+        return not (self.seen or self.same or self.related)
+
+
+def check_overlap(corpus: str | Path, names: Sequence[str]) -> list[Overlap]:
+    """Compare evaluation sets with a corpus: by name, file and groups of the catalogue, and by content.
+
+    Args:
+        corpus: a corpus folder, or a manifest with ``overlap.npz`` beside it, such as a model's card keeps.
+        names: data sets of the catalogue, or tables.
+
+    Raises:
+        InputError: no corpus, damaged fingerprints, or an unknown data set.
+    """
+    from tsfm_data.io import catalog
+
+    manifest = read_manifest(corpus)
+    known = _read_fingerprints(Path(corpus))
+    results = []
+    for name in names:
+        spec = catalog.get(name) if name in catalog.names() else None
+        same: tuple[str, ...] = ()
+        related: tuple[str, ...] = ()
+        if spec is not None:
+            pairs = [(entry, _akin(entry, spec)) for entry in manifest["sources"]]
+            same = tuple(entry["name"] for entry, kin in pairs if kin == "same")
+            related = tuple(entry["name"] for entry, kin in pairs if kin == "related")
+        if known is None or (spec is not None and catalog.at_hand(spec) is None):
+            results.append(Overlap(name, 0 if spec is None else spec.series, None, {}, same, related))
+            continue
+        series = catalog.open_source(name).univariate()
+        checked, seen = _search(series, *known)
+        results.append(Overlap(name, len(series), checked, seen, same, related))
+    return results
+
+
+def _akin(entry: Mapping[str, Any], spec: "DatasetSpec") -> str:
+    digests = {file["sha256"] for file in entry["files"]}
+    if spec.name == entry["name"] or spec.sha256 in digests:
+        return "same"
+    return "related" if set(entry["groups"]) & set(spec.groups) else ""
+
+
+def _read_fingerprints(
+    corpus: Path,
+) -> tuple[UInt64[np.ndarray, " hashes"], Int64[np.ndarray, " hashes"], list[str]] | None:
+    """All fingerprints in ascending order, the source of each, and the names of the sources; None without the file."""
+    file = (corpus if corpus.is_dir() else corpus.parent) / FINGERPRINTS
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name].astype(np.uint64) for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{file}: expected fingerprints of a corpus, found something else ({error})") from error
+    hashes = np.concatenate([*arrays.values(), np.zeros(0, np.uint64)])
+    owner = np.repeat(np.arange(len(arrays)), [len(array) for array in arrays.values()])
+    order = np.argsort(hashes, kind="stable")
+    return hashes[order], owner[order], list(arrays)
+
+
+def _search(
+    series: "SeriesSet", hashes: UInt64[np.ndarray, " hashes"], owner: Int64[np.ndarray, " hashes"], sources: list[str]
+) -> tuple[int, dict[str, tuple[str, ...]]]:
+    """How many series have fingerprints at all, and which of them the sources share."""
+    checked, seen = 0, dict[str, tuple[str, ...]]()
+    for i, name in enumerate(series.item_ids):
+        values = series.item(i)[:, 0]
+        own = np.unique(np.concatenate([block_hashes(values, width, 1) for width in (BLOCK, SHORT_BLOCK)]))
+        checked += len(own) > 0
+        left, right = np.searchsorted(hashes, own, "left"), np.searchsorted(hashes, own, "right")
+        found = {int(k) for a, b in zip(left[left < right], right[left < right], strict=True) for k in owner[a:b]}
+        if found:
+            seen[name] = tuple(sources[k] for k in sorted(found))
+    return checked, seen

@@ -1,0 +1,363 @@
+"""What a corpus is made of: the YAML that names sources, checked, and the series of each source, part by part.
+
+Every source has one of four keys:
+
+    sources:
+      - catalog: {role: train, licence_class: open}     # every set that fits; or a name, or a pattern such as hier_*
+        exclude: [m5_total]
+      - path: sales/*.csv          # CSV, Parquet or Arrow tables, relative to the YAML; read one file at a time
+        name: sales
+        target: units
+        freq: D
+        licence_class: unstated    # the default: only "open" may train weights that are released
+      - gluonts: datasets/m4       # a folder that GluonTS wrote
+      - generator: gp              # synthetic series; "mixture" is all generators
+        count: 20000
+        length: 1024
+        seed: 1
+
+``weight`` is the source's share of training windows (of each, if a pattern names several;
+``tsfm_data.corpus.building`` says what the others get), ``name`` what reports call it.
+"""
+
+import fnmatch
+import itertools
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import yaml
+
+from tsfm_data.corpus.store import file_digest
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.io import catalog
+from tsfm_data.io.frequency import normalise, period_alias, step_of
+from tsfm_data.io.series import SeriesSet, read_series
+
+TABLE_OPTIONS = ("time_column", "item_column", "target", "freq", "order")
+COMMON = ("name", "weight", "licence", "licence_class")
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "catalog": ("exclude", "weight"),
+    "path": (*TABLE_OPTIONS, *COMMON),
+    "gluonts": ("freq", *COMMON),
+    "generator": ("count", "length", "seed", "freq", *COMMON),
+}
+FILTERS = ("role", "licence_class", "domain", "freq", "names")
+GENERATED, ENTRIES = 256, 512  # series drawn, GluonTS entries read, at once
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One source to build.
+
+    Attributes:
+        name: folder and name in reports.
+        kind: "catalog", "path", "gluonts" or "generator".
+        origin: data-set name, pattern, folder or generator, as the YAML has it.
+        files: what is read, with digests; the source is built anew when they differ.
+        options: the same for what else decides its content.
+        licence, licence_class, domain, groups: as in ``catalog.DatasetSpec``.
+        share: the given weight, or None.
+        paths: where the files are.
+    """
+
+    name: str
+    kind: str
+    origin: str
+    files: tuple[Mapping[str, str], ...]
+    options: Mapping[str, Any]
+    licence: str
+    licence_class: str
+    domain: str
+    groups: tuple[str, ...]
+    share: float | None
+    paths: tuple[Path, ...] = ()
+
+    def inputs(self) -> dict[str, Any]:
+        """What decides the content of the source; the same inputs give the same bytes."""
+        files = [dict(file) for file in self.files]
+        return {"kind": self.kind, "origin": self.origin, "files": files, "options": dict(self.options)}
+
+    def about(self) -> dict[str, Any]:
+        """What the manifest says besides."""
+        return {
+            "licence": self.licence,
+            "licence_class": self.licence_class,
+            "domain": self.domain,
+            "groups": list(self.groups),
+            "share": self.share,
+        }
+
+    def parts(self) -> Iterator[SeriesSet]:
+        """The series, never more at once than one file, or some hundred of a generator or GluonTS data set, hold."""
+        if self.kind == "catalog":
+            yield catalog.load(self.origin)
+        elif self.kind == "path":
+            for path in self.paths:
+                yield read_series(path, **self.options)
+        elif self.kind == "gluonts":
+            yield from _gluonts_parts(self.paths[0], self.options["freq"])
+        else:
+            yield from _generated(self.origin, self.options)
+
+
+def read_plans(config: Path) -> list[Plan]:
+    """The sources that a corpus YAML names, files found and their digests taken.
+
+    Raises:
+        InputError: no such file, no YAML, an unknown key, a source that is not at hand, a name given twice, a data set
+            that is for evaluation.
+    """
+    entries = _entries(config)
+    plans: list[Plan] = []
+    for number, entry in enumerate(entries, start=1):
+        where = f"{config}, source {number}"
+        plans += _PLANNERS[_kind(entry, where)](entry, where, config.parent)
+    seen: dict[str, str] = {}
+    for plan in plans:
+        if plan.name.lower() in seen:
+            raise InputError(
+                f"{config}: expected different names of sources, found {plan.name!r} twice; give one of them a "
+                "name, or leave it out of a catalogue pattern with exclude"
+            )
+        seen[plan.name.lower()] = plan.name
+    return plans
+
+
+def _entries(config: Path) -> list[dict[str, Any]]:
+    if not config.is_file():
+        raise InputError(f"{config}: no such file; expected a YAML that lists sources")
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{config}: expected YAML, found something else ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{config}: expected the key sources with a list, found {type(content).__name__}")
+    for key in content:
+        if key != "sources":
+            raise InputError(f"{config}: {unknown_name('key', str(key), ('sources',))}")
+    entries = content.get("sources")
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(
+            f"{config}: expected sources as a list of one or more '- key: value' blocks, found {entries!r}"
+        )
+    return entries
+
+
+def _kind(entry: dict[str, Any], where: str) -> str:
+    kinds = [key for key in KEYS if key in entry]
+    if len(kinds) != 1:
+        for key in entry:
+            if key not in itertools.chain(KEYS, *KEYS.values()):
+                raise InputError(f"{where}: {unknown_name('key', str(key), KEYS)}")
+        found = ", ".join(kinds or map(str, entry))
+        raise InputError(f"{where}: expected one of {', '.join(KEYS)}, found {found}")
+    for key in entry:
+        if key not in (kinds[0], *KEYS[kinds[0]]):
+            raise InputError(f"{where}: {unknown_name('key', str(key), (kinds[0], *KEYS[kinds[0]]))}")
+    share = entry.get("weight")
+    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < np.inf):
+        raise InputError(f"{where}: expected weight as a positive number, found {share!r}")
+    if share is not None:
+        entry["weight"] = float(share)
+    return kinds[0]
+
+
+def _catalog(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
+    chosen = _matching(entry["catalog"], where)
+    excluded = entry.get("exclude", [])
+    if not isinstance(excluded, list):
+        raise InputError(f"{where}: expected exclude as a list of names, found {excluded!r}")
+    for name in excluded:
+        if name not in chosen:
+            raise InputError(f"{where}, exclude: {unknown_name('data set', str(name), chosen)}")
+    plans = []
+    for name in chosen:
+        if name in excluded:
+            continue
+        spec = catalog.get(name)
+        path = catalog.pull(name)
+        digest = spec.sha256 or file_digest(path)
+        files = ({"file": spec.file, "sha256": digest},)
+        options = {"without": list(spec.bench_series)} if spec.bench_series else {}
+        about = (spec.licence, spec.licence_class, spec.domain, spec.groups, entry.get("weight"))
+        plans.append(Plan(name, "catalog", name, files, options, *about))
+    if not plans:
+        raise InputError(f"{where}: expected data sets, found none that fits {entry['catalog']!r}")
+    return plans
+
+
+def _matching(wanted: Any, where: str) -> list[str]:
+    """Names of the training sets that a catalogue entry means."""
+    if isinstance(wanted, str) and not set(wanted) & set("*?["):
+        if catalog.get(wanted).role != "train":
+            raise InputError(
+                f"{where}: data set {wanted!r} is for evaluation (role {catalog.get(wanted).role}), never for "
+                "pretraining; leave it out"
+            )
+        return [wanted]
+    conditions = {"names": wanted} if isinstance(wanted, str) else wanted
+    if not isinstance(conditions, dict):
+        raise InputError(f"{where}: expected catalog as a name, a pattern or conditions, found {wanted!r}")
+    for key in conditions:
+        if key not in FILTERS:
+            raise InputError(f"{where}, catalog: {unknown_name('key', str(key), FILTERS)}")
+    if conditions.get("role", "train") != "train":
+        raise InputError(
+            f"{where}: expected role train, found {conditions['role']!r}: sets for evaluation are never for pretraining"
+        )
+    licence = conditions.get("licence_class")
+    if licence is not None and licence not in get_args(catalog.LicenceClass):
+        raise InputError(f"{where}: {unknown_name('licence_class', str(licence), get_args(catalog.LicenceClass))}")
+    pattern = str(conditions.get("names", "*"))
+    fits = {key: value for key, value in conditions.items() if key not in ("names", "role")}
+    return [
+        name
+        for name in catalog.names("train")
+        if fnmatch.fnmatchcase(name, pattern)
+        and all(getattr(catalog.get(name), key) == value for key, value in fits.items())
+    ]
+
+
+def _path(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
+    pattern = str(entry["path"])
+    given = Path(pattern).expanduser()
+    if set(pattern) & set("*?["):
+        base = Path(given.anchor) if given.is_absolute() else folder
+        paths = sorted(path for path in base.glob(str(given.relative_to(given.anchor))) if path.is_file())
+    else:
+        paths = [path for path in (folder / given,) if path.is_file()]
+    if not paths:
+        raise InputError(f"{where}: expected a table at {folder / given}, found no file; correct path or leave it out")
+    files = [{"file": path.name, "sha256": file_digest(path)} for path in paths]
+    for file in files:
+        _refuse_evaluation(file["file"], file["sha256"], where)
+    options = {key: entry[key] for key in TABLE_OPTIONS if key in entry}
+    _check_freq(entry, where)
+    name = entry.get("name") or given.name.split(".")[0].strip("*") or given.parent.name
+    return [_own(entry, where, str(name), "path", pattern, files, options, paths)]
+
+
+def _refuse_evaluation(file: str, digest: str, where: str) -> None:
+    for name in catalog.names("bench"):
+        if catalog.get(name).sha256 == digest:
+            raise InputError(
+                f"{where}: {file} is the file of data set {name!r}, which is for evaluation, never for pretraining; "
+                "leave it out"
+            )
+
+
+def _gluonts(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
+    path = folder / Path(str(entry["gluonts"])).expanduser()
+    train = path / "train" if (path / "train").is_dir() else path
+    inside = sorted(file for file in train.rglob("*") if file.is_file() and not file.name.startswith("."))
+    if not inside:
+        raise InputError(f"{where}: expected a folder that GluonTS wrote at {path}, found none")
+    freq = str(entry.get("freq") or _gluonts_freq(path, where))
+    _check_freq({"freq": freq}, where)
+    freq = period_alias(freq)
+    files = [{"file": str(file.relative_to(train)), "sha256": file_digest(file)} for file in inside]
+    name = str(entry.get("name") or path.name)
+    return [_own(entry, where, name, "gluonts", str(entry["gluonts"]), files, {"freq": freq}, [train])]
+
+
+def _gluonts_freq(path: Path, where: str) -> str:
+    import json
+
+    file = next((f for f in (path / "metadata.json", path / "metadata" / "metadata.json") if f.is_file()), None)
+    if file is None:
+        raise InputError(f"{where}: expected metadata.json with the frequency in {path}, found none; give freq")
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["freq"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: expected JSON with the key freq, found something else; give freq") from error
+
+
+def _gluonts_parts(path: Path, freq: str) -> Iterator[SeriesSet]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a faster JSON library could be installed
+        from gluonts.dataset.common import FileDataset
+        from gluonts.exceptions import GluonTSException
+
+    try:
+        next(iter(FileDataset(path, freq=freq)), None)
+        single = True
+    except GluonTSException:  # targets of [V, T]; what else is wrong is met again below
+        single = False
+    entries = iter(FileDataset(path, freq=freq, one_dim_target=single))
+    for number in itertools.count():
+        try:
+            part = list(itertools.islice(entries, ENTRIES))
+        except (GluonTSException, ValueError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{path}: expected a data set of GluonTS, found something else ({reason})") from error
+        if not part:
+            return
+        yield read_series(part, name=f"{path}, part {number + 1}")
+
+
+def _generator(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
+    from tsfm_data.synthetic import GENERATORS
+
+    generator = str(entry["generator"])
+    if generator != "mixture" and generator not in GENERATORS:
+        raise InputError(f"{where}: {unknown_name('generator', generator, (*GENERATORS, 'mixture'))}")
+    options: dict[str, Any] = {"seed": 0, "freq": "D"} | {
+        key: entry[key] for key in ("count", "length", "seed", "freq") if key in entry
+    }
+    for key, least in (("count", 1), ("length", 2), ("seed", 0)):
+        value = options.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{where}: expected {key} as a whole number of at least {least}, found {value!r}")
+    _check_freq(options, where)
+    name = str(entry.get("name") or generator)
+    return [_own(entry, where, name, "generator", generator, [], options, [])]
+
+
+def _generated(generator: str, options: Mapping[str, Any]) -> Iterator[SeriesSet]:
+    from tsfm_data.synthetic import GENERATORS, SyntheticMixture
+
+    draw = SyntheticMixture().draw if generator == "mixture" else GENERATORS[generator]
+    for start in range(0, options["count"], GENERATED):
+        rng = np.random.Generator(np.random.Philox(key=options["seed"], counter=[0, 0, 0, start]))
+        values = draw(min(GENERATED, options["count"] - start), options["length"], rng)
+        ids = [str(i) for i in range(start, start + len(values))]
+        yield SeriesSet.from_arrays(generator, list(values), options["freq"], item_ids=ids)
+
+
+def _check_freq(entry: Mapping[str, Any], where: str) -> None:
+    if "freq" in entry:
+        try:
+            step_of(normalise(str(entry["freq"])))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+
+
+def _own(
+    entry: Mapping[str, Any],
+    where: str,
+    name: str,
+    kind: str,
+    origin: str,
+    files: list[dict[str, str]],
+    options: Mapping[str, Any],
+    paths: list[Path],
+) -> Plan:
+    """A source that is not of the catalogue: its licence is what the YAML says."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise InputError(f"{where}: expected a name of letters, digits, '.', '_' and '-', found {name!r}; give name")
+    synthetic = kind == "generator"
+    licence_class = str(entry.get("licence_class", "open" if synthetic else "unstated"))
+    if licence_class not in get_args(catalog.LicenceClass):
+        raise InputError(f"{where}: {unknown_name('licence_class', licence_class, get_args(catalog.LicenceClass))}")
+    licence = str(entry.get("licence", "generated" if synthetic else "unstated"))
+    domain = "synthetic" if synthetic else "unstated"
+    share = entry.get("weight")
+    return Plan(name, kind, origin, tuple(files), options, licence, licence_class, domain, (), share, tuple(paths))
+
+
+_PLANNERS = {"catalog": _catalog, "path": _path, "gluonts": _gluonts, "generator": _generator}

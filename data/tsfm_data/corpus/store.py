@@ -1,0 +1,191 @@
+"""A pretraining corpus on disk, opened memory-mapped: many sources, each a few arrays, and one manifest.
+
+    DIR/manifest.json              where every source came from, its licence, counts, weight, digests of its arrays
+    DIR/overlap.npz                fingerprints by source (``tsfm_data.corpus.overlap``): they go with a model's card
+    DIR/sources/NAME/values.npy    float32: every variate of every item, one after the other; NaN where missing
+                    /offsets.npy   int64: series ``i`` is values ``offsets[i]:offsets[i + 1]``
+                    /items.npy     int32: series with one number are the aligned variates of one item
+                    /freqs.npy     int16: each series' place in the frequencies of the source
+                    /overlap.npy   uint64: fingerprints
+                    /source.json   what the arrays were made of, and what was found on the way
+
+``tsfm_data.corpus.building`` writes it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int16, Int32, Int64, UInt64
+
+from tsfm_data.errors import InputError
+
+FORMAT = 1
+MANIFEST, FINGERPRINTS, SOURCES, SOURCE_ENTRY = "manifest.json", "overlap.npz", "sources", "source.json"
+ARRAYS: Mapping[str, str] = {
+    "values": "<f4",
+    "offsets": "<i8",
+    "items": "<i4",
+    "freqs": "<i2",
+    "overlap": "<u8",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of a corpus; its arrays are memory-mapped.
+
+    Attributes:
+        name: unique in the corpus.
+        weight: share of training windows; the weights of a corpus sum to 1.
+        licence: as the origin states it.
+        licence_class: "open" may train weights that are released.
+        values: all series, one after the other; NaN where missing.
+        offsets: series ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+        items: series with one number are the aligned variates of one item, in order.
+        freqs: index of each series' frequency in ``freq_names``.
+        freq_names: pandas aliases.
+        season: steps in one season of each series.
+        fingerprints: what ``tsfm_data.corpus.overlap`` compares.
+        entry: the source's entry in the manifest.
+    """
+
+    name: str
+    weight: float
+    licence: str
+    licence_class: str
+    values: Float32[np.ndarray, " points"]
+    offsets: Int64[np.ndarray, " borders"]
+    items: Int32[np.ndarray, " series"]
+    freqs: Int16[np.ndarray, " series"]
+    freq_names: tuple[str, ...]
+    season: Int64[np.ndarray, " series"]
+    fingerprints: UInt64[np.ndarray, " blocks"]
+    entry: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def points(self) -> int:
+        """Values in all series, missing ones included."""
+        return len(self.values)
+
+
+class Store:
+    """A corpus folder, opened.
+
+    Args:
+        folder: what ``tsfm data build`` wrote.
+        verify: whether to compare every array with its digest, which reads the whole corpus; sizes are always checked.
+
+    Attributes:
+        folder: as given.
+        manifest: content of ``manifest.json``.
+        sources: in the order of the manifest.
+
+    Raises:
+        InputError: no corpus, or an array that is missing, cut off or (with ``verify``) altered.
+    """
+
+    def __init__(self, folder: str | Path, verify: bool = False) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.sources: tuple[Source, ...] = tuple(self._open(entry, verify) for entry in self.manifest["sources"])
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def points(self) -> int:
+        """Values in all series of all sources."""
+        return sum(source.points for source in self.sources)
+
+    def _open(self, entry: Mapping[str, Any], verify: bool) -> Source:
+        folder = self.folder / SOURCES / entry["name"]
+        check_arrays(folder, entry["arrays"], verify)
+        arrays = {name: _map(folder / f"{name}.npy", dtype) for name, dtype in ARRAYS.items()}
+        series, points = len(arrays["items"]), len(arrays["values"])
+        if not (len(arrays["freqs"]) == series == len(arrays["offsets"]) - 1 and arrays["offsets"][-1] == points):
+            raise InputError(f"{folder}: expected arrays that fit each other, found others; {REBUILD}")
+        seasons = np.array([frequency["season"] for frequency in entry["frequencies"]], dtype=np.int64)
+        return Source(
+            name=entry["name"],
+            weight=entry["weight"],
+            licence=entry["licence"],
+            licence_class=entry["licence_class"],
+            values=arrays["values"],
+            offsets=arrays["offsets"],
+            items=arrays["items"],
+            freqs=arrays["freqs"],
+            freq_names=tuple(frequency["freq"] for frequency in entry["frequencies"]),
+            season=seasons[arrays["freqs"]],
+            fingerprints=arrays["overlap"],
+            entry=entry,
+        )
+
+
+REBUILD = "run tsfm data build again with its YAML, which makes that source anew"
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest of a corpus folder, or the manifest file itself (for instance one that lies with a model's card).
+
+    Raises:
+        InputError: there is none, or it is not one of ours.
+    """
+    file = Path(path)
+    file = file / MANIFEST if file.is_dir() or not file.suffix else file
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; expected a corpus folder (tsfm data build) or its manifest")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        found = manifest["format"]
+        manifest["sources"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: expected the manifest of a corpus, found something else") from error
+    if found != FORMAT:
+        raise InputError(f"{file}: expected a corpus of format {FORMAT}, found format {found}; build it anew")
+    return manifest
+
+
+def check_arrays(folder: Path, arrays: Mapping[str, Mapping[str, Any]], verify: bool) -> None:
+    """Compare the array files of one source with what was written: sizes, and with ``verify`` digests.
+
+    Args:
+        folder: of the source.
+        arrays: file name -> {"bytes", "sha256"}.
+        verify: whether to read the files.
+
+    Raises:
+        InputError: a file is missing or differs; it is named.
+    """
+    for name, written in arrays.items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size is None:
+            raise InputError(f"{file}: expected {written['bytes']:,} bytes, found no file; {REBUILD}")
+        if size != written["bytes"]:
+            raise InputError(f"{file}: expected {written['bytes']:,} bytes, found {size:,}; {REBUILD}")
+        if verify and (found := file_digest(file)) != written["sha256"]:
+            raise InputError(f"{file}: expected sha256 {written['sha256']}, found {found}: it is damaged; {REBUILD}")
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _map(path: Path, dtype: str) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: expected an array, found something else ({error}); {REBUILD}") from error
+    if array.dtype != np.dtype(dtype) or array.ndim != 1:
+        raise InputError(f"{path}: expected one axis of {dtype}, found {array.ndim} of {array.dtype.str}; {REBUILD}")
+    return array

@@ -1,0 +1,216 @@
+"""Forecasts that a model has to beat: naive, seasonal naive, and AutoETS / AutoTheta through statsforecast.
+
+Axes: B windows, T context steps, H horizon steps, V variates, Q quantile levels.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch, Forecast
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What can be evaluated: a baseline or a model.
+
+    ``context`` is the longest history it can use (None: all of it) and ``marks`` the calendar features it wants
+    (None: none). A ``dtype`` attribute says in which floating-point type it wants its batches (float32 where absent),
+    and a true ``covariates`` that it wants the covariates of the series in them.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def context(self) -> int | None: ...
+
+    @property
+    def marks(self) -> str | None: ...
+
+    def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
+        """Forecast ``batch.horizon`` steps at the quantile ``levels``, in the units of ``batch.past``."""
+        ...
+
+
+@dataclass(frozen=True)
+class SeasonalNaive:
+    """Repeats the last season; a missing value takes the last observed one before it.
+
+    Intervals are normal, from the root mean square of the in-sample seasonal differences, and grow with the square
+    root of the number of seasons ahead (Hyndman & Athanasopoulos, Forecasting: Principles and Practice, 5.5;
+    statsforecast's ``SeasonalNaive``). GIFT-Eval's published seasonal naive is this one; the Chronos benchmarks'
+    repeats the point forecast at every level, which is ``intervals=False``. A history shorter than a season is
+    forecast by its last value, and a window without any observed value by 0.
+
+    Attributes:
+        intervals: False repeats the point forecast at every level.
+    """
+
+    intervals: bool = True
+
+    name = "seasonal-naive"
+    context: int | None = None
+    marks: str | None = None
+    dtype = torch.float64
+
+    def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
+        """Forecast with the season of the batch."""
+        return _seasonal(batch, levels, batch.season, self.intervals)
+
+
+@dataclass(frozen=True)
+class Naive:
+    """Repeats the last observed value: seasonal naive with a season of one step.
+
+    Attributes:
+        intervals: False repeats the point forecast at every level.
+    """
+
+    intervals: bool = True
+
+    name = "naive"
+    context: int | None = None
+    marks: str | None = None
+    dtype = torch.float64
+
+    def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
+        """Forecast whatever the season of the batch is."""
+        return _seasonal(batch, levels, 1, self.intervals)
+
+
+def _seasonal(batch: Batch, levels: Sequence[float], season: int, intervals: bool) -> Forecast:
+    filled, first = forward_fill(batch.past, batch.past_observed)
+    mean, sigma = _season_forecast(filled, first, 1, batch.horizon)
+    if season > 1:
+        length = filled.shape[1] - first
+        seasonal_mean, seasonal_sigma = _season_forecast(filled, first, season, batch.horizon)
+        mean = torch.where((length >= season)[:, None], seasonal_mean, mean)
+        # With one season exactly there is a point forecast but no seasonal difference to take an error from.
+        sigma = torch.where((length > season)[:, None], seasonal_sigma, sigma)
+    z_Q = torch.special.ndtri(torch.as_tensor(levels, dtype=mean.dtype, device=mean.device))
+    spread = sigma[..., None] * z_Q if intervals else torch.zeros_like(z_Q)
+    return Forecast(mean=mean, quantiles=mean[..., None] + spread, levels=tuple(levels))
+
+
+def forward_fill(
+    past: Float[Tensor, "B T V"], observed: Bool[Tensor, "B T V"]
+) -> tuple[Float[Tensor, "B T V"], Int[Tensor, "B V"]]:
+    """Fill missing values with the last observed one.
+
+    Returns:
+        The filled values (0 before the first observed one), and the step of the first observed value (T: none is).
+    """
+    steps = past.shape[1]
+    index = torch.arange(steps, device=past.device)[None, :, None]
+    last = torch.where(observed, index, -1).cummax(dim=1).values
+    filled = past.gather(1, last.clamp(min=0)) * (last >= 0)
+    first = torch.where(observed.any(dim=1), observed.int().argmax(dim=1), steps)
+    return filled, first
+
+
+def _season_forecast(
+    filled: Float[Tensor, "B T V"], first: Int[Tensor, "B V"], season: int, horizon: int
+) -> tuple[Float[Tensor, "B H V"], Float[Tensor, "B H V"]]:
+    """Point forecast and standard error of repeating the last season, wherever the history reaches that far."""
+    steps = filled.shape[1]
+    ahead = torch.arange(horizon, device=filled.device)
+    source = steps - min(season, steps) + ahead % min(season, steps)
+    difference = filled[:, season:] - filled[:, :-season]
+    index = torch.arange(difference.shape[1], device=filled.device)[None, :, None]
+    square = torch.where(index >= first[:, None], difference.square(), 0.0).sum(dim=1)
+    count = (steps - first - season).clamp(min=1)
+    growth = (ahead // season + 1).to(filled.dtype).sqrt()
+    return filled[:, source], (square / count).sqrt()[:, None] * growth[None, :, None]
+
+
+@dataclass(frozen=True)
+class Statistical:
+    """A model of statsforecast, fitted to every window and variate by itself (extra ``stats``).
+
+    Where the fit fails (a series too short for it) the forecast is the seasonal naive one. The history is cut to
+    2,500 steps as in the Chronos benchmarks (fev), because the time to fit grows with it. One series is fitted after
+    the other, in this process.
+
+    Attributes:
+        name: the name it is asked for by.
+        model: the class in ``statsforecast.models``.
+    """
+
+    name: str
+    model: str
+
+    context: int | None = 2500
+    marks: str | None = None
+    dtype = torch.float64
+
+    def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
+        """Forecast with the season of the batch.
+
+        Raises:
+            InputError: statsforecast is not installed.
+        """
+        naive = _seasonal(batch, levels, batch.season, True)
+        filled, first = forward_fill(batch.past, batch.past_observed)
+        series = [
+            values[start:] if start < len(values) else values[-1:]
+            for values, start in zip(
+                filled.transpose(1, 2).flatten(0, 1).double().cpu().numpy(), first.flatten().tolist(), strict=True
+            )
+        ]
+        # One column a level after the mean, [windows x variates, H, 1 + Q].
+        fitted = self._fit(series, batch.horizon, batch.season, levels)
+        fitted = fitted.reshape(*first.shape, batch.horizon, 1 + len(levels)).swapaxes(1, 2)
+        failed = torch.from_numpy(~np.isfinite(fitted).all(axis=(1, 3))).to(filled.device)[:, None]
+        values = torch.from_numpy(fitted).to(filled)
+        mean = torch.where(failed, naive.mean, values[..., 0])
+        return Forecast(mean, torch.where(failed[..., None], naive.quantiles, values[..., 1:]), tuple(levels))
+
+    def _fit(
+        self, series: list[np.ndarray], horizon: int, season: int, levels: Sequence[float]
+    ) -> Float[np.ndarray, "series H columns"]:
+        """Mean and quantiles of each series; NaN where the fit fails."""
+        model = self._build(season)
+        # statsforecast speaks of central intervals in per cent: level 0.9 is the upper end of the 80 % one.
+        sizes = [round(abs(level - 0.5) * 200, 6) for level in levels]
+        ends = ["hi" if level > 0.5 else "lo" for level in levels]
+        columns = [f"{end}-{size}" if size > 0 else "mean" for end, size in zip(ends, sizes, strict=True)]
+        wanted = sorted({size for size in sizes if size > 0}) or None
+        result = np.full((len(series), horizon, 1 + len(levels)), np.nan)
+        for i, values in enumerate(series):
+            # Not through the class StatsForecast, which mixes up columns when its fallback model steps in.
+            with warnings.catch_warnings(), contextlib.suppress(Exception):  # whatever a short series makes it raise
+                warnings.simplefilter("ignore")
+                found = model.forecast(y=values, h=horizon, level=wanted)
+                result[i] = np.stack([found[column] for column in ("mean", *columns)], axis=1)
+        return result
+
+    def _build(self, season: int) -> Any:
+        try:
+            from statsforecast import models
+        except ImportError as error:
+            raise InputError(
+                f"baseline {self.name!r} needs statsforecast, which is not installed: pip install 'tsfm-suite[stats]'"
+            ) from error
+        return getattr(models, self.model)(season_length=season)
+
+
+BASELINES: dict[str, Callable[[], Predictor]] = {
+    "naive": Naive,
+    "seasonal-naive": SeasonalNaive,
+    "auto-ets": lambda: Statistical("auto-ets", "AutoETS"),
+    "auto-theta": lambda: Statistical("auto-theta", "AutoTheta"),
+}
+
+
+def get_baseline(name: str) -> Predictor | None:
+    """The baseline of a name in ``BASELINES``, or None where it is not one (a model's name or folder)."""
+    return BASELINES[name]() if name in BASELINES else None

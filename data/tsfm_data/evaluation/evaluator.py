@@ -1,0 +1,287 @@
+"""One way to score any predictor on any series: ``evaluate(predictor, source, profile) -> Report``.
+
+The predictor sees windows in the data's own units and never their future. Errors are summed batch by batch in float64,
+so that memory does not grow with the number of windows. Windows scored = windows expected, or there is no report.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from tsfm_data.errors import InputError
+from tsfm_data.evaluation.baselines import Naive, Predictor, SeasonalNaive
+from tsfm_data.evaluation.elements import Elements, seasonal_error
+from tsfm_data.evaluation.metrics import Accumulator, Metric, get_metric, needed_levels
+from tsfm_data.evaluation.profiles import Profile, get_profile
+from tsfm_data.evaluation.report import Report, make_row
+from tsfm_data.io import catalog
+from tsfm_data.io.series import SeriesSet
+from tsfm_data.windows.batch import Forecast
+from tsfm_data.windows.loader import Windows, item_lengths
+from tsfm_data.windows.splits import Split, StandardScaler
+
+__all__ = ["Predictor", "evaluate", "evaluate_series", "pool"]
+
+BATCH_VALUES = 2**24  # most values in one batch (128 MiB in float64), however long the histories are
+Source = SeriesSet | str | Path
+
+
+def evaluate(
+    predictor: Predictor,
+    source: Source | Sequence[Source],
+    profile: str | Profile,
+    *,
+    horizon: int | None = None,
+    batch_size: int = 256,
+    levels: Sequence[float] | None = None,
+    dataset: str | None = None,
+    context: int | None = None,
+    per_series: bool = False,
+) -> Report:
+    """Score a predictor under a named protocol.
+
+    Args:
+        predictor: a baseline or a model.
+        source: series; the name of a data set in the catalogue; or the path of a table. Several are pooled into one
+            data set of univariate series, as the Chronos benchmark pools ETTh1 and ETTh2.
+        profile: "lsf", "gift", "gift-medium", "gift-long", "chronos", or a protocol of one's own.
+        horizon: steps to forecast; None takes the protocol's.
+        batch_size: most windows in a batch.
+        levels: quantile levels; None takes the protocol's.
+        dataset: name in the report, by which the protocol also looks horizon, season and borders up; None takes the
+            source's.
+        context: history that an inferred split leaves room for; None takes the predictor's. Give one number where
+            several predictors shall be scored on the same windows.
+        per_series: add rows for each series, with its ``item_id``.
+
+    Returns:
+        One row a metric; series of different frequencies are reported apart.
+
+    Raises:
+        InputError: the source cannot be read, or a series is too short for the horizon.
+    """
+    protocol = get_profile(profile) if isinstance(profile, str) else profile
+    if levels is not None:
+        protocol = replace(protocol, levels=tuple(sorted(levels)))
+    if horizon is not None and horizon < 1:
+        raise InputError(f"horizon: expected at least 1 step, found {horizon}")
+    sources = [source] if isinstance(source, SeriesSet | str | Path) else list(source)
+    sets = [one if isinstance(one, SeriesSet) else catalog.open_source(one) for one in sources]
+    series = sets[0] if len(sets) == 1 else pool("+".join(one.name for one in sets), sets)
+    if protocol.univariate:
+        series = series.univariate()
+    name, report = dataset or series.name, Report()
+    for freq in dict.fromkeys(series.freqs):
+        same = [i for i, other in enumerate(series.freqs) if other == freq]
+        part = series if len(same) == len(series) else series.select(same)
+        split = None
+        if protocol.windows == "rolling":
+            steps = horizon or protocol.horizon(name, freq)
+            room = context or predictor.context or protocol.context or 1
+            split = _published_split(name, part) or Split.infer(item_lengths(part), room, steps)
+        report += evaluate_series(predictor, part, protocol, name, horizon, batch_size, split, per_series)
+    return report
+
+
+def _published_split(name: str, series: SeriesSet) -> Split | None:
+    """The borders that the catalogue has for this data set, or None."""
+    borders = catalog.get(name).splits.get("lsf") if name in catalog.names() else None
+    return None if borders is None else Split.from_spec(item_lengths(series), borders, origin=f"lsf borders of {name}")
+
+
+def evaluate_series(
+    predictor: Predictor,
+    series: SeriesSet,
+    profile: Profile,
+    dataset: str,
+    horizon: int | None = None,
+    batch_size: int = 256,
+    split: Split | None = None,
+    per_series: bool = False,
+) -> Report:
+    """Score a predictor on series of one frequency; the arguments are those of ``evaluate``.
+
+    Args:
+        predictor: a baseline or a model.
+        series: series of one frequency, already split into univariate ones where the protocol wants that.
+        profile: the protocol.
+        dataset: name in the report.
+        horizon: steps to forecast; None takes the protocol's.
+        batch_size: most windows in a batch.
+        split: borders for rolling windows, and of the rows that standardise; None counts windows from the end.
+        per_series: add rows for each series.
+
+    Raises:
+        InputError: a series is too short for the horizon.
+        RuntimeError: the predictor's forecasts are not finite or of the wrong shape, or a window went missing.
+    """
+    freq, lengths = series.freqs[0], item_lengths(series)
+    horizon = horizon or profile.horizon(dataset, freq)
+    season = profile.season(dataset, freq)
+    predictor = _as_published(predictor, profile)
+    items, cuts = profile.cuts(dataset, series.item_ids, lengths, horizon, split)
+    scaler = StandardScaler.fit_split(series.values, series.offsets, split) if profile.standardise and split else None
+    context = _context(predictor, profile, season, int(cuts.max()))
+    covariates = getattr(predictor, "covariates", False)
+    windows = Windows(
+        series,
+        context,
+        horizon,
+        items,
+        cuts,
+        marks=predictor.marks,
+        season=season,
+        dtype=torch.float64,
+        covariates=covariates,
+    )
+    metrics = [replace(get_metric(text, profile.levels), name=name) for name, text in profile.metrics.items()]
+    scale = _scale(series, items, cuts, season, scaler) if _needs_scale(metrics) else None
+    whole, each = Accumulator(metrics), Accumulator(metrics, len(series)) if per_series else None
+    scored, points = 0, np.zeros(len(series), dtype=np.int64)
+    size = max(1, min(batch_size, BATCH_VALUES // ((context + horizon) * len(series.variates))))
+    for elements in _forecasts(predictor, windows, size, needed_levels(metrics, (0.5,)), scaler):
+        now = slice(scored, scored + len(elements.label))
+        if scale is not None:
+            elements = replace(elements, scale=scale[now, None])
+        whole.update(elements)
+        if each is not None:
+            each.update(elements, items[now, None, None])
+        np.add.at(points, items[now], np.isfinite(elements.label).sum(axis=(1, 2)))
+        scored += len(elements.label)
+    if scored != len(items):
+        raise RuntimeError(f"{dataset}: expected {len(items)} windows, scored {scored}")
+    place: dict[str, Any] = {"dataset": dataset, "model": predictor.name, "profile": profile.name, "freq": freq}
+    place |= {"horizon": horizon, "season": season, "windows": len(items)}
+    rows = _rows(whole, place, points.sum(keepdims=True))
+    if each is not None:
+        rows += _rows(each, place, points, series.item_ids, np.bincount(items, minlength=len(series)))
+    return Report(rows, [f"{dataset}: {split.describe()}"] if split is not None else [])
+
+
+def _as_published(predictor: Predictor, profile: Profile) -> Predictor:
+    """Naive forecasts take the intervals that the protocol's published ones have."""
+    if isinstance(predictor, Naive | SeasonalNaive) and not profile.naive_intervals:
+        return replace(predictor, intervals=False)
+    return predictor
+
+
+def _context(predictor: Predictor, profile: Profile, season: int, longest: int) -> int:
+    """History steps that the predictor is given."""
+    if predictor.context is not None:
+        return predictor.context
+    return longest if profile.context is None else max(profile.context, season)
+
+
+def _forecasts(
+    predictor: Predictor,
+    windows: Windows,
+    batch_size: int,
+    levels: tuple[float, ...],
+    scaler: StandardScaler | None,
+) -> Iterator[Elements]:
+    """The forecasts of each batch beside the truth, on the scale of the scores."""
+    dtype = getattr(predictor, "dtype", torch.float32)
+    for batch in windows.batches(batch_size):
+        label, observed = batch.future, batch.future_observed
+        if label is None or observed is None:
+            raise RuntimeError("evaluation windows must end within their series")
+        blind = replace(batch, future=None, future_observed=None).to(dtype)
+        with torch.no_grad():
+            forecast = predictor.predict(blind, levels)
+        _check(forecast, predictor, tuple(label.shape), levels)
+        truth = np.where(observed.numpy(), label.numpy(), np.nan)
+        mean, quantiles = _float64(forecast.mean), _float64(forecast.quantiles)
+        if scaler is not None:
+            truth, mean = scaler.transform(truth), scaler.transform(mean)
+            quantiles = scaler.transform(quantiles, axis=-2)
+        yield Elements(truth, quantiles, levels, mean)
+
+
+def _float64(values: Tensor) -> np.ndarray:
+    return values.detach().to("cpu", torch.float64).numpy()
+
+
+def _check(forecast: Forecast, predictor: Predictor, shape: tuple[int, ...], levels: tuple[float, ...]) -> None:
+    """A forecast that cannot be scored is an error of the model, not a window to leave out."""
+    if tuple(forecast.mean.shape) != shape or tuple(forecast.quantiles.shape) != (*shape, len(levels)):
+        raise RuntimeError(
+            f"model {predictor.name!r}: expected forecasts of shape {shape} with {len(levels)} quantiles, found "
+            f"{tuple(forecast.mean.shape)} and {tuple(forecast.quantiles.shape)}"
+        )
+    if not (torch.isfinite(forecast.mean).all() and torch.isfinite(forecast.quantiles).all()):
+        raise RuntimeError(f"model {predictor.name!r}: expected finite forecasts, found NaN or infinity")
+
+
+def _needs_scale(metrics: Sequence[Metric]) -> bool:
+    return any("scaled" in statistic for metric in metrics for statistic, _ in metric.keys)
+
+
+def _scale(
+    series: SeriesSet,
+    items: Int64[np.ndarray, " W"],
+    cuts: Int64[np.ndarray, " W"],
+    season: int,
+    scaler: StandardScaler | None,
+) -> Float64[np.ndarray, "W V"]:
+    """In-sample seasonal error of the whole history before each window, on the scale of the scores."""
+    scale = np.empty((len(items), len(series.variates)))
+    bounds = np.searchsorted(items, np.arange(len(series) + 1))  # windows are in the order of their series
+    for i, (first, last) in enumerate(pairwise(bounds)):
+        if first < last:
+            values = series.item(i) if scaler is None else scaler.transform(series.item(i))
+            scale[first:last] = seasonal_error(values, season, cuts[first:last])
+    return scale
+
+
+def _rows(
+    accumulator: Accumulator,
+    place: dict[str, Any],
+    points: Int64[np.ndarray, " G"],
+    item_ids: Sequence[str] = (),
+    windows: np.ndarray | None = None,
+) -> list[dict[str, Any]]:
+    values, undefined = accumulator.values(), accumulator.undefined()
+    rows = []
+    for group in range(accumulator.groups):
+        where = dict(place)
+        if windows is not None:
+            where |= {"item_id": item_ids[group], "windows": int(windows[group])}
+        for name in values:
+            count, lost = int(points[group]), int(undefined[name][group])
+            rows.append(make_row(where, name, float(values[name][group]), count, lost))
+    return rows
+
+
+def pool(name: str, sets: Sequence[SeriesSet]) -> SeriesSet:
+    """Every variate of several sets as one set of univariate series.
+
+    Args:
+        name: name of the pooled set.
+        sets: the sets; covariates and static features are left out.
+    """
+    parts = [one.univariate() for one in sets]
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    values = np.concatenate([part.values for part in parts])
+    return SeriesSet(
+        name=name,
+        source=", ".join(part.source for part in parts),
+        values=values,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        item_ids=tuple(f"{part.name}/{item}" for part in parts for item in part.item_ids),
+        variates=parts[0].variates,
+        starts=np.concatenate([part.starts for part in parts]),
+        freqs=tuple(freq for part in parts for freq in part.freqs),
+        past=np.empty((len(values), 0)),
+        past_names=(),
+        known=np.empty((len(values), 0)),
+        known_names=(),
+        future_rows=np.concatenate([part.future_rows for part in parts]),
+        static=None,
+    )

@@ -1,0 +1,161 @@
+"""What an evaluation found: rows for tables and files, and a summary of several data sets."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tsfm_data.errors import InputError
+from tsfm_data.io.files import atomic_file
+
+BASELINE = "seasonal-naive"
+RELATIVE = ("MSE", "MAE", "MASE", "WQL")  # errors whose ratio to the baseline's makes sense
+COLUMNS = (
+    "dataset",
+    "model",
+    "profile",
+    "freq",
+    "horizon",
+    "season",
+    "metric",
+    "value",
+    "windows",
+    "points",
+    "undefined",
+)
+
+
+@dataclass
+class Report:
+    """Rows of an evaluation, one a data set, model and metric.
+
+    Attributes:
+        rows: each with the keys in ``COLUMNS`` (and ``item_id`` where series are reported apart). ``value`` is None
+            where nothing could be scored; ``points`` counts the observed values, ``undefined`` those among them that
+            the metric could not score (a constant history in MASE, a zero label in MAPE).
+        notes: lines for the reader, for instance how rows were split.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __add__(self, other: "Report") -> "Report":
+        return Report(self.rows + other.rows, list(dict.fromkeys(self.notes + other.notes)))
+
+    def value(self, metric: str, **where: Any) -> float | None:
+        """The value of the only row with this metric and these keys.
+
+        Raises:
+            KeyError: there is no such row, or more than one.
+        """
+        found = [r for r in self.rows if r["metric"] == metric and all(r[key] == v for key, v in where.items())]
+        if len(found) != 1:
+            raise KeyError(f"{metric} {where}: expected one row, found {len(found)}")
+        return found[0]["value"]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Per profile and model the geometric mean over data sets of each error relative to seasonal naive's.
+
+        Empty where the baseline's rows are not there. A ratio with an undefined or zero error is left out and counted.
+        """
+        whole = [row for row in self.rows if row.get("item_id") is None and row["metric"] in RELATIVE]
+        base = {_place(row): row["value"] for row in whole if row["model"] == BASELINE}
+        ratios: dict[tuple[str, str, str], list[float | None]] = {}
+        for row in whole:
+            if _place(row) in base:
+                ratios.setdefault((row["profile"], row["model"], row["metric"]), []).append(
+                    _quotient(row["value"], base[_place(row)])
+                )
+        summary: dict[str, Any] = {}
+        for (profile, model, metric), values in ratios.items():
+            known = [value for value in values if value is not None]
+            summary.setdefault(profile, {}).setdefault(model, {})[metric] = {
+                "relative": math.exp(sum(map(math.log, known)) / len(known)) if known else None,
+                "datasets": len(known),
+                "undefined": len(values) - len(known),
+            }
+        return summary
+
+    def to_json(self) -> str:
+        """``{"rows": [...], "summary": {...}, "notes": [...]}``; what is undefined is null."""
+        return json.dumps({"rows": self.rows, "summary": self.summary, "notes": self.notes}, indent=1, allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """A table with one line a data set and model, one column a metric, and the notes below it."""
+        from tabulate import tabulate
+
+        metrics = list(dict.fromkeys(row["metric"] for row in self.rows))
+        keys = [
+            key
+            for key in ("dataset", "item_id", "freq", "model", "profile", "horizon", "windows")
+            if any(key in row for row in self.rows)
+        ]
+        lines: dict[tuple[Any, ...], dict[str, str]] = {}
+        for row in self.rows:
+            line = lines.setdefault(tuple(row.get(key) for key in keys), {})
+            line[row["metric"]] = _cell(row)
+        table = [[*place, *(line.get(metric, "") for metric in metrics)] for place, line in lines.items()]
+        text = tabulate(table, [*keys, *metrics], tablefmt="github", disable_numparse=True)
+        if any(row["undefined"] for row in self.rows):
+            text += "\n\n(n) behind a value: n observed points that the metric is not defined for are left out of it."
+        return "\n".join([text, *(f"\n{note}" for note in self.notes)]) + "\n"
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the rows as a Parquet table."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with atomic_file(path) as temporary:
+            pq.write_table(pa.Table.from_pylist(self.rows), temporary)
+
+    def save(self, path: str | Path) -> None:
+        """Write in the form that the suffix names: .json, .md or .parquet.
+
+        Raises:
+            InputError: another suffix.
+        """
+        suffix = Path(path).suffix.lower()
+        if suffix == ".parquet":
+            return self.to_parquet(path)
+        if suffix not in (".json", ".md"):
+            raise InputError(f"{path}: expected a name that ends in .json, .md or .parquet, found {suffix!r}")
+        text = self.to_json() + "\n" if suffix == ".json" else self.to_markdown()
+        with atomic_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def make_row(place: Mapping[str, Any], metric: str, value: float, points: int, undefined: int) -> dict[str, Any]:
+    """A row of plain Python values in the order of ``COLUMNS``.
+
+    Args:
+        place: the keys that all metrics of one evaluation share.
+        metric: name of the metric.
+        value: what it came to; NaN where nothing could be scored.
+        points: observed values.
+        undefined: those among them that the metric could not score.
+    """
+    found = {
+        **place,
+        "metric": metric,
+        "value": value if math.isfinite(value) else None,
+        "points": points,
+        "undefined": undefined,
+    }
+    order: Sequence[str] = (*COLUMNS, *(key for key in found if key not in COLUMNS))
+    return {key: found[key] for key in order}
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("dataset", "profile", "freq", "horizon", "metric"))
+
+
+def _quotient(value: float | None, base: float | None) -> float | None:
+    return None if value is None or base is None or value <= 0 or base <= 0 else value / base
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    value = "undefined" if row["value"] is None else f"{row['value']:.4g}"
+    return f"{value} ({row['undefined']})" if row["undefined"] else value

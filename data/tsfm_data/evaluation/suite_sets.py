@@ -1,0 +1,159 @@
+"""Which sets a suite scores, under which profiles, and which published result each one repeats.
+
+Horizons, seasons and windows are those of ``profiles``: the published ones where a benchmark has the set, else the ones
+that the benchmark gives its sets of the same frequency. The competition sets (M3, M4) keep their competition's horizon
+and its one window under both protocols.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.evaluation.profiles import PROFILES, Profile
+from tsfm_data.io import catalog
+from tsfm_data.io.series import SeriesSet
+
+SHORT = ("gift", "chronos")
+TERMS = ("gift", "gift-medium", "gift-long")
+ALL_PROFILES = (*TERMS, "chronos")
+
+
+@dataclass(frozen=True)
+class SuiteSet:
+    """One set of a suite.
+
+    Attributes:
+        name: in reports; by it profiles look horizon and season up.
+        sources: data sets of the catalogue; several are pooled into one.
+        profiles: the protocols that score it.
+        items: first and last + 1 position of the series that belong to it; None takes all.
+        freq: frequency of all series where the file's timestamps are nominal; None keeps the file's.
+        published: profile -> name in the table of published results of what should be the same work.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    profiles: tuple[str, ...] = SHORT
+    items: tuple[int, int] | None = None
+    freq: str | None = None
+    published: Mapping[str, str] = field(default_factory=dict)
+
+    def missing(self) -> list[str]:
+        """The sources whose files are not at hand."""
+        return [name for name in self.sources if catalog.at_hand(catalog.get(name)) is None]
+
+    def load(self) -> SeriesSet:
+        """The series, every variate one of its own.
+
+        Raises:
+            InputError: as ``catalog.load``.
+        """
+        from tsfm_data.evaluation.evaluator import pool
+
+        series = pool(self.name, [catalog.load(name) for name in self.sources])
+        if self.items is not None:
+            series = series.select(range(*self.items))
+        return series if self.freq is None else replace(series, freqs=(self.freq,) * len(series))
+
+    def digest(self, profile: Profile, extra: Sequence[str] = ()) -> str:
+        """What identifies the work of scoring this set under a profile: content, series, protocol."""
+        content = [catalog.get(name).sha256 for name in self.sources]
+        work = (content, self.name, self.items, self.freq, repr(profile), *extra)
+        return hashlib.sha256(repr(work).encode()).hexdigest()[:16]
+
+
+def _gift(name: str, same: str, terms: Sequence[str] = TERMS) -> SuiteSet:
+    """A set that GIFT-Eval scores, and the Chronos benchmark only pooled with others."""
+    published = {profile: f"gift:{same}/{_term(profile)}" for profile in terms}
+    return SuiteSet(name, (name,), tuple(terms), published=published)
+
+
+def _term(profile: str) -> str:
+    return profile.removeprefix("gift-") if profile != "gift" else "short"
+
+
+def _plain(name: str, gift: str | None = None, chronos: str | None = None) -> SuiteSet:
+    """A set under both protocols."""
+    published = {"gift": f"gift:{gift}/short"} if gift else {}
+    return SuiteSet(name, (name,), published=published | ({"chronos": chronos} if chronos else {}))
+
+
+def _m3(kind: str, first: int, last: int, freq: str, published: bool = True) -> SuiteSet:
+    same = {"chronos": f"monash_m3_{kind}"} if published else {}
+    return SuiteSet(f"m3_{kind}", ("m3",), items=(first, last), freq=freq, published=same)
+
+
+BENCH = (
+    _gift("ETTh1", "ett1/H"),
+    _gift("ETTh2", "ett2/H"),
+    _gift("ETTm1", "ett1/15T"),
+    _gift("ETTm2", "ett2/15T"),
+    SuiteSet("ETTh", ("ETTh1", "ETTh2"), ("chronos",), published={"chronos": "ETTh"}),
+    SuiteSet("ETTm", ("ETTm1", "ETTm2"), ("chronos",), published={"chronos": "ETTm"}),
+    replace(_gift("weather", "jena_weather/10T"), profiles=ALL_PROFILES),
+    _plain("exchange_rate", chronos="exchange_rate"),
+    _plain("national_illness"),
+    _m3("yearly", 0, 645, "YS"),
+    _m3("quarterly", 645, 1401, "QS"),
+    _m3("monthly", 1401, 2829, "MS"),
+    _m3("other", 2829, 3003, "D", published=False),
+    _plain("m4_hourly", "m4_hourly/H", "m4_hourly"),
+    _plain("m4_weekly", "m4_weekly/W", "m4_weekly"),
+    _plain("m4_daily_sample"),
+    _plain("m4_monthly_sample"),
+    _plain("m4_quarterly_sample"),
+    _plain("m4_yearly_sample"),
+    _plain("nn5", chronos="nn5"),
+    _plain("hospital", "hospital/M", "monash_hospital"),
+    _plain("saugeen_river", "saugeen/D"),
+    _plain("solar_weekly", "solar/W"),
+    _plain("sunspot"),
+    _plain("us_births", "us_births/D"),
+    _plain("vehicle_trips"),
+    _plain("car_parts", "car_parts/M", "monash_car_parts"),
+    _plain("chickenpox_hungary"),
+)
+SUITES: Mapping[str, tuple[SuiteSet, ...]] = {"bench": BENCH}
+
+
+def suite_profile(name: str) -> Profile:
+    """A protocol that also says, for each of its levels, how often the truth lies below the quantile."""
+    profile = PROFILES[name]
+    return replace(profile, metrics={**profile.metrics, **{coverage(q): coverage(q) for q in profile.levels}})
+
+
+def coverage(level: float) -> str:
+    """The metric that says how often the truth lies below a quantile."""
+    return f"coverage[{level:g}]"
+
+
+def choose(suite: str, profiles: Sequence[str], sets: Sequence[str] | None = None) -> list[SuiteSet]:
+    """The sets of a suite that some of the profiles score, in the order of ``sets``, else of the suite.
+
+    Args:
+        suite: its name.
+        profiles: names of profiles.
+        sets: names of sets; None takes all.
+
+    Raises:
+        InputError: no such suite or set, or nothing is left.
+    """
+    if suite not in SUITES:
+        raise unknown_name("suite", suite, SUITES)
+    known = {one.name: one for one in SUITES[suite]}
+    for name in sets or ():
+        if name not in known:
+            raise unknown_name(f"set of suite {suite!r}", name, known)
+    allowed = sorted({profile for one in known.values() for profile in one.profiles})
+    for profile in profiles:
+        if profile not in allowed:
+            raise unknown_name(f"profile of suite {suite!r}", profile, allowed)
+    chosen = [
+        replace(one, profiles=tuple(p for p in profiles if p in one.profiles))
+        for one in map(known.__getitem__, dict.fromkeys(sets or known))
+    ]
+    chosen = [one for one in chosen if one.profiles]
+    if not chosen:
+        raise InputError(f"suite {suite!r}: expected sets that {', '.join(profiles)} score, found none: name others")
+    return chosen

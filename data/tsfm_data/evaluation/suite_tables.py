@@ -1,0 +1,106 @@
+"""The tables of a suite's report, as rows for a page and as Markdown."""
+
+from typing import TYPE_CHECKING, Any
+
+from tsfm_data.evaluation import relative
+from tsfm_data.evaluation.report import BASELINE
+from tsfm_data.evaluation.suite_sets import coverage, suite_profile
+
+if TYPE_CHECKING:
+    from tsfm_data.evaluation.suite_report import SuiteReport
+
+Row = dict[str, Any]
+
+
+def summary_rows(report: "SuiteReport") -> list[Row]:
+    """A line a profile and model: geometric means relative to seasonal naive, and calibration."""
+    lines = []
+    for profile, models in report.summary.items():
+        ordered = sorted(models, key=lambda name: (name != report.model, models[name]["WQL"]["relative"] or 0))
+        for model in ordered:
+            found = models[model]
+            over = found["model_over_it"] if model != report.model else {}
+            lines.append(
+                {
+                    "profile": profile,
+                    "model": model,
+                    "relative MASE": found["MASE"]["relative"],
+                    "relative WQL": found["WQL"]["relative"],
+                    "sets": found["MASE"]["datasets"],
+                    "MASE over its": over.get("MASE"),
+                    "WQL over its": over.get("WQL"),
+                    "80 % coverage": found["coverage80"],
+                    "coverage error": found["coverage_error"],
+                }
+            )
+    return lines
+
+
+def set_rows(report: "SuiteReport", profile: str) -> list[Row]:
+    """A line a set: its work, the model's errors and coverage, and the ratio to seasonal naive of every model."""
+    rows = report.report.rows
+    values = relative.cells(rows)
+    others = [m for m in dict.fromkeys(row["model"] for row in rows) if m not in (report.model, BASELINE)]
+    lines = []
+    for name, place in {row["dataset"]: row for row in rows if row["profile"] == profile}.items():
+        line = {key: place[key] for key in ("dataset", "freq", "horizon", "windows")}
+        for metric in relative.HEADLINE:
+            line[metric] = values.get((profile, name, report.model, metric))
+        for metric in relative.HEADLINE:
+            line[f"relative {metric}"] = relative.ratio(values, profile, name, report.model, metric)
+            for model in others:
+                line[f"{model} {metric}"] = relative.ratio(values, profile, name, model, metric)
+        line["80 % coverage"] = values.get((profile, name, report.model, "coverage80"))
+        lines.append(line)
+    return lines
+
+
+def coverage_points(report: "SuiteReport", profile: str, model: str) -> list[tuple[float, float]]:
+    """Quantile level and the share of true values below the quantile, the mean over sets."""
+    points = []
+    for level in suite_profile(profile).levels:
+        found = [
+            row["value"]
+            for row in report.report.rows
+            if (row["profile"], row["model"], row["metric"]) == (profile, model, coverage(level))
+            and row["value"] is not None
+        ]
+        if found:
+            points.append((level, sum(found) / len(found)))
+    return points
+
+
+def published_rows(report: "SuiteReport", group: str) -> list[Row]:
+    """A line a model: geometric means over the sets where the work is the same, the best WQL first."""
+    models = report.same_work[group]["models"]
+    own = {row["model"] for row in report.report.rows}
+    lines = [
+        {
+            "model": model,
+            "relative MASE": found["MASE"],
+            "relative WQL": found["WQL"],
+            "scored": "here" if model in own else "published",
+        }
+        for model, found in models.items()
+    ]
+    return sorted(lines, key=lambda line: (line["relative WQL"] is None, line["relative WQL"] or 0))
+
+
+def markdown(report: "SuiteReport") -> str:
+    """Headline, per-set tables, published results and notes."""
+    from tabulate import tabulate
+
+    def table(rows: list[Row]) -> str:
+        cells = [list(row.values()) for row in rows]
+        return tabulate(cells, list(rows[0]), tablefmt="github", floatfmt=".3f", missingval="–")
+
+    parts = [f"# {report.model} on suite {report.suite}", table(summary_rows(report))]
+    for profile in report.summary:
+        parts += [f"## {profile}", table(set_rows(report, profile))]
+        for group, same in report.same_work.items():
+            if group.split()[0] == profile:
+                parts += [f"### Published: {group}", f"On {', '.join(same['sets'])}:"]
+                parts.append(table(published_rows(report, group)))
+    if report.notes:
+        parts += ["## Notes", "\n".join(f"- {note}" for note in report.notes)]
+    return "\n\n".join(parts) + "\n"

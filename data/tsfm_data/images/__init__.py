@@ -1,0 +1,1 @@
+"""Image sets from folders, Parquet and arrays; scores of class probabilities."""

@@ -1,0 +1,105 @@
+"""What class probabilities are worth: accuracy, calibration and confusion, as rows of a Report.
+
+Shapes: N images, K classes, M bins.
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from tsfm_data.errors import InputError
+from tsfm_data.evaluation.report import Report
+
+BINS = 15
+
+
+def top_k(probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], k: int) -> float:
+    """Share of the images whose class is among the ``k`` most probable; ties count against the class."""
+    own = np.take_along_axis(probabilities, labels[:, None], 1)
+    return float((((probabilities >= own).sum(1)) <= k).mean())
+
+
+def confusion(probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, "K K"]:
+    """Images by their class (rows) and the one that was found (columns)."""
+    classes = probabilities.shape[1]
+    pairs = labels * classes + probabilities.argmax(1)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def reliability(
+    probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], bins: int = BINS
+) -> Float[np.ndarray, "M 3"]:
+    """Of each bin of the highest probability, equally wide: its share of the images, their mean confidence, accuracy.
+
+    A bin without images has share 0 and NaN for the others.
+    """
+    confidence = probabilities.max(1)
+    right = probabilities.argmax(1) == labels
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(place, confidence, bins) / count
+        accuracy = np.bincount(place, right, bins) / count
+    return np.stack([count / len(labels), mean, accuracy], 1)
+
+
+def calibration_error(
+    probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], bins: int = BINS
+) -> float:
+    """Expected calibration error (Guo et al., ICML 2017): mean over images of |confidence - accuracy| of their bin."""
+    share, confidence, accuracy = reliability(probabilities, labels, bins).T
+    return float(np.nansum(share * np.abs(confidence - accuracy)))
+
+
+def log_loss(probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
+    """Mean negative log probability of the class, in nats."""
+    own = np.take_along_axis(probabilities.astype(np.float64), labels[:, None], 1)
+    return float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean())
+
+
+def score(
+    probabilities: Float[np.ndarray, "N K"],
+    labels: Int[np.ndarray, " N"],
+    classes: tuple[str, ...],
+    dataset: str,
+    model: str,
+) -> Report:
+    """Rows for top-1, top-5 (of more than five classes), log loss and calibration error, and top-1 of each class.
+
+    Args:
+        probabilities: of each class, they sum to 1.
+        labels: the classes of the images.
+        classes: names of the classes; the row of one has it as ``item_id``.
+        dataset: name of the data set.
+        model: name of the model.
+
+    Raises:
+        InputError: no images, another number of classes, or images without labels.
+    """
+    if not len(labels):
+        raise InputError(f"{dataset}: expected images to score, found none: check the part and the source")
+    if probabilities.shape[1] != len(classes):
+        raise InputError(
+            f"{dataset}: expected images of the model's {probabilities.shape[1]} classes, found {len(classes)}: give "
+            "the data set that the model is for"
+        )
+    if labels.min() < 0:
+        raise InputError(f"{dataset}: expected labelled images, found images without class folders: sort them")
+    whole = {"top1": top_k(probabilities, labels, 1)}
+    if len(classes) > 5:
+        whole["top5"] = top_k(probabilities, labels, 5)
+    whole |= {"log_loss": log_loss(probabilities, labels), "ECE": calibration_error(probabilities, labels)}
+    rows = [row(dataset, model, metric, value, len(labels)) for metric, value in whole.items()]
+    for label, name in enumerate(classes):
+        own = labels == label
+        if own.any():
+            value = top_k(probabilities[own], labels[own], 1)
+            rows.append(row(dataset, model, "top1", value, int(own.sum()), item_id=name))
+    return Report(rows)
+
+
+def row(dataset: str, model: str, metric: str, value: float, images: int, **more: Any) -> dict[str, Any]:
+    """A row of a Report on images; ``points`` counts them."""
+    place = {"dataset": dataset, "model": model, "profile": "images"}
+    return {**place, "metric": metric, "value": value, "points": images, "undefined": 0, **more}

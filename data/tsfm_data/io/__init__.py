@@ -1,0 +1,1 @@
+"""Data sets and tables: download, files, readers, and every check of user input."""

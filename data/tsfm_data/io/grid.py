@@ -1,0 +1,297 @@
+"""The regular grid under the timestamps of many series: their step, and every row's position, all at once."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int64, Shaped
+
+from tsfm_data.io.frequency import DAY, Kind, Step, anchor_month, step_of
+
+KINDS: tuple[Kind, ...] = ("tick", "start", "end", "business")
+TICK, START, END, BUSINESS = range(4)
+SHORT = 5  # below so many rows a series' own step says little, and the step of the other series is tried first
+SPARSE = 20  # a grid of more than 20 rows an observed one is taken for a wrong date
+
+
+class BadTime(ValueError):
+    """A timestamp that breaks the grid: ``row`` counts from 0 in the order given, ``text`` says what is wrong."""
+
+    def __init__(self, row: int | np.integer, text: str) -> None:
+        super().__init__(text)
+        self.row = int(row)
+        self.text = text
+
+
+class Grid(NamedTuple):
+    """Where rows lie on the regular grids of their series.
+
+    Attributes:
+        position: step of each row within its series, from 0.
+        length: steps from the first to the last row of each series.
+        starts: timestamp of each series' first step.
+        freqs: pandas alias of each series.
+    """
+
+    position: Int64[np.ndarray, " rows"]
+    length: Int64[np.ndarray, " items"]
+    starts: Shaped[np.ndarray, " items"]
+    freqs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Calendar:
+    """Timestamps of series that lie one after the other, in each of the units that steps count in.
+
+    Attributes:
+        ns: nanoseconds since 1970.
+        units: [4, rows], one row of numbers for each of ``KINDS``.
+        first: row of each series' first timestamp.
+        item: series of each row.
+        allowed: [4, items], whether all timestamps of a series lie where each of ``KINDS`` puts them.
+    """
+
+    ns: Int64[np.ndarray, " rows"]
+    units: Int64[np.ndarray, "4 rows"]
+    first: Int64[np.ndarray, " items"]
+    item: Int64[np.ndarray, " rows"]
+    allowed: Bool[np.ndarray, "4 items"]
+
+    @classmethod
+    def of(cls, ns: Int64[np.ndarray, " rows"], bounds: Int64[np.ndarray, " borders"]) -> "_Calendar":
+        stamps = ns.view("datetime64[ns]")
+        month, day = stamps.astype("datetime64[M]"), stamps.astype("datetime64[D]")
+        midnight = ns % DAY == 0
+        begins = midnight & (day == month.astype("datetime64[D]"))
+        closes = midnight & (day + 1 == (month + 1).astype("datetime64[D]"))
+        weekday = (day.astype(np.int64) + 3) % 7 < 5
+        first = bounds[:-1]
+        allowed = [
+            np.logical_and.reduceat(f, first) for f in (np.ones_like(midnight), begins, closes, midnight & weekday)
+        ]
+        business = np.busday_count(np.datetime64("1970-01-01", "D"), day).astype(np.int64)
+        months = month.astype(np.int64)
+        item = np.repeat(np.arange(len(first)), np.diff(bounds))
+        return cls(ns, np.stack([ns, months, months, business]), first, item, np.stack(allowed))
+
+    def relative(self, kind: Int64[np.ndarray, " items"]) -> Int64[np.ndarray, " rows"]:
+        """Units from the first row of each row's series."""
+        unit = self.units[kind[self.item], np.arange(len(self.item))]
+        return unit - unit[self.first][self.item]
+
+
+def regular_grid(
+    ns: Int64[np.ndarray, " rows"], bounds: Int64[np.ndarray, " borders"], freq: str | None = None
+) -> Grid:
+    """The regular grid under ascending timestamps.
+
+    Args:
+        ns: nanoseconds since 1970 of all series, one after the other.
+        bounds: series ``i`` is ``ns[bounds[i]:bounds[i + 1]]``; none is empty.
+        freq: pandas alias of all series; None reads each series' most common step. With a monthly, quarterly or yearly
+            alias any day of a period stands for that period.
+
+    Raises:
+        BadTime: timestamps repeat, descend, do not lie on one grid, or mix frequencies.
+        InputError: ``freq`` is unknown or is not a regular grid.
+    """
+    calendar = _Calendar.of(ns, bounds)
+    _check_order(calendar)
+    if freq is not None:
+        return _given(calendar, freq)
+    kind, size = _infer(calendar)
+    relative = calendar.relative(kind)
+    return _grid(calendar, kind, size, relative // size[calendar.item], calendar.ns[calendar.first])
+
+
+def _check_order(calendar: _Calendar) -> None:
+    step = np.diff(calendar.ns)
+    wrong = np.flatnonzero((step <= 0) & (np.diff(calendar.item) == 0))
+    if len(wrong) == 0:
+        return
+    row = wrong[0] + 1
+    if step[row - 1] == 0:
+        raise BadTime(
+            row,
+            f"expected each timestamp once in a series, found {_time(calendar, row)} again; drop or average the "
+            "repeats, or name the column that tells the series apart with item_column",
+        )
+    raise BadTime(
+        row,
+        f"expected ascending timestamps, found {_time(calendar, row)} after {_time(calendar, row - 1)}; "
+        "sort the rows of each series by time, oldest first",
+    )
+
+
+def _time(calendar: _Calendar, row: int | np.integer) -> str:
+    return str(pd.Timestamp(int(calendar.ns[row])))
+
+
+def _given(calendar: _Calendar, freq: str) -> Grid:
+    """The grid of a frequency that the user names."""
+    step, period = step_of(freq)
+    code = KINDS.index(step.kind)
+    items = len(calendar.first)
+    kind, size = np.full(items, code), np.full(items, step.size)
+    if period == 0:
+        if code == BUSINESS and not calendar.allowed[BUSINESS].all():
+            working = (calendar.ns % DAY == 0) & ((calendar.ns // DAY + 3) % 7 < 5)
+            row = np.flatnonzero(~working)[0]
+            raise BadTime(
+                row, f"expected weekdays at midnight (frequency {freq}), found {_time(calendar, row)}; give freq D"
+            )
+        _check_multiples(calendar, kind, size, freq)
+        position = calendar.relative(kind) // step.size
+        return _grid(calendar, kind, size, position, calendar.ns[calendar.first])
+    phase = (anchor_month(freq) - (0 if code == START else period - 1)) % period
+    month = (calendar.units[START] - phase) // period * period + phase + (0 if code == START else period - 1)
+    relative = month - month[calendar.first][calendar.item]
+    same = np.flatnonzero((np.diff(relative) == 0) & (np.diff(calendar.item) == 0))
+    off = np.flatnonzero(relative % step.size)
+    if len(same) or len(off):
+        row = same[0] + 1 if len(same) else off[0]
+        found = "a second row in the period of" if len(same) else "a row between the periods at"
+        raise BadTime(
+            row, f"expected one row a period (frequency {freq}), found {found} {_time(calendar, row)}; resample first"
+        )
+    begin = month[calendar.first].astype("datetime64[M]")
+    start = begin.astype("datetime64[D]") if code == START else (begin + 1).astype("datetime64[D]") - 1
+    starts = start.astype("datetime64[ns]").astype(np.int64)
+    return _grid(calendar, kind, size, relative // step.size, starts)
+
+
+def _check_multiples(
+    calendar: _Calendar, kind: Int64[np.ndarray, " items"], size: Int64[np.ndarray, " items"], freq: str
+) -> None:
+    off = np.flatnonzero(calendar.relative(kind) % size[calendar.item])
+    if len(off):
+        raise BadTime(
+            off[0],
+            f"expected steps of {freq} from the first timestamp of the series on, found {_time(calendar, off[0])}; "
+            "resample first or give the true frequency",
+        )
+
+
+def _infer(calendar: _Calendar) -> tuple[Int64[np.ndarray, " items"], Int64[np.ndarray, " items"]]:
+    """Kind and size of each series' step: its most common one, or that of the others where its own says little."""
+    rows = np.diff(np.append(calendar.first, len(calendar.ns)))
+    kind = np.where(calendar.allowed[START], START, np.where(calendar.allowed[END], END, TICK))
+    size = _common_step(calendar, kind)
+    week = (calendar.ns // DAY + 3) // 7
+    last = calendar.first + rows - 1
+    business = (kind == TICK) & (size == DAY) & calendar.allowed[BUSINESS] & (week[calendar.first] < week[last])
+    kind, size = np.where(business, BUSINESS, kind), np.where(business, 1, size)
+
+    broken = _first_break(calendar, kind, size)
+    good = (broken < 0) & (size > 0)
+    sure = good & (rows >= SHORT) if (good & (rows >= SHORT)).any() else good
+    if sure.any():
+        pairs, counts = np.unique(np.stack([kind[sure], size[sure]]), axis=1, return_counts=True)
+        usual = np.broadcast_to(pairs[:, counts.argmax()][:, None], (2, len(kind)))
+        fits = calendar.allowed[usual[0, 0]] & (_first_break(calendar, usual[0], usual[1], runs=False) < 0)
+        unsure = (rows < 3) | ((rows < SHORT) & (kind == TICK))  # three months in a row are hardly days with gaps
+        take = fits & (~good | unsure)
+        kind, size = np.where(take, usual[0], kind), np.where(take, usual[1], size)
+        good |= take
+    if not good.all():
+        item = int(np.flatnonzero(~good)[0])
+        raise _unreadable(calendar, item, int(rows[item]), int(kind[item]), int(size[item]), int(broken[item]))
+    return kind, size
+
+
+def _unreadable(calendar: _Calendar, item: int, rows: int, kind: int, size: int, row: int) -> BadTime:
+    """Why no frequency can be read off a series."""
+    if rows == 1:
+        return BadTime(
+            calendar.first[item], "expected at least two rows to read the frequency off, found one; give freq"
+        )
+    first = calendar.ns[calendar.first[item]].astype("datetime64[ns]")
+    usual = Step(KINDS[kind], size).alias(first)
+    return BadTime(
+        row,
+        f"expected one frequency in a series, found {_time(calendar, row)} after {_time(calendar, row - 1)} where most "
+        f"steps are {usual} (mixed frequencies); resample to one step, or give the right one with freq",
+    )
+
+
+def _common_step(calendar: _Calendar, kind: Int64[np.ndarray, " items"]) -> Int64[np.ndarray, " items"]:
+    """The most common step of each series in the units of its kind; 0 where a series has one row."""
+    inner = np.diff(calendar.item) == 0
+    step, owner = np.diff(calendar.relative(kind))[inner], calendar.item[1:][inner]
+    size = np.zeros(len(kind), dtype=np.int64)
+    if len(step) == 0:
+        return size
+    begin = np.flatnonzero(np.diff(owner, prepend=-1))
+    low, high = np.minimum.reduceat(step, begin), np.maximum.reduceat(step, begin)
+    size[owner[begin]] = low
+    irregular = np.isin(owner, owner[begin][low != high])
+    step, owner = step[irregular], owner[irregular]
+    if len(step):
+        order = np.lexsort((step, owner))
+        step, owner = step[order], owner[order]
+        run = np.flatnonzero((np.diff(step, prepend=step[0] - 1) != 0) | (np.diff(owner, prepend=-1) != 0))
+        count = np.diff(np.append(run, len(step)))
+        best = run[
+            np.lexsort((-step[run], count, owner[run]))
+        ]  # by series, the largest count last, smaller steps win ties
+        size[owner[best]] = step[best]
+    return size
+
+
+def _first_break(
+    calendar: _Calendar,
+    kind: Int64[np.ndarray, " items"],
+    size: Int64[np.ndarray, " items"],
+    runs: bool = True,
+) -> Int64[np.ndarray, " items"]:
+    """First row of each series off the grid of its step, or (``runs``) in a long run of another step; -1 for none.
+
+    Missing rows leave single larger steps behind; the same larger step many times in a row is another frequency.
+    """
+    relative = calendar.relative(kind)
+    off = relative % np.maximum(size, 1)[calendar.item] != 0
+    if runs and len(relative) > 1:
+        step, owner = np.diff(relative), calendar.item[1:]
+        inside = np.diff(calendar.item) == 0
+        start = np.flatnonzero((np.diff(step, prepend=step[0] - 1) != 0) | (np.diff(owner, prepend=-1) != 0) | ~inside)
+        length = np.diff(np.append(start, len(step)))
+        steps = np.bincount(owner[inside], minlength=len(kind))
+        long = np.minimum(np.maximum(steps // 3, 4), np.maximum(steps // 20, 10))  # of a short and of a long series
+        other = inside[start] & (step[start] != size[owner[start]])
+        off[start[other & (length >= long[owner[start]])] + 1] = True
+    result = np.full(len(kind), -1)
+    rows = np.flatnonzero(off)[::-1]
+    result[calendar.item[rows]] = rows  # the last assignment, which is the first row, stays
+    return result
+
+
+def _grid(
+    calendar: _Calendar,
+    kind: Int64[np.ndarray, " items"],
+    size: Int64[np.ndarray, " items"],
+    position: Int64[np.ndarray, " rows"],
+    starts: Int64[np.ndarray, " items"],
+) -> Grid:
+    last = np.append(calendar.first[1:], len(calendar.ns)) - 1
+    length = position[last] + 1
+    if length.sum() > SPARSE * len(position) + 100_000:
+        jump = np.diff(position)
+        jump[calendar.first[1:] - 1] = 0
+        row = int(jump.argmax()) + 1
+        raise BadTime(
+            row,
+            f"expected a series without large holes, found {_time(calendar, row)} after {_time(calendar, row - 1)}, "
+            f"{jump[row - 1]:,} steps later; correct the date, or give a coarser freq",
+        )
+    aliases: dict[tuple[int, int, int], str] = {}
+    freqs = []
+    stamps = starts.view("datetime64[ns]")
+    month = stamps.astype("datetime64[M]").astype(np.int64) % 12
+    weekly = (kind == TICK) & (size % (7 * DAY) == 0)
+    phase = np.where(kind == TICK, np.where(weekly, starts % (7 * DAY), 0), month)  # what else an alias depends on
+    for item, key in enumerate(zip(kind.tolist(), size.tolist(), phase.tolist(), strict=True)):
+        if key not in aliases:
+            aliases[key] = Step(KINDS[key[0]], key[1]).alias(stamps[item])
+        freqs.append(aliases[key])
+    return Grid(position, length, stamps, tuple(freqs))

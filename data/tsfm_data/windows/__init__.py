@@ -1,0 +1,1 @@
+"""Batches of windows: splits, gathering, loaders that resume, the Lightning data module."""

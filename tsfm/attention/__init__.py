@@ -1,0 +1,1 @@
+"""Attention: ``attend()`` and ``Mask``, over xformers on CUDA and PyTorch elsewhere."""

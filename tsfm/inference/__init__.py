@@ -1,0 +1,1 @@
+"""Forecasting with a model: the Python interface, tables of forecasts, adapters, export."""

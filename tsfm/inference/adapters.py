@@ -1,0 +1,217 @@
+"""Our models in other people's evaluations: a GluonTS ``Predictor`` (GIFT-Eval's scripts take it), and fev tasks.
+
+Shapes: H horizon, V variates, Q quantile levels.
+"""
+
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tsfm_data.errors import InputError
+from tsfm_data.evaluation.baselines import Predictor
+from tsfm_data.evaluation.evaluator import BATCH_VALUES
+from tsfm_data.evaluation.metrics import LEVELS
+from tsfm_data.io.gluonts import read_gluonts
+from tsfm_data.io.series import SeriesSet
+from tsfm_data.windows.loader import Windows, item_lengths
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # GluonTS would like a faster JSON parser, which nothing here needs
+    from gluonts.model.forecast import QuantileForecast
+    from gluonts.model.predictor import Predictor as GluonTSBase
+
+COVARIATES = ("feat_dynamic_real", "past_feat_dynamic_real")
+SQUARED = ("MSE", "RMSE", "RMSSE")  # fev's metrics that the mean forecast minimises; the median does the others
+
+
+class GluonTSPredictor(GluonTSBase):
+    """Any predictor of ours as GluonTS knows one: entries in, ``QuantileForecast`` objects out, in the same order.
+
+    ``gluonts.model.evaluation.evaluate_model(GluonTSPredictor(model, horizon), test_data=..., metrics=...)`` and the
+    scripts of GIFT-Eval run on it. Univariate entries (``target`` of shape [T]) give forecasts [H], multivariate ones
+    ([V, T]) give [H, V]. Covariates (``feat_dynamic_real``, ``past_feat_dynamic_real``) reach models that take them.
+
+    Args:
+        predictor: a model or a baseline.
+        prediction_length: steps to forecast.
+        levels: ascending quantile levels of the forecasts; GluonTS interpolates others.
+        batch_size: entries read and forecast at once.
+        season: steps in a season, for baselines; None takes it from each entry's frequency.
+
+    Raises:
+        InputError: a number below 1; and, while forecasting, an entry that is not one.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        prediction_length: int,
+        levels: Sequence[float] = LEVELS,
+        batch_size: int = 256,
+        season: int | None = None,
+    ) -> None:
+        for name, value in (("prediction_length", prediction_length), ("batch_size", batch_size)):
+            if value < 1:
+                raise InputError(f"{name}: expected at least 1, found {value}")
+        super().__init__(prediction_length=prediction_length)
+        self.predictor, self.levels, self.batch_size, self.season = predictor, tuple(levels), batch_size, season
+
+    def predict(self, dataset: Iterable[dict[str, Any]], **kwargs: Any) -> Iterator[QuantileForecast]:
+        """A forecast for each entry, from the step after its end. ``kwargs`` of GluonTS's own models are ignored."""
+        entries = iter(dataset)
+        keys = ["mean", *(str(level) for level in self.levels)]
+        while chunk := list(itertools.islice(entries, self.batch_size)):
+            series = to_series(self.predictor, chunk, "entries")
+            forecasts = forecast_ends(
+                self.predictor, series, self.prediction_length, self.levels, self.batch_size, self.season
+            )
+            for entry, values in zip(chunk, forecasts, strict=True):
+                target = np.asarray(entry["target"])
+                shown = values.transpose(2, 0, 1) if target.ndim == 2 else values[:, 0].T
+                start = entry["start"] + target.shape[-1]
+                yield QuantileForecast(shown, start_date=start, forecast_keys=keys, item_id=entry.get("item_id"))
+
+
+def to_series(
+    predictor: Predictor, entries: Sequence[Mapping[str, Any]], name: str, freq: str | None = None
+) -> SeriesSet:
+    """GluonTS entries as series, without covariates where the predictor takes none.
+
+    Args:
+        predictor: says whether it takes covariates.
+        entries: with ``start``, ``target`` and so on.
+        name: for messages.
+        freq: of all entries, where ``start`` is no period.
+
+    Raises:
+        InputError: an entry that is not one, or does not fit the others.
+    """
+    left_out = () if getattr(predictor, "covariates", False) else COVARIATES
+    kept = [{key: value for key, value in entry.items() if key not in left_out} for entry in entries]
+    series: SeriesSet = read_gluonts(kept, freq=freq, name=name)
+    return series
+
+
+def forecast_ends(
+    predictor: Predictor,
+    series: SeriesSet,
+    horizon: int,
+    levels: Sequence[float],
+    batch_size: int = 256,
+    season: int | None = None,
+) -> list[np.ndarray]:
+    """Forecast every item past its end.
+
+    Args:
+        predictor: a model or a baseline.
+        series: histories.
+        horizon: steps to forecast, H.
+        levels: ascending quantile levels.
+        batch_size: most items at once.
+        season: steps in a season; None takes it from the frequency.
+
+    Returns:
+        One array [H, V, 1 + Q] an item: the mean forecast, then the quantiles.
+
+    Raises:
+        InputError: an item without rows, or known covariates that do not cover the horizon.
+    """
+    lengths = item_lengths(series)
+    if lengths.min() < 1:
+        empty = series.item_ids[int(lengths.argmin())]
+        raise InputError(f"{series.name}: expected at least one value a series, found none in {empty!r}: leave it out")
+    found: list[np.ndarray] = [np.empty(0)] * len(series)
+    for freq in dict.fromkeys(series.freqs):
+        items = np.array([i for i, other in enumerate(series.freqs) if other == freq])
+        part = series if len(items) == len(series) else series.select(items.tolist())
+        ends = item_lengths(part)
+        windows = Windows(
+            part,
+            predictor.context or int(ends.max()),
+            horizon,
+            np.arange(len(part)),
+            ends,
+            marks=predictor.marks,
+            season=season,
+            dtype=getattr(predictor, "dtype", torch.float32),
+            covariates=getattr(predictor, "covariates", False),
+        )
+        values = (windows.context + horizon * len(levels)) * len(part.variates)
+        done = 0
+        for batch in windows.batches(max(1, min(batch_size, BATCH_VALUES // values))):
+            with torch.no_grad():
+                forecast = predictor.predict(batch, levels)
+            rows = torch.cat([forecast.mean.unsqueeze(-1), forecast.quantiles], dim=-1).cpu().double().numpy()
+            for row in rows:
+                found[items[done]] = row
+                done += 1
+    return found
+
+
+def fev_predictions(predictor: Predictor, task: Any, batch_size: int = 256) -> list[dict[str, list[dict[str, Any]]]]:
+    """The forecasts that ``fev.Task.evaluation_summary`` takes: a window each, by target column, an item each.
+
+    The point forecast is the mean where the task's metric is a squared error, else the median. Numeric covariates reach
+    models that take them; others are ignored.
+
+    Args:
+        predictor: a model or a baseline.
+        task: a ``fev.Task``.
+        batch_size: most items forecast at once.
+
+    Raises:
+        InputError: series that cannot be read.
+    """
+    metric = task.eval_metric if isinstance(task.eval_metric, str) else task.eval_metric["name"]
+    levels = sorted({*task.quantile_levels, 0.5})
+    point = 0 if metric in SQUARED else 1 + levels.index(0.5)
+    columns = {str(level): 1 + levels.index(level) for level in task.quantile_levels} | {"predictions": point}
+    windows = []
+    for number, window in enumerate(task.iter_windows()):
+        entries = list(_fev_entries(task, *window.get_input_data()))
+        series = to_series(predictor, entries, f"{task.task_name}, window {number + 1}", task.freq)
+        forecasts = forecast_ends(predictor, series, task.horizon, levels, batch_size, task.seasonality)
+        windows.append(
+            {
+                target: [
+                    {name: values[:, variate, column].tolist() for name, column in columns.items()}
+                    for values in forecasts
+                ]
+                for variate, target in enumerate(task.target_columns)
+            }
+        )
+    return windows
+
+
+def fev_summary(predictor: Predictor, task: Any, batch_size: int = 256) -> dict[str, Any]:
+    """Score a predictor on a fev task; the result is what ``fev.leaderboard`` takes.
+
+    Args:
+        predictor: a model or a baseline.
+        task: a ``fev.Task``.
+        batch_size: most items forecast at once.
+    """
+    predictions = fev_predictions(predictor, task, batch_size)
+    summary: dict[str, Any] = task.evaluation_summary(predictions, model_name=predictor.name)
+    return summary
+
+
+def _fev_entries(task: Any, past: Any, future: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a window's past and known future as GluonTS entries."""
+    for before, after in zip(past.with_format("numpy"), future.with_format("numpy"), strict=True):
+        entry = {
+            "item_id": str(before[task.id_column]),
+            "start": before[task.timestamp_column][0],
+            "target": np.stack([before[name] for name in task.target_columns]),
+        }
+        known = [np.concatenate([before[name], after[name]]) for name in task.known_dynamic_columns]
+        only_past = [before[name] for name in task.past_dynamic_columns]
+        for key, rows in (("feat_dynamic_real", known), ("past_feat_dynamic_real", only_past)):
+            numbers = [row for row in rows if np.issubdtype(row.dtype, np.number)]
+            if numbers:
+                entry[key] = np.stack(numbers)
+        yield entry

@@ -1,0 +1,165 @@
+"""The suite from Python in three lines: ``tsfm.load("name").forecast(table, horizon=24)``."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
+from tsfm.models.base import Forecaster
+from tsfm.nn.heads import DEFAULT_LEVELS, check_levels
+from tsfm_data.errors import InputError
+from tsfm_data.evaluation.evaluator import Predictor
+from tsfm_data.io.series import SeriesSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tsfm.training.finetuning import Finetuned
+
+Table = Any  # a path, a catalogue name, a pandas or pyarrow table, a GluonTS data set, or a SeriesSet
+
+
+@dataclass(frozen=True)
+class Model:
+    """A predictor that takes tables.
+
+    Attributes:
+        predictor: the model itself, or a baseline.
+        history: how it was fine-tuned, where it was by ``finetune``.
+    """
+
+    predictor: Predictor
+    history: "Finetuned | None" = None
+
+    @property
+    def name(self) -> str:
+        """Name of the predictor."""
+        return self.predictor.name
+
+    def forecast(
+        self,
+        table: Table,
+        horizon: int,
+        levels: Sequence[float] = DEFAULT_LEVELS,
+        batch_size: int = 256,
+        **columns: Any,
+    ) -> "pd.DataFrame":
+        """Forecast every series of a table past its end.
+
+        Args:
+            table: a path, a catalogue name, a pandas or pyarrow table, a GluonTS data set, or a ``SeriesSet``.
+            horizon: steps to forecast.
+            levels: quantile levels.
+            batch_size: most windows forecast at once.
+            **columns: roles of columns and frequency, as for ``tsfm_data.io.series.read_series``.
+
+        Returns:
+            Columns item_id, timestamp, mean and one a level, in the units of the table.
+
+        Raises:
+            InputError: the table is not as it should be, or horizon or levels are out of range.
+        """
+        if horizon < 1:
+            raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give 24, for instance")
+        asked = check_levels(levels)
+        series = series_of(table, **columns)
+        if self.history is not None and self.history.ignored:  # tried, and found to be of no use
+            from tsfm.training.finetuning import without_covariates
+
+            series = without_covariates(series)
+        for warning in filter(None, (check_covariates(self.predictor, series), check_observed(series))):
+            warnings.warn(warning, stacklevel=2)
+        return forecast_frame(self.predictor, series, horizon, asked, batch_size)
+
+    def finetune(self, table: Table, horizon: int, method: str = "full", **options: Any) -> "Model":
+        """Fine-tune on the series of a table; where no backtest prefers the result, the model stays as it is.
+
+        Args:
+            table: as for ``forecast``.
+            horizon: steps that shall be forecast.
+            method: "full", "lora" or "head".
+            **options: other fields of ``tsfm.training.finetuning.Recipe`` (steps, lr, seed, ...), and roles of columns.
+
+        Returns:
+            The winner, whose ``history`` says what was tried and how it compared.
+
+        Raises:
+            InputError: a baseline, a table that is too short, or anything else that is not as it should be.
+        """
+        from dataclasses import fields
+
+        from tsfm.training.finetuning import Recipe, finetune
+
+        names = {field.name for field in fields(Recipe)}
+        recipe = Recipe(method=method, **{key: value for key, value in options.items() if key in names})  # type: ignore[arg-type]
+        series = series_of(table, **{key: value for key, value in options.items() if key not in names})
+        result = finetune(trained(self.predictor), series, horizon, recipe)
+        return Model(result.model, result)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder: what ``load`` and ``tsfm forecast --model`` take.
+
+        Raises:
+            InputError: a baseline.
+        """
+        from tsfm.weights.pretrained import save
+
+        save(trained(self.predictor), folder)
+
+
+def load(name: str | Path | None = None) -> Model:
+    """A model by its name.
+
+    Args:
+        name: a name of ``tsfm weights list``, a model folder, or a baseline; None takes the model that ships with the
+            package.
+
+    Raises:
+        InputError: no such model; near names are listed.
+    """
+    from tsfm.weights import registry
+
+    return Model(load_predictor(registry.default() if name is None else str(name)))
+
+
+def load_model(name: str | Path | None = None) -> Forecaster:
+    """A model that can be trained, by its name; as ``load``.
+
+    Raises:
+        InputError: no such model, or a baseline.
+    """
+    return trained(load(name).predictor)
+
+
+def trained(predictor: Predictor) -> Forecaster:
+    """The predictor, if it is a model.
+
+    Raises:
+        InputError: it is a baseline.
+    """
+    if not isinstance(predictor, Forecaster):
+        raise InputError(f"expected a model with weights, found the baseline {predictor.name}: name a model or folder")
+    return predictor
+
+
+def series_of(table: Table, **columns: Any) -> SeriesSet:
+    """The series of a table, which may be a set of series already.
+
+    Raises:
+        InputError: the table is not as it should be, or an option is unknown.
+    """
+    if isinstance(table, SeriesSet):
+        return table
+    import inspect
+
+    from tsfm_data.errors import unknown_name
+    from tsfm_data.io.catalog import open_source
+    from tsfm_data.io.series import read_series
+
+    known = [name for name in inspect.signature(read_series).parameters if name != "source"]
+    for name in columns:
+        if name not in known:
+            raise unknown_name("option", name, known)
+    return open_source(table, **columns) if isinstance(table, str | Path) else read_series(table, **columns)

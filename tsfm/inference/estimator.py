@@ -1,0 +1,100 @@
+"""Fit and predict in the manner of scikit-learn and sktime: ``TSFMForecaster().fit(table).predict(24)``."""
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tsfm.inference.api import Model, Table, load, series_of
+from tsfm.nn.heads import DEFAULT_LEVELS
+from tsfm_data.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class TSFMForecaster:
+    """A forecaster that is fitted to a table and then forecasts past its end.
+
+    Args:
+        model: name or folder of a model, or a baseline; None takes the model that ships with the package.
+        method: "full", "lora" or "head" fine-tunes in ``fit``; None forecasts zero-shot.
+        horizon: steps to forecast, where ``fit`` or ``predict`` is given none; fine-tuning needs one.
+        levels: quantile levels.
+        options: other fields of ``tsfm.training.finetuning.Recipe``, such as {"steps": 100, "seed": 1}.
+
+    Attributes:
+        model_: after ``fit``, the model that forecasts.
+    """
+
+    model_: Model
+
+    def __init__(
+        self,
+        model: str | None = None,
+        method: str | None = None,
+        horizon: int | None = None,
+        levels: Sequence[float] = DEFAULT_LEVELS,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.method = method
+        self.horizon = horizon
+        self.levels = levels
+        self.options = options
+
+    def fit(self, table: Table, horizon: int | None = None, **columns: Any) -> "TSFMForecaster":
+        """Take the histories of a table; fine-tune on them where a method is set.
+
+        Args:
+            table: as for ``tsfm.Model.forecast``.
+            horizon: steps that shall be forecast; None takes the estimator's.
+            **columns: roles of columns and frequency, as for ``tsfm_data.io.series.read_series``.
+
+        Raises:
+            InputError: the table is not as it should be, or there is no horizon to fine-tune for.
+        """
+        model, series = load(self.model), series_of(table, **columns)
+        steps = horizon or self.horizon
+        if self.method is not None:
+            if steps is None:
+                raise InputError(
+                    "expected a horizon to fine-tune for, found none: fit(table, horizon=24), for instance"
+                )
+            model = model.finetune(series, steps, self.method, **(self.options or {}))
+        self.model_, self.series_, self.horizon_ = model, series, steps
+        return self
+
+    def predict(self, horizon: int | None = None) -> "pd.DataFrame":
+        """Forecast past the end of the histories.
+
+        Args:
+            horizon: steps to forecast; None takes that of ``fit`` or of the estimator.
+
+        Returns:
+            Columns item_id, timestamp, mean and one a level.
+
+        Raises:
+            InputError: not fitted yet, or no horizon is known.
+        """
+        if not hasattr(self, "model_"):
+            raise InputError("expected a fitted forecaster, found one without series: call fit(table) first")
+        steps = horizon if horizon is not None else self.horizon_
+        if steps is None:
+            raise InputError("expected a horizon, found none: predict(24), for instance")
+        return self.model_.forecast(self.series_, steps, self.levels)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of the constructor, as scikit-learn's ``clone`` and searches want them."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **params: Any) -> "TSFMForecaster":
+        """Change arguments of the constructor.
+
+        Raises:
+            InputError: no such argument.
+        """
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise unknown_name("parameter", name, self.get_params())
+            setattr(self, name, value)
+        return self

@@ -1,0 +1,319 @@
+"""Models as files that run without the suite: ONNX and ``torch.export``, each checked against the model itself.
+
+The exported model takes ``past`` [series, steps] in float64, in the units of the data and NaN where nothing is seen,
+of any number of series and steps, and gives ``quantiles`` [series, horizon, levels] in the same units.
+"""
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tsfm.models.base import Forecaster
+from tsfm.models.zeroshot.periods import fourier_matrices
+from tsfm_data.errors import InputError
+from tsfm_data.io.files import atomic_file
+from tsfm_data.windows.batch import Batch
+
+Format = Literal["onnx", "torch"]
+Dtype = Literal["fp32", "bf16", "int8"]
+LEAST_WEIGHTS = 4096  # a smaller matrix is not worth compressing
+TOLERANCE = 1e-3  # of the size of a series: float32 through another order of sums
+Run = Callable[[Float[np.ndarray, "B T"]], Float[np.ndarray, "B H K"]]
+
+
+class Exportable(nn.Module):
+    """A forecaster as a function of an array: what ``Forecaster.predict`` does, at the trained levels.
+
+    Args:
+        model: the forecaster; it sees every series on its own.
+        horizon: steps to forecast.
+    """
+
+    def __init__(self, model: Forecaster, horizon: int) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.horizon = horizon
+
+    def forward(self, past: Float[Tensor, "B T"]) -> Float[Tensor, "B H K"]:
+        """Quantiles of every series; its last ``context`` steps are looked at."""
+        # Rows of the model's own length whatever comes: the exported graph has no other shapes inside.
+        empty = past.new_full((past.shape[0], self.model.context), float("nan"))
+        rows = torch.cat([empty, past], 1)[:, -self.model.context :, None]
+        seen = ~rows.isnan()
+        batch, scale = self.model.standardise(Batch(torch.where(seen, rows, 0.0), seen, self.horizon))
+        found = self.model.rollout(batch).double()
+        conformal = self.model.conformal
+        if conformal is not None and conformal.calibrated:
+            found = conformal.double().quantiles(self.model.centre(found), self.levels)
+        return (found * scale.scale[..., None] + scale.loc[..., None])[:, :, 0]
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The levels of the quantiles."""
+        return self.model.levels
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        file: where.
+        bytes: its size.
+        levels: of the quantiles.
+        horizon: steps that it forecasts.
+        worst: the largest difference from the model in float32 on hard inputs, relative to the size of a series.
+        mean: the mean of these differences.
+    """
+
+    file: Path
+    bytes: int
+    levels: tuple[float, ...]
+    horizon: int
+    worst: float
+    mean: float
+
+
+def export(
+    model: Forecaster, file: Path, horizon: int | None = None, kind: Format = "onnx", dtype: Dtype = "fp32"
+) -> Exported:
+    """Write a model as ONNX or ``torch.export``, run the file, and compare it with the model.
+
+    Args:
+        model: what to export; it is left as it is.
+        file: where to.
+        horizon: steps that the file shall forecast; None takes the model's own.
+        kind: "onnx", or "torch" for ``torch.export.load``.
+        dtype: of the stored weights: "fp32", "bf16" (half the size) or "int8" (a quarter, with a scale a row).
+            Computed is in float32 all the same.
+
+    Raises:
+        InputError: the model wants calendar features, an exporter is missing, or the file does not repeat the model.
+    """
+    if model.marks is not None:
+        raise InputError(
+            f"expected a model of values alone, found {model.name}, which wants calendar features: export another"
+        )
+    steps = horizon or model.horizon
+    whole = Exportable(copy.deepcopy(model).cpu(), steps)
+    small = Exportable(copy.deepcopy(model).cpu(), steps)
+    compress(small, dtype)
+    program = traced(small)
+    with atomic_file(file) as temporary:
+        run = write_onnx(program, temporary, whole.levels) if kind == "onnx" else write_torch(program, temporary)
+        size = temporary.stat().st_size
+        exact = differences(run, small, model.context)
+        if not exact.max() <= TOLERANCE:
+            raise InputError(
+                f"expected a file that repeats the model, found a difference of {exact.max():.2g} times the size "
+                f"of a series in {file.name}: export with --format {'torch' if kind == 'onnx' else 'onnx'}"
+            )
+        found = exact if dtype == "fp32" else differences(run, whole, model.context)
+    return Exported(file, size, whole.levels, steps, float(found.max()), float(found.mean()))
+
+
+def traced(model: Exportable) -> torch.export.ExportedProgram:
+    """The graph of a model, of any number of series and steps."""
+    example = torch.randn(3, model.model.context, dtype=torch.float64).cumsum(1)
+    torch.compiler.assume_constant_result(fourier_matrices)
+    shapes = {"past": {0: torch.export.Dim("series", min=1), 1: torch.export.Dim("steps", min=1)}}
+    with torch.no_grad(), quiet():
+        try:
+            # Strict, for it alone keeps len(x) of a tensor a symbol.
+            return torch.export.export(model, (example,), dynamic_shapes=shapes, strict=True)
+        except Exception as error:
+            raise InputError(
+                f"expected a model that torch.export can trace, found {type(error).__name__} in {model.model.name}: "
+                "export a zero-shot encoder or decoder"
+            ) from error
+
+
+def write_torch(program: torch.export.ExportedProgram, file: Path) -> Run:
+    """Write the graph for ``torch.export.load``; gives the function that the file holds."""
+    stream = io.BytesIO()  # by name it would insist on the suffix .pt2
+    torch.export.save(program, stream)
+    file.write_bytes(stream.getvalue())
+    loaded = torch.export.load(io.BytesIO(file.read_bytes())).module()
+    return lambda past: loaded(torch.from_numpy(past)).numpy()
+
+
+def write_onnx(program: torch.export.ExportedProgram, file: Path, levels: tuple[float, ...]) -> Run:
+    """Write the graph as ONNX; gives the function that ONNX Runtime makes of the file.
+
+    Raises:
+        InputError: an exporter is missing.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - what PyTorch's exporter is built on
+    except ImportError as error:
+        raise InputError(
+            "expected onnx, onnxscript and onnxruntime, found none: pip install onnx onnxscript onnxruntime, or use "
+            "--format torch"
+        ) from error
+    table: dict[Any, Any] = missing_operators()
+    with quiet():
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=["past"],
+            output_names=["quantiles"],
+            custom_translation_table=table,
+            verbose=False,
+        )
+    if made is None:
+        raise RuntimeError("expected an ONNX program, found none")
+    proto = made.model_proto
+    for node in proto.graph.node:  # the exporter notes the source of every line, four fifths of a small file
+        del node.metadata_props[:]
+    onnx.helper.set_model_props(proto, {"levels": ", ".join(f"{level:g}" for level in levels)})
+    file.write_bytes(proto.SerializeToString())
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return lambda past: session.run(None, {"past": past})[0]
+
+
+def missing_operators() -> dict[Any, Any]:
+    """What stands for the operators of PyTorch that ONNX or ONNX Runtime does not have, or is slow at."""
+    from onnx_ir import DataType
+    from onnxscript import opset18 as op
+    from onnxscript.function_libs.torch_lib.ops.core import aten_sum_dim_IntList
+
+    def part(x: Any, begin: int, end: int, axis: int) -> Any:
+        bounds: Any = [op.Constant(value_ints=[value]) for value in (begin, end, axis)]
+        return op.Slice(x, *bounds)
+
+    def cummax(x: Any, dim: int) -> tuple[Any, Any]:
+        steps, step = x.shape[dim], 1
+        while step < steps:  # every turn doubles how far a maximum reaches
+            later = op.Max(part(x, step, steps, dim), part(x, 0, steps - step, dim))
+            x = op.Concat(part(x, 0, step, dim), later, axis=dim)
+            step *= 2
+        return x, x  # no model asks where the maximum was
+
+    def where(condition: Any, yes: Any, no: Any) -> Any:
+        if yes.dtype != DataType.BOOL:
+            return op.Where(condition, yes, no)
+        return op.Or(op.And(condition, yes), op.And(op.Not(condition), no))
+
+    def power(x: Any, exponent: float) -> Any:
+        number: Any = op.Constant(value_float=exponent)
+        return op.Mul(x, x) if exponent == 2 else op.Pow(x, op.CastLike(number, x))
+
+    def total(x: Any, dim: Any = None, keepdim: bool = False, dtype: int = -1) -> Any:
+        made = x.producer() if dim is not None and x.dtype == DataType.INT64 else None
+        if made is None or made.op_type != "Cast" or made.inputs[0].dtype != DataType.BOOL:
+            return aten_sum_dim_IntList(x, dim, keepdim, dtype)
+        # How many are true: exact in float32, and faster than in whole numbers.
+        true: Any = op.Cast(made.inputs[0], to=DataType.FLOAT)
+        axes: Any = op.Constant(value_ints=dim)
+        counted: Any = op.ReduceSum(true, axes, keepdims=keepdim)
+        return op.Cast(counted, to=DataType.INT64)
+
+    return {
+        torch.ops.aten.sum.dim_IntList: total,
+        torch.ops.aten.cummax.default: cummax,
+        torch.ops.aten.where.self: where,
+        torch.ops.aten.pow.Tensor_Scalar: power,
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what exporters say of their own inner workings."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
+
+
+class Compressed(nn.Module):
+    """A linear layer whose weights are stored in fewer bytes and computed with in float32.
+
+    Args:
+        layer: what to store.
+        dtype: "bf16", or "int8" with one scale an output.
+    """
+
+    def __init__(self, layer: nn.Linear, dtype: Dtype) -> None:
+        super().__init__()
+        self.bias = layer.bias
+        weight = layer.weight.detach()
+        if dtype == "bf16":
+            stored, scale = weight.bfloat16(), torch.ones(1, 1)
+        else:
+            scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+            stored = (weight / scale).round().to(torch.int8)
+        self.stored: Tensor
+        self.scale: Tensor
+        self.register_buffer("stored", stored)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Float[Tensor, "*S _"]) -> Float[Tensor, "*S _"]:
+        """As the layer."""
+        return nn.functional.linear(x, self.stored.float() * self.scale, self.bias)
+
+
+def compress(model: nn.Module, dtype: Dtype) -> None:
+    """Store the weights of the large linear layers of a model in fewer bytes."""
+    if dtype == "fp32":
+        return
+    for name, part in list(model.named_modules()):
+        if isinstance(part, nn.Linear) and part.weight.numel() >= LEAST_WEIGHTS:
+            above, _, own = name.rpartition(".")
+            setattr(model.get_submodule(above), own, Compressed(part, dtype))
+
+
+def hard_inputs(context: int, seed: int = 0) -> list[Float[np.ndarray, "B T"]]:
+    """Series on which exports go wrong: with a season, missing values, constants, large offsets; of several lengths."""
+    rng = np.random.default_rng(seed)
+    tables = []
+    for rows, steps in ((5, context), (1, max(2, context // 3)), (4, context + 37), (2, 1)):
+        time = np.arange(steps)
+        x = rng.normal(size=(rows, steps)).cumsum(1) + 3 * np.sin(2 * np.pi * time / 12)
+        x[0] = x[0] * 1e-3 + 1e6
+        if rows > 2:
+            x[1, rng.random(steps) < 0.3] = np.nan
+            x[2] = 7.0
+            x[3, : steps // 2] = np.nan
+        if rows > 4:
+            x[4] = np.nan
+        tables.append(x)
+    return tables
+
+
+def differences(run: Run, model: Exportable, context: int) -> Float[np.ndarray, " N"]:
+    """Differences between a file and a model on hard inputs, relative to the size of each series.
+
+    The size is the spread of its values, or the reach of its forecast from their mean where that is larger, as it is
+    without any value: float32 is exact to a share of the numbers.
+    """
+    found = []
+    for past in hard_inputs(context):
+        with torch.no_grad():
+            expected = model(torch.from_numpy(past)).numpy()
+        seen = np.isfinite(past)
+        mean = np.where(seen, past, 0).sum(1) / seen.sum(1).clip(min=1)
+        spread = np.sqrt(np.square(np.where(seen, past - mean[:, None], 0.0)).sum(1) / seen.sum(1).clip(min=1))
+        reach = np.abs(expected - mean[:, None, None]).max((1, 2))
+        size = np.maximum(np.where(spread > 0, spread, 1.0), reach)[:, None, None]
+        found.append((np.abs(run(past) - expected) / size).ravel())
+    return np.concatenate(found)

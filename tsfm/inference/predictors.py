@@ -1,0 +1,201 @@
+"""From series to a table of forecasts, with any predictor by its name."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.evaluation.evaluator import BATCH_VALUES, Predictor
+from tsfm_data.io.series import SeriesSet
+from tsfm_data.windows.batch import Batch, Forecast
+from tsfm_data.windows.loader import Windows, item_lengths
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load_predictor(model: str) -> Predictor:
+    """A baseline by its name, a model that ships with the package or was pulled, or the model of a folder.
+
+    Args:
+        model: "naive", "seasonal-naive", ..., a name of ``tsfm weights list``, or a folder with ``config.json`` and
+            ``model.safetensors``; the folder of a training run will do, too.
+
+    Raises:
+        InputError: neither; near names are listed.
+    """
+    from tsfm_data.evaluation.baselines import BASELINES, get_baseline
+
+    baseline = get_baseline(model)
+    if baseline is not None:
+        return baseline
+    from tsfm.weights import registry
+
+    path = registry.local_folder(model) or Path(model)
+    if not path.exists() and len(path.parts) == 1:
+        if model.split("@")[0] in registry.published():
+            raise InputError(f"expected the weights of {model} at hand, found none: tsfm weights pull {model}")
+        near = [p.name for p in Path().iterdir() if p.is_dir() and (p / "config.json").is_file()]
+        known = [*BASELINES, *registry.released(), *registry.near(model), *near]
+        raise InputError(f"{unknown_name('model', model, known)}; or give a model folder")
+    from tsfm.weights.pretrained import load
+
+    inner = path / "model"
+    return load(inner if (inner / "config.json").is_file() else path)
+
+
+def forecast_frame(
+    predictor: Predictor, series: SeriesSet, horizon: int, levels: Sequence[float], batch_size: int = 256
+) -> "pd.DataFrame":
+    """Forecast every series past its end.
+
+    Args:
+        predictor: a model or a baseline.
+        series: histories; those of one item are forecast together, so a multivariate model sees all of its variates.
+        horizon: steps to forecast.
+        levels: ascending quantile levels.
+        batch_size: most windows forecast at once; long ones or many variates are forecast in smaller batches.
+
+    Returns:
+        Columns item_id, timestamp, mean and one a level, named by it; item by item, in the units of the series.
+
+    Raises:
+        InputError: no series, a series without any value, or, for a predictor that takes covariates, one whose known
+            covariates do not cover the horizon.
+    """
+    import pandas as pd
+
+    lengths = item_lengths(series)
+    if len(lengths) == 0:
+        raise InputError(f"expected at least one series in {series.source}, found none: give a table with rows")
+    if lengths.min() < 1:
+        empty = series.item_ids[int(lengths.argmin())]
+        raise InputError(
+            f"expected at least one value in every series of {series.source}, found none in {empty!r}: leave it out"
+        )
+    covariates = getattr(predictor, "covariates", False)
+    frames = []
+    for freq in dict.fromkeys(series.freqs):  # a batch has one season and one set of calendar features
+        part = series.select([i for i, other in enumerate(series.freqs) if other == freq])
+        ends = item_lengths(part)
+        context = predictor.context or int(ends.max())
+        dtype = getattr(predictor, "dtype", torch.float32)
+        windows = Windows(
+            part,
+            context,
+            horizon,
+            np.arange(len(part)),
+            ends,
+            marks=predictor.marks,
+            dtype=dtype,
+            covariates=covariates,
+        )
+        values = (context + horizon * len(levels)) * len(part.variates)
+        size = max(1, min(batch_size, BATCH_VALUES // values))
+        forecasts = [predictor.predict(batch, levels) for batch in windows.batches(size)]
+        frames.append(forecast_table(part, horizon, forecasts))
+    if len(frames) == 1:
+        return frames[0]
+    order = pd.CategoricalDtype(list(series.univariate().item_ids))
+    whole = pd.concat(frames, ignore_index=True)
+    return whole.iloc[whole["item_id"].astype(order).cat.codes.argsort(kind="stable")].reset_index(drop=True)
+
+
+def forecast_table(series: SeriesSet, horizon: int, forecasts: Iterable[Forecast]) -> "pd.DataFrame":
+    """Forecasts past the end of every series as a table.
+
+    Args:
+        series: what was forecast.
+        horizon: steps forecast.
+        forecasts: batches that together hold one window a series, in order and in the units of the series.
+
+    Returns:
+        As ``forecast_frame``.
+    """
+    import pandas as pd
+
+    parts = []
+    for found in forecasts:
+        values = np.concatenate([found.mean.unsqueeze(-1).numpy(), found.quantiles.numpy()], axis=-1)
+        parts.append(values.transpose(0, 2, 1, 3))  # item, variate, step, column
+        levels = found.levels
+    table = np.concatenate(parts).reshape(-1, 1 + len(levels))
+    frame = pd.DataFrame(table, columns=["mean", *(f"{level:g}" for level in levels)])
+    ahead: dict[tuple[object, str, int], np.ndarray] = {}  # most series of a table begin and end together
+    times = []
+    for i, key in enumerate(
+        zip(series.starts, series.freqs, (series.length(i) for i in range(len(series))), strict=True)
+    ):
+        if key not in ahead:
+            ahead[key] = series.timestamps(i, extra=horizon)[key[2] : key[2] + horizon].to_numpy()
+        times.append(ahead[key])
+    frame.insert(0, "item_id", np.repeat(series.univariate().item_ids, horizon))
+    repeated = [t for t in times for _ in series.variates]
+    frame.insert(1, "timestamp", np.concatenate(repeated))
+    return frame
+
+
+def check_observed(series: SeriesSet) -> str | None:
+    """What a user should know about series whose values are all missing, in one line, or None.
+
+    Args:
+        series: what is to be forecast.
+    """
+    single = series.univariate()
+    empty = [name for i, name in enumerate(single.item_ids) if single.length(i) and np.isnan(single.item(i)).all()]
+    if not empty:
+        return None
+    named = ", ".join(map(repr, empty[:3])) + (", ..." if len(empty) > 3 else "")
+    return f"{len(empty)} of {len(single)} series hold no value at all, so their forecasts say nothing: {named}"
+
+
+@dataclass(frozen=True)
+class WithoutCovariates:
+    """A predictor that is kept from looking at covariates, to see what they buy it."""
+
+    predictor: Predictor
+
+    @property
+    def name(self) -> str:
+        """Its name, and that it sees none."""
+        return f"{self.predictor.name} without covariates"
+
+    @property
+    def context(self) -> int | None:
+        """As the predictor's."""
+        return self.predictor.context
+
+    @property
+    def marks(self) -> str | None:
+        """As the predictor's."""
+        return self.predictor.marks
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As the predictor's."""
+        return getattr(self.predictor, "dtype", torch.float32)
+
+    def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
+        """As the predictor, of batches that hold no covariates."""
+        return self.predictor.predict(batch, levels)
+
+
+def check_covariates(predictor: Predictor, series: SeriesSet) -> str | None:
+    """What a user should know about the covariates of a table and a predictor, in one line, or None.
+
+    Args:
+        predictor: a model or a baseline.
+        series: what it is to forecast.
+    """
+    given = [*series.past_names, *series.known_names]
+    if given and not getattr(predictor, "covariates", False):
+        return f"model {predictor.name} takes no covariates: {', '.join(given)} ignored"
+    data = getattr(predictor, "training_data", None)
+    missing = [name for name in (data.past_covariates + data.known_covariates if data else ()) if name not in given]
+    if missing:
+        return f"model {predictor.name} was trained with the covariates {', '.join(missing)}, which are not given"
+    return None

@@ -1,0 +1,90 @@
+"""Covariates as further variates of a window, and their scale.
+
+Shapes: B windows, T context, H horizon, V variates, P covariates known up to the present, K known in the future too,
+W = V + P + K columns.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from tsfm_data.windows.batch import Batch
+
+
+class WithCovariates(NamedTuple):
+    """A window whose columns are the variates, the covariates of the past, and the known ones, in this order.
+
+    Attributes:
+        past: values of the context; 0 where not observed.
+        past_observed: where ``past`` holds a value.
+        future: values of the horizon, of the known covariates alone; 0 elsewhere.
+        future_observed: where ``future`` holds a value.
+    """
+
+    past: Float[Tensor, "B T W"]
+    past_observed: Bool[Tensor, "B T W"]
+    future: Float[Tensor, "B H W"]
+    future_observed: Bool[Tensor, "B H W"]
+
+
+def with_covariates(batch: Batch, horizon: int | None = None) -> WithCovariates:
+    """The columns of a batch with its covariates behind them; without covariates, the variates alone.
+
+    Args:
+        batch: windows.
+        horizon: steps of the future to show; None takes the batch's. What is known beyond is left out, and what is
+            not known so far is not observed.
+    """
+    steps = batch.horizon if horizon is None else horizon
+    past, observed = [batch.past], [batch.past_observed]
+    for values, seen in (
+        (batch.past_covariates, batch.past_covariates_observed),
+        (batch.known_past, batch.known_past_observed),
+    ):
+        if values is not None and seen is not None:
+            past.append(values.to(batch.past.dtype))
+            observed.append(seen)
+    columns = sum(x.shape[2] for x in past)
+    if batch.known_future is None or batch.known_future_observed is None:
+        future = batch.past.new_zeros(len(batch), steps, columns)
+        future_observed = torch.zeros_like(future, dtype=torch.bool)
+    else:
+        fill = (columns - batch.known_future.shape[2], 0, 0, max(0, steps - batch.known_future.shape[1]))
+        future = F.pad(batch.known_future[:, :steps].to(batch.past.dtype), fill)
+        future_observed = F.pad(batch.known_future_observed[:, :steps], fill)
+    return WithCovariates(torch.cat(past, dim=2), torch.cat(observed, dim=2), future, future_observed)
+
+
+def standardise_covariates(batch: Batch) -> Batch:
+    """Bring each window and covariate to mean 0 and standard deviation 1, by all that is observed of it.
+
+    That is its past, and of a known covariate its future too. Computed in float64; a constant one is only shifted.
+    """
+    if batch.past_covariates is not None and batch.past_covariates_observed is not None:
+        found = standardised(batch.past_covariates, batch.past_covariates_observed)
+        batch = replace(batch, past_covariates=found)
+    if batch.known_past is not None and batch.known_past_observed is not None:
+        values, seen, context = batch.known_past, batch.known_past_observed, batch.known_past.shape[1]
+        if batch.known_future is not None and batch.known_future_observed is not None:
+            values = torch.cat([values, batch.known_future], dim=1)
+            seen = torch.cat([seen, batch.known_future_observed], dim=1)
+        found = standardised(values, seen)
+        batch = replace(batch, known_past=found[:, :context])
+        if batch.known_future is not None:
+            batch = replace(batch, known_future=found[:, context:])
+    return batch
+
+
+def standardised(x: Float[Tensor, "B T K"], observed: Bool[Tensor, "B T K"]) -> Float[Tensor, "B T K"]:
+    """Mean 0 and population deviation 1 over the observed steps, in float64; 0 where not observed."""
+    x = torch.where(observed, x.double(), 0.0)
+    count = observed.sum(dim=1, keepdim=True).clamp(min=1)
+    loc = x.sum(dim=1, keepdim=True) / count
+    deviation = torch.where(observed, x - loc, 0.0)
+    std = deviation.square().sum(dim=1, keepdim=True).div(count).sqrt()
+    flat = std <= 1e-12 * loc.abs()  # rounding leaves a constant one with a tiny spread that is not a signal
+    return torch.where(flat, 0.0, deviation / torch.where(flat, 1.0, std))

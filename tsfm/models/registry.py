@@ -1,0 +1,61 @@
+"""The forecasters by name: ours, and those that other packages add.
+
+Everything that lists models reads this: the command line's class names, ``tsfm weights convert``, the counts, the tests
+of the contract. Another package adds a model by an entry point of the group ``tsfm.models``, whose name is the model
+type and whose value is ``module:Class``.
+"""
+
+import importlib
+
+from tsfm.models.base import Forecaster
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.plugins import entry_points
+
+GROUP = "tsfm.models"
+OWN = {
+    "chronos-bolt": "tsfm.models.chronos_bolt:ChronosBolt",
+    "chronos2": "tsfm.models.chronos2:Chronos2",
+    "decoder": "tsfm.models.scaling_law.decoder:Decoder",
+    "encoder": "tsfm.models.scaling_law.encoder:Encoder",
+    "itransformer": "tsfm.models.itransformer:ITransformer",
+    "moirai": "tsfm.models.moirai:Moirai",
+    "moirai2": "tsfm.models.moirai2:Moirai2",
+    "zeroshot-decoder": "tsfm.models.zeroshot.decoder:ZeroShotDecoder",
+    "zeroshot-encoder": "tsfm.models.zeroshot.encoder:ZeroShotEncoder",
+}
+# Model type in config.json -> module and class. A class is imported only when it is asked for.
+MODELS = {**{entry.name: entry.value for entry in entry_points(GROUP)}, **OWN}
+
+
+def model_class(model_type: str) -> type[Forecaster]:
+    """The class of a model type.
+
+    Raises:
+        InputError: no such type (near names are listed), or the package that adds it cannot be imported.
+    """
+    if model_type not in MODELS:
+        raise unknown_name("model type", model_type, MODELS)
+    module, name = MODELS[model_type].split(":")
+    if model_type in OWN:
+        return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # another package's: whatever it raises is its own fault, not ours
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise InputError(
+            f"expected the model type {model_type} in {MODELS[model_type]} (entry point of {GROUP}), found an error on "
+            f"import ({reason}): update or uninstall the package that adds it"
+        ) from error
+
+
+def model_classes() -> dict[str, type[Forecaster]]:
+    """Every model type that can be imported, with its class; others are named by a warning."""
+    import warnings
+
+    classes = {}
+    for model_type in MODELS:
+        try:
+            classes[model_type] = model_class(model_type)
+        except InputError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return classes

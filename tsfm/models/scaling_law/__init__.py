@@ -1,0 +1,1 @@
+"""The encoder and the decoder of the published scaling-law study."""

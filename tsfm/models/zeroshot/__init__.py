@@ -1,0 +1,1 @@
+"""Our own zero-shot encoder and decoder."""

@@ -1,0 +1,98 @@
+"""The zero-shot decoder: every token says the quantiles of the next patches after looking at what came before.
+
+Shapes: B windows, V variates, R rows (a variate of a window), L steps, N tokens, S steps that a token forecasts,
+K levels.
+"""
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from tsfm.models.zeroshot.patches import Window, by_window, window_of
+from tsfm.models.zeroshot.recipe import ZeroShotForecaster, fit_normaliser, pinball
+from tsfm.models.zeroshot.seasonal_features import Rows
+from tsfm.nn.heads import masked_mean
+from tsfm_data.windows.batch import Batch
+
+SHORTEST = 2  # patches of history before the first token that is trained
+
+
+class ZeroShotDecoder(ZeroShotForecaster):
+    """Causal patches; several patches in one pass. Scale and periods come from the history before the forecast."""
+
+    model_type: ClassVar[str] = "zeroshot-decoder"
+
+    @property
+    def ahead(self) -> int:
+        """A token says the next patches."""
+        return self.config.predict_patches * self.config.patch_size
+
+    @property
+    def reach(self) -> int:
+        """The patches that one token says."""
+        return self.ahead
+
+    def tokens(self, rows: Rows, window: Window, variates: int, first: int, last: int) -> Float[Tensor, "R N S K"]:
+        """Quantiles of the steps after the tokens from ``first`` to before ``last``, on the model's scale.
+
+        Args:
+            rows: what is seen.
+            window: where it comes from.
+            variates: rows of a window that are forecast; behind them come covariates.
+            first: the first token that forecasts.
+            last: the token behind the last one that forecasts.
+        """
+        patch = self.config.patch_size
+        count = rows.x.shape[1] // patch
+        token_N = torch.arange(count, device=rows.x.device)
+        known_N = (token_N + 1) * patch
+        wanted = slice(first, last)
+        step_NS = known_N[wanted, None] + torch.arange(self.ahead, device=rows.x.device)
+        drafts = self.trunk.drafts(rows, step_NS, known_N[wanted])
+        visible_RN = rows.seen.unflatten(1, (count, patch)).any(-1)
+        before = token_N[None, :] <= token_N[:, None]
+        if self.config.any_variate:
+            visible_RN = visible_RN.unflatten(0, (-1, window.columns)).flatten(1)
+            # What is to be forecast may look at the covariates of the same time, where they are known.
+            covered = token_N[None, :] <= token_N[:, None] + self.config.predict_patches
+            target = torch.arange(window.columns, device=rows.x.device) < variates
+            ahead = (target[:, None] & ~target).repeat_interleave(count, 0).repeat_interleave(count, 1)
+            before = torch.where(ahead, covered.repeat(2 * (window.columns,)), before.repeat(2 * (window.columns,)))
+        future, allowed = torch.zeros_like(token_N, dtype=torch.bool), visible_RN[:, None] & before
+        return self.trunk.forecast(rows, drafts, future, allowed, window.columns, wanted)
+
+    def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
+        """Quantiles of ``horizon`` steps in the batch's units."""
+        variates = batch.past.shape[2]
+        known = self.covariates and batch.known_future is not None
+        window = window_of(
+            replace(batch, future=None), horizon if known else 0, self.config.patch_size, self.covariates
+        )
+        normalise = fit_normaliser(window.x, window.seen, self.config)
+        rows = self.trunk.rows(normalise(window.x), window.seen, window.history)
+        found = self.tokens(rows, window, variates, window.history - 1, window.history)
+        return by_window(normalise.restore(found[:, 0]), window.columns, variates, horizon)
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Twice the mean pinball loss in units of each row, of what follows every token after a random history."""
+        patch, variates = self.config.patch_size, batch.past.shape[2]
+        window = window_of(batch, batch.horizon, patch, self.covariates)
+        x_RL, seen_RL = window.target, window.known
+        count = x_RL.shape[1] // patch
+        history = int(torch.randint(min(SHORTEST, count - 1), count, ()))
+        before_RT = seen_RL[:, : history * patch]
+        normalise = fit_normaliser(x_RL[:, : history * patch], before_RT, self.config)
+        target_RL = normalise(x_RL)
+        rows = self.trunk.rows(target_RL, seen_RL, history)
+        found = self.tokens(rows, window, variates, history - 1, count - 1)
+        # What follows token n begins at step (n + 1) * patch; behind the window nothing is observed.
+        follows = [F.pad(x, (0, self.ahead)).unfold(1, self.ahead, patch) for x in (target_RL, seen_RL)]
+        target, counts = (x[:, history:count] for x in follows)
+        counts = counts & before_RT.any(1)[:, None, None]
+        is_target = torch.arange(window.columns, device=x_RL.device) < variates
+        counts = counts & is_target.repeat(len(x_RL) // window.columns)[:, None, None]
+        return masked_mean(pinball(found, target, self.levels) / rows.unit[:, None, None], counts)

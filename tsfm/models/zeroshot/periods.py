@@ -1,0 +1,169 @@
+"""Seasons of a series found in its spectrum, as lags in steps.
+
+Shapes: R rows, T steps, P periods, L lags, V = C J numbers of a block.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+LEAST_SCORE = 0.1  # of a period, whatever the length
+NOISE_SCORE = 1.25  # deviation of the score of noise times sqrt(observed steps): about sqrt(1 + 2 / 4)
+FIRST_SHARE = 0.75  # the shortest lag with this share of the best score is on the fundamental bump
+BUMP = 1.25  # a bump reaches so much further
+FEW_CYCLES = 2.0  # how much more a period must score of which two cycles are seen, not three
+LONGER_GAIN = 0.03  # what a longer period must add to the autocorrelation of the first one
+
+
+def find_periods(
+    x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"], count: int = 2
+) -> tuple[Int[Tensor, "R P"], Float[Tensor, "R P"]]:
+    """The fundamental period of every row, and longer ones that explain more of it (a week above a day).
+
+    The autocorrelation of the detrended row comes from its power spectrum (Wiener-Khinchin), over pairs that are
+    observed. A lag l scores ``acf(l) - (acf(l / 2) + acf(3 l / 2)) / 2``: high where the series repeats itself after l
+    and not after half of it, about zero for a random walk, whose autocorrelation falls without a bump. Two full
+    periods must lie within what is observed.
+
+    Args:
+        x_RT: values, 0 where not observed.
+        observed_RT: where there is a value.
+        count: how many periods to look for, 1 or 2.
+
+    Returns:
+        The periods in steps, 0 where there is none, and their scores, 0 where there is none.
+    """
+    level_RT = detrend(x_RT.float(), observed_RT)
+    both_RT = observed_RT & observed_RT.roll(1, 1)
+    both_RT[:, 0] = False
+    change_RT = torch.where(both_RT, level_RT - level_RT.roll(1, 1), 0.0)
+    score, acf = bumps(torch.cat([level_RT, change_RT]), torch.cat([observed_RT, both_RT]))
+    (score_RL, other_RL), (acf_RL, other_acf_RL) = (x.unflatten(0, (2, -1)) for x in (score, acf))
+    score_RL, acf_RL = torch.maximum(score_RL, other_RL), torch.where(other_RL > score_RL, other_acf_RL, acf_RL)
+    lag_L = torch.arange(score_RL.shape[1], device=x_RT.device)
+    cycles_RL = length_of(observed_RT)[:, None] / lag_L.clamp(min=1)
+    # The largest of so many scores of noise as there are lags (extreme values of a normal distribution).
+    count_R1 = observed_RT.sum(1, keepdim=True).clamp(min=4)
+    noise_R1 = NOISE_SCORE * (2 * (count_R1 / 2).log() / count_R1).sqrt()
+    least_RL = noise_R1.clamp(min=LEAST_SCORE) * (1 + FEW_CYCLES * (3 - cycles_RL).clamp(min=0))
+    usable_RL = (lag_L >= 2) & (cycles_RL >= 2) & (score_RL > least_RL)
+    score_RL = torch.where(usable_RL, score_RL, 0.0)
+    first_R = (usable_RL & (score_RL >= FIRST_SHARE * score_RL.amax(1, keepdim=True))).float().argmax(1)
+    bump_RL = (lag_L >= first_R[:, None]) & (lag_L <= BUMP * first_R[:, None])
+    first_R = torch.where(bump_RL, score_RL, -1.0).argmax(1)
+    found = [first_R]
+    if count > 1:
+        gain_R1 = acf_RL.gather(1, first_R[:, None]) + LONGER_GAIN
+        longer_RL = usable_RL & (2 * lag_L > 3 * first_R[:, None]) & (acf_RL > gain_R1)
+        found.append(torch.where(longer_RL, acf_RL, 0.0).argmax(1))
+    period_RP = torch.stack(found, 1)
+    score_RP = score_RL.gather(1, period_RP)
+    return torch.where(score_RP > 0, period_RP, 0), score_RP
+
+
+def bumps(
+    x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]
+) -> tuple[Float[Tensor, "R L"], Float[Tensor, "R L"]]:
+    """Score of every lag whose autocorrelation is a local maximum, 0 for the others; and the autocorrelation."""
+    acf_RL = autocorrelation(x_RT, observed_RT)
+    reach = acf_RL.shape[1] // 3  # half of the lags with a point at 3 l / 2: even and odd ones, by slices
+    start, end = acf_RL[:, :reach], acf_RL[:, 1 : reach + 1]
+    half_RL = torch.stack([start, 0.5 * (start + end)], -1).flatten(1)
+    start, middle, end = (acf_RL[:, i : 3 * reach : 3] for i in range(3))
+    beyond_RL = torch.stack([start, 0.5 * (middle + end)], -1).flatten(1)
+    acf_RL = acf_RL[:, : 2 * reach]
+    peak_RL = torch.zeros_like(acf_RL, dtype=torch.bool)
+    peak_RL[:, 1:-1] = (acf_RL[:, 1:-1] >= acf_RL[:, :-2]) & (acf_RL[:, 1:-1] >= acf_RL[:, 2:])
+    return torch.where(peak_RL, (acf_RL - 0.5 * (half_RL + beyond_RL)).clamp(max=acf_RL), 0.0), acf_RL
+
+
+def length_of(observed_RT: Bool[Tensor, "R T"]) -> Int[Tensor, " R"]:
+    """Steps from the first observed one to the end of the row."""
+    return observed_RT.shape[1] - (observed_RT.cumsum(1) == 0).sum(1)
+
+
+def detrend(x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]) -> Float[Tensor, "R T"]:
+    """The residuals of a straight line through the observed values, 0 elsewhere."""
+    weight = observed_RT.to(x_RT.dtype)
+    count = weight.sum(1, keepdim=True).clamp(min=1)
+    time = torch.linspace(-1, 1, x_RT.shape[1], device=x_RT.device).expand_as(x_RT)
+    time = (time - (time * weight).sum(1, keepdim=True) / count) * weight
+    x_RT = (x_RT - (x_RT * weight).sum(1, keepdim=True) / count) * weight
+    slope = (time * x_RT).sum(1, keepdim=True) / time.square().sum(1, keepdim=True).clamp(min=1e-6)
+    return x_RT - slope * time
+
+
+def autocorrelation(x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]) -> Float[Tensor, "R L"]:
+    """Autocorrelation at lags 0 to T - 1 over the observed pairs; rows are centred, 0 where not observed."""
+    # An exported graph multiplies matrices: ONNX Runtime's own transform takes eight times as long as PyTorch's.
+    products = lag_products_by_matrices if torch.compiler.is_exporting() else lag_products
+    if without_gaps(observed_RT):
+        sum_RT = products(x_RT)
+        pairs_RT = (length_of(observed_RT)[:, None] - torch.arange(x_RT.shape[1])).clamp(min=1)
+    else:
+        sum_RT, pairs_RT = products(torch.cat([x_RT, observed_RT.to(x_RT.dtype)])).unflatten(0, (2, -1))
+        pairs_RT = pairs_RT.round().clamp(min=1)
+    variance = x_RT.square().sum(1, keepdim=True) / observed_RT.sum(1, keepdim=True).clamp(min=1)
+    return sum_RT / (pairs_RT * variance.clamp(min=1e-12))
+
+
+def without_gaps(observed_RT: Bool[Tensor, "R T"]) -> bool:
+    """Whether rows are observed from some step on, so that lengths tell how many pairs lie a lag apart.
+
+    Said on a CPU alone, where looking costs nothing; a graph takes what may come.
+    """
+    if observed_RT.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return bool((observed_RT[:, 1:] >= observed_RT[:, :-1]).all())
+
+
+def lag_products(x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R L"]:
+    """Sum of products of values l steps apart, for every lag l from 0 to T - 1."""
+    size = 2 * x_RT.shape[1]
+    spectrum = torch.fft.rfft(x_RT, n=size)
+    return torch.fft.irfft(spectrum * spectrum.conj(), n=size)[:, : x_RT.shape[1]]
+
+
+def lag_products_by_matrices(x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R L"]:
+    """As ``lag_products``, by products with small matrices: Cooley and Tukey's transform of S * S values in two stages.
+
+    I blocks of J = S steps: step S i + j. Frequency f + S g; f up to S / 2 alone, for the others mirror them. C: real
+    and imaginary part.
+    """
+    over_blocks, over_steps, to_steps, to_blocks = fourier_matrices(steps := x_RT.shape[1])
+    size = to_steps.shape[1]
+    x_RIJ = F.pad(x_RT, (0, over_blocks.shape[1] * size - steps)).unflatten(1, (-1, size))
+    x_FRV = (over_blocks @ x_RIJ).unflatten(1, (-1, 2)).flatten(2).transpose(0, 1)
+    real, imaginary = (x_FRV @ over_steps).square().chunk(2, -1)
+    x_FRV = (real + imaginary) @ to_steps
+    return (to_blocks @ x_FRV.transpose(0, 1).unflatten(2, (2, size)).flatten(1, 2)).flatten(1)[:, :steps]
+
+
+def fourier_matrices(steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Turns [FC, I], [F, CJ, CG], [F, G, CJ] and [I, FC] for ``lag_products_by_matrices``, in float32.
+
+    An exported graph holds them as constants (``tsfm.inference.exporting`` sees to that: to mark the function here would load the
+    compiler with every forecast).
+    """
+    size = math.isqrt(2 * steps - 1) + 1  # as many zeros as steps, at least, so that nothing wraps around
+    step_J = torch.arange(size)
+    f_F, i_I = step_J[: size // 2 + 1], torch.arange(-(-steps // size))
+    frequency_FG = f_F[:, None] + size * step_J
+
+    def turn(part: Tensor, whole: int) -> Tensor:
+        angle = 2 * math.pi / whole * (part % whole).double()
+        return torch.polar(torch.ones_like(angle), angle)
+
+    def parts(x: Tensor, axis: int) -> Tensor:
+        return torch.stack([x.real, x.imag], axis)
+
+    over_blocks = parts(turn(-f_F[:, None] * i_I, size), 1).flatten(0, 1)
+    forth_FJG = turn(-step_J[:, None] * frequency_FG[:, None], size**2)
+    over_steps = torch.stack([parts(forth_FJG, 2), parts(1j * forth_FJG, 2)], 1).flatten(3).flatten(1, 2)
+    weight_F = torch.where((f_F == 0) | (2 * f_F == size), 1.0, 2.0) / size**2
+    to_steps = parts(weight_F[:, None, None] * turn(frequency_FG[..., None] * step_J, size**2), 2).flatten(2)
+    to_blocks = parts(turn(i_I[:, None] * f_F, size).conj(), 2).flatten(1)
+    return over_blocks.float(), over_steps.float(), to_steps.float(), to_blocks.float()

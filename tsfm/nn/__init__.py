@@ -1,0 +1,1 @@
+"""Layers, heads and scalers that several models are made of."""

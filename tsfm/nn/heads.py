@@ -1,0 +1,218 @@
+"""From a model's output to quantiles: monotone quantile head, split-conformal intervals around a point forecast.
+
+Shapes: B batch, H horizon, V variates, N tokens, C channels, Q asked levels, K trained levels, S steps with scores.
+"""
+
+import bisect
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tsfm.nn.scaler import is_complete
+from tsfm_data.errors import InputError
+
+DEFAULT_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
+    """Quantile levels as an ascending tuple.
+
+    Raises:
+        InputError: no level, a level outside (0, 1), or one given twice.
+    """
+    found = tuple(sorted(float(level) for level in levels))
+    if not found or not all(0 < level < 1 for level in found) or len(set(found)) != len(found):
+        raise InputError(f"expected distinct quantile levels between 0 and 1, found {tuple(levels)}: try 0.1 0.5 0.9")
+    return found
+
+
+def interpolate_quantiles(
+    values: Float[Tensor, "*shape K"], known: Sequence[float], asked: Sequence[float]
+) -> Float[Tensor, "*shape Q"]:
+    """Quantiles at any level from quantiles at some: linear between known levels, exponential tails beyond them.
+
+    The tails continue the two outermost known quantiles (GluonTS' rule), so the result is monotone when ``values`` is.
+
+    Args:
+        values: quantiles at the known levels, non-decreasing along the last axis.
+        known: ascending known levels.
+        asked: ascending levels to answer.
+    """
+    if len(known) == 1:
+        return values.expand(*values.shape[:-1], len(asked))
+    columns = []
+    for level in asked:
+        # Not by bisect, which PyTorch's exporter cannot follow.
+        right = min(max(sum(one < level for one in known), 1), len(known) - 1)
+        low, high = known[right - 1], known[right]
+        if level < low:
+            weight = math.log(level / low) / math.log(high / low)
+        elif level > high:
+            weight = 1 + math.log((1 - high) / (1 - level)) / math.log((1 - low) / (1 - high))
+        else:
+            weight = (level - low) / (high - low)
+        columns.append(values[..., right - 1] + weight * (values[..., right] - values[..., right - 1]))
+    return torch.stack(columns, dim=-1)
+
+
+def pooled_quantiles(values: Float[Tensor, "*shape N"], levels: Float[Tensor, " Q"]) -> Float[Tensor, "*shape Q"]:
+    """Quantiles of equally likely values, linear between them: ``torch.quantile`` without its limit of 2^24 values.
+
+    Args:
+        values: in any order along the last axis.
+        levels: from 0 to 1.
+    """
+    ordered = values.sort(dim=-1).values
+    place = levels * (values.shape[-1] - 1)
+    below = place.floor()
+    left, right = ordered[..., below.long()], ordered[..., place.ceil().long()]
+    return torch.lerp(left, right, place - below)
+
+
+def weighted_quantiles(
+    values: Float[Tensor, "*shape N"], weights: Float[Tensor, " N"], levels: Float[Tensor, " Q"]
+) -> Float[Tensor, "*shape Q"]:
+    """Quantiles of values of different probability, linear between the levels up to which each of them reaches.
+
+    Args:
+        values: in any order along the last axis.
+        weights: the probability of each; together 1.
+        levels: from 0 to 1.
+    """
+    ordered, order = values.sort(dim=-1)
+    reached = weights[order].cumsum(-1).clamp(max=1.0)
+    reached = F.pad(F.pad(reached, (1, 0)), (0, 1), value=1.0)
+    ordered = torch.cat([ordered[..., :1], ordered, ordered[..., -1:]], dim=-1)
+    asked = levels.expand(*values.shape[:-1], -1).contiguous()
+    above = torch.searchsorted(reached, asked, right=True).clamp(max=reached.shape[-1] - 1)
+    low, high = reached.gather(-1, above - 1), reached.gather(-1, above)
+    share = torch.where(high > low, (asked - low) / (high - low).clamp(min=1e-30), 0.0)
+    return torch.lerp(ordered.gather(-1, above - 1), ordered.gather(-1, above), share)
+
+
+class PointHead(nn.Linear):
+    """One linear map from a variate's token to its horizon: a single "level", the point forecast, trained on MSE."""
+
+    levels: tuple[float, ...] = (0.5,)
+
+    def forward(self, x_BVC: Float[Tensor, "B V C"]) -> Float[Tensor, "B H V 1"]:
+        return super().forward(x_BVC).transpose(1, 2).unsqueeze(-1)
+
+    @staticmethod
+    def loss(
+        output: Float[Tensor, "B H V 1"], target: Float[Tensor, "B H V"], observed: Bool[Tensor, "B H V"]
+    ) -> Float[Tensor, ""]:
+        """Mean squared error over the observed values."""
+        return masked_mean((output.squeeze(-1) - target).square(), observed)
+
+
+class QuantileHead(nn.Module):
+    """Quantiles that cannot cross: the middle level plus positive steps outwards.
+
+    Args:
+        width: channels of a token.
+        horizon: steps to forecast.
+        levels: ascending levels to train; any other is interpolated.
+    """
+
+    def __init__(self, width: int, horizon: int, levels: Sequence[float] = DEFAULT_LEVELS) -> None:
+        super().__init__()
+        self.levels = check_levels(levels)
+        self.horizon = horizon
+        self.middle = len(self.levels) // 2
+        self.projection = nn.Linear(width, horizon * len(self.levels))
+
+    def forward(self, x_BVC: Float[Tensor, "B V C"]) -> Float[Tensor, "B H V K"]:
+        raw = self.projection(x_BVC).unflatten(-1, (self.horizon, len(self.levels))).transpose(1, 2)
+        m = self.middle
+        centre = raw[..., m : m + 1]
+        down = centre - F.softplus(raw[..., :m]).flip(-1).cumsum(-1).flip(-1)
+        up = centre + F.softplus(raw[..., m + 1 :]).cumsum(-1)
+        return torch.cat([down, centre, up], dim=-1)
+
+    def loss(
+        self, output: Float[Tensor, "B H V K"], target: Float[Tensor, "B H V"], observed: Bool[Tensor, "B H V"]
+    ) -> Float[Tensor, ""]:
+        """Twice the mean pinball loss over observed values and levels; at the median that is the absolute error."""
+        levels = output.new_tensor(self.levels)
+        error = target.unsqueeze(-1) - output
+        return masked_mean(2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1), observed)
+
+
+def masked_mean(x: Float[Tensor, "*shape"], observed: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Mean of ``x`` where observed; 0 when nothing is."""
+    if is_complete(observed):
+        return x.mean()
+    return torch.where(observed, x, 0.0).sum() / observed.sum().clamp(min=1)
+
+
+# Coverages whose scores are kept; between them scores are interpolated, beyond the last they stay.
+COVERAGES = (*(round(0.02 * k, 2) for k in range(1, 50)), 0.99, 0.995, 0.999)
+
+
+class ConformalIntervals(nn.Module):
+    """Split-conformal intervals around a point forecast, one width a step ahead.
+
+    The score of a residual is its absolute value in units of the forecast's own scale. The interval of coverage c is
+    the point plus and minus the ``ceil((n + 1) c)``-th smallest of the n validation scores, so a new window that is
+    exchangeable with them is covered with probability at least c (Vovk et al. 2005; Lei et al. 2018, section 2.2).
+    Rolling windows overlap and series drift, so that guarantee is approximate here: the coverage found is reported.
+
+    Args:
+        horizon: steps with a width of their own; further steps widen the last with the square root of time.
+    """
+
+    scores: Tensor
+
+    def __init__(self, horizon: int) -> None:
+        super().__init__()
+        self.register_buffer("scores", torch.full((len(COVERAGES), horizon), math.nan))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether ``calibrate`` was called, here or before the weights were saved."""
+        return not bool(self.scores.isnan().any())
+
+    def calibrate(self, residuals: Float[Tensor, "N S"], observed: Bool[Tensor, "N S"]) -> None:
+        """Set the scores from validation residuals.
+
+        Args:
+            residuals: forecast minus truth, a row a window and variate, in units of the forecast's scale.
+            observed: where the truth was observed.
+
+        Raises:
+            InputError: a step at which no validation value was observed.
+        """
+        for step in range(self.scores.shape[1]):
+            sizes = residuals[observed[:, step], step].abs().sort().values
+            if not len(sizes):
+                raise InputError(
+                    f"expected validation values to calibrate intervals on, found none at step {step + 1}: "
+                    "give a longer validation part"
+                )
+            for row, coverage in enumerate(COVERAGES):
+                rank = min(math.ceil((len(sizes) + 1) * coverage), len(sizes))
+                self.scores[row, step] = sizes[rank - 1]
+
+    def quantiles(self, point: Float[Tensor, "B H V"], levels: Sequence[float]) -> Float[Tensor, "B H V Q"]:
+        """Quantiles around a point forecast: level t is one end of the central interval of coverage ``|2t - 1|``."""
+        trained = self.scores.shape[1]
+        steps = torch.arange(1, point.shape[1] + 1, device=point.device)
+        growth = (steps / trained).clamp(min=1).sqrt()
+        table = torch.cat([torch.zeros_like(self.scores[:1]), self.scores]).T  # [S, coverages], from coverage 0 on
+        table = table[(steps - 1).clamp(max=trained - 1)] * growth[:, None]
+        coverages = [0.0, *COVERAGES]
+        columns = []
+        for level in levels:
+            coverage = abs(2 * level - 1)
+            right = min(bisect.bisect_left(coverages, coverage), len(coverages) - 1)
+            left = max(right - 1, 0)
+            span = coverages[right] - coverages[left]
+            weight = min((coverage - coverages[left]) / span, 1.0) if span else 0.0
+            width = torch.lerp(table[:, left], table[:, right], weight)
+            columns.append(point + math.copysign(1.0, level - 0.5) * width[None, :, None])
+        return torch.stack(columns, dim=-1)

@@ -1,0 +1,170 @@
+"""Figures. Colours are told apart by colour-blind readers (Okabe and Ito 2008)."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsfm_data.errors import InputError
+from tsfm_data.io.files import atomic_file
+from tsfm_data.io.series import SeriesSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HISTORY, TRUTH, FORECAST = "#4d4d4d", "#d55e00", "#0072b2"
+MOST_PANELS = 12
+
+
+def new_figure(panels: int, columns: int = 1, width: float = 9.0, height: float = 2.6) -> "tuple[Figure, list[Axes]]":
+    """A figure with a grid of panels, drawn without a screen."""
+    from matplotlib.figure import Figure
+
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for spare in axes[panels:]:
+        spare.set_visible(False)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+        axis.set_axisbelow(True)
+    return figure, axes[:panels]
+
+
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure by the suffix of the path, whole or not at all.
+
+    Raises:
+        InputError: a suffix that is not .png, .svg or .pdf.
+    """
+    target = Path(path)
+    if target.suffix not in (".png", ".svg", ".pdf"):
+        raise InputError(f"expected a plot that ends in .png, .svg or .pdf, found {path}: rename it")
+    with atomic_file(target) as file:
+        write_figure(figure, file, target.suffix[1:])
+
+
+def write_figure(figure: "Figure", file: Path | io.BytesIO, kind: str) -> None:
+    """Write a figure so that the same one always gives the same bytes: no date, no random identifiers.
+
+    Args:
+        figure: what to write.
+        file: a path or an open file in memory.
+        kind: "png", "svg" or "pdf".
+    """
+    import matplotlib
+
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with matplotlib.rc_context({"svg.hashsalt": "tsfm"}):
+        figure.savefig(file, format=kind, dpi=120, metadata=metadata)
+
+
+def draw_forecast(
+    axis: "Axes",
+    history: "tuple[np.ndarray, np.ndarray]",
+    times: np.ndarray,
+    middle: np.ndarray,
+    bands: "list[tuple[np.ndarray, np.ndarray, str]]",
+    truth: np.ndarray | None = None,
+) -> None:
+    """History, truth, median and intervals on one panel, all joined to the last point of the history.
+
+    Args:
+        axis: where to draw.
+        history: timestamps and values before the forecast.
+        times: timestamps of the forecast.
+        middle: the median or point forecast.
+        bands: low, high and name of each central interval, the widest first.
+        truth: what came, where it is known.
+    """
+    start, last = history[0][-1:], history[1][-1:]
+    joined = np.concatenate([start, times])
+    for k, (low, high, name) in enumerate(bands):
+        bottom, top = (np.concatenate([last, edge]) for edge in (low, high))
+        axis.fill_between(joined, bottom, top, color=FORECAST, alpha=0.16 + 0.14 * k, linewidth=0, label=name)
+    axis.plot(*history, color=HISTORY, linewidth=1.1, label="history")
+    if truth is not None:
+        axis.plot(joined, np.concatenate([last, truth]), color=TRUTH, linewidth=1.4, label="truth")
+    axis.plot(joined, np.concatenate([last, middle]), color=FORECAST, linewidth=1.8, label="median")
+    format_axes(axis)
+
+
+def format_axes(axis: "Axes") -> None:
+    """Few dates, each readable without its neighbours; numbers with separated thousands."""
+    from matplotlib.dates import HOURLY, MINUTELY, MONTHLY, SECONDLY, AutoDateLocator, ConciseDateFormatter
+    from matplotlib.ticker import FuncFormatter
+
+    locator = AutoDateLocator(minticks=3, maxticks=6)
+    # Without these steps there are spans, of 61 hours or 31 months for instance, for which it finds none.
+    for unit, whole in ((MONTHLY, 12), (HOURLY, 24), (MINUTELY, 60), (SECONDLY, 60)):
+        locator.intervald[unit] = [*locator.intervald[unit], whole]
+    formatter = ConciseDateFormatter(
+        locator,
+        formats=["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M", "%S"],
+        zero_formats=["", "%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M"],
+        show_offset=False,
+    )
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(formatter)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.tick_params(labelsize=9)
+    axis.margins(x=0.01)
+
+
+def central_bands(frame: "pd.DataFrame") -> "list[tuple[np.ndarray, np.ndarray, str]]":
+    """The widest and the middle one of the central intervals among the quantile columns of a forecast table."""
+    levels = sorted(float(c) for c in frame.columns if c not in ("item_id", "timestamp", "mean"))
+    pairs = [level for level in levels if level < 0.5 and any(abs(1 - level - other) < 1e-9 for other in levels)]
+    chosen = [pairs[0], pairs[len(pairs) // 2]] if len(pairs) > 2 else pairs
+    return [
+        (frame[f"{low:g}"].to_numpy(), frame[f"{1 - low:g}"].to_numpy(), f"{100 * (1 - 2 * low):.0f} % interval")
+        for low in chosen
+    ]
+
+
+def plot_forecast(
+    series: SeriesSet,
+    frame: "pd.DataFrame",
+    truth: SeriesSet | None = None,
+    items: Sequence[str] | None = None,
+    unit: str = "",
+    history: int | None = None,
+) -> "Figure":
+    """History and forecast of every series, a panel each, at most twelve.
+
+    Args:
+        series: the histories.
+        frame: what ``forecast_frame`` made of them.
+        truth: the same series with the steps that came after.
+        items: names of the series to show, as in the table; the first ones by default.
+        unit: written on the vertical axes.
+        history: steps of history to show; three times the horizon, and 60 at least, by default.
+    """
+    single = series.univariate()
+    names = list(single.item_ids)
+    shown = list(items) if items is not None else names[:MOST_PANELS]
+    columns = 1 if len(shown) < 4 else 2
+    figure, axes = new_figure(len(shown), columns, width=9.0 if columns == 1 else 10.0)
+    groups = dict(tuple(frame.groupby("item_id", sort=False, observed=True)))
+    later = truth.univariate() if truth is not None else None
+    for axis, name in zip(axes, shown, strict=True):
+        part, k = groups[name], names.index(name)
+        length = single.length(k)
+        keep = min(length, history or max(3 * len(part), 60))
+        past = (single.timestamps(k)[:length][-keep:].to_numpy(), single.item(k)[:length, 0][-keep:])
+        came = None if later is None else later.item(k)[length : length + len(part), 0]
+        middle = part["0.5"] if "0.5" in part else part["mean"]
+        draw_forecast(axis, past, part["timestamp"].to_numpy(), middle.to_numpy(), central_bands(part), came)
+        axis.set_title(str(name), loc="left", fontsize=10)
+        axis.set_ylabel(unit, fontsize=9)
+    lines, _ = axes[0].get_legend_handles_labels()
+    lines.sort(key=lambda artist: artist in axes[0].collections)  # lines first, then the intervals
+    figure.legend(handles=lines, loc="outside upper right", fontsize=9, frameon=False, ncols=len(lines))
+    if len(names) > len(shown) and items is None:
+        figure.supxlabel(f"{len(shown)} of {len(names)} series shown", fontsize=8)
+    return figure

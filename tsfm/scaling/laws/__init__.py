@@ -1,0 +1,1 @@
+"""Forms of scaling laws, how they are fitted, and their intervals."""

@@ -1,0 +1,146 @@
+"""Laws in one variable: the pure power law L = (x0 / x)^a and the saturating law L = E + (x0 / x)^a.
+
+The pure law is ordinary least squares of log L on log x, as in the scaling-law paper of time-series models (Yao et al.
+2025, arXiv 2410.12360). The saturating law is least squares on log L too, so that the two can be compared.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from tsfm.scaling.laws import broken
+from tsfm.scaling.laws.bootstrap import LEVEL, profile_interval
+from tsfm.scaling.laws.broken import Broken, broken_law
+from tsfm.scaling.laws.minimise import EXPONENTS, LARGEST_EXPONENT, Problem, solve
+
+BIN = 0.1  # decades of x of which the best loss is taken
+FARTHEST = 690.0  # logarithm of the largest number that is written
+FLAT = 1e-12  # least slope, so that constant losses have a law too
+FEWEST = 3  # points below which a slope is no law
+CLEAR = 1.5  # times the held-out error of a simpler form
+HELD_OUT = 0.25  # share of the points, at the largest x, that the forms are compared on
+
+
+@dataclass(frozen=True)
+class Power:
+    """A law in one variable.
+
+    Attributes:
+        E: irreducible loss; 0 in the pure law.
+        log_x0: logarithm of the x where the falling part is 1.
+        exponent: a.
+        exponent_ci: 95 % interval of a.
+        E_ci: 95 % interval of E; None in the pure law.
+        error: root mean squared residual of log L.
+    """
+
+    E: float
+    log_x0: float
+    exponent: float
+    exponent_ci: tuple[float, float]
+    E_ci: tuple[float, float] | None
+    error: float
+
+    @property
+    def x0(self) -> float | None:
+        """Where the falling part is 1; None where it is too far away to be written as a number."""
+        return float(np.exp(self.log_x0)) if abs(self.log_x0) < FARTHEST else None
+
+    def loss(self, x: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
+        """The expected loss."""
+        return self.E + np.exp(self.exponent * (self.log_x0 - np.log(x)))
+
+
+def best_of_bins(
+    x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"], width: float = BIN
+) -> Int64[np.ndarray, " K"]:
+    """Rows with the least loss in each bin of log10 x, in order of x: the efficient frontier."""
+    bins = np.round(np.log10(x) / width).astype(np.int64)
+    order = np.lexsort((loss, bins))
+    first = np.append(True, bins[order][1:] != bins[order][:-1])
+    return order[first].astype(np.int64)
+
+
+def power_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> Power:
+    """The pure power law, with Student's interval for its exponent.
+
+    Args:
+        x: parameters, data or compute.
+        loss: above 0.
+    """
+    from scipy import stats
+
+    X, y = np.log10(x), np.log10(loss)
+    slope, intercept = np.polyfit(X - X.mean(), y, 1)
+    residual = y - intercept - slope * (X - X.mean())
+    freedom = len(x) - 2
+    width = np.inf
+    if freedom > 0:
+        spread = np.sqrt((residual**2).sum() / freedom / ((X - X.mean()) ** 2).sum())
+        width = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * spread)
+    slope = slope if abs(slope) > FLAT else -FLAT
+    log_x0 = float((X.mean() - intercept / slope) * np.log(10))
+    error = float(np.sqrt((residual**2).mean()) * np.log(10))
+    return Power(0.0, log_x0, float(-slope), (float(-slope - width), float(-slope + width)), None, error)
+
+
+def saturating_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> Power:
+    """The saturating law, with intervals by the profile of the sum of squares.
+
+    An interval of E that begins at 0 says that the data cannot tell the law from a pure power law.
+    """
+    X, y = np.log(x), np.log(loss)
+    center, one = float(X.mean()), np.ones((len(X), 1))
+    terms = (one, np.concatenate([one, center - X[:, None]], axis=1))
+    room = LARGEST_EXPONENT * float(np.abs(X - center).max())
+    low, high = np.array([y.min() - 12, y.min() - 15, 0.0]), np.array([y.min(), y.max() + room, LARGEST_EXPONENT])
+    problem = Problem(terms, y, low, high, delta=float("inf"))
+    starts = np.array(
+        [[y.min() + np.log(share), y.mean() + np.log(1.1 - share), a] for share in (0.02, 0.5, 0.9) for a in EXPONENTS]
+    )
+    found = solve(problem, starts)
+    theta = found.theta[int(np.argmin(found.objective))]
+    error = float(np.sqrt((problem.residuals(theta) ** 2).mean()))
+    ends = []
+    for column in (0, 2):
+        spread = _curvature_spread(problem, theta, column, error)
+        ends.append(profile_interval(problem, theta, column, spread, len(x)))
+    log_x0 = float(theta[1] / max(theta[2], FLAT) + center)
+    exponent_ci = (max(ends[1][0], 0.0), ends[1][1])
+    E_ci = (float(np.exp(ends[0][0])), float(np.exp(min(ends[0][1], y.min()))))
+    return Power(float(np.exp(theta[0])), log_x0, float(theta[2]), exponent_ci, E_ci, error)
+
+
+def _curvature_spread(problem: Problem, theta: np.ndarray, column: int, error: float) -> float:
+    """Standard error from the Gauss-Newton matrix, which places the grid of the profile."""
+    shares, _ = problem.parts(theta[None])
+    jacobian = np.concatenate([s[0][:, None] * t for s, t in zip(shares, problem.terms, strict=True)], axis=1)
+    inverse = np.linalg.pinv(jacobian.T @ jacobian)
+    return float(np.clip(error * np.sqrt(max(inverse[column, column], 0.0)), 1e-6, 2.0))
+
+
+def held_out_errors(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> dict[str, float] | None:
+    """Root mean squared error of log L at the largest x, of each form fitted to the rest; None with too few points."""
+    order = np.argsort(x, kind="stable")
+    held = max(1, round(HELD_OUT * len(x)))
+    seen, rest = order[:-held], order[-held:]
+    if len(seen) < FEWEST + 2:
+        return None
+    forms: dict[str, Callable[..., Power | Broken]] = {"power": power_law, "saturating": saturating_law}
+    if len(seen) >= broken.FEWEST:
+        forms["broken"] = broken_law
+    return {
+        name: float(np.sqrt((np.log(form(x[seen], loss[seen]).loss(x[rest]) / loss[rest]) ** 2).mean()))
+        for name, form in forms.items()
+    }
+
+
+def preferred_form(errors: dict[str, float]) -> str:
+    """The simplest form whose held-out error is not clearly above the least: chance alone moves it by a half.
+
+    Args:
+        errors: by form, the simplest first.
+    """
+    return next(form for form, error in errors.items() if error <= CLEAR * min(errors.values()))

@@ -1,0 +1,238 @@
+"""One cell of a sweep: its pieces run in order, each resumed where it was killed, each budget a row on disk.
+
+DIR/runs/CELL/PIECE/fit.yaml      what was run: tsfm fit --config fit.yaml [--ckpt_path ...]
+DIR/runs/CELL/PIECE/...           what tsfm fit writes: logs, checkpoints, the resolved config.yaml
+DIR/runs/CELL/PIECE/done.json     the piece is done: its time, losses, digest of fit.yaml
+DIR/runs/CELL/rows/BUDGET.json    a row of the ledger
+DIR/runs/CELL/failed.json         why the last try failed
+"""
+
+import csv
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from tsfm.scaling.runs.grid import CHECKPOINT, Cell, Grid, Piece, overlay, piece_config, pieces
+from tsfm_data.errors import InputError
+from tsfm_data.io.files import atomic_file
+
+DONE, FAILED, ROWS = "done.json", "failed.json", "rows"
+
+
+def run_cell(grid: Grid, cell: Cell, folder: Path) -> None:
+    """Run what of a cell is not done yet; of two processes with the same cell one waits for the other.
+
+    Args:
+        grid: the whole grid.
+        cell: which.
+        folder: of the sweep.
+
+    Raises:
+        InputError: a piece could not be run, its losses were not found, or the folder holds another grid's run.
+    """
+    lr = cell.lr if cell.lr is not None else best_lr(grid, cell, folder)
+    budgets = grid.budgets(cell)
+    todo, unit = pieces(budgets, grid.decay)
+    if cell.scan:
+        first = next(piece for piece in todo if piece.budget)
+        todo = [piece for piece in todo if piece is first or piece.name == first.after]
+    root = folder / "runs" / cell.name(lr)
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".lock"):
+        for piece in todo:
+            config = piece_config(grid, cell, lr, piece, unit, root)
+            done = run_piece(grid, piece, config, root)
+            if piece.budget is not None:
+                write_json(root / ROWS / f"{piece.budget}.json", row(grid, cell, lr, piece, config, done, root))
+        (root / FAILED).unlink(missing_ok=True)
+
+
+def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Run a piece of training unless it is done; returns what ``done.json`` says."""
+    folder = root / piece.name
+    text = yaml.safe_dump(config, sort_keys=False)
+    digest = hashlib.sha256(text.replace(str(root), "").encode()).hexdigest()
+    if (folder / DONE).is_file():
+        done = json.loads((folder / DONE).read_text())
+        if done["config_sha256"] != digest:
+            raise InputError(
+                f"{folder}: expected a run of this grid, found one of another config: name another --output, or "
+                "delete the folder"
+            )
+        return done
+    with atomic_file(folder / "fit.yaml") as file:
+        file.write_text(text)
+    own = folder / CHECKPOINT
+    start = own if own.is_file() else None if piece.after is None else root / piece.after / CHECKPOINT
+    begun = time.perf_counter()
+    fit(grid.command, folder / "fit.yaml", start)
+    wall = time.perf_counter() - begun
+    losses = read_losses(folder) if piece.budget is not None else {}
+    if not own.is_file() or (piece.budget is not None and not losses):
+        missing = "checkpoint" if not own.is_file() else "validation losses"
+        shutil.rmtree(folder)  # killed between its last checkpoint and its last line: cheap to do again
+        raise InputError(f"expected {missing} in {folder}, found none: the piece will be run again")
+    done = {"config_sha256": digest, "wall_s": wall + earlier(folder), "losses": losses, "observations": seen(own)}
+    write_json(folder / DONE, done)
+    return done
+
+
+def fit(command: list[str] | None, config: Path, start: Path | None) -> None:
+    """Train by a config, within this process or by another command.
+
+    Raises:
+        InputError: the command failed; its last line says why.
+    """
+    words = ["--config", str(config)] + ([] if start is None else ["--ckpt_path", str(start)])
+    if command is None:
+        from tsfm.commands.train import run
+
+        run(["fit", *words])
+        return
+    found = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    if found.returncode:
+        said = (found.stderr.strip() or found.stdout.strip() or "nothing").splitlines()[-1]
+        raise InputError(f"expected {' '.join(command)} to end with status 0, found {found.returncode}: {said:.300}")
+
+
+def earlier(folder: Path) -> float:
+    """Seconds of tries that were killed, from their first to their last log line; 0 where there were none."""
+    logs = sorted(folder.glob("logs/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)[:-1]
+    # A folder is as old as the last file that came into it: the log, with its first line.
+    return float(sum(max(0.0, path.stat().st_mtime - path.parent.stat().st_mtime) for path in logs))
+
+
+def read_losses(folder: Path) -> dict[str, float]:
+    """The last validation losses in the logs of a run, by name; empty without any."""
+    logs = sorted(folder.glob("logs/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(logs):
+        with path.open(newline="") as handle:
+            lines = list(csv.DictReader(handle))
+        for line in reversed(lines):
+            found = {k: float(v) for k, v in line.items() if k.startswith("val_") and v}
+            if found:
+                return found
+    return {}
+
+
+def seen(checkpoint: Path) -> int | None:
+    """Observed values that a training has seen, where its callback counted them."""
+    import torch
+
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception:  # of another command, in another format
+        return None
+    states = state.get("callbacks", {}).values() if isinstance(state, dict) else ()
+    return next((s["observations"] for s in states if isinstance(s, dict) and "observations" in s), None)
+
+
+def row(
+    grid: Grid, cell: Cell, lr: float, piece: Piece, config: dict[str, Any], done: dict[str, Any], root: Path
+) -> dict[str, Any]:
+    """A row of the ledger: what was trained, what it cost, and what it reached."""
+    assert piece.budget is not None
+    counts, batch, init = grid.counts(cell.arch, cell.size), grid.batch(cell.data), config["data"]["init_args"]
+    windows = piece.budget * batch
+    tokens = windows * counts.tokens
+    losses = done["losses"]
+    return {
+        "run": root.name,
+        "arch": cell.arch,
+        "size": cell.size,
+        "data": cell.data,
+        "seed": cell.seed,
+        "lr": lr,
+        "batch_size": batch,
+        "steps": piece.budget,
+        "params": counts.params,
+        "params_non_embedding": counts.non_embedding,
+        "params_active": counts.active,
+        "tokens": tokens,
+        "observations": done["observations"] or windows * (init["context"] + init["horizon"]),
+        "flops": windows * counts.flops,
+        **corpus_facts(init, tokens, counts.tokens),
+        "commit": commit(),
+        "loss": losses.get(grid.loss, math.nan),
+        **losses,
+        "wall_s": round(done["wall_s"] + trunk_time(piece, root), 2),
+        "status": "done" if math.isfinite(losses.get(grid.loss, math.nan)) else "diverged",
+    }
+
+
+def trunk_time(piece: Piece, root: Path) -> float:
+    """Seconds of the pieces that led to a branch."""
+    trunk = (path.parent for path in root.glob(f"trunk-*/{DONE}"))
+    before = [path for path in trunk if int(path.name.split("-")[1]) <= piece.start]
+    return float(sum(json.loads((path / DONE).read_text())["wall_s"] for path in before))
+
+
+def corpus_facts(init: dict[str, Any], tokens: int, window_tokens: int) -> dict[str, Any]:
+    """Hash of the corpus, and how many of the tokens differ: those of the corpus once, synthetic ones always."""
+    corpus = init.get("corpus")
+    if corpus is None or not (Path(corpus) / "manifest.json").is_file():
+        return {"corpus": "", "corpus_sha256": "", "unique_tokens": tokens}
+    from tsfm_data.corpus.store import Store
+
+    store = Store(corpus)
+    points = sum(source.points for source in store.sources if source.name not in init.get("held_out", ()))
+    length = (init["context"] + init["horizon"]) / window_tokens
+    share = float(init.get("synthetic_share", 0.0))
+    unique = share * tokens + min((1 - share) * tokens, points / length)
+    digest = hashlib.sha256((Path(corpus) / "manifest.json").read_bytes()).hexdigest()
+    return {"corpus": Path(corpus).name, "corpus_sha256": digest, "unique_tokens": round(unique)}
+
+
+def commit() -> str:
+    """The commit of the code that runs, or its version outside a repository."""
+    import tsfm
+
+    where = Path(__file__).resolve().parents[3]
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else tsfm.__version__
+
+
+def best_lr(grid: Grid, cell: Cell, folder: Path) -> float:
+    """The rate of the least validation loss at the smallest budget, for the cell's architecture and size.
+
+    Raises:
+        InputError: not every rate has been tried yet.
+    """
+    tried = scanned(grid, cell, folder)
+    if len(tried) < len(grid.lr):
+        raise InputError(
+            f"expected {len(grid.lr)} learning rates tried for {cell.arch} {cell.size}, found {len(tried)}: run the "
+            "cells before this one first"
+        )
+    finite = {lr: loss for lr, loss in tried.items() if math.isfinite(loss)}
+    if not finite:
+        raise InputError(f"expected a learning rate at which {cell.arch} {cell.size} does not diverge, found none")
+    return min(finite, key=lambda lr: finite[lr])
+
+
+def scanned(grid: Grid, cell: Cell, folder: Path) -> dict[float, float]:
+    """Validation loss of every rate tried so far."""
+    first = next(iter(grid.data or {"all": {}}))
+    smallest = next(piece.budget for piece in pieces(grid.budgets(cell), grid.decay)[0] if piece.budget)
+    found = {}
+    for lr in grid.lr:
+        name = Cell(cell.arch, cell.size, first, lr, grid.seed[0]).name(lr)
+        file = folder / "runs" / name / ROWS / f"{smallest}.json"
+        if file.is_file():
+            loss = json.loads(file.read_text()).get(grid.choose)
+            found[lr] = math.nan if loss is None else float(loss)
+    return found
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a small file, whole or not at all."""
+    with atomic_file(path) as file:
+        file.write_text(json.dumps(overlay({}, content), indent=1) + "\n")

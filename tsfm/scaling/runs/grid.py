@@ -1,0 +1,306 @@
+"""A grid of training runs: read from YAML and checked, its cells, and the config of every piece of training.
+
+A cell is one training with a constant learning rate after warm-up. At every budget a short decay branches off, so that
+one training gives many budgets (Hägele et al. 2024, arXiv 2405.18392). Each piece, of the trunk or a branch, is an
+ordinary ``tsfm fit`` run that goes on from the checkpoint of the piece before it.
+"""
+
+import copy
+import math
+from dataclasses import MISSING, dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tsfm.models.counts import Counts, count_forecaster, sizes_of
+from tsfm_data.errors import InputError, unknown_name
+
+CHECKPOINT = "checkpoints/last.ckpt"
+NOT_HERE = ("EarlyStopping", "ModelCheckpoint", "ModelFolder")  # callbacks of a config that a sweep does in its own way
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What ``tsfm scaling sweep`` runs; its attributes are the keys of the YAML file.
+
+    Attributes:
+        arch: architectures, by their names in ``tsfm.models.registry.MODELS``.
+        size: names of sizes, or a mapping from names to sizes.
+        lr: peak learning rates. Of several, each is tried with the first seed at the smallest budget, for every
+            architecture and size; the best by ``choose`` goes on.
+        steps: budgets in optimiser steps.
+        tokens: budgets in tokens, in place of ``steps``.
+        seed: of weights and batches.
+        data: name -> arguments of the data module, for laws in data; by default the data of ``configs`` alone.
+        configs: YAML files of ``tsfm fit`` under every run, relative to the grid.
+        fit: more of such a config, on top of them.
+        decay: share of every budget over which the learning rate goes to zero.
+        warmup: optimiser steps of warm-up.
+        choose: validation loss that chooses the learning rate.
+        loss: column of the ledger that becomes ``loss``.
+        command: of a training run; by default ``tsfm fit`` within the worker.
+    """
+
+    arch: list[str]
+    size: Any
+    lr: list[float]
+    steps: list[int] | None = None
+    tokens: list[float] | None = None
+    seed: tuple[int, ...] = (0,)
+    data: dict[str, dict[str, Any]] | None = None
+    configs: tuple[str, ...] = ()
+    fit: dict[str, Any] | None = None
+    decay: float = 0.2
+    warmup: int = 0
+    choose: str = "val_in_loss"
+    loss: str = "val_in_loss"
+    command: list[str] | None = None
+    folder: Path = Path()
+
+    def base(self) -> dict[str, Any]:
+        """The config that all runs share."""
+        merged: dict[str, Any] = {}
+        for name in self.configs:
+            merged = overlay(merged, read_yaml(self.folder / name, "a config that the grid names"))
+        return overlay(merged, self.fit or {})
+
+    def config_of(self, arch: str, size: str) -> Any:
+        """The sizes of a model.
+
+        Raises:
+            InputError: the architecture has no size of that name, or the sizes are impossible.
+        """
+        from tsfm.models.registry import model_class
+        from tsfm.weights.pretrained import from_plain
+
+        if isinstance(self.size, dict):
+            return from_plain(model_class(arch).config_type, self.size[size], self.folder / "size")
+        known = sizes_of(arch)
+        if size not in known:
+            raise unknown_name(f"size of {arch}", size, known)
+        return known[size]
+
+    def counts(self, arch: str, size: str) -> Counts:
+        """Parameters, and FLOPs and tokens of one window."""
+        data = self.base().get("data", {}).get("init_args", {})
+        return count_forecaster(arch, self.config_of(arch, size), data["context"], data["horizon"])
+
+    def batch(self, data: str) -> int:
+        """Windows of an optimiser step."""
+        init = overlay(self.base(), {"data": {"init_args": (self.data or {}).get(data, {})}})["data"]["init_args"]
+        return int(init["batch_size"])
+
+    def budgets(self, cell: "Cell") -> list[int]:
+        """Optimiser steps of every budget of a cell, ascending, in multiples of its ``unit``."""
+        if self.steps is not None:
+            return sorted(self.steps)
+        per_step = self.batch(cell.data) * self.counts(cell.arch, cell.size).tokens
+        return sorted({max(1, round(count / per_step)) for count in self.tokens or ()})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    Attributes:
+        scan: whether it is there to choose the learning rate, at the smallest budget alone.
+    """
+
+    arch: str
+    size: str
+    data: str
+    lr: float | None
+    seed: int
+    scan: bool = False
+
+    def name(self, lr: float) -> str:
+        """Its folder."""
+        return f"{self.arch}-{self.size}-{self.data}-lr{lr:g}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One ``tsfm fit`` run: a stretch of the trunk, or the decay at the end of a budget.
+
+    Attributes:
+        name: its folder within that of the cell.
+        start: optimiser steps done before it.
+        end: steps done after it.
+        after: the piece whose checkpoint it starts from.
+        budget: the budget that it ends; None for the trunk.
+    """
+
+    name: str
+    start: int
+    end: int
+    after: str | None
+    budget: int | None = None
+
+
+def pieces(budgets: list[int], decay: float) -> tuple[list[Piece], int]:
+    """The training of a cell in order, and the steps of an epoch, which divide every border.
+
+    Args:
+        budgets: in steps, ascending.
+        decay: share of a budget over which the rate decays.
+    """
+    unit = max(1, math.floor(budgets[0] * min(decay, 1 - decay)))
+    found: list[Piece] = []
+    before: str | None = None
+    start = 0
+    for budget in dict.fromkeys(max(2, round(steps / unit)) for steps in budgets):
+        stable = max(1, budget - max(1, round(decay * budget)))
+        if stable * unit > start:
+            found.append(Piece(f"trunk-{stable * unit}", start, stable * unit, before))
+            before, start = found[-1].name, stable * unit
+        origin = max((p for p in found if p.budget is None and p.end <= stable * unit), key=lambda p: p.end)
+        found.append(Piece(f"budget-{budget * unit}", origin.end, budget * unit, origin.name, budget * unit))
+    return found, unit
+
+
+def piece_config(grid: Grid, cell: Cell, lr: float, piece: Piece, unit: int, root: Path) -> dict[str, Any]:
+    """The config of ``tsfm fit`` for one piece."""
+    from dataclasses import asdict
+
+    from tsfm.models.registry import MODELS
+
+    module, name = MODELS[cell.arch].split(":")
+    sizes = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(grid.config_of(*_key(cell))).items()}
+    decay = (piece.end - piece.start) / piece.end if piece.budget else 0.0
+    optim = {"lr": lr, "warmup_steps": grid.warmup, "schedule": "wsd" if piece.budget else "constant"}
+    forecaster = {"class_path": f"{module}.{name}", "init_args": {"config": sizes}}
+    base = grid.base()
+    data = overlay({"seed": cell.seed, "batches_per_epoch": unit}, (grid.data or {}).get(cell.data, {}))
+    kept = [c for c in base.get("trainer", {}).get("callbacks", []) if not c["class_path"].endswith(NOT_HERE)]
+    callbacks = [
+        {
+            "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
+            "init_args": {"filename": "last", "save_on_train_epoch_end": True},
+        }
+    ]
+    trainer: dict[str, Any] = {
+        "max_epochs": piece.end // unit,
+        "max_steps": -1,
+        "limit_train_batches": unit,
+        "check_val_every_n_epoch": piece.end // unit,
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": False,
+        "default_root_dir": str(root / piece.name),
+        "callbacks": kept + callbacks,
+    }
+    if piece.budget is None:
+        trainer["limit_val_batches"] = 0
+    own = {
+        "seed_everything": cell.seed,
+        "model": {"init_args": {"forecaster": forecaster, "optim": optim | ({"decay": decay} if decay else {})}},
+        "data": {"init_args": data},
+        "trainer": trainer,
+    }
+    return overlay(base, own)
+
+
+def _key(cell: Cell) -> tuple[str, str]:
+    return cell.arch, cell.size
+
+
+def cells(grid: Grid) -> list[Cell]:
+    """All cells: first those that choose the learning rate, where there are several, then the others."""
+    sizes, names = list(grid.size), list(grid.data or {"all": {}})
+    several = len(grid.lr) > 1
+    scans = [
+        Cell(arch, size, names[0], lr, grid.seed[0], True) for arch, size, lr in product(grid.arch, sizes, grid.lr)
+    ]
+    rest = product(grid.arch, sizes, names, grid.seed)
+    fixed = None if several else grid.lr[0]
+    return (scans if several else []) + [Cell(arch, size, data, fixed, seed) for arch, size, data, seed in rest]
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Read a grid and check everything that can be checked before a run.
+
+    Raises:
+        InputError: a file is missing, a key is unknown or missing, or a value is out of range; the line names it.
+    """
+    plain = read_yaml(Path(path), "a grid")
+    known = [field.name for field in fields(Grid) if field.name != "folder"]
+    for key in plain:
+        if key not in known:
+            raise InputError(f"{path}: {unknown_name('key of a grid', str(key), known)}")
+    for field in fields(Grid):
+        if field.default is MISSING and field.name not in plain:
+            raise InputError(f"{path}: expected the key {field.name!r}, found none: add it")
+    for key in ("arch", "size", "lr", "seed", "steps", "tokens", "configs"):
+        if key in plain and not (isinstance(plain[key], list) and plain[key]):
+            if key == "size" and isinstance(plain[key], dict) and plain[key]:
+                continue
+            raise InputError(f"{path}: expected a list at {key!r}, found {plain[key]!r}: write [{plain[key]}]")
+    for name, kind, least in (("lr", float, 0), ("steps", int, 1), ("tokens", float, 0), ("seed", int, -1)):
+        for value in plain.get(name, ()):
+            if isinstance(value, bool) or not isinstance(value, int | kind) or not value > least:
+                words = "whole numbers" if kind is int else "numbers"
+                hint = "; YAML wants 1.0e-3 for 1e-3" if isinstance(value, str) else ""
+                raise InputError(f"{path}: expected {words} above {least} at {name!r}, found {value!r}{hint}")
+    for name in ("lr", "tokens"):
+        plain |= {name: [float(value) for value in plain[name]]} if name in plain else {}
+    plain |= {key: tuple(plain[key]) for key in ("seed", "configs") if key in plain}
+    grid = Grid(**plain, folder=Path(path).resolve().parent)
+    _check(grid, path)
+    return grid
+
+
+def _check(grid: Grid, path: str | Path) -> None:
+    if (grid.steps is None) == (grid.tokens is None):
+        raise InputError(f"{path}: expected budgets under either 'steps' or 'tokens', found both or none: keep one")
+    if not 0 < grid.decay < 1 or grid.warmup < 0:
+        raise InputError(
+            f"{path}: expected decay between 0 and 1 and warmup of 0 or more, found {grid.decay} and {grid.warmup}"
+        )
+    data = grid.base().get("data", {}).get("init_args", {})
+    for key in ("context", "horizon", "batch_size"):
+        if not isinstance(data.get(key), int) or data[key] < 1:
+            raise InputError(
+                f"{path}: expected data.init_args.{key} in 'configs' or 'fit', found {data.get(key)!r}: add it"
+            )
+    for name, more in {"all": {}, **(grid.data or {})}.items():
+        corpus = {**data, **more}.get("corpus")
+        if corpus is not None and grid.command is None and not Path(corpus).exists():
+            raise InputError(
+                f"{path}: expected the corpus of data {name!r} at {corpus}, found nothing: tsfm data build makes one"
+            )
+    for arch, size in product(grid.arch, grid.size):
+        grid.config_of(arch, size)
+    for cell in cells(grid):
+        shortest = grid.budgets(cell)[0]
+        if grid.warmup > (1 - grid.decay) * shortest:
+            raise InputError(
+                f"{path}: expected warmup to end before the decay of the smallest budget, found {grid.warmup} of "
+                f"{shortest} steps: lower warmup"
+            )
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """A mapping in a YAML file.
+
+    Raises:
+        InputError: no such file, no YAML, or no mapping.
+    """
+    if not path.is_file():
+        raise InputError(f"expected {what}, found no file at {path}: check the path")
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"expected YAML in {path}, found {' '.join(str(error).split()):.150}: correct it") from error
+    if not isinstance(found, dict):
+        raise InputError(f"expected keys and values in {path}, found {type(found).__name__}: correct it")
+    return found
+
+
+def overlay(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Two configs stacked: mappings are merged, everything else is replaced."""
+    merged = copy.deepcopy(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = overlay(merged[key], value) if both else copy.deepcopy(value)
+    return merged

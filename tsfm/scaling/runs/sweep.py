@@ -1,0 +1,311 @@
+"""``tsfm scaling sweep``: many cells at once, on this machine, a Ray cluster or SLURM; the ledger; the time left.
+
+The state of a sweep is what is on disk, so that any process may be killed and started again. Every cell runs in a
+process of its own by one command line, whatever starts it: ``tsfm scaling sweep GRID --output DIR --index K``.
+"""
+
+import csv
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from filelock import FileLock
+
+from tsfm.scaling.runs.cell import FAILED, ROWS, best_lr, run_cell, scanned, write_json
+from tsfm.scaling.runs.grid import Cell, Grid, cells, pieces
+from tsfm_data.errors import InputError
+from tsfm_data.io.files import atomic_file
+
+LEDGER = "ledger.csv"
+TRIES = 2
+POLL = 0.2  # seconds
+REFUSED = 2  # exit status of a cell that tried twice and said why
+
+
+@runtime_checkable
+class Job(Protocol):
+    """A cell that is running."""
+
+    def poll(self) -> int | None:
+        """Its exit status, or None while it runs."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
+def run_index(grid: Grid, index: int, folder: Path) -> None:
+    """Run one cell in this process, twice where it fails; then bring the ledger up to date.
+
+    Raises:
+        InputError: no such cell, or it failed twice.
+    """
+    every = cells(grid)
+    if not 0 <= index < len(every):
+        raise InputError(f"expected an index from 0 to {len(every) - 1}, found {index}")
+    reasons: list[str] = []
+    for _ in range(TRIES):
+        try:
+            run_cell(grid, every[index], folder)
+            break
+        except Exception as error:  # whatever a training may raise is a reason to try again, and to be recorded
+            reasons.append(f"{type(error).__name__}: {' '.join(str(error).split()):.500}")
+            record_failure(grid, every[index], folder, reasons)
+    write_ledger(grid, folder)
+    if len(reasons) == TRIES:
+        raise InputError(f"cell {index} ({label(every[index])}) failed {TRIES} times: {reasons[-1]}")
+
+
+def record_failure(grid: Grid, cell: Cell, folder: Path, reasons: list[str]) -> None:
+    """Keep why a cell failed beside its runs."""
+    try:
+        lr = cell.lr if cell.lr is not None else best_lr(grid, cell, folder)
+    except InputError:
+        return
+    write_json(folder / "runs" / cell.name(lr) / FAILED, {"reasons": reasons})
+
+
+def label(cell: Cell) -> str:
+    """A cell in words."""
+    rate = f", learning rate {cell.lr:g}" if cell.scan else ""
+    return f"{cell.arch} {cell.size}, data {cell.data}, seed {cell.seed}{rate}"
+
+
+def command_of(grid_file: Path, folder: Path, index: int | str) -> list[str]:
+    """The command line of one cell."""
+    words = ["scaling", "sweep", str(grid_file.resolve()), "--output", str(folder.resolve()), "--index", str(index)]
+    return [sys.executable, "-m", "tsfm", *words]
+
+
+def start_local(command: Sequence[str], log: Path) -> Job:
+    """Start a cell as a process of one thread."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with log.open("a") as handle:
+        return subprocess.Popen(command, stdout=handle, stderr=subprocess.STDOUT, env=environment)
+
+
+def sweep(
+    grid: Grid,
+    grid_file: Path,
+    folder: Path,
+    jobs: int = 1,
+    start: Callable[[Sequence[str], Path], Job] = start_local,
+    say: Callable[[str], None] = print,
+) -> list[str]:
+    """Run all cells that are not done.
+
+    Args:
+        grid: what to run.
+        grid_file: where it was read from.
+        folder: of the sweep.
+        jobs: cells at once.
+        start: starts a cell by its command line, whose output goes to a file.
+        say: takes lines of progress.
+
+    Returns:
+        The last reason of every cell that failed.
+    """
+    every = cells(grid)
+    progress = Progress(grid, every, folder, jobs, say)
+    failed: list[str] = []
+    for scan in (True, False):  # the learning rates must be known before the rest can start
+        waiting = [k for k, cell in enumerate(every) if cell.scan == scan and not is_done(grid, cell, folder)]
+        running: dict[int, tuple[Job, Path]] = {}
+        killed: set[int] = set()
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    index = waiting.pop(0)
+                    log = folder / "logs" / f"{index}.txt"
+                    running[index] = start(command_of(grid_file, folder, index), log), log
+                time.sleep(POLL)
+                progress.tell()
+                for index, (job, log) in list(running.items()):
+                    status = job.poll()
+                    if status is None:
+                        continue
+                    del running[index]
+                    if is_done(grid, every[index], folder):
+                        continue
+                    reason = last_line(log) if status == REFUSED else f"ended with status {status}: {last_line(log)}"
+                    if status != REFUSED:  # the process died, so that it could not try again itself
+                        record_failure(grid, every[index], folder, [reason])
+                        if index not in killed:
+                            killed.add(index)
+                            waiting.append(index)
+                            say(f"again: {label(every[index])}: {reason}")
+                            continue
+                    failed.append(f"{label(every[index])}: {reason}")
+                    say(f"failed: {failed[-1]}")
+        finally:
+            for job, _ in running.values():
+                job.kill()
+    progress.tell()
+    write_ledger(grid, folder)
+    return failed
+
+
+def last_line(log: Path) -> str:
+    """The last line that a cell wrote."""
+    lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+    return lines[-1].removeprefix("tsfm: error: ") if lines else ""
+
+
+def wanted(grid: Grid, cell: Cell) -> list[int]:
+    """The budgets of a cell in steps, as they are run."""
+    found = [piece.budget for piece in pieces(grid.budgets(cell), grid.decay)[0] if piece.budget]
+    return found[:1] if cell.scan else found
+
+
+def is_done(grid: Grid, cell: Cell, folder: Path) -> bool:
+    """Whether all rows of a cell are there."""
+    try:
+        lr = cell.lr if cell.lr is not None else best_lr(grid, cell, folder)
+    except InputError:
+        return False
+    root = folder / "runs" / cell.name(lr) / ROWS
+    return all((root / f"{budget}.json").is_file() for budget in wanted(grid, cell))
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """All rows that are there, in order of their names."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"runs/*/{ROWS}/*.json"))]
+
+
+def write_ledger(grid: Grid, folder: Path) -> Path:
+    """Make ``ledger.csv`` of all rows on disk, whole or not at all; one process at a time.
+
+    The column ``scan`` is true where a learning rate was tried that another one beat. A cell that failed has a row
+    without a loss whose ``status`` says why.
+    """
+    chosen = {}
+    for cell in cells(grid):
+        if not cell.scan and cell.lr is None:
+            tried = {k: v for k, v in scanned(grid, cell, folder).items() if math.isfinite(v)}
+            if len(tried) == len(grid.lr):
+                chosen[cell.arch, cell.size] = min(tried, key=lambda lr: tried[lr])
+    with FileLock(folder / ".ledger.lock"):
+        table = []
+        for row in read_rows(folder):
+            best = chosen.get((row["arch"], row["size"]))
+            table.append(row | {"scan": best is not None and row["lr"] != best})
+        for path in sorted(folder.glob(f"runs/*/{FAILED}")):
+            reason = json.loads(path.read_text())["reasons"][-1]
+            table.append({"run": path.parent.name, "status": f"failed: {reason}", "scan": True})
+        table.sort(key=lambda row: (row["run"], row.get("steps", 0)))
+        names = list(dict.fromkeys(name for row in table for name in row))
+        with atomic_file(folder / LEDGER) as file, file.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, names, restval="")
+            writer.writeheader()
+            writer.writerows(table)
+    return folder / LEDGER
+
+
+class Progress:
+    """Lines of progress: every budget that is done, and the time left.
+
+    The time of a run is taken as ``a * steps + b * FLOPs`` with ``a`` and ``b`` at or above 0, fitted to what is done.
+    """
+
+    def __init__(self, grid: Grid, every: list[Cell], folder: Path, jobs: int, say: Callable[[str], None]) -> None:
+        self.grid, self.folder, self.jobs, self.say = grid, folder, jobs, say
+        # Of several rates every seed's later budgets are run at one, and the first seed's smallest budget at each.
+        self.goal = {
+            (cell.arch, cell.size, cell.data, cell.seed, cell.lr if cell.scan else None, budget)
+            for cell in every
+            for budget in wanted(grid, cell)
+        }
+        self.known = {str(path) for path in folder.glob(f"runs/*/{ROWS}/*.json")}
+        if self.known:
+            say(f"{len(self.known)} runs are done already")
+
+    def tell(self) -> None:
+        """Say what is new since the last call."""
+        found = sorted(path for path in self.folder.glob(f"runs/*/{ROWS}/*.json") if str(path) not in self.known)
+        for path in found:
+            row = json.loads(path.read_text())
+            self.known.add(str(path))
+            left = self.left()
+            after = "" if left is None else f"; about {spoken(left)} left"
+            self.say(
+                f"[{len(self.known)}] {row['run']}, {row['steps']} steps: {self.grid.loss} {row['loss']:.4f}, "
+                f"{row['wall_s']:.0f} s{after}"
+            )
+
+    def left(self) -> float | None:
+        """Seconds until all is done; None before anything can be said."""
+        from scipy.optimize import nnls
+
+        rows = read_rows(self.folder)
+        if not rows:
+            return None
+        cost = np.array([[row["steps"], row["flops"] / 1e9] for row in rows], dtype=np.float64)
+        rate, _ = nnls(cost, np.array([row["wall_s"] for row in rows], dtype=np.float64))
+        total = 0.0
+        have = {(r["arch"], r["size"], r["data"], r["seed"], r["steps"]) for r in rows}
+        scans = {(r["arch"], r["size"], r["data"], r["seed"], r["lr"], r["steps"]) for r in rows}
+        for arch, size, data, seed, lr, budget in self.goal:
+            done = (arch, size, data, seed, lr, budget) in scans if lr else (arch, size, data, seed, budget) in have
+            if done:
+                continue
+            flops = budget * self.grid.batch(data) * self.grid.counts(arch, size).flops
+            share = 1.0 if lr or budget == min(b for *_, b in self.goal) else self.new_share(budget)
+            total += share * float(rate @ np.array([budget, flops / 1e9]))
+        return total / self.jobs
+
+    def new_share(self, budget: int) -> float:
+        """Share of a budget's steps that are not run for smaller ones."""
+        budgets = sorted({b for *_, b in self.goal})
+        before = budgets[max(0, budgets.index(budget) - 1)]
+        return 1 - (1 - self.grid.decay) * before / budget if before < budget else 1.0
+
+
+def spoken(seconds: float) -> str:
+    """A time in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def edges(grid: Grid, folder: Path) -> list[str]:
+    """Warnings where the best learning rate is the largest or smallest tried: an untuned size bends the law."""
+    said = []
+    for cell in {(c.arch, c.size): c for c in cells(grid)}.values():
+        tried = {k: v for k, v in scanned(grid, cell, folder).items() if math.isfinite(v)}
+        if len(grid.lr) > 1 and len(tried) == len(grid.lr):
+            best = min(tried, key=lambda lr: tried[lr])
+            if best in (min(tried), max(tried)):
+                side = "largest" if best == max(tried) else "smallest"
+                said.append(
+                    f"the best learning rate of {cell.arch} {cell.size}, {best:g}, is the {side} tried: add one"
+                )
+    return said
+
+
+def slurm_files(grid: Grid, grid_file: Path, folder: Path) -> list[Path]:
+    """Write the files of SLURM array jobs, one task a cell: first the learning rates, then the rest."""
+    every = cells(grid)
+    scans = sum(cell.scan for cell in every)
+    parts = [("scan", 0, scans), ("runs", scans, len(every))] if scans else [("runs", 0, len(every))]
+    found = []
+    for name, first, end in parts:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        line = shlex.join(command_of(grid_file, folder, "INDEX")).replace("INDEX", '"$SLURM_ARRAY_TASK_ID"')
+        text = (
+            "#!/bin/sh\n"
+            f"#SBATCH --job-name=tsfm-{name}\n#SBATCH --array={first}-{end - 1}\n"
+            f"#SBATCH --cpus-per-task=1\n#SBATCH --output={(folder / 'logs').resolve()}/slurm-%a.txt\n"
+            f"export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1\nexec {line}\n"
+        )
+        found.append(folder / f"{name}.sbatch")
+        with atomic_file(found[-1]) as file:
+            file.write_text(text)
+    return found

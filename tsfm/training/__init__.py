@@ -1,0 +1,1 @@
+"""Training: the Lightning task, optimisers, callbacks, validation and fine-tuning."""

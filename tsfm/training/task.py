@@ -1,0 +1,292 @@
+"""The thin Lightning layer around a forecaster: it owns no mathematics of the model, only when things happen."""
+
+import copy
+import hashlib
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from tsfm.models.base import Forecaster, Pretraining, TrainingData
+from tsfm.models.scaling_law.trunk import PackedForecaster
+from tsfm.nn.heads import DEFAULT_LEVELS
+from tsfm.training.callbacks import Throughput
+from tsfm.training.optim import OptimConfig, build_optimizer, lr_factor, training_steps
+from tsfm.training.start import Pretrained
+from tsfm.training.validation import scaled_errors
+from tsfm_data.corpus.datamodule import PretrainingDataModule
+from tsfm_data.corpus.packing import PackedRows
+from tsfm_data.corpus.store import MANIFEST
+from tsfm_data.errors import InputError
+from tsfm_data.windows.batch import Batch
+
+
+class ForecastTask(pl.LightningModule):
+    """Train, validate, test and predict with a forecaster.
+
+    Args:
+        forecaster: the model class and its sizes, or a model to start from; context and horizon come from the data.
+        context: steps of history in a window.
+        horizon: steps to forecast.
+        optim: optimiser and schedule.
+        levels: quantile levels that ``tsfm predict`` writes, and over which validation of pretraining averages.
+    """
+
+    def __init__(
+        self,
+        forecaster: Callable[[int, int], Forecaster] | Pretrained,
+        context: int = 96,
+        horizon: int = 96,
+        optim: OptimConfig = OptimConfig(),  # noqa: B008
+        levels: tuple[float, ...] = DEFAULT_LEVELS,
+    ) -> None:
+        super().__init__()
+        for name, size in (("context", context), ("horizon", horizon)):
+            if size < 1:
+                raise InputError(f"expected a {name} of at least 1 step, found {size}: give --data.{name} 96")
+        self.forecaster = forecaster(context, horizon)
+        self.optim = optim
+        self.levels = levels
+        self._random_state: Tensor | None = None
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, with its schedule stepped after every optimiser step."""
+        # Lightning does not clip gradients under mixed precision with a fused optimiser.
+        fused = not (self.trainer.gradient_clip_val and str(self.trainer.precision).endswith("mixed"))
+        optimizer = build_optimizer(self.optim, self.forecaster, fused)
+        per_epoch, total = training_steps(self.trainer)
+        factor = lr_factor(self.optim, per_epoch, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def setup(self, stage: str) -> None:
+        """Let the forecaster remember what it is trained on; that is not in a checkpoint.
+
+        Raises:
+            InputError: the data have what the forecaster does not take: covariates, or packed rows.
+        """
+        module = getattr(self.trainer, "datamodule", None)
+        if isinstance(module, PretrainingDataModule):
+            if module.packed and not isinstance(self.forecaster, PackedForecaster):
+                raise InputError(
+                    f"model {self.forecaster.name} trains on windows, found packed rows: leave out --data.packed"
+                )
+        elif module is not None:
+            given = [*module.series.past_names, *module.series.known_names]
+            if given and not self.forecaster.covariates:
+                raise InputError(
+                    f"model {self.forecaster.name} takes no covariates, found {', '.join(given)} in the data: leave "
+                    "them out, or train a model that takes them, such as moirai"
+                )
+            self.forecaster.training_data = training_data(module)
+
+    def transfer_batch_to_device(
+        self, batch: Batch | PackedRows, device: torch.device, dataloader_idx: int
+    ) -> Batch | PackedRows:
+        """Lightning moves mutable collections only; a batch is frozen and moves itself."""
+        values = batch.past if isinstance(batch, Batch) else batch.target
+        return batch if values.device == device else batch.to(device)
+
+    def training_step(self, batch: Batch | PackedRows, batch_idx: int) -> Tensor:
+        """Loss of one batch; handed to the logger only when it writes, for that costs a small model 5 % of its step."""
+        loss = self.forecaster.loss(batch)  # type: ignore[arg-type]  # rows where the forecaster takes them: setup
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=1)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Errors of one batch, summed exactly over the whole validation set."""
+        module = getattr(self.trainer, "datamodule", None)
+        if isinstance(module, PretrainingDataModule):
+            self.log_scaled_errors(f"val_{module.val_names[dataloader_idx]}", batch)
+        else:
+            self.log_errors("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Errors of one batch on the scale of the data module, as the long-horizon benchmarks print them."""
+        self.log_errors("test", batch)
+
+    def log_errors(self, part: str, batch: Batch) -> None:
+        """Log loss, MSE and MAE, each weighted by the number of observed values so that batches of any size add up."""
+        if batch.future is None or batch.future_observed is None:
+            return
+        output = self.forecaster(batch)
+        count = int(batch.future_observed.sum())
+        loss = self.forecaster.loss_of(output, batch)
+        error = torch.where(batch.future_observed, self.forecaster.centre(output) - batch.future, 0.0)
+        values = {"loss": loss, "mse": error.square().sum() / max(count, 1), "mae": error.abs().sum() / max(count, 1)}
+        for name, value in values.items():
+            self.log(f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
+
+    def log_scaled_errors(self, part: str, batch: Batch) -> None:
+        """Log the training loss, and errors in units of each window's own seasonal-naive error.
+
+        The forecasts are those that a user would get: standardised, rolled out, in the units of the data.
+        """
+
+        def log(name: str, value: Tensor, count: int) -> None:
+            self.log(
+                f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True,
+                add_dataloader_idx=False,
+            )  # fmt: skip
+
+        log("loss", self.forecaster.loss(batch), len(batch))
+        errors, count = scaled_errors(batch, self.forecaster.predict(batch, self.levels))
+        for name, value in errors.items():
+            log(name, value.to(self.device, torch.float32), count)
+
+    def on_predict_start(self) -> None:
+        """A point model's intervals come from validation windows, as in the model folder."""
+        from tsfm.weights.pretrained import calibrate
+
+        module = getattr(self.trainer, "datamodule", None)
+        if module is not None:
+            calibrate(self.forecaster, module.val_dataloader())
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Mean and quantiles past the end of the data, in the data's own units."""
+        scaler = self.trainer.datamodule.scaler  # type: ignore[attr-defined]
+        batch = batch.to("cpu")
+        past = torch.where(batch.past_observed, scaler.inverse(batch.past.double()), 0.0)
+        forecast = self.forecaster.predict(replace(batch, past=past), self.levels)
+        return {"mean": forecast.mean, "quantiles": forecast.quantiles}  # Lightning refuses frozen dataclasses
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of the random generator, so that a resumed training draws the same dropout."""
+        checkpoint["random_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the state; it is set when training starts, after the sanity check of the validation loader."""
+        self._random_state = checkpoint.get("random_state")
+
+    def on_train_start(self) -> None:
+        """Go on with the random numbers of the interrupted training."""
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state.cpu())
+            self._random_state = None
+
+
+class ShardedForecastTask(ForecastTask):
+    """The same with parameters, gradients and the optimiser's moments shared out over the devices, block by block.
+
+    For Lightning's ``ModelParallelStrategy`` (fully sharded data parallelism, FSDP2).
+    """
+
+    def configure_model(self) -> None:
+        """Shard every block, then the rest, over all devices; of Lightning's own mesh that is one axis alone."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+        if self.device_mesh is None or isinstance(self.forecaster, FSDPModule):
+            return
+        mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
+        for blocks in (m for m in self.forecaster.modules() if isinstance(m, nn.ModuleList)):
+            for block in blocks:
+                if not isinstance(block, nn.ModuleDict):  # which has nothing to call
+                    fully_shard(block, mesh=mesh)
+        fully_shard(self.forecaster, mesh=mesh)
+        # It is entered beside forward, which alone gathers the parameters.
+        register_fsdp_forward_method(self.forecaster, "loss")
+
+
+def logged_names(module: Any) -> tuple[str, ...]:
+    """What a task logs while it trains on a data module: what a callback may watch."""
+    if not isinstance(module, PretrainingDataModule):
+        return ("train_loss", "val_loss", "val_mse", "val_mae")
+    errors = [f"val_{part}_{name}" for part in module.val_names for name in ("loss", "mae", "wql")]
+    return ("train_loss", *errors)
+
+
+def training_data(module: Any) -> TrainingData:
+    """What a data module trains on, to be kept with the weights."""
+    scaler = module.scaler
+    return TrainingData(
+        source=module.series.name,
+        freq=module.series.freqs[0],
+        marks=module.marks,
+        variates=module.series.variates,
+        mean=tuple(scaler.mean.tolist()),
+        std=tuple(scaler.std.tolist()),
+        past_covariates=module.series.past_names,
+        known_covariates=module.series.known_names,
+    )
+
+
+def pretraining(trainer: pl.Trainer, module: PretrainingDataModule) -> Pretraining:
+    """What a run has pretrained on so far, to be kept with the weights."""
+    store, seed = module.store, os.environ.get("PL_GLOBAL_SEED")
+    manifest = None if store is None else (store.folder / MANIFEST).read_bytes()
+    names = () if store is None else tuple(source.name for source in store.sources)
+    started = Path(sys.argv[0]).stem == "tsfm" or Path(sys.argv[0]).parent.name == "tsfm"  # python -m tsfm
+    seen = next((c.observations for c in trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]
+    return Pretraining(
+        corpus=None if module.corpus is None else Path(module.corpus).name,
+        manifest_sha256=None if manifest is None else hashlib.sha256(manifest).hexdigest(),
+        sources=tuple(name for name in names if name not in module.held_out),
+        held_out=tuple(name for name in names if name in module.held_out),
+        seed=module.seed,
+        global_seed=None if seed is None else int(seed),
+        steps=trainer.global_step,
+        batches=(trainer.fit_loop.epoch_loop.total_batch_idx + 1) * trainer.world_size,
+        observations=seen,
+        command=shlex.join(["tsfm", *sys.argv[1:]]) if started else None,
+    )
+
+
+class ModelFolder(pl.Callback):
+    """After training: take the best checkpoint, calibrate intervals on validation windows, write the model folder.
+
+    The folder ``model`` in the run's folder holds ``config.json``, ``model.safetensors`` and ``README.md``, and is what
+    ``tsfm forecast --model`` and ``tsfm evaluate --model`` take.
+    """
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the folder, on the first process alone."""
+        from tsfm.weights.pretrained import calibrate, save
+
+        if (
+            getattr(trainer, "fast_dev_run", False)
+            or not trainer.is_global_zero
+            or not isinstance(pl_module, ForecastTask)
+        ):
+            return
+        module: Any = trainer.datamodule  # type: ignore[attr-defined]
+        model = self.trained(trainer, pl_module)
+        if isinstance(module, PretrainingDataModule):
+            model.pretraining = pretraining(trainer, module)
+        else:
+            calibrate(model, module.val_dataloader())
+        save(model, Path(trainer.default_root_dir) / "model")
+
+    def trained(self, trainer: pl.Trainer, task: ForecastTask) -> Forecaster:
+        """A forecaster of its own with the weights of the best checkpoint, whole also where training shards them."""
+        checkpoint, trained = trainer.checkpoint_callback, task.forecaster
+        if not (isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path):
+            return merged(trained)
+        state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+        prefix = "forecaster."
+        weights = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
+        updated = any("lora_" in key for key in weights)
+        model = copy.deepcopy(trained) if updated else type(trained)(trained.context, trained.horizon, trained.config)
+        model.training_data = trained.training_data
+        model.load_state_dict(weights)
+        return merged(model).to(task.device)
+
+
+def merged(model: Forecaster) -> Forecaster:
+    """The model with its low-rank updates, where it has any, added to the weights."""
+    if not any("lora_" in name for name, _ in model.named_parameters()):
+        return model
+    from tsfm.training.finetuning import merge
+
+    model = copy.deepcopy(model)
+    merge(model)
+    return model

@@ -1,0 +1,280 @@
+"""Model folders: ``config.json``, ``model.safetensors`` and the card ``README.md``. No pickle is ever read."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+import tsfm
+from tsfm.models.base import Forecaster, Pretraining, TrainingData
+from tsfm.models.registry import model_class
+from tsfm.weights.registry import local_folder
+from tsfm.weights.tensors import check_file, layout, read_safetensors
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.io.files import atomic_folder
+from tsfm_data.windows.batch import Batch
+
+FORMAT_VERSION = 1
+# No window is longer; a config that says so would ask for all the memory there is.
+LONGEST = 10**7
+# Enough windows for stable 99.9 % scores, and never more than some hundred megabytes.
+CALIBRATION_VALUES = 20_000_000
+
+
+def save(model: Forecaster, folder: str | Path, card: str | None = None, dtype: torch.dtype | None = None) -> None:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        model: what to save.
+        folder: where; an older one is replaced.
+        card: text of ``README.md``; by default one made from the model's own facts.
+        dtype: of the stored weights; ``torch.float16`` halves the file. The model is loaded in its own all the same.
+    """
+    config = {
+        "format_version": FORMAT_VERSION,
+        "model_type": model.model_type,
+        "context": model.context,
+        "horizon": model.horizon,
+        "config": asdict(model.config),
+        "training_data": asdict(model.training_data) if model.training_data else None,
+        "pretraining": asdict(model.pretraining) if model.pretraining else None,
+        "tsfm_version": tsfm.__version__,
+    }
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    if dtype is not None:
+        state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    with atomic_folder(folder) as temporary:
+        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        try:
+            save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{error} while writing {folder}") from error
+        (temporary / "README.md").write_text(card or default_card(model))
+
+
+def load(folder: str | Path) -> Forecaster:
+    """Read a model folder.
+
+    Args:
+        folder: written by ``save``; or the name of a model that ships with the package or was pulled.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        InputError: a file is missing, is not what it says, or does not fit the others.
+    """
+    path = local_folder(str(folder)) or Path(folder)
+    config, kind, sizes = check_folder(path)
+    model = kind(config["context"], config["horizon"], sizes)
+    if config.get("training_data"):
+        model.training_data = from_plain(TrainingData, config["training_data"], path / "config.json")
+    if config.get("pretraining"):
+        model.pretraining = from_plain(Pretraining, config["pretraining"], path / "config.json")
+    load_weights(model, path / "model.safetensors")
+    model.name = path.resolve().parent.name if path.resolve().name == "model" else path.resolve().name
+    return model.eval()
+
+
+def check_folder(folder: Path) -> tuple[dict[str, Any], type[Forecaster], Any]:
+    """Compare the config of a model folder with the shapes of its weights, before memory is taken for either.
+
+    Args:
+        folder: written by ``save``.
+
+    Returns:
+        The config, the model's class, and its sizes.
+
+    Raises:
+        InputError: see ``load``.
+    """
+    config = read_config(folder)
+    kind = model_class(str(config.get("model_type")))
+    sizes = from_plain(kind.config_type, config.get("config"), folder / "config.json")
+    found = layout(folder / "model.safetensors").shapes
+    for key in ("layers", "decoder_layers"):
+        if getattr(sizes, key, 0) > len(found):
+            raise InputError(
+                f"expected {key} of at most the {len(found)} tensors in {folder}, found {getattr(sizes, key):,}: "
+                "config.json and the weights belong to different models"
+            )
+    try:
+        with torch.device("meta"):
+            state = kind(config["context"], config["horizon"], sizes).state_dict()
+    except (RuntimeError, TypeError, OverflowError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"expected the sizes of a model in {folder}/config.json, found others ({reason})") from error
+    compare({key: tuple(value.shape) for key, value in state.items()}, found, folder / "model.safetensors")
+    return config, kind, sizes
+
+
+def compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], file: Path) -> None:
+    """Compare the shapes of a model with those of a file.
+
+    Raises:
+        InputError: a tensor is missing, left over or of another shape.
+    """
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        key = wrong[0]
+        raise InputError(
+            f"expected tensor {key} of shape {expected.get(key, 'none')}, found {found.get(key, 'none')} in {file} "
+            f"({len(wrong)} differ): config.json and the weights belong to different models"
+        )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a model folder, checked to be an object of a format that this version reads."""
+    file = folder / "config.json"
+    if not folder.is_dir():
+        raise InputError(f"expected a model folder, found nothing at {folder}: check the path")
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"expected {name} in the model folder {folder}, found none: is it the folder 'model' of a run?"
+            )
+        check_file(folder / name)
+    try:
+        config = json.loads(file.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"expected JSON in {file}, found an error ({error}): get the file again") from error
+    if not isinstance(config, dict):
+        raise InputError(f"expected a JSON object in {file}, found {type(config).__name__}: get the file again")
+    if "architecture" in config and "model_type" not in config:
+        raise InputError(f"expected a forecasting model in {folder}, found an image model: see tsfm image --help")
+    version = config.get("format_version", 0)
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise InputError(
+            f"expected format_version up to {FORMAT_VERSION} in {file}, found {version}: upgrade tsfm-suite"
+        )
+    for key in ("context", "horizon"):
+        if not isinstance(config.get(key), int) or not 1 <= config[key] <= LONGEST:
+            raise InputError(
+                f"expected a whole number from 1 to {LONGEST:,} at key {key!r} of {file}, found {config.get(key)!r:.40}"
+            )
+    return config
+
+
+def load_weights(model: Forecaster, file: Path) -> None:
+    """Load a safetensors file into a model, strictly.
+
+    Raises:
+        InputError: the file is corrupt or truncated, or a tensor is missing, left over or of another shape.
+    """
+    state = read_safetensors(file)
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    compare(expected, {key: tuple(value.shape) for key, value in state.items()}, file)
+    model.load_state_dict(state)
+
+
+def from_plain(kind: type, plain: Any, where: Path) -> Any:
+    """A dataclass from a JSON object; lists become tuples.
+
+    Raises:
+        InputError: not an object, a key that the dataclass does not have, a key that is missing, or a value of another
+            type.
+    """
+    if not isinstance(plain, dict):
+        raise InputError(
+            f"expected an object with the keys of {kind.__name__} in {where}, found {plain!r:.60}: correct it"
+        )
+    names = {field.name for field in fields(kind)}
+    for key in plain:
+        if key not in names:
+            raise InputError(f"{where}: {unknown_name(f'key of {kind.__name__}', key, names)}")
+    hints = get_type_hints(kind)
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    for key, value in values.items():
+        if hints[key] in (int, float, str, bool) and not isinstance(
+            value, (int, float) if hints[key] is float else hints[key]
+        ):
+            raise InputError(f"expected {hints[key].__name__} at key {key!r} of {where}, found {value!r}: correct it")
+    missing = [
+        f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.name not in values
+    ]
+    if missing:
+        raise InputError(f"expected key {missing[0]!r} of {kind.__name__} in {where}, found none: get the file again")
+    return kind(**values)
+
+
+@torch.inference_mode()
+def calibrate(model: Forecaster, batches: Iterable[Batch], values: int = CALIBRATION_VALUES) -> None:
+    """Fit a point model's conformal intervals to validation windows; a model with quantiles of its own is left alone.
+
+    Args:
+        model: the model, in any mode.
+        batches: validation windows with their future, on the scale that the model was trained on.
+        values: at most so many residuals are kept; of more, windows are left out evenly.
+
+    Raises:
+        InputError: no validation window.
+    """
+    if model.conformal is None:
+        return
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    windows = sum(len(batch) for batch in batches)
+    residuals, seen, index = [], [], 0
+    every = 1
+    for batch in batches:
+        batch = batch.to(device)
+        if batch.future is None or batch.future_observed is None:
+            continue
+        if index == 0:
+            every = max(1, -(-windows * batch.future[0].numel() // values))
+        keep = (torch.arange(index, index + len(batch)) % every == 0).to(device)
+        index += len(batch)
+        standard, scale = model.on_training_scale(batch)
+        error = model.centre(model(standard)) - (batch.future - scale.loc) / scale.scale
+        residuals.append(error[keep].transpose(1, 2).flatten(0, 1).float())
+        seen.append(batch.future_observed[keep].transpose(1, 2).flatten(0, 1))
+    if not residuals:
+        raise InputError("expected validation windows to calibrate intervals on, found none: give a longer series")
+    model.conformal.calibrate(torch.cat(residuals), torch.cat(seen))
+    model.train(was_training)
+
+
+def default_card(model: Forecaster) -> str:
+    """The card of a model folder in the Hugging Face format, from what the model itself knows."""
+    data = model.training_data
+    parameters = sum(p.numel() for p in model.parameters())
+    lines = [
+        "---",
+        "library_name: tsfm-suite",
+        "pipeline_tag: time-series-forecasting",
+        "tags: [time-series, forecasting]",
+        "---",
+        "",
+        f"# {model.model_type}, {model.context} steps in, {model.horizon} steps out",
+        "",
+        f"{parameters:,} parameters. "
+        + ("Point forecasts with split-conformal intervals." if model.conformal is not None else "Quantile forecasts."),
+    ]
+    if data is not None:
+        names = ", ".join(data.variates[:10]) + (", ..." if len(data.variates) > 10 else "")
+        lines.append(f"Trained on {data.source} (frequency {data.freq}; {len(data.variates)} variates: {names}).")
+    if model.pretraining is not None:
+        lines += pretraining_lines(model.pretraining)
+    lines += ["", "    tsfm forecast INPUT --horizon H --model THIS_FOLDER", ""]
+    return "\n".join(lines)
+
+
+def pretraining_lines(facts: Pretraining) -> list[str]:
+    """The part of a card that says what a model was pretrained on."""
+    seen = f"{facts.steps:,} steps over {facts.batches:,} batches"
+    if facts.observations is not None:
+        seen += f" ({facts.observations:,} observations)"
+    lines = [f"Pretrained for {seen}; seed {facts.seed} of the batches, {facts.global_seed} of the weights."]
+    if facts.corpus is None:
+        lines.append("All series were generated.")
+    else:
+        lines += [f"Corpus {facts.corpus}, manifest.json of SHA-256 {facts.manifest_sha256}.", ""]
+        lines += [f"- trained on: {', '.join(facts.sources) or 'none'}"]
+        lines += [f"- held out: {', '.join(facts.held_out) or 'none'}"]
+    return lines if facts.command is None else [*lines, "", f"    {facts.command}"]
