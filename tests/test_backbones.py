@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import tsfm_vision
 from tsfm_data.errors import InputError
-from tsfm_vision import checkpoints
+from tsfm_vision.backbones import checkpoints
 
 # One small model of every kind; sizes that keep a test below a second.
 SMALL: dict[str, dict[str, Any]] = {

@@ -174,7 +174,7 @@ def test_when_an_original_poolformer_is_converted_then_its_logits_are_the_origin
     golden_folder: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("timm")
-    from tsfm_vision.folders import load as load_image
+    from tsfm_vision.weights import load as load_image
 
     info, tensors, weights = case(golden_folder / "vision/poolformer", "poolformer_lowvar_eps")
     kwargs = info["config"]["kwargs"]

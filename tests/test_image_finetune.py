@@ -13,7 +13,7 @@ pytest.importorskip("timm")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
-    from tsfm_vision.folders import create, save
+    from tsfm_vision.weights import create, save
 
     torch.manual_seed(0)
     sizes = {"dims": [16, 32], "depths": [1, 1], "mixers": ["pool", "pool"], "mlp_ratios": [2, 2]}
@@ -26,7 +26,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_when_classes_are_others_then_a_new_head_learns_them(
     start: Path, scratch: bool, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tsfm_vision.folders import load
+    from tsfm_vision.weights import load
 
     words = [str(data_folder / "images/digits_8x8.parquet"), "--model", str(start), "--output", str(tmp_path / "out")]
     words += ["--steps", "40", "--checks", "1", "--batch-size", "32", "--lr", "4e-3", *["--scratch"] * scratch]

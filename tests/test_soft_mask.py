@@ -10,10 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from tsfm_data.errors import InputError
-from tsfm_vision import soft_mask
-from tsfm_vision.callbacks import SoftMaskSchedule
-from tsfm_vision.illama import ILlama
-from tsfm_vision.soft_mask import soft_masked
+from tsfm_vision.backbones import ILlama, soft_mask, soft_masked
+from tsfm_vision.training import SoftMaskSchedule
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])

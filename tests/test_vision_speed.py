@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tsfm.commands.bench_vision import vision
 from tsfm_data.errors import InputError
-from tsfm_vision import cpu, speed
+from tsfm_vision import speed
 
 TINY: dict[str, Any] = {
     "poolformer": (64, {}),

@@ -10,10 +10,10 @@ from torch import nn
 from tsfm_data.errors import InputError
 from tsfm_data.images import ImageSet, OnBad
 from tsfm_data.report import Report
-from tsfm_vision import classify, maps, pictures
-from tsfm_vision.biformer import BiFormer
-from tsfm_vision.data import divide, open_source
-from tsfm_vision.folders import data_config, load
+from tsfm_vision import evaluation
+from tsfm_vision.backbones import BiFormer
+from tsfm_vision.training import divide, open_source
+from tsfm_vision.weights import data_config, load
 
 
 def evaluate(
@@ -36,17 +36,17 @@ def evaluate(
             "give the data set that the model is for"
         )
     name = name_of(model)
-    report = classify.evaluate(net, images, name, batch_size)
+    report = evaluation.evaluate(net, images, name, batch_size)
     if robustness:
-        report += classify.robustness(net, images, name, batch_size=batch_size)
+        report += evaluation.robustness(net, images, name, batch_size=batch_size)
     print(Report([row for row in report.rows if row.get("item_id") is None], report.notes).to_markdown())
     say_skipped(images)
     if json is not None:
         report.save(json)
         print(f"{json}: {len(report.rows)} rows")
     if plot is not None:
-        found = classify.probabilities(net, images, batch_size)
-        pictures.save_figure(pictures.draw_calibration(found, images.labels, classes), plot)
+        found = evaluation.probabilities(net, images, batch_size)
+        evaluation.save_figure(evaluation.draw_calibration(found, images.labels, classes), plot)
         print(f"{plot}: calibration and confusion")
 
 
@@ -56,8 +56,8 @@ def predict(data: str, model: str, top: int, output: Path | None, batch_size: in
     if top < 1:
         raise InputError(f"expected top of at least 1, found {top}: change --top")
     images = pick(data, net, None, on_bad, None)
-    found = classify.probabilities(net, images, batch_size)
-    best = classify.predictions(found, min(top, len(classes)))
+    found = evaluation.probabilities(net, images, batch_size)
+    best = evaluation.predictions(found, min(top, len(classes)))
     shown = range(min(len(images), 20))
     for index in shown:
         text = ", ".join(f"{classes[k]} {found[index, k]:.1%}" for k in best[index])
@@ -66,7 +66,7 @@ def predict(data: str, model: str, top: int, output: Path | None, batch_size: in
         print(f"... {len(images):,} images in all; give --output FILE.csv for the others")
     say_skipped(images)
     if output is not None:
-        classify.write_probabilities(output, found, images, classes)
+        evaluation.write_probabilities(output, found, images, classes)
         print(f"{output}: {len(images):,} images")
 
 
@@ -79,20 +79,20 @@ def explain(data: str, model: str, output: Path, count: int, seed: int, on_bad: 
     if len(images) > count:
         images = images.select(np.sort(np.random.default_rng(seed).permutation(len(images))[:count]))
     figure = explained(net, images, classes)
-    pictures.save_figure(figure, output)
+    evaluation.save_figure(figure, output)
     print(f"{output}: {len(images)} images")
 
 
 def explained(net: nn.Module, images: ImageSet, classes: tuple[str, ...], across: bool = False) -> Any:
     """A figure of the images, what the model finds in each, and where it looks; a row an image, or a column."""
     config = data_config(net)
-    pixels = classify.inputs(net, images)(range(len(images)))
+    pixels = evaluation.inputs(net, images)(range(len(images)))
     mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
     x = (pixels - mean) / std
-    found = classify.probabilities(net, images, len(images))
-    title, large = maps.look(net, x)
+    found = evaluation.probabilities(net, images, len(images))
+    title, large = evaluation.look(net, x)
     columns = [(title, large.numpy())]
-    if isinstance(net, BiFormer) and (routes := maps.region_routes(net, x)) is not None:
+    if isinstance(net, BiFormer) and (routes := evaluation.region_routes(net, x)) is not None:
         size = tuple(x.shape[2:])
         enlarged = torch.nn.functional.interpolate(routes[:, None], size, mode="nearest")[:, 0]
         columns.append(("where the middle region looks", enlarged.numpy()))
@@ -102,7 +102,7 @@ def explained(net: nn.Module, images: ImageSet, classes: tuple[str, ...], across
         known = "" if label < 0 else " (right)" if label == best else f" (is {images.classes[label]})"
         captions.append(f"{classes[best]} {values[best]:.0%}{known}")
     shown = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return pictures.draw_maps(list(shown), columns, captions, across)
+    return evaluation.draw_maps(list(shown), columns, captions, across)
 
 
 def pick(data: str, net: nn.Module, part: str | None, on_bad: OnBad, limit: int | None) -> ImageSet:

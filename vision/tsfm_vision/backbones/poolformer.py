@@ -22,8 +22,8 @@ from timm.models.metaformer import Downsampling, MetaFormer, Pooling
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbone import Indices, build, channels_last, mix, take
-from tsfm_vision.checkpoints import State, recognise, resize_map
+from tsfm_vision.backbones.base import Indices, build, channels_last, mix, take
+from tsfm_vision.backbones.checkpoints import State, recognise, resize_map
 
 Mixer = Literal["identity", "pool", "attention", "fc"]
 POOL: tuple[Mixer, ...] = ("pool", "pool", "pool", "pool")

@@ -17,9 +17,9 @@ from tsfm_data.errors import InputError
 from tsfm_data.files import atomic_file
 from tsfm_data.images import open_images
 from tsfm_data.report import Report
-from tsfm_vision import classify, pictures
-from tsfm_vision.commands import explained
-from tsfm_vision.folders import load
+from tsfm_vision import evaluation
+from tsfm_vision.commands.image import explained
+from tsfm_vision.weights import load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,15 +69,15 @@ def outcome(output: Path) -> Outcome:
     """Score and draw what the command of ``prepare`` has trained in the same folder."""
     model, classes = load(output / RUN)
     images = open_images(output / "digits.parquet", channels=1)["test"].decoded()
-    found = classify.probabilities(model, images, batch_size=360)
+    found = evaluation.probabilities(model, images, batch_size=360)
     wrong = np.flatnonzero(found.argmax(1) != images.labels)[:1].tolist()
     others = np.unique(images.labels, return_index=True)[1].tolist()  # the first of each digit
     chosen = [*others[: 4 - len(wrong)], *wrong]
     parameters = sum(p.numel() for p in model.parameters())
     train = pq.read_table(output / "digits.parquet", columns=["split"]).num_rows - len(images)
     return Outcome(
-        report=classify.evaluate(model, images, MODEL, batch_size=360),
-        calibration=pictures.draw_calibration(found, images.labels, classes),
+        report=evaluation.evaluate(model, images, MODEL, batch_size=360),
+        calibration=evaluation.draw_calibration(found, images.labels, classes),
         maps=explained(model, images.select(chosen), classes, across=True),
         facts={
             "source": "UCI optical recognition of handwritten digits, as scikit-learn ships it",

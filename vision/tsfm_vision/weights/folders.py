@@ -13,7 +13,6 @@ from timm.data import resolve_model_data_config
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-import tsfm_vision  # noqa: F401  so that its models are registered
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.files import atomic_folder
 

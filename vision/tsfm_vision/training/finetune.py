@@ -16,10 +16,10 @@ from torch.utils.data import default_collate
 
 from tsfm_data.errors import InputError
 from tsfm_data.images import ImageSet, OnBad
-from tsfm_vision import classify
-from tsfm_vision.data import Transformed, divide, open_source, reseed
-from tsfm_vision.folders import TrainedOn, data_config, load, save
-from tsfm_vision.recipes import Augment, ImageOptim, build_optimizer, lr_factor
+from tsfm_vision.evaluation import probabilities
+from tsfm_vision.training.data import Transformed, divide, open_source, reseed
+from tsfm_vision.training.recipes import Augment, ImageOptim, build_optimizer, lr_factor
+from tsfm_vision.weights import TrainedOn, data_config, load, save
 
 
 def finetune(
@@ -109,5 +109,5 @@ def begin(net: nn.Module, folder: str, classes: int, same: bool, scratch: bool, 
 def score(net: nn.Module, images: ImageSet) -> float:
     """Share of images whose most probable class is theirs."""
     net.eval()
-    found = classify.probabilities(net, images, 250)
+    found = probabilities(net, images, 250)
     return float((found.argmax(1) == images.labels).mean())

@@ -22,10 +22,7 @@ from torch import Tensor, nn
 
 from tsfm.memory import keep_large_blocks
 from tsfm_vision import references
-from tsfm_vision.biformer import BiFormer
-from tsfm_vision.illama import ILlama, rotary_table
-from tsfm_vision.poolformer import PoolFormer
-from tsfm_vision.tnt import TNT
+from tsfm_vision.backbones import TNT, BiFormer, ILlama, PoolFormer, rotary_table
 
 Sizes = dict[str, Any]
 Pair = tuple[nn.Module, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]

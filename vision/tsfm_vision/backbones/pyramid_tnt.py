@@ -18,10 +18,9 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision import cpu
-from tsfm_vision.backbone import Indices, Pyramid, build, path_rates, take
-from tsfm_vision.checkpoints import State, recognise, resize_grid, square
-from tsfm_vision.pyramid_tnt_layers import WORDS, Block, Grid, Merge, MergeWords, Stage, Stem, resize_relative
+from tsfm_vision.backbones.base import Indices, Pyramid, build, path_rates, take
+from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
+from tsfm_vision.backbones.pyramid_tnt_layers import WORDS, Block, Grid, Merge, MergeWords, Stage, Stem, resize_relative
 
 torch.fx.wrap("resize_grid")  # one node of a traced graph, as grid_of and halved: they decide by sizes
 
@@ -91,7 +90,6 @@ class PyramidTNT(Pyramid):
         trunc_normal_(self.outer_pos, std=0.02)
         trunc_normal_(self.inner_pos, std=0.02)
         self.apply(self._init_weights)
-        cpu.use_linear(self)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -209,7 +207,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
 
 def _cfg(size: int) -> dict[str, Any]:
     return {
-        "url": "",  # published on a file-sharing site alone: give the file to tsfm_vision.checkpoints.load_weights
+        "url": "",  # published on a file-sharing site alone: give the file to tsfm_vision.backbones.load_weights
         "num_classes": 1000,
         "input_size": (3, size, size),
         "pool_size": None,

@@ -1,6 +1,6 @@
 """BiFormer (Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023).
 
-The layers of attention are in ``tsfm_vision.routing``. One model serves the three published implementations: BiFormer
+The layers of attention are in ``backbones.routing``. One model serves the three published implementations: BiFormer
 itself, the "STL" form (Swin-T's layout), and the "STL NCHW" form with the newer operator.
 
 Shapes: B batch, C channels, H and W rows and columns of a map, h and w those of the next map.
@@ -20,10 +20,9 @@ from timm.models import checkpoint_seq, generate_default_cfgs, register_model, r
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision import cpu
-from tsfm_vision.backbone import Indices, Pyramid, build, channels_last, path_rates, take
-from tsfm_vision.checkpoints import State, recognise
-from tsfm_vision.routing import BiLevelRoutingAttention, ConvMixer, GlobalAttention, KeyPool, KeyPooling
+from tsfm_vision.backbones.base import Indices, Pyramid, build, channels_last, path_rates, take
+from tsfm_vision.backbones.checkpoints import State, recognise
+from tsfm_vision.backbones.routing import BiLevelRoutingAttention, ConvMixer, GlobalAttention, KeyPool, KeyPooling
 
 # Heads of the attention over the whole map, whatever its width.
 GLOBAL_HEADS = 8
@@ -40,18 +39,10 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():
-            forward_only = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-            if forward_only and self.dwconv is None and cpu.applies(x_BHWC):
-                return cpu.by_parts(self.plain, x_BHWC, self.fc1.out_features)
         x = self.fc1(x_BHWC)
         if self.dwconv is not None:
             x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.fc2(self.act(x))
-
-    def plain(self, x_NC: Tensor) -> Tensor:
-        """Without the convolution: every token by itself."""
-        return self.fc2(self.act(self.fc1(x_NC)))
 
 
 torch.fx.wrap("channels_last")  # one node of a traced graph: it decides by the device
@@ -230,7 +221,6 @@ class BiFormer(Pyramid):
             {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
         ]
         self.apply(self._init_weights)
-        cpu.use_linear(self)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -354,7 +344,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
 
 def _cfg() -> dict[str, Any]:
     return {
-        "url": "",  # published on a file-sharing site alone: give the file to tsfm_vision.checkpoints.load_weights
+        "url": "",  # published on a file-sharing site alone: give the file to tsfm_vision.backbones.load_weights
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "pool_size": (7, 7),

@@ -1,5 +1,5 @@
 """iLLaMA (Wang et al., "Adapting LLaMA Decoder to Vision Transformer", 2024): a plain vision transformer with LLaMA's
-parts, a class token that comes last, and a mask after the softmax (``tsfm_vision.soft_mask``).
+parts, a class token that comes last, and a mask after the softmax (``tsfm_vision.backbones.soft_mask``).
 
 Written from a description of the published models; the keys are those of the published weights.
 
@@ -21,10 +21,9 @@ from torch.nn import functional as F
 from tsfm import layers
 from tsfm.layers import Rotary, rotary_angles
 from tsfm_data.errors import InputError
-from tsfm_vision import cpu
-from tsfm_vision.backbone import Backbone, Indices, build, patch_grid, path_rates, take
-from tsfm_vision.checkpoints import State, recognise, resize_grid, square
-from tsfm_vision.soft_mask import soft_masked
+from tsfm_vision.backbones.base import Backbone, Indices, build, patch_grid, path_rates, take
+from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
+from tsfm_vision.backbones.soft_mask import plain, soft_masked
 
 RELEASE = "https://huggingface.co/techmonsterwang/iLLaMA/resolve/main/"
 # Hidden channels of the feed-forward part are rounded up to a multiple of this.
@@ -64,30 +63,10 @@ class Attention(nn.Module):
 
     def forward(self, x_BNC: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
         qkv_BN3HD = self.qkv(x_BNC).unflatten(2, (3, self.heads, -1))
-        if torch.jit.is_scripting():
-            return self.proj(written_out(qkv_BN3HD, turns_2NR, rate))
+        if torch.jit.is_scripting():  # TorchScript compiles one of the two branches
+            return self.proj(plain(qkv_BN3HD, turns_2NR, rate))
         else:
-            return self.proj(self.mixed(qkv_BN3HD, turns_2NR, rate))
-
-    @torch.jit.ignore
-    def mixed(self, qkv_BN3HD: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
-        """Values mixed by the attention under the soft mask, ``[B, N, C]``."""
-        if cpu.applies(qkv_BN3HD, low=True):
-            return cpu.soft_masked(qkv_BN3HD, torch.complex(turns_2NR[0], turns_2NR[1]), rate)
-        rotary = rotary_of(turns_2NR)
-        q_BNHD, k_BNHD, v_BNHD = qkv_BN3HD.unbind(2)
-        return soft_masked(rotary.rotate(q_BNHD), rotary.rotate(k_BNHD), v_BNHD, rate).flatten(2)
-
-
-def written_out(qkv_BN3HD: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
-    """The same by plain arithmetic, which TorchScript compiles."""
-    cos, sin = turns_2NR[0][:, None, None], turns_2NR[1][:, None, None]
-    even, odd = qkv_BN3HD[:, :, :2, :, 0::2], qkv_BN3HD[:, :, :2, :, 1::2]
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2).to(qkv_BN3HD.dtype)
-    q_BHND, k_BHND = turned[:, :, 0].transpose(1, 2), turned[:, :, 1].transpose(1, 2)
-    weights = (q_BHND @ k_BHND.transpose(2, 3) * q_BHND.shape[3] ** -0.5).softmax(-1)
-    weights = weights * torch.ones_like(weights[0, 0]).tril().mul(1 - rate).add(rate)
-    return (weights @ qkv_BN3HD[:, :, 2].transpose(1, 2)).transpose(1, 2).flatten(2)
+            return self.proj(soft_masked(qkv_BN3HD, turns_2NR, rate))
 
 
 class SwiGLU(layers.SwiGLU):
@@ -101,24 +80,13 @@ class SwiGLU(layers.SwiGLU):
         super().__init__(width, hidden, ("fc1", "fc3"))
 
     def forward(self, x_BNC: Tensor) -> Tensor:
-        return self.fc2(self.weighed(self.fc1(x_BNC), self.fc3(x_BNC)))
-
-    def weighed(self, gate: Tensor, value: Tensor) -> Tensor:
-        """On a CPU in one operation that keeps little for its backward pass."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what this alone encloses
-            if cpu.applies(gate, low=True):
-                return cpu.GatedSilu.apply(gate, value)
-        return F.silu(gate) * value
+        return self.fc2(F.silu(self.fc1(x_BNC)) * self.fc3(x_BNC))
 
 
-@register_notrace_module
 class RMSNorm(layers.RMSNorm):
-    """The shared one; on a CPU, where PyTorch has no kernel for it, ours."""
+    """The shared one, annotated as TorchScript takes it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():  # noqa: SIM102 - as above
-            if cpu.applies(x, low=True):
-                return cpu.RMSNorm.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -158,7 +126,7 @@ class ILlama(Backbone):
         drop_path_rate: of the last block; it grows linearly from 0.
 
     Attributes:
-        soft_mask_rate: weight of what lies ahead, 0 to 1 (``tsfm_vision.soft_mask``); 0 for trained models.
+        soft_mask_rate: weight of what lies ahead, 0 to 1 (``tsfm_vision.backbones.soft_mask``); 0 for trained models.
 
     Raises:
         InputError: ``embed_dim`` and ``num_heads`` do not fit, or an unknown ``global_pool``.
@@ -205,7 +173,6 @@ class ILlama(Backbone):
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.cls_token, std=0.02)
         self.apply(self._init_weights)
-        cpu.use_linear(self)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

@@ -8,12 +8,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import tsfm_vision  # noqa: F401  so that its models are registered
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_vision import checkpoints, folders
-from tsfm_vision.checkpoints import family_of
+from tsfm_vision.backbones import family_of, fitting, load_state
+from tsfm_vision.weights.folders import save
 
-__all__ = ["convert", "family_of"]
 # Family -> patterns of the variants written here.
 VARIANTS = {
     "PoolFormer": ["tsfm_poolformer_*", "metaformer_*"],
@@ -59,7 +57,7 @@ def convert(
     name = architecture or config.get("architecture")
     name = variant(state, family, classes, file) if name is None else str(name)
     model = create(name, family, classes, arguments)
-    folders.save(checkpoints.load_state(model, state, file), folder, card=card)
+    save(load_state(model, state, file), folder, card=card)
     return family, f"variant {name}, {classes:,} classes"
 
 
@@ -97,7 +95,7 @@ def variant(state: dict[str, Tensor], family: str, classes: int, file: Path) -> 
         with torch.device("meta"):
             model = timm.create_model(name, num_classes=classes)
         try:
-            checkpoints.fitting(model, state, file)
+            fitting(model, state, file)
         except (InputError, RuntimeError) as error:
             reason = error if isinstance(error, InputError) else reason
             continue

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from timm.data import create_transform
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
@@ -16,9 +17,8 @@ from tsfm_data.files import atomic_file
 from tsfm_data.image_metrics import row, score
 from tsfm_data.images import ImageSet
 from tsfm_data.report import Report
-from tsfm_vision.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from tsfm_vision.folders import data_config
-from tsfm_vision.recipes import eval_transform
+from tsfm_vision.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from tsfm_vision.weights import data_config
 
 Change = Callable[[Float[Tensor, "B C H W"]], Float[Tensor, "B C H W"]]
 
@@ -26,6 +26,19 @@ Change = Callable[[Float[Tensor, "B C H W"]], Float[Tensor, "B C H W"]]
 def same(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """The images as they are."""
     return x
+
+
+def eval_transform(data_config: dict[str, Any]) -> Callable[..., Any]:
+    """timm's transform of an image to be classified, by a model's data config."""
+    return create_transform(
+        data_config["input_size"],
+        is_training=False,
+        interpolation=data_config["interpolation"],
+        mean=data_config["mean"],
+        std=data_config["std"],
+        crop_pct=data_config["crop_pct"],
+        crop_mode=data_config.get("crop_mode"),
+    )
 
 
 def inputs(model: nn.Module, images: ImageSet) -> Callable[[Sequence[int]], Float[Tensor, "B C H W"]]:

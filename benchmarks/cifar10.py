@@ -13,9 +13,9 @@ from tabulate import tabulate
 
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.files import atomic_file
-from tsfm_vision import classify
 from tsfm_vision.commands import pick
-from tsfm_vision.folders import load
+from tsfm_vision.evaluation import evaluate
+from tsfm_vision.weights import load
 
 MODELS = ("poolformer", "tnt", "illama", "biformer", "vit", "resnet")
 
@@ -67,7 +67,7 @@ def one(name: str, configs: Path, runs: Path, epochs: int, fraction: float, limi
         with atomic_file(seconds) as file:
             file.write_text(json.dumps(time.perf_counter() - start))
     model, _ = load(folder)
-    report = classify.evaluate(model, pick("cifar10", model, "test", "error", limit), name, batch_size=250)
+    report = evaluate(model, pick("cifar10", model, "test", "error", limit), name, batch_size=250)
     report.save(folder / "report.json")
     row: dict[str, Any] = {
         "model": name,

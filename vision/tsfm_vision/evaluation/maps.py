@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm_data.errors import InputError
-from tsfm_vision.biformer import BiFormer
-from tsfm_vision.illama import ILlama, rotary_of, rotary_table
-from tsfm_vision.tnt import TNT
+from tsfm_vision.backbones import TNT, BiFormer, ILlama, rotary_of, rotary_table
 
 
 def look(model: nn.Module, x: Float[Tensor, "B C H W"]) -> tuple[str, Float[Tensor, "B H W"]]:

@@ -5,8 +5,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from tsfm_data.errors import InputError
-from tsfm_vision.illama import ILlama
-from tsfm_vision.soft_mask import Schedule, rates
+from tsfm_vision.backbones import ILlama, Schedule, rates
 
 
 class SoftMaskSchedule(pl.Callback):

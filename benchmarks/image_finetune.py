@@ -15,7 +15,7 @@ import numpy as np
 from tsfm_data.errors import InputError
 from tsfm_data.files import atomic_file
 from tsfm_vision.commands import name_of
-from tsfm_vision.finetune import finetune
+from tsfm_vision.training import finetune
 
 ARMS = ("fine-tuned", "from scratch")
 

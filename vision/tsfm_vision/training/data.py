@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.fetch import find
 from tsfm_data.images import WHOLE, ImageSet, OnBad, hold_out, open_images
-from tsfm_vision.recipes import Augment, eval_transform
+from tsfm_vision.evaluation import eval_transform
+from tsfm_vision.training.recipes import Augment
 
 Key = tuple[int, int, int]
 # Prefixes of the sources that timm reads: torchvision's sets, Hugging Face's, TensorFlow's, and tar files.

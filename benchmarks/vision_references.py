@@ -12,9 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm_vision.biformer import BiFormer
-from tsfm_vision.illama import ILlama
-from tsfm_vision.routing import BiLevelRoutingAttention
+from tsfm_vision.backbones import BiFormer, BiLevelRoutingAttention, ILlama
 
 
 def rms_norm(norm: Any, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:

@@ -12,8 +12,8 @@ from timm.models import checkpoint, register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm_vision.backbone import mix
-from tsfm_vision.checkpoints import resize_grid
+from tsfm_vision.backbones.base import mix
+from tsfm_vision.backbones.checkpoints import resize_grid
 
 Grid = tuple[int, int]
 # Words along a side of a sentence.

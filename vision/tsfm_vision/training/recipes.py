@@ -143,19 +143,6 @@ class Augment:
         return transforms.Compose(steps)
 
 
-def eval_transform(data_config: dict[str, Any]) -> Callable[..., Any]:
-    """timm's transform of an image to be classified, by a model's data config."""
-    return create_transform(
-        data_config["input_size"],
-        is_training=False,
-        interpolation=data_config["interpolation"],
-        mean=data_config["mean"],
-        std=data_config["std"],
-        crop_pct=data_config["crop_pct"],
-        crop_mode=data_config.get("crop_mode"),
-    )
-
-
 def build_optimizer(config: ImageOptim, model: Any, batch: int) -> Optimizer:
     """AdamW over timm's parameter groups.
 

@@ -13,11 +13,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tsfm.optim import training_steps
 from tsfm_data.errors import InputError
-from tsfm_vision.checkpoints import load_weights
-from tsfm_vision.classify import write_probabilities
-from tsfm_vision.data import ImageDataModule, reseed
-from tsfm_vision.folders import TrainedOn, create, data_config, save
-from tsfm_vision.recipes import ImageOptim, Mix, build_optimizer, lr_factor
+from tsfm_vision.backbones import load_weights
+from tsfm_vision.evaluation import write_probabilities
+from tsfm_vision.training.data import ImageDataModule, reseed
+from tsfm_vision.training.recipes import ImageOptim, Mix, build_optimizer, lr_factor
+from tsfm_vision.weights import TrainedOn, create, data_config, save
 
 Batch = tuple[Float[Tensor, "B C H W"], Int[Tensor, " B"]]
 
