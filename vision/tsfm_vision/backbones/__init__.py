@@ -2,11 +2,11 @@
 
 from tsfm_vision.backbones.biformer import BiFormer
 from tsfm_vision.backbones.checkpoints import family_of, fitting, load_state, load_weights
-from tsfm_vision.backbones.illama import ILlama, rotary_of, rotary_table
+from tsfm_vision.backbones.illama import ILlama, rotary_table
 from tsfm_vision.backbones.poolformer import PoolFormer
 from tsfm_vision.backbones.pyramid_tnt import PyramidTNT
 from tsfm_vision.backbones.routing import BiLevelRoutingAttention
-from tsfm_vision.backbones.soft_mask import Schedule, rates
+from tsfm_vision.backbones.soft_mask import Schedule, rates, rotary_of
 from tsfm_vision.backbones.tnt import TNT
 
 __all__ = [

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm import layers
-from tsfm.layers import Rotary, rotary_angles
+from tsfm.layers import rotary_angles
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones.base import Backbone, Indices, build, patch_grid, path_rates, take
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
@@ -39,11 +39,6 @@ def rotary_table(tokens: int, channels: int, like: Tensor) -> Tensor:
     """
     angle_NR = rotary_angles(torch.arange(tokens, device=like.device), channels)
     return torch.stack([angle_NR.cos(), angle_NR.sin()])
-
-
-def rotary_of(turns_2NR: Tensor) -> Rotary:
-    """The table as the shared layers take it."""
-    return Rotary(turns_2NR[0][None, :, None], turns_2NR[1][None, :, None])
 
 
 class Attention(nn.Module):

@@ -25,10 +25,15 @@ PART = 64
 Schedule = Literal["constant", "linear"]
 
 
+def rotary_of(turns_2NR: Tensor) -> Rotary:
+    """The table as the shared layers take it."""
+    return Rotary(turns_2NR[0][None, :, None], turns_2NR[1][None, :, None])
+
+
 @torch.jit.ignore
 def rotate(x_BN2HD: Tensor, turns_2NR: Tensor) -> Tensor:
     """Queries and keys, neighbouring channels turned as pairs."""
-    return Rotary(turns_2NR[0][None, :, None], turns_2NR[1][None, :, None]).rotate(x_BN2HD.flatten(2, 3)).view_as(x_BN2HD)
+    return rotary_of(turns_2NR).rotate(x_BN2HD.flatten(2, 3)).view(x_BN2HD.shape)
 
 
 def plain(qkv_BN3HD: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
