@@ -1,5 +1,11 @@
-"""``tsfm bench cifar10``: compact models of each family, trained under one budget by the command that users run."""
+"""CIFAR-10: compact models of each family, trained under one budget by the command that users run.
 
+    python benchmarks/cifar10.py
+
+Finished runs are kept in the runs folder and not trained again, so an interrupted table goes on where it stopped.
+"""
+
+import argparse
 import json
 import os
 import subprocess
@@ -9,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from common import run, write
 from tabulate import tabulate
 
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import InputError
 from tsfm_data.files import atomic_file
 from tsfm_vision.commands import pick
 from tsfm_vision.evaluation import evaluate
@@ -26,18 +33,15 @@ def cifar10(
     """Train and score; returns rows, summary and the Markdown page.
 
     Raises:
-        InputError: an unknown model, a missing config, or a training that failed.
+        InputError: a missing config, or a training that failed.
     """
-    for name in models or ():
-        if name not in MODELS:
-            raise unknown_name("model of the table", name, MODELS)
     base = configs / "cifar10.yaml"
     if not base.is_file():
         raise InputError(f"expected the configs of the table, found none in {configs}: give --configs FOLDER")
     settings = yaml.safe_load(base.read_text())
     used = epochs or settings["trainer"]["max_epochs"]
     rows = [one(name, configs, runs, used, fraction, limit) for name in models or MODELS]
-    words = ["tsfm bench cifar10"]
+    words = ["python benchmarks/cifar10.py"]
     words += [f"--models {' '.join(models)}"] if models else []
     words += [f"--epochs {epochs}"] if epochs else []
     words += [f"--fraction {fraction:g}"] if fraction != 1 else []
@@ -113,3 +117,22 @@ def page(rows: list[dict[str, Any]], epochs: int, fraction: float, command: str)
         "",
     ]
     return "\n".join(lines)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Train, score and write the page."""
+    parser = argparse.ArgumentParser(description="Compact models of each family on CIFAR-10.")
+    parser.add_argument("--models", nargs="+", choices=MODELS, help="all by default")
+    parser.add_argument("--configs", type=Path, default=Path("configs/vision"), help="folder with cifar10.yaml")
+    parser.add_argument("--runs", type=Path, default=Path("runs/cifar10"), help="folder of the runs and their results")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks"), help="folder for cifar10.md and .json")
+    parser.add_argument("--epochs", type=int, help="of each model; by default as many as the config says")
+    parser.add_argument("--fraction", type=float, default=1.0, help="share of the training images, to try it out")
+    parser.add_argument("--limit", type=int, help="score so many test images at most")
+    given = parser.parse_args(words)
+    found = cifar10(given.models, given.configs, given.runs, given.epochs, given.fraction, given.limit)
+    write(given.output, "cifar10", *found)
+
+
+if __name__ == "__main__":
+    run(main)

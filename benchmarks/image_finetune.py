@@ -1,8 +1,11 @@
-"""``tsfm bench image-finetune``: a model's weights as a start on another set, beside random ones at equal steps.
+"""Fine-tuning an image model on another set compared with training from scratch at equal steps.
+
+    python benchmarks/image_finetune.py
 
 Both arms have the same images in the same order, the same optimiser with one rate for all layers, and as many steps.
 """
 
+import argparse
 import hashlib
 import json
 import time
@@ -11,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import run, write
 
+from tsfm.weights.registry import default_image, local_folder
 from tsfm_data.errors import InputError
 from tsfm_data.files import atomic_file
 from tsfm_vision.commands import name_of
@@ -117,3 +122,32 @@ def page(rows: Sequence[dict[str, Any]], steps: int, batch_size: int, lr: float,
         "",
     ]
     return "\n".join(lines)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Train both arms for each seed and write the page."""
+    parser = argparse.ArgumentParser(description="Fine-tuning an image model compared with training from scratch.")
+    parser.add_argument("--data", default="flowers5_128", help="an image set")
+    parser.add_argument("--model", help="a model folder or a name; by default the image model that ships")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of held-out images, order, augmentation and new weights")
+    parser.add_argument("--steps", type=int, default=150, help="optimiser steps of each training")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per step")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of all layers")
+    parser.add_argument("--checks", type=int, default=5, help="times that held-out images are looked at")
+    parser.add_argument("--runs", type=Path, default=Path("runs/image_finetune"), help="folder of finished trainings")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks"), help="folder of the page")
+    given = parser.parse_args(words)
+    name = given.model or default_image()
+    sizes = (given.steps, given.batch_size, given.lr)
+    rows = transfer(
+        given.data, str(local_folder(name) or name), given.seeds or [0, 1, 2], *sizes, given.checks, given.runs
+    )
+    chosen = [f"--data {given.data}", *([f"--model {given.model}"] if given.model else [])]
+    chosen += [f"--seeds {' '.join(map(str, given.seeds))}"] if given.seeds else []
+    chosen.append(f"--steps {given.steps} --batch-size {given.batch_size} --lr {given.lr:g} --checks {given.checks}")
+    command = " ".join(["python benchmarks/image_finetune.py", *chosen])
+    write(given.output, "image_finetune", rows, {"command": command}, page(rows, *sizes, command))
+
+
+if __name__ == "__main__":
+    run(main)

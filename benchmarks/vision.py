@@ -1,4 +1,6 @@
-"""``tsfm bench vision``: speed and memory of the backbones beside timm's, or beside the reference arithmetic.
+"""Speed and memory of the backbones compared with timm's, or with the reference arithmetic.
+
+    python benchmarks/vision.py --repeats 7 --threads 1
 
 All sides hold the same weights, live in a process of their own and take turns; what counts is the median over the
 rounds of the ratio of their CPU times, which other work on the machine disturbs less than those of the clock. Ours
@@ -7,21 +9,25 @@ have it, and once more with that setting. Memory is what PyTorch's tensors occup
 was there before it, as its profiler sees every allocation; that inside libraries is not seen.
 """
 
+import argparse
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
+import vision_references
+from common import run as run_script
+from common import write
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from tsfm.memory import keep_large_blocks
-from tsfm_vision import references
 from tsfm_vision.backbones import TNT, BiFormer, ILlama, PoolFormer, rotary_table
 
 Sizes = dict[str, Any]
@@ -30,7 +36,6 @@ MODES = ("inference", "training")
 BFLOAT16 = " in bfloat16"  # of a mode: under autocast, as the configs train
 CONVOLUTIONS = ("mkldnn_convolution", "convolution_backward", "_slow_conv2d_forward", "_slow_conv2d_backward")
 PRODUCTS = {
-    "mkldnn::_linear_pointwise",
     *(f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", *CONVOLUTIONS)),
 }
 TNT_S: Sizes = {"embed_dim": 384, "inner_dim": 24, "num_heads_outer": 6, "depth": 12}
@@ -57,7 +62,7 @@ def beside_timm(model: nn.Module, other: nn.Module, side: int, batch: int) -> Pa
 def illama(side: int, batch: int, sizes: Sizes) -> Pair:
     """iLLaMA-T, and the dense mask after the softmax."""
     model = ILlama(img_size=side, **sizes)
-    return model, model, partial(references.illama, model), torch.randn(batch, 3, side, side)
+    return model, model, partial(vision_references.illama, model), torch.randn(batch, 3, side, side)
 
 
 def illama_attention(side: int, batch: int, sizes: Sizes) -> Pair:
@@ -66,18 +71,18 @@ def illama_attention(side: int, batch: int, sizes: Sizes) -> Pair:
     block: Any = model.blocks[0]
     tokens = torch.randn(batch, model.pos_embed.shape[1], model.num_features)
     table = rotary_table(tokens.shape[1], model.head_channels, tokens)
-    angles = references.angles_of(model, tokens.shape[1])
+    angles = vision_references.angles_of(model, tokens.shape[1])
 
     def ours(x: Tensor) -> Tensor:
         return block.attn(x, table, 0.0)
 
-    return block.attn, ours, lambda x: references.dense_attention(block.attn, x, angles, 0.0), tokens
+    return block.attn, ours, lambda x: vision_references.dense_attention(block.attn, x, angles, 0.0), tokens
 
 
 def biformer(side: int, batch: int, sizes: Sizes) -> Pair:
     """BiFormer-T, and gather and products; 8 regions along a side where 7 do not divide the maps."""
     model = BiFormer(**{"n_win": 8 if side % 224 else 7, **sizes})
-    return model, model, partial(references.biformer, model), torch.randn(batch, 3, side, side)
+    return model, model, partial(vision_references.biformer, model), torch.randn(batch, 3, side, side)
 
 
 class Case(NamedTuple):
@@ -243,7 +248,7 @@ def table(names: list[str], repeats: int, threads: int) -> list[dict[str, Any]]:
 def page(rows: list[dict[str, Any]], repeats: int, threads: int, command: str) -> str:
     """The tables and what they measure."""
     where = [
-        {"beside": row["case"], "pixels": row["pixels"], "batch": row["batch"], "pass": row["mode"]} for row in rows
+        {"compared": row["case"], "pixels": row["pixels"], "batch": row["batch"], "pass": row["mode"]} for row in rows
     ]
     both = list(zip(where, rows, strict=True))
 
@@ -279,10 +284,9 @@ def page(rows: list[dict[str, Any]], repeats: int, threads: int, command: str) -
         "and backward. Ours runs as under `tsfm fit` and `tsfm image`, which keep freed memory instead of having the",
         "system clear it again for every layer; the other side runs as PyTorch comes, and in the last column but one",
         "with that setting too: what is left there is due to the models' own code. The last column is the share of",
-        "our time in matrix products and convolutions, which libraries make at close to the machine's peak: in",
-        "training and in bfloat16 the same ones on both sides, so that 80 % leave room for 1.25 times the speed and",
-        "no more; in float32 inference ours has linear layers made by oneDNN, where PyTorch takes BLAS.",
-        "The reference is the arithmetic of the publication as it is usually written (`tsfm_vision.references`):",
+        "our time in matrix products and convolutions, which libraries make at close to the machine's peak:",
+        "the same ones on both sides, so that 80 % leave room for 1.25 times the speed and no more.",
+        "The reference is the arithmetic of the publication as it is usually written (`vision_references.py`):",
         "iLLaMA with a dense mask after the softmax, BiFormer with keys and values gathered for all regions.",
         f"PyTorch {torch.__version__}, timm {timm.__version__}. Threads: {threads}. Rounds: {repeats}.",
         "",
@@ -299,3 +303,23 @@ def page(rows: list[dict[str, Any]], repeats: int, threads: int, command: str) -
             "",
         ]
     return "\n".join(lines)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description="Speed and memory of the image backbones.")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=[], help="all by default")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks"), help="folder for vision.md and vision.json")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds of both sides; the median of the ratios counts")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    given = parser.parse_args(words)
+    if given.repeats < 1 or given.threads < 1:
+        parser.error(f"expected repeats and threads of at least 1, found {given.repeats} and {given.threads}")
+    rows = table(given.cases or list(CASES), given.repeats, given.threads)
+    chosen = f"--cases {' '.join(given.cases)} " if given.cases else ""
+    command = f"python benchmarks/vision.py {chosen}--repeats {given.repeats} --threads {given.threads}"
+    write(given.output, "vision", rows, {"command": command}, page(rows, given.repeats, given.threads, command))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,6 +1,6 @@
 """iLLaMA and BiFormer by their arithmetic as it is usually written, over the weights of our models.
 
-What ``tsfm bench vision`` and the tests compare with: nothing is skipped, fused or kept from one block to the next.
+What ``benchmarks/vision.py`` and the tests compare with: nothing is skipped, fused or kept from one block to the next.
 
 Shapes: B batch, N tokens, C channels, H heads, D channels of a head, R regions, K regions that a region attends to.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tsfm_vision.backbones import BiFormer, BiLevelRoutingAttention, ILlama
@@ -21,11 +21,6 @@ def rms_norm(norm: Any, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)).type_as(x) * norm.weight
 
 
-def plain(layer: Any, x: Float[Tensor, "*S C"]) -> Float[Tensor, "*S W"]:
-    """A linear layer as PyTorch makes it."""
-    return F.linear(x, layer.weight, layer.bias)
-
-
 def turned(x: Float[Tensor, "B H N D"], angles: Tensor) -> Float[Tensor, "B H N D"]:
     """Pairs of adjacent channels as complex numbers, multiplied by those of the angles."""
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
@@ -35,11 +30,11 @@ def turned(x: Float[Tensor, "B H N D"], angles: Tensor) -> Float[Tensor, "B H N 
 def dense_attention(attn: Any, x: Float[Tensor, "B N C"], angles: Tensor, rate: float) -> Float[Tensor, "B N C"]:
     """All weights by softmax, multiplied by a dense mask."""
     batch, tokens, width = x.shape
-    q, k, v = plain(attn.qkv, x).reshape(batch, tokens, 3, attn.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = attn.qkv(x).reshape(batch, tokens, 3, attn.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     q, k = turned(q, angles), turned(k, angles)
     weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
     weights = weights * (rate + (1 - rate) * torch.ones(tokens, tokens, device=x.device).tril())
-    return plain(attn.proj, (weights @ v).transpose(1, 2).reshape(batch, tokens, width))
+    return attn.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, width))
 
 
 def angles_of(model: ILlama, tokens: int) -> Tensor:
@@ -58,8 +53,8 @@ def illama(model: ILlama, x: Float[Tensor, "B ch height width"]) -> Float[Tensor
         mixed = dense_attention(block.attn, rms_norm(block.norm1, tokens), angles, model.soft_mask_rate)
         tokens = tokens + mixed
         normed = rms_norm(block.norm2, tokens)
-        gate, value = plain(block.mlp.fc1, normed), plain(block.mlp.fc3, normed)
-        tokens = tokens + plain(block.mlp.fc2, F.silu(gate) * value)
+        gate, value = block.mlp.fc1(normed), block.mlp.fc3(normed)
+        tokens = tokens + block.mlp.fc2(F.silu(gate) * value)
     return model.head(rms_norm(model.norm, tokens)[:, -1])
 
 
@@ -74,7 +69,7 @@ def routed_attention(attn: Any, x: Float[Tensor, "B h w C"]) -> Float[Tensor, "B
     x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side))
     rows, columns = x.shape[1] // side, x.shape[2] // side
     x = x.reshape(batch, side, rows, side, columns, channels).transpose(2, 3).reshape(batch, side**2, -1, channels)
-    q, kv = plain(attn.qkv, x).split([keys, keys + channels], -1)
+    q, kv = attn.qkv(x).split([keys, keys + channels], -1)
     q_mean, k_mean = q.mean(2), kv[..., :keys].mean(2)
     score = (q_mean.detach() * keys**-0.5) @ k_mean.detach().transpose(1, 2)
     index = score.topk(attn.topk, -1).indices
@@ -90,15 +85,15 @@ def routed_attention(attn: Any, x: Float[Tensor, "B h w C"]) -> Float[Tensor, "B
         return y.reshape(batch, side * rows, side * columns, channels)
 
     near = attn.lepe(as_map(kv[..., keys:]).permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
-    return plain(attn.proj, as_map(mixed) + near)[:, :height, :width]
+    return attn.proj(as_map(mixed) + near)[:, :height, :width]
 
 
 def global_attention(attn: Any, x: Float[Tensor, "B h w C"]) -> Float[Tensor, "B h w C"]:
     """Attention over the whole map written out, and a depthwise convolution of its input."""
-    q, k, v = (heads_of(y, attn.heads) for y in plain(attn.qkv, x).flatten(1, 2).chunk(3, -1))
+    q, k, v = (heads_of(y, attn.heads) for y in attn.qkv(x).flatten(1, 2).chunk(3, -1))
     weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
     mixed = (weights @ v).transpose(1, 2).reshape(x.shape)
-    return plain(attn.proj, mixed + attn.lepe(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+    return attn.proj(mixed + attn.lepe(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 def biformer(model: BiFormer, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B out"]:
@@ -110,11 +105,6 @@ def biformer(model: BiFormer, x: Float[Tensor, "B ch height width"]) -> Float[Te
             x = (x + block.pos_embed(x)).permute(0, 2, 3, 1)
             routed = isinstance(block.attn, BiLevelRoutingAttention)
             x = x + (routed_attention if routed else global_attention)(block.attn, block.norm1(x))
-            x = x + plain(block.mlp.fc2, F.gelu(plain(block.mlp.fc1, block.norm2(x))))
+            x = x + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x))))
             x = x.permute(0, 3, 1, 2)
     return model.head(model.norm(x).mean((2, 3)))
-
-
-def reference_of(model: nn.Module) -> Any:
-    """The function above for this model."""
-    return illama if isinstance(model, ILlama) else biformer

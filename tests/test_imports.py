@@ -13,14 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"tsfm": ROOT / "tsfm", "tsfm_data": ROOT / "data/tsfm_data", "tsfm_vision": ROOT / "vision/tsfm_vision"}
 # Of tsfm, vision may import these alone.
 SHARED_WITH_VISION = ("tsfm.attention", "tsfm.layers", "tsfm.memory", "tsfm.optim", "tsfm.pretrained")
-VISION_LIGHTNING = ("tsfm_vision.callbacks", "tsfm_vision.data", "tsfm_vision.task")
+VISION_LIGHTNING = ("tsfm_vision.training",)
 TSFM_LIGHTNING = ("tsfm.task", "tsfm.callbacks", "tsfm.commands", "tsfm.bench")
 # A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.
 DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "xformers": (("tsfm.attention", "tsfm.doctor"), ()),
     "timm": (("tsfm_vision",), ("tsfm_vision",)),
     "gluonts": (("tsfm_data", "tsfm.bench", "tsfm.adapters"), ("tsfm.adapters",)),
-    "matplotlib": (("tsfm.plots", "tsfm.scaling.figures", "tsfm.commands.data_gallery", "tsfm_vision.pictures"), ()),
+    "matplotlib": (
+        ("tsfm.plots", "tsfm.scaling.figures", "tsfm.commands.data_gallery", "tsfm_vision.evaluation.pictures"),
+        (),
+    ),
     "huggingface_hub": (("tsfm.weights.hub",), ()),
     "statsforecast": (("tsfm_data.baselines",), ()),
     "neuralforecast": (("tsfm.bench",), ()),
