@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import vision as speed
-from tsfm_vision.backbones import routed, soft_mask
+from tsfm_vision.backbones import cpu, soft_mask
 
 TINY: dict[str, Any] = {
     "poolformer": (64, {}),
@@ -86,11 +86,19 @@ def test_when_illama_trains_in_bfloat16_then_its_gradients_are_about_those_in_fl
 
 
 def test_when_regions_are_gathered_in_parts_then_the_gradient_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routed, "GATHERED", 200)
+    monkeypatch.setattr(cpu, "GATHERED", 200)
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(2, 4, 6, 12, generator=generator, dtype=torch.float64, requires_grad=True)
     index = torch.stack([torch.randperm(4, generator=generator)[:2] for _ in range(8)]).view(2, 4, 2)
-    assert torch.autograd.gradcheck(lambda y: routed.Routed.apply(y, index, 2, 2, 3, 0.5), qkv)
+    assert torch.autograd.gradcheck(lambda y: cpu.Routed.apply(y, index, 2, 2, 3, 0.5), qkv)
+
+
+def test_when_norm_and_gate_are_differentiated_then_the_gradients_are_right() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = torch.randn(4, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, w: cpu.RMSNorm.apply(x, w, 1e-6), (x, weight))
+    assert torch.autograd.gradcheck(cpu.GatedSilu.apply, (x, y))
 
 
 def test_when_the_command_runs_then_its_page_names_it_and_shows_ranges(

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from tsfm import layers
 from tsfm.layers import rotary_angles
 from tsfm_data.errors import InputError
+from tsfm_vision.backbones import cpu
 from tsfm_vision.backbones.base import Backbone, Indices, build, patch_grid, path_rates, take
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
 from tsfm_vision.backbones.soft_mask import plain, soft_masked
@@ -75,13 +76,24 @@ class SwiGLU(layers.SwiGLU):
         super().__init__(width, hidden, ("fc1", "fc3"))
 
     def forward(self, x_BNC: Tensor) -> Tensor:
-        return self.fc2(F.silu(self.fc1(x_BNC)) * self.fc3(x_BNC))
+        return self.fc2(self.weighed(self.fc1(x_BNC), self.fc3(x_BNC)))
+
+    def weighed(self, gate: Tensor, value: Tensor) -> Tensor:
+        """On a CPU in one operation that keeps little for its backward pass."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what this alone encloses
+            if cpu.applies(gate, low=True):
+                return cpu.GatedSilu.apply(gate, value)
+        return F.silu(gate) * value
 
 
+@register_notrace_module
 class RMSNorm(layers.RMSNorm):
-    """The shared one, annotated as TorchScript takes it."""
+    """The shared one; on a CPU, where PyTorch's keeps more for its backward pass, ours."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # noqa: SIM102 - as above
+            if cpu.applies(x, low=True):
+                return cpu.RMSNorm.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones import routed
+from tsfm_vision.backbones import cpu
 from tsfm_vision.backbones.base import mix
 
 KeyPool = Literal["identity", "ada_avgpool", "ada_maxpool", "avgpool", "maxpool"]
@@ -163,8 +163,8 @@ class BiLevelRoutingAttention(nn.Module):
         padded = pad(qkv, rows, columns)
         if torch.jit.is_scripting():
             out = self.routed(cut(padded, rows, columns), share_BRK, index_BRK, padded.shape[2] // columns)
-        elif self.is_plain and routed.applies(qkv):
-            out = routed.Routed.apply(padded, index_BRK, self.heads, rows, columns, self.scale)
+        elif self.is_plain and cpu.applies(qkv):
+            out = cpu.Routed.apply(padded, index_BRK, self.heads, rows, columns, self.scale)
         else:
             out = self.routed(cut(padded, rows, columns), share_BRK, index_BRK, padded.shape[2] // columns)
         out = out[:, : qkv.shape[1], : qkv.shape[2]]

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from tsfm.layers import Rotary
 from tsfm_data.errors import InputError
+from tsfm_vision.backbones.cpu import wide
 
 # Tokens up to which all weights are made at once: a quarter of a mebibyte per head at most.
 SHORT = 256
@@ -64,11 +65,6 @@ def soft_masked(qkv_BN3HD: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
     if is_graph or qkv_BN3HD.shape[1] <= SHORT:
         return plain(qkv_BN3HD, turns_2NR, rate)
     return SoftMasked.apply(qkv_BN3HD, torch.complex(turns_2NR[0], turns_2NR[1]), rate)
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type to add up in."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 def turn(x_BN2HD: Tensor, angle_ND: Tensor, out_2BHND: Tensor) -> None:

@@ -1,28 +1,102 @@
-"""Bi-level routing attention on a CPU, exact: keys and values are gathered a part at a time and forgotten.
+"""Operations of the backbones on a CPU, exact, that hold or keep less memory than PyTorch's.
 
-The backward pass computes again from the inputs what autograd would keep of every step. Other devices, float16,
-autocast and traced graphs go through ``tsfm.attention``.
+What autograd would keep of every step is computed again from the inputs. Other devices, float16 and traced graphs take
+PyTorch's own layers and ``tsfm.attention``.
 
 Shapes: B batch, H and W rows and columns of a map, N tokens of a region, D channels of a head, C channels of a token,
 X channels of queries, keys and values together, R regions, K regions that a region attends to.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 # Numbers of keys, values and scores that are held at once.
 GATHERED = 2**18
+# Hidden values of a feed-forward part that are held at once.
+HIDDEN = 2**18
+# In the types that come in, whatever autocast would make of them.
+as_given = torch.autocast("cpu", enabled=False)
 
 
-def applies(x: Tensor) -> bool:
-    """Whether this serves a tensor."""
-    if x.device.type != "cpu" or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+def applies(x: Tensor, low: bool = False) -> bool:
+    """Whether these operations serve a tensor.
+
+    Args:
+        x: the tensor.
+        low: whether the operation is one of those that work in bfloat16 and under autocast, too.
+    """
+    if x.device.type != "cpu" or torch.jit.is_tracing():
         return False
-    return x.dtype in (torch.float32, torch.float64)
+    if low and x.dtype == torch.bfloat16:
+        return True
+    return x.dtype in (torch.float32, torch.float64) and (low or not torch.is_autocast_enabled("cpu"))
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type to add up in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def by_parts(
+    function: Callable[[Float[Tensor, "N C"]], Float[Tensor, "N C"]], x: Float[Tensor, "*S C"], hidden: int
+) -> Float[Tensor, "*S C"]:
+    """A feed-forward part some tokens at a time, without gradients: what is inside stays in a cache.
+
+    Args:
+        function: of tokens, each by itself.
+        x: tokens.
+        hidden: values that it holds inside of each.
+    """
+    tokens_NC = x.flatten(0, -2)
+    out_NC = torch.empty_like(tokens_NC)
+    size = max(1, HIDDEN // hidden)
+    for out, tokens in zip(out_NC.split(size), tokens_NC.split(size), strict=True):
+        out.copy_(function(tokens))
+    return out_NC.view_as(x)
+
+
+class RMSNorm(torch.autograd.Function):
+    """``x / sqrt(mean(x ** 2) + eps) * weight`` over the last axis."""
+
+    @staticmethod
+    @as_given
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide(x.dtype))
+        inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return (x * inverse).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    @as_given
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        normed = x * inverse
+        product = grad * normed
+        mean = (product @ weight.to(product.dtype)).div_(x.shape[-1]).unsqueeze(-1)
+        grad_x = (grad * weight.to(product.dtype)).addcmul_(normed, mean, value=-1).mul_(inverse)
+        return grad_x.to(x.dtype), product.flatten(0, -2).sum(0).to(weight.dtype), None
+
+
+class GatedSilu(torch.autograd.Function):
+    """``silu(gate) * value``."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, value)
+        return F.silu(gate).mul_(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, value = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad * value, gate), F.silu(gate).mul_(grad)
 
 
 class Routed(torch.autograd.Function):
