@@ -108,7 +108,7 @@ def page(rows: Sequence[dict[str, Any]], steps: int, batch_size: int, lr: float,
     lines = [
         "# Fine-tuning an image model",
         "",
-        f"{rows[0]['model']} as a start on {rows[0]['data']}, brought to the size of the model's images, beside the",
+        f"{rows[0]['model']} as a start on {rows[0]['data']}, brought to the model's image size, compared with the",
         f"same model with random weights: {steps} steps of {batch_size} images for both, the same images, order and",
         f"augmentation, AdamW at a peak rate of {lr:g} for all layers. Top-1 in per cent: mean over",
         f"{len(by_arm[ARMS[0]])} seeds with its 95 % interval (Student's t). The best checkpoint by held-out training",

@@ -116,7 +116,7 @@ class Pyramid(Backbone):
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the stages after the last chosen one, and the norm and head where they no longer fit."""
+        """Remove the stages after the last chosen one, and the norm and head if they no longer fit."""
         taken, last = take(len(self.stages), indices)
         shorter = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
@@ -193,7 +193,7 @@ def mix(
     dropout: float = 0.0,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Attention through the door; where TorchScript compiles, by PyTorch's own kernel.
+    """Attention by ``tsfm.attention``; in TorchScript by PyTorch's own kernel.
 
     Args:
         q_BNHD: queries.

@@ -30,7 +30,7 @@ GLOBAL_HEADS = 8
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between, and where asked a depthwise convolution before it."""
+    """Two linear layers with GELU between, and if asked a depthwise convolution before it."""
 
     def __init__(self, width: int, hidden: int, conv: bool = False) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class Stage(nn.Module):
 
 
 class BiFormer(Pyramid):
-    """BiFormer; any image size, maps are padded where regions do not fill them.
+    """BiFormer; any image size, maps are padded if regions do not fill them.
 
     Args:
         in_chans: channels of an image.
@@ -133,14 +133,14 @@ class BiFormer(Pyramid):
         depths: blocks in each stage.
         dims: channels of each stage.
         qk_dims: channels of queries and keys in each stage, by default ``dims``.
-        head_dim: channels of a query's head where attention is routed.
+        head_dim: channels of a query's head in routed attention.
         mlp_ratios: hidden channels of each stage's feed-forward parts, as multiples of its channels.
         n_win: regions along a side of the map, for all stages or for each.
         topks: regions that a region attends to in each stage; -1: all of the map, -2: the same with a depthwise
-            convolution beside it, 0: convolutions and no attention.
+            convolution in parallel, 0: convolutions and no attention.
         overlap: 3 x 3 convolutions between stages, as BiFormer has, or patches, as Swin-T (STL) has.
         newer_op: the "NCHW" form's operator: padding after the projection, convolutions of the values.
-        side_dwconv: side of the depthwise convolution beside attention, 0 for none.
+        side_dwconv: side of the depthwise convolution parallel to attention, 0 for none.
         before_attn_dwconv: side of the depthwise convolution before attention, 0 for none.
         layer_scale_init_value: initial scale of residual branches, 0 or less for no scale.
         kv_downsample_mode: how keys and values of a region are pooled.
@@ -282,7 +282,7 @@ class BiFormer(Pyramid):
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the stages after the last chosen one, and the norm and head where they no longer fit."""
+        """Remove the stages after the last chosen one, and the norm and head if they no longer fit."""
         taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         self.downsample_layers = self.downsample_layers[: len(self.stages)]
         return taken

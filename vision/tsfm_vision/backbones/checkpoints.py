@@ -1,4 +1,4 @@
-"""Weights from elsewhere: unwrapped, recognised by their keys, and resized where they belong to another image size."""
+"""Weights from elsewhere: unwrapped, recognised by their keys, and resized if they belong to another image size."""
 
 import argparse
 import math
@@ -185,7 +185,7 @@ def read(file: Path) -> Mapping[str, Any]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        # Training scripts keep their parsed arguments beside the weights.
+        # Training scripts keep their parsed arguments with the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             found = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:

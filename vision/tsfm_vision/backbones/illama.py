@@ -160,7 +160,7 @@ class ILlama(Backbone):
         super().__init__(in_chans, num_classes, global_pool, embed_dim, drop_rate)
         if embed_dim % (2 * num_heads):
             raise InputError(
-                f"expected an even number of channels a head, found embed_dim {embed_dim} and num_heads {num_heads}"
+                f"expected an even number of channels per head, found embed_dim {embed_dim} and num_heads {num_heads}"
             )
         self.head_channels = embed_dim // num_heads
         self.soft_mask_rate = 0.0
@@ -278,7 +278,7 @@ class ILlama(Backbone):
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the blocks after the last chosen one, and the norm and head where asked."""
+        """Remove the blocks after the last chosen one, and the norm and head if asked."""
         taken, last = take(len(self.blocks), indices)
         self.blocks = self.blocks[: last + 1]
         if prune_norm:

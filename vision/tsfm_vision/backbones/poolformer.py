@@ -35,7 +35,7 @@ torch.fx.wrap("channels_last")  # one node of a traced graph: it decides by the 
 
 @register_notrace_module
 class AttentionMixer(nn.Module):
-    """Self-attention between all places of a map, through the attention door.
+    """Self-attention between all places of a map, by ``tsfm.attention``.
 
     Args:
         dim: channels C, a multiple of ``head_dim`` (fewer: one head of all channels).
@@ -192,7 +192,7 @@ class PoolFormer(MetaFormer):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Outputs of stages, as timm's models give them; ``norm`` applies the stage norms where there are any."""
+        """Outputs of stages, as timm's models give them; ``norm`` applies the stage norms if there are any."""
         chosen = list(indices) if isinstance(indices, tuple) else indices
         last, maps = super().forward_intermediates(channels_last(x), chosen, norm, stop_early, output_fmt)
         if norm and self.stage_norms is not None:

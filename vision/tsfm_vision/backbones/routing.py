@@ -24,12 +24,12 @@ def cut(x_BHWC: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def join(x_BRhwC: Tensor, across: int) -> Tensor:
-    """The map of which these are the regions, ``across`` of them beside each other."""
+    """The map of which these are the regions, ``across`` of them side by side."""
     return x_BRhwC.unflatten(1, (-1, across)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def mix_padded(q_BNHD: Tensor, k_BMHD: Tensor, v_BMHV: Tensor, scale: float) -> Tensor:
-    """``mix`` where values have other channels than queries and keys: the fewer are filled with zeros."""
+    """``mix`` for values that have other channels than queries and keys: the fewer are filled with zeros."""
     keys, values = q_BNHD.shape[-1], v_BMHV.shape[-1]
     if keys == values:
         return mix(q_BNHD, k_BMHD, v_BMHV, scale)
@@ -179,7 +179,7 @@ class BiLevelRoutingAttention(nn.Module):
             qkv: of the regions, ``[B, R, h, w, X]``.
             share_BRK: of the routes.
             index_BRK: of the regions that they lead to.
-            across: regions beside each other.
+            across: regions side by side.
         """
         batch, regions, rows, columns = qkv.shape[0], qkv.shape[1], qkv.shape[2], qkv.shape[3]
         q_BRNE = qkv[..., : self.qk_width].flatten(2, 3)
@@ -210,7 +210,7 @@ def means(qkv: Tensor, rows: int, columns: int, width: int) -> Tensor:
 
 
 class GlobalAttention(nn.Module):
-    """Plain attention over the whole map, with a depthwise convolution beside it.
+    """Plain attention over the whole map, with a depthwise convolution in parallel.
 
     Args:
         width: channels of the map, a multiple of ``heads``.

@@ -84,7 +84,7 @@ def explain(data: str, model: str, output: Path, count: int, seed: int, on_bad: 
 
 
 def explained(net: nn.Module, images: ImageSet, classes: tuple[str, ...], across: bool = False) -> Any:
-    """A figure of the images, what the model finds in each, and where it looks; a row an image, or a column."""
+    """A figure of the images, what the model finds in each, and where it looks; one row per image, or one column."""
     config = data_config(net)
     pixels = evaluation.inputs(net, images)(range(len(images)))
     mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
@@ -106,7 +106,7 @@ def explained(net: nn.Module, images: ImageSet, classes: tuple[str, ...], across
 
 
 def pick(data: str, net: nn.Module, part: str | None, on_bad: OnBad, limit: int | None) -> ImageSet:
-    """The images of one part; by default those to test with, which are all where a set has no parts."""
+    """The images of one part; by default those to test with, which are all if the set has no parts."""
     found = open_source(data, None, data_config(net)["input_size"][0], on_bad)
     if "all" in found and part in (None, "all"):
         images = found["all"]
@@ -128,6 +128,6 @@ def say_skipped(images: ImageSet) -> None:
 
 
 def name_of(model: str) -> str:
-    """What a model folder is called in rows: the run's name where it is the folder ``model`` of a run."""
+    """What a model folder is called in rows: the run's name if it is the folder ``model`` of a run."""
     path = Path(model).resolve()
     return path.parent.name if path.name == "model" else path.name

@@ -131,7 +131,7 @@ def robustness(
 
 @torch.inference_mode()
 def throughput(model: nn.Module, batch_size: int, repeats: int = 5) -> float:
-    """Images a second of the model alone, by the median of several passes after one to warm up."""
+    """Images per second of the model alone, by the median of several passes after one to warm up."""
     like = next(model.parameters())
     x = like.new_zeros(batch_size, *data_config(model)["input_size"])
     times = []
@@ -150,7 +150,7 @@ def _wait(device: torch.device) -> None:
 
 
 def write_probabilities(path: Path, found: Float[np.ndarray, "N K"], images: ImageSet, classes: Sequence[str]) -> None:
-    """Write a CSV with a line for each image: where it is, the most probable class, and each class's probability."""
+    """Write a CSV with one line per image: where it is, the most probable class, and each class's probability."""
     with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "prediction", *classes])

@@ -94,7 +94,7 @@ def train_shapes(
         steps: optimiser steps.
         height: rows of the images, any.
         width: columns of the images.
-        batch: images of a step.
+        batch: images per step.
         lr: peak learning rate, which falls to zero.
         seed: of the images.
     """

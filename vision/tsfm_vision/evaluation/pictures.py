@@ -23,12 +23,12 @@ def draw_maps(
     captions: Sequence[str],
     across: bool = False,
 ) -> "Figure":
-    """Each image beside itself with its maps laid over, a row an image.
+    """Each image next to itself with its maps laid over, one row per image.
 
     Args:
         pixels: the images as the model sees them.
         columns: what a map shows, and the maps of all images, 0 to 1.
-        captions: a line for each image.
+        captions: one line per image.
         across: a column an image, for wide pages.
     """
     from matplotlib.figure import Figure

@@ -120,8 +120,8 @@ class ImageDataModule(pl.LightningDataModule):
     """Images of one set to train, validate, test and predict with.
 
     What the model takes (size, channels, mean and deviation, crop) is asked of the task that is trained, or given to
-    ``prepare``. Where the set has no "val" part, ``val_fraction`` of each class's training images are held out, so that
-    no test image chooses a model; where it has no "test" part, "val" is that.
+    ``prepare``. If the set has no "val" part, ``val_fraction`` of each class's training images are held out, so that
+    no test image chooses a model; if it has no "test" part, "val" is that.
 
     After ``setup``, ``parts`` maps "train", "val" and "test" to their images.
     """
@@ -151,7 +151,7 @@ class ImageDataModule(pl.LightningDataModule):
             batch_size: training images in a batch (of each process).
             eval_batch_size: images in a batch when validating, testing and predicting; null takes batch_size.
             augment: what happens to training images.
-            val_fraction: share of each class's training images to validate on where the set has no such part.
+            val_fraction: share of each class's training images to validate on if the set has no such part.
             fraction: share of each class's training images to train on, to try things out.
             on_bad: "error" stops at an image that cannot be read, "skip" leaves such out and counts them.
             workers: processes that decode and augment; 0 for none but the training itself.

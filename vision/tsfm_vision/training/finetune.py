@@ -1,4 +1,4 @@
-"""Fine-tune an image model of a folder on another set; where the classes are the same, never to the worse.
+"""Fine-tune an image model of a folder on another set; if the classes are the same, the result is never worse.
 
 The best checkpoint by held-out training images is kept. Test images choose nothing.
 """
@@ -42,7 +42,7 @@ def finetune(
         model: the folder to start from.
         output: the folder to write.
         steps: optimiser steps.
-        batch_size: images of a step.
+        batch_size: images per step.
         lr: peak learning rate of the head.
         checks: times that the held-out images are looked at.
         seed: of held-out images, order, augmentation and a new head.

@@ -61,7 +61,7 @@ class Mix:
         mixup: parameter of the Beta distribution that mixup draws its weights from; 0 for no mixup.
         cutmix: the same of cutmix.
         prob: share of the batches that are mixed.
-        switch_prob: share of cutmix where both are on.
+        switch_prob: share of cutmix if both are on.
         smoothing: label smoothing.
     """
 
@@ -72,7 +72,7 @@ class Mix:
     smoothing: float = 0.1
 
     def build(self, classes: int) -> Mixup | None:
-        """What mixes batches of images of so many classes; None where nothing is mixed."""
+        """What mixes batches of images of so many classes; None if nothing is mixed."""
         if not self.mixup and not self.cutmix:
             return None
         return Mixup(
@@ -96,7 +96,7 @@ class Augment:
         scale: least and greatest share of the image's area for ``"resized"``.
         flip: probability of being mirrored.
         policy: timm's name of a RandAugment or AutoAugment policy; null for none.
-        jitter: strength of colour jitter where there is no policy, for ``"resized"``.
+        jitter: strength of colour jitter if there is no policy, for ``"resized"``.
         erase: probability of a random rectangle of noise.
         repeats: times that an image comes up in an epoch, each time augmented anew, of which every process sees its
             share (repeated augmentation); an epoch is as long as without. 1 for none.

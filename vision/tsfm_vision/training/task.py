@@ -31,7 +31,7 @@ class ImageTask(pl.LightningModule):
         img_size: side of the images in pixels; null takes the model's own.
         in_chans: channels of the images, 1 or 3.
         model_args: further sizes that the model takes.
-        preprocessing: mean, std, crop_pct, interpolation and crop_mode where they are not to be the model's own.
+        preprocessing: mean, std, crop_pct, interpolation and crop_mode that replace the model's own.
         weights: a file of weights to start from: those of this family's original, or timm's.
         optim: optimiser and schedule.
         mix: mixup, cutmix and label smoothing.
@@ -66,7 +66,7 @@ class ImageTask(pl.LightningModule):
         """Remember what the model is trained on, and check that they belong together.
 
         Raises:
-            InputError: another number of classes, or a batch of an odd size where images are mixed in pairs.
+            InputError: another number of classes, or a batch of an odd size if images are mixed in pairs.
         """
         if len(data.classes) != self.num_classes:
             raise InputError(

@@ -35,7 +35,7 @@ def convert(
 
     Args:
         state: its tensors.
-        config: ``config.json`` beside it, of which "architecture" and "model_args" are used, or empty.
+        config: ``config.json`` next to it, of which "architecture" and "model_args" are used, or empty.
         file: where it was read.
         folder: where to write; an older one is replaced.
         architecture: name of the variant; by default the one in the config, or the one whose shapes fit.
@@ -102,7 +102,7 @@ def variant(state: dict[str, Tensor], family: str, classes: int, file: Path) -> 
         fits[name] = abs(sum(tensor.numel() for tensor in model.state_dict().values()) - numbers)
     if not fits:
         raise InputError(
-            f"expected the shapes of a published {family} in {file}, found others: give a config.json beside it with "
+            f"expected the shapes of a published {family} in {file}, found others: give a config.json next to it with "
             '{"architecture": ..., "model_args": {...}}'
         ) from reason
     return min(fits, key=lambda name: fits[name])

@@ -136,7 +136,7 @@ def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
     """Read a model folder, or the folder of a run that holds one.
 
     Returns:
-        The model in evaluation mode, and the names of its classes (their numbers where there are no names).
+        The model in evaluation mode, and the names of its classes (their numbers if there are no names).
 
     Raises:
         InputError: a file is missing, is not what it says, or does not fit the others.
@@ -165,7 +165,7 @@ def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path / FILES[1]}: expected the weights of {name}, found others ({reason})") from error
     height, width = data_config(model)["input_size"][1:]
-    # Where no size near it is taken either, the own size of a converted model is not known here.
+    # If no size near it is taken either, the own size of a converted model is not known here.
     if not _takes(model, height, width) and sizes_near(model, height, width):
         try:
             check_size(model, height, width)
