@@ -11,9 +11,9 @@ from PIL import Image
 
 from tsfm_data.errors import InputError
 from tsfm_data.images.sets import ImageSet, from_arrays, hold_out, open_images
-from tsfm_vision.data import ImageDataModule
-from tsfm_vision.folders import TrainedOn, check_size, create
-from tsfm_vision.folders import save as save_model
+from tsfm_vision.training import ImageDataModule
+from tsfm_vision.weights import TrainedOn, check_size, create
+from tsfm_vision.weights import save as save_model
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
 

@@ -20,10 +20,10 @@ from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig
 from tsfm.models.moirai import FAMILY_NAMES, Moirai, MoiraiConfig
 from tsfm.models.moirai2 import Moirai2, Moirai2Config
 from tsfm.models.packing import Packed, pack_window
+from tsfm.models.registry import model_class
 from tsfm.models.scaling_law.trunk import DECODER_SIZES, SIZES
 from tsfm.weights import registry
 from tsfm.weights.convert import Options, convert
-from tsfm.models.registry import model_class
 from tsfm.weights.pretrained import load
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch
@@ -175,7 +175,7 @@ def test_when_an_original_poolformer_is_converted_then_its_logits_are_the_origin
     golden_folder: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("timm")
-    from tsfm_vision.folders import load as load_image
+    from tsfm_vision.weights import load as load_image
 
     info, tensors, weights = case(golden_folder / "vision/poolformer", "poolformer_lowvar_eps")
     kwargs = info["config"]["kwargs"]

@@ -70,7 +70,7 @@ def converted(file: Path, state: State, form: str, folder: Path) -> Found:
 
 def check_logits(file: Path, tensors: State, folder: Path) -> None:
     """The converted model, read anew, gives the case's outputs."""
-    from tsfm_vision.folders import load
+    from tsfm_vision.weights import load
 
     model: Any = load(folder / "out")[0]
     if rate := json.loads(file.read_text()).get("soft_mask_rate"):
@@ -114,7 +114,7 @@ def test_when_a_golden_file_of_timms_layout_is_converted_then_its_outputs_are_th
     family: str, name: str, make: Any, form: str, golden_folder: Path, tmp_path: Path
 ) -> None:
     """timm's own model takes the renamed golden weights without one missing or left over, and its file is converted."""
-    from tsfm_vision.checkpoints import fitting
+    from tsfm_vision.backbones import fitting
 
     file = golden_folder / f"vision/{family}/{name}.json"
     tensors = load_file(file.with_suffix(".safetensors"))

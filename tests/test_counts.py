@@ -8,8 +8,8 @@ from tsfm.models.counts import count, count_forecaster, parameters, sizes_of, ta
 from tsfm.models.itransformer import ITransformerConfig
 from tsfm.models.moirai import MoiraiConfig
 from tsfm.models.moirai2 import Moirai2Config
-from tsfm.models.scaling_law.trunk import TrunkConfig
 from tsfm.models.registry import model_class
+from tsfm.models.scaling_law.trunk import TrunkConfig
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch
 

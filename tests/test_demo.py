@@ -127,7 +127,7 @@ def test_page_shows_the_image_example(folder: Path) -> None:
 def test_when_image_packages_are_missing_then_the_demo_says_so_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tsfm_vision.digits", None)
+    monkeypatch.setitem(sys.modules, "tsfm_vision.commands.digits", None)
     assert demo_images.run(tmp_path, 0, 1) is None
     assert "Handwritten digits: skipped (expected the packages of image models" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import tsfm_vision  # noqa: F401  registers the models
-from tsfm_vision import biformer, illama, poolformer, pyramid_tnt, soft_mask, tnt
+from tsfm_vision.backbones import biformer, illama, poolformer, pyramid_tnt, soft_mask, tnt
 
 
 def cases(family: str) -> list[Any]:

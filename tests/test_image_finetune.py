@@ -13,7 +13,7 @@ pytest.importorskip("timm")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
-    from tsfm_vision.folders import create, save
+    from tsfm_vision.weights import create, save
 
     torch.manual_seed(0)
     sizes = {"dims": [16, 32], "depths": [1, 1], "mixers": ["pool", "pool"], "mlp_ratios": [2, 2]}
@@ -26,7 +26,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_when_classes_are_others_then_a_new_head_learns_them(
     start: Path, scratch: bool, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tsfm_vision.folders import load
+    from tsfm_vision.weights import load
 
     words = [str(data_folder / "images/digits_8x8.parquet"), "--model", str(start), "--output", str(tmp_path / "out")]
     words += ["--steps", "40", "--checks", "1", "--batch-size", "32", "--lr", "4e-3", *["--scratch"] * scratch]
@@ -39,6 +39,8 @@ def test_when_classes_are_others_then_a_new_head_learns_them(
 def test_when_both_arms_are_trained_then_the_page_compares_them_and_finished_ones_are_kept(
     start: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    import image_finetune
+
     words = [
         "--data",
         str(data_folder / "images/digits_8x8.parquet"),
@@ -48,7 +50,8 @@ def test_when_both_arms_are_trained_then_the_page_compares_them_and_finished_one
         str(tmp_path / "runs"),
     ]
     words += ["--output", str(tmp_path), "--seeds", "0", "1", "--steps", "4", "--batch-size", "8", "--checks", "2"]
-    said = done(capsys, "bench", "image-finetune", *words)
+    image_finetune.main(words)
+    said = capsys.readouterr().out
     assert said.count("CPU s\n") == 4
     found = json.loads((tmp_path / "image_finetune.json").read_text())["rows"]
     assert [(row["arm"], row["seed"]) for row in found] == [
@@ -58,7 +61,8 @@ def test_when_both_arms_are_trained_then_the_page_compares_them_and_finished_one
     text = (tmp_path / "image_finetune.md").read_text()
     assert text.count(" ± ") == 7
     assert "--seeds 0 1 --steps 4 --batch-size 8 --lr 0.001 --checks 2" in text
-    again = done(capsys, "bench", "image-finetune", *words)
+    image_finetune.main(words)
+    again = capsys.readouterr().out
     assert "CPU s\n" not in again
     assert (tmp_path / "image_finetune.md").read_text() == text
 

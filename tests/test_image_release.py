@@ -29,7 +29,7 @@ def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small image model where those of the package lie, with a run beside it, and a picture."""
     import torch
 
-    from tsfm_vision.folders import TrainedOn, create, save
+    from tsfm_vision.weights import TrainedOn, create, save
 
     torch.manual_seed(0)
     sizes = {"dims": [8, 16], "depths": [1, 1], "mixers": ["pool", "pool"], "mlp_ratios": [2, 2]}

@@ -15,15 +15,22 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tsfm_data.images.sets import from_arrays
-from tsfm_vision.data import Shuffled, TrainLoader, Transformed
-from tsfm_vision.folders import save
-from tsfm_vision.recipes import Augment, ImageOptim, build_optimizer, lr_factor
-from tsfm_vision.task import ImageTask
+from tsfm_vision.training import (
+    Augment,
+    ImageOptim,
+    ImageTask,
+    Shuffled,
+    TrainLoader,
+    Transformed,
+    build_optimizer,
+    lr_factor,
+)
+from tsfm_vision.weights import save
 
 CONFIG = """\
 seed_everything: 1
 model:
-  class_path: tsfm_vision.task.ImageTask
+  class_path: tsfm_vision.training.ImageTask
   init_args:
     model: illama_tiny
     num_classes: 2
@@ -33,7 +40,7 @@ model:
     optim: {lr: 3.0e-3, warmup_epochs: 1, layer_decay: 0.8}
     mix: {mixup: 0.2, cutmix: 0.2, prob: 0.5}
 data:
-  class_path: tsfm_vision.data.ImageDataModule
+  class_path: tsfm_vision.training.ImageDataModule
   init_args:
     source: set.parquet
     batch_size: 16
@@ -50,7 +57,7 @@ trainer:
       init_args: {monitor: val_loss, filename: best}
     - class_path: pytorch_lightning.callbacks.ModelCheckpoint
       init_args: {filename: last}
-    - class_path: tsfm_vision.task.ImageModelFolder
+    - class_path: tsfm_vision.training.ImageModelFolder
     - class_path: pytorch_lightning.callbacks.EMAWeightAveraging
       init_args: {decay: 0.5}
 """

@@ -19,7 +19,7 @@ SHARED_WITH_VISION = (
     "tsfm.training.optim",
     "tsfm.weights.pretrained",
 )
-VISION_LIGHTNING = ("tsfm_vision.callbacks", "tsfm_vision.data", "tsfm_vision.task")
+VISION_LIGHTNING = ("tsfm_vision.training",)
 TSFM_LIGHTNING = ("tsfm.training.task", "tsfm.training.callbacks", "tsfm.commands", "tsfm.bench")
 # A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.
 DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -27,7 +27,12 @@ DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "timm": (("tsfm_vision",), ("tsfm_vision",)),
     "gluonts": (("tsfm_data", "tsfm.bench", "tsfm.inference.adapters"), ("tsfm.inference.adapters",)),
     "matplotlib": (
-        ("tsfm.reports.figures", "tsfm.scaling.figures", "tsfm.commands.data_gallery", "tsfm_vision.pictures"),
+        (
+            "tsfm.reports.figures",
+            "tsfm.scaling.figures",
+            "tsfm.commands.data_gallery",
+            "tsfm_vision.evaluation.pictures",
+        ),
         (),
     ),
     "huggingface_hub": (("tsfm.weights.hub",), ()),

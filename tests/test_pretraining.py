@@ -90,7 +90,7 @@ def test_when_a_corpus_is_trained_on_then_the_facts_name_its_manifest_as_sha256s
         ("--config", str(CONFIGS / "average.yaml")),
         (
             "--model.forecaster",
-            "tsfm.models.scaling_law.decoder.Decoder",
+            "Decoder",
             "--data.packed",
             "true",
             "--data.tokens",

@@ -10,24 +10,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from tsfm_data.errors import InputError
-from tsfm_vision import soft_mask
-from tsfm_vision.callbacks import SoftMaskSchedule
-from tsfm_vision.illama import ILlama
-from tsfm_vision.soft_mask import soft_masked
+from tsfm_vision.backbones import ILlama, soft_mask
+from tsfm_vision.training import SoftMaskSchedule
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("short", [0, 256])
 def test_when_the_mask_is_soft_then_values_and_gradients_are_those_of_weights_multiplied_after_softmax(
-    rate: float, monkeypatch: pytest.MonkeyPatch
+    rate: float, short: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(soft_mask, "SHORT", short)  # 0: in parts
     monkeypatch.setattr(soft_mask, "PART", 4)  # the 9 tokens make three parts, the last one shorter
     generator = torch.Generator().manual_seed(0)
     q, k, v, probe = (torch.randn(2, 9, 3, 4, generator=generator, dtype=torch.float64) for _ in range(4))
+    still_2NR = torch.stack([torch.ones(9, 2), torch.zeros(9, 2)]).double()  # no rotation
     found, expected = [], []
     for results in (found, expected):
         inputs = [x.clone().requires_grad_() for x in (q, k, v)]
         if results is found:
-            out = soft_masked(*inputs, rate)
+            out = soft_mask.soft_masked(torch.stack(inputs, 2), still_2NR, rate).unflatten(2, (3, 4))
         else:
             weights = (torch.einsum("bnhd,bmhd->bhnm", inputs[0], inputs[1]) / 2).softmax(-1)
             weights = weights * (rate + (1 - rate) * torch.ones(9, 9, dtype=torch.float64).tril())

@@ -10,8 +10,7 @@ import torch
 import yaml
 
 import tsfm_vision  # noqa: F401
-from tsfm_vision.data import ImageDataModule
-from tsfm_vision.task import ImageTask
+from tsfm_vision.training import ImageDataModule, ImageTask
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs/vision"
 SINGLE = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem not in ("imagenet", "cifar10")]

@@ -10,9 +10,7 @@ import torch
 
 import tsfm_vision  # noqa: F401
 from tsfm_data.errors import InputError
-from tsfm_vision.corruptions import CORRUPTIONS, corrupt
-from tsfm_vision.dense import SHAPES, Segmenter, mean_iou, train_shapes
-from tsfm_vision.maps import look, tnt_rollout
+from tsfm_vision.evaluation import CORRUPTIONS, SHAPES, Segmenter, corrupt, look, mean_iou, tnt_rollout, train_shapes
 
 TOKENS: dict[str, Any] = {"img_size": 96, "patch_size": 8, "embed_dim": 48}
 PYRAMID: dict[str, Any] = {"dims": (24, 32, 48, 64), "depths": (1, 1, 1, 1)}

@@ -1,4 +1,4 @@
-"""``tsfm bench vision``: both sides compute the same, and the rows say what was asked."""
+"""The table of the image backbones' speed: both sides compute the same, and the rows say what was asked."""
 
 import re
 from pathlib import Path
@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsfm.commands.bench_vision import vision
-from tsfm_data.errors import InputError
-from tsfm_vision import cpu, speed
+import vision as speed
+from tsfm_vision.backbones import cpu, soft_mask
 
 TINY: dict[str, Any] = {
     "poolformer": (64, {}),
@@ -56,22 +55,21 @@ def test_when_images_are_large_then_less_than_half_of_the_references_memory_is_n
 def test_when_attention_is_soft_masked_in_parts_then_its_gradient_is_right(
     rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu, "PART", 3)  # 7 tokens make three parts
+    monkeypatch.setattr(soft_mask, "PART", 3)  # 7 tokens make three parts
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(2, 7, 3, 2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     turns = torch.randn(7, 2, generator=generator, dtype=torch.float64)
     angle = torch.polar(torch.ones_like(turns), turns)
-    assert torch.autograd.gradcheck(lambda y: cpu.SoftMasked.apply(y, angle, rate), qkv)
-    assert torch.autograd.gradcheck(lambda y: cpu.ShortSoftMasked.apply(y, angle, rate), qkv)
-    parts, whole = (way.apply(qkv, angle, rate) for way in (cpu.SoftMasked, cpu.ShortSoftMasked))
-    torch.testing.assert_close(parts, whole)
+    assert torch.autograd.gradcheck(lambda y: soft_mask.SoftMasked.apply(y, angle, rate), qkv)
+    parts = soft_mask.SoftMasked.apply(qkv, angle, rate)
+    torch.testing.assert_close(parts, soft_mask.plain(qkv, torch.stack([angle.real, angle.imag]), rate))
 
 
 @pytest.mark.parametrize("short", [0, 256])
 def test_when_illama_trains_in_bfloat16_then_its_gradients_are_about_those_in_float32(
     short: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu, "SHORT", short)
+    monkeypatch.setattr(soft_mask, "SHORT", short)
     side, sizes = TINY["illama"]
     _, ours, _, x = speed.CASES["illama"].make(side, 2, sizes)
     ours.soft_mask_rate = 0.3
@@ -104,47 +102,15 @@ def test_when_norm_and_gate_are_differentiated_then_the_gradients_are_right() ->
 
 
 def test_when_the_command_runs_then_its_page_names_it_and_shows_ranges(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     side, sizes = TINY["illama"]
     monkeypatch.setitem(speed.CASES, "illama", speed.CASES["illama"]._replace(side=side, batch=1, sizes=sizes))
-    vision(["illama"], tmp_path, repeats=2)
+    speed.main(["--cases", "illama", "--output", str(tmp_path), "--repeats", "2"])
     text = (tmp_path / "vision.md").read_text()
-    assert "tsfm bench vision --cases illama --repeats 2 --threads 1" in text
+    assert "python benchmarks/vision.py --cases illama --repeats 2 --threads 1" in text
     assert len(re.findall(r"\(\d+\.\d\d to \d+\.\d\d\)", text)) == 8  # two columns of two passes in two types
-    with pytest.raises(InputError, match="illama"):
-        vision(["ilama"], tmp_path)
-    with pytest.raises(InputError, match="at least 1, found 0"):
-        vision(["illama"], tmp_path, repeats=0)
-
-
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
-@pytest.mark.parametrize("shape", [(5, 7, 16), (16,), (0, 16)])
-def test_when_no_gradient_is_needed_then_linear_layers_are_made_by_onednn_and_are_the_same(
-    shape: tuple[int, ...],
-) -> None:
-    torch.manual_seed(0)
-    layers = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.Linear(8, 4, bias=False))
-    cpu.use_linear(layers)
-    called: list[Tensor] = []
-    layers[0].register_forward_hook(lambda module, inputs, out: called.append(out))
-    x = torch.randn(shape)
-    with_gradient = layers(x)
-    with torch.inference_mode(), torch.profiler.profile() as profiler:
-        without = layers(x)
-    torch.testing.assert_close(without, with_gradient.detach(), rtol=1e-5, atol=1e-6)
-    assert "mkldnn::_linear_pointwise" in {event.key for event in profiler.key_averages()}
-    assert with_gradient.grad_fn is not None
-    assert len(called) == 2
-
-
-@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
-def test_when_a_graph_is_made_then_it_holds_pytorchs_own_linear_layers() -> None:
-    layer = torch.nn.Linear(16, 8).requires_grad_(False)
-    cpu.use_linear(layer)
-    x = torch.randn(3, 16)
-    for graph in (torch.export.export(layer, (x,)).graph, torch.jit.trace(layer, x).graph):
-        assert "linear" in str(graph)
-        assert "_linear_pointwise" not in str(graph)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert layer(x).dtype == torch.bfloat16
+    for wrong, message in ((["--cases", "ilama"], "illama"), (["--repeats", "0"], "at least 1, found 0")):
+        with pytest.raises(SystemExit):
+            speed.main(wrong)
+        assert message in capsys.readouterr().err

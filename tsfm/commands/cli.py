@@ -46,13 +46,7 @@ COMMANDS = {
     "image evaluate": ("tsfm.commands.image:evaluate", "accuracy, calibration and robustness of an image model"),
     "image predict": ("tsfm.commands.image:predict", "class probabilities of images"),
     "image explain": ("tsfm.commands.image:explain", "draw where an image model looks"),
-    "bench vision": ("tsfm.commands.bench_vision:vision", "image backbones beside timm's: speed and memory"),
     "image finetune": ("tsfm.commands.image_finetune:finetune", "adapt an image model to your images"),
-    "bench cifar10": ("tsfm.commands.image:cifar10", "compact image models side by side on CIFAR-10"),
-    "bench image-finetune": (
-        "tsfm.commands.image_finetune:bench",
-        "an image model's weights as a start on other images",
-    ),
     "weights list": ("tsfm.commands.weights:list_", "the models that have a name, ours and published ones"),
     "weights pull": ("tsfm.commands.weights:pull", "fetch a model, verified"),
     "weights mirror": ("tsfm.commands.weights:mirror", "write a model for machines without network"),

@@ -28,14 +28,14 @@ def run(output: Path, seed: int, max_epochs: int | None) -> tuple[str, Any] | No
         max_epochs: trains shorter, to try the command out.
 
     Returns:
-        The command that trained and a ``tsfm_vision.digits.Outcome``; None where a package that it needs is missing,
+        The command that trained and a ``tsfm_vision.commands.digits.Outcome``; None where a package that it needs is missing,
         which is said.
     """
     from tsfm.commands.image import vision
     from tsfm.commands.train import train
 
     try:
-        digits = vision("digits")
+        digits = vision("commands.digits")
         command = digits.prepare(output, seed, max_epochs)
     except InputError as missing:
         print(f"\n{TITLE}: skipped ({missing})")

@@ -1,4 +1,4 @@
-"""``tsfm image`` and ``tsfm bench cifar10``: what is asked of image models, handed to the vision package.
+"""``tsfm image``: what is asked of image models, handed to the vision package.
 
 The package is reached by name when a command runs: nothing here imports it, and help needs none of it.
 """
@@ -132,31 +132,3 @@ def explain(
         on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
     """
     vision("commands").explain(data, folder_of(model), output, count, seed, on_bad)
-
-
-def cifar10(
-    models: list[str] | None = None,
-    configs: Path = Path("configs/vision"),
-    runs: Path = Path("runs/cifar10"),
-    output: Path = Path("benchmarks"),
-    epochs: int | None = None,
-    fraction: float = 1.0,
-    limit: int | None = None,
-) -> None:
-    """Train compact models of each family on CIFAR-10 beside timm's ViT and ResNet, and write their table.
-
-    Finished runs are kept in the runs folder and not trained again, so an interrupted table goes on where it stopped.
-
-    Args:
-        models: which, for instance poolformer or vit; all by default.
-        configs: the folder with cifar10.yaml and a cifar10_MODEL.yaml for each.
-        runs: folder of the training runs and their results.
-        output: folder for cifar10.md and cifar10.json.
-        epochs: epochs of each; by default as many as the config says.
-        fraction: share of the training images, to try the command out.
-        limit: score so many test images at most.
-    """
-    from tsfm.commands.bench import write
-
-    rows, summary, text = vision("bench").cifar10(models, configs, runs, epochs, fraction, limit)
-    write(output, "cifar10", rows, summary, text)

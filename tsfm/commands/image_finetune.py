@@ -38,45 +38,6 @@ def finetune(
     if output.exists() and not (output / "config.json").is_file() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"expected a new folder or a model folder, found {output}: give another --output")
     options = (steps, batch_size, lr, checks, seed, scratch, on_bad)
-    found = vision("finetune").finetune(data, folder_of(model), output, *options)
+    found = vision("commands").finetune(data, folder_of(model), output, *options)
     print(f"top-1 {found['val']:.2%} on held-out images at step {found['steps']}, {found['test']:.2%} on test images")
     print(f"{output}: a model folder; tsfm image predict IMAGES --model {output}")
-
-
-def bench(
-    data: str = "flowers5_128",
-    model: str | None = None,
-    seeds: list[int] | None = None,
-    steps: int = 150,
-    batch_size: int = 32,
-    lr: float = 1e-3,
-    checks: int = 5,
-    runs: Path = Path("runs/image_finetune"),
-    output: Path = Path("benchmarks"),
-) -> None:
-    """Fine-tune an image model on another set beside training from scratch, at equal steps with the same optimiser.
-
-    Finished trainings are kept in the runs folder, so an interrupted table goes on where it stopped.
-
-    Args:
-        data: a folder of class folders, a Parquet file with image, label and split, or a set's name.
-        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
-            image model that ships with the package.
-        seeds: of held-out images, order, augmentation and new weights; 0, 1 and 2 by default.
-        steps: optimiser steps of each training.
-        batch_size: images of a step.
-        lr: peak learning rate of all layers.
-        checks: times that held-out training images are looked at.
-        runs: folder of finished trainings.
-        output: folder for image_finetune.md and image_finetune.json.
-    """
-    from tsfm.commands.bench import write
-    from tsfm.commands.image import folder_of, vision
-
-    transfer = vision("transfer")
-    rows = transfer.transfer(data, folder_of(model), seeds or [0, 1, 2], steps, batch_size, lr, checks, runs)
-    words = ["tsfm bench image-finetune", f"--data {data}", *([f"--model {model}"] if model else [])]
-    words += [f"--seeds {' '.join(map(str, seeds))}"] if seeds else []
-    words.append(f"--steps {steps} --batch-size {batch_size} --lr {lr:g} --checks {checks}")
-    command = " ".join(words)
-    write(output, "image_finetune", rows, {"command": command}, transfer.page(rows, steps, batch_size, lr, command))

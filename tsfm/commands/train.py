@@ -242,6 +242,7 @@ def run(words: Sequence[str]) -> SuiteCLI:
     check_files(words)
     # Lightning reads it, to parse and to start the other processes; handing the words over as well makes it warn.
     sys.argv = [sys.argv[0], *words]
+    model_classes()  # so that YAML may use the short class names
     try:
         return SuiteCLI(
             pl.LightningModule,

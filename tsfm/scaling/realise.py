@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float64
 
 from tsfm.models.counts import Counts, count_forecaster, parameters, sizes_of
-from tsfm.scaling.laws.form import training_flops
 from tsfm.models.registry import MODELS, model_class
+from tsfm.scaling.laws.form import training_flops
 from tsfm_data.errors import InputError
 from tsfm_data.io.readers import read_table
 

@@ -211,7 +211,7 @@ def _vision() -> Any:
         InputError: its dependencies are not installed.
     """
     try:
-        return importlib.import_module("tsfm_vision.foreign")
+        return importlib.import_module("tsfm_vision.weights")
     except ModuleNotFoundError as error:
         raise InputError(
             f"expected the packages of image models, found no {error.name}: pip install 'tsfm-suite[vision]'"

@@ -1,5 +1,9 @@
-"""Vision backbones of the suite; importing it registers them with timm."""
+"""Image models of the suite. Importing the package registers its backbones with timm.
 
-from tsfm_vision import biformer, illama, poolformer, pyramid_tnt, tnt
+``backbones`` holds the models, ``weights`` their folders, ``evaluation`` scores and maps, ``training`` the Lightning
+modules and the recipe, ``commands`` what ``tsfm image`` runs.
+"""
 
-__all__ = ["biformer", "illama", "poolformer", "pyramid_tnt", "tnt"]
+from tsfm_vision.backbones import TNT, BiFormer, ILlama, PoolFormer, PyramidTNT
+
+__all__ = ["TNT", "BiFormer", "ILlama", "PoolFormer", "PyramidTNT"]

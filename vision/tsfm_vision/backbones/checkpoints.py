@@ -1,0 +1,198 @@
+"""Weights from elsewhere: unwrapped, recognised by their keys, and resized if they belong to another image size."""
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tsfm_data.errors import InputError
+
+State = dict[str, Tensor]
+# Where training scripts put the weights inside a checkpoint, the averaged ones first.
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
+# Family -> sets of keys; all keys of one set are in every checkpoint of the family and in no other's.
+SIGNS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "PyramidTNT": (("sentence_merges.0.norm.weight", "word_merges.0.norm.weight"),),
+    "TNT": (("inner_pos", "outer_pos"), ("pixel_pos", "patch_pos")),
+    "iLLaMA": (("blocks.0.mlp.fc3.weight", "cls_token"),),
+    "BiFormer": (("downsample_layers.0.0.weight", "downsample_layers.1.1.weight", "norm.running_mean"),),
+    "PoolFormer": (
+        ("patch_embed.proj.weight", "network.0.0.mlp.fc1.weight"),
+        ("stem.conv.weight", "stages.0.blocks.0.mlp.fc1.weight"),
+    ),
+    "Swin": (("layers.0.blocks.0.attn.relative_position_bias_table",),),
+    "ConvNeXt": (("stages.0.0.dwconv.weight",), ("stages.0.blocks.0.conv_dw.weight",)),
+    "ResNet": (("layer1.0.conv1.weight",),),
+    "ViT": (("blocks.0.attn.qkv.weight", "patch_embed.proj.weight"),),
+}
+
+
+def unwrap(checkpoint: Mapping[str, Any]) -> State:
+    """The weights in a checkpoint, whether plain or under ``model``, ``state_dict`` and the like.
+
+    Raises:
+        InputError: there are no weights in it.
+    """
+    found: Any = checkpoint
+    for name in WRAPPERS:
+        if isinstance(found.get(name), Mapping):
+            found = found[name]
+            break
+    state = {key.removeprefix("module."): value for key, value in found.items() if isinstance(value, Tensor)}
+    if not state:
+        raise InputError(
+            f"expected a state dict, plain or under one of {', '.join(WRAPPERS)}, found the keys "
+            f"{', '.join(map(str, list(checkpoint)[:5]))}: give the checkpoint of a model"
+        )
+    return state
+
+
+def family_of(state: Mapping[str, Tensor]) -> str | None:
+    """The family of models whose keys these are; ``None`` for one that is not known."""
+    for family, signs in SIGNS.items():
+        if any(all(key in state for key in sign) for sign in signs):
+            return family
+    return None
+
+
+def recognise(checkpoint: Mapping[str, Any], family: str) -> State:
+    """The weights in a checkpoint, checked to be of ``family``.
+
+    Raises:
+        InputError: they belong to another family (which one is said), or there are none.
+    """
+    state = unwrap(checkpoint)
+    found = family_of(state)
+    if found != family:
+        what = f"one of {found}" if found else f"an unknown one with the keys {', '.join(list(state)[:3])}"
+        raise InputError(f"expected a checkpoint of {family}, found {what}: give the file that belongs to this model")
+    return state
+
+
+def resize_grid(table_1NC: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Position rows of a grid of tokens for another grid: bicubic, without antialiasing, as the originals do."""
+    if old == new:
+        return table_1NC
+    grid = table_1NC.float().unflatten(1, old).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=new, mode="bicubic", align_corners=False)
+    return grid.permute(0, 2, 3, 1).flatten(1, 2).to(table_1NC.dtype)
+
+
+def resize_map(table: Tensor, size: tuple[int, int]) -> Tensor:
+    """A position map ``[1, C, H, W]`` for another map size: bicubic, without antialiasing."""
+    if (table.shape[2], table.shape[3]) == size:
+        return table
+    return F.interpolate(table.float(), size=size, mode="bicubic", align_corners=False).to(table.dtype)
+
+
+def square(rows: int, what: str) -> tuple[int, int]:
+    """The square grid that ``rows`` tokens form.
+
+    Raises:
+        InputError: they form none.
+    """
+    side = math.isqrt(rows)
+    if side * side != rows:
+        raise InputError(
+            f"expected {what} of a square grid of tokens, found {rows} rows: create the model with the img_size that "
+            "the checkpoint was trained at"
+        )
+    return side, side
+
+
+def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
+    """Load a checkpoint of the model's family: timm's layout, or that of the original implementation.
+
+    A classifier for another number of classes is left as initialised; position tables are resized.
+
+    Args:
+        model: one of the models of this package.
+        file: a safetensors file, or one of ``torch.save`` (nothing but tensors and plain values is read from it).
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: the file is corrupt, belongs to another family, or a tensor does not fit.
+    """
+    return load_state(model, read(Path(file)), Path(file))
+
+
+def load_state(model: nn.Module, checkpoint: Mapping[str, Any], file: Path) -> nn.Module:
+    """The same from what was read.
+
+    Args:
+        model: one of the models of this package.
+        checkpoint: what the file holds.
+        file: where it was read, for errors.
+
+    Raises:
+        InputError: it belongs to another family, or a tensor does not fit.
+    """
+    model.load_state_dict(fitting(model, checkpoint, file))
+    return model
+
+
+def fitting(model: nn.Module, checkpoint: Mapping[str, Any], file: Path) -> State:
+    """The weights of a checkpoint by the names of a model, checked to fit it.
+
+    Raises:
+        InputError: see ``load_state``.
+    """
+    filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if filter_fn is None or not type(model).__module__.startswith("tsfm_vision."):
+        raise InputError(f"expected a model of this package, found {type(model).__name__}: see timm.list_models()")
+    state: State = filter_fn(checkpoint, model)
+    own = model.state_dict()
+    classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier", "head")
+    for name in (f"{classifier}.weight", f"{classifier}.bias"):
+        if name in state and (name not in own or state[name].shape != own[name].shape):
+            del state[name]
+        if name in own and name not in state:
+            state[name] = own[name]
+    wrong = sorted(
+        key
+        for key in own.keys() | state.keys()
+        if key not in own or key not in state or own[key].shape != state[key].shape
+    )
+    if wrong:
+        key = wrong[0]
+        shapes = [tuple(side[key].shape) if key in side else "none" for side in (own, state)]
+        raise InputError(
+            f"expected tensor {key} of shape {shapes[0]}, found {shapes[1]} in {file} ({len(wrong)} differ): create "
+            "the variant that the checkpoint belongs to"
+        )
+    return state
+
+
+def read(file: Path) -> Mapping[str, Any]:
+    """What a checkpoint file holds.
+
+    Raises:
+        InputError: there is no such file, it is corrupt, or it holds more than tensors and plain values.
+    """
+    if not file.is_file():
+        raise InputError(f"expected a checkpoint, found no file at {file}: check the path")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        # Training scripts keep their parsed arguments with the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
+        raise InputError(
+            f"expected a checkpoint of tensors, found a corrupt or unsafe file at {file} "
+            f"({' '.join(str(error).split())[:120]}): get it again"
+        ) from error
+    if not isinstance(found, Mapping):
+        raise InputError(f"expected a state dict in {file}, found {type(found).__name__}: give the weights of a model")
+    return found

@@ -1,0 +1,383 @@
+"""iLLaMA (Wang et al., "Adapting LLaMA Decoder to Vision Transformer", 2024): a plain vision transformer with LLaMA's
+parts, a class token that comes last, and a mask after the softmax (``tsfm_vision.backbones.soft_mask``).
+
+Written from a description of the published models; the keys are those of the published weights.
+
+Shapes: B batch, N tokens (patches in raster order, then the class token), C channels of a token, H heads, D channels
+of a head, W channels inside the feed-forward part.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, PatchEmbed, to_2tuple, trunc_normal_
+from timm.models import checkpoint, generate_default_cfgs, register_model, register_notrace_module
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tsfm.nn import layers
+from tsfm.nn.layers import rotary_angles
+from tsfm_data.errors import InputError
+from tsfm_vision.backbones import cpu
+from tsfm_vision.backbones.base import Backbone, Indices, build, patch_grid, path_rates, take
+from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
+from tsfm_vision.backbones.soft_mask import plain, soft_masked
+
+RELEASE = "https://huggingface.co/techmonsterwang/iLLaMA/resolve/main/"
+# Hidden channels of the feed-forward part are rounded up to a multiple of this.
+MULTIPLE = 256
+torch.fx.wrap("patch_grid")  # one node of a traced graph: it decides by sizes
+
+
+@torch.fx.wrap
+def rotary_table(tokens: int, channels: int, like: Tensor) -> Tensor:
+    """Cosine and sine of the turn of each token's neighbouring channels, ``[2, N, D / 2]``.
+
+    Positions are counted from 0 in raster order.
+    """
+    angle_NR = rotary_angles(torch.arange(tokens, device=like.device), channels)
+    return torch.stack([angle_NR.cos(), angle_NR.sin()])
+
+
+class Attention(nn.Module):
+    """Rotary self-attention under the soft mask.
+
+    Args:
+        width: channels C of a token.
+        heads: number of heads.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+    """
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_BNC: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
+        qkv_BN3HD = self.qkv(x_BNC).unflatten(2, (3, self.heads, -1))
+        if torch.jit.is_scripting():  # TorchScript compiles one of the two branches
+            return self.proj(plain(qkv_BN3HD, turns_2NR, rate))
+        else:
+            return self.proj(soft_masked(qkv_BN3HD, turns_2NR, rate))
+
+
+class SwiGLU(layers.SwiGLU):
+    """The shared one by its published names: ``fc2(silu(fc1 x) * fc3 x)``."""
+
+    if TYPE_CHECKING:  # TorchScript takes an annotated module for an interface
+        fc1: nn.Linear
+        fc3: nn.Linear
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__(width, hidden, ("fc1", "fc3"))
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        return self.fc2(self.weighed(self.fc1(x_BNC), self.fc3(x_BNC)))
+
+    def weighed(self, gate: Tensor, value: Tensor) -> Tensor:
+        """On a CPU in one operation that keeps little for its backward pass."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what this alone encloses
+            if cpu.applies(gate, low=True):
+                return cpu.GatedSilu.apply(gate, value)
+        return F.silu(gate) * value
+
+
+@register_notrace_module
+class RMSNorm(layers.RMSNorm):
+    """The shared one; on a CPU, where PyTorch's keeps more for its backward pass, ours."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # noqa: SIM102 - as above
+            if cpu.applies(x, low=True):
+                return cpu.RMSNorm.apply(x, self.weight, self.eps)
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+@register_notrace_module
+class Block(nn.Module):
+    """Normalise, attend, add; normalise, feed forward, add."""
+
+    def __init__(self, width: int, heads: int, hidden: int, qkv_bias: bool, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = RMSNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads, qkv_bias)
+        self.norm2 = RMSNorm(width, eps=1e-6)
+        self.mlp = SwiGLU(width, hidden)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x_BNC: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
+        x_BNC = x_BNC + self.drop_path(self.attn(self.norm1(x_BNC), turns_2NR, rate))
+        return x_BNC + self.drop_path(self.mlp(self.norm2(x_BNC)))
+
+
+class ILlama(Backbone):
+    """iLLaMA; any image of at least one patch, what is left of its right and lower edge is not looked at.
+
+    Args:
+        img_size: size that the position table is made for; it is resized for others.
+        patch_size: side of a patch in pixels.
+        in_chans: channels of an image.
+        num_classes: outputs of the classifier, 0 for none.
+        global_pool: ``"token"`` (the class token), ``"avg"`` (mean of the patches) or ``""`` (all tokens).
+        embed_dim: channels of a token.
+        depth: blocks.
+        num_heads: attention heads; channels of a head must be even.
+        mlp_ratio: before LLaMA's factor 2/3 and rounding up to a multiple of 256.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+        drop_rate: dropout before the classifier.
+        pos_drop_rate: dropout after the position table.
+        drop_path_rate: of the last block; it grows linearly from 0.
+
+    Attributes:
+        soft_mask_rate: weight of what lies ahead, 0 to 1 (``tsfm_vision.backbones.soft_mask``); 0 for trained models.
+
+    Raises:
+        InputError: ``embed_dim`` and ``num_heads`` do not fit, or an unknown ``global_pool``.
+    """
+
+    pools = ("token", "avg", "")
+
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "token",
+        embed_dim: int = 192,
+        depth: int = 12,
+        num_heads: int = 3,
+        mlp_ratio: int | float = 4.0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        pos_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__(in_chans, num_classes, global_pool, embed_dim, drop_rate)
+        if embed_dim % (2 * num_heads):
+            raise InputError(
+                f"expected an even number of channels per head, found embed_dim {embed_dim} and num_heads {num_heads}"
+            )
+        self.head_channels = embed_dim // num_heads
+        self.soft_mask_rate = 0.0
+        self.grad_checkpointing = False
+        # Sizes are checked by `grid`, in words.
+        self.patch_embed = PatchEmbed(to_2tuple(img_size), patch_size, in_chans, embed_dim, strict_img_size=False)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches + 1, embed_dim))
+        self.pos_drop = nn.Dropout(pos_drop_rate)
+        hidden = math.ceil(int(2 * int(mlp_ratio * embed_dim) / 3) / MULTIPLE) * MULTIPLE
+        paths = path_rates(drop_path_rate, [depth])[0]
+        self.blocks = nn.ModuleList([Block(embed_dim, num_heads, hidden, qkv_bias, path) for path in paths])
+        self.norm = RMSNorm(embed_dim, eps=1e-6)
+        self.feature_info = [
+            {"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": patch_size} for i in range(depth)
+        ]
+        trunc_normal_(self.pos_embed, std=0.02)
+        trunc_normal_(self.cls_token, std=0.02)
+        self.apply(self._init_weights)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters of more than one dimension that do not decay."""
+        return {"pos_embed", "cls_token"}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that sort parameters into layers, for layer-wise decay of the learning rate."""
+        return {
+            "stem": r"^cls_token|^pos_embed|^patch_embed",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether training keeps only the blocks' inputs and computes their insides again in backward."""
+        self.grad_checkpointing = enable
+
+    def set_input_size(self, img_size: int | Sequence[int]) -> None:
+        """Make another image size the model's own: its position table is resized once, not at every pass."""
+        height, width = to_2tuple(img_size)
+        table = self.positions(self.grid(height, width)).detach().clone()
+        self.pos_embed = nn.Parameter(table, requires_grad=self.pos_embed.requires_grad)
+        self.patch_embed.set_input_size((height, width))
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches in an image."""
+        side = self.patch_embed.patch_size
+        return patch_grid(height, width, side[0], side[1])
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """The position table for a grid of patches; the class token's row is the last."""
+        return resize_positions(self.pos_embed, self.patch_embed.grid_size, grid)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Tokens ``[B, N, C]`` of an image, before the first block."""
+        grid = self.grid(x.shape[2], x.shape[3])
+        side = self.patch_embed.patch_size[0]
+        patches = self.patch_embed(x[..., : grid[0] * side, : grid[1] * side])
+        tokens = torch.cat([patches, self.cls_token.expand(x.shape[0], -1, -1)], 1)
+        return self.pos_drop(tokens + self.positions(grid))
+
+    @torch.jit.ignore
+    def run(self, block: nn.Module, x_BNC: Tensor, turns_2NR: Tensor) -> Tensor:
+        """One block; in training with checkpointing its insides are computed again in backward."""
+        arguments = (x_BNC, turns_2NR, self.soft_mask_rate)
+        return checkpoint(block, *arguments) if self.grad_checkpointing and self.training else block(*arguments)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """All tokens ``[B, N, C]`` after the last norm, class token last."""
+        x = self.embed(x)
+        turns = rotary_table(x.shape[1], self.head_channels, x)
+        for block in self.blocks:
+            if torch.jit.is_scripting():  # noqa: SIM108 - of two branches one is compiled
+                x = block(x, turns, self.soft_mask_rate)
+            else:
+                x = self.run(block, x, turns)
+        return self.norm(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """From tokens to logits ``[B, out]``, or to what the classifier sees."""
+        if len(self.global_pool) > 0:
+            x = x[:, -1] if self.global_pool == "token" else x[:, :-1].mean(1)
+        x = self.head_drop(x)
+        return x if pre_logits else self.head(x)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: Indices = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Tokens after chosen blocks, as timm's models give them; the class token is the "prefix" although last."""
+        if output_fmt not in ("NCHW", "NLC"):
+            raise InputError(f"expected output_fmt NCHW or NLC, found {output_fmt!r}: change it")
+        taken, last = take(len(self.blocks), indices)
+        final = self.embed(x)
+        turns = rotary_table(final.shape[1], self.head_channels, final)
+        outputs: list[Any] = []
+        for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
+            final = self.run(block, final, turns)
+            if index not in taken:
+                continue
+            tokens = self.norm(final) if norm else final
+            patches, own = tokens[:, :-1], tokens[:, -1:]
+            if output_fmt == "NCHW":
+                patches = patches.transpose(1, 2).unflatten(2, self.grid(x.shape[2], x.shape[3])).contiguous()
+            outputs.append((patches, own) if return_prefix_tokens else patches)
+        return outputs if intermediates_only else (self.norm(final), outputs)
+
+    def prune_intermediate_layers(
+        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the blocks after the last chosen one, and the norm and head if asked."""
+        taken, last = take(len(self.blocks), indices)
+        self.blocks = self.blocks[: last + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return taken
+
+
+@torch.fx.wrap
+def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """iLLaMA's position table ``[1, N, C]`` for another grid; its last row, the class token's, is kept."""
+    return table if old == new else torch.cat([resize_grid(table[:, :-1], old, new), table[:, -1:]], 1)
+
+
+def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> State:
+    """The original's weights for ``model``; the position table is resized.
+
+    Raises:
+        InputError: the checkpoint is of another family, or its position table of no square grid.
+    """
+    state = recognise(state_dict, "iLLaMA")
+    table = state["pos_embed"]
+    if isinstance(model, ILlama) and table.shape != model.pos_embed.shape:
+        old = square(table.shape[1] - 1, "pos_embed")
+        state["pos_embed"] = resize_positions(table, old, model.patch_embed.grid_size)
+    return state
+
+
+def _cfg(file: str, size: int = 224, **kwargs: Any) -> dict[str, Any]:
+    return {
+        "url": RELEASE + file,
+        "num_classes": 1000,
+        "input_size": (3, size, size),
+        "pool_size": None,
+        "crop_pct": 0.875 if size == 224 else 1.0,
+        "crop_mode": "center" if size == 224 else "squash",
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "illama_tiny.in1k": _cfg("illama-tiny-in1k-75.0.pth"),
+        "illama_small.in1k": _cfg("illama-small-in1k-79.9.pth"),
+        "illama_base.in21k_ft_in1k": _cfg("illama-base-in21kin1k-224-83.6.pth"),
+        "illama_base.in1k": _cfg("illama-base-in1k-81.6.pth"),
+        "illama_base_384.in21k_ft_in1k": _cfg("illama-base-in21kin1k-384-85.0.pth", 384),
+        "illama_base_384.in1k": _cfg("illama-base-in1k-384-83.0.pth", 384),
+        "illama_large.in21k_ft_in1k": _cfg("illama-large-in21kin1k-224-84.8.pth"),
+        "illama_large_384.in21k_ft_in1k": _cfg("illama-large-in21kin1k-384-86.0.pth", 384),
+    }
+)
+BASE = {"embed_dim": 768, "num_heads": 12}
+LARGE = {"embed_dim": 1024, "num_heads": 16, "depth": 24}
+
+
+def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
+    features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
+    kwargs = {**sizes, **kwargs}
+    return build(ILlama, variant, pretrained, kwargs, checkpoint_filter_fn, features)
+
+
+@register_model
+def illama_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """iLLaMA-T: 5.7 M parameters."""
+    return _create("illama_tiny", pretrained, kwargs)
+
+
+@register_model
+def illama_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """iLLaMA-S: 22.0 M parameters."""
+    return _create("illama_small", pretrained, kwargs, embed_dim=384, num_heads=6)
+
+
+@register_model
+def illama_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """iLLaMA-B: 86.5 M parameters."""
+    return _create("illama_base", pretrained, kwargs, **BASE)
+
+
+@register_model
+def illama_base_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """iLLaMA-B for images of 384 pixels: 86.8 M parameters."""
+    return _create("illama_base_384", pretrained, kwargs, img_size=384, **BASE)
+
+
+@register_model
+def illama_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """iLLaMA-L: 310.4 M parameters."""
+    return _create("illama_large", pretrained, kwargs, **LARGE)
+
+
+@register_model
+def illama_large_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """iLLaMA-L for images of 384 pixels: 310.8 M parameters."""
+    return _create("illama_large_384", pretrained, kwargs, img_size=384, **LARGE)

@@ -1,0 +1,195 @@
+"""iLLaMA's soft mask: attention weights that look ahead are multiplied by a rate after the softmax.
+
+The weights are not normalised again, so a causal mask on the scores is something else. There are two ways: the plain
+arithmetic, which also serves compiled and exported graphs, and for long rows ``SoftMasked``, which never holds all
+weights at once.
+
+Shapes: B batch, N tokens, H heads, D channels of a head, G batch times heads, P queries of a part, R pairs of channels.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tsfm.nn.layers import Rotary
+from tsfm_data.errors import InputError
+from tsfm_vision.backbones.cpu import wide
+
+# Tokens up to which all weights are made at once: a quarter of a mebibyte per head at most.
+SHORT = 256
+# Queries of a part: few, so that the scores stay in the cache and little is computed for nothing.
+PART = 64
+Schedule = Literal["constant", "linear"]
+
+
+def rotary_of(turns_2NR: Tensor) -> Rotary:
+    """The table as the shared layers take it."""
+    return Rotary(turns_2NR[0][None, :, None], turns_2NR[1][None, :, None])
+
+
+@torch.jit.ignore
+def rotate(x_BN2HD: Tensor, turns_2NR: Tensor) -> Tensor:
+    """Queries and keys, neighbouring channels turned as pairs."""
+    return rotary_of(turns_2NR).rotate(x_BN2HD.flatten(2, 3)).view(x_BN2HD.shape)
+
+
+def plain(qkv_BN3HD: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
+    """Rotary attention under the soft mask by plain arithmetic, ``[B, N, H * D]``; TorchScript compiles it.
+
+    Args:
+        qkv_BN3HD: queries, keys and values.
+        turns_2NR: cosine and sine of the turn of each token's pairs of channels.
+        rate: weight of what lies ahead.
+    """
+    qk_BN2HD = qkv_BN3HD[:, :, :2]
+    if torch.jit.is_scripting():  # which knows no complex numbers here
+        cos, sin = turns_2NR[0][:, None, None], turns_2NR[1][:, None, None]
+        even, odd = qk_BN2HD[..., 0::2], qk_BN2HD[..., 1::2]
+        turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2).to(qkv_BN3HD.dtype)
+    else:
+        turned = rotate(qk_BN2HD, turns_2NR)
+    q_BHND, k_BHND = turned[:, :, 0].transpose(1, 2), turned[:, :, 1].transpose(1, 2)
+    weights = (q_BHND @ k_BHND.transpose(2, 3) * q_BHND.shape[3] ** -0.5).softmax(-1)
+    weights = weights * torch.ones_like(weights[0, 0]).tril().mul(1 - rate).add(rate)
+    return (weights @ qkv_BN3HD[:, :, 2].transpose(1, 2)).transpose(1, 2).flatten(2)
+
+
+@torch.jit.ignore
+def soft_masked(qkv_BN3HD: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
+    """The same, for long rows in parts; arguments as ``plain`` takes them."""
+    is_graph = torch.compiler.is_compiling() or torch.jit.is_tracing() or qkv_BN3HD.device.type == "meta"
+    if is_graph or qkv_BN3HD.shape[1] <= SHORT:
+        return plain(qkv_BN3HD, turns_2NR, rate)
+    return SoftMasked.apply(qkv_BN3HD, torch.complex(turns_2NR[0], turns_2NR[1]), rate)
+
+
+def turn(x_BN2HD: Tensor, angle_ND: Tensor, out_2BHND: Tensor) -> None:
+    """Queries and keys turned by complex numbers, written head by head."""
+    pairs, out = (torch.view_as_complex(x.unflatten(-1, (-1, 2))) for x in (x_BN2HD, out_2BHND))
+    torch.mul(pairs.permute(2, 0, 3, 1, 4), angle_ND, out=out)
+
+
+def turn_back(x_2BHND: Tensor, angle_ND: Tensor, out_BN2HD: Tensor) -> None:
+    """The inverse, for gradients."""
+    pairs, out = (torch.view_as_complex(x.unflatten(-1, (-1, 2))) for x in (x_2BHND, out_BN2HD))
+    torch.mul(pairs.permute(1, 3, 0, 2, 4), angle_ND.conj_physical()[:, None, None], out=out)
+
+
+class SoftMasked(torch.autograd.Function):
+    """Rotary attention whose weights are multiplied by ``rate`` ahead of the query, after the softmax.
+
+    A part of the queries at a time: its weights are used and forgotten, and if the rate is 0, no product is made with
+    what lies ahead. ``angle`` holds complex numbers of length 1, ``[N, D / 2]``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv_BN3HD: Tensor, angle: Tensor, rate: float) -> Float[Tensor, "B N HD"]:
+        with torch.autocast(qkv_BN3HD.device.type, enabled=False):  # in the type that comes in
+            mixed = SoftMasked.mixed(qkv_BN3HD, angle, rate)
+        ctx.save_for_backward(qkv_BN3HD, angle, mixed)
+        ctx.rate = rate
+        return mixed
+
+    @staticmethod
+    def mixed(qkv_BN3HD: Tensor, angle: Tensor, rate: float) -> Float[Tensor, "B N HD"]:
+        """Values mixed by the attention."""
+        b, n, _, h, d = qkv_BN3HD.shape
+        q, k, v = unpack(qkv_BN3HD, angle)
+        out = []
+        for start, end, seen, behind in parts(n, rate, q):
+            weights = scores(q, k, start, end)
+            weights[..., start:end].mul_(behind)
+            if rate != 1 and seen > end:
+                weights[..., end:].mul_(rate)
+            out.append(torch.bmm(weights[..., :seen], v[:, :seen]))
+        return torch.cat(out, 1).unflatten(0, (b, h)).transpose(1, 2).reshape(b, n, h * d)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Float[Tensor, "B N HD"]) -> tuple[Tensor | None, ...]:
+        qkv_BN3HD, angle, mixed = ctx.saved_tensors
+        rate, (b, n, _, h, d), dtype = ctx.rate, qkv_BN3HD.shape, wide(qkv_BN3HD.dtype)
+        q, k, v = unpack(qkv_BN3HD, angle)
+        inner = (grad.to(dtype) * mixed).unflatten(2, (h, d)).sum(-1).transpose(1, 2).reshape(b * h, n, 1)
+        grad = grad.unflatten(2, (h, d)).transpose(1, 2).reshape(b * h, n, d)
+        grad_qk = q.new_zeros(2, b * h, n, d, dtype=dtype)
+        (grad_q, grad_k), grad_v = grad_qk, torch.zeros_like(v, dtype=dtype)
+        for start, end, seen, behind in parts(n, rate, q):
+            weights, grad_part = scores(q, k, start, end), grad[:, start:end]
+            grad_weights = torch.bmm(grad_part, v[:, :seen].transpose(1, 2))
+            grad_weights[..., start:end].mul_(behind)
+            masked = weights[..., start:end] * behind
+            grad_v[:, :start].add_(torch.bmm(weights[..., :start].transpose(1, 2), grad_part))
+            grad_v[:, start:end].add_(torch.bmm(masked.transpose(1, 2), grad_part))
+            if seen > end:
+                grad_v[:, end:].add_(torch.bmm(weights[..., end:].transpose(1, 2), grad_part), alpha=rate)
+                grad_weights[..., end:].mul_(rate)
+            weights[..., :seen].mul_(grad_weights.sub_(inner[:, start:end]))
+            if seen < n:
+                weights[..., seen:].mul_(-inner[:, start:end])
+            grad_q[:, start:end] = torch.bmm(weights, k).mul_(d**-0.5)
+            grad_k.add_(torch.bmm(weights.transpose(1, 2), q[:, start:end]), alpha=d**-0.5)
+        grad_qkv = torch.empty_like(qkv_BN3HD, dtype=dtype)
+        turn_back(grad_qk.unflatten(1, (b, h)), angle, grad_qkv[:, :, :2])
+        grad_qkv[:, :, 2] = grad_v.unflatten(0, (b, h)).transpose(1, 2)
+        return grad_qkv.to(qkv_BN3HD.dtype), None, None
+
+
+def soft_mask(tokens: int, rate: float, like: Tensor) -> Float[Tensor, "N N"]:
+    """1 for a key up to the query's own place, ``rate`` for those after it."""
+    return like.new_ones(tokens, tokens).tril_().mul_(1 - rate).add_(rate)
+
+
+def unpack(qkv_BN3HD: Tensor, angle: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Turned queries, turned keys and values, ``[G, N, D]`` each."""
+    b, n, _, h, d = qkv_BN3HD.shape
+    qk = qkv_BN3HD.new_empty(2, b, h, n, d, dtype=wide(qkv_BN3HD.dtype))
+    turn(qkv_BN3HD[:, :, :2].to(qk.dtype), angle, qk)
+    q, k = qk.flatten(1, 2).to(qkv_BN3HD.dtype)
+    return q, k, qkv_BN3HD[:, :, 2].transpose(1, 2).reshape(b * h, n, d)
+
+
+def parts(tokens: int, rate: float, like: Tensor) -> list[tuple[int, int, int, Tensor]]:
+    """Each part's first query, the one after its last, the keys it uses, and the mask among its own places."""
+    mask = soft_mask(PART, rate, like)
+    found = []
+    for start in range(0, tokens, PART):
+        end = min(start + PART, tokens)
+        found.append((start, end, end if rate == 0 else tokens, mask[: end - start, : end - start]))
+    return found
+
+
+def scores(q_GND: Tensor, k_GND: Tensor, start: int, end: int) -> Float[Tensor, "G P N"]:
+    """Attention weights of some queries for all keys."""
+    keys = k_GND.transpose(1, 2)
+    blank = q_GND.new_empty(q_GND.shape[0], end - start, k_GND.shape[1])
+    return torch.baddbmm(blank, q_GND[:, start:end], keys, beta=0, alpha=q_GND.shape[-1] ** -0.5, out=blank).softmax(-1)
+
+
+def rates(schedule: Schedule, cutoff_epochs: int, epochs: int, steps_per_epoch: int) -> np.ndarray:
+    """The soft-mask rate at each optimiser step of a training.
+
+    Args:
+        schedule: ``"constant"``: 1 until the cutoff; ``"linear"``: from 1 to 0 at the cutoff, both ends included.
+            After the cutoff it is 0.
+        cutoff_epochs: epochs until the rate is 0; all epochs keep a constant rate to the end, 0 has a causal model
+            from the start (fine-tuning).
+        epochs: epochs of the whole training.
+        steps_per_epoch: optimiser steps in an epoch.
+
+    Returns:
+        ``[epochs * steps_per_epoch]`` rates.
+
+    Raises:
+        InputError: the cutoff lies outside the training.
+    """
+    if not 0 <= cutoff_epochs <= epochs:
+        raise InputError(f"expected a cutoff within the {epochs} epochs, found {cutoff_epochs}: change cutoff_epochs")
+    out = np.zeros(epochs * steps_per_epoch)
+    steps = cutoff_epochs * steps_per_epoch
+    out[:steps] = 1.0 if schedule == "constant" else np.linspace(1.0, 0.0, steps)
+    return out

@@ -1,0 +1,25 @@
+"""Training of image models: the Lightning task, data module and callbacks, the recipe, and fine-tuning."""
+
+from tsfm_vision.training.callbacks import SoftMaskSchedule
+from tsfm_vision.training.data import ImageDataModule, Shuffled, TrainLoader, Transformed, divide, open_source
+from tsfm_vision.training.finetune import finetune
+from tsfm_vision.training.recipes import Augment, ImageOptim, Mix, build_optimizer, lr_factor
+from tsfm_vision.training.task import ImageModelFolder, ImageTask
+
+__all__ = [
+    "Augment",
+    "ImageDataModule",
+    "ImageModelFolder",
+    "ImageOptim",
+    "ImageTask",
+    "Mix",
+    "Shuffled",
+    "SoftMaskSchedule",
+    "TrainLoader",
+    "Transformed",
+    "build_optimizer",
+    "divide",
+    "finetune",
+    "lr_factor",
+    "open_source",
+]

@@ -1,0 +1,113 @@
+"""Fine-tune an image model of a folder on another set; if the classes are the same, the result is never worse.
+
+The best checkpoint by held-out training images is kept. Test images choose nothing.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import default_collate
+
+from tsfm_data.errors import InputError
+from tsfm_data.images.sets import ImageSet, OnBad
+from tsfm_vision.evaluation import probabilities
+from tsfm_vision.training.data import Transformed, divide, open_source, reseed
+from tsfm_vision.training.recipes import Augment, ImageOptim, build_optimizer, lr_factor
+from tsfm_vision.weights import TrainedOn, data_config, load, save
+
+
+def finetune(
+    data: str,
+    model: str,
+    output: Path,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    checks: int,
+    seed: int,
+    scratch: bool,
+    on_bad: OnBad,
+    layer_decay: float = 0.8,
+) -> dict[str, Any]:
+    """Train on a set's training images and write the model folder; what came of it.
+
+    Args:
+        data: an image set.
+        model: the folder to start from.
+        output: the folder to write.
+        steps: optimiser steps.
+        batch_size: images per step.
+        lr: peak learning rate of the head.
+        checks: times that the held-out images are looked at.
+        seed: of held-out images, order, augmentation and a new head.
+        scratch: start from random weights instead, for comparison.
+        on_bad: what becomes of images that cannot be read.
+        layer_decay: factor on the rate from each layer to the one below; random weights have one rate all the same.
+
+    Raises:
+        InputError: an image set without classes to train on, or numbers out of range.
+    """
+    for name, value in (("steps", steps), ("batch_size", batch_size), ("checks", checks)):
+        if value < 1:
+            raise InputError(f"expected {name} of at least 1, found {value}: change it")
+    net, classes = load(model)
+    config = data_config(net)
+    parts = divide(open_source(data, None, config["input_size"][0], on_bad), 0.1, seed)
+    if "train" not in parts or len(parts["train"]) < batch_size:
+        found = len(parts.get("train", ()))
+        raise InputError(f"{data}: expected {batch_size} training images or more, found {found}: give more images")
+    same = parts["train"].classes == classes
+    net = begin(net, model, len(parts["train"].classes), same, scratch, seed)
+    curve = [(0, score(net, parts["val"]))] if same and not scratch else []
+    best, best_step = (copy.deepcopy(net.state_dict()), 0) if curve else ({}, 0)
+    optim = ImageOptim(
+        lr=lr, warmup_epochs=0, min_lr=0.0, layer_decay=None if scratch or layer_decay == 1 else layer_decay
+    )
+    optimizer = build_optimizer(optim, net, batch_size)
+    schedule = LambdaLR(optimizer, lr_factor(optim, steps, 1))
+    images = Transformed(parts["train"], Augment(crop="pad", policy=None, erase=0.0).build(config), seed)
+    for step in range(1, steps + 1):
+        reseed(seed, step)
+        chosen = torch.randint(len(images), (batch_size,)).tolist()
+        x, labels = default_collate([images[(step, place, index)] for place, index in enumerate(chosen)])
+        loss = F.cross_entropy(net.train()(x), labels, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % max(1, steps // checks) == 0 or step == steps:
+            curve.append((step, score(net, parts["val"])))
+            if curve[-1][1] >= max(value for _, value in curve):
+                best, best_step = copy.deepcopy(net.state_dict()), step
+    net.load_state_dict(best)
+    save(net.eval(), output, TrainedOn(parts["train"].name, parts["train"].classes, len(parts["train"])))
+    return {"steps": best_step, "curve": curve, "val": dict(curve)[best_step], "test": score(net, parts["test"])}
+
+
+def begin(net: nn.Module, folder: str, classes: int, same: bool, scratch: bool, seed: int) -> nn.Module:
+    """The model to train: with a new head for other classes, or all of it as made anew."""
+    torch.manual_seed(seed)
+    if scratch:
+        path = Path(folder)
+        inner = path if (path / "config.json").is_file() else path / "model"
+        made: Any = timm.create_model(f"local-dir:{inner}", pretrained=False, num_classes=classes)
+        made.pretrained_cfg.pop("license", None)  # that of the weights
+        return made
+    if not same:
+        reset: Any = net
+        reset.reset_classifier(classes)
+    return net
+
+
+def score(net: nn.Module, images: ImageSet) -> float:
+    """Share of images whose most probable class is theirs."""
+    net.eval()
+    found = probabilities(net, images, 250)
+    return float((found.argmax(1) == images.labels).mean())

@@ -1,0 +1,184 @@
+"""The parts of a training recipe: optimiser and schedule, mixing of images, augmentation. All from timm."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from timm.data import Mixup, create_transform
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import MaybeToTensor, str_to_interp_mode
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch.optim import AdamW, Optimizer
+from torchvision import transforms
+
+from tsfm_data.errors import InputError
+
+
+@dataclass(frozen=True)
+class ImageOptim:
+    """AdamW and a cosine with linear warm-up, by epochs.
+
+    Attributes:
+        lr: peak learning rate.
+        lr_batch: images in a batch that ``lr`` is for; with another batch it grows in proportion. null takes it as it
+            is.
+        weight_decay: of matrices and convolutions; biases, norms and what the model names have none.
+        betas: decay rates of the two moments.
+        warmup_epochs: epochs of linear warm-up.
+        warmup_lr: learning rate that the warm-up begins with, on the scale of ``lr``.
+        min_lr: learning rate that the cosine ends with, on the scale of ``lr``.
+        cooldown_epochs: last epochs at ``min_lr``.
+        layer_decay: factor on the learning rate from each layer to the one below it; null has none.
+    """
+
+    lr: float = 1e-3
+    lr_batch: int | None = None
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_epochs: int = 5
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-5
+    cooldown_epochs: int = 0
+    layer_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_lr <= self.lr or not 0 <= self.warmup_lr <= self.lr or self.lr == 0:
+            raise InputError(
+                f"expected optim.lr above 0 and no lower than min_lr and warmup_lr, found lr {self.lr}, min_lr "
+                f"{self.min_lr}, warmup_lr {self.warmup_lr}: change them"
+            )
+        if self.warmup_epochs < 0 or self.cooldown_epochs < 0 or self.weight_decay < 0:
+            raise InputError("expected epochs and weight decay of 0 or more in optim, found a negative one: change it")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Mixing of the images and labels of a batch (timm's Mixup).
+
+    Attributes:
+        mixup: parameter of the Beta distribution that mixup draws its weights from; 0 for no mixup.
+        cutmix: the same of cutmix.
+        prob: share of the batches that are mixed.
+        switch_prob: share of cutmix if both are on.
+        smoothing: label smoothing.
+    """
+
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+    smoothing: float = 0.1
+
+    def build(self, classes: int) -> Mixup | None:
+        """What mixes batches of images of so many classes; None if nothing is mixed."""
+        if not self.mixup and not self.cutmix:
+            return None
+        return Mixup(
+            self.mixup,
+            self.cutmix,
+            None,
+            self.prob,
+            self.switch_prob,
+            label_smoothing=self.smoothing,
+            num_classes=classes,
+        )
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What happens to a training image.
+
+    Attributes:
+        crop: ``"resized"``: a random part of the image, resized (ImageNet); ``"pad"``: the whole image, moved by up to
+            an eighth of its side (small images).
+        scale: least and greatest share of the image's area for ``"resized"``.
+        flip: probability of being mirrored.
+        policy: timm's name of a RandAugment or AutoAugment policy; null for none.
+        jitter: strength of colour jitter if there is no policy, for ``"resized"``.
+        erase: probability of a random rectangle of noise.
+        repeats: times that an image comes up in an epoch, each time augmented anew, of which every process sees its
+            share (repeated augmentation); an epoch is as long as without. 1 for none.
+    """
+
+    crop: Literal["resized", "pad"] = "resized"
+    scale: tuple[float, float] = (0.08, 1.0)
+    flip: float = 0.5
+    policy: str | None = "rand-m9-mstd0.5-inc1"
+    jitter: float = 0.4
+    erase: float = 0.25
+    repeats: int = 1
+
+    def build(self, data_config: dict[str, Any]) -> Callable[..., Any]:
+        """The transform of a training image for a model of this data config (timm's keys)."""
+        size, mean, std = data_config["input_size"][1:], data_config["mean"], data_config["std"]
+        if self.crop == "resized":
+            return create_transform(
+                data_config["input_size"],
+                is_training=True,
+                scale=self.scale,
+                hflip=self.flip,
+                auto_augment=self.policy,
+                color_jitter=self.jitter,
+                re_prob=self.erase,
+                re_mode="pixel",
+                interpolation=data_config["interpolation"],
+                mean=mean,
+                std=std,
+            )
+        mode = str_to_interp_mode(data_config["interpolation"])
+        steps: list[Any] = [
+            transforms.Resize(size, mode),
+            transforms.RandomCrop(size, padding=max(1, size[0] // 8)),
+            transforms.RandomHorizontalFlip(self.flip),
+        ]
+        if self.policy:
+            fill = tuple(round(255 * value) for value in mean)
+            options = {"translate_const": int(0.45 * min(size)), "img_mean": fill if len(fill) > 1 else fill[0]}
+            steps.append(rand_augment_transform(self.policy, options))
+        steps += [MaybeToTensor(), transforms.Normalize(mean, std)]
+        if self.erase:
+            steps.append(RandomErasing(self.erase, mode="pixel", device="cpu"))
+        return transforms.Compose(steps)
+
+
+def build_optimizer(config: ImageOptim, model: Any, batch: int) -> Optimizer:
+    """AdamW over timm's parameter groups.
+
+    Args:
+        config: the recipe.
+        model: names what does not decay (``no_weight_decay``) and its layers (``group_matcher``).
+        batch: images in a batch, of all processes and accumulated batches together.
+    """
+    lr = config.lr * (batch / config.lr_batch if config.lr_batch else 1)
+    keep = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    if config.layer_decay is None:
+        groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=keep)
+    else:
+        groups = param_groups_layer_decay(
+            model, config.weight_decay, no_weight_decay_list=keep, layer_decay=config.layer_decay
+        )
+    for group in groups:
+        group["lr"] = lr * group.pop("lr_scale", 1.0)
+    return AdamW(groups, lr=lr, betas=config.betas)
+
+
+def lr_factor(config: ImageOptim, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
+    """The factor on the peak learning rate at each optimiser step: warm-up, then the cosine of the whole training.
+
+    Args:
+        config: the recipe.
+        steps_per_epoch: optimiser steps in an epoch.
+        epochs: epochs of the whole training, cool-down included.
+    """
+    warm = config.warmup_epochs * steps_per_epoch
+    end = max(1, (epochs - config.cooldown_epochs) * steps_per_epoch)
+    first, last = config.warmup_lr / config.lr, config.min_lr / config.lr
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return first + (1 - first) * step / warm
+        return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / end)))
+
+    return factor

@@ -1,0 +1,163 @@
+"""The thin Lightning layer around a timm model: it owns no mathematics of the model, only when things happen."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Int
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+
+from tsfm.training.optim import training_steps
+from tsfm_data.errors import InputError
+from tsfm_vision.backbones import load_weights
+from tsfm_vision.evaluation import write_probabilities
+from tsfm_vision.training.data import ImageDataModule, reseed
+from tsfm_vision.training.recipes import ImageOptim, Mix, build_optimizer, lr_factor
+from tsfm_vision.weights import TrainedOn, create, data_config, save
+
+Batch = tuple[Float[Tensor, "B C H W"], Int[Tensor, " B"]]
+
+
+class ImageTask(pl.LightningModule):
+    """Train, validate, test and predict with an image model of timm, those of this package among them.
+
+    Args:
+        model: timm's name of it.
+        num_classes: classes of the images.
+        img_size: side of the images in pixels; null takes the model's own.
+        in_chans: channels of the images, 1 or 3.
+        model_args: further sizes that the model takes.
+        preprocessing: mean, std, crop_pct, interpolation and crop_mode that replace the model's own.
+        weights: a file of weights to start from: those of this family's original, or timm's.
+        optim: optimiser and schedule.
+        mix: mixup, cutmix and label smoothing.
+    """
+
+    logged: ClassVar[tuple[str, ...]] = ("train_loss", "val_loss", "val_top1")  # while training
+
+    def __init__(
+        self,
+        model: str,
+        num_classes: int = 1000,
+        img_size: int | None = None,
+        in_chans: int = 3,
+        model_args: dict[str, Any] | None = None,
+        preprocessing: dict[str, Any] | None = None,
+        weights: str | None = None,
+        optim: ImageOptim = ImageOptim(),  # noqa: B008
+        mix: Mix = Mix(),  # noqa: B008
+    ) -> None:
+        super().__init__()
+        self.net = create(model, num_classes, img_size, in_chans, model_args or {}, preprocessing or {})
+        if weights is None:  # the licence is that of published weights
+            self.net.pretrained_cfg.pop("license", None)  # type: ignore[operator,union-attr]
+        else:
+            load_weights(self.net, weights)
+        self.data_config = data_config(self.net)
+        self.num_classes, self.optim, self.mix = num_classes, optim, mix
+        self.mixup = mix.build(num_classes)
+        self.trained_on: TrainedOn | None = None
+
+    def meet(self, data: ImageDataModule) -> None:
+        """Remember what the model is trained on, and check that they belong together.
+
+        Raises:
+            InputError: another number of classes, or a batch of an odd size if images are mixed in pairs.
+        """
+        if len(data.classes) != self.num_classes:
+            raise InputError(
+                f"expected a model of {len(data.classes)} classes for {data.source}, found one of {self.num_classes}: "
+                f"give --model.num_classes {len(data.classes)}"
+            )
+        if self.mixup is not None and data.batch_size % 2:
+            raise InputError(f"expected an even batch_size to mix images in pairs, found {data.batch_size}: change it")
+        self.trained_on = TrainedOn(data.set_name, data.classes, len(data.parts.get("train", ())))
+
+    def on_fit_start(self) -> None:
+        """Say what is about to be done."""
+        if self.trainer.is_global_zero:
+            data, parameters = self.trainer.datamodule, sum(p.numel() for p in self.net.parameters())  # type: ignore[attr-defined]
+            print(f"data: {data.source}, {data.describe()}")
+            print(
+                f"model: {type(self.net).__name__}, {parameters:,} parameters, input {self.data_config['input_size']}"
+            )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over timm's parameter groups, its schedule stepped after every optimiser step."""
+        trainer, data = self.trainer, self.trainer.datamodule  # type: ignore[attr-defined]
+        batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        optimizer = build_optimizer(self.optim, self.net, batch)
+        per_epoch, _ = training_steps(trainer)
+        schedule = LambdaLR(optimizer, lr_factor(self.optim, per_epoch, max(1, trainer.max_epochs or 1)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout and mixing are functions of seed and batch, so that resumed training goes on as it would have."""
+        reseed(self.trainer.datamodule.seed, self.trainer.current_epoch, batch_idx, self.global_rank)  # type: ignore[attr-defined]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Cross-entropy of one batch, mixed and smoothed as the recipe says."""
+        images, labels = batch
+        if self.mixup is not None:
+            images, labels = self.mixup(images, labels)
+            loss = F.cross_entropy(self.net(images), labels)
+        else:
+            loss = F.cross_entropy(self.net(images), labels, label_smoothing=self.mix.smoothing)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Loss and accuracy over all validation images."""
+        self.log_errors("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Loss and accuracy over all test images."""
+        self.log_errors("test", batch)
+
+    def log_errors(self, part: str, batch: Any) -> None:
+        """Log cross-entropy (without smoothing) and top-1 accuracy, each weighted by the number of images."""
+        images, labels = batch
+        logits = self.net(images)
+        values = {"loss": F.cross_entropy(logits, labels), "top1": (logits.argmax(1) == labels).float().mean()}
+        if self.num_classes > 5 and part == "test":
+            values["top5"] = (logits.topk(5).indices == labels[:, None]).any(1).float().mean()
+        for name, value in values.items():
+            self.log(f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Class probabilities."""
+        return self.net(batch[0]).softmax(-1)
+
+    def write_predictions(self, batches: list[Tensor]) -> None:
+        """Write the class probabilities of the test images to ``predictions.csv`` in the run's folder."""
+        data, path = self.trainer.datamodule, Path(self.trainer.default_root_dir) / "predictions.csv"  # type: ignore[attr-defined]
+        write_probabilities(path, torch.cat(batches).float().cpu().numpy(), data.parts["test"], data.classes)
+        print(f"{path}: {len(data.parts['test'])} images")
+
+
+class ImageModelFolder(pl.Callback):
+    """After training: take the best checkpoint and write the model folder ``model`` in the run's folder.
+
+    It is what ``tsfm image evaluate --model`` takes, and ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
+    """
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the folder, on the first process alone."""
+        if getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
+            return
+        if not isinstance(pl_module, ImageTask):
+            raise InputError(f"expected an ImageTask for ImageModelFolder, found {type(pl_module).__name__}: remove it")
+        checkpoint = trainer.checkpoint_callback
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
+            state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+            pl_module.load_state_dict(state)
+        root = Path(trainer.default_root_dir)
+        save(pl_module.net, root / "model", pl_module.trained_on)
+        print(
+            f"to score: tsfm image evaluate IMAGES --model {root}; to predict: tsfm image predict IMAGES --model {root}"
+        )

@@ -1,0 +1,244 @@
+"""Image models by name, and in folders that timm reads too: ``config.json``, ``model.safetensors``, ``README.md``."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from timm.data import resolve_model_data_config
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.io.files import atomic_folder
+
+# What a data config may say of a model's images.
+PREPROCESSING = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
+FILES = ("config.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a model was trained on.
+
+    Attributes:
+        source: name of the data set.
+        classes: names of its classes.
+        images: number of training images.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    images: int
+
+
+def create(
+    model: str,
+    num_classes: int,
+    img_size: int | None,
+    in_chans: int,
+    model_args: dict[str, Any],
+    preprocessing: dict[str, Any],
+) -> nn.Module:
+    """A model of timm by its name, made for images of this size and preprocessing.
+
+    Raises:
+        InputError: no such model (near names are listed), or sizes that it does not take.
+    """
+    if not timm.is_model(model):
+        raise unknown_name("image model", model, timm.list_models())
+    if in_chans not in (1, 3):
+        raise InputError(f"expected in_chans 1 (grey) or 3 (RGB), found {in_chans}: change it")
+    for key in preprocessing:
+        if key not in PREPROCESSING:
+            raise unknown_name("key of preprocessing", key, PREPROCESSING)
+    own = timm.get_pretrained_cfg(model)
+    overlay: dict[str, Any] = dict(preprocessing)
+    for key in ("mean", "std"):
+        values = tuple(overlay.get(key) or (getattr(own, key, None) or (0.5,)))
+        overlay[key] = values if len(values) == in_chans else (sum(values) / len(values),) * in_chans
+    size = img_size or (own.input_size[1] if own else 224)
+    overlay |= {"input_size": (in_chans, size, size), "test_input_size": None}
+    arguments = {"num_classes": num_classes, "in_chans": in_chans, "pretrained_cfg_overlay": overlay, **model_args}
+    net = _make(model, img_size, arguments)
+    if not _takes(net, size, size):
+        known = [side for side in _sides(size) if _makes(model, side, arguments)]
+        raise InputError(
+            f"expected an img_size that {model} takes, found {size}: give {' or '.join(map(str, known)) or 'another'}"
+        )
+    return net
+
+
+def _make(model: str, img_size: int | None, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        try:
+            return timm.create_model(model, img_size=img_size, **arguments)
+        except TypeError as error:  # a convolutional model takes any size and does not know the word
+            if "img_size" not in str(error):
+                raise
+            return timm.create_model(model, **arguments)
+    except (TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"expected sizes that {model} takes, found others ({reason}): change model_args") from error
+
+
+def _makes(model: str, side: int, arguments: dict[str, Any]) -> bool:
+    """Whether a model can be made for images of this side, and takes them."""
+    try:
+        return _takes(_make(model, side, arguments), side, side)
+    except InputError:
+        return False
+
+
+def _sides(side: int) -> list[int]:
+    """Sides that most models take, near one that a model does not: multiples of 32."""
+    below = max(32, side // 32 * 32)
+    return [below, below + 32]
+
+
+def data_config(model: nn.Module) -> dict[str, Any]:
+    """What a model takes: input_size, mean, std, interpolation, crop_pct and crop_mode, by timm's names."""
+    return resolve_model_data_config(model)
+
+
+def save(model: nn.Module, folder: str | Path, trained_on: TrainedOn | None = None, card: str | None = None) -> None:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        model: made by ``timm.create_model``.
+        folder: where; an older one is replaced.
+        trained_on: names of the classes and where they come from.
+        card: text of ``README.md``; by default one made from the model's own facts.
+    """
+    more: dict[str, Any] = {}
+    if trained_on is not None:
+        more = {
+            "label_names": list(trained_on.classes),
+            "training_data": {"source": trained_on.source, "images": trained_on.images},
+        }
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with atomic_folder(folder) as temporary:
+        save_config_for_hf(model, str(temporary / "config.json"), more)
+        try:
+            save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{error} while writing {folder}") from error
+        (temporary / "README.md").write_text(card or default_card(model, trained_on))
+
+
+def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
+    """Read a model folder, or the folder of a run that holds one.
+
+    Returns:
+        The model in evaluation mode, and the names of its classes (their numbers if there are no names).
+
+    Raises:
+        InputError: a file is missing, is not what it says, or does not fit the others.
+    """
+    path = Path(folder)
+    path = path / "model" if not (path / FILES[0]).is_file() and (path / "model" / FILES[0]).is_file() else path
+    for name in FILES:
+        if not (path / name).is_file():
+            raise InputError(
+                f"expected {name} in the model folder {path}, found none: is it the folder 'model' of a run?"
+            )
+    config = _read_config(path / FILES[0])
+    name = config["architecture"]
+    if not timm.is_model(name):
+        raise unknown_name(f"image model in {path / FILES[0]}", name, timm.list_models())
+    try:
+        model: Any = timm.create_model(f"local-dir:{path}", pretrained=False)
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+        raise InputError(
+            f"{path / FILES[0]}: expected the sizes of {name}, found an error ({error}): get it again"
+        ) from error
+    try:
+        state = load_file(path / FILES[1])
+        model.load_state_dict(state)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path / FILES[1]}: expected the weights of {name}, found others ({reason})") from error
+    height, width = data_config(model)["input_size"][1:]
+    # If no size near it is taken either, the own size of a converted model is not known here.
+    if not _takes(model, height, width) and sizes_near(model, height, width):
+        try:
+            check_size(model, height, width)
+        except InputError as error:
+            raise InputError(f"{path / FILES[0]}, input_size: {error}") from error
+    classes = model.pretrained_cfg.get("label_names") or map(str, range(model.num_classes))
+    return model.eval(), tuple(classes)
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"expected JSON in {file}, found an error ({error}): get the file again") from error
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        raise InputError(f"expected the key 'architecture' of an image model in {file}, found none: give such a folder")
+    return config
+
+
+def default_card(model: Any, trained_on: TrainedOn | None) -> str:
+    """The card of a model folder in the Hugging Face format, from what is known of the model."""
+    parameters = sum(p.numel() for p in model.parameters())
+    config = data_config(model)
+    channels, height, width = config["input_size"]
+    name = model.pretrained_cfg.get("architecture", type(model).__name__)
+    lines = [
+        "---",
+        "library_name: timm",
+        "pipeline_tag: image-classification",
+        "tags: [image-classification, timm]",
+        "---",
+        "",
+        f"# {name}, {height} x {width} pixels, {channels} channel{'s' if channels > 1 else ''}",
+        "",
+        f"{parameters:,} parameters, {model.num_classes} classes.",
+    ]
+    if trained_on is not None:
+        shown = ", ".join(trained_on.classes[:10]) + (", ..." if len(trained_on.classes) > 10 else "")
+        lines.append(f"Trained on {trained_on.images:,} images of {trained_on.source} (classes: {shown}).")
+    lines += ["", "    tsfm image predict IMAGES --model THIS_FOLDER", ""]
+    return "\n".join(lines)
+
+
+def check_size(model: nn.Module, height: int, width: int) -> None:
+    """Check that a model takes images of a size, by one pass.
+
+    Raises:
+        InputError: it does not; sizes that it takes are listed.
+    """
+    if _takes(model, height, width):
+        return
+    known = ", ".join(sizes_near(model, height, width)) or "no other near it"
+    raise InputError(
+        f"expected an image size that the model takes, found {height} x {width}: it takes {known}; change the size, or "
+        "create the model with another img_size"
+    )
+
+
+def sizes_near(model: nn.Module, height: int, width: int) -> list[str]:
+    """Sizes near this one, and the model's own, that it takes."""
+    own = data_config(model)["input_size"][1:]
+    candidates = dict.fromkeys([(own[0], own[1]), *((side, side) for side in _sides(max(height, width)))])
+    return [f"{a} x {b}" for a, b in candidates if _takes(model, a, b)]
+
+
+@torch.inference_mode()
+def _takes(model: nn.Module, height: int, width: int) -> bool:
+    training = model.training
+    like = next(model.parameters())
+    try:
+        model.eval()(like.new_zeros(1, data_config(model)["input_size"][0], height, width))
+    except (RuntimeError, AssertionError, ValueError):
+        return False
+    finally:
+        model.train(training)
+    return True
