@@ -7,7 +7,7 @@ EXTRAS ?= dev,cuda,vision,stats,tensorboard,finetune,export
 export TSFM_DATA ?= $(realpath ../shared/data)
 export TSFM_GOLDEN ?= $(realpath ../shared/golden)
 
-.PHONY: setup demo test check format bench clean
+.PHONY: setup demo test check format shape clean
 
 setup: $(VENV)/.ready
 
@@ -30,6 +30,9 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+shape: setup
+	$(BIN)/python benchmarks/shape.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info report .mypy_cache .ruff_cache .pytest_cache
