@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from tsfm.scaling.laws import broken
 from tsfm.scaling.laws.bootstrap import LEVEL, profile_interval
 from tsfm.scaling.laws.broken import Broken, broken_law
-from tsfm.scaling.laws.form import broken
 from tsfm.scaling.laws.minimise import EXPONENTS, LARGEST_EXPONENT, Problem, solve
 
 BIN = 0.1  # decades of x of which the best loss is taken
