@@ -198,8 +198,8 @@ def to_markdown(
         "",
         "Size of the weights as `tsfm export --dtype` stores them, and how far outputs are from the model in float32",
         "on hard inputs (missing values, constants, large offsets, short and long histories;",
-        "`tsfm.inference.exporting.hard_inputs`), relative to the size of a series, its spread or its forecast's reach: "
-        "for fp32 of",
+        "`tsfm.inference.exporting.hard_inputs`), relative to the size of a series, its spread or its forecast's "
+        "reach: for fp32 of",
         "the ONNX file, for smaller weights of the model with them. Change of the errors against float32 on the test",
         f"windows of `{PROFILE}` of the first {series} series of real sets, geometric mean over sets; above 0: worse.",
         "Computed is in float32 whatever the weights are stored as.",

@@ -28,8 +28,8 @@ def run(output: Path, seed: int, max_epochs: int | None) -> tuple[str, Any] | No
         max_epochs: trains shorter, to try the command out.
 
     Returns:
-        The command that trained and a ``tsfm_vision.commands.digits.Outcome``; None where a package that it needs is missing,
-        which is said.
+        The command that trained and an ``Outcome`` of ``tsfm_vision.commands.digits``; None if a package that it needs
+        is missing, which is said.
     """
     from tsfm.commands.image import vision
     from tsfm.commands.train import train

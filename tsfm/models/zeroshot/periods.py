@@ -145,8 +145,8 @@ def lag_products_by_matrices(x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R L"]
 def fourier_matrices(steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Turns [FC, I], [F, CJ, CG], [F, G, CJ] and [I, FC] for ``lag_products_by_matrices``, in float32.
 
-    An exported graph holds them as constants (``tsfm.inference.exporting`` sees to that: to mark the function here would
-    load the compiler with every forecast).
+    An exported graph holds them as constants (``tsfm.inference.exporting`` sees to that: to mark the function here
+    would load the compiler with every forecast).
     """
     size = math.isqrt(2 * steps - 1) + 1  # as many zeros as steps, at least, so that nothing wraps around
     step_J = torch.arange(size)

@@ -1,4 +1,4 @@
-"""TNT (Han et al., "Transformer in Transformer", NeurIPS 2021), on timm's TNT with its attention by ``tsfm.attention.dispatch``.
+"""TNT (Han et al., "Transformer in Transformer", NeurIPS 2021), on timm's TNT with its attention by ``tsfm.attention``.
 
 Beyond timm's: any image size (the patches' position table is resized), the inner feed-forward part follows
 ``mlp_ratio`` as in the original, and the original's squeeze-and-excite branch.
@@ -47,7 +47,7 @@ torch.fx.wrap("patch_grid")  # one node of a traced graph: it decides by sizes
 
 @register_notrace_module
 class Attention(timm_tnt.Attention):
-    """timm's attention of TNT, its softmax replaced by ``tsfm.attention.dispatch``; dropout works in training too."""
+    """timm's attention of TNT, its softmax replaced by ``tsfm.attention``; dropout works in training too."""
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         q_BNHD, k_BNHD = self.qk(x_BNC).unflatten(2, (2, self.num_heads, -1)).unbind(2)
