@@ -19,7 +19,8 @@ from tsfm.models.covariates import standardise_covariates, with_covariates
 from tsfm.models.moirai import Moirai, MoiraiConfig
 from tsfm.weights.pretrained import save
 from tsfm_data.errors import InputError
-from tsfm_data.io.series import SeriesSet, read_series
+from tsfm_data.io.series import SeriesSet
+from tsfm_data.io.tables import read_series
 from tsfm_data.windows.batch import Batch
 from tsfm_data.windows.datamodule import ForecastDataModule
 from tsfm_data.windows.loader import Windows

@@ -10,7 +10,7 @@ from command import run
 import tsfm
 from tsfm.inference.predictors import check_observed, forecast_frame, load_predictor
 from tsfm_data.errors import InputError
-from tsfm_data.io.series import read_series
+from tsfm_data.io.tables import read_series
 
 
 def long_table() -> pd.DataFrame:

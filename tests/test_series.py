@@ -12,7 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from tsfm_data.errors import InputError
-from tsfm_data.io.series import SeriesSet, read_series
+from tsfm_data.io.series import SeriesSet
+from tsfm_data.io.tables import read_series
 
 HOURS = pd.date_range("2021-01-01", periods=6, freq="h")
 

@@ -117,7 +117,7 @@ def make_table(values: Float64[np.ndarray, "series steps"]) -> "pd.DataFrame":
 def prepare_own(model: Forecaster, bf16: bool, values: Float64[np.ndarray, "series steps"]) -> dict[str, Run]:
     """What a user of ours calls: ``predict`` on arrays, ``forecast_frame`` on a table."""
     from tsfm.inference.predictors import forecast_frame
-    from tsfm_data.io.series import read_series
+    from tsfm_data.io.tables import read_series
     from tsfm_data.windows.batch import Batch
 
     past, table = torch.from_numpy(values)[..., None], make_table(values)

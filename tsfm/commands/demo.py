@@ -224,7 +224,7 @@ def draw(example: Example, model: "Forecaster", path: Path, table: "pd.DataFrame
     from tsfm.inference.predictors import forecast_frame
     from tsfm.nn.heads import DEFAULT_LEVELS
     from tsfm.reports.figures import plot_forecast
-    from tsfm_data.io.series import read_series
+    from tsfm_data.io.tables import read_series
 
     known = read_series(table.iloc[: -example.horizon])
     frame = forecast_frame(model, known, example.horizon, DEFAULT_LEVELS)

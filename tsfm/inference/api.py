@@ -53,7 +53,7 @@ class Model:
             horizon: steps to forecast.
             levels: quantile levels.
             batch_size: most windows forecast at once.
-            **columns: roles of columns and frequency, as for ``tsfm_data.io.series.read_series``.
+            **columns: roles of columns and frequency, as for ``tsfm_data.io.tables.read_series``.
 
         Returns:
             Columns item_id, timestamp, mean and one a level, in the units of the table.
@@ -156,7 +156,7 @@ def series_of(table: Table, **columns: Any) -> SeriesSet:
 
     from tsfm_data.errors import unknown_name
     from tsfm_data.io.catalog import open_source
-    from tsfm_data.io.series import read_series
+    from tsfm_data.io.tables import read_series
 
     known = [name for name in inspect.signature(read_series).parameters if name != "source"]
     for name in columns:

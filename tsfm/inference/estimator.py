@@ -48,7 +48,7 @@ class TSFMForecaster:
         Args:
             table: as for ``tsfm.Model.forecast``.
             horizon: steps that shall be forecast; None takes the estimator's.
-            **columns: roles of columns and frequency, as for ``tsfm_data.io.series.read_series``.
+            **columns: roles of columns and frequency, as for ``tsfm_data.io.tables.read_series``.
 
         Raises:
             InputError: the table is not as it should be, or there is no horizon to fine-tune for.

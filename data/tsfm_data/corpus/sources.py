@@ -36,7 +36,8 @@ from tsfm_data.corpus.store import file_digest
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io import catalog
 from tsfm_data.io.frequency import normalise, period_alias, step_of
-from tsfm_data.io.series import SeriesSet, read_series
+from tsfm_data.io.series import SeriesSet
+from tsfm_data.io.tables import read_series
 
 TABLE_OPTIONS = ("time_column", "item_column", "target", "freq", "order")
 COMMON = ("name", "weight", "licence", "licence_class")

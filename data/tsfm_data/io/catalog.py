@@ -14,7 +14,8 @@ import numpy as np
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io.download import check, data_folder, fetch, find
 from tsfm_data.io.frequency import normalise, season_length
-from tsfm_data.io.series import SeriesSet, read_series
+from tsfm_data.io.series import SeriesSet
+from tsfm_data.io.tables import read_series
 
 Role = Literal["bench", "train"]
 Layout = Literal["wide", "long", "matrix"]

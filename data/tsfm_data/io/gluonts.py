@@ -8,17 +8,16 @@ import pandas as pd
 
 from tsfm_data.errors import InputError
 from tsfm_data.io.frequency import normalise, step_of
+from tsfm_data.io.series import SeriesSet
 
 
-def read_gluonts(source: Iterable[dict[str, Any]], *, freq: str | None, name: str) -> Any:
+def read_gluonts(source: Iterable[dict[str, Any]], *, freq: str | None, name: str) -> SeriesSet:
     """The series of GluonTS entries: ``start``, ``target`` ([T] or [V, T]), ``item_id``, ``feat_dynamic_real`` (known
     covariates, which may reach past the target), ``past_feat_dynamic_real``, ``feat_static_real``, ``feat_static_cat``.
 
     Raises:
         InputError: not such a data set, or an entry that does not fit the others.
     """
-    from tsfm_data.io.series import SeriesSet
-
     entries = _entries(source, name)
     starts, freqs, ids = [], [], []
     blocks: list[list[np.ndarray]] = [[], [], []]
