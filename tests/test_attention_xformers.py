@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from tsfm.attention import dispatch as attention
 from tsfm.attention.dispatch import Mask, attend, attend_reference, kernel_name, xformers_bias
-from tsfm.attention.dispatch import dispatch as attention
 
 pytest.importorskip("xformers")
 

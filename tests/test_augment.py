@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tsfm_data.corpus import augmentation as steps
 from tsfm_data.corpus.augmentation import AugmentConfig, augment
-from tsfm_data.corpus.loader import augmentation as steps
 from tsfm_data.errors import InputError
 
 NAMES = [f.name for f in fields(AugmentConfig) if f.name != "resample"]

@@ -23,7 +23,7 @@ from tsfm.models.packing import Packed, pack_window
 from tsfm.models.registry import model_class
 from tsfm.models.scaling_law.trunk import DECODER_SIZES, SIZES
 from tsfm.weights import registry
-from tsfm.weights.convert import Options, convert
+from tsfm.weights.conversion import Options, convert
 from tsfm.weights.pretrained import load
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_golden_vision import biformer_sizes, cases, close, illama_sizes, metaformer_sizes, sizes_of, tnt_sizes
 
-from tsfm.weights.convert import Found, convert
+from tsfm.weights.conversion import Found, convert
 
 timm: Any = pytest.importorskip("timm")
 

@@ -13,7 +13,7 @@ import pytest
 from tsfm.commands import cli, demo_images
 from tsfm.commands.demo import EXAMPLES, fit_command, training_facts
 from tsfm.commands.demo_page import own_commands
-from tsfm.reports.page import Code, Section, Table, page, show_value
+from tsfm.reports.html import Code, Section, Table, page, show_value
 from tsfm.weights.pretrained import load
 
 TITLES = {example.name: example.title for example in EXAMPLES}

@@ -15,7 +15,7 @@ from tsfm.models.packing import Packed, append_future, pack_window
 from tsfm.models.scaling_law.decoder import Decoder
 from tsfm.models.scaling_law.encoder import Encoder
 from tsfm.models.scaling_law.trunk import PackedForecaster, from_reference_state, mask_of
-from tsfm.nn.transformer import Rotary
+from tsfm.nn.layers import Rotary
 
 CASES = golden_cases("timeseries/tsfm_scaling")
 PATCH = 32

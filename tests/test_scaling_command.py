@@ -133,7 +133,7 @@ def test_plan_without_a_model_near_it_says_so(folder: Path, capsys: pytest.Captu
 def test_command_of_a_plan_trains(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tsfm.scaling.realise import command
+    from tsfm.scaling.nearest_model import command
 
     monkeypatch.chdir(tmp_path)
     words = command("encoder", "1K", 64, 32, 4, 2).replace("--data.corpus CORPUS ", "")

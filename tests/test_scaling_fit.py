@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsfm.reports.page import Image
+from tsfm.reports.html import Image
 from tsfm.scaling.analysis import analyse, extrapolation, flops_over_rule, outlier_warnings, sensitivity
 from tsfm.scaling.figures import draw_all
 from tsfm.scaling.laws.bootstrap import cluster_weights

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from command import run
 
+from tsfm.commands import train
 from tsfm.scaling.runs.cell import earlier, read_losses, run_cell
 from tsfm.scaling.runs.grid import Grid, cells, overlay, pieces, read_grid
 from tsfm.scaling.runs.ledger import read_runs
@@ -79,7 +80,7 @@ def in_process(grid: Grid, folder: Path) -> object:
     def start(command: Sequence[str], log: Path) -> Job:
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            run_index(grid, int(command[-1]), folder)
+            run_index(grid, int(command[-1]), folder, train.run)
         except InputError as error:
             log.write_text(f"tsfm: error: {error}\n")
             return Ended(2)
@@ -222,7 +223,7 @@ def test_when_several_rates_are_given_then_each_size_goes_on_with_its_best(tmp_p
     file, out = write_grid(tmp_path, lr=[3e-4, 1e-3, 3e-3], size=["1K"]), tmp_path / "out"
     assert [cell.scan for cell in cells(read_grid(file))] == [True] * 3 + [False] * 2
     with pytest.raises(InputError, match="run the cells before"):
-        run_cell(read_grid(file), cells(read_grid(file))[3], out)
+        run_cell(read_grid(file), cells(read_grid(file))[3], out, train.run)
     _, ledger, calls, _ = swept(file, out)
     assert len(ledger) == 2 + 4
     assert ledger.loc[~ledger["scan"], "lr"].unique().tolist() == [1e-3]
@@ -237,7 +238,7 @@ def test_when_the_folder_holds_another_grid_then_it_is_refused(tmp_path: Path) -
     swept(write_grid(tmp_path, seed=[0], size=["1K"]), out)
     other = read_grid(write_grid(tmp_path, seed=[0], size=["1K"], warmup=2))
     with pytest.raises(InputError, match="found one of another config"):
-        run_index(other, 0, out)
+        run_index(other, 0, out, train.run)
 
 
 def test_when_slurm_is_asked_for_then_its_files_run_every_cell_by_index(tmp_path: Path) -> None:

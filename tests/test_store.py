@@ -14,8 +14,8 @@ import pytest
 import yaml
 from command import done, waves
 
+from tsfm_data.corpus import building as build_module
 from tsfm_data.corpus.building import build, shares
-from tsfm_data.corpus.loader import building as build_module
 from tsfm_data.corpus.shards import to_float32
 from tsfm_data.corpus.sources import read_plans
 from tsfm_data.corpus.store import Store

@@ -14,12 +14,12 @@ from tsfm_data.synthetic import (
     arma,
     calendar,
     chaos,
-    draws,
     ets,
     gp,
     intermittent,
     macro,
     regime,
+    sampling,
     spikes,
 )
 from tsfm_data.synthetic.trend_season import TRENDS, seasonal, trends
@@ -88,11 +88,11 @@ def test_when_a_recurrence_is_doubled_then_it_equals_the_loop(width: int) -> Non
     for t in range(50):
         x = keep[:, t if width > 1 else 0] * x + drive[:, t]
         expected[:, t] = x
-    np.testing.assert_allclose(draws.recurrence(keep, drive), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(sampling.recurrence(keep, drive), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_when_noise_is_drawn_then_its_variance_is_one_and_some_of_it_has_heavy_tails() -> None:
-    x = draws.noise(rng(), 2000, 2000).astype(float)
+    x = sampling.noise(rng(), 2000, 2000).astype(float)
     kurtosis = (x**4).mean(1) / (x**2).mean(1) ** 2
     assert abs(np.median(x.var(1)) - 1) < 0.01
     assert 0.5 < (np.abs(kurtosis - 3) < 0.5).mean() < 0.7, "normal in six rows of ten"
@@ -101,7 +101,7 @@ def test_when_noise_is_drawn_then_its_variance_is_one_and_some_of_it_has_heavy_t
 
 @pytest.mark.parametrize("period", [2.0, 7.0, 24.0, 168.0, 52.18, 365.25])
 def test_when_a_season_is_drawn_then_it_repeats_with_its_period(period: float) -> None:
-    x = draws.season(rng(), np.full((64, 1), period, np.float32), np.full(64, round(period)), 2922)
+    x = sampling.season(rng(), np.full((64, 1), period, np.float32), np.full(64, round(period)), 2922)
     later = round(4 * period)  # 365.25 and 52.18 are close to whole after four turns, the others exact
     same = np.abs(x[:, later:] - x[:, :-later]).mean(1)
     limit = 1e-6 if float(period).is_integer() else 0.2
@@ -113,7 +113,7 @@ def test_when_a_season_is_drawn_then_it_repeats_with_its_period(period: float) -
 
 
 def test_when_a_profile_has_a_value_a_step_then_every_step_of_a_cycle_shows_its_own() -> None:
-    x = draws.season(rng(), np.full((400, 1), 7, np.float32), np.full(400, 7), 7)
+    x = sampling.season(rng(), np.full((400, 1), 7, np.float32), np.full(400, 7), 7)
     distinct = np.array([len(np.unique(row)) for row in x])
     assert (distinct == 7).mean() > 0.6, "smooth and stepped profiles; plateaus and flat ones have ties"
     assert distinct.min() >= 2
@@ -225,7 +225,7 @@ def test_when_a_trapezoid_is_drawn_then_it_covers_its_share_of_the_turn() -> Non
 
 def test_when_spikes_return_then_the_spectrum_has_their_period() -> None:
     x = spikes.spikes(200, 1024, rng())
-    power = np.abs(np.fft.rfft(draws.standardise(x), axis=1)) ** 2
+    power = np.abs(np.fft.rfft(sampling.standardise(x), axis=1)) ** 2
     assert np.median(power.max(1) / power.sum(1)) > 0.05, "lines, where noise would leave 1 in 500"
 
 
@@ -291,10 +291,10 @@ def test_when_chaotic_maps_run_then_they_fill_their_attractors() -> None:
 
 
 def test_when_series_are_macroeconomic_then_they_are_smooth_and_trend() -> None:
-    x = draws.standardise(macro.macro(300, 120, rng()))
+    x = sampling.standardise(macro.macro(300, 120, rng()))
     memory = (x[:, 1:] * x[:, :-1]).mean(1)
     assert np.median(memory) > 0.85
-    time = draws.standardise(np.arange(120.0)[None])
+    time = sampling.standardise(np.arange(120.0)[None])
     assert np.median(np.abs((x * time).mean(1))) > 0.6
 
 

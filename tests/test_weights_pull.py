@@ -20,9 +20,9 @@ from safetensors.torch import save
 from tsfm.inference.predictors import load_predictor
 from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig
 from tsfm.weights import registry
+from tsfm.weights.download import pull
 from tsfm.weights.folders import Origin, verify, write_checksums
 from tsfm.weights.pretrained import load
-from tsfm.weights.pull import pull
 from tsfm.weights.registry import Entry
 from tsfm_data.errors import InputError
 from tsfm_data.io import download as fetch

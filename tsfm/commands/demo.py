@@ -128,7 +128,7 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
     """
     from tsfm.commands.demo_page import build_page, own_commands, score_rows, terminal_table
     from tsfm.reports.figures import save_figure
-    from tsfm.reports.page import save_page
+    from tsfm.reports.html import save_page
     from tsfm_data.evaluation.report import Report
     from tsfm_data.io.files import atomic_file
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tsfm.reports.page import Image, Section, Table, Value
+from tsfm.reports.html import Image, Section, Table, Value
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation.report import Report
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsfm.commands import demo_images
-from tsfm.reports.page import Code, Image, Section, Table, Value, page
+from tsfm.reports.html import Code, Image, Section, Table, Value, page
 
 if TYPE_CHECKING:
     from tsfm.commands.demo import Example, Outcome
@@ -115,7 +115,7 @@ def terminal_table(rows: "Sequence[dict[str, Value]]", title: str) -> str:
     """The scores of one example as the terminal shows them."""
     from tabulate import tabulate
 
-    from tsfm.reports.page import show_value
+    from tsfm.reports.html import show_value
 
     cells = [[show_value(value) for value in row.values()] for row in rows]
     head = [title, *list(rows[0])[1:]]

@@ -56,7 +56,7 @@ def finetune(
     from tsfm.commands.image import is_image_model
     from tsfm.inference.api import load_model
     from tsfm.reports.finetuning import build_page, verdict
-    from tsfm.reports.page import save_page
+    from tsfm.reports.html import save_page
     from tsfm.training.finetuning import Recipe, finetune, summary
     from tsfm.weights.pretrained import save
     from tsfm_data.io.catalog import open_source

@@ -82,7 +82,9 @@ def sweep(
     if jobs < 1:
         raise InputError(f"expected at least 1 job, found {jobs}")
     if index is not None:
-        sweeps.run_index(plan, index, output)
+        from tsfm.commands.train import run
+
+        sweeps.run_index(plan, index, output, run)
         return 0
     if backend == "slurm":
         for number, file in enumerate(sweeps.slurm_files(plan, grid, output)):
@@ -182,8 +184,8 @@ def plan(
     """
     from tabulate import tabulate
 
+    from tsfm.scaling.nearest_model import Machine, machine_of, realise
     from tsfm.scaling.plan import QUANTITIES, make_plan, read_fit
-    from tsfm.scaling.realise import Machine, machine_of, realise
     from tsfm.scaling.runs.sweep import spoken
     from tsfm_data.io.files import atomic_file
 

@@ -90,7 +90,7 @@ def pull(name: str, *, revision: str | None = None, accept_licence: bool = False
         accept_licence: say that you accept a licence that restricts use, or is not known.
         mirror: URL or path of a mirror (see tsfm weights mirror) to ask instead; by default TSFM_MIRROR.
     """
-    from tsfm.weights.pull import pull as fetch
+    from tsfm.weights.download import pull as fetch
 
     folder = fetch(name, revision=revision, accept_licence=accept_licence, mirror=mirror)
     print(f"{folder}: --model {folder.name} finds it")
@@ -105,7 +105,7 @@ def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licen
         revision: another branch, tag or commit of its repository.
         accept_licence: say that you accept a licence that restricts use, or is not known.
     """
-    from tsfm.weights.pull import mirror as write
+    from tsfm.weights.download import mirror as write
 
     print(f"{write(name, folder, revision=revision, accept_licence=accept_licence)}: written and verified")
 
@@ -151,8 +151,8 @@ def convert(
         activation: of an iTransformer.
         window_norm: whether an iTransformer was trained with use_norm.
     """
-    from tsfm.weights.convert import Options
-    from tsfm.weights.convert import convert as make
+    from tsfm.weights.conversion import Options
+    from tsfm.weights.conversion import convert as make
 
     for name, value in {"context": context, "horizon": horizon, "heads": heads}.items():
         if value is not None and value < 1:

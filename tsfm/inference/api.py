@@ -10,7 +10,7 @@ from tsfm.inference.predictors import check_covariates, check_observed, forecast
 from tsfm.models.base import Forecaster
 from tsfm.nn.heads import DEFAULT_LEVELS, check_levels
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation.evaluator import Predictor
+from tsfm_data.evaluation.baselines import Predictor
 from tsfm_data.io.series import SeriesSet
 
 if TYPE_CHECKING:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from tsfm_data.errors import InputError, unknown_name
+from tsfm.weights.pretrained import load_named
+from tsfm_data.errors import InputError
+from tsfm_data.evaluation.baselines import BASELINES, get_baseline
 from tsfm_data.evaluation.evaluator import BATCH_VALUES, Predictor
 from tsfm_data.io.series import SeriesSet
 from tsfm_data.windows.batch import Batch, Forecast
@@ -28,24 +29,10 @@ def load_predictor(model: str) -> Predictor:
     Raises:
         InputError: neither; near names are listed.
     """
-    from tsfm_data.evaluation.baselines import BASELINES, get_baseline
-
     baseline = get_baseline(model)
     if baseline is not None:
         return baseline
-    from tsfm.weights import registry
-
-    path = registry.local_folder(model) or Path(model)
-    if not path.exists() and len(path.parts) == 1:
-        if model.split("@")[0] in registry.published():
-            raise InputError(f"expected the weights of {model} at hand, found none: tsfm weights pull {model}")
-        near = [p.name for p in Path().iterdir() if p.is_dir() and (p / "config.json").is_file()]
-        known = [*BASELINES, *registry.released(), *registry.near(model), *near]
-        raise InputError(f"{unknown_name('model', model, known)}; or give a model folder")
-    from tsfm.weights.pretrained import load
-
-    inner = path / "model"
-    return load(inner if (inner / "config.json").is_file() else path)
+    return load_named(model, BASELINES)
 
 
 def forecast_frame(

@@ -12,7 +12,7 @@ from tsfm.inference.predictors import forecast_frame
 from tsfm.models.base import Forecaster
 from tsfm.nn.heads import DEFAULT_LEVELS
 from tsfm.reports.figures import FORECAST, HISTORY, new_figure, plot_forecast
-from tsfm.reports.page import Code, Image, Section, Table, Value, page, show_value
+from tsfm.reports.html import Code, Image, Section, Table, Value, page, show_value
 from tsfm.training.finetuning import ZERO_SHOT, Candidate, Finetuned
 from tsfm.training.holdout import FEW_TIMES, LEAST_GAIN, LEAST_GAIN_AT_ONCE, LEAST_SIGMAS
 

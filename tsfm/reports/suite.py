@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tsfm.reports.figures import FORECAST, HISTORY, TRUTH, new_figure
-from tsfm.reports.page import Code, Image, Section, Table, page, save_page
+from tsfm.reports.html import Code, Image, Section, Table, page, save_page
 from tsfm_data.evaluation import relative
 from tsfm_data.evaluation.report import BASELINE
 from tsfm_data.evaluation.suite_report import SuiteReport

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tsfm.reports.figures import save_figure
-from tsfm.reports.page import Image, Section, Table, Value, page, save_page
+from tsfm.reports.html import Image, Section, Table, Value, page, save_page
 from tsfm.scaling.analysis import Analysis
 from tsfm.scaling.figures import draw_all
 from tsfm.scaling.laws.compare import Record

@@ -5,6 +5,9 @@ from typing import Literal
 import torch
 
 from tsfm.models.base import Forecaster
+from tsfm.training.finetuning import Recipe, trainable
+from tsfm.weights.pretrained import load_named
+from tsfm.weights.registry import default
 from tsfm_data.errors import InputError
 
 
@@ -31,11 +34,8 @@ class Pretrained:
         Raises:
             InputError: no such model, one whose weights are for another context or horizon, or peft is missing.
         """
-        from tsfm.inference.api import load_model
-        from tsfm.training.finetuning import Recipe, trainable
-
         with torch.device("cpu"):  # weights are read into memory, whatever the default device is
-            start = load_model(self.model)
+            start = load_named(default() if self.model is None else self.model)
             made = type(start)(context, horizon, start.config)
         try:
             made.load_state_dict(start.state_dict())

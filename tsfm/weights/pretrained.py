@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import tsfm
 from tsfm.models.base import Forecaster, Pretraining, TrainingData
 from tsfm.models.registry import model_class
-from tsfm.weights.registry import local_folder
+from tsfm.weights import registry
 from tsfm.weights.tensors import check_file, layout, read_safetensors
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io.files import atomic_folder
@@ -69,7 +69,7 @@ def load(folder: str | Path) -> Forecaster:
     Raises:
         InputError: a file is missing, is not what it says, or does not fit the others.
     """
-    path = local_folder(str(folder)) or Path(folder)
+    path = registry.local_folder(str(folder)) or Path(folder)
     config, kind, sizes = check_folder(path)
     model = kind(config["context"], config["horizon"], sizes)
     if config.get("training_data"):
@@ -79,6 +79,27 @@ def load(folder: str | Path) -> Forecaster:
     load_weights(model, path / "model.safetensors")
     model.name = path.resolve().parent.name if path.resolve().name == "model" else path.resolve().name
     return model.eval()
+
+
+def load_named(model: str, other_names: Iterable[str] = ()) -> Forecaster:
+    """A model by its name, or from the folder of a model or of a training run.
+
+    Args:
+        model: a name of ``tsfm weights list``, or a folder with ``config.json`` and ``model.safetensors``.
+        other_names: what else may be meant by a name that is unknown here, for the hint.
+
+    Raises:
+        InputError: there is no such model (near names are listed), or its folder is damaged.
+    """
+    path = registry.local_folder(model) or Path(model)
+    if not path.exists() and len(path.parts) == 1:
+        if model.split("@")[0] in registry.published():
+            raise InputError(f"expected the weights of {model} at hand, found none: tsfm weights pull {model}")
+        near = [p.name for p in Path().iterdir() if p.is_dir() and (p / "config.json").is_file()]
+        known = [*other_names, *registry.released(), *registry.near(model), *near]
+        raise InputError(f"{unknown_name('model', model, known)}; or give a model folder")
+    inner = path / "model"
+    return load(inner if (inner / "config.json").is_file() else path)
 
 
 def check_folder(folder: Path) -> tuple[dict[str, Any], type[Forecaster], Any]:

@@ -14,6 +14,7 @@ import math
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,18 @@ from tsfm_data.io.files import atomic_file
 DONE, FAILED, ROWS = "done.json", "failed.json", "rows"
 
 
-def run_cell(grid: Grid, cell: Cell, folder: Path) -> None:
+# Trains by the words of ``tsfm fit``.
+Train = Callable[[Sequence[str]], object]
+
+
+def run_cell(grid: Grid, cell: Cell, folder: Path, train: Train) -> None:
     """Run what of a cell is not done yet; of two processes with the same cell one waits for the other.
 
     Args:
         grid: the whole grid.
         cell: which.
         folder: of the sweep.
+        train: trains by the words of ``tsfm fit``, in this process.
 
     Raises:
         InputError: a piece could not be run, its losses were not found, or the folder holds another grid's run.
@@ -49,13 +55,13 @@ def run_cell(grid: Grid, cell: Cell, folder: Path) -> None:
     with FileLock(root / ".lock"):
         for piece in todo:
             config = piece_config(grid, cell, lr, piece, unit, root)
-            done = run_piece(grid, piece, config, root)
+            done = run_piece(grid, piece, config, root, train)
             if piece.budget is not None:
                 write_json(root / ROWS / f"{piece.budget}.json", row(grid, cell, lr, piece, config, done, root))
         (root / FAILED).unlink(missing_ok=True)
 
 
-def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path) -> dict[str, Any]:
+def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path, train: Train) -> dict[str, Any]:
     """Run a piece of training unless it is done; returns what ``done.json`` says."""
     folder = root / piece.name
     text = yaml.safe_dump(config, sort_keys=False)
@@ -73,7 +79,7 @@ def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path) -> d
     own = folder / CHECKPOINT
     start = own if own.is_file() else None if piece.after is None else root / piece.after / CHECKPOINT
     begun = time.perf_counter()
-    fit(grid.command, folder / "fit.yaml", start)
+    fit(grid.command, folder / "fit.yaml", start, train)
     wall = time.perf_counter() - begun
     losses = read_losses(folder) if piece.budget is not None else {}
     if not own.is_file() or (piece.budget is not None and not losses):
@@ -85,7 +91,7 @@ def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path) -> d
     return done
 
 
-def fit(command: list[str] | None, config: Path, start: Path | None) -> None:
+def fit(command: list[str] | None, config: Path, start: Path | None, train: Train) -> None:
     """Train by a config, within this process or by another command.
 
     Raises:
@@ -93,9 +99,7 @@ def fit(command: list[str] | None, config: Path, start: Path | None) -> None:
     """
     words = ["--config", str(config)] + ([] if start is None else ["--ckpt_path", str(start)])
     if command is None:
-        from tsfm.commands.train import run
-
-        run(["fit", *words])
+        train(["fit", *words])
         return
     found = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
     if found.returncode:

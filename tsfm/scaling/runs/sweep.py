@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from filelock import FileLock
 
-from tsfm.scaling.runs.cell import FAILED, ROWS, best_lr, run_cell, scanned, write_json
+from tsfm.scaling.runs.cell import FAILED, ROWS, Train, best_lr, run_cell, scanned, write_json
 from tsfm.scaling.runs.grid import Cell, Grid, cells, pieces
 from tsfm_data.errors import InputError
 from tsfm_data.io.files import atomic_file
@@ -41,8 +41,14 @@ class Job(Protocol):
         """End it."""
 
 
-def run_index(grid: Grid, index: int, folder: Path) -> None:
-    """Run one cell in this process, twice where it fails; then bring the ledger up to date.
+def run_index(grid: Grid, index: int, folder: Path, train: Train) -> None:
+    """Run one cell in this process, twice if it fails; then bring the ledger up to date.
+
+    Args:
+        grid: the whole grid.
+        index: of the cell.
+        folder: of the sweep.
+        train: trains by the words of ``tsfm fit``.
 
     Raises:
         InputError: no such cell, or it failed twice.
@@ -53,7 +59,7 @@ def run_index(grid: Grid, index: int, folder: Path) -> None:
     reasons: list[str] = []
     for _ in range(TRIES):
         try:
-            run_cell(grid, every[index], folder)
+            run_cell(grid, every[index], folder, train)
             break
         except Exception as error:  # whatever a training may raise is a reason to try again, and to be recorded
             reasons.append(f"{type(error).__name__}: {' '.join(str(error).split()):.500}")

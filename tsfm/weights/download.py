@@ -87,7 +87,7 @@ def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licen
 
 def _from_source(entry: Entry, revision: str, folder: Path) -> None:
     """Fetch the published files of a model and convert them into a folder."""
-    from tsfm.weights.convert import convert
+    from tsfm.weights.conversion import convert
 
     files, commit = {}, None
     if entry.repo is not None:

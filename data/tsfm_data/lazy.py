@@ -1,0 +1,39 @@
+"""Names of a package that are imported when they are first asked for."""
+
+import ast
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
+    """A package's ``__getattr__``: a name is imported from the module that its ``__init__`` says under TYPE_CHECKING.
+
+    So ``from tsfm_data.io import SeriesSet`` loads one module, not the whole folder, and type checkers see plain
+    imports.
+
+    Args:
+        package: its ``__name__``.
+        file: its ``__file__``.
+    """
+
+    def load(name: str) -> Any:
+        origins = _origins(file)
+        if name not in origins:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(origins[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return load
+
+
+@functools.cache
+def _origins(file: str) -> dict[str, str]:
+    """Name -> module of the imports that stand under ``if TYPE_CHECKING`` in a file."""
+    blocks = [node for node in ast.parse(Path(file).read_text(encoding="utf-8")).body if isinstance(node, ast.If)]
+    imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name: str(node.module) for node in imports for alias in node.names}
