@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 EXTRAS ?= dev,cuda,vision,stats,tensorboard,finetune,export
 # The data sets and golden files, where they stand beside the clone.
 export TSFM_DATA ?= $(realpath ../shared/data)
 export TSFM_GOLDEN ?= $(realpath ../shared/golden)
 
-.PHONY: setup demo test check format shape clean
+.PHONY: setup demo test test-all check format shape clean
 
 setup: $(VENV)/.ready
 
@@ -20,7 +21,11 @@ demo: setup
 	$(BIN)/tsfm demo --output report/demo
 
 test: setup check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST) -m "not slow and not cuda"
+
+# Those that take more than 2.5 seconds, too.
+test-all: setup check
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_when_tsfm_is_imported_then_torch_is_not_until_a_name_is_asked_for() -> None:
     code = "import sys, tsfm; assert 'torch' not in sys.modules; tsfm.load; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -187,6 +187,7 @@ def test_when_a_mask_is_wrong_then_the_error_says_what_was_expected(mask: Callab
         attend(*tensors(1, 6, 4, torch.float32), mask())
 
 
+@pytest.mark.slow
 def test_when_tensors_are_on_the_cpu_then_xformers_stays_out() -> None:
     code = (
         "import sys, torch; from tsfm.attention.dispatch import attend, Mask; x = torch.ones(1, 4, 2, 8); "

@@ -140,6 +140,7 @@ def test_when_a_cuda_tensor_arrives_then_xformers_is_called_with_what_its_kernel
     assert options["scale"] == pytest.approx(d**-0.5)
 
 
+@pytest.mark.slow
 def test_when_xformers_is_loaded_then_nothing_is_said() -> None:
     code = "from tsfm.attention.dispatch import load_xformers; assert load_xformers() is not None"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)

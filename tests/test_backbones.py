@@ -106,6 +106,7 @@ def image(side: int = 64, channels: int = 3, batch: int = 2, width: int | None =
     return torch.randn(batch, channels, side, width or side, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 def test_when_imported_then_every_variant_is_registered_and_has_the_published_number_of_parameters() -> None:
     assert set(registered()) >= set(PARAMETERS)
     for name, expected in PARAMETERS.items():

@@ -413,6 +413,7 @@ def start(*words: str, folder: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_when_the_command_is_a_process_then_its_status_and_line_are_the_same(workplace: Path) -> None:
     commands = {
         ("forecast", "nothing.csv", "--horizon", "3"): "nothing.csv: no such file",
@@ -426,6 +427,7 @@ def test_when_the_command_is_a_process_then_its_status_and_line_are_the_same(wor
         assert_one_line(process.returncode, err, (part,))
 
 
+@pytest.mark.slow
 def test_when_training_is_interrupted_then_the_last_checkpoint_is_whole_and_training_goes_on_from_it(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

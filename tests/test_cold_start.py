@@ -7,6 +7,7 @@ import pytest
 from command import done, run
 
 
+@pytest.mark.slow
 def test_when_a_first_forecast_is_timed_then_seconds_and_memory_are_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

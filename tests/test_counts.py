@@ -63,6 +63,7 @@ def test_when_the_published_sizes_are_counted_then_the_trunk_has_the_published_p
         assert parameters(model)[1] == params
 
 
+@pytest.mark.slow
 def test_when_the_model_is_small_then_6nd_of_the_trunk_is_wrong_and_for_large_ones_right() -> None:
     rows = {row["size"]: row for row in table(["encoder"], 512, 64, ["1K", "100K", "3M"])}
     assert rows["1K"]["times_6ND_trunk"] == pytest.approx(2.00, abs=0.01)

@@ -34,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_page_shows_the_numbers_of_the_json_beside_it(folder: Path) -> None:
     html = (folder / "index.html").read_text()
     rows = json.loads((folder / "report.json").read_text())["rows"]
@@ -54,6 +55,7 @@ def test_page_shows_the_numbers_of_the_json_beside_it(folder: Path) -> None:
                     assert float(cell.replace(",", "")) == pytest.approx(row["value"], rel=6e-3)
 
 
+@pytest.mark.slow
 def test_baselines_have_the_errors_known_of_these_series(folder: Path) -> None:
     rows = json.loads((folder / "report.json").read_text())["rows"]
     found = {(r["dataset"], r["model"]): r["value"] for r in rows if r["metric"] == "MASE"}
@@ -64,6 +66,7 @@ def test_baselines_have_the_errors_known_of_these_series(folder: Path) -> None:
     assert {r["windows"] for r in rows if r["dataset"] == "seattle_weather"} == {292 - 14 + 1}
 
 
+@pytest.mark.slow
 def test_page_says_data_splits_and_seed_and_needs_no_other_file(folder: Path) -> None:
     html = (folder / "index.html").read_text()
     for text in ("US Bureau of Labor Statistics", "NOAA", "1,461 (frequency D)", "84: 2006-01-01 to 2012-12-01"):
@@ -76,6 +79,7 @@ def test_page_says_data_splits_and_seed_and_needs_no_other_file(folder: Path) ->
     assert html.count('<img src="data:image/svg+xml') == 4
 
 
+@pytest.mark.slow
 def test_second_run_gives_the_same_bytes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("index.html", "report.json", "us_employment/model/model.safetensors")
     before = [(folder / name).read_bytes() for name in names]
@@ -87,6 +91,7 @@ def test_second_run_gives_the_same_bytes(folder: Path, capsys: pytest.CaptureFix
     assert str(folder / "index.html") in shown
 
 
+@pytest.mark.slow
 def test_commands_of_the_page_run_as_they_are(folder: Path) -> None:
     text = own_commands(folder)
     assert text in unescape((folder / "index.html").read_text())
@@ -102,6 +107,7 @@ def test_commands_of_the_page_run_as_they_are(folder: Path) -> None:
     assert (folder / "mine" / "forecast.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_page_shows_the_commands_that_were_run(folder: Path) -> None:
     blocks = re.findall(r"<pre><code>(.*?)</code></pre>", (folder / "index.html").read_text(), flags=re.S)
     commands = [shlex.split(line)[1:] for line in unescape(blocks[-1]).replace("\\\n", " ").splitlines()]
@@ -111,6 +117,7 @@ def test_page_shows_the_commands_that_were_run(folder: Path) -> None:
     assert commands[-1][:3] == ["fit", "--config", str(folder / "digits.yaml")]
 
 
+@pytest.mark.slow
 def test_page_shows_the_image_example(folder: Path) -> None:
     section = (folder / "index.html").read_text().split("<h2>Handwritten digits</h2>")[1].split("<h2>")[0]
     assert "scikit-learn" in section
@@ -132,6 +139,7 @@ def test_when_image_packages_are_missing_then_the_demo_says_so_and_goes_on(
     assert "Handwritten digits: skipped (expected the packages of image models" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses", "words"),
     [

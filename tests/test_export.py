@@ -53,6 +53,7 @@ def test_when_a_series_is_exported_then_it_is_forecast_as_by_the_model() -> None
         torch.testing.assert_close(found / scale, expected / scale, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_when_the_onnx_file_runs_then_it_repeats_the_model_on_hard_inputs(onnx_file: Path) -> None:
     import onnxruntime
 
@@ -67,6 +68,7 @@ def test_when_the_onnx_file_runs_then_it_repeats_the_model_on_hard_inputs(onnx_f
     assert str(ROOT).encode() not in onnx_file.read_bytes()
 
 
+@pytest.mark.slow
 def test_when_the_file_is_served_without_the_suite_then_it_forecasts(onnx_file: Path) -> None:
     lines = "1,2,3,4,5,6,,8\n5,5,5\n"
     words = [sys.executable, "-I", str(ROOT / "docs/serve_onnx.py"), str(onnx_file)]
@@ -118,6 +120,7 @@ def test_when_an_export_is_asked_for_the_impossible_then_one_line_says_why(
     assert expected in result.err
 
 
+@pytest.mark.slow
 def test_when_the_horizon_is_beyond_a_pass_of_the_decoder_then_its_paths_are_in_the_file(tmp_path: Path) -> None:
     """In a process of its own, as above."""
     torch.manual_seed(0)
@@ -130,6 +133,7 @@ def test_when_the_horizon_is_beyond_a_pass_of_the_decoder_then_its_paths_are_in_
     assert "20 steps at the levels 0.1" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tsfm-encoder-small", "tsfm-decoder-small"])
 def test_when_a_released_model_is_exported_then_the_file_passes_the_check(name: str, tmp_path: Path) -> None:
     """In a process of its own, as above; its check of the file against the model would refuse to write it."""

@@ -13,6 +13,7 @@ from tsfm.bench.export import to_markdown
 from tsfm.weights.pretrained import save
 
 
+@pytest.mark.slow
 def test_when_an_export_is_timed_and_scored_then_the_page_shows_every_batch_and_type_of_weights(
     data_folder: Path, tmp_path: Path
 ) -> None:

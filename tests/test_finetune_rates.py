@@ -28,6 +28,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ZeroShotEncoder:
     return ZeroShotEncoder(48, 48, ZeroShotConfig(d_model=16, layers=1, heads=2, patch_size=8)).eval()
 
 
+@pytest.mark.slow
 def test_when_rates_are_tried_then_a_rate_that_learns_is_better_and_nothing_is_trained_twice(
     model: ZeroShotEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

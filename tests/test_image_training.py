@@ -102,6 +102,7 @@ def weights(path: str) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_when_an_image_model_is_trained_then_it_can_be_resumed_scored_asked_explained_and_read_by_timm(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -128,6 +129,7 @@ def test_when_an_image_model_is_trained_then_it_can_be_resumed_scored_asked_expl
     assert (model.num_classes, model.pretrained_cfg["input_size"]) == (2, (3, 16, 16))
 
 
+@pytest.mark.slow
 def test_when_training_is_resumed_after_an_epoch_then_it_ends_as_if_it_had_not_stopped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -140,6 +142,7 @@ def test_when_training_is_resumed_after_an_epoch_then_it_ends_as_if_it_had_not_s
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_when_training_is_resumed_within_an_epoch_then_it_ends_as_if_it_had_not_stopped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

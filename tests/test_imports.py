@@ -166,6 +166,7 @@ def test_when_help_is_asked_for_then_nothing_heavy_is_loaded(words: list[str]) -
     assert not heavy & loaded_after(code)
 
 
+@pytest.mark.slow
 def test_when_a_released_model_is_loaded_then_the_compiler_is_not() -> None:
     code = "import tsfm\ntsfm.load('tsfm-encoder-small')"
     assert "torch" in loaded_after(code)

@@ -60,6 +60,7 @@ def plain(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", found[0]).lower()
 
 
+@pytest.mark.slow
 def test_when_the_checkout_is_not_installed_then_it_imports(tmp_path: Path) -> None:
     for folder, package in FOLDERS.items():
         shutil.copytree(

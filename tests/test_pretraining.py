@@ -48,6 +48,7 @@ def metrics(folder: str) -> pd.DataFrame:
     return pd.read_csv(Path(folder, "logs/version_0/metrics.csv"))
 
 
+@pytest.mark.slow
 def test_when_a_model_is_pretrained_then_speed_errors_and_facts_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     said = done(capsys, *FIT, "--trainer.default_root_dir", "run")
     assert "data: generated series" in said
@@ -83,6 +84,7 @@ def test_when_a_corpus_is_trained_on_then_the_facts_name_its_manifest_as_sha256s
     assert facts["manifest_sha256"] == hashlib.sha256(Path("built/manifest.json").read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize(
     "extra",

@@ -31,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_fit_writes_report_numbers_and_figures_that_are_the_same_each_time(folder: Path) -> None:
     names = {str(path.relative_to(folder / "one")) for path in (folder / "one").rglob("*") if path.is_file()}
     figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "pdf")}
@@ -42,6 +43,7 @@ def test_fit_writes_report_numbers_and_figures_that_are_the_same_each_time(folde
 FIGURES = ("loss", "isoflop", "frontier", "residuals", "draws", "extrapolation")
 
 
+@pytest.mark.slow
 def test_fit_json_holds_the_joint_law_and_its_intervals(folder: Path) -> None:
     record = json.loads((folder / "one" / "fit.json").read_text())
     joint = record["joint"]
@@ -53,6 +55,7 @@ def test_fit_json_holds_the_joint_law_and_its_intervals(folder: Path) -> None:
     assert {row["fit"] for row in record["sensitivity"]} >= {"as fitted", "E = 0", "least squares"}
 
 
+@pytest.mark.slow
 def test_report_is_one_file_that_shows_every_part(folder: Path) -> None:
     html = (folder / "one" / "report.html").read_text()
     assert html.count("data:image/svg+xml") == len(FIGURES)
@@ -68,6 +71,7 @@ def test_report_is_one_file_that_shows_every_part(folder: Path) -> None:
         assert words in html
 
 
+@pytest.mark.slow
 def test_plan_is_the_optimum_of_the_law_with_its_interval(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit, out = str(folder / "one" / "fit.json"), folder / "plan.json"
     text = done(capsys, "scaling", "plan", fit, "--flops", "1e20", "--json", str(out))
@@ -82,6 +86,7 @@ def test_plan_is_the_optimum_of_the_law_with_its_interval(folder: Path, capsys: 
         assert again["flops"] == pytest.approx(1e20, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_plan_for_inference_is_smaller_and_no_other_size_is_better(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +104,7 @@ def test_plan_for_inference_is_smaller_and_no_other_size_is_better(
     assert json.loads(out.read_text())["params"] == pytest.approx(plan["params"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_plan_names_the_nearest_model_its_time_and_its_command(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,11 +131,13 @@ def test_plan_names_the_nearest_model_its_time_and_its_command(
     assert near["seconds"] == pytest.approx(near["flops"] / 1e10)
 
 
+@pytest.mark.slow
 def test_plan_without_a_model_near_it_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit = str(folder / "one" / "fit.json")
     assert "times off the plan" in done(capsys, "scaling", "plan", fit, "--params", "1e11", "--tokens", "1e10")
 
 
+@pytest.mark.slow
 def test_command_of_a_plan_trains(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,12 +152,14 @@ def test_command_of_a_plan_trains(
     assert (config["model_type"], config["config"]["d_model"], config["pretraining"]["steps"]) == ("encoder", 8, 2)
 
 
+@pytest.mark.slow
 def test_plan_far_beyond_the_data_is_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit = str(folder / "one" / "fit.json")
     assert "times that of the largest run" in done(capsys, "scaling", "plan", fit, "--flops", "1e23")
     assert "no law is known to hold so far away" in done(capsys, "scaling", "plan", fit, "--flops", "1e25")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "part"),
     [

@@ -75,6 +75,7 @@ def test_law_without_noise_is_found_to_six_digits(design: str) -> None:
     np.testing.assert_allclose(problem.to_laws(problem.fit().theta)[0], PLANTED, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_planted_law_is_inside_its_intervals_about_as_often_as_they_say() -> None:
     shares = coverage("grid", 49, 0.005, repeats=40, draws=150)
     assert shares.min() >= 0.8  # 40 repeats of 0.95: below 0.8 once in a thousand
@@ -104,6 +105,7 @@ def test_two_laws_that_differ_are_told_apart_and_equal_ones_are_not() -> None:
     assert found["different"] == 0.001
 
 
+@pytest.mark.slow
 def test_worth_of_repeated_data_is_found_and_not_claimed_where_there_is_none() -> None:
     base = planted_runs("grid", 49, 0.0, seed=0)
     rng = np.random.default_rng(1)
@@ -240,6 +242,7 @@ def test_a_few_runs_that_decide_the_fit_are_warned_of(data_folder: Path) -> None
     assert ahead["rms_log_error"] < 0.02
 
 
+@pytest.mark.slow
 def test_compute_that_is_not_6nd_is_told_by_size() -> None:
     base = planted_runs("grid", 36, 0.003, seed=0)
     assert flops_over_rule(base) == []

@@ -97,6 +97,7 @@ def swept(file: Path, folder: Path) -> tuple[list[str], pd.DataFrame, list[str],
     return failed, pd.read_csv(folder / "ledger.csv"), calls.read_text().splitlines() if calls.exists() else [], said
 
 
+@pytest.mark.slow
 def test_when_a_grid_is_swept_then_every_cell_and_budget_has_one_row_that_a_law_can_read(tmp_path: Path) -> None:
     failed, ledger, _, said = swept(write_grid(tmp_path), tmp_path / "out")
     assert failed == []
@@ -140,6 +141,7 @@ def test_when_budgets_are_cut_into_pieces_then_they_join_without_gaps(budgets: l
     assert all(abs(a - b) <= max(1, unit) for a, b in zip(reached, budgets, strict=False))
 
 
+@pytest.mark.slow
 def test_when_a_sweep_is_run_again_then_nothing_is_trained_again(tmp_path: Path) -> None:
     file, out = write_grid(tmp_path), tmp_path / "out"
     calls = swept(file, out)[2]
@@ -163,6 +165,7 @@ def test_when_a_piece_was_killed_then_it_goes_on_from_its_last_checkpoint(tmp_pa
     assert len(calls) == 4
 
 
+@pytest.mark.slow
 def test_when_the_whole_sweep_is_killed_then_no_run_is_lost_or_done_twice(tmp_path: Path) -> None:
     file, out = write_grid(tmp_path, sleep=0.02, size=["1K"]), tmp_path / "out"
     words = [sys.executable, "-m", "tsfm", "scaling", "sweep", str(file), "--output", str(out)]
@@ -281,6 +284,7 @@ def test_when_a_grid_has_a_mistake_then_one_line_says_what(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_when_the_grid_of_the_repository_is_read_then_its_law_can_be_identified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,7 @@ def test_when_a_build_is_killed_then_the_corpus_is_as_before_and_the_next_build_
     assert content(out) == content(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_when_a_source_is_large_then_memory_does_not_grow_with_it(tmp_path: Path) -> None:
     script = (
         "import resource, sys\n"

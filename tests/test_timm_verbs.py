@@ -122,6 +122,7 @@ def test_when_features_are_trained_with_checkpointing_then_gradients_stay_the_sa
     assert all(torch.allclose(one, two, rtol=1e-4, atol=1e-5) for one, two in zip(*grads, strict=True))
 
 
+@pytest.mark.slow
 def test_when_traced_symbolically_then_graphs_give_the_same_outputs_and_gradients() -> None:
     # In a process of its own: type checks of the test run refuse the proxies of a trace.
     folders = (ROOT, ROOT / "data", ROOT / "vision", ROOT / "tests")

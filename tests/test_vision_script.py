@@ -20,6 +20,7 @@ def differences() -> dict[tuple[str, int], float]:
     return {(name, int(size)): float(difference) for name, size, difference in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [SIDE, SIDE + 32])
 @pytest.mark.parametrize("name", MODELS)
 def test_when_a_backbone_is_compiled_then_it_repeats_the_model(

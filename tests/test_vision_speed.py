@@ -85,6 +85,7 @@ def test_when_illama_trains_in_bfloat16_then_its_gradients_are_about_those_in_fl
             assert torch.cosine_similarity(exact.flatten(), found[1][name].flatten(), 0) > 0.99, name
 
 
+@pytest.mark.slow
 def test_when_regions_are_gathered_in_parts_then_the_gradient_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "GATHERED", 200)
     generator = torch.Generator().manual_seed(0)
@@ -101,6 +102,7 @@ def test_when_norm_and_gate_are_differentiated_then_the_gradients_are_right() ->
     assert torch.autograd.gradcheck(cpu.GatedSilu.apply, (x, y))
 
 
+@pytest.mark.slow
 def test_when_the_command_runs_then_its_page_names_it_and_shows_ranges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -240,6 +240,7 @@ def test_when_the_registry_is_listed_then_licences_sizes_and_scores_are_there(
     assert "cc-by-nc-4.0 (!)" in done(capsys, "weights", "list")
 
 
+@pytest.mark.slow
 def test_when_two_processes_pull_at_once_then_one_fetches_and_both_find_it(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
