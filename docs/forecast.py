@@ -1,0 +1,22 @@
+"""Draws docs/forecast.png: 28 days of a real series that the default model has not seen, without training.
+
+    python docs/forecast.py
+
+The table ships with the package vega_datasets (NOAA's daily weather of Seattle).
+"""
+
+from pathlib import Path
+
+from vega_datasets import local_data
+
+import tsfm
+from tsfm.reports.figures import plot_forecast, save_figure
+from tsfm_data.io.tables import read_series
+
+HORIZON, SHOWN = 28, 120
+
+table = local_data.seattle_weather()[["date", "temp_max"]]
+history = table.iloc[:-HORIZON]
+frame = tsfm.load().forecast(history, horizon=HORIZON)
+figure = plot_forecast(read_series(history), frame, read_series(table), ["temp_max"], "°C", SHOWN)
+save_figure(figure, Path(__file__).with_name("forecast.png"))
