@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead, check_levels, interpolate_quantiles
+from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead
+from tsfm.nn.quantiles import check_levels, interpolate_quantiles
 from tsfm_data.errors import InputError
 
 
