@@ -55,7 +55,8 @@ def interpolate_quantiles(
 ) -> Float[Tensor, "*shape Q"]:
     """Quantiles at any level from quantiles at some: linear between known levels, exponential tails beyond them.
 
-    The tails continue the two outermost known quantiles (GluonTS' rule), so the result is monotone when ``values`` is.
+    The tails continue the two outermost known quantiles, so the result is monotone if ``values`` is. This is the rule
+    behind every published score; ``tsfm_data.evaluation.elements.quantile_at`` is the same for arrays.
 
     Args:
         values: quantiles at the known levels, non-decreasing along the last axis.
