@@ -89,6 +89,8 @@ class Spy:
     marks: str | None = "h"
     value: float | None = None
     name = "spy"
+    dtype = torch.float32
+    covariates = False
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         self.seen.append(batch)

@@ -11,7 +11,7 @@ from test_golden_chronos_bolt import close, close_by_series
 
 from tsfm.models.chronos2 import Chronos2, from_reference
 from tsfm.models.covariates import WithCovariates
-from tsfm.nn.heads import weighted_quantiles
+from tsfm.nn.quantiles import weighted_quantiles
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch
 

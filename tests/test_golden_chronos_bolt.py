@@ -9,7 +9,7 @@ from conftest import golden_cases
 from safetensors.torch import load_file
 
 from tsfm.models.chronos_bolt import ChronosBolt, from_reference
-from tsfm.nn.heads import interpolate_quantiles
+from tsfm.nn.quantiles import interpolate_quantiles
 from tsfm_data.windows.batch import Batch
 
 CASES = golden_cases("timeseries/chronos_bolt")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tsfm.models.moirai2 import Moirai2, from_reference
 from tsfm.models.packing import Packed, pack_window
-from tsfm.nn.heads import DEFAULT_LEVELS
+from tsfm.nn.quantiles import DEFAULT_LEVELS
 
 CASES = [path for path in golden_cases("timeseries/moirai") if path.stem.startswith("moirai2")]
 FIELDS = {"target": "target", "observed": "observed_mask", "sample_id": "sample_id", "time_id": "time_id"}

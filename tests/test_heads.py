@@ -1,10 +1,13 @@
 """Quantiles never cross, any level is answered, and conformal intervals cover what they promise."""
 
+import numpy as np
 import pytest
 import torch
 
-from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead, check_levels, interpolate_quantiles
+from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead
+from tsfm.nn.quantiles import check_levels, interpolate_quantiles
 from tsfm_data.errors import InputError
+from tsfm_data.evaluation.elements import quantile_at
 
 
 def test_when_the_quantile_head_has_any_weights_then_its_quantiles_never_cross() -> None:
@@ -26,6 +29,18 @@ def test_when_quantiles_are_those_of_an_exponential_then_tails_beyond_the_known_
 def test_when_levels_lie_between_known_ones_then_quantiles_are_linear_and_known_ones_are_kept() -> None:
     found = interpolate_quantiles(torch.tensor([[0.0, 1.0, 3.0]]), (0.1, 0.5, 0.9), (0.1, 0.3, 0.5, 0.7, 0.9))
     torch.testing.assert_close(found, torch.tensor([[0.0, 0.5, 1.0, 2.0, 3.0]]))
+
+
+@pytest.mark.parametrize(
+    "known", [(0.1, 0.5, 0.9), (0.05, 0.15, 0.5, 0.85, 0.95), (0.01, 0.05, *(k / 10 for k in range(1, 10)), 0.95, 0.99)]
+)
+def test_models_and_evaluation_interpolate_by_one_rule_tails_included(known: tuple[float, ...]) -> None:
+    values = np.sort(np.random.default_rng(0).normal(size=(7, len(known))))
+    asked = [k / 200 for k in range(1, 200)]
+    by_model = interpolate_quantiles(torch.from_numpy(values), known, asked).numpy()
+    by_evaluation = np.stack([quantile_at(values, known, level) for level in asked], axis=-1)
+    np.testing.assert_allclose(by_evaluation, by_model, rtol=0, atol=1e-5)
+    assert (np.diff(by_evaluation) >= 0).all()
 
 
 def test_when_levels_are_outside_the_unit_interval_then_the_error_says_so() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command import done, run
 
 from tsfm_data.errors import InputError
@@ -34,6 +35,8 @@ class Counting:
     name = "counting"
     context: int | None = 16
     marks: str | None = None
+    dtype = torch.float32
+    covariates = False
 
     def predict(self, batch: Batch, levels: tuple[float, ...]) -> Forecast:
         self.windows += len(batch)

@@ -222,7 +222,7 @@ def score(example: Example, model: "Forecaster", path: Path) -> "Report":
 def draw(example: Example, model: "Forecaster", path: Path, table: "pd.DataFrame") -> "Figure":
     """The forecast of the last test window beside what came."""
     from tsfm.inference.predictors import forecast_frame
-    from tsfm.nn.heads import DEFAULT_LEVELS
+    from tsfm.nn.quantiles import DEFAULT_LEVELS
     from tsfm.reports.figures import plot_forecast
     from tsfm_data.io.tables import read_series
 

@@ -49,7 +49,7 @@ def forecast(
         batch_size: windows forecast at once.
     """
     from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
-    from tsfm.nn.heads import DEFAULT_LEVELS, check_levels
+    from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels
     from tsfm.weights import registry
     from tsfm_data.io.catalog import open_source
 

@@ -75,8 +75,9 @@ def sweep(
             writes the files of array jobs for sbatch.
         index: run this cell alone, in this process: what an array job does.
     """
-    from tsfm.scaling.runs import sweep as sweeps
     from tsfm.scaling.runs.grid import cells, read_grid
+    from tsfm.scaling.runs.sweep import LEDGER, edges, read_rows, run_index, slurm_files, start_local
+    from tsfm.scaling.runs.sweep import sweep as run_sweep
 
     plan = read_grid(grid)
     if jobs < 1:
@@ -84,21 +85,21 @@ def sweep(
     if index is not None:
         from tsfm.commands.train import run
 
-        sweeps.run_index(plan, index, output, run)
+        run_index(plan, index, output, run)
         return 0
     if backend == "slurm":
-        for number, file in enumerate(sweeps.slurm_files(plan, grid, output)):
+        for number, file in enumerate(slurm_files(plan, grid, output)):
             print(f"sbatch {file}" + (" --dependency=afterany:JOB_ID_OF_THE_FIRST" if number else ""))
         return 0
-    start = sweeps.start_local
+    start = start_local
     if backend == "ray":
         from tsfm.scaling.runs.ray_jobs import start_ray as start
-    print(f"{len(cells(plan))} cells; ledger: {output / sweeps.LEDGER}")
-    failed = sweeps.sweep(plan, grid, output, jobs, start, lambda line: print(line, flush=True))
-    for warning in sweeps.edges(plan, output):
+    print(f"{len(cells(plan))} cells; ledger: {output / LEDGER}")
+    failed = run_sweep(plan, grid, output, jobs, start, lambda line: print(line, flush=True))
+    for warning in edges(plan, output):
         print(f"warning: {warning}")
-    print(f"{len(sweeps.read_rows(output))} runs done, {len(failed)} cells failed; ledger: {output / sweeps.LEDGER}")
-    print(f"to fit laws: tsfm scaling fit {output / sweeps.LEDGER} --output {output / 'report'} --exclude scan")
+    print(f"{len(read_rows(output))} runs done, {len(failed)} cells failed; ledger: {output / LEDGER}")
+    print(f"to fit laws: tsfm scaling fit {output / LEDGER} --output {output / 'report'} --exclude scan")
     return 1 if failed else 0
 
 

@@ -21,8 +21,8 @@ from tsfm.commands.config_errors import check_files, explain
 from tsfm.commands.forecast import write_frame
 from tsfm.inference.predictors import forecast_table
 from tsfm.models.registry import model_classes
-from tsfm.nn.heads import check_levels
 from tsfm.nn.memory import keep_large_blocks
+from tsfm.nn.quantiles import check_levels
 from tsfm.training.task import ForecastTask, logged_names
 from tsfm_data.corpus.datamodule import PretrainingDataModule
 from tsfm_data.errors import InputError, unknown_name

@@ -90,7 +90,7 @@ def to_series(
     Raises:
         InputError: an entry that is not one, or does not fit the others.
     """
-    left_out = () if getattr(predictor, "covariates", False) else COVARIATES
+    left_out = () if predictor.covariates else COVARIATES
     kept = [{key: value for key, value in entry.items() if key not in left_out} for entry in entries]
     series: SeriesSet = read_gluonts(kept, freq=freq, name=name)
     return series
@@ -137,8 +137,8 @@ def forecast_ends(
             ends,
             marks=predictor.marks,
             season=season,
-            dtype=getattr(predictor, "dtype", torch.float32),
-            covariates=getattr(predictor, "covariates", False),
+            dtype=predictor.dtype,
+            covariates=predictor.covariates,
         )
         values = (windows.context + horizon * len(levels)) * len(part.variates)
         done = 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
 from tsfm.models.base import Forecaster
-from tsfm.nn.heads import DEFAULT_LEVELS, check_levels
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation.baselines import Predictor
 from tsfm_data.io.series import SeriesSet

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from tsfm.models.base import Forecaster
 from tsfm.weights.pretrained import load_named
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation.baselines import BASELINES, get_baseline
@@ -64,13 +65,13 @@ def forecast_frame(
         raise InputError(
             f"expected at least one value in every series of {series.source}, found none in {empty!r}: leave it out"
         )
-    covariates = getattr(predictor, "covariates", False)
+    covariates = predictor.covariates
     frames = []
     for freq in dict.fromkeys(series.freqs):  # a batch has one season and one set of calendar features
         part = series.select([i for i, other in enumerate(series.freqs) if other == freq])
         ends = item_lengths(part)
         context = predictor.context or int(ends.max())
-        dtype = getattr(predictor, "dtype", torch.float32)
+        dtype = predictor.dtype
         windows = Windows(
             part,
             context,
@@ -145,6 +146,7 @@ class WithoutCovariates:
     """A predictor that is kept from looking at covariates, to see what they buy it."""
 
     predictor: Predictor
+    covariates = False
 
     @property
     def name(self) -> str:
@@ -164,7 +166,7 @@ class WithoutCovariates:
     @property
     def dtype(self) -> torch.dtype:
         """As the predictor's."""
-        return getattr(self.predictor, "dtype", torch.float32)
+        return self.predictor.dtype
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """As the predictor, of batches that hold no covariates."""
@@ -179,9 +181,9 @@ def check_covariates(predictor: Predictor, series: SeriesSet) -> str | None:
         series: what it is to forecast.
     """
     given = [*series.past_names, *series.known_names]
-    if given and not getattr(predictor, "covariates", False):
+    if given and not predictor.covariates:
         return f"model {predictor.name} takes no covariates: {', '.join(given)} ignored"
-    data = getattr(predictor, "training_data", None)
+    data = predictor.training_data if isinstance(predictor, Forecaster) else None
     missing = [name for name in (data.past_covariates + data.known_covariates if data else ()) if name not in given]
     if missing:
         return f"model {predictor.name} was trained with the covariates {', '.join(missing)}, which are not given"

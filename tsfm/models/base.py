@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tsfm.models.covariates import standardise_covariates
-from tsfm.nn.heads import ConformalIntervals, check_levels, interpolate_quantiles
+from tsfm.nn.heads import ConformalIntervals
 from tsfm.nn.memory import keep_large_blocks
+from tsfm.nn.quantiles import check_levels, interpolate_quantiles
 from tsfm.nn.scaler import WindowScale
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch, Forecast

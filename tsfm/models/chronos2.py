@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from tsfm.models.base import Forecaster
 from tsfm.models.covariates import WithCovariates, with_covariates
-from tsfm.nn.heads import DEFAULT_LEVELS, check_levels, interpolate_quantiles, weighted_quantiles
+from tsfm.nn.layers import RMSNorm, Rotary
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, interpolate_quantiles, pinball_loss, weighted_quantiles
 from tsfm.nn.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
-from tsfm.nn.transformer import ResidualMLP, RMSNorm, Rotary
+from tsfm.nn.transformer import ResidualMLP
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch
 
@@ -260,9 +261,8 @@ class Chronos2(Forecaster):
         if batch.future is None or batch.future_observed is None or batch.future.shape[1] > self.horizon:
             length = "none" if batch.future is None else f"{batch.future.shape[1]} steps"
             raise InputError(f"expected a future of at most {self.horizon} steps in the batch, found {length}")
-        error = self.compress(batch.future, scale)[..., None] - found[:, : batch.future.shape[1]]
-        levels = error.new_tensor(self.levels)
-        loss = 2 * torch.maximum(levels * error, (levels - 1) * error).sum(-1)
+        target = self.compress(batch.future, scale)
+        loss = 2 * pinball_loss(found[:, : target.shape[1]], target, self.levels).sum(-1)
         seen = batch.future_observed
         return torch.where(seen, loss, 0.0).sum() / seen.sum().clamp(min=1)
 

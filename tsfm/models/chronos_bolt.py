@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.models.base import Forecaster
-from tsfm.nn.heads import DEFAULT_LEVELS, check_levels, pooled_quantiles
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, mean_pinball_loss, pooled_quantiles
 from tsfm.nn.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
 from tsfm.nn.transformer import ResidualMLP, RMSNorm
 from tsfm_data.errors import InputError
@@ -253,9 +253,8 @@ class ChronosBolt(Forecaster):
             length = "none" if batch.future is None else f"{batch.future.shape[1]} steps"
             raise InputError(f"expected a future of at most {self.horizon} steps in the batch, found {length}")
         future, observed = by_series(batch.future, batch.future_observed)
-        error = ((future - found.loc) / found.scale)[..., None] - found.quantiles[:, : future.shape[1]]
-        levels = error.new_tensor(self.levels)
-        loss = 2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1)
+        target = (future - found.loc) / found.scale
+        loss = mean_pinball_loss(found.quantiles[:, : target.shape[1]], target, self.levels)
         return torch.where(observed, loss, 0.0).sum(1).mean()
 
 

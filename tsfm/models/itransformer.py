@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from tsfm.attention.dropout import Dropout
 from tsfm.models.base import Forecaster
-from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead, check_levels
+from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead
 from tsfm.nn.layers import Activation, PostNormBlock
+from tsfm.nn.quantiles import check_levels
 from tsfm.nn.scaler import WindowScale, window_scale
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch

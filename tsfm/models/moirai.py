@@ -19,7 +19,7 @@ from tsfm.models.covariates import with_covariates
 from tsfm.models.packing import Packed, append_future, known_future, pack_window
 from tsfm.models.scaling_law.trunk import MIXTURE_LEVELS, MixtureHead, mask_of, quantile_loss
 from tsfm.nn.distributions import LogNormal, Mixture, NarrowNormal, NegativeBinomial, StudentT
-from tsfm.nn.heads import check_levels
+from tsfm.nn.quantiles import check_levels
 from tsfm.nn.transformer import Stack
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch

@@ -17,7 +17,7 @@ from tsfm.attention.dispatch import Mask
 from tsfm.models.base import Forecaster
 from tsfm.models.packing import Packed, append_future, pack_window
 from tsfm.models.scaling_law.trunk import quantile_loss
-from tsfm.nn.heads import DEFAULT_LEVELS, check_levels, pooled_quantiles
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, pooled_quantiles
 from tsfm.nn.scaler import window_scale
 from tsfm.nn.transformer import ResidualMLP, Stack
 from tsfm_data.errors import InputError

@@ -1,6 +1,6 @@
 """From a model's output to quantiles: monotone quantile head, split-conformal intervals around a point forecast.
 
-Shapes: B batch, H horizon, V variates, N tokens, C channels, Q asked levels, K trained levels, S steps with scores.
+Shapes: B batch, H horizon, V variates, N rows, C channels, Q asked levels, K trained levels, S steps with scores.
 """
 
 import bisect
@@ -12,86 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, mean_pinball_loss
 from tsfm.nn.scaler import is_complete
 from tsfm_data.errors import InputError
-
-DEFAULT_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-
-def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
-    """Quantile levels as an ascending tuple.
-
-    Raises:
-        InputError: no level, a level outside (0, 1), or one given twice.
-    """
-    found = tuple(sorted(float(level) for level in levels))
-    if not found or not all(0 < level < 1 for level in found) or len(set(found)) != len(found):
-        raise InputError(f"expected distinct quantile levels between 0 and 1, found {tuple(levels)}: try 0.1 0.5 0.9")
-    return found
-
-
-def interpolate_quantiles(
-    values: Float[Tensor, "*shape K"], known: Sequence[float], asked: Sequence[float]
-) -> Float[Tensor, "*shape Q"]:
-    """Quantiles at any level from quantiles at some: linear between known levels, exponential tails beyond them.
-
-    The tails continue the two outermost known quantiles (GluonTS' rule), so the result is monotone when ``values`` is.
-
-    Args:
-        values: quantiles at the known levels, non-decreasing along the last axis.
-        known: ascending known levels.
-        asked: ascending levels to answer.
-    """
-    if len(known) == 1:
-        return values.expand(*values.shape[:-1], len(asked))
-    columns = []
-    for level in asked:
-        # Not by bisect, which PyTorch's exporter cannot follow.
-        right = min(max(sum(one < level for one in known), 1), len(known) - 1)
-        low, high = known[right - 1], known[right]
-        if level < low:
-            weight = math.log(level / low) / math.log(high / low)
-        elif level > high:
-            weight = 1 + math.log((1 - high) / (1 - level)) / math.log((1 - low) / (1 - high))
-        else:
-            weight = (level - low) / (high - low)
-        columns.append(values[..., right - 1] + weight * (values[..., right] - values[..., right - 1]))
-    return torch.stack(columns, dim=-1)
-
-
-def pooled_quantiles(values: Float[Tensor, "*shape N"], levels: Float[Tensor, " Q"]) -> Float[Tensor, "*shape Q"]:
-    """Quantiles of equally likely values, linear between them: ``torch.quantile`` without its limit of 2^24 values.
-
-    Args:
-        values: in any order along the last axis.
-        levels: from 0 to 1.
-    """
-    ordered = values.sort(dim=-1).values
-    place = levels * (values.shape[-1] - 1)
-    below = place.floor()
-    left, right = ordered[..., below.long()], ordered[..., place.ceil().long()]
-    return torch.lerp(left, right, place - below)
-
-
-def weighted_quantiles(
-    values: Float[Tensor, "*shape N"], weights: Float[Tensor, " N"], levels: Float[Tensor, " Q"]
-) -> Float[Tensor, "*shape Q"]:
-    """Quantiles of values of different probability, linear between the levels up to which each of them reaches.
-
-    Args:
-        values: in any order along the last axis.
-        weights: the probability of each; together 1.
-        levels: from 0 to 1.
-    """
-    ordered, order = values.sort(dim=-1)
-    reached = weights[order].cumsum(-1).clamp(max=1.0)
-    reached = F.pad(F.pad(reached, (1, 0)), (0, 1), value=1.0)
-    ordered = torch.cat([ordered[..., :1], ordered, ordered[..., -1:]], dim=-1)
-    asked = levels.expand(*values.shape[:-1], -1).contiguous()
-    above = torch.searchsorted(reached, asked, right=True).clamp(max=reached.shape[-1] - 1)
-    low, high = reached.gather(-1, above - 1), reached.gather(-1, above)
-    share = torch.where(high > low, (asked - low) / (high - low).clamp(min=1e-30), 0.0)
-    return torch.lerp(ordered.gather(-1, above - 1), ordered.gather(-1, above), share)
 
 
 class PointHead(nn.Linear):
@@ -138,9 +61,7 @@ class QuantileHead(nn.Module):
         self, output: Float[Tensor, "B H V K"], target: Float[Tensor, "B H V"], observed: Bool[Tensor, "B H V"]
     ) -> Float[Tensor, ""]:
         """Twice the mean pinball loss over observed values and levels; at the median that is the absolute error."""
-        levels = output.new_tensor(self.levels)
-        error = target.unsqueeze(-1) - output
-        return masked_mean(2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1), observed)
+        return masked_mean(mean_pinball_loss(output, target, self.levels), observed)
 
 
 def masked_mean(x: Float[Tensor, "*shape"], observed: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.attention.dispatch import Mask, attend
-from tsfm.nn.transformer import RMSNorm, Rotary
+from tsfm.nn.layers import RMSNorm, Rotary
 
 NORM_EPS = 1e-6
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tsfm.inference.predictors import forecast_frame
 from tsfm.models.base import Forecaster
-from tsfm.nn.heads import DEFAULT_LEVELS
+from tsfm.nn.quantiles import DEFAULT_LEVELS
 from tsfm.reports.figures import FORECAST, HISTORY, new_figure, plot_forecast
 from tsfm.reports.html import Code, Image, Section, Table, Value, page, show_value
 from tsfm.training.finetuning import ZERO_SHOT, Candidate, Finetuned

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsfm.models.base import Forecaster
-from tsfm.nn.heads import DEFAULT_LEVELS
+from tsfm.nn.quantiles import DEFAULT_LEVELS
 from tsfm.training.validation import WORST, seasonal_scale
 from tsfm_data.errors import InputError
 from tsfm_data.io.series import SeriesSet

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tsfm.models.base import Forecaster, Pretraining, TrainingData
 from tsfm.models.scaling_law.trunk import PackedForecaster
-from tsfm.nn.heads import DEFAULT_LEVELS
+from tsfm.nn.quantiles import DEFAULT_LEVELS
 from tsfm.training.callbacks import Throughput
 from tsfm.training.optim import OptimConfig, build_optimizer, lr_factor, training_steps
 from tsfm.training.start import Pretrained

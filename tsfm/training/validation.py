@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tsfm.nn.quantiles import mean_pinball_loss
 from tsfm_data.windows.batch import Batch, Forecast
 
 # No single window decides a mean: beyond so many seasonal-naive errors a forecast is as bad as can be.
@@ -50,10 +51,10 @@ def scaled_errors(batch: Batch, forecast: Forecast) -> tuple[dict[str, Float[Ten
         raise ValueError("expected a batch with its future, found none")
     scale_BV = seasonal_scale(batch.past.double().cpu(), batch.past_observed.cpu(), batch.season)
     future, seen = batch.future.double().cpu(), batch.future_observed.cpu()
-    levels = forecast.quantiles.new_tensor(forecast.levels)
-    error = future[..., None] - forecast.quantiles
-    pinball = 2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1)
-    errors = {"mae": (future - forecast.mean).abs(), "wql": pinball}
+    errors = {
+        "mae": (future - forecast.mean).abs(),
+        "wql": mean_pinball_loss(forecast.quantiles, future, forecast.levels),
+    }
     count = seen.sum(1)
     counts = (count > 0) & scale_BV.isfinite()
     number = int(counts.sum())

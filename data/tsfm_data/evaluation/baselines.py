@@ -22,9 +22,12 @@ from tsfm_data.windows.batch import Batch, Forecast
 class Predictor(Protocol):
     """What can be evaluated: a baseline or a model.
 
-    ``context`` is the longest history it can use (None: all of it) and ``marks`` the calendar features it wants
-    (None: none). A ``dtype`` attribute says in which floating-point type it wants its batches (float32 where absent),
-    and a true ``covariates`` that it wants the covariates of the series in them.
+    Attributes:
+        name: what reports call it.
+        context: the longest history it can use; None: all of it.
+        marks: the calendar features it wants in its batches; None: none.
+        dtype: the floating-point type it wants its batches in.
+        covariates: whether it wants the covariates of the series in them.
     """
 
     @property
@@ -35,6 +38,12 @@ class Predictor(Protocol):
 
     @property
     def marks(self) -> str | None: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def covariates(self) -> bool: ...
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast ``batch.horizon`` steps at the quantile ``levels``, in the units of ``batch.past``."""
@@ -61,6 +70,7 @@ class SeasonalNaive:
     context: int | None = None
     marks: str | None = None
     dtype = torch.float64
+    covariates = False
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast with the season of the batch."""
@@ -81,6 +91,7 @@ class Naive:
     context: int | None = None
     marks: str | None = None
     dtype = torch.float64
+    covariates = False
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast whatever the season of the batch is."""
@@ -151,6 +162,7 @@ class Statistical:
     context: int | None = 2500
     marks: str | None = None
     dtype = torch.float64
+    covariates = False
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast with the season of the batch.

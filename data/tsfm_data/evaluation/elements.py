@@ -42,7 +42,11 @@ class Elements:
 def quantile_at(
     quantiles: Float64[np.ndarray, "*axes Q"], levels: Sequence[float], level: float
 ) -> Float64[np.ndarray, "*axes"]:
-    """The quantile of any level: linear between known levels, exponential tails beyond them (as GluonTS).
+    """The quantile of any level: linear between known levels, exponential tails beyond them.
+
+    The rule of ``tsfm.nn.quantiles.interpolate_quantiles``, by which models answer levels that they were not trained
+    on. GluonTS has the same tails, with ``TAIL_GUARD``, but lets them begin at 0.1 and 0.9 if known levels lie further
+    out, where its quantiles may cross.
 
     Raises:
         InputError: ``level`` is not known and fewer than two levels are.
@@ -55,12 +59,11 @@ def quantile_at(
         raise InputError(
             f"expected at least 2 quantile levels to find level {level}, found {list(levels)}: ask for more"
         )
-    # The tails begin at level 0.1 and 0.9, or at the outermost known level where the outer two lie on one side of it.
-    if level <= max(known[0], min(known[1], 0.1)):
+    if level < known[0]:
         inner, outer = known[1], known[0]
         slope = (quantiles[..., 1] - quantiles[..., 0]) / _log_ratio(inner, outer)
         return quantiles[..., 1] + slope * _log_ratio(level, inner)
-    if level >= min(known[-1], max(known[-2], 0.9)):
+    if level > known[-1]:
         inner, outer = known[-2], known[-1]
         slope = (quantiles[..., -1] - quantiles[..., -2]) / _log_ratio(1 - inner, 1 - outer)
         return quantiles[..., -2] + slope * _log_ratio(1 - inner, 1 - level)

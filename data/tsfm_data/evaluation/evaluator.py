@@ -129,7 +129,7 @@ def evaluate_series(
     items, cuts = profile.cuts(dataset, series.item_ids, lengths, horizon, split)
     scaler = StandardScaler.fit_split(series.values, series.offsets, split) if profile.standardise and split else None
     context = _context(predictor, profile, season, int(cuts.max()))
-    covariates = getattr(predictor, "covariates", False)
+    covariates = predictor.covariates
     windows = Windows(
         series,
         context,
@@ -187,7 +187,7 @@ def _forecasts(
     scaler: StandardScaler | None,
 ) -> Iterator[Elements]:
     """The forecasts of each batch beside the truth, on the scale of the scores."""
-    dtype = getattr(predictor, "dtype", torch.float32)
+    dtype = predictor.dtype
     for batch in windows.batches(batch_size):
         label, observed = batch.future, batch.future_observed
         if label is None or observed is None:

@@ -17,7 +17,8 @@ from tsfm.attention.dispatch import Mask
 from tsfm.models.base import Forecaster
 from tsfm.models.packing import Packed, append_future, known_future, pack_window
 from tsfm.nn.distributions import Distribution, Mixture, StudentT
-from tsfm.nn.heads import DEFAULT_LEVELS, check_levels, masked_mean
+from tsfm.nn.heads import masked_mean
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, mean_pinball_loss
 from tsfm.nn.transformer import Stack
 from tsfm_data.corpus.packing import PackedRows
 from tsfm_data.errors import InputError, unknown_name
@@ -202,9 +203,7 @@ class PackedForecaster(Forecaster):
 def quantile_loss(output: Float[Tensor, "B S V K"], batch: Batch, levels: tuple[float, ...]) -> Float[Tensor, ""]:
     """Twice the mean pinball loss over the observed future values and levels."""
     future, observed = known_future(batch, output.shape[1])
-    error = future.unsqueeze(-1) - output
-    asked = output.new_tensor(levels)
-    return masked_mean(2 * torch.maximum(asked * error, (asked - 1) * error).mean(-1), observed)
+    return masked_mean(mean_pinball_loss(output, future, levels), observed)
 
 
 def mask_of(packed: Packed, causal: bool = False) -> Mask:

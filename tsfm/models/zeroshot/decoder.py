@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tsfm.models.zeroshot.patches import Window, by_window, window_of
-from tsfm.models.zeroshot.recipe import ZeroShotForecaster, fit_normaliser, pinball
+from tsfm.models.zeroshot.recipe import ZeroShotForecaster, fit_normaliser
 from tsfm.models.zeroshot.seasonal_features import Rows
 from tsfm.nn.heads import masked_mean
+from tsfm.nn.quantiles import mean_pinball_loss
 from tsfm_data.windows.batch import Batch
 
 SHORTEST = 2  # patches of history before the first token that is trained
@@ -95,4 +96,4 @@ class ZeroShotDecoder(ZeroShotForecaster):
         counts = counts & before_RT.any(1)[:, None, None]
         is_target = torch.arange(window.columns, device=x_RL.device) < variates
         counts = counts & is_target.repeat(len(x_RL) // window.columns)[:, None, None]
-        return masked_mean(pinball(found, target, self.levels) / rows.unit[:, None, None], counts)
+        return masked_mean(mean_pinball_loss(found, target, self.levels) / rows.unit[:, None, None], counts)

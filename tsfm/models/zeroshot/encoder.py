@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tsfm.models.zeroshot.patches import by_window, window_of
-from tsfm.models.zeroshot.recipe import ZeroShotForecaster, fit_normaliser, pinball
+from tsfm.models.zeroshot.recipe import ZeroShotForecaster, fit_normaliser
 from tsfm.models.zeroshot.seasonal_features import Rows
 from tsfm.nn.heads import masked_mean
+from tsfm.nn.quantiles import mean_pinball_loss
 from tsfm_data.windows.batch import Batch
 
 SPANS, LONGEST = 2, 4  # hidden spans of a history, and the longest of them in patches
@@ -82,7 +83,7 @@ class ZeroShotEncoder(ZeroShotForecaster):
         found = self.tokens(rows, window.history, window.columns, first)
         # A row of which nothing is seen has no scale.
         counts = window.known & ~seen_RL & seen_RL.any(1, keepdim=True)
-        error = pinball(found.flatten(1, 2), target_RL[:, first * patch :], self.levels)
+        error = mean_pinball_loss(found.flatten(1, 2), target_RL[:, first * patch :], self.levels)
         return masked_mean(error / rows.unit[:, None], counts[:, first * patch :])
 
     def spans(self, rows: int, history: int, tokens: int, device: torch.device) -> Bool[Tensor, "R N"]:

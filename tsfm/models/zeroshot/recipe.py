@@ -19,7 +19,8 @@ from tsfm.models.base import Forecaster, roll_out_paths
 from tsfm.models.packing import known_future
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.models.zeroshot.seasonal_features import Rows, changes, draft_steps
-from tsfm.nn.heads import DEFAULT_LEVELS, check_levels, masked_mean
+from tsfm.nn.heads import masked_mean
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, mean_pinball_loss
 from tsfm.nn.scaler import window_scale
 from tsfm.nn.special import asinh, sinh
 from tsfm.nn.transformer import ResidualMLP, Stack
@@ -300,15 +301,6 @@ def near(rows: Rows, x: Float[Tensor, "R ..."]) -> Float[Tensor, "R ..."]:
     return asinh((x - level) / unit)
 
 
-def pinball(
-    quantiles: Float[Tensor, "*shape K"], target: Float[Tensor, "*shape"], levels: tuple[float, ...]
-) -> Float[Tensor, "*shape"]:
-    """Twice the mean pinball loss of every step over the levels."""
-    error = target.unsqueeze(-1) - quantiles
-    asked = quantiles.new_tensor(levels)
-    return 2 * torch.maximum(asked * error, (asked - 1) * error).mean(-1)
-
-
 class ZeroShotForecaster(Forecaster):
     """What the zero-shot encoder and decoder have in common as forecasters.
 
@@ -363,7 +355,7 @@ class ZeroShotForecaster(Forecaster):
         """Twice the mean pinball loss on the scale of each window: what validation watches."""
         scale = window_scale(batch.past, batch.past_observed).scale
         future, observed = known_future(batch, output.shape[1])
-        return masked_mean(pinball(output / scale[..., None], future / scale, self.levels), observed)
+        return masked_mean(mean_pinball_loss(output / scale[..., None], future / scale, self.levels), observed)
 
 
 def mirrored(batch: Batch) -> Batch:
