@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tsfm_data.errors import InputError
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 
 
 def write(folder: Path, name: str, rows: list[dict[str, Any]], summary: dict[str, Any], text: str) -> None:

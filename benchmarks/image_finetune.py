@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from common import run, write
 
-from tsfm.weights.registry import default_image, local_folder
+from tsfm.weights import default_image, local_folder
 from tsfm_data.errors import InputError
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 from tsfm_vision.commands import name_of
 from tsfm_vision.training import finetune
 

@@ -27,7 +27,7 @@ from common import write
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from tsfm.nn.memory import keep_large_blocks
+from tsfm.nn import keep_large_blocks
 from tsfm_vision.backbones import TNT, BiFormer, ILlama, PoolFormer, rotary_table
 
 Sizes = dict[str, Any]

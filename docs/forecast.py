@@ -10,8 +10,8 @@ from pathlib import Path
 from vega_datasets import local_data
 
 import tsfm
-from tsfm.reports.figures import plot_forecast, save_figure
-from tsfm_data.io.tables import read_series
+from tsfm.reports import plot_forecast, save_figure
+from tsfm_data.io import read_series
 
 HORIZON, SHOWN = 28, 120
 

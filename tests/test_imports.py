@@ -1,7 +1,12 @@
 """Imports run one way, each heavy dependency has its doors, and ``import tsfm`` is light."""
 
 import ast
+import functools
+import graphlib
+import importlib
+import inspect
 import os
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,19 +18,19 @@ from tsfm.models.registry import OWN
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"tsfm": ROOT / "tsfm", "tsfm_data": ROOT / "data/tsfm_data", "tsfm_vision": ROOT / "vision/tsfm_vision"}
-# Of tsfm, vision may import these alone.
-SHARED_WITH_VISION = (
-    "tsfm.attention.dispatch",
-    "tsfm.nn.layers",
-    "tsfm.nn.memory",
-    "tsfm.training.optim",
-    "tsfm.weights.pretrained",
-)
+# Of tsfm, vision may import these rooms alone.
+SHARED_WITH_VISION = ("tsfm.attention", "tsfm.nn", "tsfm.training", "tsfm.weights")
+# The rooms of a package, lowest first: a room imports those before it.
+ORDER = {
+    "tsfm": ["attention", "nn", "models", "weights", "training", "inference", "reports", "scaling", "commands"],
+    "tsfm_data": ["io", "windows", "synthetic", "corpus", "evaluation", "images"],
+    "tsfm_vision": ["backbones", "weights", "evaluation", "training", "commands"],
+}
 VISION_LIGHTNING = ("tsfm_vision.training",)
 TSFM_LIGHTNING = ("tsfm.training.task", "tsfm.training.callbacks", "tsfm.commands", "tsfm.bench")
 # A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.
 DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "xformers": (("tsfm.attention.dispatch", "tsfm.commands.health"), ()),
+    "xformers": (("tsfm.attention", "tsfm.commands.health"), ()),
     "timm": (("tsfm_vision",), ("tsfm_vision",)),
     "gluonts": (("tsfm_data", "tsfm.bench", "tsfm.inference.adapters"), ("tsfm.inference.adapters",)),
     "matplotlib": (
@@ -105,6 +110,62 @@ def test_when_a_module_imports_a_sibling_package_then_it_is_one_that_it_may_know
             continue
         allowed = {"tsfm": ("tsfm_data",), "tsfm_data": (), "tsfm_vision": ("tsfm_data", *SHARED_WITH_VISION)}
         assert under(target, allowed[name.split(".")[0]]), f"{name} imports {target}"
+
+
+def room_of(name: str) -> str | None:
+    """The room that a module or a name lies in; None for what stands at the top of a package."""
+    package, *rest = name.split(".")
+    return f"{package}.{rest[0]}" if rest and rest[0] in ORDER.get(package, ()) else None
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if room_of(name)])
+def test_when_a_module_imports_another_room_then_it_is_a_lower_one_and_the_name_is_public(name: str) -> None:
+    mine = str(room_of(name))
+    for target, _ in imported(MODULES[name]):
+        other = room_of(target)
+        if other is None or other == mine:
+            continue
+        package, room = other.split(".")
+        if package == mine.split(".")[0]:
+            order = ORDER[package]
+            assert order.index(room) < order.index(mine.split(".")[1]), f"{name} imports {target}: a higher room"
+        assert target.count(".") == 2, f"{name} imports {target}: expected a name that {other} exports"
+        assert target.split(".")[2] in public(other), f"{name} imports {target}, which {other} does not export"
+
+
+@functools.cache
+def public(room: str) -> set[str]:
+    """What a room exports: ``__all__`` and its modules' names."""
+    module = importlib.import_module(room)
+    return {*module.__all__, *(found.name for found in pkgutil.iter_modules(module.__path__))}
+
+
+@pytest.mark.parametrize("room", [f"{p}.{r}" for p, rooms in ORDER.items() for r in rooms if r != "commands"])
+def test_when_a_room_is_opened_then_it_says_what_it_is_for_and_every_public_name_is_there(room: str) -> None:
+    module = importlib.import_module(room)
+    assert (module.__doc__ or "").strip()
+    assert module.__all__
+    modules = {found.name for found in pkgutil.iter_modules(module.__path__)}
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+        assert name not in modules or inspect.ismodule(getattr(module, name)), f"{room}.{name} is a module, too"
+
+
+def test_when_all_imports_are_followed_then_no_circle_is_left() -> None:
+    edges: dict[str, set[str]] = {}
+    for name, path in MODULES.items():
+        for target, _ in imported(path):
+            places = [target, target.rpartition(".")[0]]
+            place = next((p for p in places if p in MODULES), None)
+            if place is not None and place in PACKAGES:
+                continue  # names of a package's top are imported when they are asked for
+            if place is not None and hasattr(importlib.import_module(place), "__path__") and place == places[1]:
+                value = getattr(importlib.import_module(place), target.rpartition(".")[2], None)
+                place = getattr(value, "__module__", place)  # where the name that a room exports really is
+            if place is not None and place != name and place in MODULES:
+                edges.setdefault(name, set()).add(place)
+    sorter = graphlib.TopologicalSorter(edges)
+    sorter.prepare()  # raises CycleError, which lists the modules
 
 
 MODELS = sorted(place.split(":")[0] for place in OWN.values())

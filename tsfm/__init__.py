@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tsfm.inference.api import Model, load
-    from tsfm.inference.estimator import TSFMForecaster
+    from tsfm.inference import Model, TSFMForecaster, load
 
 __all__ = ["Model", "TSFMForecaster", "__version__", "load"]
 __version__ = "0.1.0"

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.loggers import Logger
 
-from tsfm.models.base import Forecaster
+from tsfm.models import Forecaster
 from tsfm_data.errors import InputError, unknown_name
 
 # What a key of a config must hold a class of.

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from tsfm_data.io.columns import Roles
-    from tsfm_data.io.series import SeriesSet
+    from tsfm_data.io import Roles, SeriesSet
 
 SHOWN = 8  # so many names of a long list are printed
 
@@ -150,9 +149,7 @@ def _findings(series: "SeriesSet", name: str, options: dict[str, Any]) -> dict[s
 
 def _columns(series: "SeriesSet", name: str, options: dict[str, Any]) -> tuple[int, "Roles | None", list[str]]:
     """Rows of the table, roles of its columns, and the columns that have none."""
-    from tsfm_data.io import catalog
-    from tsfm_data.io.columns import find_roles
-    from tsfm_data.io.readers import read_table
+    from tsfm_data.io import catalog, find_roles, read_table
 
     chosen = {key: options.get(key) for key in ("time_column", "item_column", "target")}
     if name in catalog.names() and not Path(name).is_file():
@@ -169,7 +166,7 @@ def _columns(series: "SeriesSet", name: str, options: dict[str, Any]) -> tuple[i
 
 def _frequencies(series: "SeriesSet") -> list[dict[str, Any]]:
     """One row a frequency: items, lengths, span."""
-    from tsfm_data.io.frequency import season_length
+    from tsfm_data.io import season_length
 
     freqs = np.array(series.freqs)
     lengths = np.diff(series.offsets) - series.future_rows
@@ -195,7 +192,7 @@ def _frequencies(series: "SeriesSet") -> list[dict[str, Any]]:
 def _warnings(series: "SeriesSet") -> list[str]:
     """What a forecaster should know before trusting a forecast of these series."""
     empty, constant, short = [], [], []
-    from tsfm_data.io.frequency import season_length
+    from tsfm_data.io import season_length
 
     for i, name in enumerate(series.item_ids):
         values = series.item(i)
@@ -245,7 +242,7 @@ def _text(findings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 
 def _write_json(path: Path, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    from tsfm_data.io.files import atomic_file
+    from tsfm_data.io import atomic_file
 
     text = json_format.dumps({"rows": rows, "summary": summary}, indent=1, ensure_ascii=False) + "\n"
     if str(path) == "-":

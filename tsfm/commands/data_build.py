@@ -19,7 +19,7 @@ def build(config: Path, *, output: Path) -> None:
     """
     from tabulate import tabulate
 
-    from tsfm_data.corpus.building import build as make
+    from tsfm_data.corpus import build as make
 
     built = make(config, output)
     rows = [
@@ -55,7 +55,7 @@ def verify(corpus: Path) -> None:
     Raises:
         InputError: a file is missing, cut off or altered; it is named.
     """
-    from tsfm_data.corpus.store import Store
+    from tsfm_data.corpus import Store
 
     store = Store(corpus, verify=True)
     print(f"{corpus}: {len(store)} sources, {store.points:,} points, every array as it was written")
@@ -76,7 +76,7 @@ def overlap(corpus: Path, suite: str = "bench", data: list[str] | None = None, j
     from tabulate import tabulate
 
     from tsfm.commands.data import _write_json
-    from tsfm_data.corpus.overlap import check_overlap
+    from tsfm_data.corpus import check_overlap
     from tsfm_data.errors import unknown_name
     from tsfm_data.io import catalog
 

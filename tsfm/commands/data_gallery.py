@@ -41,9 +41,8 @@ def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows
     Raises:
         InputError: no corpus, a number out of range, a suffix that is none of these, or no real series that is as long.
     """
-    from tsfm.reports.figures import save_figure
-    from tsfm_data.corpus.spectra import catalogue_sources, real_windows, store_sources
-    from tsfm_data.corpus.store import Store
+    from tsfm.reports import save_figure
+    from tsfm_data.corpus import Store, catalogue_sources, real_windows, store_sources
     from tsfm_data.errors import InputError
     from tsfm_data.synthetic import SyntheticMixture
 
@@ -104,7 +103,7 @@ def _examples(axis: "Axes", length: int, seed: int) -> None:
 
 def _spectra(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
     """Median and band of the power spectra, over periods."""
-    from tsfm_data.corpus.spectra import power
+    from tsfm_data.corpus import power
 
     for name, colour in (("real", REAL), ("synthetic", SYNTHETIC)):
         if name in sets:
@@ -125,7 +124,7 @@ def _spectra(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
 
 def _correlations(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
     """Median and band of the autocorrelations, over lags."""
-    from tsfm_data.corpus.spectra import autocorrelation
+    from tsfm_data.corpus import autocorrelation
 
     for name, colour in (("real", REAL), ("synthetic", SYNTHETIC)):
         if name in sets:
@@ -142,7 +141,7 @@ def _correlations(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
 
 def _plane(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
     """Every window as a point: how smooth it is, and how much of it a few frequencies explain."""
-    from tsfm_data.corpus.spectra import autocorrelation, power
+    from tsfm_data.corpus import autocorrelation, power
 
     for name, colour in (("synthetic", SYNTHETIC), ("real", REAL)):
         if name in sets:

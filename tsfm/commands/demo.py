@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from tsfm.models.base import Forecaster
-    from tsfm_data.evaluation.report import Report
-    from tsfm_data.windows.datamodule import ForecastDataModule
+    from tsfm.models import Forecaster
+    from tsfm_data.evaluation import Report
+    from tsfm_data.windows import ForecastDataModule
 
 CONFIG = Path(__file__).with_name("demo.yaml")
 # Of each training on series: days, hours, minutes, seconds; epochs and early stopping end it before.
@@ -127,10 +127,9 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
         max_epochs: trains shorter, to try the command out.
     """
     from tsfm.commands.demo_page import build_page, own_commands, score_rows, terminal_table
-    from tsfm.reports.figures import save_figure
-    from tsfm.reports.html import save_page
-    from tsfm_data.evaluation.report import Report
-    from tsfm_data.io.files import atomic_file
+    from tsfm.reports import save_figure, save_page
+    from tsfm_data.evaluation import Report
+    from tsfm_data.io import atomic_file
 
     if max_epochs is not None and max_epochs < 1:
         raise InputError(f"expected max_epochs of at least 1, found {max_epochs}: leave it out for the full training")
@@ -167,9 +166,9 @@ def run(example: Example, command: str, output: Path) -> Outcome:
         output: folder of the demo.
     """
     from tsfm.commands.train import train
-    from tsfm.weights.pretrained import load
-    from tsfm_data.io.files import atomic_file
-    from tsfm_data.windows.datamodule import ForecastDataModule
+    from tsfm.weights import load
+    from tsfm_data.io import atomic_file
+    from tsfm_data.windows import ForecastDataModule
 
     table = example.read()
     path, folder = output / f"{example.name}.csv", output / example.name
@@ -207,10 +206,7 @@ def fit_command(example: Example, output: Path, seed: int, max_epochs: int | Non
 
 def score(example: Example, model: "Forecaster", path: Path) -> "Report":
     """Score model and baselines on every window of the test rows, all variates of a window together."""
-    from tsfm_data.evaluation.baselines import Naive, SeasonalNaive
-    from tsfm_data.evaluation.evaluator import evaluate
-    from tsfm_data.evaluation.profiles import PROBABILISTIC, Profile
-    from tsfm_data.evaluation.report import Report
+    from tsfm_data.evaluation import PROBABILISTIC, Naive, Profile, Report, SeasonalNaive, evaluate
 
     metrics = {name: PROBABILISTIC[name] for name in METRICS}
     profile = Profile("demo", metrics, "rolling", univariate=False)  # the baselines are given all of the history
@@ -221,10 +217,10 @@ def score(example: Example, model: "Forecaster", path: Path) -> "Report":
 
 def draw(example: Example, model: "Forecaster", path: Path, table: "pd.DataFrame") -> "Figure":
     """The forecast of the last test window beside what came."""
-    from tsfm.inference.predictors import forecast_frame
-    from tsfm.nn.quantiles import DEFAULT_LEVELS
-    from tsfm.reports.figures import plot_forecast
-    from tsfm_data.io.tables import read_series
+    from tsfm.inference import forecast_frame
+    from tsfm.nn import DEFAULT_LEVELS
+    from tsfm.reports import plot_forecast
+    from tsfm_data.io import read_series
 
     known = read_series(table.iloc[: -example.horizon])
     frame = forecast_frame(model, known, example.horizon, DEFAULT_LEVELS)

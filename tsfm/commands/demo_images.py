@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tsfm.reports.html import Image, Section, Table, Value
+from tsfm.reports import Image, Section, Table, Value
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation.report import Report
+from tsfm_data.evaluation import Report
 
 TITLE = "Handwritten digits"
 # Name of a metric in report.json -> how the page calls it.

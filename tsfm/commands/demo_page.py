@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsfm.commands import demo_images
-from tsfm.reports.html import Code, Image, Section, Table, Value, page
+from tsfm.reports import Code, Image, Section, Table, Value, page
 
 if TYPE_CHECKING:
     from tsfm.commands.demo import Example, Outcome
-    from tsfm_data.evaluation.report import Report
+    from tsfm_data.evaluation import Report
 
 WIDTH = 60  # characters of a command after which its next option starts a new line
 MODEL, BASELINE = "iTransformer", "seasonal-naive"
@@ -115,7 +115,7 @@ def terminal_table(rows: "Sequence[dict[str, Value]]", title: str) -> str:
     """The scores of one example as the terminal shows them."""
     from tabulate import tabulate
 
-    from tsfm.reports.html import show_value
+    from tsfm.reports import show_value
 
     cells = [[show_value(value) for value in row.values()] for row in rows]
     head = [title, *list(rows[0])[1:]]

@@ -59,10 +59,10 @@ def evaluate(
     """
     import sys
 
-    from tsfm.inference.predictors import WithoutCovariates, check_covariates, load_predictor
-    from tsfm_data.evaluation.evaluator import evaluate as score
-    from tsfm_data.evaluation.report import Report
-    from tsfm_data.io.catalog import open_source
+    from tsfm.inference import WithoutCovariates, check_covariates, load_predictor
+    from tsfm_data.evaluation import Report
+    from tsfm_data.evaluation import evaluate as score
+    from tsfm_data.io import open_source
 
     if horizon is not None and horizon < 1:
         raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
@@ -122,10 +122,9 @@ def _on_suite(
     """Score on a suite; ``own`` are the options that are for data of one's own."""
     import sys
 
-    from tsfm.inference.predictors import load_predictor
-    from tsfm.reports.suite import say, write
-    from tsfm_data.evaluation.suite import evaluate_suite
-    from tsfm_data.evaluation.suite_sets import SHORT
+    from tsfm.inference import load_predictor
+    from tsfm.reports import say, write
+    from tsfm_data.evaluation import SHORT, evaluate_suite
 
     for name, value in own.items():
         if value is not None:

@@ -26,8 +26,7 @@ def export(
         format: onnx, or torch for torch.export.load.
         dtype: how weights are stored; bf16 takes half the space and int8 a quarter, and the loss is measured.
     """
-    from tsfm.inference.api import load_model
-    from tsfm.inference.exporting import export
+    from tsfm.inference import export, load_model
 
     suffix = {"onnx": ".onnx", "torch": ".pt2"}[format]
     if output.suffix != suffix:

@@ -54,13 +54,11 @@ def finetune(
     import json
 
     from tsfm.commands.image import is_image_model
-    from tsfm.inference.api import load_model
-    from tsfm.reports.finetuning import build_page, verdict
-    from tsfm.reports.html import save_page
-    from tsfm.training.finetuning import Recipe, finetune, summary
-    from tsfm.weights.pretrained import save
-    from tsfm_data.io.catalog import open_source
-    from tsfm_data.io.files import atomic_folder
+    from tsfm.inference import load_model
+    from tsfm.reports import build_page, save_page, verdict
+    from tsfm.training import Recipe, finetune, summary
+    from tsfm.weights import save
+    from tsfm_data.io import atomic_folder, open_source
 
     recipe = Recipe(method, steps, batch_size, lr, rank=rank, seed=seed)
     if output.exists() and not (output / "result.json").is_file() and (not output.is_dir() or any(output.iterdir())):

@@ -48,10 +48,10 @@ def forecast(
         freq: pandas frequency of the series; inferred by default.
         batch_size: windows forecast at once.
     """
-    from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
-    from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels
+    from tsfm.inference import check_covariates, check_observed, forecast_frame, load_predictor
+    from tsfm.nn import DEFAULT_LEVELS, check_levels
     from tsfm.weights import registry
-    from tsfm_data.io.catalog import open_source
+    from tsfm_data.io import open_source
 
     if horizon < 1:
         raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
@@ -72,7 +72,7 @@ def forecast(
         write_frame(frame, output)
         print(f"{output}: {frame['item_id'].nunique()} series, {horizon} steps each, model {predictor.name}")
     if plot is not None:
-        from tsfm.reports.figures import plot_forecast, save_figure
+        from tsfm.reports import plot_forecast, save_figure
 
         save_figure(plot_forecast(series, frame), plot)
         print(f"{plot}: history, median and interval")
@@ -107,7 +107,7 @@ def write_frame(frame: "pandas.DataFrame", path: Path) -> None:  # type: ignore[
     """
     import json
 
-    from tsfm_data.io.files import atomic_file
+    from tsfm_data.io import atomic_file
 
     check_suffix(path, TABLES)
 

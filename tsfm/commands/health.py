@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
-from tsfm.attention.dispatch import Mask, kernel_name, xformers_problem
-from tsfm_data.io.download import cache_folder, data_folder
+from tsfm.attention import Mask, kernel_name, xformers_problem
+from tsfm_data.io import cache_folder, data_folder
 
 State = Literal["ok", "note", "wrong"]
 # What only some users need: the distribution, and the extra that installs it.

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from tsfm.nn.memory import keep_large_blocks
+from tsfm.nn import keep_large_blocks
 from tsfm_data.errors import InputError
 
 OnBad = Literal["error", "skip"]
@@ -38,7 +38,7 @@ def folder_of(model: str | None) -> str:
     Raises:
         InputError: none ships.
     """
-    from tsfm.weights.registry import default_image, local_folder
+    from tsfm.weights import default_image, local_folder
 
     name = default_image() if model is None else model
     return str(local_folder(name) or name)

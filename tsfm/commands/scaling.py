@@ -40,9 +40,7 @@ def fit(
         delta: width of the Huber loss on log loss.
         seed: of the bootstrap.
     """
-    from tsfm.scaling.analysis import analyse
-    from tsfm.scaling.report import lead, write_report
-    from tsfm.scaling.runs.ledger import read_runs
+    from tsfm.scaling import analyse, lead, read_runs, write_report
 
     rows = read_runs(ledger, params, tokens, loss, flops, run, group, exclude, unique)
     analysis = analyse(rows, draws, seed, delta)
@@ -75,9 +73,8 @@ def sweep(
             writes the files of array jobs for sbatch.
         index: run this cell alone, in this process: what an array job does.
     """
-    from tsfm.scaling.runs.grid import cells, read_grid
-    from tsfm.scaling.runs.sweep import LEDGER, edges, read_rows, run_index, slurm_files, start_local
-    from tsfm.scaling.runs.sweep import sweep as run_sweep
+    from tsfm.scaling import LEDGER, cells, edges, read_grid, read_rows, run_index, slurm_files, start_local
+    from tsfm.scaling import sweep as run_sweep
 
     plan = read_grid(grid)
     if jobs < 1:
@@ -93,7 +90,7 @@ def sweep(
         return 0
     start = start_local
     if backend == "ray":
-        from tsfm.scaling.runs.ray_jobs import start_ray as start
+        from tsfm.scaling import start_ray as start
     print(f"{len(cells(plan))} cells; ledger: {output / LEDGER}")
     failed = run_sweep(plan, grid, output, jobs, start, lambda line: print(line, flush=True))
     for warning in edges(plan, output):
@@ -121,8 +118,8 @@ def counts(
     """
     from tabulate import tabulate
 
-    from tsfm.models.counts import table
-    from tsfm_data.io.files import atomic_file
+    from tsfm.models import table
+    from tsfm_data.io import atomic_file
 
     rows = table(archs or ["encoder", "decoder"], context, horizon, sizes)
     head = {
@@ -185,10 +182,8 @@ def plan(
     """
     from tabulate import tabulate
 
-    from tsfm.scaling.nearest_model import Machine, machine_of, realise
-    from tsfm.scaling.plan import QUANTITIES, make_plan, read_fit
-    from tsfm.scaling.runs.sweep import spoken
-    from tsfm_data.io.files import atomic_file
+    from tsfm.scaling import QUANTITIES, Machine, machine_of, make_plan, read_fit, realise, spoken
+    from tsfm_data.io import atomic_file
 
     if throughput is not None and not throughput > 0:
         raise InputError(f"expected a throughput above 0 FLOPs a second, found {throughput:g}")
@@ -236,8 +231,8 @@ def selftest(data: Path | None = None, draws: int = 4000, coverage: int = 0) -> 
     """
     from tabulate import tabulate
 
+    from tsfm.scaling import NAMES
     from tsfm.scaling import selftest as tests
-    from tsfm.scaling.laws.form import NAMES
 
     if draws < 100 or coverage < 0:
         raise InputError(f"expected at least 100 draws and coverage of 0 or more, found {draws} and {coverage}")

@@ -19,16 +19,13 @@ from torch import Tensor
 from tsfm.commands.checkpoints import NAMED, check_checkpoint, interrupted, read_checkpoint, shown
 from tsfm.commands.config_errors import check_files, explain
 from tsfm.commands.forecast import write_frame
-from tsfm.inference.predictors import forecast_table
-from tsfm.models.registry import model_classes
-from tsfm.nn.memory import keep_large_blocks
-from tsfm.nn.quantiles import check_levels
-from tsfm.training.task import ForecastTask, logged_names
-from tsfm_data.corpus.datamodule import PretrainingDataModule
+from tsfm.inference import forecast_table
+from tsfm.models import model_classes
+from tsfm.nn import check_levels, keep_large_blocks
+from tsfm.training import ForecastTask, logged_names
+from tsfm_data.corpus import PretrainingDataModule
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.windows.batch import Forecast
-from tsfm_data.windows.datamodule import ForecastDataModule
-from tsfm_data.windows.loader import item_lengths
+from tsfm_data.windows import Forecast, ForecastDataModule, item_lengths
 
 DESCRIPTION = "Train a model from YAML; every option can also be given on the command line."
 # Warnings of Lightning that do not apply here, or ask nothing of a user.
@@ -49,7 +46,7 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the file once, whole, on the first process."""
-        from tsfm_data.io.files import atomic_file
+        from tsfm_data.io import atomic_file
 
         if (
             self.already_saved

@@ -26,7 +26,7 @@ def list_(*, task: Literal["forecast", "image"] | None = None, json: Path | None
         if str(json) == "-":
             print(text)
             return
-        from tsfm_data.io.files import atomic_file
+        from tsfm_data.io import atomic_file
 
         with atomic_file(json) as temporary:
             temporary.write_text(text + "\n")
@@ -53,8 +53,7 @@ def list_(*, task: Literal["forecast", "image"] | None = None, json: Path | None
 
 
 def _row(entry: Any) -> dict[str, Any]:
-    from tsfm.weights import registry
-    from tsfm.weights.folders import CHECKSUMS, digest, read_checksums
+    from tsfm.weights import CHECKSUMS, digest, read_checksums, registry
 
     folder = registry.local_folder(entry.name)
     size, sha256 = None, entry.sha256
@@ -90,7 +89,7 @@ def pull(name: str, *, revision: str | None = None, accept_licence: bool = False
         accept_licence: say that you accept a licence that restricts use, or is not known.
         mirror: URL or path of a mirror (see tsfm weights mirror) to ask instead; by default TSFM_MIRROR.
     """
-    from tsfm.weights.download import pull as fetch
+    from tsfm.weights import pull as fetch
 
     folder = fetch(name, revision=revision, accept_licence=accept_licence, mirror=mirror)
     print(f"{folder}: --model {folder.name} finds it")
@@ -105,7 +104,7 @@ def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licen
         revision: another branch, tag or commit of its repository.
         accept_licence: say that you accept a licence that restricts use, or is not known.
     """
-    from tsfm.weights.download import mirror as write
+    from tsfm.weights import mirror as write
 
     print(f"{write(name, folder, revision=revision, accept_licence=accept_licence)}: written and verified")
 
@@ -116,7 +115,7 @@ def verify(folder: Path) -> None:
     Args:
         folder: the folder.
     """
-    from tsfm.weights.folders import verify as check
+    from tsfm.weights import verify as check
 
     for found in check(folder):
         compared = (
@@ -151,8 +150,8 @@ def convert(
         activation: of an iTransformer.
         window_norm: whether an iTransformer was trained with use_norm.
     """
-    from tsfm.weights.conversion import Options
-    from tsfm.weights.conversion import convert as make
+    from tsfm.weights import Options
+    from tsfm.weights import convert as make
 
     for name, value in {"context": context, "horizon": horizon, "heads": heads}.items():
         if value is not None and value < 1:
@@ -172,12 +171,12 @@ def card(folder: Path, *, scores: Path | None = None, run: Path | None = None, c
         run: of an image model, the folder of the training run, whose recipe is kept in the folder's config.json.
         check: write nothing; fail where the card says something else.
     """
-    from tsfm.weights.cards import card as text_of
-    from tsfm.weights.cards import keep_scores
-    from tsfm_data.io.files import atomic_file
+    from tsfm.weights import card as text_of
+    from tsfm.weights import keep_scores
+    from tsfm_data.io import atomic_file
 
     if run is not None:
-        from tsfm.weights.image_cards import keep_recipe
+        from tsfm.weights import keep_recipe
 
         keep_recipe(run, folder)
     if scores is not None:

@@ -1,1 +1,33 @@
 """Forecasting with a model: the Python interface, tables of forecasts, adapters, export."""
+
+from typing import TYPE_CHECKING
+
+from tsfm_data.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from tsfm.inference.api import Model, load, load_model
+    from tsfm.inference.estimator import TSFMForecaster
+    from tsfm.inference.exporting import export
+    from tsfm.inference.predictors import (
+        WithoutCovariates,
+        check_covariates,
+        check_observed,
+        forecast_frame,
+        forecast_table,
+        load_predictor,
+    )
+
+__all__ = [
+    "Model",
+    "TSFMForecaster",
+    "WithoutCovariates",
+    "check_covariates",
+    "check_observed",
+    "export",
+    "forecast_frame",
+    "forecast_table",
+    "load",
+    "load_model",
+    "load_predictor",
+]
+__getattr__ = lazy_exports(__name__, __file__)

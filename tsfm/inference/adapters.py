@@ -12,12 +12,9 @@ import numpy as np
 import torch
 
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation.baselines import Predictor
-from tsfm_data.evaluation.evaluator import BATCH_VALUES
-from tsfm_data.evaluation.metrics import LEVELS
-from tsfm_data.io.gluonts import read_gluonts
-from tsfm_data.io.series import SeriesSet
-from tsfm_data.windows.loader import Windows, item_lengths
+from tsfm_data.evaluation import BATCH_VALUES, LEVELS, Predictor
+from tsfm_data.io import SeriesSet, read_gluonts
+from tsfm_data.windows import Windows, item_lengths
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # GluonTS would like a faster JSON parser, which nothing here needs

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
-from tsfm.models.base import Forecaster
-from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels
+from tsfm.models import Forecaster
+from tsfm.nn import DEFAULT_LEVELS, check_levels
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation.baselines import Predictor
-from tsfm_data.io.series import SeriesSet
+from tsfm_data.evaluation import Predictor
+from tsfm_data.io import SeriesSet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tsfm.training.finetuning import Finetuned
+    from tsfm.training import Finetuned
 
 Table = Any  # a path, a catalogue name, a pandas or pyarrow table, a GluonTS data set, or a SeriesSet
 
@@ -66,7 +66,7 @@ class Model:
         asked = check_levels(levels)
         series = series_of(table, **columns)
         if self.history is not None and self.history.ignored:  # tried, and found to be of no use
-            from tsfm.training.finetuning import without_covariates
+            from tsfm.training import without_covariates
 
             series = without_covariates(series)
         for warning in filter(None, (check_covariates(self.predictor, series), check_observed(series))):
@@ -90,7 +90,7 @@ class Model:
         """
         from dataclasses import fields
 
-        from tsfm.training.finetuning import Recipe, finetune
+        from tsfm.training import Recipe, finetune
 
         names = {field.name for field in fields(Recipe)}
         recipe = Recipe(method=method, **{key: value for key, value in options.items() if key in names})  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ class Model:
         Raises:
             InputError: a baseline.
         """
-        from tsfm.weights.pretrained import save
+        from tsfm.weights import save
 
         save(trained(self.predictor), folder)
 
@@ -155,8 +155,7 @@ def series_of(table: Table, **columns: Any) -> SeriesSet:
     import inspect
 
     from tsfm_data.errors import unknown_name
-    from tsfm_data.io.catalog import open_source
-    from tsfm_data.io.tables import read_series
+    from tsfm_data.io import open_source, read_series
 
     known = [name for name in inspect.signature(read_series).parameters if name != "source"]
     for name in columns:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tsfm.inference.api import Model, Table, load, series_of
-from tsfm.nn.quantiles import DEFAULT_LEVELS
+from tsfm.nn import DEFAULT_LEVELS
 from tsfm_data.errors import InputError, unknown_name
 
 if TYPE_CHECKING:

@@ -19,11 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tsfm.models.base import Forecaster
-from tsfm.models.zeroshot.periods import fourier_matrices
+from tsfm.models import Forecaster, fourier_matrices
 from tsfm_data.errors import InputError
-from tsfm_data.io.files import atomic_file
-from tsfm_data.windows.batch import Batch
+from tsfm_data.io import atomic_file
+from tsfm_data.windows import Batch
 
 Format = Literal["onnx", "torch"]
 Dtype = Literal["fp32", "bf16", "int8"]

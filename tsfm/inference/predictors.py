@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tsfm.models.base import Forecaster
-from tsfm.weights.pretrained import load_named
+from tsfm.models import Forecaster
+from tsfm.weights import load_named
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation.baselines import BASELINES, get_baseline
-from tsfm_data.evaluation.evaluator import BATCH_VALUES, Predictor
-from tsfm_data.io.series import SeriesSet
-from tsfm_data.windows.batch import Batch, Forecast
-from tsfm_data.windows.loader import Windows, item_lengths
+from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, get_baseline
+from tsfm_data.io import SeriesSet
+from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
 
 if TYPE_CHECKING:
     import pandas as pd

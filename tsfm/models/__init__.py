@@ -1,1 +1,33 @@
 """Time-series models: one file each; no model imports another."""
+
+from typing import TYPE_CHECKING
+
+from tsfm_data.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from tsfm.models.base import Forecaster, Pretraining, TrainingData
+    from tsfm.models.counts import Counts, count, count_forecaster, parameters, sizes_of, table
+    from tsfm.models.registry import MODELS, model_class, model_classes
+    from tsfm.models.scaling_law.trunk import PackedForecaster, from_reference_state
+    from tsfm.models.zeroshot.periods import fourier_matrices
+    from tsfm.models.zeroshot.recipe import ZeroShotForecaster
+
+__all__ = [
+    "MODELS",
+    "Counts",
+    "Forecaster",
+    "PackedForecaster",
+    "Pretraining",
+    "TrainingData",
+    "ZeroShotForecaster",
+    "count",
+    "count_forecaster",
+    "fourier_matrices",
+    "from_reference_state",
+    "model_class",
+    "model_classes",
+    "parameters",
+    "sizes_of",
+    "table",
+]
+__getattr__ = lazy_exports(__name__, __file__)

@@ -14,12 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tsfm.models.covariates import standardise_covariates
-from tsfm.nn.heads import ConformalIntervals
-from tsfm.nn.memory import keep_large_blocks
-from tsfm.nn.quantiles import check_levels, interpolate_quantiles
-from tsfm.nn.scaler import WindowScale
+from tsfm.nn import ConformalIntervals, WindowScale, check_levels, interpolate_quantiles, keep_large_blocks
 from tsfm_data.errors import InputError
-from tsfm_data.windows.batch import Batch, Forecast
+from tsfm_data.windows import Batch, Forecast
 
 # Levels of the paths on which forecasts go on beyond a model's reach. Fewer paths say less of what may come; from more,
 # most of them near the middle, intervals come out too narrow: of a random walk nine lose half in 25 passes.

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tsfm.models.base import Forecaster
 from tsfm.models.registry import MODELS, model_class
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 # Children of a model that turn data into tokens or tokens into an answer: what "non-embedding" leaves out.
 EDGES = frozenset(

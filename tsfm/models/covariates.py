@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 
 class WithCovariates(NamedTuple):

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from tsfm.nn.scaler import packed_scale
-from tsfm_data.corpus.packing import PackedRows
+from tsfm.nn import packed_scale
+from tsfm_data.corpus import PackedRows
 from tsfm_data.errors import InputError
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 
 @dataclass(frozen=True, eq=False)

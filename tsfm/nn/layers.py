@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.attention.dispatch import Mask, attend
-from tsfm.attention.dropout import Dropout
+from tsfm.attention import Dropout, Mask, attend
 from tsfm_data.errors import InputError
 
 Activation = Literal["gelu", "relu"]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.attention.dispatch import Mask, attend
+from tsfm.attention import Mask, attend
 from tsfm.nn.layers import RMSNorm, Rotary
 
 NORM_EPS = 1e-6

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.attention.dispatch import Mask, attend
+from tsfm.attention import Mask, attend
 from tsfm.nn.layers import RMSNorm, Rotary, SwiGLU
 from tsfm_data.errors import InputError
 

@@ -1,1 +1,30 @@
 """Figures and HTML pages."""
+
+from typing import TYPE_CHECKING
+
+from tsfm_data.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from tsfm.reports.figures import new_figure, plot_forecast, save_figure
+    from tsfm.reports.finetuning import build_page, verdict
+    from tsfm.reports.html import Code, Image, Section, Table, Value, page, save_page, show_value
+    from tsfm.reports.suite import say, write
+
+__all__ = [
+    "Code",
+    "Image",
+    "Section",
+    "Table",
+    "Value",
+    "build_page",
+    "new_figure",
+    "page",
+    "plot_forecast",
+    "save_figure",
+    "save_page",
+    "say",
+    "show_value",
+    "verdict",
+    "write",
+]
+__getattr__ = lazy_exports(__name__, __file__)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsfm_data.errors import InputError
-from tsfm_data.io.files import atomic_file
-from tsfm_data.io.series import SeriesSet
+from tsfm_data.io import SeriesSet, atomic_file
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsfm.inference.predictors import forecast_frame
-from tsfm.models.base import Forecaster
-from tsfm.nn.quantiles import DEFAULT_LEVELS
+from tsfm.inference import forecast_frame
+from tsfm.models import Forecaster
+from tsfm.nn import DEFAULT_LEVELS
 from tsfm.reports.figures import FORECAST, HISTORY, new_figure, plot_forecast
 from tsfm.reports.html import Code, Image, Section, Table, Value, page, show_value
-from tsfm.training.finetuning import ZERO_SHOT, Candidate, Finetuned
-from tsfm.training.holdout import FEW_TIMES, LEAST_GAIN, LEAST_GAIN_AT_ONCE, LEAST_SIGMAS
+from tsfm.training import FEW_TIMES, LEAST_GAIN, LEAST_GAIN_AT_ONCE, LEAST_SIGMAS, ZERO_SHOT, Candidate, Finetuned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

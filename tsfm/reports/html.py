@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING
 
 from tsfm.reports.figures import FORECAST, HISTORY, TRUTH, new_figure
 from tsfm.reports.html import Code, Image, Section, Table, page, save_page
-from tsfm_data.evaluation import relative
-from tsfm_data.evaluation.report import BASELINE
-from tsfm_data.evaluation.suite_report import SuiteReport
-from tsfm_data.evaluation.suite_tables import coverage_points, published_rows, set_rows, summary_rows
+from tsfm_data.evaluation import (
+    BASELINE,
+    SuiteReport,
+    coverage_points,
+    published_rows,
+    relative,
+    set_rows,
+    summary_rows,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

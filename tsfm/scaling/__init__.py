@@ -1,1 +1,42 @@
 """Scaling laws: from a table of runs to laws with intervals, a report, and a plan for a budget."""
+
+from typing import TYPE_CHECKING
+
+from tsfm_data.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from tsfm.scaling.analysis import analyse
+    from tsfm.scaling.laws.form import NAMES
+    from tsfm.scaling.nearest_model import Machine, machine_of, realise
+    from tsfm.scaling.plan import QUANTITIES, make_plan, read_fit
+    from tsfm.scaling.report import lead, write_report
+    from tsfm.scaling.runs.grid import cells, read_grid
+    from tsfm.scaling.runs.ledger import read_runs
+    from tsfm.scaling.runs.ray_jobs import start_ray
+    from tsfm.scaling.runs.sweep import LEDGER, edges, read_rows, run_index, slurm_files, spoken, start_local, sweep
+
+__all__ = [
+    "LEDGER",
+    "NAMES",
+    "QUANTITIES",
+    "Machine",
+    "analyse",
+    "cells",
+    "edges",
+    "lead",
+    "machine_of",
+    "make_plan",
+    "read_fit",
+    "read_grid",
+    "read_rows",
+    "read_runs",
+    "realise",
+    "run_index",
+    "slurm_files",
+    "spoken",
+    "start_local",
+    "start_ray",
+    "sweep",
+    "write_report",
+]
+__getattr__ = lazy_exports(__name__, __file__)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsfm.reports.figures import new_figure
+from tsfm.reports import new_figure
 from tsfm.scaling.analysis import Analysis
 from tsfm.scaling.laws.bootstrap import percentile_interval
 from tsfm.scaling.laws.estimate import Fit

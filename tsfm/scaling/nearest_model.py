@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from tsfm.models.counts import Counts, count_forecaster, parameters, sizes_of
-from tsfm.models.registry import MODELS, model_class
+from tsfm.models import MODELS, Counts, count_forecaster, model_class, parameters, sizes_of
 from tsfm.scaling.laws.form import training_flops
 from tsfm_data.errors import InputError
-from tsfm_data.io.readers import read_table
+from tsfm_data.io import read_table
 
 WIDELY_OFF = 3.0  # times between the planned size and the nearest one
 

@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-from tsfm.reports.figures import save_figure
-from tsfm.reports.html import Image, Section, Table, Value, page, save_page
+from tsfm.reports import Image, Section, Table, Value, page, save_figure, save_page
 from tsfm.scaling.analysis import Analysis
 from tsfm.scaling.figures import draw_all
 from tsfm.scaling.laws.compare import Record
 from tsfm.scaling.laws.form import NAMES
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 
 METHOD = (
     "The joint law is L(N, D) = E + A / N^alpha + B / D^beta. It is fitted to log loss with a Huber loss (width 1e-3 "

@@ -13,8 +13,7 @@ from tsfm.scaling.laws.minimise import DELTA
 from tsfm.scaling.laws.single import power_law
 from tsfm.scaling.runs.ledger import Runs, read_runs
 from tsfm_data.errors import InputError
-from tsfm_data.io.download import data_folder
-from tsfm_data.io.readers import read_table
+from tsfm_data.io import data_folder, read_table
 
 CHINCHILLA, POINTS = "scaling/chinchilla_runs_epoch.parquet", "scaling/tsfm_points.csv"
 OBJECTIVE = 1.01827e-3

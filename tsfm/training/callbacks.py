@@ -7,9 +7,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 
-from tsfm.models.base import Forecaster
-from tsfm_data.corpus.packing import PackedRows
-from tsfm_data.windows.batch import Batch
+from tsfm.models import Forecaster
+from tsfm_data.corpus import PackedRows
+from tsfm_data.windows import Batch
 
 # Dense matrix products a second by the makers' data sheets: half precision, and float32 (as TF32 where it is allowed).
 GPU_PEAKS = {
@@ -140,7 +140,7 @@ def step_flops(batch: Batch | PackedRows, task: pl.LightningModule) -> int:
     They are counted on another model of the same sizes that has no numbers (fake tensors): under the counter PyTorch
     takes other kernels, and a training would depend, in the last bit, on where it was resumed.
     """
-    from tsfm.models.counts import count
+    from tsfm.models import count
 
     model = getattr(task, "forecaster", None)
     if not isinstance(model, Forecaster):

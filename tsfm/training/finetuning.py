@@ -14,14 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tsfm.models.base import Forecaster, TrainingData
-from tsfm.models.zeroshot.recipe import ZeroShotForecaster
+from tsfm.models import Forecaster, TrainingData, ZeroShotForecaster
 from tsfm.training.holdout import Comparison, Errors, Holdout, compare, errors_of, hold_out, until
 from tsfm.training.optim import OptimConfig, lr_factor
 from tsfm_data.errors import InputError
-from tsfm_data.io.series import SeriesSet
-from tsfm_data.windows.batch import Batch
-from tsfm_data.windows.loader import Windows, item_lengths
+from tsfm_data.io import SeriesSet
+from tsfm_data.windows import Batch, Windows, item_lengths
 
 Method = Literal["full", "lora", "head"]
 LEARNING_RATES = {"full": 2e-3, "lora": 4e-3, "head": 1e-3}  # chosen by tsfm bench finetune-rates

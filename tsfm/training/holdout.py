@@ -13,13 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsfm.models.base import Forecaster
-from tsfm.nn.quantiles import DEFAULT_LEVELS
+from tsfm.models import Forecaster
+from tsfm.nn import DEFAULT_LEVELS
 from tsfm.training.validation import WORST, seasonal_scale
 from tsfm_data.errors import InputError
-from tsfm_data.io.series import SeriesSet
-from tsfm_data.windows.batch import Batch
-from tsfm_data.windows.loader import Windows, item_lengths
+from tsfm_data.io import SeriesSet
+from tsfm_data.windows import Batch, Windows, item_lengths
 
 SHARE, MOST_A_SERIES = 0.25, 10  # of the rows of a series that are held out at most; most windows of one series
 BY_SERIES = 16  # from so many short series on, half of them choose and half of them judge

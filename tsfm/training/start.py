@@ -4,10 +4,9 @@ from typing import Literal
 
 import torch
 
-from tsfm.models.base import Forecaster
+from tsfm.models import Forecaster
 from tsfm.training.finetuning import Recipe, trainable
-from tsfm.weights.pretrained import load_named
-from tsfm.weights.registry import default
+from tsfm.weights import default, load_named
 from tsfm_data.errors import InputError
 
 

@@ -16,18 +16,15 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from tsfm.models.base import Forecaster, Pretraining, TrainingData
-from tsfm.models.scaling_law.trunk import PackedForecaster
-from tsfm.nn.quantiles import DEFAULT_LEVELS
+from tsfm.models import Forecaster, PackedForecaster, Pretraining, TrainingData
+from tsfm.nn import DEFAULT_LEVELS
 from tsfm.training.callbacks import Throughput
 from tsfm.training.optim import OptimConfig, build_optimizer, lr_factor, training_steps
 from tsfm.training.start import Pretrained
 from tsfm.training.validation import scaled_errors
-from tsfm_data.corpus.datamodule import PretrainingDataModule
-from tsfm_data.corpus.packing import PackedRows
-from tsfm_data.corpus.store import MANIFEST
+from tsfm_data.corpus import MANIFEST, PackedRows, PretrainingDataModule
 from tsfm_data.errors import InputError
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 
 class ForecastTask(pl.LightningModule):
@@ -145,7 +142,7 @@ class ForecastTask(pl.LightningModule):
 
     def on_predict_start(self) -> None:
         """A point model's intervals come from validation windows, as in the model folder."""
-        from tsfm.weights.pretrained import calibrate
+        from tsfm.weights import calibrate
 
         module = getattr(self.trainer, "datamodule", None)
         if module is not None:
@@ -250,7 +247,7 @@ class ModelFolder(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the folder, on the first process alone."""
-        from tsfm.weights.pretrained import calibrate, save
+        from tsfm.weights import calibrate, save
 
         if (
             getattr(trainer, "fast_dev_run", False)

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tsfm.nn.quantiles import mean_pinball_loss
-from tsfm_data.windows.batch import Batch, Forecast
+from tsfm.nn import mean_pinball_loss
+from tsfm_data.windows import Batch, Forecast
 
 # No single window decides a mean: beyond so many seasonal-naive errors a forecast is as bad as can be.
 WORST = 10.0

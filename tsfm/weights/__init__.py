@@ -4,3 +4,39 @@
 checks model folders and their checksums; ``hub`` and ``pull`` fetch; ``convert`` takes published checkpoints over;
 ``cards`` writes the README.md of a released model.
 """
+
+from typing import TYPE_CHECKING
+
+from tsfm_data.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from tsfm.weights.cards import card, keep_scores
+    from tsfm.weights.conversion import Options, convert
+    from tsfm.weights.download import mirror, pull
+    from tsfm.weights.folders import CHECKSUMS, digest, read_checksums, verify
+    from tsfm.weights.image_cards import keep_recipe
+    from tsfm.weights.pretrained import calibrate, from_plain, load, load_named, save
+    from tsfm.weights.registry import default, default_image, local_folder
+
+__all__ = [
+    "CHECKSUMS",
+    "Options",
+    "calibrate",
+    "card",
+    "convert",
+    "default",
+    "default_image",
+    "digest",
+    "from_plain",
+    "keep_recipe",
+    "keep_scores",
+    "load",
+    "load_named",
+    "local_folder",
+    "mirror",
+    "pull",
+    "read_checksums",
+    "save",
+    "verify",
+]
+__getattr__ = lazy_exports(__name__, __file__)

@@ -10,10 +10,10 @@ from tsfm.weights.folders import FILES, Origin, read_object
 from tsfm.weights.image_cards import image_card, keep_image_scores
 from tsfm.weights.tensors import layout
 from tsfm_data.errors import InputError
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 
 if TYPE_CHECKING:
-    from tsfm.models.base import Forecaster
+    from tsfm.models import Forecaster
 
 LICENCE = "apache-2.0"
 SHOWN = {"MASE": "MASE", "WQL": "WQL"}  # metric of scores.json -> its name on the hub

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tsfm.models.registry import MODELS, model_class
-from tsfm.models.scaling_law.trunk import from_reference_state
+from tsfm.models import MODELS, from_reference_state, model_class
 from tsfm.weights.cards import foreign_card
 from tsfm.weights.folders import Origin, digest, read_object, write_checksums
 from tsfm.weights.tensors import check_file, read
@@ -19,7 +18,7 @@ from tsfm_data.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tsfm.models.base import Forecaster
+    from tsfm.models import Forecaster
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.ckpt", "*.pth", "*.pth.tar", "*.pt", "*.bin")
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")

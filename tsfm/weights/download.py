@@ -8,8 +8,7 @@ from tsfm.weights import registry
 from tsfm.weights.folders import CHECKSUMS, FILES, Origin, digest, read_checksums, verify, write_checksums
 from tsfm.weights.registry import Entry
 from tsfm_data.errors import InputError
-from tsfm_data.io.download import cache_folder, disk_errors, fetch
-from tsfm_data.io.files import atomic_folder
+from tsfm_data.io import atomic_folder, cache_folder, disk_errors, fetch
 
 
 def pull(name: str, *, revision: str | None = None, accept_licence: bool = False, mirror: str | None = None) -> Path:

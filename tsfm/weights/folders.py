@@ -8,7 +8,7 @@ from typing import Any
 
 from tsfm.weights.tensors import Layout, check_file, layout
 from tsfm_data.errors import InputError
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 
 CHECKSUMS = "checksums.json"
 FORMAT_VERSION = 1

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from tsfm_data.errors import InputError
-from tsfm_data.io.download import check
+from tsfm_data.io import check
 
 
 def download(repo: str, file: str, revision: str) -> tuple[Path, str]:

@@ -7,7 +7,7 @@ from typing import Any
 from tsfm.weights.folders import FILES, read_object
 from tsfm.weights.tensors import layout
 from tsfm_data.errors import InputError
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 
 METRICS = {"top1": "top-1", "top5": "top-5", "log_loss": "log loss", "ECE": "calibration error (ECE)"}
 SHARES = ("top1", "top5")

@@ -11,13 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import tsfm
-from tsfm.models.base import Forecaster, Pretraining, TrainingData
-from tsfm.models.registry import model_class
+from tsfm.models import Forecaster, Pretraining, TrainingData, model_class
 from tsfm.weights import registry
 from tsfm.weights.tensors import check_file, layout, read_safetensors
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io.files import atomic_folder
-from tsfm_data.windows.batch import Batch
+from tsfm_data.io import atomic_folder
+from tsfm_data.windows import Batch
 
 FORMAT_VERSION = 1
 # No window is longer; a config that says so would ask for all the memory there is.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import tsfm
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io.download import cache_folder
+from tsfm_data.io import cache_folder
 
 REGISTRY = Path(__file__).with_name("registry.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?")

@@ -1,1 +1,28 @@
 """Pretraining corpora: built once, opened memory-mapped, sampled, augmented and packed."""
+
+from typing import TYPE_CHECKING
+
+from tsfm_data.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from tsfm_data.corpus.building import build
+    from tsfm_data.corpus.datamodule import PretrainingDataModule
+    from tsfm_data.corpus.overlap import check_overlap
+    from tsfm_data.corpus.packing import PackedRows
+    from tsfm_data.corpus.spectra import autocorrelation, catalogue_sources, power, real_windows, store_sources
+    from tsfm_data.corpus.store import MANIFEST, Store
+
+__all__ = [
+    "MANIFEST",
+    "PackedRows",
+    "PretrainingDataModule",
+    "Store",
+    "autocorrelation",
+    "build",
+    "catalogue_sources",
+    "check_overlap",
+    "power",
+    "real_windows",
+    "store_sources",
+]
+__getattr__ = lazy_exports(__name__, __file__)

@@ -27,7 +27,7 @@ from tsfm_data.corpus.store import (
     read_manifest,
 )
 from tsfm_data.errors import InputError
-from tsfm_data.io.files import atomic_file, atomic_folder
+from tsfm_data.io import atomic_file, atomic_folder
 
 STAGING, LOCK = ".build", ".lock"
 # No source has a larger share of the windows than this by default, or than twice the mean share where there are few.

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from tsfm_data.errors import InputError
-from tsfm_data.windows.resumable import B, ResumableLoader
+from tsfm_data.windows import B, ResumableLoader
 
 
 class CountedLoader(ResumableLoader[B]):

@@ -14,7 +14,7 @@ from tsfm_data.corpus.sampler import Drawer
 from tsfm_data.corpus.store import Store
 from tsfm_data.errors import InputError
 from tsfm_data.synthetic import SyntheticMixture
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 VALIDATION = 1 << 64  # its random numbers are those of no training seed, and the same for all of them
 

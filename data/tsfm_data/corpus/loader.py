@@ -16,7 +16,7 @@ from tsfm_data.corpus.counted import CountedLoader
 from tsfm_data.corpus.sampler import Drawer, Drawn
 from tsfm_data.corpus.store import Source, Store
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 SHORTEST = 8  # steps of the shortest history that cropping leaves
 COARSE = 32  # steps that a series must keep where it is shown coarser

@@ -25,8 +25,7 @@ from tsfm_data.corpus.store import FINGERPRINTS, read_manifest
 from tsfm_data.errors import InputError
 
 if TYPE_CHECKING:
-    from tsfm_data.io.catalog import DatasetSpec
-    from tsfm_data.io.series import SeriesSet
+    from tsfm_data.io import DatasetSpec, SeriesSet
 
 BLOCK, SHORT_BLOCK = 32, 16
 SHORT_STRIDE, SHORT_SERIES = 8, 96

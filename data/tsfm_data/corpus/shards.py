@@ -14,8 +14,7 @@ from jaxtyping import Float32, Float64, Shaped
 from tsfm_data.corpus.overlap import fingerprints
 from tsfm_data.corpus.store import ARRAYS, SOURCE_ENTRY, file_digest
 from tsfm_data.errors import InputError
-from tsfm_data.io.frequency import season_length
-from tsfm_data.io.series import SeriesSet
+from tsfm_data.io import SeriesSet, season_length
 
 LIMIT, TINY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 # Rounding to float32 may cost so much of a series' standard deviation; where it would cost more, its median is taken

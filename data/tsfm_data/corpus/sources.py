@@ -34,10 +34,7 @@ import yaml
 
 from tsfm_data.corpus.store import file_digest
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io import catalog
-from tsfm_data.io.frequency import normalise, period_alias, step_of
-from tsfm_data.io.series import SeriesSet
-from tsfm_data.io.tables import read_series
+from tsfm_data.io import SeriesSet, catalog, normalise, period_alias, read_series, step_of
 
 TABLE_OPTIONS = ("time_column", "item_column", "target", "freq", "order")
 COMMON = ("name", "weight", "licence", "licence_class")

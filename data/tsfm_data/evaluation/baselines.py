@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsfm_data.errors import InputError
-from tsfm_data.windows.batch import Batch, Forecast
+from tsfm_data.windows import Batch, Forecast
 
 
 @runtime_checkable

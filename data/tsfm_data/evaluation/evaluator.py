@@ -21,11 +21,8 @@ from tsfm_data.evaluation.elements import Elements, seasonal_error
 from tsfm_data.evaluation.metrics import Accumulator, Metric, get_metric, needed_levels
 from tsfm_data.evaluation.profiles import Profile, get_profile
 from tsfm_data.evaluation.report import Report, make_row
-from tsfm_data.io import catalog
-from tsfm_data.io.series import SeriesSet
-from tsfm_data.windows.batch import Forecast
-from tsfm_data.windows.loader import Windows, item_lengths
-from tsfm_data.windows.splits import Split, StandardScaler
+from tsfm_data.io import SeriesSet, catalog
+from tsfm_data.windows import Forecast, Split, StandardScaler, Windows, item_lengths
 
 __all__ = ["Predictor", "evaluate", "evaluate_series", "pool"]
 

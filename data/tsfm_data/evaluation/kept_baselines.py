@@ -16,7 +16,7 @@ from tsfm_data.evaluation.baselines import BASELINES, Predictor, Statistical
 from tsfm_data.evaluation.profiles import Profile
 from tsfm_data.evaluation.report import make_row
 from tsfm_data.evaluation.suite_sets import SuiteSet, suite_profile
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 
 FILE = Path(__file__).resolve().parents[3] / "benchmarks" / "baselines_bench.json"
 Rows = list[dict[str, Any]]

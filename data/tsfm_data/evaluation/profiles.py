@@ -18,8 +18,8 @@ from jaxtyping import Int64
 
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.evaluation.metrics import LEVELS
-from tsfm_data.io.frequency import normalise, season_length
-from tsfm_data.windows.splits import Split
+from tsfm_data.io import normalise, season_length
+from tsfm_data.windows import Split
 
 GIFT_HORIZON = {"M": 12, "W": 8, "D": 30, "h": 48, "min": 48, "s": 60}
 M4_HORIZON = {"Y": 6, "Q": 8, "M": 18, "W": 13, "D": 14, "h": 48}

@@ -16,7 +16,7 @@ from tsfm_data.errors import InputError
 from tsfm_data.evaluation.baselines import BASELINES
 from tsfm_data.evaluation.report import BASELINE, Report
 from tsfm_data.evaluation.suite_sets import SuiteSet
-from tsfm_data.io.download import data_folder
+from tsfm_data.io import data_folder
 
 COLUMNS = ("dataset", "freq", "horizon", "model", "metric", "value", "source")
 METRICS = {"MASE": "MASE", "WQL": "WQL", "CRPS_mean_wQL": "WQL"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tsfm_data.errors import InputError
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 
 BASELINE = "seasonal-naive"
 RELATIVE = ("MSE", "MAE", "MASE", "WQL")  # errors whose ratio to the baseline's makes sense

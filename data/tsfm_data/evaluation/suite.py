@@ -19,8 +19,8 @@ from tsfm_data.evaluation.profiles import Profile
 from tsfm_data.evaluation.report import BASELINE, Report
 from tsfm_data.evaluation.suite_report import SuiteReport
 from tsfm_data.evaluation.suite_sets import SHORT, SuiteSet, choose, suite_profile
-from tsfm_data.io.series import SeriesSet
-from tsfm_data.windows.loader import item_lengths
+from tsfm_data.io import SeriesSet
+from tsfm_data.windows import item_lengths
 
 SHOWN = ("auto-ets", "auto-theta")
 

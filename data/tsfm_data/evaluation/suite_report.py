@@ -12,7 +12,7 @@ from tsfm_data.evaluation import relative
 from tsfm_data.evaluation.relative import HEADLINE
 from tsfm_data.evaluation.report import Report
 from tsfm_data.evaluation.suite_sets import SuiteSet
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 
 
 @dataclass

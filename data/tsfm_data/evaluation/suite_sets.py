@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.evaluation.profiles import PROFILES, Profile
-from tsfm_data.io import catalog
-from tsfm_data.io.series import SeriesSet
+from tsfm_data.io import SeriesSet, catalog
 
 SHORT = ("gift", "chronos")
 TERMS = ("gift", "gift-medium", "gift-long")

@@ -1,1 +1,23 @@
 """Image sets from folders, Parquet and arrays; scores of class probabilities."""
+
+from typing import TYPE_CHECKING
+
+from tsfm_data.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from tsfm_data.images.metrics import calibration_error, confusion, reliability, row, score
+    from tsfm_data.images.sets import WHOLE, ImageSet, OnBad, hold_out, open_images
+
+__all__ = [
+    "WHOLE",
+    "ImageSet",
+    "OnBad",
+    "calibration_error",
+    "confusion",
+    "hold_out",
+    "open_images",
+    "reliability",
+    "row",
+    "score",
+]
+__getattr__ = lazy_exports(__name__, __file__)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation.report import Report
+from tsfm_data.evaluation import Report
 
 BINS = 15
 

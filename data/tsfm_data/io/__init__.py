@@ -1,1 +1,43 @@
 """Data sets and tables: download, files, readers, and every check of user input."""
+
+from typing import TYPE_CHECKING
+
+from tsfm_data.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from tsfm_data.io.catalog import DatasetSpec, open_source
+    from tsfm_data.io.columns import Roles, Table, find_roles, numbers
+    from tsfm_data.io.download import cache_folder, check, data_folder, disk_errors, fetch, find
+    from tsfm_data.io.files import atomic_file, atomic_folder
+    from tsfm_data.io.frequency import calendar_features, normalise, period_alias, season_length, step_of
+    from tsfm_data.io.gluonts import read_gluonts
+    from tsfm_data.io.readers import read_table
+    from tsfm_data.io.series import SeriesSet
+    from tsfm_data.io.tables import read_series
+
+__all__ = [
+    "DatasetSpec",
+    "Roles",
+    "SeriesSet",
+    "Table",
+    "atomic_file",
+    "atomic_folder",
+    "cache_folder",
+    "calendar_features",
+    "check",
+    "data_folder",
+    "disk_errors",
+    "fetch",
+    "find",
+    "find_roles",
+    "normalise",
+    "numbers",
+    "open_source",
+    "period_alias",
+    "read_gluonts",
+    "read_series",
+    "read_table",
+    "season_length",
+    "step_of",
+]
+__getattr__ = lazy_exports(__name__, __file__)

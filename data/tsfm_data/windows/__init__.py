@@ -1,1 +1,25 @@
 """Batches of windows: splits, gathering, loaders that resume, the Lightning data module."""
+
+from typing import TYPE_CHECKING
+
+from tsfm_data.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from tsfm_data.windows.batch import Batch, Forecast
+    from tsfm_data.windows.datamodule import ForecastDataModule
+    from tsfm_data.windows.loader import Windows, item_lengths
+    from tsfm_data.windows.resumable import B, ResumableLoader
+    from tsfm_data.windows.splits import Split, StandardScaler
+
+__all__ = [
+    "B",
+    "Batch",
+    "Forecast",
+    "ForecastDataModule",
+    "ResumableLoader",
+    "Split",
+    "StandardScaler",
+    "Windows",
+    "item_lengths",
+]
+__getattr__ = lazy_exports(__name__, __file__)

@@ -8,8 +8,7 @@ import pytorch_lightning as pl
 from jaxtyping import Float64
 
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io import catalog
-from tsfm_data.io.series import SeriesSet
+from tsfm_data.io import SeriesSet, catalog
 from tsfm_data.windows.loader import WindowLoader, Windows, count_variates, item_lengths, rolling_cuts
 from tsfm_data.windows.splits import Part, Split, StandardScaler
 

@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from tsfm_data.errors import InputError
-from tsfm_data.io.frequency import calendar_features
-from tsfm_data.io.series import SeriesSet
+from tsfm_data.io import SeriesSet, calendar_features
 from tsfm_data.windows.splits import StandardScaler
 
 

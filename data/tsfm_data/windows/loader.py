@@ -14,8 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tsfm_data.errors import InputError
-from tsfm_data.io.frequency import season_length
-from tsfm_data.io.series import SeriesSet
+from tsfm_data.io import SeriesSet, season_length
 from tsfm_data.windows.batch import Batch
 from tsfm_data.windows.gather import Covariates, gather, lay_out, mark_tables
 from tsfm_data.windows.resumable import ResumableLoader

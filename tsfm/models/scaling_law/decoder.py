@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from tsfm.models.packing import Packed, append_future
 from tsfm.models.scaling_law.trunk import DECODER_SIZES, PackedForecaster, TrunkConfig, mask_of
-from tsfm.nn.distributions import Mixture
-from tsfm_data.windows.batch import Batch
+from tsfm.nn import Mixture
+from tsfm_data.windows import Batch
 
 
 class Decoder(PackedForecaster):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tsfm.models.packing import Packed, append_future
 from tsfm.models.scaling_law.trunk import PackedForecaster, Size, TrunkConfig, mask_of
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 
 class Encoder(PackedForecaster):

@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from tsfm.models.zeroshot.patches import Window, by_window, window_of
 from tsfm.models.zeroshot.recipe import ZeroShotForecaster, fit_normaliser
 from tsfm.models.zeroshot.seasonal_features import Rows
-from tsfm.nn.heads import masked_mean
-from tsfm.nn.quantiles import mean_pinball_loss
-from tsfm_data.windows.batch import Batch
+from tsfm.nn import masked_mean, mean_pinball_loss
+from tsfm_data.windows import Batch
 
 SHORTEST = 2  # patches of history before the first token that is trained
 

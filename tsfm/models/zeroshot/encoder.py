@@ -12,9 +12,8 @@ from torch import Tensor
 from tsfm.models.zeroshot.patches import by_window, window_of
 from tsfm.models.zeroshot.recipe import ZeroShotForecaster, fit_normaliser
 from tsfm.models.zeroshot.seasonal_features import Rows
-from tsfm.nn.heads import masked_mean
-from tsfm.nn.quantiles import mean_pinball_loss
-from tsfm_data.windows.batch import Batch
+from tsfm.nn import masked_mean, mean_pinball_loss
+from tsfm_data.windows import Batch
 
 SPANS, LONGEST = 2, 4  # hidden spans of a history, and the longest of them in patches
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tsfm.models.covariates import WithCovariates, with_covariates
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 
 class Window(NamedTuple):

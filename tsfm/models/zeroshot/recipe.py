@@ -14,18 +14,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.attention.dispatch import Mask
+from tsfm.attention import Mask
 from tsfm.models.base import Forecaster, roll_out_paths
 from tsfm.models.packing import known_future
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.models.zeroshot.seasonal_features import Rows, changes, draft_steps
-from tsfm.nn.heads import masked_mean
-from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, mean_pinball_loss
-from tsfm.nn.scaler import window_scale
-from tsfm.nn.special import asinh, sinh
-from tsfm.nn.transformer import ResidualMLP, Stack
+from tsfm.nn import (
+    DEFAULT_LEVELS,
+    ResidualMLP,
+    Stack,
+    asinh,
+    check_levels,
+    masked_mean,
+    mean_pinball_loss,
+    sinh,
+    window_scale,
+)
 from tsfm_data.errors import InputError
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 PLAIN_LAG = 4  # steps over which the change of a series without season is measured
 LEAST_UNIT = 0.02  # of errors, on the model's scale

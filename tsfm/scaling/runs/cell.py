@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from tsfm.scaling.runs.grid import CHECKPOINT, Cell, Grid, Piece, overlay, piece_config, pieces
 from tsfm_data.errors import InputError
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 
 DONE, FAILED, ROWS = "done.json", "failed.json", "rows"
 
@@ -184,7 +184,7 @@ def corpus_facts(init: dict[str, Any], tokens: int, window_tokens: int) -> dict[
     corpus = init.get("corpus")
     if corpus is None or not (Path(corpus) / "manifest.json").is_file():
         return {"corpus": "", "corpus_sha256": "", "unique_tokens": tokens}
-    from tsfm_data.corpus.store import Store
+    from tsfm_data.corpus import Store
 
     store = Store(corpus)
     points = sum(source.points for source in store.sources if source.name not in init.get("held_out", ()))

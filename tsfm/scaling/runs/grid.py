@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tsfm.models.counts import Counts, count_forecaster, sizes_of
+from tsfm.models import Counts, count_forecaster, sizes_of
 from tsfm_data.errors import InputError, unknown_name
 
 CHECKPOINT = "checkpoints/last.ckpt"
@@ -72,8 +72,8 @@ class Grid:
         Raises:
             InputError: the architecture has no size of that name, or the sizes are impossible.
         """
-        from tsfm.models.registry import model_class
-        from tsfm.weights.pretrained import from_plain
+        from tsfm.models import model_class
+        from tsfm.weights import from_plain
 
         if isinstance(self.size, dict):
             return from_plain(model_class(arch).config_type, self.size[size], self.folder / "size")
@@ -164,7 +164,7 @@ def piece_config(grid: Grid, cell: Cell, lr: float, piece: Piece, unit: int, roo
     """The config of ``tsfm fit`` for one piece."""
     from dataclasses import asdict
 
-    from tsfm.models.registry import MODELS
+    from tsfm.models import MODELS
 
     module, name = MODELS[cell.arch].split(":")
     sizes = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(grid.config_of(*_key(cell))).items()}

@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from tsfm.scaling.laws.form import training_flops
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io.columns import Table, numbers
-from tsfm_data.io.readers import read_table
+from tsfm_data.io import Table, numbers, read_table
 
 CURVE = 10  # rows a run from which they are a training curve
 MIXED = 1000.0  # a gap this wide between neighbouring sizes is a change of unit, not a design

@@ -22,7 +22,7 @@ from filelock import FileLock
 from tsfm.scaling.runs.cell import FAILED, ROWS, Train, best_lr, run_cell, scanned, write_json
 from tsfm.scaling.runs.grid import Cell, Grid, cells, pieces
 from tsfm_data.errors import InputError
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 
 LEDGER = "ledger.csv"
 TRIES = 2

@@ -19,7 +19,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.attention.dispatch import Mask, attend
+from tsfm.attention import Mask, attend
 from tsfm_data.errors import InputError
 
 Indices = int | list[int] | tuple[int, ...] | None

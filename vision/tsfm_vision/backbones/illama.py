@@ -18,8 +18,7 @@ from timm.models import checkpoint, generate_default_cfgs, register_model, regis
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.nn import layers
-from tsfm.nn.layers import rotary_angles
+from tsfm.nn import layers, rotary_angles
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones import cpu
 from tsfm_vision.backbones.base import Backbone, Indices, build, patch_grid, path_rates, take

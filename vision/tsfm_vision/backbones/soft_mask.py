@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tsfm.nn.layers import Rotary
+from tsfm.nn import Rotary
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones.cpu import wide
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation.report import Report
-from tsfm_data.images.sets import open_images
-from tsfm_data.io.files import atomic_file
+from tsfm_data.evaluation import Report
+from tsfm_data.images import open_images
+from tsfm_data.io import atomic_file
 from tsfm_vision import evaluation
 from tsfm_vision.commands.image import explained
 from tsfm_vision.weights import load

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation.report import Report
-from tsfm_data.images.sets import ImageSet, OnBad
+from tsfm_data.evaluation import Report
+from tsfm_data.images import ImageSet, OnBad
 from tsfm_vision import evaluation
 from tsfm_vision.backbones import BiFormer
 from tsfm_vision.training import divide, open_source

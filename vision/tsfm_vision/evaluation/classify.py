@@ -13,10 +13,9 @@ from timm.data import create_transform
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation.report import Report
-from tsfm_data.images.metrics import row, score
-from tsfm_data.images.sets import ImageSet
-from tsfm_data.io.files import atomic_file
+from tsfm_data.evaluation import Report
+from tsfm_data.images import ImageSet, row, score
+from tsfm_data.io import atomic_file
 from tsfm_vision.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from tsfm_vision.weights import data_config
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from tsfm_data.errors import InputError
-from tsfm_data.images.metrics import calibration_error, confusion, reliability
-from tsfm_data.io.files import atomic_file
+from tsfm_data.images import calibration_error, confusion, reliability
+from tsfm_data.io import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

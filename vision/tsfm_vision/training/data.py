@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.images.sets import WHOLE, ImageSet, OnBad, hold_out, open_images
-from tsfm_data.io.download import find
+from tsfm_data.images import WHOLE, ImageSet, OnBad, hold_out, open_images
+from tsfm_data.io import find
 from tsfm_vision.evaluation import eval_transform
 from tsfm_vision.training.recipes import Augment
 

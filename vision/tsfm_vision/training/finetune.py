@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import default_collate
 
 from tsfm_data.errors import InputError
-from tsfm_data.images.sets import ImageSet, OnBad
+from tsfm_data.images import ImageSet, OnBad
 from tsfm_vision.evaluation import probabilities
 from tsfm_vision.training.data import Transformed, divide, open_source, reseed
 from tsfm_vision.training.recipes import Augment, ImageOptim, build_optimizer, lr_factor

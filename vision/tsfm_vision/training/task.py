@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from tsfm.training.optim import training_steps
+from tsfm.training import training_steps
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones import load_weights
 from tsfm_vision.evaluation import write_probabilities

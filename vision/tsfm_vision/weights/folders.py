@@ -14,7 +14,7 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io.files import atomic_folder
+from tsfm_data.io import atomic_folder
 
 # What a data config may say of a model's images.
 PREPROCESSING = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
