@@ -56,6 +56,9 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
 )
 
 
+__all__ = ["GENERATORS", "WEIGHTS", "Generator", "SyntheticMixture"]
+
+
 class SyntheticMixture:
     """Draws every series from one of several families.
 

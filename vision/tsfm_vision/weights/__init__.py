@@ -1,6 +1,6 @@
 """Model folders that timm reads too, and published checkpoints converted to them."""
 
-from tsfm_vision.weights.convert import convert, family_of
+from tsfm_vision.weights.conversion import convert, family_of
 from tsfm_vision.weights.folders import TrainedOn, check_size, create, data_config, load, save
 
 __all__ = ["TrainedOn", "check_size", "convert", "create", "data_config", "family_of", "load", "save"]
