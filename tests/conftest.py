@@ -44,3 +44,10 @@ def golden_folder() -> Path:
     if not GOLDEN.is_dir():
         pytest.skip(f"no golden files at {GOLDEN} (set TSFM_GOLDEN)")
     return GOLDEN
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that should carry ``slow``: over ten seconds, twice that to allow for a busy machine."""
+    for report in terminalreporter.getreports("passed"):
+        if report.when == "call" and report.duration > 20 and "slow" not in report.keywords:
+            terminalreporter.write_line(f"warning: {report.nodeid} took {report.duration:.0f} s and is not marked slow")

@@ -9,31 +9,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from tiny_backbones import SMALL, create, every, image
+from torch import nn
 
 import tsfm_vision  # noqa: F401  registers the models
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones import checkpoints
 
-# One small model of every kind; sizes that keep a test below a second.
-SMALL: dict[str, dict[str, Any]] = {
-    "tsfm_poolformer_s12": {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "img_size": 64},
-    "metaformer_ppff_s12_224": {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "img_size": 64},
-    "metaformer_ppaa_s12_224": {"depths": (1, 1, 2, 1), "dims": (8, 16, 32, 64), "img_size": 64},
-    "tsfm_tnt_s_patch16_224": {"depth": 4, "embed_dim": 32, "inner_dim": 8, "num_heads_outer": 4, "img_size": 64},
-    "ptnt_ti_patch16_192": {
-        "depths": (1, 2, 1, 1),
-        "outer_dims": (16, 32, 32, 32),
-        "inner_dims": (4, 8, 8, 8),
-        "outer_heads": (2, 4, 4, 4),
-        "inner_heads": (1, 2, 2, 2),
-        "img_size": 64,
-    },
-    "illama_tiny": {"depth": 4, "embed_dim": 32, "num_heads": 2, "img_size": 64},
-    "biformer_tiny": {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48), "head_dim": 8, "img_size": 64},
-    "biformer_stl": {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48), "head_dim": 8, "img_size": 64},
-    "biformer_stl_nchw": {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48), "head_dim": 8, "img_size": 64},
-}
 PARAMETERS = {
     "tsfm_poolformer_s12": 11_915_176,
     "tsfm_poolformer_s24": 21_388_968,
@@ -66,7 +48,6 @@ PARAMETERS = {
     "biformer_stl": 28_372_552,
     "biformer_stl_nchw": 28_372_552,
 }
-every = pytest.mark.parametrize("name", SMALL)
 
 
 def registered() -> list[str]:
@@ -95,15 +76,6 @@ def smallest() -> list[str]:
         if other is None or size < sum(p.numel() for p in meta(other).parameters()):
             best[family_of(name)] = name
     return list(best.values())
-
-
-def create(name: str, **kwargs: Any) -> nn.Module:
-    torch.manual_seed(0)
-    return timm.create_model(name, **{**SMALL[name], "num_classes": 10, **kwargs}).eval()
-
-
-def image(side: int = 64, channels: int = 3, batch: int = 2, width: int | None = None) -> Tensor:
-    return torch.randn(batch, channels, side, width or side, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.slow

@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from golden_images import close as close_image
+from golden_series import FIELDS, check_distribution, close_by_series, columns_of, split
 from safetensors.torch import load_file, save_file
-from test_golden_chronos2 import columns_of
-from test_golden_chronos_bolt import close_by_series, split
-from test_golden_moirai import FIELDS, check_distribution
-from test_golden_vision import close as close_image
 
 from tsfm.models.chronos2 import Chronos2, Chronos2Config
 from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from golden_images import biformer_sizes, cases, close, illama_sizes, metaformer_sizes, sizes_of, tnt_sizes
 from safetensors.torch import load_file, save_file
-from test_golden_vision import biformer_sizes, cases, close, illama_sizes, metaformer_sizes, sizes_of, tnt_sizes
 
 from tsfm.weights.conversion import Found, convert
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from command import run
+from tiny_series import tiny
 
 from tsfm.inference.exporting import Exportable, compress, differences, export, hard_inputs
 from tsfm.models.base import TrainingData
@@ -19,11 +20,6 @@ from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def tiny() -> ZeroShotEncoder:
-    torch.manual_seed(0)
-    return ZeroShotEncoder(32, 8, ZeroShotConfig(d_model=16, layers=1, heads=2, patch_size=8)).eval()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from command import run
-from test_export import tiny
+from tiny_series import tiny
 
 from tsfm.bench.export import to_markdown
 from tsfm.weights.pretrained import save

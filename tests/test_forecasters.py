@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_series import SIZES
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -20,25 +21,6 @@ from tsfm_data.windows.batch import Batch
 
 CONTEXT, HORIZON, VARIATES = 24, 6, 3
 LEVELS = (0.01, 0.1, 0.5, 0.9, 0.99)
-SIZES = {
-    "chronos-bolt": {
-        "d_model": 16,
-        "d_ff": 16,
-        "d_kv": 8,
-        "heads": 2,
-        "layers": 1,
-        "decoder_layers": 1,
-        "patch_size": 8,
-    },
-    "chronos2": {"d_model": 16, "d_ff": 16, "d_kv": 8, "heads": 2, "layers": 1, "patch_size": 4, "time_scale": 24},
-    "decoder": {"d_model": 16, "patch_size": 4},  # a horizon of two patches
-    "encoder": {"d_model": 16, "patch_size": 4},
-    "itransformer": {"d_model": 16, "d_ff": 16, "heads": 2},
-    "moirai2": {"d_model": 16, "d_ff": 16, "layers": 1, "heads": 2, "patch_size": 4, "predict_tokens": 1},
-    "zeroshot-decoder": {"d_model": 16, "layers": 1, "heads": 2, "patch_size": 4, "predict_patches": 2},
-    "zeroshot-encoder": {"d_model": 16, "layers": 1, "heads": 2, "patch_size": 4},
-    "moirai": {"d_model": 16, "layers": 1, "heads": 2, "patch_sizes": (4, 8), "patch_size": 4},
-}
 POINT = ("itransformer",)  # models that may also be trained as a point forecast
 
 

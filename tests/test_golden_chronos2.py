@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import golden_cases
+from golden_series import close, close_by_series, columns_of
 from safetensors.torch import load_file
-from test_golden_chronos_bolt import close, close_by_series
+from tiny_series import SIZES
 
 from tsfm.models.chronos2 import Chronos2, from_reference
-from tsfm.models.covariates import WithCovariates
-from tsfm.nn.quantiles import weighted_quantiles
+from tsfm.nn.heads import weighted_quantiles
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch
 
@@ -24,13 +24,6 @@ def case(request: pytest.FixtureRequest) -> tuple[dict, dict[str, torch.Tensor],
     tensors = load_file(Path(request.param).with_suffix(".safetensors"))
     weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
     return info, tensors, from_reference(info["hf_config"], weights).eval()
-
-
-def columns_of(series: torch.Tensor, horizon: int) -> WithCovariates:
-    """Groups [B, W, T] with NaN for what is missing, as windows whose future is not known."""
-    past = series.transpose(1, 2)
-    future = past.new_zeros(len(past), horizon, past.shape[2])
-    return WithCovariates(past.nan_to_num(0.0), ~past.isnan(), future, torch.zeros_like(future, dtype=torch.bool))
 
 
 def groups_of(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -94,8 +87,6 @@ def test_when_the_config_is_of_another_kind_then_it_is_refused() -> None:
 
 def test_when_a_covariate_of_the_future_is_known_then_the_forecast_takes_it_into_account() -> None:
     torch.manual_seed(0)
-    from test_forecasters import SIZES
-
     model = Chronos2(48, 16, Chronos2.config_type(**SIZES["chronos2"])).eval()
     past = torch.randn(2, 48, 1, dtype=torch.float64)
     known = torch.randn(2, 64, 1, dtype=torch.float64)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import golden_cases
+from golden_series import close, close_by_series, split
 from safetensors.torch import load_file
 
 from tsfm.models.chronos_bolt import ChronosBolt, from_reference
@@ -15,30 +16,12 @@ from tsfm_data.windows.batch import Batch
 CASES = golden_cases("timeseries/chronos_bolt")
 
 
-def close(ours: torch.Tensor, reference: torch.Tensor, tolerance: float = 5e-5) -> None:
-    """``max|a - b| <= tolerance * max|reference|``, the tolerance that the golden files state."""
-    assert ours.shape == reference.shape
-    error = (ours - reference).abs().max().item()
-    assert error <= tolerance * reference.abs().max().item(), f"off by {error} of {reference.abs().max().item()}"
-
-
-def close_by_series(ours: torch.Tensor, reference: torch.Tensor) -> None:
-    """The same a series at a time: their scales differ."""
-    for row, expected in zip(ours, reference, strict=True):
-        close(row, expected)
-
-
 @pytest.fixture(params=CASES, ids=lambda path: path.stem)
 def case(request: pytest.FixtureRequest) -> tuple[dict, dict[str, torch.Tensor], ChronosBolt]:
     info = json.loads(request.param.read_text())
     tensors = load_file(Path(request.param).with_suffix(".safetensors"))
     weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
     return info, tensors, from_reference(info["hf_config"], weights).eval()
-
-
-def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values with 0 for NaN, and where there is a value."""
-    return x.nan_to_num(0.0), ~x.isnan()
 
 
 def test_golden_case_when_one_pass_is_made_then_states_loss_and_gradients_agree(case: tuple) -> None:

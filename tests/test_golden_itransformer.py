@@ -7,18 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import golden_cases
+from golden_series import close
 from safetensors.torch import load_file
 
 from tsfm.models.itransformer import ITransformer, from_reference_state
 from tsfm.nn.layers import PostNormBlock
 from tsfm_data.windows.batch import Batch
-
-
-def close(ours: torch.Tensor, reference: torch.Tensor, tolerance: float = 5e-5) -> None:
-    """``max|a - b| <= tolerance * max|reference|``, the tolerance that the golden files state."""
-    assert ours.shape == reference.shape
-    error = (ours - reference).abs().max().item()
-    assert error <= tolerance * reference.abs().max().item(), f"off by {error}"
 
 
 def attention_weights(block: PostNormBlock, tokens: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import golden_cases
+from golden_series import close
 from safetensors.torch import load_file
 
 from tsfm.models.moirai2 import Moirai2, from_reference
@@ -18,13 +19,6 @@ from tsfm.nn.quantiles import DEFAULT_LEVELS
 CASES = [path for path in golden_cases("timeseries/moirai") if path.stem.startswith("moirai2")]
 FIELDS = {"target": "target", "observed": "observed_mask", "sample_id": "sample_id", "time_id": "time_id"}
 FIELDS |= {"variate_id": "variate_id", "prediction": "prediction_mask"}
-
-
-def close(ours: torch.Tensor, reference: torch.Tensor, tolerance: float = 5e-5) -> None:
-    """``max|a - b| <= tolerance * max|reference|``, the tolerance that the golden files state."""
-    assert ours.shape == reference.shape
-    error = (ours - reference).abs().max().item()
-    assert error <= tolerance * reference.abs().max().item(), f"off by {error} of {reference.abs().max().item()}"
 
 
 def load(path: Path) -> tuple[dict, dict[str, torch.Tensor], Moirai2]:

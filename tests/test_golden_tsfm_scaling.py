@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import golden_cases
+from golden_series import close
 from safetensors.torch import load_file
 
 from tsfm.models.packing import Packed, append_future, pack_window
@@ -21,13 +22,6 @@ CASES = golden_cases("timeseries/tsfm_scaling")
 PATCH = 32
 FIELDS = {"target": "target", "observed": "observed_mask", "sample_id": "sample_id", "time_id": "time_id"}
 FIELDS |= {"variate_id": "variate_id", "prediction": "prediction_mask"}
-
-
-def close(ours: torch.Tensor, reference: torch.Tensor, tolerance: float = 5e-5) -> None:
-    """``max|a - b| <= tolerance * max|reference|``, the tolerance that the golden files state."""
-    assert ours.shape == reference.shape
-    error = (ours - reference).abs().max().item()
-    assert error <= tolerance * reference.abs().max().item(), f"off by {error} of {reference.abs().max().item()}"
 
 
 class Case:

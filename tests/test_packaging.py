@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from setuptools import find_packages
+from sources import MODULES, PACKAGES, imported
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -39,8 +40,6 @@ def test_when_packages_are_found_then_no_folder_with_modules_is_left_out() -> No
 
 
 def test_when_a_third_party_package_is_imported_then_it_is_a_declared_dependency() -> None:
-    from test_imports import MODULES, PACKAGES, imported
-
     project = PROJECT["project"]
     extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
     declared = {plain(requirement) for requirement in [*project["dependencies"], *extras]}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from test_backbones import SMALL, create, every, image
+from tiny_backbones import SMALL, create, every, image
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,7 +18,7 @@ SIZES = {"ptnt_ti_patch16_192": (72, 40), "metaformer_ppff_s12_224": (64, 64)}
 ODD = (75, 53)
 TRACE = """
 import torch
-from test_backbones import SMALL, create, image
+from tiny_backbones import SMALL, create, image
 from timm.models import get_notrace_functions, get_notrace_modules
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 options = {
