@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-
-from tsfm.bench.loader import LENGTH, memory, write_store
+from loader import LENGTH, memory, write_store
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the kernel does not tell private memory")
