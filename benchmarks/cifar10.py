@@ -5,7 +5,6 @@
 Finished runs are kept in the runs folder and not trained again, so an interrupted table goes on where it stopped.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -18,8 +17,8 @@ import yaml
 from common import run, write
 from tabulate import tabulate
 
-from tsfm_data.errors import InputError
-from tsfm_data.io import atomic_file
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.io.files import atomic_file
 from tsfm_vision.commands import pick
 from tsfm_vision.evaluation import evaluate
 from tsfm_vision.weights import load
@@ -119,19 +118,30 @@ def page(rows: list[dict[str, Any]], epochs: int, fraction: float, command: str)
     return "\n".join(lines)
 
 
-def main(words: list[str] | None = None) -> None:
-    """Train, score and write the page."""
-    parser = argparse.ArgumentParser(description="Compact models of each family on CIFAR-10.")
-    parser.add_argument("--models", nargs="+", choices=MODELS, help="all by default")
-    parser.add_argument("--configs", type=Path, default=Path("configs/vision"), help="folder with cifar10.yaml")
-    parser.add_argument("--runs", type=Path, default=Path("runs/cifar10"), help="folder of the runs and their results")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks"), help="folder for cifar10.md and .json")
-    parser.add_argument("--epochs", type=int, help="of each model; by default as many as the config says")
-    parser.add_argument("--fraction", type=float, default=1.0, help="share of the training images, to try it out")
-    parser.add_argument("--limit", type=int, help="score so many test images at most")
-    given = parser.parse_args(words)
-    found = cifar10(given.models, given.configs, given.runs, given.epochs, given.fraction, given.limit)
-    write(given.output, "cifar10", *found)
+def main(
+    models: list[str] | None = None,
+    configs: Path = Path("configs/vision"),
+    runs: Path = Path("runs/cifar10"),
+    output: Path = Path("benchmarks"),
+    epochs: int | None = None,
+    fraction: float = 1.0,
+    limit: int | None = None,
+) -> None:
+    """Train compact models of each family on CIFAR-10, score them and write the page.
+
+    Args:
+        models: which, for instance tnt; all by default.
+        configs: folder with cifar10.yaml.
+        runs: folder of the runs and their results.
+        output: folder for cifar10.md and cifar10.json.
+        epochs: of each model; by default as many as the config says.
+        fraction: share of the training images, to try it out.
+        limit: score so many test images at most.
+    """
+    for name in models or []:
+        if name not in MODELS:
+            raise unknown_name("model", name, MODELS)
+    write(output, "cifar10", *cifar10(models, configs, runs, epochs, fraction, limit))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """What the scripts of the tables share: how a page is written, and how a mistake of the user ends."""
 
+import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tsfm.commands.arguments import parse
 from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_file
 
@@ -19,10 +21,16 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]], summary: dict[str
     print(text)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a script; a mistake of the user is one line and status 2."""
+def run(main: Callable[..., None], words: Sequence[str] | None = None) -> None:
+    """Run a script: its options are the parameters of its function; a mistake of the user is one line and status 2.
+
+    Args:
+        main: the function; its annotations give the types of the options, its docstring the help.
+        words: of the command line; those that the script was started with by default.
+    """
+    script = Path(inspect.getfile(main)).name
     try:
-        main()
+        main(**parse(f"python benchmarks/{script}", main, sys.argv[1:] if words is None else words))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

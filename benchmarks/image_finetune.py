@@ -5,7 +5,6 @@
 Both arms have the same images in the same order, the same optimiser with one rate for all layers, and as many steps.
 """
 
-import argparse
 import hashlib
 import json
 import time
@@ -124,29 +123,38 @@ def page(rows: Sequence[dict[str, Any]], steps: int, batch_size: int, lr: float,
     return "\n".join(lines)
 
 
-def main(words: list[str] | None = None) -> None:
-    """Train both arms for each seed and write the page."""
-    parser = argparse.ArgumentParser(description="Fine-tuning an image model compared with training from scratch.")
-    parser.add_argument("--data", default="flowers5_128", help="an image set")
-    parser.add_argument("--model", help="a model folder or a name; by default the image model that ships")
-    parser.add_argument("--seeds", type=int, nargs="+", help="of held-out images, order, augmentation and new weights")
-    parser.add_argument("--steps", type=int, default=150, help="optimiser steps of each training")
-    parser.add_argument("--batch-size", type=int, default=32, help="images per step")
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of all layers")
-    parser.add_argument("--checks", type=int, default=5, help="times that held-out images are looked at")
-    parser.add_argument("--runs", type=Path, default=Path("runs/image_finetune"), help="folder of finished trainings")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks"), help="folder of the page")
-    given = parser.parse_args(words)
-    name = given.model or default_image()
-    sizes = (given.steps, given.batch_size, given.lr)
-    rows = transfer(
-        given.data, str(local_folder(name) or name), given.seeds or [0, 1, 2], *sizes, given.checks, given.runs
-    )
-    chosen = [f"--data {given.data}", *([f"--model {given.model}"] if given.model else [])]
-    chosen += [f"--seeds {' '.join(map(str, given.seeds))}"] if given.seeds else []
-    chosen.append(f"--steps {given.steps} --batch-size {given.batch_size} --lr {given.lr:g} --checks {given.checks}")
+def main(
+    data: str = "flowers5_128",
+    model: str | None = None,
+    seeds: list[int] | None = None,
+    steps: int = 150,
+    batch_size: int = 32,
+    lr: float = 1e-3,
+    checks: int = 5,
+    runs: Path = Path("runs/image_finetune"),
+    output: Path = Path("benchmarks"),
+) -> None:
+    """Compare fine-tuning an image model with training it from scratch, for each seed, and write the page.
+
+    Args:
+        data: an image set.
+        model: a model folder or a name; by default the image model that ships.
+        seeds: of held-out images, order, augmentation and new weights; 0, 1 and 2 by default.
+        steps: optimiser steps of each training.
+        batch_size: images per step.
+        lr: peak learning rate of all layers.
+        checks: times that held-out images are looked at.
+        runs: folder of finished trainings.
+        output: folder of the page.
+    """
+    name = model or default_image()
+    start = str(local_folder(name) or name)
+    rows = transfer(data, start, seeds or [0, 1, 2], steps, batch_size, lr, checks, runs)
+    chosen = [f"--data {data}", *([f"--model {model}"] if model else [])]
+    chosen += [f"--seeds {' '.join(map(str, seeds))}"] if seeds else []
+    chosen.append(f"--steps {steps} --batch-size {batch_size} --lr {lr:g} --checks {checks}")
     command = " ".join(["python benchmarks/image_finetune.py", *chosen])
-    write(given.output, "image_finetune", rows, {"command": command}, page(rows, *sizes, command))
+    write(output, "image_finetune", rows, {"command": command}, page(rows, steps, batch_size, lr, command))
 
 
 if __name__ == "__main__":

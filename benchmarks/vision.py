@@ -9,7 +9,6 @@ have it, and once more with that setting. Memory is what PyTorch's tensors occup
 was there before it, as its profiler sees every allocation; that inside libraries is not seen.
 """
 
-import argparse
 import multiprocessing
 import statistics
 import time
@@ -27,7 +26,8 @@ from common import write
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from tsfm.nn import keep_large_blocks
+from tsfm.nn.memory import keep_large_blocks
+from tsfm_data.errors import InputError, unknown_name
 from tsfm_vision.backbones import TNT, BiFormer, ILlama, PoolFormer, rotary_table
 
 Sizes = dict[str, Any]
@@ -305,20 +305,24 @@ def page(rows: list[dict[str, Any]], repeats: int, threads: int, command: str) -
     return "\n".join(lines)
 
 
-def main(words: list[str] | None = None) -> None:
-    """Measure and write the page."""
-    parser = argparse.ArgumentParser(description="Speed and memory of the image backbones.")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=[], help="all by default")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks"), help="folder for vision.md and vision.json")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds of both sides; the median of the ratios counts")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    given = parser.parse_args(words)
-    if given.repeats < 1 or given.threads < 1:
-        parser.error(f"expected repeats and threads of at least 1, found {given.repeats} and {given.threads}")
-    rows = table(given.cases or list(CASES), given.repeats, given.threads)
-    chosen = f"--cases {' '.join(given.cases)} " if given.cases else ""
-    command = f"python benchmarks/vision.py {chosen}--repeats {given.repeats} --threads {given.threads}"
-    write(given.output, "vision", rows, {"command": command}, page(rows, given.repeats, given.threads, command))
+def main(cases: list[str] | None = None, output: Path = Path("benchmarks"), repeats: int = 7, threads: int = 1) -> None:
+    """Measure speed and memory of the image backbones and write the page.
+
+    Args:
+        cases: which, for instance tnt; all by default.
+        output: folder for vision.md and vision.json.
+        repeats: rounds of both sides; the median of the ratios counts.
+        threads: CPU threads.
+    """
+    for name in cases or []:
+        if name not in CASES:
+            raise unknown_name("case", name, CASES)
+    if repeats < 1 or threads < 1:
+        raise InputError(f"expected repeats and threads of at least 1, found {repeats} and {threads}")
+    rows = table(cases or list(CASES), repeats, threads)
+    chosen = f"--cases {' '.join(cases)} " if cases else ""
+    command = f"python benchmarks/vision.py {chosen}--repeats {repeats} --threads {threads}"
+    write(output, "vision", rows, {"command": command}, page(rows, repeats, threads, command))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """The command as the tests call it, tables to give it, and a config that trains in a second."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import common
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,6 +57,18 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> Result:
         main(words)
     said = capsys.readouterr()
     return Result(int(end.value.code or 0), said.out, said.err)
+
+
+def script(capsys: pytest.CaptureFixture[str], main: Callable[..., None], *words: str) -> Result:
+    """Call a script of ``benchmarks`` in this process."""
+    capsys.readouterr()
+    status = 0
+    try:
+        common.run(main, words)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    said = capsys.readouterr()
+    return Result(status, said.out, said.err)
 
 
 def done(capsys: pytest.CaptureFixture[str], *words: str) -> str:

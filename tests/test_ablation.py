@@ -3,8 +3,8 @@
 import math
 
 import pytest
+from ablation import CHOICES, RECIPE, choose, compare, to_markdown
 
-from tsfm.bench.ablation import CHOICES, RECIPE, choose, compare, to_markdown
 from tsfm_data.errors import InputError
 
 NAIVE = {name: {"MASE": 1.0, "WQL": 0.5} for name in ("a", "b", "c", "d")}
@@ -28,7 +28,7 @@ def test_when_a_choice_is_worse_on_every_set_then_the_interval_says_so() -> None
     assert without["MASE_change"] == pytest.approx(0.1)
     assert without["MASE_low"] == pytest.approx(0.1)
     assert without["WQL_high"] == pytest.approx(0.1)
-    assert "+10.0 % (+10.0 to +10.0)" in to_markdown("encoder", [recipe, without], 300, "tsfm bench ablation")
+    assert "+10.0 % (+10.0 to +10.0)" in to_markdown("encoder", [recipe, without], 300, "python benchmarks/ablation.py")
 
 
 def test_when_choices_are_named_then_the_recipe_comes_along() -> None:

@@ -32,7 +32,7 @@ def test_when_help_is_asked_for_then_every_command_is_in_it(capsys: pytest.Captu
     assert done(capsys, "--version") == f"tsfm {tsfm.__version__}\n"
 
 
-@pytest.mark.parametrize("group", ["data", "bench"])
+@pytest.mark.parametrize("group", ["data", "scaling"])
 def test_when_help_of_a_group_is_asked_for_then_only_its_commands_are_in_it(
     capsys: pytest.CaptureFixture[str], group: str
 ) -> None:
@@ -122,7 +122,7 @@ def sample(
 def test_when_words_are_parsed_then_they_have_the_types_of_the_signature(
     words: str, expected: dict[str, object]
 ) -> None:
-    assert parse("sample", sample, words.split()) == expected
+    assert parse("tsfm sample", sample, words.split()) == expected
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_when_words_are_parsed_then_they_have_the_types_of_the_signature(
 )
 def test_when_a_word_is_wrong_then_the_line_names_it(words: str, message: str) -> None:
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
-        parse("sample", sample, words.split())
+        parse("tsfm sample", sample, words.split())
 
 
 def test_when_a_forecast_is_written_then_every_format_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:

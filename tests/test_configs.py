@@ -10,9 +10,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from ablation import CHOICES, RECIPE, choose
 
 import tsfm.models.itransformer  # noqa: F401  so that its short class name is known
-from tsfm.bench.ablation import CHOICES, RECIPE, choose
 from tsfm.training.task import ForecastTask
 from tsfm_data.corpus.datamodule import PretrainingDataModule
 from tsfm_data.io import catalog

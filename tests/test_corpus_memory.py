@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-
-from tsfm.bench.loader import LENGTH, memory, write_store
+from loader import LENGTH, memory, write_store
 
 
 @pytest.mark.slow

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import export
 import pytest
-from command import run
-from tiny_series import tiny
+from command import script
+from test_export import tiny
 
-from tsfm.bench.export import to_markdown
 from tsfm.weights.pretrained import save
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.slow
@@ -21,7 +23,7 @@ def test_when_an_export_is_timed_and_scored_then_the_page_shows_every_batch_and_
     save(tiny(), tmp_path / "tiny")
     words = ["--models", "tiny", "--batches", "1", "3", "--sets", "national_illness", "--repeats", "1", "--series", "2"]
     # In a process of its own: the checks of shapes in tests are nothing that PyTorch can trace.
-    command = [sys.executable, "-m", "tsfm", "bench", "export", *words, "--horizon", "8", "--output", "."]
+    command = [sys.executable, str(ROOT / "benchmarks/export.py"), *words, "--horizon", "8", "--output", "."]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "export.json").read_text())["rows"]
@@ -41,12 +43,12 @@ def test_when_errors_change_then_their_mean_is_geometric() -> None:
     speed |= {"speed_over_eager": 2.0, "speed_over_eager_range": [1.5, 2.5]}
     row = {"model": "m", "weights": "int8", "MiB": 1.0, "difference_mean": 0.01, "difference_worst": 0.1}
     row |= {"a MASE": 1.1, "b MASE": 1.1, "a WQL": 0.5, "b WQL": 2.0}
-    text = to_markdown([speed], [row], 1, 100, True, "tsfm bench export")
+    text = export.to_markdown([speed], [row], 1, 100, True, "python benchmarks/export.py")
     assert "2.00 (1.50 to 2.50)" in text
     assert "+10.00% | +0.00%" in " ".join(text.split())
 
 
 def test_when_no_series_is_asked_for_then_one_line_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    result = run(capsys, "bench", "export", "--batches", "0")
+    result = script(capsys, export.main, "--batches", "0")
     assert result.status == 2
     assert "expected batches of at least 1" in result.err

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+import finetune_rates
 import numpy as np
 import pytest
 import torch
-from command import run as command
+from command import script
+from finetune_rates import measure, summarise, to_markdown
 
-from tsfm.bench import finetune_rates
-from tsfm.bench.finetune_rates import run, summarise, to_markdown
 from tsfm.models.zeroshot.encoder import ZeroShotEncoder
 from tsfm.models.zeroshot.recipe import ZeroShotConfig
 from tsfm.training.finetuning import Recipe
@@ -33,7 +33,7 @@ def test_when_rates_are_tried_then_a_rate_that_learns_is_better_and_nothing_is_t
     model: ZeroShotEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipes = [Recipe("full", steps=30, checks=3, lr=rate) for rate in (1e-9, 5e-3)]
-    rows = run(model, recipes, tmp_path)
+    rows = measure(model, recipes, tmp_path)
     assert [(row["set"], row["lr"]) for row in rows] == [("teeth", 1e-9), ("teeth", 5e-3)]
     assert rows[0]["MASE"] == rows[0]["WQL"] == 1.0
     assert rows[1]["WQL"] < 0.9
@@ -43,15 +43,15 @@ def test_when_rates_are_tried_then_a_rate_that_learns_is_better_and_nothing_is_t
         raise AssertionError("trained twice")
 
     monkeypatch.setattr(finetune_rates, "finetune", again)
-    assert run(model, recipes, tmp_path) == rows
+    assert measure(model, recipes, tmp_path) == rows
     table = summarise(rows)
     assert [line["rate"] for line in table] == ["1e-09", "0.005"]
     assert table[0]["kept"] == "0 of 1"
-    assert "tsfm bench finetune-rates" in to_markdown(rows, "tiny", "tsfm bench finetune-rates")
+    assert "python benchmarks/finetune_rates.py" in to_markdown(rows, "tiny", "python benchmarks/finetune_rates.py")
 
 
 def test_when_a_method_is_unknown_then_near_names_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    found = command(capsys, "bench", "finetune-rates", "--methods", "loro")
+    found = script(capsys, finetune_rates.main, "--methods", "loro")
     assert found.status == 2
     assert "lora" in found.err
 

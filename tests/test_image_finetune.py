@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command import done, run
+from command import done, run, script
 
 pytest.importorskip("timm")
 
@@ -50,8 +50,7 @@ def test_when_both_arms_are_trained_then_the_page_compares_them_and_finished_one
         str(tmp_path / "runs"),
     ]
     words += ["--output", str(tmp_path), "--seeds", "0", "1", "--steps", "4", "--batch-size", "8", "--checks", "2"]
-    image_finetune.main(words)
-    said = capsys.readouterr().out
+    said = script(capsys, image_finetune.main, *words).out
     assert said.count("CPU s\n") == 4
     found = json.loads((tmp_path / "image_finetune.json").read_text())["rows"]
     assert [(row["arm"], row["seed"]) for row in found] == [
@@ -61,8 +60,7 @@ def test_when_both_arms_are_trained_then_the_page_compares_them_and_finished_one
     text = (tmp_path / "image_finetune.md").read_text()
     assert text.count(" ± ") == 7
     assert "--seeds 0 1 --steps 4 --batch-size 8 --lr 0.001 --checks 2" in text
-    image_finetune.main(words)
-    again = capsys.readouterr().out
+    again = script(capsys, image_finetune.main, *words).out
     assert "CPU s\n" not in again
     assert (tmp_path / "image_finetune.md").read_text() == text
 

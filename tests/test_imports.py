@@ -18,12 +18,12 @@ SHARED_WITH_VISION = (
     "tsfm.weights.pretrained",
 )
 VISION_LIGHTNING = ("tsfm_vision.training",)
-TSFM_LIGHTNING = ("tsfm.training.task", "tsfm.training.callbacks", "tsfm.commands", "tsfm.bench")
+TSFM_LIGHTNING = ("tsfm.training.task", "tsfm.training.callbacks", "tsfm.commands")
 # A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.
 DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "xformers": (("tsfm.attention", "tsfm.commands.health"), ()),
     "timm": (("tsfm_vision",), ("tsfm_vision",)),
-    "gluonts": (("tsfm_data", "tsfm.bench", "tsfm.inference.adapters"), ("tsfm.inference.adapters",)),
+    "gluonts": (("tsfm_data", "tsfm.inference.adapters"), ("tsfm.inference.adapters",)),
     "matplotlib": (
         (
             "tsfm.reports.figures",
@@ -35,7 +35,6 @@ DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "huggingface_hub": (("tsfm.weights.hub",), ()),
     "statsforecast": (("tsfm_data.evaluation.baselines",), ()),
-    "neuralforecast": (("tsfm.bench",), ()),
     "vega_datasets": (("tsfm.commands.demo",), ("tsfm.commands.demo",)),
     "pytorch_lightning": (
         ("tsfm_data.windows.datamodule", "tsfm_data.corpus.datamodule", *TSFM_LIGHTNING, *VISION_LIGHTNING),
@@ -48,10 +47,9 @@ DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "tsfm.reports.figures",
             "tsfm.reports.html",
             "tsfm.commands",
-            "tsfm.bench",
             "tsfm.scaling",
         ),
-        ("tsfm_data", "tsfm.commands", "tsfm.bench", "tsfm.scaling.runs.ledger"),
+        ("tsfm_data", "tsfm.commands", "tsfm.scaling.runs.ledger"),
     ),
     "jsonargparse": (("tsfm.commands",), ("tsfm.commands",)),
 }

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from inference import bolt_sizes, make_chronos, make_values, own_model, parameters, prepare_own
 
 from tsfm.attention.dispatch import Mask
-from tsfm.bench.inference import bolt_sizes, make_chronos, make_values, own_model, parameters, prepare_own
 from tsfm.models.chronos_bolt import ChronosBolt
 from tsfm.models.zeroshot.decoder import ZeroShotDecoder
 from tsfm.models.zeroshot.encoder import ZeroShotEncoder

@@ -4,8 +4,8 @@ import importlib.util
 
 import numpy as np
 import pytest
+from scaling import cover, coverage_to_markdown, huber, side_by_side, side_to_markdown
 
-from tsfm.bench.scaling import cover, coverage_to_markdown, huber, side_by_side, side_to_markdown
 from tsfm.scaling.laws.estimate import fit_joint
 from tsfm.scaling.laws.form import NAMES
 from tsfm.scaling.selftest import STUDY, planted_runs
@@ -34,11 +34,11 @@ def test_when_a_design_is_studied_then_its_runs_are_clusters_of_their_own_or_of_
 
 def test_when_tables_are_written_then_they_name_their_command_and_repeats() -> None:
     row = {"design": "grid", "runs": 36, "noise": 0.01, "repeats": 400} | dict.fromkeys(NAMES, 0.95)
-    text = coverage_to_markdown([row, row], "tsfm bench scaling --part coverage")
+    text = coverage_to_markdown([row, row], "python benchmarks/scaling.py --part coverage")
     assert "Share of 400 planted laws" in text
     assert "0.011" in text
     side = {"side": "tsfm", "seconds": 1.0, "ratio": 1.0, "objective": 1e-3}
-    assert "tsfm bench scaling" in side_to_markdown([side], "tsfm bench scaling")
+    assert "python benchmarks/scaling.py" in side_to_markdown([side], "python benchmarks/scaling.py")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("chinchilla") is not None, reason="the package is there")

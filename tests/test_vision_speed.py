@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from command import script
 from torch import Tensor
 
 import vision as speed
@@ -108,11 +109,11 @@ def test_when_the_command_runs_then_its_page_names_it_and_shows_ranges(
 ) -> None:
     side, sizes = TINY["illama"]
     monkeypatch.setitem(speed.CASES, "illama", speed.CASES["illama"]._replace(side=side, batch=1, sizes=sizes))
-    speed.main(["--cases", "illama", "--output", str(tmp_path), "--repeats", "2"])
+    assert script(capsys, speed.main, "--cases", "illama", "--output", str(tmp_path), "--repeats", "2").status == 0
     text = (tmp_path / "vision.md").read_text()
     assert "python benchmarks/vision.py --cases illama --repeats 2 --threads 1" in text
     assert len(re.findall(r"\(\d+\.\d\d to \d+\.\d\d\)", text)) == 8  # two columns of two passes in two types
     for wrong, message in ((["--cases", "ilama"], "illama"), (["--repeats", "0"], "at least 1, found 0")):
-        with pytest.raises(SystemExit):
-            speed.main(wrong)
-        assert message in capsys.readouterr().err
+        result = script(capsys, speed.main, *wrong)
+        assert result.status == 2
+        assert message in result.err

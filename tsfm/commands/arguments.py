@@ -21,14 +21,14 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; {self.prog} --help shows what is taken")
 
 
-def parse(name: str, function: Callable[..., object], words: Sequence[str]) -> dict[str, Any]:
+def parse(program: str, function: Callable[..., object], words: Sequence[str]) -> dict[str, Any]:
     """The arguments of a command function that the words of its command line give.
 
     A parameter without a default is positional unless the signature makes it keyword-only; every other one is an
     option, written with ``-`` or ``_``. A list takes several words; numbers may also be joined by commas.
 
     Args:
-        name: the command, for help.
+        program: what the words stand after on the command line, for help.
         function: its annotations give the types, its Google-style docstring the help.
         words: the words after the command.
 
@@ -40,14 +40,14 @@ def parse(name: str, function: Callable[..., object], words: Sequence[str]) -> d
     doc = docstring_parser.parse(inspect.getdoc(function) or "")
     texts = {parameter.arg_name: parameter.description or "" for parameter in doc.params}
     about = "\n".join(filter(None, (doc.short_description, doc.long_description)))
-    parser = Parser(prog=f"tsfm {name}", description=about, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = Parser(prog=program, description=about, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     hints = typing.get_type_hints(function)
     for parameter in inspect.signature(function).parameters.values():
         add(parser, parameter, hints[parameter.name], texts.get(parameter.name, "").replace("%", "%%"))
     options = [option for action in parser._actions for option in action.option_strings]
     for word in itertools.takewhile(lambda word: word != "--", words):
         if word.startswith("--") and word.split("=")[0] not in options:
-            raise unknown_name(f"option of tsfm {name}", word, options)
+            raise unknown_name(f"option of {program}", word, options)
     return vars(parser.parse_args(list(words)))
 
 

@@ -25,19 +25,6 @@ COMMANDS = {
     "data verify": ("tsfm.commands.data_build:verify", "compare a corpus with its digests"),
     "data overlap": ("tsfm.commands.data_build:overlap", "which evaluation series a corpus has seen"),
     "data gallery": ("tsfm.commands.data_gallery:gallery", "a picture of the synthetic series beside real ones"),
-    "bench lsf": ("tsfm.commands.bench:lsf", "iTransformer beside the paper's table"),
-    "bench speed": ("tsfm.commands.bench:speed", "training speed beside a bare loop and neuralforecast"),
-    "bench loader": ("tsfm.commands.bench:loader", "the corpus loader: observations a second, memory"),
-    "bench pretraining": ("tsfm.commands.bench_pretraining:pretraining", "packed training beside padded rows"),
-    "bench inference": ("tsfm.commands.bench_inference:inference", "zero-shot forecasts beside chronos-forecasting"),
-    "bench ablation": ("tsfm.commands.bench:ablation", "what each choice of the zero-shot recipe buys"),
-    "bench finetune": ("tsfm.commands.bench_finetune:finetune", "what fine-tuning gains on sets of the suite"),
-    "bench finetune-rates": ("tsfm.commands.bench_finetune:rates", "learning rates of fine-tuning, on training sets"),
-    "bench cold-start": ("tsfm.commands.bench_cold_start:cold_start", "a first forecast: seconds and peak memory"),
-    "bench export": ("tsfm.commands.bench_export:export", "exported models beside eager ones; smaller weights"),
-    "bench windows": ("tsfm.commands.bench:windows", "window gathering beside GluonTS"),
-    "bench baselines": ("tsfm.commands.baselines:baselines", "scores of the baselines on a suite, computed once"),
-    "bench scaling": ("tsfm.commands.scaling:bench", "the joint law's fit beside others, and its coverage"),
     "scaling sweep": ("tsfm.commands.scaling:sweep", "train a grid of models into a ledger"),
     "scaling counts": ("tsfm.commands.scaling:counts", "parameters and FLOPs, and where 6 N D is wrong"),
     "scaling fit": ("tsfm.commands.scaling:fit", "scaling laws with intervals from a table of runs"),
@@ -124,5 +111,5 @@ def call(name: str, function: Callable[..., object], words: list[str]) -> int:
     """Parse the words into the function's parameters and call it; returns the exit status."""
     from tsfm.commands.arguments import parse
 
-    status = function(**parse(name, function, words))
+    status = function(**parse(f"tsfm {name}", function, words))
     return status if isinstance(status, int) else 0

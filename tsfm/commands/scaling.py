@@ -251,35 +251,3 @@ def selftest(data: Path | None = None, draws: int = 4000, coverage: int = 0) -> 
     failed = sum(not check.ok for check in checks)
     print(f"\n{len(checks) - failed} of {len(checks)} known answers reproduced")
     return 1 if failed else 0
-
-
-def bench(
-    part: Literal["fit", "coverage"] = "fit",
-    output: Path = Path("benchmarks"),
-    repeats: int | None = None,
-    points: int = 5,
-    jobs: int = 1,
-) -> None:
-    """Time the joint fit beside the package chinchilla and SciPy, or count how often its intervals cover the truth.
-
-    Args:
-        part: "fit" writes scaling.md and scaling.json, "coverage" coverage.md and coverage.json.
-        output: folder to write to.
-        repeats: timings, 3 by default; or planted laws a design, 400 by default.
-        points: starts of chinchilla along each of its five axes.
-        jobs: processes, for coverage.
-    """
-    from tsfm.bench import scaling
-    from tsfm.commands.bench import write
-
-    count = repeats or (3 if part == "fit" else 400)
-    if count < 1 or points < 2 or jobs < 1:
-        raise InputError(f"expected repeats, jobs and points (2) above 0, found {count}, {jobs} and {points}")
-    command = f"tsfm bench scaling --part {part} --repeats {count}"
-    if part == "fit":
-        command += f" --points {points}"
-        rows = scaling.side_by_side(count, points)
-        write(output, "scaling", rows, {"command": command}, scaling.side_to_markdown(rows, command))
-    else:
-        rows = scaling.coverage_study(count, jobs)
-        write(output, "coverage", rows, {"command": command}, scaling.coverage_to_markdown(rows, command))

@@ -22,7 +22,7 @@ from tsfm_data.io import SeriesSet
 from tsfm_data.windows import Batch, Windows, item_lengths
 
 Method = Literal["full", "lora", "head"]
-LEARNING_RATES = {"full": 2e-3, "lora": 4e-3, "head": 1e-3}  # chosen by tsfm bench finetune-rates
+LEARNING_RATES = {"full": 2e-3, "lora": 4e-3, "head": 1e-3}  # chosen by python benchmarks/finetune_rates.py
 HEADS = ("trunk.head", "head", "param_proj", "out_proj", "output_patch_embedding")  # of the models of the suite
 LARGEST_GRADIENT = 1.0  # norm
 WEIGHT_DECAY = 0.01

@@ -145,7 +145,7 @@ def _not_kept(report: Report, baselines: Sequence[str]) -> list[str]:
         lost = [f"{one} ({profile})" for profile, one in sorted(places - have)]
         if lost:
             which = ", ".join(lost) if len(lost) <= 8 else f"{len(lost)} of {len(places)} pairs of set and profile"
-            notes.append(f"No scores of {name} are kept for {which}: tsfm bench baselines computes them.")
+            notes.append(f"No scores of {name} are kept for {which}: python benchmarks/baselines.py computes them.")
     return notes
 
 

@@ -60,7 +60,7 @@ class ZeroShotConfig:
         drift: whether drafts that go on with the mean change so far are among them.
         naive_unit: whether quantiles and losses are counted in units of the error of a naive forecast within the
             history, so that a series that repeats itself closely is learnt as closely. The encoder is better with it,
-            the decoder without (``tsfm bench ablation``).
+            the decoder without (``python benchmarks/ablation.py``).
         copy: whether quantiles start from a learnt mixture of the drafts.
         span_masking: share of the training batches in which spans of the history are hidden, too, and to be filled in.
         random_horizon: whether training batches of the encoder ask for random horizons, even on a logarithmic scale,

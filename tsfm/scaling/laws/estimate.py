@@ -57,7 +57,8 @@ def narrowing(rows: int, parameters: int) -> float:
     """What the spread of the draws is multiplied by.
 
     A draw leaves out a third of the runs, so fits of few runs spread more over draws than over new sets of runs.
-    Without it 95 % intervals hold planted constants 97 times in 100; ``tsfm bench scaling --part coverage`` counts.
+    Without it 95 % intervals hold planted constants 97 times in 100;
+    ``python benchmarks/scaling.py --part coverage`` counts.
     """
     return ((rows - parameters) / (rows + parameters)) ** 0.5
 

@@ -5,6 +5,8 @@ Transformer in PyTorch: linear layers, ``scaled_dot_product_attention`` under a 
 over every token. Both sides have the same weights, see the same crops, and find the same loss, which is checked.
 
 Shapes: B rows, N tokens, P steps of a patch, C channels, H heads, D channels of a head, K components.
+
+    python benchmarks/pretraining.py CORPUS
 """
 
 import json
@@ -13,16 +15,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import run, write
+from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.models.packing import Packed
 from tsfm.models.scaling_law.encoder import Encoder
-from tsfm_data.errors import InputError
+from tsfm.models.scaling_law.trunk import SIZES
+from tsfm_data.errors import InputError, unknown_name
 
 TOLERANCE = 1e-4  # relative, of the two losses in float32
 
@@ -248,8 +254,6 @@ def run_table(corpus: str, sizes: list[str], threads: list[int], series: int, re
 
 def to_markdown(rows: list[dict[str, Any]], command: str) -> str:
     """The table, what it measures and the command that gives it."""
-    from tabulate import tabulate
-
     first = rows[0]
     table = [
         [
@@ -280,3 +284,34 @@ def to_markdown(rows: list[dict[str, Any]], command: str) -> str:
         "",
     ]
     return "\n".join(text)
+
+
+def main(
+    corpus: Path,
+    sizes: list[str] | None = None,
+    threads: list[int] | None = None,
+    output: Path = Path("benchmarks"),
+    series: int = 48,
+    repeats: int = 5,
+) -> None:
+    """Time training steps of the packed encoder beside the same architecture in plain PyTorch with padding.
+
+    Args:
+        corpus: folder that ``tsfm data build`` wrote.
+        sizes: of the encoder; by default 1M and 3M.
+        threads: numbers of CPU threads; by default 1 and 2.
+        output: folder for pretraining.md and pretraining.json.
+        series: crops in a batch.
+        repeats: timings of each side, in turn; the median of the ratios counts.
+    """
+    for name in sizes or []:
+        if name not in SIZES:
+            raise unknown_name("size", name, SIZES)
+    rows = run_table(str(corpus), sizes or ["1M", "3M"], threads or [1, 2], series, repeats)
+    command = f"python benchmarks/pretraining.py CORPUS --series {series} --repeats {repeats}"
+    least = min(row["plain_over_ours"] for row in rows)
+    write(output, "pretraining", rows, {"least_ratio": least, "command": command}, to_markdown(rows, command))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -3,6 +3,8 @@
 All weights are random, which time does not depend on. Each side lives in a process of its own and forecasts when asked,
 in turn with the others, so that a machine that gets slower or faster favours nobody; what counts is the median, over
 the repeats, of the ratio to the Chronos-Bolt of the same size in the same round.
+
+    python benchmarks/inference.py
 """
 
 import itertools
@@ -19,14 +21,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from common import run, write
 from jaxtyping import Float64
+from tabulate import tabulate
 
 from tsfm.models.base import Forecaster
 from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig, from_reference
 from tsfm.models.zeroshot.decoder import ZeroShotDecoder
 from tsfm.models.zeroshot.encoder import ZeroShotEncoder
 from tsfm.models.zeroshot.recipe import ZeroShotConfig
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -332,8 +336,6 @@ def _row(
 
 def to_markdown(rows: list[dict[str, Any]], series: int, command: str) -> str:
     """The table, what it measures and the command that gives it."""
-    from tabulate import tabulate
-
     head = ["model", "parameters", "path", "threads", "speed (range)", "by CPU time", "series / s"]
     head += ["series / CPU s", "peak MiB"]
     table = [
@@ -370,3 +372,41 @@ def to_markdown(rows: list[dict[str, Any]], series: int, command: str) -> str:
         "",
     ]
     return "\n".join(text)
+
+
+def main(
+    sizes: list[str] | None = None,
+    threads: list[int] | None = None,
+    output: Path = Path("benchmarks"),
+    series: int = 1000,
+    repeats: int = 5,
+) -> None:
+    """Time zero-shot forecasts beside chronos-forecasting's Chronos-Bolt at equal parameter count.
+
+    Needs chronos-forecasting, of the extra "peers".
+
+    Args:
+        sizes: encoder or decoder; both by default.
+        threads: numbers of CPU threads; by default 1 and 2.
+        output: folder for inference.md and inference.json.
+        series: how many to forecast.
+        repeats: rounds of all sides, in turn; the median of the ratios counts.
+    """
+    for name in sizes or []:
+        if name not in REACH:
+            raise unknown_name("size", name, REACH)
+    if series < 1 or repeats < 1 or min(threads or [1]) < 1:
+        raise InputError(f"expected series, repeats and threads of at least 1, found {series}, {repeats} and {threads}")
+    rows = run_table(sizes or list(REACH), threads or [1, 2], repeats, series)
+    chosen = [f"--{name} {' '.join(map(str, x))}" for name, x in (("sizes", sizes), ("threads", threads)) if x]
+    command = " ".join(["python benchmarks/inference.py", *chosen, f"--series {series} --repeats {repeats}"])
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        ratios.setdefault(row["side"], []).append(row["cpu_speed_over_chronos"])
+    speeds = {side: statistics.median(found) for side, found in ratios.items()}
+    summary = {"cpu_speed_over_chronos": speeds, "command": command}
+    write(output, "inference", rows, summary, to_markdown(rows, series, command))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,4 +1,7 @@
-"""The joint fit beside the ``chinchilla`` package and SciPy, and how often its intervals cover a planted law."""
+"""The joint fit beside the ``chinchilla`` package and SciPy, and how often its intervals cover a planted law.
+
+Run it by ``python benchmarks/scaling.py``.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,10 +9,12 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from common import run, write
 from jaxtyping import Float64
+from tabulate import tabulate
 
 from tsfm.scaling.laws.estimate import fit_joint
 from tsfm.scaling.laws.form import NAMES
@@ -157,8 +162,6 @@ def coverage_study(repeats: int, jobs: int) -> list[dict[str, Any]]:
 
 def side_to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
     """The table of times and objectives."""
-    from tabulate import tabulate
-
     table = [[r["side"], f"{r['seconds']:.2f}", f"{r['ratio']:.2f}", f"{r['objective']:.9e}"] for r in rows]
     text = tabulate(
         table, ["", "CPU seconds", "times our fit with draws", "Huber objective"], "github", disable_numparse=True
@@ -174,8 +177,6 @@ def side_to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
 
 def coverage_to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
     """The table of coverage with its means."""
-    from tabulate import tabulate
-
     means = ["mean", "", "", *(f"{np.mean([r[n] for r in rows]):.3f}" for n in NAMES)]
     table = [[r["design"], r["runs"], f"{r['noise']:g}", *(f"{r[n]:.3f}" for n in NAMES)] for r in rows]
     repeats = rows[0]["repeats"]
@@ -190,3 +191,36 @@ def coverage_to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
         f"{error:.3f}.\n\n"
         f"    {command}\n\n{text}\n"
     )
+
+
+def main(
+    part: Literal["fit", "coverage"] = "fit",
+    output: Path = Path("benchmarks"),
+    repeats: int | None = None,
+    points: int = 5,
+    jobs: int = 1,
+) -> None:
+    """Time the joint fit beside the package chinchilla and SciPy, or count how often its intervals cover the truth.
+
+    Args:
+        part: "fit" writes scaling.md and scaling.json, "coverage" coverage.md and coverage.json.
+        output: folder to write to.
+        repeats: timings, 3 by default; or planted laws a design, 400 by default.
+        points: starts of chinchilla along each of its five axes.
+        jobs: processes, for coverage.
+    """
+    count = repeats or (3 if part == "fit" else 400)
+    if count < 1 or points < 2 or jobs < 1:
+        raise InputError(f"expected repeats, jobs and points (2) above 0, found {count}, {jobs} and {points}")
+    command = f"python benchmarks/scaling.py --part {part} --repeats {count}"
+    if part == "fit":
+        command += f" --points {points}"
+        rows = side_by_side(count, points)
+        write(output, "scaling", rows, {"command": command}, side_to_markdown(rows, command))
+    else:
+        rows = coverage_study(count, jobs)
+        write(output, "coverage", rows, {"command": command}, coverage_to_markdown(rows, command))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -2,6 +2,8 @@
 
 Scored on the training sets of the catalogue that are not in the open corpus (other licences), so that neither the
 benchmarks nor any series that was trained on has a say in the choice.
+
+    python benchmarks/ablation.py
 """
 
 import json
@@ -15,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import run, write
 from jaxtyping import Float
+from tabulate import tabulate
 
 from tsfm_data.corpus.augmentation import AugmentConfig
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.evaluation.baselines import Predictor
+from tsfm_data.evaluation.baselines import Predictor, get_baseline
 from tsfm_data.io.files import atomic_file
 
 CONFIGS = Path("configs/pretrain")
@@ -107,7 +111,7 @@ def train_choice(kind: str, name: str, seed: int, corpus: str, steps: int, folde
     """Train one choice with one seed by ``tsfm fit`` and score its model folder."""
     import torch
 
-    from tsfm.commands.train import run
+    from tsfm.commands.train import run as fit
     from tsfm.weights.pretrained import load
 
     torch.set_num_threads(1)
@@ -116,7 +120,7 @@ def train_choice(kind: str, name: str, seed: int, corpus: str, steps: int, folde
     budget = [f"--data.corpus={corpus}", f"--data.batches_per_epoch={steps}", "--trainer.max_epochs=1"]
     budget += [f"--model.optim.warmup_steps={steps // 10}", f"--seed_everything={seed}", f"--data.seed={seed}"]
     silent = [f"--trainer.default_root_dir={root}", "--trainer.enable_progress_bar=false"]
-    run(["fit", *configs, *budget, *CHOICES[name], *silent, "--trainer.enable_model_summary=false"])
+    fit(["fit", *configs, *budget, *CHOICES[name], *silent, "--trainer.enable_model_summary=false"])
     return {"kind": kind, "choice": name, "seed": seed, "steps": steps, "scores": scores(load(root / "model"))}
 
 
@@ -166,8 +170,8 @@ def compare(
         draws: bootstrap draws over the data sets, of the differences averaged over seeds.
     """
     rows = []
-    for choice in dict.fromkeys(run["choice"] for run in runs):
-        row: dict[str, Any] = {"choice": choice, "seeds": sum(run["choice"] == choice for run in runs)}
+    for choice in dict.fromkeys(one["choice"] for one in runs):
+        row: dict[str, Any] = {"choice": choice, "seeds": sum(one["choice"] == choice for one in runs)}
         for metric in METRICS:
             logs, base = (mean_logs(runs, name, metric, naive) for name in (choice, RECIPE))
             row[metric] = float(np.exp(logs.mean()))
@@ -193,7 +197,6 @@ def mean_logs(
 
 def to_markdown(kind: str, rows: Sequence[dict[str, Any]], steps: int, command: str) -> str:
     """The table, with the command that gives it."""
-    from tabulate import tabulate
 
     def change(row: dict[str, Any], metric: str) -> str:
         low, mid, high = (100 * row[f"{metric}_{name}"] for name in ("low", "change", "high"))
@@ -217,3 +220,46 @@ def to_markdown(kind: str, rows: Sequence[dict[str, Any]], steps: int, command: 
         "",
     ]
     return "\n".join(text)
+
+
+def main(
+    kind: str = "encoder",
+    choices: list[str] | None = None,
+    corpus: Path = Path("corpus/open"),
+    steps: int = 300,
+    seeds: int = 2,
+    runs: Path = Path("runs/ablation"),
+    output: Path = Path("benchmarks"),
+    jobs: int = 2,
+) -> None:
+    """Take back each choice of the zero-shot recipe, train again on the same budget, and score what that costs.
+
+    Finished trainings are kept in the runs folder, so an interrupted table goes on where it stopped.
+
+    Args:
+        kind: encoder or decoder.
+        choices: which, for instance "no copy"; all by default.
+        corpus: the corpus of configs/corpus/open.yaml.
+        steps: of each training.
+        seeds: trainings of each choice.
+        runs: folder of the training runs and their results.
+        output: folder for ablation_KIND.md and ablation_KIND.json.
+        jobs: trainings at once, one thread each.
+    """
+    if kind not in ("encoder", "decoder"):
+        raise InputError(f"expected encoder or decoder, found {kind!r}")
+    found = run_table(kind, choices or [], seeds, corpus, steps, runs, jobs)
+    naive = get_baseline("seasonal-naive")
+    assert naive is not None
+    rows = compare(found, scores(naive))
+    chosen = "".join(f' "{name}"' for name in choices or ())
+    command = f"python benchmarks/ablation.py --kind {kind} --steps {steps} --seeds {seeds}" + (
+        f" --choices{chosen}" if chosen else ""
+    )
+    write(
+        output, f"ablation_{kind}", rows, {"steps": steps, "command": command}, to_markdown(kind, rows, steps, command)
+    )
+
+
+if __name__ == "__main__":
+    run(main)

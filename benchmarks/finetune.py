@@ -2,6 +2,8 @@
 
 Of every series, what lies before its first test window is all that fine-tuning sees. Finished runs are kept, each in a
 file of its own, so an interrupted table goes on where it stopped; another model or recipe has other files.
+
+    python benchmarks/finetune.py
 """
 
 import hashlib
@@ -14,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import run, write
+from tabulate import tabulate
 
+from tsfm.inference.api import load_model
 from tsfm.models.base import Forecaster
 from tsfm.training.finetuning import LEARNING_RATES, Recipe, finetune
 from tsfm.training.holdout import until
+from tsfm_data.errors import unknown_name
 from tsfm_data.evaluation.evaluator import evaluate_series
 from tsfm_data.evaluation.suite_sets import SuiteSet, choose, suite_profile
 from tsfm_data.io.files import atomic_file
@@ -30,9 +36,10 @@ PROFILE = "gift"
 # Which sets: those with enough history to learn from, by length alone, decided before any fine-tuned score was seen.
 LEAST_HORIZONS = 50  # of history before the test windows, in the median series
 LEAST_POINTS = 5000  # in all series together
+STEPS = 200
 
 
-def run(
+def measure(
     model: Forecaster,
     sets: Sequence[str] | None,
     methods: Sequence[str],
@@ -191,8 +198,6 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def to_markdown(rows: Sequence[dict[str, Any]], model: str, command: str) -> str:
     """The table as it stands in ``benchmarks/finetune.md``."""
-    from tabulate import tabulate
-
     return "\n".join(
         [
             "# Fine-tuning",
@@ -206,7 +211,7 @@ def to_markdown(rows: Sequence[dict[str, Any]], model: str, command: str) -> str
             f"Sets: all of the suite whose median series has {LEAST_HORIZONS} horizons of history or more before the",
             f"test windows, and all series together {LEAST_POINTS:,} points, unless the command names others; chosen",
             "by length, before any fine-tuned score was seen. Learning rates were chosen on training sets, none of",
-            "the suite (`tsfm bench finetune-rates`): the one that saved most in the mean among those that made no set",
+            "the suite (`finetune_rates.py`): the one that saved most in the mean among those that made no set",
             "worse by more than 1 %.",
             "Aims: no method worse than zero-shot by more than 1 % on any set, and 3 % better in the mean.",
             "",
@@ -218,3 +223,47 @@ def to_markdown(rows: Sequence[dict[str, Any]], model: str, command: str) -> str
             "",
         ]
     )
+
+
+def main(
+    model: str | None = None,
+    sets: list[str] | None = None,
+    methods: list[str] | None = None,
+    seeds: list[int] | None = None,
+    steps: int = STEPS,
+    runs: Path = Path("runs/finetune_bench"),
+    output: Path = Path("benchmarks"),
+) -> None:
+    """Score a model zero-shot and fine-tuned on sets of the suite, with intervals over seeds and the time taken.
+
+    Finished runs are kept in the runs folder, so an interrupted table goes on where it stopped.
+
+    Args:
+        model: a name of tsfm weights list, or a model folder; by default the model that ships with the package.
+        sets: which, for instance ETTh1; all with enough history by default.
+        methods: of head, lora and full; all by default.
+        seeds: of fine-tuning; 0, 1 and 2 by default.
+        steps: most optimiser steps.
+        runs: folder of finished runs, of whatever model and recipe.
+        output: folder for finetune.md and finetune.json.
+    """
+    for name in methods or []:
+        if name not in METHODS:
+            raise unknown_name("method", name, METHODS)
+    start = load_model(model)
+    rows = measure(start, sets, methods or METHODS, seeds or [0, 1, 2], steps, runs, print)
+    words: dict[str, list[Any]] = {
+        "model": [model] if model else [],
+        "sets": sets or [],
+        "methods": methods or [],
+        "seeds": seeds or [],
+    }
+    words["steps"] = [] if steps == STEPS else [steps]
+    given = (f" --{name} {' '.join(map(str, values))}" for name, values in words.items() if values)
+    command = "python benchmarks/finetune.py" + "".join(given)
+    summary = {"model": start.name, "command": command, "methods": summarise(rows)}
+    write(output, "finetune", rows, summary, to_markdown(rows, start.name, command))
+
+
+if __name__ == "__main__":
+    run(main)

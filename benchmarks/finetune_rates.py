@@ -1,4 +1,7 @@
-"""Learning rates and shares of fine-tuning, tried on training sets that neither the open corpus nor the suite holds."""
+"""Learning rates and shares of fine-tuning, tried on training sets that neither the open corpus nor the suite holds.
+
+Run it by ``python benchmarks/finetune_rates.py``.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,17 +9,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tsfm.bench.ablation import HORIZONS, held_out_sets
-from tsfm.bench.finetune import METRICS, PROFILE, digest, enough, history_of, once
+from ablation import HORIZONS, held_out_sets
+from common import run, write
+from finetune import METHODS, METRICS, PROFILE, STEPS, digest, enough, history_of, once
+from tabulate import tabulate
+
+from tsfm.inference.api import load_model
 from tsfm.models.base import Forecaster
-from tsfm.training.finetuning import Recipe, finetune
-from tsfm_data.errors import InputError
+from tsfm.training.finetuning import LEARNING_RATES, Recipe, finetune
+from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.evaluation.evaluator import evaluate_series
 from tsfm_data.evaluation.profiles import get_profile
 from tsfm_data.io.series import SeriesSet
 
 
-def run(
+def measure(
     model: Forecaster, recipes: Sequence[Recipe], folder: Path, progress: Callable[[str], None] | None = None
 ) -> list[dict[str, Any]]:
     """A row a set and recipe: scores relative to zero-shot, and whether the backtest kept the result.
@@ -75,13 +82,11 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def to_markdown(rows: Sequence[dict[str, Any]], model: str, command: str) -> str:
     """The table as it stands in ``benchmarks/finetune_rates.md``."""
-    from tabulate import tabulate
-
     lines = [
         "# Learning rates of fine-tuning",
         "",
         f"The model {model} after `tsfm finetune`, relative to zero-shot, on the training sets of the catalogue",
-        "that are in neither the open corpus nor the suite and are as long as those of `tsfm bench finetune`:",
+        "that are in neither the open corpus nor the suite and are as long as those of `finetune.py`:",
         "geometric mean over them, and the worst. Share: of the way from the weights at the start to the trained",
         "ones. Kept: how often the backtest preferred the fine-tuned model.",
         "",
@@ -91,3 +96,58 @@ def to_markdown(rows: Sequence[dict[str, Any]], model: str, command: str) -> str
         "",
     ]
     return "\n".join(lines)
+
+
+def main(
+    methods: list[str] | None = None,
+    rates: list[float] | None = None,
+    shares: list[float] | None = None,
+    model: str | None = None,
+    seeds: list[int] | None = None,
+    steps: int = STEPS,
+    runs: Path = Path("runs/finetune_rates"),
+    output: Path = Path("benchmarks"),
+) -> None:
+    """Try learning rates of fine-tuning on training sets that neither the released models nor the suite hold.
+
+    Finished runs are kept in the runs folder, so an interrupted table goes on where it stopped.
+
+    Args:
+        methods: of head, lora and full; all by default.
+        rates: peak learning rates; by default half, once and twice the one that the method has.
+        shares: of the way to the trained weights; 0.75 by default.
+        model: a name of tsfm weights list, or a model folder; by default the model that ships with the package.
+        seeds: of fine-tuning; 0 by default.
+        steps: most optimiser steps.
+        runs: folder of finished runs, of whatever model and recipe.
+        output: folder for finetune_rates.md and finetune_rates.json.
+    """
+    for name in methods or []:
+        if name not in METHODS:
+            raise unknown_name("method", name, METHODS)
+    recipes = [
+        Recipe(method, steps, lr=rate, share=share, seed=seed)  # type: ignore[arg-type]
+        for method in methods or METHODS
+        for rate in rates or [factor * LEARNING_RATES[method] for factor in (0.5, 1, 2)]
+        for share in shares or [Recipe.share]
+        for seed in seeds or [0]
+    ]
+    start = load_model(model)
+    rows = measure(start, recipes, runs, print)
+    words: dict[str, list[Any]] = {
+        "methods": methods or [],
+        "rates": rates or [],
+        "shares": shares or [],
+        "model": [model] if model else [],
+        "seeds": seeds or [],
+        "steps": [] if steps == STEPS else [steps],
+    }
+    command = "python benchmarks/finetune_rates.py" + "".join(
+        f" --{name} {' '.join(map(str, values))}" for name, values in words.items() if values
+    )
+    summary = {"model": start.name, "command": command, "recipes": summarise(rows)}
+    write(output, "finetune_rates", rows, summary, to_markdown(rows, start.name, command))
+
+
+if __name__ == "__main__":
+    run(main)

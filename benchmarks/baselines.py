@@ -1,9 +1,20 @@
-"""``tsfm bench baselines``: the scores of the baselines on a suite, computed once and kept in the repository."""
+"""The scores of the baselines on a suite, computed once and kept in the repository.
+
+Run it by ``python benchmarks/baselines.py``.
+"""
 
 from pathlib import Path
 
+from common import run
 
-def baselines(
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.evaluation import kept_baselines as reference
+from tsfm_data.evaluation.baselines import BASELINES
+from tsfm_data.evaluation.suite import at_hand, score_sets
+from tsfm_data.evaluation.suite_sets import ALL_PROFILES, choose
+
+
+def main(
     *,
     suite: str = "bench",
     models: list[str] | None = None,
@@ -24,12 +35,6 @@ def baselines(
         output: the file of scores; by default benchmarks/baselines_bench.json.
         jobs: processes, one thread each.
     """
-    from tsfm_data.errors import InputError, unknown_name
-    from tsfm_data.evaluation import kept_baselines as reference
-    from tsfm_data.evaluation.baselines import BASELINES
-    from tsfm_data.evaluation.suite import at_hand, score_sets
-    from tsfm_data.evaluation.suite_sets import ALL_PROFILES, choose
-
     for name in models or ():
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
@@ -44,3 +49,7 @@ def baselines(
             reference.keep(predictor, one, rows, file)
             print(f"{name:15} {one.name:20} {' '.join(one.profiles):35} {seconds:8.1f} s", flush=True)
     print(f"{file}: {len(reference.cells(file))} cells")
+
+
+if __name__ == "__main__":
+    run(main)

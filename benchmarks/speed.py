@@ -3,6 +3,8 @@
 Each side runs in a process of its own, in turn, several times. Times on a shared machine mean little by themselves, so
 what is reported is the median, over the repeats, of the ratio of two runs that followed each other. Only the training
 loop is timed, data loading included; start-up (which favours us further) is left out.
+
+    python benchmarks/speed.py
 """
 
 import json
@@ -12,11 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from common import run, write
+from tabulate import tabulate
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, unknown_name
 
 CONTEXT = HORIZON = 96
 WARMUP = 3  # steps before the clock starts: allocators and kernels settle
@@ -198,9 +203,10 @@ def run_side(side: str, case: Case, threads: int) -> float:
     Raises:
         InputError: the process failed; for neuralforecast most often because it is not installed.
     """
-    code = "import json, sys; from tsfm.bench.speed import SIDES, Case; "
+    code = "import json, sys; from speed import SIDES, Case; "
     code += "print('SECONDS', SIDES[sys.argv[1]](Case(*json.loads(sys.argv[2]))))"
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    paths = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, side, json.dumps(case)],
         env=environment,
@@ -251,8 +257,6 @@ def run_table(
 
 def to_markdown(rows: list[dict[str, Any]], command: str) -> str:
     """The table, what it measures and the command that gives it."""
-    from tabulate import tabulate
-
     sides = [side for side in SIDES if rows and f"{side}_ms_per_step" in rows[0]]
     others = [side for side in sides if side != "tsfm"]
     head = ["case", "steps", *(f"{side} / tsfm (range)" for side in others), *(f"{side}, ms a step" for side in sides)]
@@ -278,3 +282,37 @@ def to_markdown(rows: list[dict[str, Any]], command: str) -> str:
         "",
     ]
     return "\n".join(text)
+
+
+def main(
+    cases: list[str] | None = None,
+    sides: list[str] | None = None,
+    output: Path = Path("benchmarks"),
+    repeats: int = 5,
+    threads: int = 2,
+    steps: int | None = None,
+) -> None:
+    """Time training beside a bare PyTorch loop over the same model and neuralforecast's iTransformer.
+
+    Args:
+        cases: which, for instance ETTh1-96; all by default.
+        sides: of tsfm, tsfm-bf16, bare and neuralforecast; all by default. The last needs the extra "peers".
+        output: folder for speed.md and speed.json.
+        repeats: timings of each, in turn; the median of the ratios counts.
+        threads: CPU threads of each.
+        steps: optimiser steps of a timing; by default as many as a case says.
+    """
+    known = [case.name for case in CASES]
+    for name in cases or []:
+        if name not in known:
+            raise unknown_name("case", name, known)
+    for name in sides or []:
+        if name not in SIDES:
+            raise unknown_name("side", name, SIDES)
+    rows = run_table(cases or [], list(dict.fromkeys(["tsfm", *(sides or SIDES)])), repeats, threads, steps)
+    command = f"python benchmarks/speed.py --repeats {repeats} --threads {threads}"
+    write(output, "speed", rows, {"cases": len(rows), "command": command}, to_markdown(rows, command))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,4 +1,7 @@
-"""A first forecast from a cold start: from the start of the process to the file written, and its peak memory."""
+"""A first forecast from a cold start: from the start of the process to the file written, and its peak memory.
+
+Run it by ``python benchmarks/cold_start.py``.
+"""
 
 import os
 import subprocess
@@ -8,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import run, write
+from tabulate import tabulate
 
 from tsfm_data.errors import InputError
 
@@ -15,7 +20,7 @@ SERIES, ROWS, HORIZON = 10, 500, 24
 MOST_SECONDS, MOST_MIB = 6.0, 1024
 
 
-def run(repeats: int, threads: int) -> list[dict[str, Any]]:
+def measure(repeats: int, threads: int) -> list[dict[str, Any]]:
     """Forecast a table with the shipped model in a process of its own, several times; the first is not counted.
 
     Args:
@@ -99,8 +104,6 @@ def to_markdown(rows: list[dict[str, Any]], threads: int, command: str) -> str:
     import platform
     from importlib.metadata import version
 
-    from tabulate import tabulate
-
     whole = summarise(rows)
     names = {"seconds": "seconds by the clock", "cpu_seconds": "CPU seconds", "peak_mib": "peak memory, MiB"}
     aims = {"seconds": f"< {MOST_SECONDS:g}", "cpu_seconds": "", "peak_mib": f"< {MOST_MIB:,}"}
@@ -123,3 +126,21 @@ def to_markdown(rows: list[dict[str, Any]], threads: int, command: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def main(output: Path = Path("benchmarks"), repeats: int = 5, threads: int = 2) -> None:
+    """Time tsfm forecast with the shipped model from the start of the process to the file written; its peak memory.
+
+    Args:
+        output: folder for cold_start.md and cold_start.json.
+        repeats: counted processes, one after the other.
+        threads: of each.
+    """
+    rows = measure(repeats, threads)
+    command = "python benchmarks/cold_start.py" + (f" --repeats {repeats}" if repeats != 5 else "")
+    command += f" --threads {threads}" if threads != 2 else ""
+    write(output, "cold_start", rows, summarise(rows) | {"command": command}, to_markdown(rows, threads, command))
+
+
+if __name__ == "__main__":
+    run(main)

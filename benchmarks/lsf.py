@@ -1,4 +1,7 @@
-"""The long-horizon table of the iTransformer paper, trained and tested here under its protocol, beside its numbers."""
+"""The long-horizon table of the iTransformer paper, trained and tested here under its protocol, beside its numbers.
+
+Run it by ``python benchmarks/lsf.py``.
+"""
 
 import json
 import multiprocessing
@@ -7,6 +10,9 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from common import run, write
+from tabulate import tabulate
 
 from tsfm_data.errors import InputError
 from tsfm_data.io.files import atomic_file
@@ -75,14 +81,14 @@ def choose(names: Sequence[str]) -> list[Row]:
 
 def train_cell(row: Row, folder: Path, seed: int) -> dict[str, Any]:
     """Train one cell with its published config, test its best checkpoint, and return its finished row."""
-    from tsfm.commands.train import run
+    from tsfm.commands.train import run as fit
 
     root = folder / name_of(row)
     configs = [f"--config={CONFIGS / name}.yaml" for name in ("base", row.config)]
     options = [f"--data.horizon={row.horizon}", f"--seed_everything={seed}", f"--data.seed={seed}"]
     silent = [f"--trainer.default_root_dir={root}", "--trainer.enable_progress_bar=false"]
     silent += ["--trainer.enable_model_summary=false"]
-    cli = run(["fit", *configs, *options, *silent])
+    cli = fit(["fit", *configs, *options, *silent])
     found = cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path="best", verbose=False)[0]
     windows = len(cli.datamodule.windows("test"))
     return {
@@ -139,8 +145,6 @@ def result_file(folder: Path, row: Row, seed: int) -> Path:
 
 def to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
     """The table beside the paper's, with the command that gives it."""
-    from tabulate import tabulate
-
     table = [
         [
             r["dataset"],
@@ -169,3 +173,31 @@ def to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
         "",
     ]
     return "\n".join(text)
+
+
+def main(
+    cells: list[str] | None = None,
+    runs: Path = Path("runs/lsf"),
+    output: Path = Path("benchmarks"),
+    seed: int = 2023,
+    jobs: int = 1,
+) -> None:
+    """Train and test iTransformer on the long-horizon benchmarks, beside the paper's numbers.
+
+    Finished cells are kept in the runs folder and not trained again, so an interrupted table goes on where it stopped.
+
+    Args:
+        cells: which, for instance ETTh1-96 or ETTh1; all by default.
+        runs: folder of the training runs and their results.
+        output: folder for lsf.md and lsf.json.
+        seed: of weights, dropout and the order of windows.
+        jobs: cells trained at once, one thread each.
+    """
+    rows = run_table(cells or [], runs, seed, jobs)
+    command = "python benchmarks/lsf.py"
+    summary = {"cells": len(rows), "within_band": sum(row["within"] for row in rows), "command": command}
+    write(output, "lsf", rows, summary, to_markdown(rows, command))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -3,6 +3,8 @@
 Both sides are the same function of an array, ``Exportable``, in one process and on the same number of threads. They run
 in turn, and what counts is the median of the ratios of CPU time of a round, so that other work on the machine, or a
 machine that gets slower, favours nobody.
+
+    python benchmarks/export.py
 """
 
 import copy
@@ -16,10 +18,15 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from common import run, write
 from jaxtyping import Float
+from tabulate import tabulate
 
+from tsfm.inference.api import load_model
 from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
 from tsfm.models.base import Forecaster
+from tsfm.weights.registry import released
+from tsfm_data.errors import InputError
 from tsfm_data.evaluation.evaluator import evaluate_series
 from tsfm_data.evaluation.suite_sets import choose, suite_profile
 
@@ -28,9 +35,10 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 METRICS = ("MASE", "WQL")
 PROFILE = "gift"
 SETS = ("exchange_rate", "national_illness", "m4_weekly", "hospital", "us_births")
+REPEATS, MOST_SERIES = 9, 100
 
 
-def run(
+def measure(
     model: Forecaster,
     batches: Sequence[int],
     repeats: int,
@@ -153,8 +161,6 @@ def to_markdown(
     command: str,
 ) -> str:
     """The page ``benchmarks/export.md``; ``busy`` says that other work ran beside the measurement."""
-    from tabulate import tabulate
-
     keys = [key for key in rows[0] if key.split()[-1] in METRICS]
     first = [
         {
@@ -198,8 +204,8 @@ def to_markdown(
         "",
         "Size of the weights as `tsfm export --dtype` stores them, and how far outputs are from the model in float32",
         "on hard inputs (missing values, constants, large offsets, short and long histories;",
-        "`tsfm.inference.exporting.hard_inputs`), relative to the size of a series, its spread or its forecast's "
-        "reach: for fp32 of",
+        "`tsfm.inference.exporting.hard_inputs`), relative to the size of a series, its spread or its forecast's reach:"
+        " for fp32 of",
         "the ONNX file, for smaller weights of the model with them. Change of the errors against float32 on the test",
         f"windows of `{PROFILE}` of the first {series} series of real sets, geometric mean over sets; above 0: worse.",
         "Computed is in float32 whatever the weights are stored as.",
@@ -217,3 +223,55 @@ def to_markdown(
 def _mean(row: dict[str, Any], keys: Sequence[str], metric: str) -> float:
     """The geometric mean of the ratios of a metric over sets, less 1."""
     return math.exp(statistics.fmean(math.log(row[key]) for key in keys if key.endswith(metric))) - 1
+
+
+def main(
+    models: list[str] | None = None,
+    batches: list[int] | None = None,
+    sets: list[str] | None = None,
+    repeats: int = REPEATS,
+    threads: int = 1,
+    series: int = MOST_SERIES,
+    horizon: int | None = None,
+    output: Path = Path("benchmarks"),
+) -> None:
+    """Time ONNX files beside the models themselves, compare their outputs, and score weights of fewer bytes.
+
+    Args:
+        models: names of tsfm weights list, or model folders; by default the forecasters that ship with the package.
+        batches: numbers of series forecast at once; 1, 32 and 256 by default.
+        sets: of the suite bench, to score smaller weights on; a few small ones by default.
+        repeats: rounds of both sides in turn; the median of the ratios counts.
+        threads: CPU threads.
+        series: most series of a set.
+        horizon: steps that the files forecast; each model's own by default.
+        output: folder for export.md and export.json.
+    """
+    numbers = {"repeats": repeats, "threads": threads, "series": series, "horizon": horizon or 1}
+    for name, value in {**numbers, "batches": min(batches or [1])}.items():
+        if value < 1:
+            raise InputError(f"expected {name} of at least 1, found {value}: change it")
+    busy = os.getloadavg()[0] > threads
+    speeds, rows = [], []
+    for name in models or [name for name, entry in released().items() if entry.task == "forecast"]:
+        found = measure(load_model(name), batches or BATCHES, repeats, threads, sets or SETS, series, horizon)
+        speeds += found[0]
+        rows += found[1]
+    given: dict[str, list[Any] | None] = {"models": models, "batches": batches, "sets": sets}
+    given["repeats"] = [repeats] if repeats != REPEATS else None
+    given["threads"] = [threads] if threads != 1 else None
+    given["series"] = [series] if series != MOST_SERIES else None
+    given["horizon"] = [horizon] if horizon else None
+    words = [f"--{name} {' '.join(map(str, values))}" for name, values in given.items() if values]
+    command = " ".join(["python benchmarks/export.py", *words])
+    write(
+        output,
+        "export",
+        [*speeds, *rows],
+        {"command": command, "busy": busy},
+        to_markdown(speeds, rows, threads, series, busy, command),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,1 +1,0 @@
-"""Measured tables: accuracy beside the published numbers, speed beside the peers."""
