@@ -32,7 +32,7 @@ def main(
         models: baselines; by default naive, seasonal-naive, auto-ets and auto-theta.
         profiles: protocols; by default all that the suite has.
         sets: sets of the suite; by default all whose files are at hand.
-        output: the file of scores; by default benchmarks/baselines_bench.json.
+        output: the file of scores; by default the one in the package.
         jobs: processes, one thread each.
     """
     for name in models or ():

@@ -18,7 +18,7 @@ from tsfm_data.evaluation.report import make_row
 from tsfm_data.evaluation.suite_sets import SuiteSet, suite_profile
 from tsfm_data.io import atomic_file
 
-FILE = Path(__file__).resolve().parents[3] / "benchmarks" / "baselines_bench.json"
+FILE = Path(__file__).with_name("baselines.json")
 Rows = list[dict[str, Any]]
 
 

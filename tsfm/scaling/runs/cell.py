@@ -196,12 +196,16 @@ def corpus_facts(init: dict[str, Any], tokens: int, window_tokens: int) -> dict[
 
 
 def commit() -> str:
-    """The commit of the code that runs, or its version outside a repository."""
+    """The commit of the code that runs, or its version outside its own checkout."""
     import tsfm
 
     where = Path(__file__).resolve().parents[3]
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=False)
-    return found.stdout.strip() if found.returncode == 0 else tsfm.__version__
+    # Installed within another repository, git would answer with that one's commit.
+    git = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+    found = subprocess.run(git, cwd=where, capture_output=True, text=True, check=False)
+    top, _, head = found.stdout.strip().partition("\n")
+    ours = found.returncode == 0 and Path(top).resolve() == where and (where / "pyproject.toml").is_file()
+    return head if ours else tsfm.__version__
 
 
 def best_lr(grid: Grid, cell: Cell, folder: Path) -> float:
