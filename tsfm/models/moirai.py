@@ -21,7 +21,7 @@ from tsfm.models.scaling_law.trunk import MIXTURE_LEVELS, MixtureHead, mask_of, 
 from tsfm.nn.distributions import LogNormal, Mixture, NarrowNormal, NegativeBinomial, StudentT
 from tsfm.nn.quantiles import check_levels
 from tsfm.nn.transformer import Stack
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_positive
 from tsfm_data.windows.batch import Batch
 
 Future = tuple[Tensor, Tensor]  # values of the variates [B, H, V], and where they count
@@ -52,9 +52,7 @@ class MoiraiConfig:
     levels: tuple[float, ...] = MIXTURE_LEVELS
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it in the config")
+        check_positive(self, "d_model", "layers", "heads")
         if not self.patch_sizes or list(self.patch_sizes) != sorted(set(self.patch_sizes)) or self.patch_sizes[0] < 1:
             raise InputError(f"expected ascending patch_sizes, found {self.patch_sizes}: change them in the config")
         if self.patch_size != "auto" and self.patch_size not in self.patch_sizes:

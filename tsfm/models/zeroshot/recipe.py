@@ -24,7 +24,7 @@ from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, mean_pinball_loss
 from tsfm.nn.scaler import window_scale
 from tsfm.nn.special import asinh, sinh
 from tsfm.nn.transformer import ResidualMLP, Stack
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_positive
 from tsfm_data.windows.batch import Batch
 
 PLAIN_LAG = 4  # steps over which the change of a series without season is measured
@@ -84,9 +84,7 @@ class ZeroShotConfig:
     flip_average: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "hidden", "layers", "heads", "patch_size", "predict_patches"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it in the config")
+        check_positive(self, "d_model", "hidden", "layers", "heads", "patch_size", "predict_patches")
         for name, most in (("periods", 2), ("lags", 16), ("span_masking", 1)):
             if not 0 <= getattr(self, name) <= most:
                 raise InputError(f"expected {name} from 0 to {most}, found {getattr(self, name)}: change it")
