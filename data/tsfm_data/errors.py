@@ -8,6 +8,39 @@ class InputError(ValueError):
     """A mistake in what the user gave: one line that says what was expected, what was found, where, and what to do."""
 
 
+def check_horizon(horizon: int, name: str = "horizon", option: str = "") -> None:
+    """Check that there is a step to forecast.
+
+    Args:
+        horizon: steps.
+        name: what they are called, ``"horizon"`` or ``"context"``.
+        option: the option that sets them, for the hint.
+
+    Raises:
+        InputError: there is none.
+    """
+    if horizon < 1:
+        hint = f"{option} 24".lstrip()
+        raise InputError(f"expected a {name} of at least 1 step, found {horizon}: give {hint}, for instance")
+
+
+def check_positive(holder: object, *names: str, hint: str = "change it in the config") -> None:
+    """Check that sizes are 1 or more.
+
+    Args:
+        holder: a config.
+        names: the attributes that are sizes.
+        hint: what to do.
+
+    Raises:
+        InputError: one is not.
+    """
+    for name in names:
+        size = getattr(holder, name)
+        if size < 1:
+            raise InputError(f"expected {name} of at least 1, found {size}: {hint}")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An ``InputError`` for a name that is not in ``known``, with the near ones listed.
 

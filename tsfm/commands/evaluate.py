@@ -5,7 +5,7 @@ from typing import Any
 
 from tsfm.commands import image
 from tsfm.commands.forecast import check_batch_size, check_suffix
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_horizon
 
 BASELINES_SHOWN = ("naive", "seasonal-naive")
 
@@ -64,8 +64,8 @@ def evaluate(
     from tsfm_data.evaluation import evaluate as score
     from tsfm_data.io import open_source
 
-    if horizon is not None and horizon < 1:
-        raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
+    if horizon is not None:
+        check_horizon(horizon, option="--horizon")
     check_batch_size(batch_size)
     check_suffix(json, (".json", ".md", ".parquet"))
     if data is not None and image.is_image_model(model):

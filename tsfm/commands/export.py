@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_horizon
 
 
 def export(
@@ -31,8 +31,8 @@ def export(
     suffix = {"onnx": ".onnx", "torch": ".pt2"}[format]
     if output.suffix != suffix:
         raise InputError(f"expected an output that ends in {suffix} for format {format}, found {output}: rename it")
-    if horizon is not None and horizon < 1:
-        raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
+    if horizon is not None:
+        check_horizon(horizon, option="--horizon")
     made = export(load_model(model), output, horizon, format, dtype)
     levels = ", ".join(f"{level:g}" for level in made.levels)
     print(f"{output}: {made.bytes / 1e6:.1f} MB, {made.horizon} steps at the levels {levels}")

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_horizon
 
 TABLES = (".csv", ".parquet", ".json")
 PICTURES = (".png", ".svg", ".pdf")
@@ -53,8 +53,7 @@ def forecast(
     from tsfm.weights import registry
     from tsfm_data.io import open_source
 
-    if horizon < 1:
-        raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give --horizon 24, for instance")
+    check_horizon(horizon, option="--horizon")
     check_batch_size(batch_size)
     check_suffix(output, TABLES)
     check_suffix(plot, PICTURES)

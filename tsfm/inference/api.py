@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
-from tsfm.models import Forecaster
-from tsfm.nn import DEFAULT_LEVELS, check_levels
-from tsfm_data.errors import InputError
-from tsfm_data.evaluation import Predictor
-from tsfm_data.io import SeriesSet
+from tsfm.models.base import Forecaster
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels
+from tsfm_data.errors import InputError, check_horizon
+from tsfm_data.evaluation.evaluator import Predictor
+from tsfm_data.io.series import SeriesSet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,8 +61,7 @@ class Model:
         Raises:
             InputError: the table is not as it should be, or horizon or levels are out of range.
         """
-        if horizon < 1:
-            raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give 24, for instance")
+        check_horizon(horizon)
         asked = check_levels(levels)
         series = series_of(table, **columns)
         if self.history is not None and self.history.ignored:  # tried, and found to be of no use

@@ -18,22 +18,11 @@ from torch.nn import functional as F
 
 from tsfm.models.base import Forecaster
 from tsfm.models.covariates import WithCovariates, with_covariates
-from tsfm.nn import (
-    DEFAULT_LEVELS,
-    NORM_EPS,
-    ResidualMLP,
-    RMSNorm,
-    Rotary,
-    T5Attention,
-    T5FeedForward,
-    check_levels,
-    interpolate_quantiles,
-    pinball_loss,
-    t5_block,
-    weighted_quantiles,
-)
-from tsfm_data.errors import InputError
-from tsfm_data.windows import Batch
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, interpolate_quantiles, pinball_loss, weighted_quantiles
+from tsfm.nn.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
+from tsfm.nn.transformer import ResidualMLP, RMSNorm, Rotary
+from tsfm_data.errors import InputError, check_positive
+from tsfm_data.windows.batch import Batch
 
 SCALE_EPS = 1e-5
 REGISTER = 1  # row of the table of learnt tokens; the other is never read
@@ -71,9 +60,7 @@ class Chronos2Config:
     levels: tuple[float, ...] = LEVELS
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "d_ff", "d_kv", "heads", "layers", "patch_size", "time_scale"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it in the config")
+        check_positive(self, "d_model", "d_ff", "d_kv", "heads", "layers", "patch_size", "time_scale")
         if self.d_kv % 2 or not self.rope_theta > 0:
             raise InputError(
                 f"expected an even d_kv and rope_theta above 0, found {self.d_kv} and {self.rope_theta}: change them"

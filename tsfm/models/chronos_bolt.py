@@ -17,20 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.models.base import Forecaster
-from tsfm.nn import (
-    DEFAULT_LEVELS,
-    NORM_EPS,
-    ResidualMLP,
-    RMSNorm,
-    T5Attention,
-    T5FeedForward,
-    check_levels,
-    mean_pinball_loss,
-    pooled_quantiles,
-    t5_block,
-)
-from tsfm_data.errors import InputError
-from tsfm_data.windows import Batch
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, mean_pinball_loss, pooled_quantiles
+from tsfm.nn.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
+from tsfm.nn.transformer import ResidualMLP, RMSNorm
+from tsfm_data.errors import InputError, check_positive
+from tsfm_data.windows.batch import Batch
 
 SCALE_EPS = 1e-5
 START, REGISTER = 0, 1  # rows of the table of learnt tokens
@@ -65,9 +56,7 @@ class ChronosBoltConfig:
     levels: tuple[float, ...] = DEFAULT_LEVELS
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "d_ff", "d_kv", "heads", "layers", "decoder_layers", "patch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it in the config")
+        check_positive(self, "d_model", "d_ff", "d_kv", "heads", "layers", "decoder_layers", "patch_size")
         if self.buckets < 4 or self.buckets % 4 or self.max_distance <= self.buckets // 2:
             raise InputError(
                 f"expected buckets a multiple of 4 and max_distance above half of it, found {self.buckets} and "

@@ -13,18 +13,12 @@ from torch import Tensor, nn
 
 from tsfm.attention import Dropout
 from tsfm.models.base import Forecaster
-from tsfm.nn import (
-    Activation,
-    ConformalIntervals,
-    PointHead,
-    PostNormBlock,
-    QuantileHead,
-    WindowScale,
-    check_levels,
-    window_scale,
-)
-from tsfm_data.errors import InputError
-from tsfm_data.windows import Batch
+from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead
+from tsfm.nn.layers import Activation, PostNormBlock
+from tsfm.nn.quantiles import check_levels
+from tsfm.nn.scaler import WindowScale, window_scale
+from tsfm_data.errors import InputError, check_positive
+from tsfm_data.windows.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -52,9 +46,7 @@ class ITransformerConfig:
     levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "d_ff", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it in the config")
+        check_positive(self, "d_model", "d_ff", "layers", "heads")
         if not 0 <= self.dropout < 1:
             raise InputError(f"expected dropout in [0, 1), found {self.dropout}: change it in the config")
         if self.levels:

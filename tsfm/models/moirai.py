@@ -18,9 +18,11 @@ from tsfm.models.base import HISTORY, KNOWN, Forecaster, roll_out, select
 from tsfm.models.covariates import with_covariates
 from tsfm.models.packing import Packed, append_future, known_future, pack_window
 from tsfm.models.scaling_law.trunk import MIXTURE_LEVELS, MixtureHead, mask_of, quantile_loss
-from tsfm.nn import LogNormal, Mixture, NarrowNormal, NegativeBinomial, Stack, StudentT, check_levels
-from tsfm_data.errors import InputError
-from tsfm_data.windows import Batch
+from tsfm.nn.distributions import LogNormal, Mixture, NarrowNormal, NegativeBinomial, StudentT
+from tsfm.nn.quantiles import check_levels
+from tsfm.nn.transformer import Stack
+from tsfm_data.errors import InputError, check_positive
+from tsfm_data.windows.batch import Batch
 
 Future = tuple[Tensor, Tensor]  # values of the variates [B, H, V], and where they count
 FAMILIES = (StudentT, NarrowNormal, NegativeBinomial, LogNormal)
@@ -50,9 +52,7 @@ class MoiraiConfig:
     levels: tuple[float, ...] = MIXTURE_LEVELS
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it in the config")
+        check_positive(self, "d_model", "layers", "heads")
         if not self.patch_sizes or list(self.patch_sizes) != sorted(set(self.patch_sizes)) or self.patch_sizes[0] < 1:
             raise InputError(f"expected ascending patch_sizes, found {self.patch_sizes}: change them in the config")
         if self.patch_size != "auto" and self.patch_size not in self.patch_sizes:

@@ -17,9 +17,11 @@ from tsfm.attention import Mask
 from tsfm.models.base import Forecaster
 from tsfm.models.packing import Packed, append_future, pack_window
 from tsfm.models.scaling_law.trunk import quantile_loss
-from tsfm.nn import DEFAULT_LEVELS, ResidualMLP, Stack, check_levels, pooled_quantiles, window_scale
-from tsfm_data.errors import InputError
-from tsfm_data.windows import Batch
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, pooled_quantiles
+from tsfm.nn.scaler import window_scale
+from tsfm.nn.transformer import ResidualMLP, Stack
+from tsfm_data.errors import InputError, check_positive
+from tsfm_data.windows.batch import Batch
 
 SCORES = 2**24  # pairs of tokens that attention weighs at once when it forecasts
 
@@ -47,9 +49,7 @@ class Moirai2Config:
     levels: tuple[float, ...] = DEFAULT_LEVELS
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "d_ff", "layers", "heads", "patch_size", "predict_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it in the config")
+        check_positive(self, "d_model", "d_ff", "layers", "heads", "patch_size", "predict_tokens")
         check_levels(self.levels)
 
 

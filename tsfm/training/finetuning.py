@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from tsfm.models import Forecaster, TrainingData, ZeroShotForecaster
 from tsfm.training.holdout import Comparison, Errors, Holdout, compare, errors_of, hold_out, until
 from tsfm.training.optim import OptimConfig, lr_factor
-from tsfm_data.errors import InputError
-from tsfm_data.io import SeriesSet
-from tsfm_data.windows import Batch, Windows, item_lengths
+from tsfm_data.errors import InputError, check_horizon, check_positive
+from tsfm_data.io.series import SeriesSet
+from tsfm_data.windows.batch import Batch
+from tsfm_data.windows.loader import Windows, item_lengths
 
 Method = Literal["full", "lora", "head"]
 LEARNING_RATES = {"full": 2e-3, "lora": 4e-3, "head": 1e-3}  # chosen by python benchmarks/finetune_rates.py
@@ -62,9 +63,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise InputError(f"expected method full, lora or head, found {self.method!r}: choose one of them")
-        for name in ("steps", "batch_size", "rank", "checks", "patience"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it")
+        check_positive(self, "steps", "batch_size", "rank", "checks", "patience", hint="change it")
         if (self.lr is not None and not self.lr > 0) or not 0 < self.depth_decay <= 1:
             raise InputError("expected lr above 0, and depth_decay above 0 and at most 1: change them")
         if not 0 < self.share <= 1:
@@ -140,8 +139,7 @@ def finetune(model: Forecaster, series: SeriesSet, horizon: int, recipe: Recipe 
     Raises:
         InputError: no series is long enough, horizon below 1, or the series do not fit the model.
     """
-    if horizon < 1:
-        raise InputError(f"expected a horizon of at least 1 step, found {horizon}: give 24, for instance")
+    check_horizon(horizon)
     given = (*series.past_names, *series.known_names)
     plain = without_covariates(series)
     arms = [("", plain), (" with covariates", series)] if given and model.covariates else [("", plain)]

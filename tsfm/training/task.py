@@ -22,9 +22,11 @@ from tsfm.training.callbacks import Throughput
 from tsfm.training.optim import OptimConfig, build_optimizer, lr_factor, training_steps
 from tsfm.training.start import Pretrained
 from tsfm.training.validation import scaled_errors
-from tsfm_data.corpus import MANIFEST, PackedRows, PretrainingDataModule
-from tsfm_data.errors import InputError
-from tsfm_data.windows import Batch
+from tsfm_data.corpus.datamodule import PretrainingDataModule
+from tsfm_data.corpus.packing import PackedRows
+from tsfm_data.corpus.store import MANIFEST
+from tsfm_data.errors import InputError, check_horizon
+from tsfm_data.windows.batch import Batch
 
 
 class ForecastTask(pl.LightningModule):
@@ -48,8 +50,7 @@ class ForecastTask(pl.LightningModule):
     ) -> None:
         super().__init__()
         for name, size in (("context", context), ("horizon", horizon)):
-            if size < 1:
-                raise InputError(f"expected a {name} of at least 1 step, found {size}: give --data.{name} 96")
+            check_horizon(size, name, option=f"--data.{name}")
         self.forecaster = forecaster(context, horizon)
         self.optim = optim
         self.levels = levels

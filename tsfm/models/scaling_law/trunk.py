@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from tsfm.attention import Mask
 from tsfm.models.base import Forecaster
 from tsfm.models.packing import Packed, append_future, known_future, pack_window
-from tsfm.nn import DEFAULT_LEVELS, Distribution, Mixture, Stack, StudentT, check_levels, masked_mean, mean_pinball_loss
-from tsfm_data.corpus import PackedRows
-from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.windows import Batch
+from tsfm.nn.distributions import Distribution, Mixture, StudentT
+from tsfm.nn.heads import masked_mean
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, mean_pinball_loss
+from tsfm.nn.transformer import Stack
+from tsfm_data.corpus.packing import PackedRows
+from tsfm_data.errors import InputError, check_positive, unknown_name
+from tsfm_data.windows.batch import Batch
 
 COMPONENTS = 4
 # What a mixture answers unless told otherwise: its own tails instead of interpolated ones.
@@ -47,9 +50,7 @@ class TrunkConfig:
     levels: tuple[float, ...] = MIXTURE_LEVELS
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "layers", "heads", "patch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it in the config")
+        check_positive(self, "d_model", "layers", "heads", "patch_size")
         check_levels(self.levels)
 
 

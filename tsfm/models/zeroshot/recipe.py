@@ -19,19 +19,13 @@ from tsfm.models.base import Forecaster, roll_out_paths
 from tsfm.models.packing import known_future
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.models.zeroshot.seasonal_features import Rows, changes, draft_steps
-from tsfm.nn import (
-    DEFAULT_LEVELS,
-    ResidualMLP,
-    Stack,
-    asinh,
-    check_levels,
-    masked_mean,
-    mean_pinball_loss,
-    sinh,
-    window_scale,
-)
-from tsfm_data.errors import InputError
-from tsfm_data.windows import Batch
+from tsfm.nn.heads import masked_mean
+from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, mean_pinball_loss
+from tsfm.nn.scaler import window_scale
+from tsfm.nn.special import asinh, sinh
+from tsfm.nn.transformer import ResidualMLP, Stack
+from tsfm_data.errors import InputError, check_positive
+from tsfm_data.windows.batch import Batch
 
 PLAIN_LAG = 4  # steps over which the change of a series without season is measured
 LEAST_UNIT = 0.02  # of errors, on the model's scale
@@ -90,9 +84,7 @@ class ZeroShotConfig:
     flip_average: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "hidden", "layers", "heads", "patch_size", "predict_patches"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, found {getattr(self, name)}: change it in the config")
+        check_positive(self, "d_model", "hidden", "layers", "heads", "patch_size", "predict_patches")
         for name, most in (("periods", 2), ("lags", 16), ("span_masking", 1)):
             if not 0 <= getattr(self, name) <= most:
                 raise InputError(f"expected {name} from 0 to {most}, found {getattr(self, name)}: change it")
