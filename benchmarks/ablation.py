@@ -21,10 +21,10 @@ from common import run, write
 from jaxtyping import Float
 from tabulate import tabulate
 
-from tsfm_data.corpus.augmentation import AugmentConfig
+from tsfm_data.corpus import AugmentConfig
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.evaluation.baselines import Predictor, get_baseline
-from tsfm_data.io.files import atomic_file
+from tsfm_data.evaluation import Predictor, get_baseline
+from tsfm_data.io import atomic_file
 
 CONFIGS = Path("configs/pretrain")
 METRICS = ("MASE", "WQL")
@@ -93,8 +93,7 @@ def held_out_sets() -> tuple[tuple[str, Any], ...]:
 
 def scores(predictor: Predictor) -> dict[str, dict[str, float]]:
     """MASE and WQL of every held-out set under GIFT-Eval's rules; sets too short for them are left out."""
-    from tsfm_data.evaluation.evaluator import evaluate_series
-    from tsfm_data.evaluation.profiles import get_profile
+    from tsfm_data.evaluation import evaluate_series, get_profile
 
     found = {}
     for name, series in held_out_sets():
@@ -112,7 +111,7 @@ def train_choice(kind: str, name: str, seed: int, corpus: str, steps: int, folde
     import torch
 
     from tsfm.commands.train import run as fit
-    from tsfm.weights.pretrained import load
+    from tsfm.weights import load
 
     torch.set_num_threads(1)
     root = folder / f"{kind}-{name.replace(' ', '_')}-{seed}"

@@ -8,10 +8,8 @@ from pathlib import Path
 from common import run
 
 from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.evaluation import ALL_PROFILES, BASELINES, at_hand, choose, score_sets
 from tsfm_data.evaluation import kept_baselines as reference
-from tsfm_data.evaluation.baselines import BASELINES
-from tsfm_data.evaluation.suite import at_hand, score_sets
-from tsfm_data.evaluation.suite_sets import ALL_PROFILES, choose
 
 
 def main(

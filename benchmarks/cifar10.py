@@ -18,7 +18,7 @@ from common import run, write
 from tabulate import tabulate
 
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 from tsfm_vision.commands import pick
 from tsfm_vision.evaluation import evaluate
 from tsfm_vision.weights import load

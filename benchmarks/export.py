@@ -22,13 +22,11 @@ from common import run, write
 from jaxtyping import Float
 from tabulate import tabulate
 
-from tsfm.inference.api import load_model
-from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
-from tsfm.models.base import Forecaster
-from tsfm.weights.registry import released
+from tsfm.inference import Dtype, Exportable, compress, differences, export, load_model
+from tsfm.models import Forecaster
+from tsfm.weights import released
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation.evaluator import evaluate_series
-from tsfm_data.evaluation.suite_sets import choose, suite_profile
+from tsfm_data.evaluation import choose, evaluate_series, suite_profile
 
 BATCHES = (1, 32, 256)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)

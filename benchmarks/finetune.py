@@ -19,16 +19,13 @@ import numpy as np
 from common import run, write
 from tabulate import tabulate
 
-from tsfm.inference.api import load_model
-from tsfm.models.base import Forecaster
-from tsfm.training.finetuning import LEARNING_RATES, Recipe, finetune
-from tsfm.training.holdout import until
+from tsfm.inference import load_model
+from tsfm.models import Forecaster
+from tsfm.training import LEARNING_RATES, Recipe, finetune, until
 from tsfm_data.errors import unknown_name
-from tsfm_data.evaluation.evaluator import evaluate_series
-from tsfm_data.evaluation.suite_sets import SuiteSet, choose, suite_profile
-from tsfm_data.io.files import atomic_file
-from tsfm_data.io.series import SeriesSet
-from tsfm_data.windows.loader import item_lengths
+from tsfm_data.evaluation import SuiteSet, choose, evaluate_series, suite_profile
+from tsfm_data.io import SeriesSet, atomic_file
+from tsfm_data.windows import item_lengths
 
 METHODS = ("head", "lora", "full")
 METRICS = ("MASE", "WQL")

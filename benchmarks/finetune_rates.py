@@ -14,13 +14,12 @@ from common import run, write
 from finetune import METHODS, METRICS, PROFILE, STEPS, digest, enough, history_of, once
 from tabulate import tabulate
 
-from tsfm.inference.api import load_model
-from tsfm.models.base import Forecaster
-from tsfm.training.finetuning import LEARNING_RATES, Recipe, finetune
+from tsfm.inference import load_model
+from tsfm.models import Forecaster
+from tsfm.training import LEARNING_RATES, Recipe, finetune
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.evaluation.evaluator import evaluate_series
-from tsfm_data.evaluation.profiles import get_profile
-from tsfm_data.io.series import SeriesSet
+from tsfm_data.evaluation import evaluate_series, get_profile
+from tsfm_data.io import SeriesSet
 
 
 def measure(

@@ -25,11 +25,15 @@ from common import run, write
 from jaxtyping import Float64
 from tabulate import tabulate
 
-from tsfm.models.base import Forecaster
-from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig, from_reference
-from tsfm.models.zeroshot.decoder import ZeroShotDecoder
-from tsfm.models.zeroshot.encoder import ZeroShotEncoder
-from tsfm.models.zeroshot.recipe import ZeroShotConfig
+from tsfm.models import (
+    ChronosBolt,
+    ChronosBoltConfig,
+    Forecaster,
+    ZeroShotConfig,
+    ZeroShotDecoder,
+    ZeroShotEncoder,
+    from_reference,
+)
 from tsfm_data.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -120,9 +124,9 @@ def make_table(values: Float64[np.ndarray, "series steps"]) -> "pd.DataFrame":
 
 def prepare_own(model: Forecaster, bf16: bool, values: Float64[np.ndarray, "series steps"]) -> dict[str, Run]:
     """What a user of ours calls: ``predict`` on arrays, ``forecast_frame`` on a table."""
-    from tsfm.inference.predictors import forecast_frame
-    from tsfm_data.io.tables import read_series
-    from tsfm_data.windows.batch import Batch
+    from tsfm.inference import forecast_frame
+    from tsfm_data.io import read_series
+    from tsfm_data.windows import Batch
 
     past, table = torch.from_numpy(values)[..., None], make_table(values)
 

@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 def write_store(folder: Path, series: int, sources: int = 8) -> None:
     """Write a corpus of random walks, ``LENGTH`` steps each, a block of series at a time."""
-    from tsfm_data.corpus.store import ARRAYS, FORMAT, MANIFEST, SOURCES
+    from tsfm_data.corpus import ARRAYS, FORMAT, MANIFEST, SOURCES
 
     rng, entries = np.random.default_rng(0), []
     for number in range(sources):
@@ -49,10 +49,7 @@ def write_store(folder: Path, series: int, sources: int = 8) -> None:
 
 def make_loader(folder: Path, packed: bool, batches: int, prefetch: int = THREADS) -> Any:
     """Plain windows, or augmented and packed rows, of the corpus in ``folder``."""
-    from tsfm_data.corpus.augmentation import AugmentConfig
-    from tsfm_data.corpus.loader import CorpusLoader
-    from tsfm_data.corpus.packing import PackedLoader
-    from tsfm_data.corpus.store import Store
+    from tsfm_data.corpus import AugmentConfig, CorpusLoader, PackedLoader, Store
 
     store = Store(folder)
     if not packed:

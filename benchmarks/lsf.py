@@ -15,7 +15,7 @@ from common import run, write
 from tabulate import tabulate
 
 from tsfm_data.errors import InputError
-from tsfm_data.io.files import atomic_file
+from tsfm_data.io import atomic_file
 
 CONFIGS = Path("configs/itransformer")
 BAND = 0.005  # MSE above the paper's that still counts as reproduced: seeds differ by about as much

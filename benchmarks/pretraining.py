@@ -25,9 +25,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.models.packing import Packed
-from tsfm.models.scaling_law.encoder import Encoder
-from tsfm.models.scaling_law.trunk import SIZES
+from tsfm.models import SIZES, Encoder, Packed
 from tsfm_data.errors import InputError, unknown_name
 
 TOLERANCE = 1e-4  # relative, of the two losses in float32
@@ -236,9 +234,8 @@ def make_step(model: nn.Module, loss: Callable[[], Tensor], half: bool) -> Calla
 
 def run_table(corpus: str, sizes: list[str], threads: list[int], series: int, repeats: int) -> list[dict[str, Any]]:
     """Time every size, number of threads and precision on the first batch of the recipe's crops of a corpus."""
-    from tsfm.nn.memory import keep_large_blocks
-    from tsfm_data.corpus.packing import PackedLoader
-    from tsfm_data.corpus.store import Store
+    from tsfm.nn import keep_large_blocks
+    from tsfm_data.corpus import PackedLoader, Store
 
     keep_large_blocks()
     loader = PackedLoader(Store(corpus), patch_size=32, tokens=512, batch_size=series, batches=1, seed=0)

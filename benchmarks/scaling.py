@@ -16,12 +16,9 @@ from common import run, write
 from jaxtyping import Float64
 from tabulate import tabulate
 
-from tsfm.scaling.laws.estimate import fit_joint
-from tsfm.scaling.laws.form import NAMES
-from tsfm.scaling.runs.ledger import Runs, read_runs
-from tsfm.scaling.selftest import CHINCHILLA, STUDY, coverage
+from tsfm.scaling import CHINCHILLA, NAMES, STUDY, Runs, coverage, fit_joint, read_runs
 from tsfm_data.errors import InputError
-from tsfm_data.io.download import data_folder
+from tsfm_data.io import data_folder
 
 DRAWS = 10_000
 DELTA = 1e-3

@@ -72,12 +72,11 @@ def time_ours(case: Case, trainer: bool = True, precision: Literal["32-true", "b
     """Seconds of our training loop, through the Lightning trainer or as a bare loop over the same model and loader."""
     import pytorch_lightning as pl
 
-    from tsfm.models.itransformer import ITransformer, ITransformerConfig
-    from tsfm.nn.memory import keep_large_blocks
-    from tsfm.training.optim import OptimConfig, build_optimizer
-    from tsfm.training.task import ForecastTask
-    from tsfm_data.io.series import SeriesSet
-    from tsfm_data.windows.loader import WindowLoader, Windows
+    from tsfm.models import ITransformer, ITransformerConfig
+    from tsfm.nn import keep_large_blocks
+    from tsfm.training import ForecastTask, OptimConfig, build_optimizer
+    from tsfm_data.io import SeriesSet
+    from tsfm_data.windows import WindowLoader, Windows
 
     keep_large_blocks()  # as `tsfm fit` does
     pl.seed_everything(0, verbose=False)

@@ -26,7 +26,7 @@ from common import write
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from tsfm.nn.memory import keep_large_blocks
+from tsfm.nn import keep_large_blocks
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_vision.backbones import TNT, BiFormer, ILlama, PoolFormer, rotary_table
 

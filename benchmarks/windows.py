@@ -88,8 +88,8 @@ def _windows_per_second(loader: Callable[[], Iterator[int]], batches: int) -> fl
 def _ours(
     values: list[np.ndarray], context: int, horizon: int, batch_size: int, marks: str | None
 ) -> Callable[[], Iterator[int]]:
-    from tsfm_data.io.series import SeriesSet
-    from tsfm_data.windows.loader import WindowLoader, Windows
+    from tsfm_data.io import SeriesSet
+    from tsfm_data.windows import WindowLoader, Windows
 
     data = SeriesSet.from_arrays("bench", values, FREQ, start=START)
     loader = WindowLoader(Windows.rolling(data, context, horizon, marks=marks), batch_size, shuffle=True)

@@ -7,7 +7,7 @@ from tsfm_data.lazy import lazy_exports
 if TYPE_CHECKING:
     from tsfm.inference.api import Model, load, load_model
     from tsfm.inference.estimator import TSFMForecaster
-    from tsfm.inference.exporting import export
+    from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
     from tsfm.inference.predictors import (
         WithoutCovariates,
         check_covariates,
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Dtype",
+    "Exportable",
     "Model",
     "TSFMForecaster",
     "WithoutCovariates",
     "check_covariates",
     "check_observed",
+    "compress",
+    "differences",
     "export",
     "forecast_frame",
     "forecast_table",

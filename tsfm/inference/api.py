@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
-from tsfm.models.base import Forecaster
-from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels
+from tsfm.models import Forecaster
+from tsfm.nn import DEFAULT_LEVELS, check_levels
 from tsfm_data.errors import InputError, check_horizon
-from tsfm_data.evaluation.evaluator import Predictor
-from tsfm_data.io.series import SeriesSet
+from tsfm_data.evaluation import Predictor
+from tsfm_data.io import SeriesSet
 
 if TYPE_CHECKING:
     import pandas as pd

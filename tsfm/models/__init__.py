@@ -6,23 +6,40 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm.models.base import Forecaster, Pretraining, TrainingData
+    from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig, from_reference
     from tsfm.models.counts import Counts, count, count_forecaster, parameters, sizes_of, table
+    from tsfm.models.itransformer import ITransformer, ITransformerConfig
+    from tsfm.models.packing import Packed
     from tsfm.models.registry import MODELS, model_class, model_classes
-    from tsfm.models.scaling_law.trunk import PackedForecaster, from_reference_state
+    from tsfm.models.scaling_law.encoder import Encoder
+    from tsfm.models.scaling_law.trunk import SIZES, PackedForecaster, from_reference_state
+    from tsfm.models.zeroshot.decoder import ZeroShotDecoder
+    from tsfm.models.zeroshot.encoder import ZeroShotEncoder
     from tsfm.models.zeroshot.periods import fourier_matrices
-    from tsfm.models.zeroshot.recipe import ZeroShotForecaster
+    from tsfm.models.zeroshot.recipe import ZeroShotConfig, ZeroShotForecaster
 
 __all__ = [
     "MODELS",
+    "SIZES",
+    "ChronosBolt",
+    "ChronosBoltConfig",
     "Counts",
+    "Encoder",
     "Forecaster",
+    "ITransformer",
+    "ITransformerConfig",
+    "Packed",
     "PackedForecaster",
     "Pretraining",
     "TrainingData",
+    "ZeroShotConfig",
+    "ZeroShotDecoder",
+    "ZeroShotEncoder",
     "ZeroShotForecaster",
     "count",
     "count_forecaster",
     "fourier_matrices",
+    "from_reference",
     "from_reference_state",
     "model_class",
     "model_classes",

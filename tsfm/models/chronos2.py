@@ -18,11 +18,22 @@ from torch.nn import functional as F
 
 from tsfm.models.base import Forecaster
 from tsfm.models.covariates import WithCovariates, with_covariates
-from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, interpolate_quantiles, pinball_loss, weighted_quantiles
-from tsfm.nn.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
-from tsfm.nn.transformer import ResidualMLP, RMSNorm, Rotary
+from tsfm.nn import (
+    DEFAULT_LEVELS,
+    NORM_EPS,
+    ResidualMLP,
+    RMSNorm,
+    Rotary,
+    T5Attention,
+    T5FeedForward,
+    check_levels,
+    interpolate_quantiles,
+    pinball_loss,
+    t5_block,
+    weighted_quantiles,
+)
 from tsfm_data.errors import InputError, check_positive
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 SCALE_EPS = 1e-5
 REGISTER = 1  # row of the table of learnt tokens; the other is never read

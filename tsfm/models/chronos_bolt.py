@@ -17,11 +17,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.models.base import Forecaster
-from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, mean_pinball_loss, pooled_quantiles
-from tsfm.nn.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
-from tsfm.nn.transformer import ResidualMLP, RMSNorm
+from tsfm.nn import (
+    DEFAULT_LEVELS,
+    NORM_EPS,
+    ResidualMLP,
+    RMSNorm,
+    T5Attention,
+    T5FeedForward,
+    check_levels,
+    mean_pinball_loss,
+    pooled_quantiles,
+    t5_block,
+)
 from tsfm_data.errors import InputError, check_positive
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 SCALE_EPS = 1e-5
 START, REGISTER = 0, 1  # rows of the table of learnt tokens

@@ -13,12 +13,18 @@ from torch import Tensor, nn
 
 from tsfm.attention import Dropout
 from tsfm.models.base import Forecaster
-from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead
-from tsfm.nn.layers import Activation, PostNormBlock
-from tsfm.nn.quantiles import check_levels
-from tsfm.nn.scaler import WindowScale, window_scale
+from tsfm.nn import (
+    Activation,
+    ConformalIntervals,
+    PointHead,
+    PostNormBlock,
+    QuantileHead,
+    WindowScale,
+    check_levels,
+    window_scale,
+)
 from tsfm_data.errors import InputError, check_positive
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,9 @@ from tsfm.models.base import HISTORY, KNOWN, Forecaster, roll_out, select
 from tsfm.models.covariates import with_covariates
 from tsfm.models.packing import Packed, append_future, known_future, pack_window
 from tsfm.models.scaling_law.trunk import MIXTURE_LEVELS, MixtureHead, mask_of, quantile_loss
-from tsfm.nn.distributions import LogNormal, Mixture, NarrowNormal, NegativeBinomial, StudentT
-from tsfm.nn.quantiles import check_levels
-from tsfm.nn.transformer import Stack
+from tsfm.nn import LogNormal, Mixture, NarrowNormal, NegativeBinomial, Stack, StudentT, check_levels
 from tsfm_data.errors import InputError, check_positive
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 Future = tuple[Tensor, Tensor]  # values of the variates [B, H, V], and where they count
 FAMILIES = (StudentT, NarrowNormal, NegativeBinomial, LogNormal)

@@ -17,11 +17,9 @@ from tsfm.attention import Mask
 from tsfm.models.base import Forecaster
 from tsfm.models.packing import Packed, append_future, pack_window
 from tsfm.models.scaling_law.trunk import quantile_loss
-from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, pooled_quantiles
-from tsfm.nn.scaler import window_scale
-from tsfm.nn.transformer import ResidualMLP, Stack
+from tsfm.nn import DEFAULT_LEVELS, ResidualMLP, Stack, check_levels, pooled_quantiles, window_scale
 from tsfm_data.errors import InputError, check_positive
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 SCORES = 2**24  # pairs of tokens that attention weighs at once when it forecasts
 

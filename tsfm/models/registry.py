@@ -6,6 +6,7 @@ type and whose value is ``module:Class``.
 """
 
 import importlib
+import warnings
 
 from tsfm.models.base import Forecaster
 from tsfm_data.errors import InputError, unknown_name
@@ -35,10 +36,11 @@ def model_class(model_type: str) -> type[Forecaster]:
     """
     if model_type not in MODELS:
         raise unknown_name("model type", model_type, MODELS)
-    module, name = MODELS[model_type].split(":")
     if model_type in OWN:
+        module, name = OWN[model_type].split(":")
         return getattr(importlib.import_module(module), name)
     try:
+        module, name = MODELS[model_type].split(":")
         return getattr(importlib.import_module(module), name)
     except Exception as error:  # another package's: whatever it raises is its own fault, not ours
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
@@ -50,8 +52,6 @@ def model_class(model_type: str) -> type[Forecaster]:
 
 def model_classes() -> dict[str, type[Forecaster]]:
     """Every model type that can be imported, with its class; others are named by a warning."""
-    import warnings
-
     classes = {}
     for model_type in MODELS:
         try:

@@ -6,23 +6,30 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm.scaling.analysis import analyse
+    from tsfm.scaling.laws.estimate import fit_joint
     from tsfm.scaling.laws.form import NAMES
     from tsfm.scaling.nearest_model import Machine, machine_of, realise
     from tsfm.scaling.plan import QUANTITIES, make_plan, read_fit
     from tsfm.scaling.report import lead, write_report
     from tsfm.scaling.runs.grid import cells, read_grid
-    from tsfm.scaling.runs.ledger import read_runs
+    from tsfm.scaling.runs.ledger import Runs, read_runs
     from tsfm.scaling.runs.ray_jobs import start_ray
     from tsfm.scaling.runs.sweep import LEDGER, edges, read_rows, run_index, slurm_files, spoken, start_local, sweep
+    from tsfm.scaling.selftest import CHINCHILLA, STUDY, coverage
 
 __all__ = [
+    "CHINCHILLA",
     "LEDGER",
     "NAMES",
     "QUANTITIES",
+    "STUDY",
     "Machine",
+    "Runs",
     "analyse",
     "cells",
+    "coverage",
     "edges",
+    "fit_joint",
     "lead",
     "machine_of",
     "make_plan",

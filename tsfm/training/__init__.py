@@ -5,13 +5,23 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from tsfm.training.finetuning import ZERO_SHOT, Candidate, Finetuned, Recipe, finetune, summary, without_covariates
-    from tsfm.training.holdout import FEW_TIMES, LEAST_GAIN, LEAST_GAIN_AT_ONCE, LEAST_SIGMAS
-    from tsfm.training.optim import training_steps
+    from tsfm.training.finetuning import (
+        LEARNING_RATES,
+        ZERO_SHOT,
+        Candidate,
+        Finetuned,
+        Recipe,
+        finetune,
+        summary,
+        without_covariates,
+    )
+    from tsfm.training.holdout import FEW_TIMES, LEAST_GAIN, LEAST_GAIN_AT_ONCE, LEAST_SIGMAS, until
+    from tsfm.training.optim import OptimConfig, build_optimizer, training_steps
     from tsfm.training.task import ForecastTask, logged_names
 
 __all__ = [
     "FEW_TIMES",
+    "LEARNING_RATES",
     "LEAST_GAIN",
     "LEAST_GAIN_AT_ONCE",
     "LEAST_SIGMAS",
@@ -19,11 +29,14 @@ __all__ = [
     "Candidate",
     "Finetuned",
     "ForecastTask",
+    "OptimConfig",
     "Recipe",
+    "build_optimizer",
     "finetune",
     "logged_names",
     "summary",
     "training_steps",
+    "until",
     "without_covariates",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

@@ -18,9 +18,8 @@ from tsfm.models import Forecaster, TrainingData, ZeroShotForecaster
 from tsfm.training.holdout import Comparison, Errors, Holdout, compare, errors_of, hold_out, until
 from tsfm.training.optim import OptimConfig, lr_factor
 from tsfm_data.errors import InputError, check_horizon, check_positive
-from tsfm_data.io.series import SeriesSet
-from tsfm_data.windows.batch import Batch
-from tsfm_data.windows.loader import Windows, item_lengths
+from tsfm_data.io import SeriesSet
+from tsfm_data.windows import Batch, Windows, item_lengths
 
 Method = Literal["full", "lora", "head"]
 LEARNING_RATES = {"full": 2e-3, "lora": 4e-3, "head": 1e-3}  # chosen by python benchmarks/finetune_rates.py

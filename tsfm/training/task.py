@@ -22,11 +22,9 @@ from tsfm.training.callbacks import Throughput
 from tsfm.training.optim import OptimConfig, build_optimizer, lr_factor, training_steps
 from tsfm.training.start import Pretrained
 from tsfm.training.validation import scaled_errors
-from tsfm_data.corpus.datamodule import PretrainingDataModule
-from tsfm_data.corpus.packing import PackedRows
-from tsfm_data.corpus.store import MANIFEST
+from tsfm_data.corpus import MANIFEST, PackedRows, PretrainingDataModule
 from tsfm_data.errors import InputError, check_horizon
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 
 class ForecastTask(pl.LightningModule):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tsfm.weights.folders import CHECKSUMS, digest, read_checksums, verify
     from tsfm.weights.image_cards import keep_recipe
     from tsfm.weights.pretrained import calibrate, from_plain, load, load_named, save
-    from tsfm.weights.registry import default, default_image, local_folder
+    from tsfm.weights.registry import default, default_image, local_folder, released
 
 __all__ = [
     "CHECKSUMS",
@@ -36,6 +36,7 @@ __all__ = [
     "mirror",
     "pull",
     "read_checksums",
+    "released",
     "save",
     "verify",
 ]

@@ -6,16 +6,17 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm_data.evaluation.baselines import BASELINES, Naive, Predictor, SeasonalNaive, get_baseline
-    from tsfm_data.evaluation.evaluator import BATCH_VALUES, evaluate
+    from tsfm_data.evaluation.evaluator import BATCH_VALUES, evaluate, evaluate_series
     from tsfm_data.evaluation.metrics import LEVELS
-    from tsfm_data.evaluation.profiles import PROBABILISTIC, Profile
+    from tsfm_data.evaluation.profiles import PROBABILISTIC, Profile, get_profile
     from tsfm_data.evaluation.report import BASELINE, Report
-    from tsfm_data.evaluation.suite import evaluate_suite
+    from tsfm_data.evaluation.suite import at_hand, evaluate_suite, score_sets
     from tsfm_data.evaluation.suite_report import SuiteReport
-    from tsfm_data.evaluation.suite_sets import SHORT
+    from tsfm_data.evaluation.suite_sets import ALL_PROFILES, SHORT, SuiteSet, choose, suite_profile
     from tsfm_data.evaluation.suite_tables import coverage_points, published_rows, set_rows, summary_rows
 
 __all__ = [
+    "ALL_PROFILES",
     "BASELINE",
     "BASELINES",
     "BATCH_VALUES",
@@ -28,12 +29,19 @@ __all__ = [
     "Report",
     "SeasonalNaive",
     "SuiteReport",
+    "SuiteSet",
+    "at_hand",
+    "choose",
     "coverage_points",
     "evaluate",
+    "evaluate_series",
     "evaluate_suite",
     "get_baseline",
+    "get_profile",
     "published_rows",
+    "score_sets",
     "set_rows",
+    "suite_profile",
     "summary_rows",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

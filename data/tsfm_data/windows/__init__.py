@@ -7,7 +7,7 @@ from tsfm_data.lazy import lazy_exports
 if TYPE_CHECKING:
     from tsfm_data.windows.batch import Batch, Forecast
     from tsfm_data.windows.datamodule import ForecastDataModule
-    from tsfm_data.windows.loader import Windows, item_lengths
+    from tsfm_data.windows.loader import WindowLoader, Windows, item_lengths
     from tsfm_data.windows.resumable import B, ResumableLoader
     from tsfm_data.windows.splits import Split, StandardScaler
 
@@ -19,6 +19,7 @@ __all__ = [
     "ResumableLoader",
     "Split",
     "StandardScaler",
+    "WindowLoader",
     "Windows",
     "item_lengths",
 ]

@@ -16,13 +16,10 @@ from torch import Tensor, nn
 from tsfm.attention import Mask
 from tsfm.models.base import Forecaster
 from tsfm.models.packing import Packed, append_future, known_future, pack_window
-from tsfm.nn.distributions import Distribution, Mixture, StudentT
-from tsfm.nn.heads import masked_mean
-from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, mean_pinball_loss
-from tsfm.nn.transformer import Stack
-from tsfm_data.corpus.packing import PackedRows
+from tsfm.nn import DEFAULT_LEVELS, Distribution, Mixture, Stack, StudentT, check_levels, masked_mean, mean_pinball_loss
+from tsfm_data.corpus import PackedRows
 from tsfm_data.errors import InputError, check_positive, unknown_name
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 COMPONENTS = 4
 # What a mixture answers unless told otherwise: its own tails instead of interpolated ones.

@@ -19,13 +19,19 @@ from tsfm.models.base import Forecaster, roll_out_paths
 from tsfm.models.packing import known_future
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.models.zeroshot.seasonal_features import Rows, changes, draft_steps
-from tsfm.nn.heads import masked_mean
-from tsfm.nn.quantiles import DEFAULT_LEVELS, check_levels, mean_pinball_loss
-from tsfm.nn.scaler import window_scale
-from tsfm.nn.special import asinh, sinh
-from tsfm.nn.transformer import ResidualMLP, Stack
+from tsfm.nn import (
+    DEFAULT_LEVELS,
+    ResidualMLP,
+    Stack,
+    asinh,
+    check_levels,
+    masked_mean,
+    mean_pinball_loss,
+    sinh,
+    window_scale,
+)
 from tsfm_data.errors import InputError, check_positive
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows import Batch
 
 PLAIN_LAG = 4  # steps over which the change of a series without season is measured
 LEAST_UNIT = 0.02  # of errors, on the model's scale
