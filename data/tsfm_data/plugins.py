@@ -7,6 +7,6 @@ def entry_points(group: str) -> list[metadata.EntryPoint]:
     """The entry points of a group, one per name, sorted by name; nothing is imported.
 
     Args:
-        group: ``tsfm.commands``, ``tsfm.models`` or ``tsfm.backbones``.
+        group: for instance ``tsfm.models``.
     """
     return sorted({entry.name: entry for entry in metadata.entry_points(group=group)}.values(), key=lambda e: e.name)

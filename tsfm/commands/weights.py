@@ -89,7 +89,7 @@ def pull(name: str, *, revision: str | None = None, accept_licence: bool = False
         accept_licence: say that you accept a licence that restricts use, or is not known.
         mirror: URL or path of a mirror (see tsfm weights mirror) to ask instead; by default TSFM_MIRROR.
     """
-    from tsfm.weights import download as fetch
+    from tsfm.weights import pull as fetch
 
     folder = fetch(name, revision=revision, accept_licence=accept_licence, mirror=mirror)
     print(f"{folder}: --model {folder.name} finds it")
@@ -151,7 +151,7 @@ def convert(
         window_norm: whether an iTransformer was trained with use_norm.
     """
     from tsfm.weights import Options
-    from tsfm.weights import conversion as make
+    from tsfm.weights import convert as make
 
     for name, value in {"context": context, "horizon": horizon, "heads": heads}.items():
         if value is not None and value < 1:

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tsfm.models import MODELS, from_reference_state, model_class
 from tsfm.weights.cards import foreign_card
@@ -18,7 +18,7 @@ from tsfm_data.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tsfm.models import Forecaster
+    from tsfm.models import Forecaster, PackedForecaster
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.ckpt", "*.pth", "*.pth.tar", "*.pt", "*.bin")
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -267,7 +267,7 @@ def build(kind: str, config: dict[str, Any], state: "dict[str, Tensor]", options
         if kind == "itransformer":
             chosen = {"heads": options.heads, "activation": options.activation, "window_norm": options.window_norm}
             return module.from_reference_state(state, **chosen)
-        return from_reference_state(model_class(kind), state, context, horizon)
+        return from_reference_state(cast("type[PackedForecaster]", model_class(kind)), state, context, horizon)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
