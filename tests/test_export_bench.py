@@ -8,7 +8,7 @@ from pathlib import Path
 import export
 import pytest
 from command import script
-from test_export import tiny
+from tiny_series import tiny
 
 from tsfm.weights.pretrained import save
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_series import SIZES
 
 from tsfm.models.chronos2 import Chronos2, from_reference
-from tsfm.nn.heads import weighted_quantiles
+from tsfm.nn.quantiles import weighted_quantiles
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch
 

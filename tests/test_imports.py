@@ -1,5 +1,9 @@
 """Imports run one way, each heavy dependency has its doors, and ``import tsfm`` is light."""
 
+import functools
+import graphlib
+import importlib
+import inspect
 import os
 import pkgutil
 import subprocess
@@ -9,14 +13,16 @@ from pathlib import Path
 import pytest
 from sources import MODULES, PACKAGES, ROOT, imported
 
-# Of tsfm, vision may import these alone.
-SHARED_WITH_VISION = (
-    "tsfm.attention.dispatch",
-    "tsfm.nn.layers",
-    "tsfm.nn.memory",
-    "tsfm.training.optim",
-    "tsfm.weights.pretrained",
-)
+from tsfm.models.registry import OWN
+
+# Of tsfm, vision may import these rooms alone.
+SHARED_WITH_VISION = ("tsfm.attention", "tsfm.nn", "tsfm.training", "tsfm.weights")
+# The rooms of a package, lowest first: a room imports those before it.
+ORDER = {
+    "tsfm": ["attention", "nn", "models", "weights", "training", "inference", "reports", "scaling", "commands"],
+    "tsfm_data": ["io", "windows", "synthetic", "corpus", "evaluation", "images"],
+    "tsfm_vision": ["backbones", "weights", "evaluation", "training", "commands"],
+}
 VISION_LIGHTNING = ("tsfm_vision.training",)
 TSFM_LIGHTNING = ("tsfm.training.task", "tsfm.training.callbacks", "tsfm.commands")
 # A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from baselines import main as baselines
 from command import done, run, script
 
