@@ -9,6 +9,7 @@ machine that gets slower, favours nobody.
 
 import copy
 import math
+import os
 import statistics
 import tempfile
 import time
