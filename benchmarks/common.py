@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tsfm.commands.arguments import parse
-from tsfm_data.errors import InputError
+from tsfm.commands.cli import call, end_with
 from tsfm_data.io import atomic_file
 
 
@@ -28,9 +27,5 @@ def run(main: Callable[..., None], words: Sequence[str] | None = None) -> None:
         main: the function; its annotations give the types of the options, its docstring the help.
         words: of the command line; those that the script was started with by default.
     """
-    script = Path(inspect.getfile(main)).name
-    try:
-        main(**parse(f"python benchmarks/{script}", main, sys.argv[1:] if words is None else words))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    program = f"python benchmarks/{Path(inspect.getfile(main)).name}"
+    end_with(lambda: call(program, main, sys.argv[1:] if words is None else words))

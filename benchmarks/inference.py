@@ -32,8 +32,8 @@ from tsfm.models import (
     ZeroShotConfig,
     ZeroShotDecoder,
     ZeroShotEncoder,
-    from_reference,
 )
+from tsfm.models.chronos_bolt import from_reference
 from tsfm_data.errors import InputError, unknown_name
 
 if TYPE_CHECKING:

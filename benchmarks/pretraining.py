@@ -25,7 +25,8 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.models import SIZES, Encoder, Packed
+from tsfm.models import Encoder, Packed
+from tsfm.models.scaling_law.trunk import SIZES
 from tsfm_data.errors import InputError, unknown_name
 
 TOLERANCE = 1e-4  # relative, of the two losses in float32

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tsfm.models.counts import count, count_forecaster, parameters, sizes_of, table
+from tsfm.models.counts import count, count_forecaster, counts_table, parameters, sizes_of
 from tsfm.models.itransformer import ITransformerConfig
 from tsfm.models.moirai import MoiraiConfig
 from tsfm.models.moirai2 import Moirai2Config
@@ -65,7 +65,7 @@ def test_when_the_published_sizes_are_counted_then_the_trunk_has_the_published_p
 
 @pytest.mark.slow
 def test_when_the_model_is_small_then_6nd_of_the_trunk_is_wrong_and_for_large_ones_right() -> None:
-    rows = {row["size"]: row for row in table(["encoder"], 512, 64, ["1K", "100K", "3M"])}
+    rows = {row["size"]: row for row in counts_table(["encoder"], 512, 64, ["1K", "100K", "3M"])}
     assert rows["1K"]["times_6ND_trunk"] == pytest.approx(2.00, abs=0.01)
     assert rows["100K"]["times_6ND_trunk"] == pytest.approx(1.09, abs=0.01)
     assert rows["3M"]["times_6ND"] == pytest.approx(0.986, abs=0.001)
@@ -87,8 +87,8 @@ def test_when_any_module_is_given_then_it_is_counted_by_its_loss() -> None:
 
 def test_when_a_size_or_architecture_is_unknown_then_the_line_names_those_that_are() -> None:
     with pytest.raises(InputError, match="did you mean 1K, 10K"):
-        table(["encoder"], 512, 64, ["11K"])
+        counts_table(["encoder"], 512, 64, ["11K"])
     with pytest.raises(InputError, match="unknown architecture 'encodr'"):
-        table(["encodr"], 512, 64)
+        counts_table(["encodr"], 512, 64)
     with pytest.raises(InputError, match="at least 1 step"):
-        table(["encoder"], 0, 64)
+        counts_table(["encoder"], 0, 64)

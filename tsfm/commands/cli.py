@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import tsfm
 from tsfm_data.errors import InputError, unknown_name
@@ -49,8 +50,13 @@ INTERRUPTED = "interrupted: nothing half-written is left"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 when its work is done, 2 with one line on standard error for a user's mistake."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    end_with(lambda: dispatch(words))
+
+
+def end_with(work: Callable[[], int]) -> NoReturn:
+    """Do some work and exit with its status; whatever goes wrong that is no defect of ours is one line and status 2."""
     try:
-        sys.exit(dispatch(words))
+        sys.exit(work())
     except KeyboardInterrupt:
         fail(INTERRUPTED)
     except BrokenPipeError:
@@ -67,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """One line on standard error, and exit status 2."""
     print("tsfm: error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
@@ -97,7 +103,7 @@ def dispatch(words: list[str]) -> int:
     target = getattr(importlib.import_module(module), function)
     if module.endswith(".train"):  # Lightning has a parser of its own
         return target([name, *rest])
-    return call(name, target, rest)
+    return call(f"tsfm {name}", target, rest)
 
 
 def usage(commands: dict[str, tuple[str, str]]) -> str:
@@ -107,9 +113,9 @@ def usage(commands: dict[str, tuple[str, str]]) -> str:
     return "\n".join(["usage: tsfm COMMAND ... (tsfm COMMAND --help says more)", "", *lines])
 
 
-def call(name: str, function: Callable[..., object], words: list[str]) -> int:
+def call(program: str, function: Callable[..., object], words: Sequence[str]) -> int:
     """Parse the words into the function's parameters and call it; returns the exit status."""
     from tsfm.commands.arguments import parse
 
-    status = function(**parse(f"tsfm {name}", function, words))
+    status = function(**parse(program, function, words))
     return status if isinstance(status, int) else 0

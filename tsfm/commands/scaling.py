@@ -118,10 +118,10 @@ def counts(
     """
     from tabulate import tabulate
 
-    from tsfm.models import table
+    from tsfm.models import counts_table
     from tsfm_data.io import atomic_file
 
-    rows = table(archs or ["encoder", "decoder"], context, horizon, sizes)
+    rows = counts_table(archs or ["encoder", "decoder"], context, horizon, sizes)
     head = {
         "arch": "architecture",
         "size": "size",

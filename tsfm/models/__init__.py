@@ -6,13 +6,17 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm.models.base import Forecaster, Pretraining, TrainingData
-    from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig, from_reference
-    from tsfm.models.counts import Counts, count, count_forecaster, parameters, sizes_of, table
+    from tsfm.models.chronos2 import Chronos2
+    from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig
+    from tsfm.models.counts import Counts, count, count_forecaster, counts_table, parameters, sizes_of
     from tsfm.models.itransformer import ITransformer, ITransformerConfig
+    from tsfm.models.moirai import Moirai
+    from tsfm.models.moirai2 import Moirai2
     from tsfm.models.packing import Packed
     from tsfm.models.registry import MODELS, model_class, model_classes
+    from tsfm.models.scaling_law.decoder import Decoder
     from tsfm.models.scaling_law.encoder import Encoder
-    from tsfm.models.scaling_law.trunk import SIZES, PackedForecaster, from_reference_state
+    from tsfm.models.scaling_law.trunk import PackedForecaster, from_reference_state
     from tsfm.models.zeroshot.decoder import ZeroShotDecoder
     from tsfm.models.zeroshot.encoder import ZeroShotEncoder
     from tsfm.models.zeroshot.periods import fourier_matrices
@@ -20,14 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODELS",
-    "SIZES",
+    "Chronos2",
     "ChronosBolt",
     "ChronosBoltConfig",
     "Counts",
+    "Decoder",
     "Encoder",
     "Forecaster",
     "ITransformer",
     "ITransformerConfig",
+    "Moirai",
+    "Moirai2",
     "Packed",
     "PackedForecaster",
     "Pretraining",
@@ -38,13 +45,12 @@ __all__ = [
     "ZeroShotForecaster",
     "count",
     "count_forecaster",
+    "counts_table",
     "fourier_matrices",
-    "from_reference",
     "from_reference_state",
     "model_class",
     "model_classes",
     "parameters",
     "sizes_of",
-    "table",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

@@ -155,7 +155,7 @@ def sizes_of(model_type: str) -> dict[str, Any]:
     return dict(getattr(module, "SIZES", {}))
 
 
-def table(archs: list[str], context: int, horizon: int, sizes: list[str] | None = None) -> list[dict[str, Any]]:
+def counts_table(archs: list[str], context: int, horizon: int, sizes: list[str] | None = None) -> list[dict[str, Any]]:
     """One row an architecture and size: counts, and how many times 6 N D the training FLOPs are.
 
     Args:
