@@ -1,6 +1,7 @@
 """The modules of the checkout, and what each imports."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,13 +19,15 @@ def modules() -> Iterator[tuple[str, Path]]:
 MODULES = dict(modules())
 
 
-def imported(path: Path) -> Iterator[tuple[str, bool]]:
+@functools.cache
+def imported(path: Path) -> tuple[tuple[str, bool], ...]:
     """Dotted names that a file imports, and whether it does so when it is imported itself.
 
     What stands under ``if TYPE_CHECKING`` is not imported at all.
     """
     tree = ast.parse(path.read_text())
     skipped, late = set(), set()
+    found: list[tuple[str, bool]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             skipped.update(id(inner) for part in node.body for inner in ast.walk(part))
@@ -34,7 +37,8 @@ def imported(path: Path) -> Iterator[tuple[str, bool]]:
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) not in late) for alias in node.names)
+            found += ((alias.name, id(node) not in late) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield from ((f"{node.module}.{alias.name}", id(node) not in late) for alias in node.names)
+            found += ((f"{node.module}.{alias.name}", id(node) not in late) for alias in node.names)
+    return tuple(found)

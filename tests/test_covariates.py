@@ -235,6 +235,7 @@ def planted(count: int, g: torch.Generator, role: str) -> Batch:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["known", "past"])
 def test_when_the_series_is_its_covariate_then_that_is_learnt(role: str) -> None:
     torch.manual_seed(0)

@@ -235,6 +235,7 @@ def test_when_fine_tuning_is_asked_for_the_impossible_then_one_line_says_why(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_when_the_command_is_done_then_the_folder_holds_a_model_that_forecasts_and_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

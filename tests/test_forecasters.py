@@ -263,12 +263,8 @@ LONG: dict[str, dict[str, Any]] = {"decoder": {"patch_size": 50}, "moirai2": {"p
 LONG["zeroshot-decoder"] = {"predict_patches": 50}
 
 
-SLOW_BY_STEP = ("decoder", "moirai")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_BY_STEP else name for name in MODELS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_when_ten_thousand_steps_are_asked_then_only_the_forecast_itself_takes_more_memory(name: str) -> None:
     made = make(name, "quantile", horizon=200, **LONG.get(name, {}))
     batch = replace(make_batch(1), future=None, future_observed=None, past_marks=None, future_marks=None)

@@ -27,6 +27,7 @@ assert kept()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_when_large_blocks_are_kept_then_a_freed_one_stays_with_the_process() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", CODE], check=True)

@@ -208,6 +208,7 @@ def test_when_no_set_is_at_hand_then_one_line_says_where_it_belongs(
     assert len(choose("bench", ALL_PROFILES)) == len(BENCH) == 28
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page_a_table_and_json(
     data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

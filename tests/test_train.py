@@ -68,6 +68,7 @@ def test_when_fit_ends_then_config_log_checkpoints_and_model_folder_are_there(
     )
 
 
+@pytest.mark.slow
 def test_when_training_is_done_then_validate_test_and_predict_work_from_the_written_config(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -114,6 +115,7 @@ def test_when_the_model_folder_is_evaluated_under_lsf_then_the_error_is_that_of_
     assert scored == pytest.approx(tested, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [(), ("--model.forecaster.config.levels", "[0.1,0.5,0.9]")])
 def test_when_training_stops_at_an_epoch_and_resumes_then_it_equals_the_uninterrupted_one(
     capsys: pytest.CaptureFixture[str], extra: tuple[str, ...]
@@ -168,6 +170,7 @@ def test_when_a_run_is_repeated_in_its_folder_then_the_old_checkpoints_are_repla
     assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == STEPS
 
 
+@pytest.mark.slow
 def test_when_validation_does_not_improve_then_training_stops_early_and_keeps_the_best(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -181,6 +184,7 @@ def test_when_validation_does_not_improve_then_training_stops_early_and_keeps_th
     assert (last["epoch"], best["epoch"]) == (len(losses) - 1, losses.argmin())
 
 
+@pytest.mark.slow
 def test_when_validation_is_scored_then_every_window_counts_whatever_the_batch_size(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -29,9 +29,10 @@ def batch_of(values: torch.Tensor) -> Batch:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "steps", "most"),
-    [(ZeroShotEncoder, 150, 0.3), pytest.param(ZeroShotDecoder, 500, 0.5, marks=pytest.mark.slow)],
+    [(ZeroShotEncoder, 150, 0.3), (ZeroShotDecoder, 500, 0.5)],
 )
 def test_when_y_equals_a_known_covariate_then_it_is_learnt_from_it(
     kind: type[ZeroShotForecaster], steps: int, most: float
