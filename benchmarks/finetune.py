@@ -63,7 +63,7 @@ def measure(
         history, horizon = history_of(one.name, series)
         if sets is None and not enough(history, horizon):
             continue
-        work = (weights, one.digest(suite_profile(PROFILE)))
+        work = (weights, one.digest(suite_profile(PROFILE), series.freqs[0]))
         with once(folder, f"{one.name}_zero-shot", work) as before:
             if not before:
                 before |= scores(model, one, series)

@@ -12,9 +12,10 @@ import pytest
 
 from tsfm.commands import cli, demo_images
 from tsfm.commands.demo import EXAMPLES, fit_command, training_facts
-from tsfm.commands.demo_page import own_commands
+from tsfm.commands.demo_page import lead, own_commands
 from tsfm.reports.html import Code, Section, Table, page, show_value
 from tsfm.weights.pretrained import load
+from tsfm_data.evaluation import Report
 
 TITLES = {example.name: example.title for example in EXAMPLES}
 
@@ -64,6 +65,22 @@ def test_baselines_have_the_errors_known_of_these_series(folder: Path) -> None:
     assert found["seattle_weather", "seasonal-naive"] == pytest.approx(1.6131, abs=1e-4)
     assert {r["windows"] for r in rows if r["dataset"] == "us_employment"} == {24 - 6 + 1}
     assert {r["windows"] for r in rows if r["dataset"] == "seattle_weather"} == {292 - 14 + 1}
+
+
+def test_headline_compares_with_the_best_simple_baseline_whichever_way_it_went() -> None:
+    first, second = EXAMPLES
+    errors = {
+        (first.name, "iTransformer"): 0.3,
+        (first.name, "seasonal-naive"): 0.9,
+        (first.name, "naive"): 0.25,
+        (second.name, "iTransformer"): 0.6,
+        (second.name, "seasonal-naive"): 0.8,
+        (second.name, "naive"): 1.2,
+    }
+    rows = [{"metric": "MASE", "dataset": name, "model": model, "value": v} for (name, model), v in errors.items()]
+    text = lead(Report(rows), EXAMPLES).replace("\u00a0", " ")
+    assert f"20 % above that of naive on {first.title}" in text
+    assert f"25 % below that of seasonal-naive on {second.title}" in text
 
 
 @pytest.mark.slow

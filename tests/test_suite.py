@@ -16,6 +16,7 @@ from tsfm_data.evaluation import published as anchors
 from tsfm_data.evaluation import relative
 from tsfm_data.evaluation.baselines import Naive, SeasonalNaive
 from tsfm_data.evaluation.evaluator import evaluate
+from tsfm_data.evaluation.profiles import PROFILES
 from tsfm_data.evaluation.report import Report
 from tsfm_data.evaluation.suite import evaluate_suite, score_set
 from tsfm_data.evaluation.suite_report import SuiteReport
@@ -115,8 +116,37 @@ def test_when_the_work_changes_then_kept_scores_are_not_used(data_folder: Path, 
     assert {row["metric"] for row in kept} == set(gift.metrics)
     assert reference.rows(model, one, replace(gift, levels=(0.5,)), file) is None
     assert reference.rows(model, replace(one, items=(0, 3)), gift, file) is None
+    assert reference.rows(model, one, replace(gift, multiplier=2), file) is None
     assert reference.rows(SeasonalNaive(intervals=False), one, gift, file) is None
     assert reference.rows(Naive(), one, gift, file) is None
+
+
+def test_when_a_metric_is_added_dropped_or_renamed_then_kept_scores_stay(data_folder: Path, tmp_path: Path) -> None:
+    file, one, model = tmp_path / "kept.json", SETS["national_illness"], SeasonalNaive()
+    reference.keep(model, one, score_set(model, one, file=file), file)
+    gift = suite_profile("gift")
+    before = {row["metric"]: row["value"] for row in reference.rows(model, one, gift, file) or []}
+    metrics = {name: key for name, key in gift.metrics.items() if name != "MSIS"}
+    metrics["absolute"] = metrics.pop("MAE")
+    metrics["MSIS20"] = "MSIS[alpha=0.2]"
+    after = {
+        row["metric"]: row["value"] for row in reference.rows(model, one, replace(gift, metrics=metrics), file) or []
+    }
+    assert after.pop("absolute") == before.pop("MAE")
+    before.pop("MSIS")
+    assert after == before
+
+
+def test_when_a_metric_is_new_then_quick_baselines_are_scored_again_and_a_line_says_what_others_lack(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {**PROFILES["gift"].metrics, "MSIS20": "MSIS[alpha=0.2]"}
+    monkeypatch.setitem(PROFILES, "gift", replace(PROFILES["gift"], metrics=more))
+    report = evaluate_suite(Naive(), profiles=["gift"], sets=["us_births"], baselines=["auto-theta"])
+    scored = {row["model"] for row in report.report.rows if row["metric"] == "MSIS20" and row["value"] is not None}
+    assert scored == {"naive", "seasonal-naive"}
+    assert report.report.value("MASE", model="auto-theta") is not None
+    assert any("MSIS20" in note and "auto-theta" in note for note in report.report.notes)
 
 
 def write_anchors(path: Path, values: dict[tuple[str, str], float]) -> Path:

@@ -1,7 +1,8 @@
 """Scores of baselines on the suites, computed once and kept: fitting AutoETS to thousands of series takes long.
 
-The file holds a cell for each set, profile and baseline, with a digest of everything the scores depend on: the content
-of the data, the protocol, and statsforecast's version. A cell whose digest does not fit is as good as absent.
+The file holds a cell for each set, profile and baseline, with a digest of everything that changes the forecasts: the
+content of the data, windows, horizon, season, levels, and statsforecast's version. A cell whose digest does not fit is
+as good as absent. Values are kept by the definition of their metric, so that a profile may gain, lose or rename one.
 """
 
 import functools
@@ -23,44 +24,56 @@ Rows = list[dict[str, Any]]
 
 
 def rows(predictor: Predictor, one: SuiteSet, profile: Profile, file: Path = FILE) -> Rows | None:
-    """The kept rows of a baseline, or None where there are none for this work.
+    """The kept rows of a baseline, or None if there are none for this work.
+
+    Metrics that the profile has gained since are not among them.
 
     Args:
         predictor: only baselines are kept.
         one: the set.
         profile: the protocol.
-        file: where scores are kept.
+        file: the file of scores.
     """
     if predictor.name not in BASELINES:
         return None
     cell = cells(file).get(_key(predictor.name, one, profile))
-    if cell is None or cell["digest"] != digest(predictor, one, profile, cell["statsforecast"]):
+    if cell is None:
         return None
-    place = cell["place"]
+    place, values = cell["place"], cell["values"]
+    if cell["digest"] != digest(predictor, one, profile, place["freq"], cell["statsforecast"]):
+        return None
     return [
-        make_row(place, metric, math.nan if value is None else value, place["points"], cell["undefined"].get(metric, 0))
-        for metric, value in cell["values"].items()
+        make_row(
+            place,
+            metric,
+            math.nan if values[definition] is None else values[definition],
+            place["points"],
+            cell["undefined"].get(definition, 0),
+        )
+        for metric, definition in profile.metrics.items()
+        if definition in values
     ]
 
 
-def digest(predictor: Predictor, one: SuiteSet, profile: Profile, kept: str | None = None) -> str:
-    """What identifies the work. Where statsforecast is not installed the version of the kept scores will do."""
+def digest(predictor: Predictor, one: SuiteSet, profile: Profile, freq: str, kept: str | None = None) -> str:
+    """What identifies the work. If statsforecast is not installed the version of the kept scores will do."""
     needs = isinstance(predictor, Statistical)
-    return one.digest(profile, [repr(predictor), (_version() or kept or "") if needs else ""])
+    return one.digest(profile, freq, [repr(predictor), (_version() or kept or "") if needs else ""])
 
 
-def keep(predictor: Predictor, one: SuiteSet, found: Rows, file: Path = FILE) -> None:
+def keep(predictor: Predictor, one: SuiteSet, scored: Rows, file: Path = FILE) -> None:
     """Add the rows of a baseline on one set to the file, in place of older ones."""
     kept = cells(file)
     for name in one.profiles:
         profile = suite_profile(name)
-        mine = [row for row in found if row["profile"] == name]
+        mine = {profile.metrics[row["metric"]]: row for row in scored if row["profile"] == name}
+        place = {k: v for k, v in next(iter(mine.values())).items() if k not in ("metric", "value", "undefined")}
         kept[_key(predictor.name, one, profile)] = {
-            "digest": digest(predictor, one, profile),
+            "digest": digest(predictor, one, profile, place["freq"]),
             "statsforecast": _version() if isinstance(predictor, Statistical) else None,
-            "place": {key: value for key, value in mine[0].items() if key not in ("metric", "value", "undefined")},
-            "values": {row["metric"]: None if row["value"] is None else _short(row["value"]) for row in mine},
-            "undefined": {row["metric"]: row["undefined"] for row in mine if row["undefined"]},
+            "place": place,
+            "values": {key: None if row["value"] is None else _short(row["value"]) for key, row in mine.items()},
+            "undefined": {key: row["undefined"] for key, row in mine.items() if row["undefined"]},
         }
     _write(sorted(kept.items()), file)
 

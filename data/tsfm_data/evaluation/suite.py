@@ -97,7 +97,7 @@ def score_set(predictor: Predictor, one: SuiteSet, batch_size: int = 256, file: 
     series = None
     for profile in map(suite_profile, one.profiles):
         found = reference.rows(predictor, one, profile, file)
-        if found is None:
+        if found is None or len(found) < len(profile.metrics):
             series = series or one.load()
             work = _work(profile, series)
             same = [rows for other, before, rows in done if _alike(predictor, profile, other, work, before)]
@@ -139,6 +139,7 @@ def _beside(name: str, one: SuiteSet, batch_size: int) -> Report:
 def _not_kept(report: Report, baselines: Sequence[str]) -> list[str]:
     """A line for each baseline that lacks scores somewhere: its means are over other sets than the model's."""
     places = {(row["profile"], row["dataset"]) for row in report.rows}
+    metrics = {row["metric"] for row in report.rows}
     notes = []
     for name in baselines:
         have = {(row["profile"], row["dataset"]) for row in report.rows if row["model"] == name}
@@ -146,6 +147,9 @@ def _not_kept(report: Report, baselines: Sequence[str]) -> list[str]:
         if lost:
             which = ", ".join(lost) if len(lost) <= 8 else f"{len(lost)} of {len(places)} pairs of set and profile"
             notes.append(f"No scores of {name} are kept for {which}: python benchmarks/baselines.py computes them.")
+        lacking = sorted(metrics - {row["metric"] for row in report.rows if row["model"] == name})
+        if have and lacking:
+            notes.append(f"No {', '.join(lacking)} of {name} is kept: python benchmarks/baselines.py computes it.")
     return notes
 
 

@@ -55,10 +55,18 @@ class SuiteSet:
             series = series.select(range(*self.items))
         return series if self.freq is None else replace(series, freqs=(self.freq,) * len(series))
 
-    def digest(self, profile: Profile, extra: Sequence[str] = ()) -> str:
-        """What identifies the work of scoring this set under a profile: content, series, protocol."""
+    def digest(self, profile: Profile, freq: str, extra: Sequence[str] = ()) -> str:
+        """What identifies the forecasts of this set under a profile and their scale; metrics may come and go.
+
+        Args:
+            profile: the protocol.
+            freq: frequency of the series, which decides horizon and season.
+            extra: what else changes the forecasts, such as the version of a library.
+        """
         content = [catalog.get(name).sha256 for name in self.sources]
-        work = (content, self.name, self.items, self.freq, repr(profile), *extra)
+        windows = (profile.windows, profile.univariate, profile.context, profile.horizon(self.name, freq))
+        scale = (profile.season(self.name, freq), profile.standardise, profile.naive_intervals, profile.levels)
+        work = (content, self.name, self.items, freq, windows, scale, *extra)
         return hashlib.sha256(repr(work).encode()).hexdigest()[:16]
 
 
