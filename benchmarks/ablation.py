@@ -26,7 +26,6 @@ from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.evaluation import Predictor, get_baseline
 from tsfm_data.io import atomic_file
 
-CONFIGS = Path("configs/pretrain")
 METRICS = ("MASE", "WQL")
 MOST_SERIES = 60  # of a set, drawn once, so that no set takes most of the time
 HORIZONS = {"Y": 6, "Q": 8, "B": 30}  # where the protocol has none; by the first letter of the frequency
@@ -50,7 +49,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "span masking": (f"{CONFIG}span_masking=0.5",),
     "cosine": ("--model.optim.schedule=cosine",),
     "constant rate": ("--model.optim.schedule=constant",),
-    "averaged": (f"--config={CONFIGS / 'average.yaml'}",),
+    "averaged": ("--config=pretrain/average",),
     "no augmentation": tuple(f"--data.augment.{field.name}=0" for field in fields(AugmentConfig)),
     "no synthetic": ("--data.synthetic=false",),
     "synthetic alone": ("--data.corpus=null",),
@@ -115,7 +114,7 @@ def train_choice(kind: str, name: str, seed: int, corpus: str, steps: int, folde
 
     torch.set_num_threads(1)
     root = folder / f"{kind}-{name.replace(' ', '_')}-{seed}"
-    configs = [f"--config={CONFIGS / file}.yaml" for file in ("base", f"zeroshot_{kind}", "cpu")]
+    configs = [f"--config=pretrain/{file}" for file in ("base", f"zeroshot_{kind}", "cpu")]
     budget = [f"--data.corpus={corpus}", f"--data.batches_per_epoch={steps}", "--trainer.max_epochs=1"]
     budget += [f"--model.optim.warmup_steps={steps // 10}", f"--seed_everything={seed}", f"--data.seed={seed}"]
     silent = [f"--trainer.default_root_dir={root}", "--trainer.enable_progress_bar=false"]
@@ -137,8 +136,6 @@ def run_table(
         folder: where runs and results are kept.
         jobs: trainings at once, one thread each.
     """
-    if not CONFIGS.is_dir():
-        raise InputError(f"expected the configs in {CONFIGS}, found none: call it from the repository's folder")
     wanted = [(name, seed) for seed in range(seeds) for name in choose(kind, choices)]
 
     def file_of(name: str, seed: int) -> Path:
@@ -238,7 +235,7 @@ def main(
     Args:
         kind: encoder or decoder.
         choices: which, for instance "no copy"; all by default.
-        corpus: the corpus of configs/corpus/open.yaml.
+        corpus: the corpus that the config corpus/open lists.
         steps: of each training.
         seeds: trainings of each choice.
         runs: folder of the training runs and their results.

@@ -17,6 +17,7 @@ import yaml
 from common import run, write
 from tabulate import tabulate
 
+from tsfm.configs import config_path
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io import atomic_file
 from tsfm_vision.commands import pick
@@ -27,19 +28,16 @@ MODELS = ("poolformer", "tnt", "illama", "biformer", "vit", "resnet")
 
 
 def cifar10(
-    models: list[str] | None, configs: Path, runs: Path, epochs: int | None, fraction: float, limit: int | None
+    models: list[str] | None, runs: Path, epochs: int | None, fraction: float, limit: int | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
     """Train and score; returns rows, summary and the Markdown page.
 
     Raises:
-        InputError: a missing config, or a training that failed.
+        InputError: a training failed.
     """
-    base = configs / "cifar10.yaml"
-    if not base.is_file():
-        raise InputError(f"expected the configs of the table, found none in {configs}: give --configs FOLDER")
-    settings = yaml.safe_load(base.read_text())
+    settings = yaml.safe_load(config_path("vision/cifar10").read_text())
     used = epochs or settings["trainer"]["max_epochs"]
-    rows = [one(name, configs, runs, used, fraction, limit) for name in models or MODELS]
+    rows = [one(name, runs, used, fraction, limit) for name in models or MODELS]
     words = ["python benchmarks/cifar10.py"]
     words += [f"--models {' '.join(models)}"] if models else []
     words += [f"--epochs {epochs}"] if epochs else []
@@ -49,7 +47,7 @@ def cifar10(
     return rows, {"models": len(rows), "epochs": used, "command": command}, page(rows, used, fraction, command)
 
 
-def one(name: str, configs: Path, runs: Path, epochs: int, fraction: float, limit: int | None) -> dict[str, Any]:
+def one(name: str, runs: Path, epochs: int, fraction: float, limit: int | None) -> dict[str, Any]:
     """The row of one model: trained if its run is not there yet, then scored on the test images."""
     folder = runs / f"{name}_{epochs}_{fraction:g}"
     result = folder / f"result_{limit or 'all'}.json"
@@ -57,7 +55,7 @@ def one(name: str, configs: Path, runs: Path, epochs: int, fraction: float, limi
         return json.loads(result.read_text())
     seconds = folder / "seconds.json"
     if not seconds.is_file():
-        words = ["fit", "--config", configs / "cifar10.yaml", "--config", configs / f"cifar10_{name}.yaml"]
+        words = ["fit", "--config", "vision/cifar10", "--config", f"vision/cifar10_{name}"]
         words += ["--trainer.default_root_dir", folder, "--trainer.max_epochs", epochs, "--data.fraction", fraction]
         words += ["--trainer.enable_progress_bar", "false"]
         start = time.perf_counter()
@@ -104,7 +102,7 @@ def page(rows: list[dict[str, Any]], epochs: int, fraction: float, command: str)
         "# CIFAR-10 from scratch",
         "",
         f"{epochs} epochs each over {share}, enlarged to 64 pixels, with the same optimiser, batch,",
-        "precision and augmentation (moved by up to an eighth, mirrored; configs/vision/cifar10.yaml); the best",
+        "precision and augmentation (moved by up to an eighth, mirrored; the config vision/cifar10); the best",
         "epoch by 5,000 held-out training images, scored on the test images. vit and resnet are timm's, of about",
         "equal size.",
         "",
@@ -120,7 +118,6 @@ def page(rows: list[dict[str, Any]], epochs: int, fraction: float, command: str)
 
 def main(
     models: list[str] | None = None,
-    configs: Path = Path("configs/vision"),
     runs: Path = Path("runs/cifar10"),
     output: Path = Path("benchmarks"),
     epochs: int | None = None,
@@ -131,7 +128,6 @@ def main(
 
     Args:
         models: which, for instance tnt; all by default.
-        configs: folder with cifar10.yaml.
         runs: folder of the runs and their results.
         output: folder for cifar10.md and cifar10.json.
         epochs: of each model; by default as many as the config says.
@@ -141,7 +137,7 @@ def main(
     for name in models or []:
         if name not in MODELS:
             raise unknown_name("model", name, MODELS)
-    write(output, "cifar10", *cifar10(models, configs, runs, epochs, fraction, limit))
+    write(output, "cifar10", *cifar10(models, runs, epochs, fraction, limit))
 
 
 if __name__ == "__main__":

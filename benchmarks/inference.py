@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 LENGTH, HORIZON = 512, 48
 BATCH = 256  # chronos-forecasting's own choice for tables, and ours
-REACH = {"encoder": 768, "decoder": 128}  # horizon of the models of configs/pretrain
+REACH = {"encoder": 768, "decoder": 128}  # horizon of the models of the configs pretrain/zeroshot_*
 LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 BOLT_REACH = 64  # of the published Chronos-Bolt models
 
@@ -76,7 +76,7 @@ def sides_of(size: str) -> list[Side]:
 
 
 def own_model(size: str) -> Forecaster:
-    """The zero-shot model of ``configs/pretrain/zeroshot_SIZE.yaml`` with random weights."""
+    """The zero-shot model of the config ``pretrain/zeroshot_SIZE`` with random weights."""
     torch.manual_seed(0)
     kind = {"encoder": ZeroShotEncoder, "decoder": ZeroShotDecoder}[size]
     return kind(LENGTH, REACH[size], ZeroShotConfig()).eval()

@@ -1,4 +1,4 @@
-"""Every YAML file under configs/ is a test by being there: it parses, builds its model, and says how to run it."""
+"""Every config that ships is a test by being there: it parses, builds its model, and says how to run it."""
 
 import re
 from collections.abc import Sequence
@@ -13,15 +13,16 @@ import yaml
 from ablation import CHOICES, RECIPE, choose
 
 import tsfm.models.itransformer  # noqa: F401  so that its short class name is known
+from tsfm.commands.config_errors import with_config_files
+from tsfm.configs import CONFIG_FOLDER, config_names, config_path
 from tsfm.training.task import ForecastTask
 from tsfm_data.corpus.datamodule import PretrainingDataModule
 from tsfm_data.io import catalog
 from tsfm_data.windows.datamodule import ForecastDataModule
 
-ROOT = Path(__file__).resolve().parent.parent
 # Lists of sources and grids of runs are no configs of one run: test_store and test_scaling_sweep hold them.
 OTHERS = ("corpus", "scaling")
-CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name not in OTHERS)
+CONFIGS = [path for path in map(config_path, config_names()) if path.parent.name not in OTHERS]
 # Image models and their data modules: test_vision_configs.py.
 FORECAST_CONFIGS = [path for path in CONFIGS if path.parent.name != "vision"]
 # The published scripts: width (of tokens and of the feed-forward part), layers, learning rate, batch, calendar features
@@ -58,7 +59,7 @@ def commands(path: Path) -> list[str]:
 
 
 def files(command: str) -> list[Path]:
-    return [ROOT / name for name in re.findall(r"--config (\S+)", command)]
+    return [config_path(name) for name in re.findall(r"--config (\S+)", command)]
 
 
 def parse(paths: list[Path], words: Sequence[str] = ()) -> tuple[jsonargparse.ArgumentParser, jsonargparse.Namespace]:
@@ -74,17 +75,17 @@ def parse(paths: list[Path], words: Sequence[str] = ()) -> tuple[jsonargparse.Ar
     return parser, parser.parse_args([word for path in paths for word in ("--config", str(path))] + list(words))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_when_a_config_is_read_then_its_header_holds_a_command_that_names_it(path: Path) -> None:
     found = commands(path)
     assert found, f"{path} does not open with its command"
     for command in found:
         assert command.startswith("tsfm fit --config ")
-        assert all(file.is_file() for file in files(command)), command
+        assert " --config configs/" not in command
     assert any(path in files(command) for command in found)
 
 
-@pytest.mark.parametrize("path", FORECAST_CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+@pytest.mark.parametrize("path", FORECAST_CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_when_the_command_of_a_config_is_parsed_then_model_and_data_module_are_built(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,14 +108,13 @@ def test_when_the_command_of_a_config_is_parsed_then_model_and_data_module_are_b
 
 @pytest.mark.parametrize(("kind", "name"), [(k, name) for k in ("encoder", "decoder") for name in choose(k, [])])
 def test_when_a_choice_of_the_recipe_is_taken_back_then_its_options_are_understood(kind: str, name: str) -> None:
-    folder = ROOT / "configs/pretrain"
-    files = [folder / f"{file}.yaml" for file in ("base", f"zeroshot_{kind}", "cpu")]
-    words = [word.replace("configs/", f"{ROOT / 'configs'}/") for word in CHOICES[name]]
+    files = [config_path(f"pretrain/{file}") for file in ("base", f"zeroshot_{kind}", "cpu")]
+    words = with_config_files(CHOICES[name])
     corpus = ["--data.corpus=corpus/open"]
     assert (parse(files, corpus + words)[1] == parse(files, corpus)[1]) == (name == RECIPE)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/itransformer").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((CONFIG_FOLDER / "itransformer").glob("*.yaml")), ids=lambda p: p.stem)
 def test_when_an_itransformer_config_is_parsed_then_its_sizes_are_the_published_ones(path: Path) -> None:
     if path.stem == "base":
         assert set(PUBLISHED) | {"base"} == {p.stem for p in path.parent.glob("*.yaml")}
@@ -132,7 +132,7 @@ def test_when_an_itransformer_config_is_parsed_then_its_sizes_are_the_published_
 
 
 def test_when_the_base_config_trains_then_it_stops_early_and_keeps_the_best_and_the_last_epoch() -> None:
-    trainer: dict[str, Any] = yaml.safe_load((ROOT / "configs/itransformer/base.yaml").read_text())["trainer"]
+    trainer: dict[str, Any] = yaml.safe_load(config_path("itransformer/base").read_text())["trainer"]
     callbacks = [(c["class_path"].split(".")[-1], c.get("init_args", {})) for c in trainer["callbacks"]]
     assert callbacks == [
         ("EarlyStopping", {"monitor": "val_loss", "patience": 3}),

@@ -9,6 +9,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+from command import run
 
 from tsfm.commands import cli, demo_images
 from tsfm.commands.demo import EXAMPLES, fit_command, training_facts
@@ -207,3 +208,13 @@ def test_table_sets_numbers_right_and_shows_three_digits() -> None:
         "–",
         "x",
     ]
+
+
+def test_when_the_tables_are_not_installed_then_one_line_names_the_extra_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vega_datasets", None)
+    result = run(capsys, "demo", "--output", str(tmp_path / "demo"))
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    assert "pip install 'tsfm-suite[demo]'" in result.err
+    assert not list(tmp_path.iterdir())

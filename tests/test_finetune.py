@@ -282,11 +282,10 @@ def test_when_low_rank_updates_are_trained_by_yaml_then_the_model_folder_holds_t
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("peft")
-    root = Path(__file__).resolve().parent.parent
     monkeypatch.chdir(tmp_path)
     save(tiny(), "start")
     ramps(2, 300).to_frame().to_csv("t.csv", index=False)
-    words = [f"--config={root}/configs/finetune/{name}.yaml" for name in ("full", "lora")]
+    words = [f"--config=finetune/{name}" for name in ("full", "lora")]
     words += ["--model.init_args.forecaster.init_args.model=start", "--data.source=t.csv", "--data.split=auto"]
     words += ["--data.context=48", "--data.horizon=16", "--trainer.limit_train_batches=4", "--trainer.accelerator=cpu"]
     done(capsys, "fit", *words, "--trainer.default_root_dir=run", "--trainer.enable_progress_bar=false")

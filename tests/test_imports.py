@@ -19,7 +19,10 @@ from tsfm.models.registry import OWN
 SHARED_WITH_VISION = ("tsfm.attention", "tsfm.nn", "tsfm.training", "tsfm.weights")
 # The rooms of a package, lowest first: a room imports those before it.
 ORDER = {
-    "tsfm": ["attention", "nn", "models", "weights", "training", "inference", "reports", "scaling", "commands"],
+    "tsfm": [
+        *("configs", "attention", "nn", "models", "weights"),
+        *("training", "inference", "reports", "scaling", "commands"),
+    ],
     "tsfm_data": ["io", "windows", "synthetic", "corpus", "evaluation", "images"],
     "tsfm_vision": ["backbones", "weights", "evaluation", "training", "commands"],
 }

@@ -1,7 +1,6 @@
 """The installed package, the wheel and the bare checkout hold the same: every package and every data file."""
 
 import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from setuptools import find_packages
 from sources import MODULES, PACKAGES, imported
+from wheel import build_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -82,22 +82,7 @@ def test_when_the_checkout_is_not_installed_then_it_imports(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_when_a_wheel_is_built_then_it_holds_every_package_and_data_file(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(
-        ROOT, source,
-        ignore=lambda folder, names: [
-            name for name in names
-            if name.startswith(".") or name == "__pycache__" or name.endswith(".egg-info")
-            or (Path(folder) == ROOT and name in ("build", "runs", "report", "dist"))
-        ],
-    )  # fmt: skip
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
-         "--disable-pip-version-check", "--wheel-dir", str(tmp_path), str(source)],
-        check=True, env={**os.environ, "PIP_NO_INPUT": "1"},
-    )  # fmt: skip
-    (wheel,) = tmp_path.glob("tsfm_suite-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(build_wheel(tmp_path)) as archive:
         inside = set(archive.namelist())
         entry = next(name for name in inside if name.endswith("entry_points.txt"))
         assert "tsfm = tsfm.commands.cli:main" in archive.read(entry).decode()

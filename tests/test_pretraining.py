@@ -22,8 +22,7 @@ from tsfm_data.windows.batch import Batch, Forecast
 # Lightning 2.6 asks PyTorch a question that PyTorch 2.15 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs/pretrain"
-BASE = ("fit", "--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "debug.yaml"))
+BASE = ("fit", "--config", "pretrain/base", "--config", "pretrain/debug")
 QUIET = ("--trainer.enable_progress_bar", "false")
 FIT = (*BASE, *QUIET, "--data.batches_per_epoch", "6")
 
@@ -89,7 +88,7 @@ def test_when_a_corpus_is_trained_on_then_the_facts_name_its_manifest_as_sha256s
 @pytest.mark.parametrize(
     "extra",
     [
-        ("--config", str(CONFIGS / "average.yaml")),
+        ("--config", "pretrain/average"),
         (
             "--model.forecaster",
             "Decoder",
@@ -123,7 +122,7 @@ def test_when_training_resumes_within_an_epoch_then_it_equals_the_uninterrupted_
 def test_when_weights_are_averaged_then_the_checkpoint_and_the_folder_hold_the_average(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    average = ("--config", str(CONFIGS / "average.yaml"), "--trainer.callbacks.update_every_n_steps", "1")
+    average = ("--config", "pretrain/average", "--trainer.callbacks.update_every_n_steps", "1")
     done(capsys, *FIT, *average, "--trainer.max_epochs", "1", "--trainer.default_root_dir", "run")
     saved, current = (weights("run/checkpoints/last.ckpt", key) for key in ("state_dict", "current_model_state"))
     assert largest_difference(saved, current) > 1e-5
@@ -144,8 +143,8 @@ def start(*words: str) -> None:
 def test_when_two_processes_train_then_the_weights_are_those_of_one_that_sees_both_batches() -> None:
     two = ("--trainer.devices", "2", "--data.batches_per_epoch", "3")
     gloo = ("--trainer.strategy.process_group_backend", "gloo")
-    start(*FIT, "--config", str(CONFIGS / "ddp.yaml"), *two, "--trainer.default_root_dir", "ddp")
-    start(*FIT, "--config", str(CONFIGS / "fsdp.yaml"), *two, *gloo, "--trainer.default_root_dir", "fsdp")
+    start(*FIT, "--config", "pretrain/ddp", *two, "--trainer.default_root_dir", "ddp")
+    start(*FIT, "--config", "pretrain/fsdp", *two, *gloo, "--trainer.default_root_dir", "fsdp")
     start(*FIT, "--trainer.accumulate_grad_batches", "2", "--trainer.default_root_dir", "one")
     one = load_file("one/model/model.safetensors")
     for name in ("ddp", "fsdp"):

@@ -145,7 +145,6 @@ def test_command_of_a_plan_trains(
 
     monkeypatch.chdir(tmp_path)
     words = command("encoder", "1K", 64, 32, 4, 2).replace("--data.corpus CORPUS ", "")
-    words = words.replace("configs/", f"{Path(__file__).parent.parent}/configs/")
     fast = "--data.val_windows 8 --trainer.default_root_dir run --data.prefetch 0 --trainer.accelerator cpu"
     done(capsys, *f"{words} {fast} --data.batches_per_epoch 2 --trainer.enable_progress_bar false".split()[1:])
     config = json.loads((tmp_path / "run/model/config.json").read_text())

@@ -15,6 +15,7 @@ import yaml
 from command import run
 
 from tsfm.commands import train
+from tsfm.configs import config_path
 from tsfm.scaling.runs.cell import earlier, read_losses, run_cell
 from tsfm.scaling.runs.grid import Grid, cells, overlay, pieces, read_grid
 from tsfm.scaling.runs.ledger import read_runs
@@ -269,7 +270,7 @@ def test_when_slurm_is_asked_for_then_its_files_run_every_cell_by_index(tmp_path
         ({"tokens": [1e6]}, "found both or none"),
         ({"decay": 1.5}, "decay between 0 and 1"),
         ({"warmup": 100}, "warmup to end before the decay of the smallest budget"),
-        ({"configs": ["gone.yaml"]}, "found no file at"),
+        ({"configs": ["gone.yaml"]}, "found nothing at"),
         ({"fit": {}}, "data.init_args.context"),
         ({"data": {"all": {"corpus": "gone"}}, "command": None}, "tsfm data build"),
     ],
@@ -290,7 +291,7 @@ def test_when_the_grid_of_the_repository_is_read_then_its_law_can_be_identified(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("corpus/all").mkdir(parents=True)
-    grid = read_grid(Path(__file__).parent.parent / "configs/scaling/grid.yaml")
+    grid = read_grid(config_path("scaling/grid"))
     sizes = {grid.counts(arch, size).params for arch in grid.arch for size in grid.size}
     assert set(grid.arch) == {"encoder", "decoder"}
     assert min(len(grid.size), len(grid.steps or ())) >= 4

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from command import done, waves
 
+from tsfm.configs import CONFIG_FOLDER, config_path
 from tsfm_data.corpus import building as build_module
 from tsfm_data.corpus.building import build, shares
 from tsfm_data.corpus.shards import to_float32
@@ -258,16 +259,16 @@ def test_when_shares_are_bounded_then_they_sum_to_one_and_none_exceeds_the_bound
 
 
 def test_when_the_corpus_of_released_weights_is_listed_then_it_is_every_open_training_set(data_folder: Path) -> None:
-    plans = read_plans(ROOT / "configs/corpus/open.yaml")
+    plans = read_plans(config_path("corpus/open"))
     assert len(plans) == 52
     assert {plan.licence_class for plan in plans} == {"open"}
     assert not {plan.name for plan in plans} & set(catalog.names("bench"))
-    assert len(read_plans(ROOT / "configs/corpus/all.yaml")) == len(catalog.names("train")) == 96
+    assert len(read_plans(config_path("corpus/all"))) == len(catalog.names("train")) == 96
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/corpus").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((CONFIG_FOLDER / "corpus").glob("*.yaml")), ids=lambda p: p.stem)
 def test_when_a_corpus_config_is_read_then_it_says_how_to_run_it(path: Path, data_folder: Path) -> None:
-    assert f"tsfm data build configs/corpus/{path.name} --output" in path.read_text()
+    assert f"tsfm data build corpus/{path.stem} --output" in path.read_text()
     assert read_plans(path)
 
 

@@ -10,9 +10,10 @@ import torch
 import yaml
 
 import tsfm_vision  # noqa: F401
+from tsfm.configs import CONFIG_FOLDER
 from tsfm_vision.training import ImageDataModule, ImageTask
 
-FOLDER = Path(__file__).resolve().parent.parent / "configs/vision"
+FOLDER = CONFIG_FOLDER / "vision"
 SINGLE = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem not in ("imagenet", "cifar10")]
 # The published recipes: drop path, lr, its batch, warm-up epochs, mixup, cutmix, repeats, averaged weights.
 PUBLISHED = {

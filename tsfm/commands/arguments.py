@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import itertools
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -35,11 +36,9 @@ def parse(program: str, function: Callable[..., object], words: Sequence[str]) -
     Raises:
         InputError: an option is unknown, missing or of the wrong type.
     """
-    import docstring_parser
-
-    doc = docstring_parser.parse(inspect.getdoc(function) or "")
-    texts = {parameter.arg_name: parameter.description or "" for parameter in doc.params}
-    about = "\n".join(filter(None, (doc.short_description, doc.long_description)))
+    doc = inspect.getdoc(function) or ""
+    about = re.split(r"\n(?=Args:|Returns:|Raises:)", doc)[0].strip()
+    texts = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", doc, re.MULTILINE))
     parser = Parser(prog=program, description=about, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     hints = typing.get_type_hints(function)
     for parameter in inspect.signature(function).parameters.values():

@@ -1,6 +1,5 @@
 """One good line out of the parser's long ones: what was expected, what was found, where, and the near names."""
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -15,6 +14,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.loggers import Logger
 
+from tsfm.configs import config_path
 from tsfm.models import Forecaster
 from tsfm_data.errors import InputError, unknown_name
 
@@ -26,6 +26,7 @@ BASES = {
     "callbacks": pl.Callback,
     "logger": Logger,
 }
+CONFIG_OPTIONS = ("--config", "-c")
 SECTIONS = ("seed_everything", "model", "data", "trainer", "optimizer", "lr_scheduler", "ckpt_path", "config")
 UNKNOWN_KEY = re.compile(
     r"does not accept option '([^']+)'|Option '([^']+)' is not accepted|unrecognized arguments: (\S+)"
@@ -35,30 +36,40 @@ EXPECTED = re.compile(r"Expected a (<class '[\w.]+'>|typing\.Literal\[[^\]]*\]|[
 VALUE = re.compile(r"(?:Got value|Given value): (.*?)(?: - Expected a | Given value|\. Got value|$)")
 
 
+def with_config_files(words: Sequence[str]) -> list[str]:
+    """The words with each config that ``--config`` names replaced by its file.
+
+    Raises:
+        InputError: there is no such file or config; near names are listed.
+    """
+    paths = list(words)
+    for index, word in enumerate(words):
+        option, joined, value = word.partition("=")
+        if option in CONFIG_OPTIONS and joined:
+            paths[index] = f"{option}={config_path(value)}"
+        elif option in CONFIG_OPTIONS:
+            after = slice(index + 1, index + 2)
+            paths[after] = [str(config_path("".join(words[after])))]
+    return paths
+
+
 def config_files(words: Sequence[str]) -> list[Path]:
     """The files that the words name with ``--config``."""
-    found = []
+    files = []
     for word, after in zip(words, [*words[1:], ""], strict=True):
-        if word in ("--config", "-c"):
-            found.append(Path(after))
-        elif word.startswith("--config="):
-            found.append(Path(word.removeprefix("--config=")))
-    return found
+        option, joined, value = word.partition("=")
+        if option in CONFIG_OPTIONS:
+            files.append(Path(value if joined else after))
+    return files
 
 
 def check_files(words: Sequence[str]) -> None:
-    """Check that every config file is there and holds YAML with the sections of a config.
+    """Check that every config file holds YAML with the sections of a config.
 
     Raises:
-        InputError: a file is missing, is not YAML, or is not a mapping.
+        InputError: a file is not YAML, or is not a mapping.
     """
     for path in config_files(words):
-        if not path.is_file():
-            folder = path.parent if path.parent.is_dir() else Path()
-            near = difflib.get_close_matches(path.name, [p.name for p in folder.glob("*.yaml")], n=3, cutoff=0.5)
-            hint = f"near names there: {', '.join(near)}" if near else "check the path"
-            kind = "a folder" if path.is_dir() else "nothing"
-            raise InputError(f"expected a YAML config file, found {kind} at {path}: {hint}")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -131,7 +142,8 @@ def missing_key(head: str, names: Sequence[str]) -> InputError:
     keys = ".".join(re.findall(r'Parser key "([\w.]+)"', head))
     if not keys:
         sections = " and ".join(name.split(".", 1)[-1] for name in names)
-        return InputError(f"expected a config with sections {sections}, found none: give --config FILE (see configs/)")
+        hint = "give --config FILE, or --config NAME (tsfm configs list)"
+        return InputError(f"expected a config with sections {sections}, found none: {hint}")
     return InputError(f"expected a value for {names[0]} of {keys}, found none: give --{keys}.{names[0]} VALUE")
 
 

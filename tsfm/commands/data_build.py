@@ -11,7 +11,7 @@ def build(config: Path, *, output: Path) -> None:
     Run again, it adds what is missing, makes anew what changed or was damaged, and keeps the rest.
 
     Args:
-        config: YAML with the list of sources, such as configs/corpus/open.yaml.
+        config: YAML with the list of sources, or the name of a config, such as corpus/open.
         output: folder of the corpus; new, empty, or an earlier corpus.
 
     Raises:
@@ -19,9 +19,10 @@ def build(config: Path, *, output: Path) -> None:
     """
     from tabulate import tabulate
 
+    from tsfm.configs import config_path
     from tsfm_data.corpus import build as make
 
-    built = make(config, output)
+    built = make(config_path(config), output)
     rows = [
         [
             entry["name"],

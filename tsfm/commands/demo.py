@@ -57,8 +57,17 @@ class Example:
     history: int
 
     def read(self) -> "pd.DataFrame":
-        """The table, with the columns that are forecast."""
-        from vega_datasets import local_data
+        """The table, with the columns that are forecast.
+
+        Raises:
+            InputError: vega_datasets is not installed.
+        """
+        try:
+            from vega_datasets import local_data
+        except ModuleNotFoundError as error:
+            raise InputError(
+                "expected vega_datasets for the demo, found none: pip install 'tsfm-suite[demo]'"
+            ) from error
 
         frame = getattr(local_data, self.table)()
         columns = list(self.columns) or [name for name in frame.columns if name != "nonfarm_change"]
@@ -133,13 +142,14 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
 
     if max_epochs is not None and max_epochs < 1:
         raise InputError(f"expected max_epochs of at least 1, found {max_epochs}: leave it out for the full training")
+    tables = [example.read() for example in EXAMPLES]
     with atomic_file(output / "fit.yaml") as file:
         shutil.copyfile(CONFIG, file)
     again = ["tsfm", "demo", "--output", output, "--seed", seed]
     if max_epochs is not None:
         again += ["--max_epochs", max_epochs]
     commands = [shlex.join(map(str, again))] + [fit_command(each, output, seed, max_epochs) for each in EXAMPLES]
-    outcomes = [run(*pair, output) for pair in zip(EXAMPLES, commands[1:], strict=True)]
+    outcomes = [run(*each, output) for each in zip(EXAMPLES, tables, commands[1:], strict=True)]
     report = sum((outcome.report for outcome in outcomes), Report())
     images = demo_images.run(output, seed, max_epochs)
     if images is not None:
@@ -157,11 +167,12 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
     print("\nThe same on your own table:\n\n" + own_commands(output))
 
 
-def run(example: Example, command: str, output: Path) -> Outcome:
+def run(example: Example, table: "pd.DataFrame", command: str, output: Path) -> Outcome:
     """Train, score and draw one example.
 
     Args:
         example: which one.
+        table: its rows.
         command: the command that trains.
         output: folder of the demo.
     """
@@ -170,7 +181,6 @@ def run(example: Example, command: str, output: Path) -> Outcome:
     from tsfm_data.io import atomic_file
     from tsfm_data.windows import ForecastDataModule
 
-    table = example.read()
     path, folder = output / f"{example.name}.csv", output / example.name
     with atomic_file(path) as file:
         table.to_csv(file, index=False)

@@ -19,6 +19,7 @@ EXTRAS = {
     "xformers": "cuda",
     "nvidia-cuda-runtime-cu12": "cuda",
     "timm": "vision",
+    "vega_datasets": "demo",
     "torchvision": "vision",
     "statsforecast": "stats",
     "tensorboard": "tensorboard",

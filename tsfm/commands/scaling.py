@@ -4,6 +4,7 @@ import json as json_module
 from pathlib import Path
 from typing import Literal
 
+from tsfm.configs import config_path
 from tsfm_data.errors import InputError
 
 
@@ -66,7 +67,7 @@ def sweep(
     checkpoint. A run that fails is tried once more, and why is in the ledger; exit status 1 where one failed twice.
 
     Args:
-        grid: YAML file; configs/scaling/grid.yaml explains its keys.
+        grid: YAML file, or the name of a config: "tsfm configs show scaling/grid" explains its keys.
         output: folder of runs and ledger.
         jobs: cells (trainings) at once, one thread each.
         backend: "local" processes, a "ray" cluster that sees the same folder (the extra "ray"), or "slurm", which
@@ -76,6 +77,7 @@ def sweep(
     from tsfm.scaling import LEDGER, cells, edges, read_grid, read_rows, run_index, slurm_files, start_local
     from tsfm.scaling import sweep as run_sweep
 
+    grid = config_path(grid)
     plan = read_grid(grid)
     if jobs < 1:
         raise InputError(f"expected at least 1 job, found {jobs}")

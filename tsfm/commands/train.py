@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from tsfm.commands.checkpoints import NAMED, check_checkpoint, interrupted, read_checkpoint, shown
-from tsfm.commands.config_errors import check_files, explain
+from tsfm.commands.config_errors import check_files, explain, with_config_files
 from tsfm.commands.forecast import write_frame
 from tsfm.inference import forecast_table
 from tsfm.models import model_classes
@@ -236,6 +236,7 @@ def run(words: Sequence[str]) -> SuiteCLI:
     """As ``train``, but hands back the finished CLI with its ``trainer``, ``model`` and ``datamodule``."""
     quiet()
     keep_large_blocks()
+    words = with_config_files(words)
     check_files(words)
     # Lightning reads it, to parse and to start the other processes; handing the words over as well makes it warn.
     sys.argv = [sys.argv[0], *words]

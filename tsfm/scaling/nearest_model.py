@@ -86,7 +86,7 @@ def command(
     """The ``tsfm fit`` command of a training of so many steps."""
     module = MODELS[arch].replace(":", ".")
     words = [
-        "tsfm fit --config configs/pretrain/base.yaml",
+        "tsfm fit --config pretrain/base",
         f"--model.forecaster {module} --model.forecaster.config {size}",
         f"--data.corpus {corpus or 'CORPUS'} --data.context {context} --data.horizon {horizon}",
         f"--data.batch_size {batch_size} --trainer.max_epochs -1 --trainer.max_steps {steps}",

@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from tsfm.configs import CONFIG_FOLDER
 from tsfm.models import Forecaster, PackedForecaster, Pretraining, TrainingData
 from tsfm.nn import DEFAULT_LEVELS
 from tsfm.training.callbacks import Throughput
@@ -233,7 +234,8 @@ def pretraining(trainer: pl.Trainer, module: PretrainingDataModule) -> Pretraini
         steps=trainer.global_step,
         batches=(trainer.fit_loop.epoch_loop.total_batch_idx + 1) * trainer.world_size,
         observations=seen,
-        command=shlex.join(["tsfm", *sys.argv[1:]]) if started else None,
+        # The configs that ship by their names: their folder is of this machine alone.
+        command=shlex.join(["tsfm", *sys.argv[1:]]).replace(f"{CONFIG_FOLDER}/", "") if started else None,
     )
 
 

@@ -200,12 +200,13 @@ def commit() -> str:
     import tsfm
 
     where = Path(__file__).resolve().parents[3]
-    # Installed within another repository, git would answer with that one's commit.
     git = ["git", "rev-parse", "--show-toplevel", "HEAD"]
-    found = subprocess.run(git, cwd=where, capture_output=True, text=True, check=False)
-    top, _, head = found.stdout.strip().partition("\n")
-    ours = found.returncode == 0 and Path(top).resolve() == where and (where / "pyproject.toml").is_file()
-    return head if ours else tsfm.__version__
+    # Installed within another repository, git would answer with that one's commit.
+    if shutil.which("git") is None or not (where / "data/tsfm_data").is_dir():
+        return tsfm.__version__
+    answer = subprocess.run(git, cwd=where, capture_output=True, text=True, check=False)
+    top, _, head = answer.stdout.strip().partition("\n")
+    return head if answer.returncode == 0 and Path(top).resolve() == where else tsfm.__version__
 
 
 def best_lr(grid: Grid, cell: Cell, folder: Path) -> float:

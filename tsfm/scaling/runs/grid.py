@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from tsfm.configs import config_path
 from tsfm.models import Counts, count_forecaster, sizes_of
 from tsfm_data.errors import InputError, unknown_name
 
@@ -34,7 +35,7 @@ class Grid:
         tokens: budgets in tokens, in place of ``steps``.
         seed: of weights and batches.
         data: name -> arguments of the data module, for laws in data; by default the data of ``configs`` alone.
-        configs: YAML files of ``tsfm fit`` under every run, relative to the grid.
+        configs: configs of ``tsfm fit`` under every run: names, or YAML files relative to the grid.
         fit: more of such a config, on top of them.
         decay: share of every budget over which the learning rate goes to zero.
         warmup: optimiser steps of warm-up.
@@ -63,7 +64,7 @@ class Grid:
         """The config that all runs share."""
         merged: dict[str, Any] = {}
         for name in self.configs:
-            merged = overlay(merged, read_yaml(self.folder / name, "a config that the grid names"))
+            merged = overlay(merged, read_yaml(config_path(name, self.folder), "a config that the grid names"))
         return overlay(merged, self.fit or {})
 
     def config_of(self, arch: str, size: str) -> Any:

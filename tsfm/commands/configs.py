@@ -1,0 +1,49 @@
+"""``tsfm configs``: the configs that ship, by name."""
+
+import shutil
+import textwrap
+from pathlib import Path
+
+from tsfm.configs import CONFIG_FOLDER, config_names, config_path
+from tsfm_data.errors import InputError
+from tsfm_data.io import atomic_file
+
+
+def list_() -> None:
+    """List the configs that ship, with the first line of each."""
+    names = config_names()
+    width = max(map(len, names))
+    for name in names:
+        first = (CONFIG_FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        print(f"{name:<{width}}  {textwrap.shorten(first, 100 - width - 2, placeholder=' ...')}")
+
+
+def show(name: str) -> None:
+    """Print a config; its first lines say what it is for and the command that runs it.
+
+    Args:
+        name: of a config that ships, such as itransformer/ETTh1, or a file.
+
+    Raises:
+        InputError: no such config; near names are listed.
+    """
+    print(config_path(name).read_text(encoding="utf-8"), end="")
+
+
+def copy(name: str, *, output: Path | None = None) -> None:
+    """Write a config to a file of your own, to be changed.
+
+    Args:
+        name: of a config that ships, such as itransformer/ETTh1.
+        output: file to write; by default one of the config's own name in the current folder.
+
+    Raises:
+        InputError: no such config, or the file is there already.
+    """
+    source = config_path(name)
+    target = output or Path(source.name)
+    if target.exists():
+        raise InputError(f"expected a new file, found {target}: give another --output")
+    with atomic_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+    print(target)
