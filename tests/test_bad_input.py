@@ -251,6 +251,8 @@ CONFIGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "misspelt option of a callback": ("patience: 3", "patiense: 3", ("'patiense'", "patience")),
     "misspelt section": ("trainer:", "trianer:", ("'trianer'", "did you mean trainer")),
     "misspelt short class": ("class_path: ForecastTask", "class_path: ForcastTask", ("'ForcastTask'", "ForecastTask", "line 3")),
+    "misspelt forecaster": ("class_path: ITransformer", "class_path: ZeroShotDecodr", ("did you mean ZeroShotDecoder, ZeroShotEncoder, Decoder?", "line 6")),
+    "misspelt forecaster's path": ("class_path: ITransformer", "class_path: tsfm.models.ZeroShotDecodr", ("did you mean ZeroShotDecoder",)),
     "misspelt class path": ("class_path: ForecastTask", "class_path: tsfm.training.task.ForcastTask", ("'ForcastTask'", "did you mean ForecastTask")),
     "misspelt module": ("class_path: ITransformer", "class_path: tsfm.models.itransfomer.ITransformer", ("'itransfomer'", "itransformer")),
     "misspelt callback": ("class_path: EarlyStopping", "class_path: EarlyStoping", ("'EarlyStoping'", "EarlyStopping")),

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +13,12 @@ from command import Result, done, run, waves
 
 import tsfm
 import tsfm.commands.cli
+from tsfm.commands.added import added_commands, function_of, outline
 from tsfm.commands.arguments import parse
-from tsfm.commands.cli import COMMANDS
+from tsfm.commands.cli import COMMANDS, HEADINGS
 from tsfm_data.errors import InputError
+
+ADDED = {name: entry for name, entry in added_commands(COMMANDS).items() if name.startswith("image ")}
 
 
 @pytest.fixture(autouse=True)
@@ -27,19 +31,22 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_when_help_is_asked_for_then_every_command_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ((), ("--help",), ("-h",)):
         said = done(capsys, *words)
-        assert all(f"tsfm {name} " in said for name in COMMANDS)
+        lines = [re.fullmatch(r"(\w* +)tsfm (\w+(?: \w+)?)  +(\S.*)", line) for line in said.splitlines()[1:]]
+        assert sorted(line[2] for line in lines if line) == sorted([*COMMANDS, *ADDED])
+        assert [line[1].strip() for line in lines if line and line[1].strip()] == [*HEADINGS, "other"]
         assert max(map(len, said.splitlines())) <= 100
+        assert len(said.splitlines()) < 40
     assert done(capsys, "--version") == f"tsfm {tsfm.__version__}\n"
 
 
-@pytest.mark.parametrize("group", ["data", "scaling"])
+@pytest.mark.parametrize("group", ["data", "scaling", "image"])
 def test_when_help_of_a_group_is_asked_for_then_only_its_commands_are_in_it(
     capsys: pytest.CaptureFixture[str], group: str
 ) -> None:
     said = done(capsys, group, "--help")
-    assert {line.split()[2] for line in said.splitlines()[2:]} == {
-        n.split()[1] for n in COMMANDS if n.startswith(group)
-    }
+    names = re.findall(rf"tsfm {group} (\w+)  ", said)
+    assert len(said.splitlines()) == 1 + len(names)
+    assert set(names) == {n.split()[1] for n in (*COMMANDS, *ADDED) if n.startswith(group)}
     alone = run(capsys, group)
     assert (alone.status, alone.out) == (2, said)
 
@@ -66,6 +73,17 @@ def test_when_a_command_is_listed_then_its_function_is_there_and_its_help_explai
     documented = inspect.getdoc(target) or ""
     for key in inspect.signature(target).parameters:
         assert f"{key}: " in documented, f"tsfm {name}: {key} is not explained"
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_when_our_image_package_adds_a_command_then_its_options_are_told_from_its_source(name: str) -> None:
+    told, function = outline(ADDED[name]), function_of(ADDED[name])
+    assert told is not None
+    assert told is not function
+    assert inspect.getdoc(told) == inspect.getdoc(function)
+    assert inspect.signature(told) == inspect.signature(function)
+    for key in inspect.signature(function).parameters:
+        assert f"{key}: " in str(inspect.getdoc(function)), f"tsfm {name}: {key} is not explained"
 
 
 def test_when_an_option_is_spelt_with_dashes_underscores_or_equals_then_it_is_the_same(

@@ -4,8 +4,8 @@ import base64
 import json
 import re
 import shlex
-import sys
 from html import unescape
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -152,9 +152,14 @@ def test_page_shows_the_image_example(folder: Path) -> None:
 def test_when_image_packages_are_missing_then_the_demo_says_so_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tsfm_vision.commands.digits", None)
+    def missing(entry: EntryPoint) -> None:
+        raise ModuleNotFoundError("No module named 'timm'", name="timm")
+
+    monkeypatch.setattr(EntryPoint, "load", missing)
     assert demo_images.run(tmp_path, 0, 1) is None
-    assert "Handwritten digits: skipped (expected the packages of image models" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Handwritten digits: skipped (expected the packages of image models, found no timm: pip install " in said
+    assert "'tsfm-suite[vision]')" in said
 
 
 @pytest.mark.slow

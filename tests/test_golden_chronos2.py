@@ -8,7 +8,6 @@ import torch
 from conftest import golden_cases
 from golden_series import close, close_by_series, columns_of
 from safetensors.torch import load_file
-from tiny_series import SIZES
 
 from tsfm.models.chronos2 import Chronos2, from_reference
 from tsfm.nn.quantiles import weighted_quantiles
@@ -87,7 +86,7 @@ def test_when_the_config_is_of_another_kind_then_it_is_refused() -> None:
 
 def test_when_a_covariate_of_the_future_is_known_then_the_forecast_takes_it_into_account() -> None:
     torch.manual_seed(0)
-    model = Chronos2(48, 16, Chronos2.config_type(**SIZES["chronos2"])).eval()
+    model = Chronos2(48, 16, Chronos2.config_type.tiny()).eval()
     past = torch.randn(2, 48, 1, dtype=torch.float64)
     known = torch.randn(2, 64, 1, dtype=torch.float64)
     seen = torch.ones(2, 64, 1, dtype=torch.bool)

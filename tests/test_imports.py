@@ -175,7 +175,10 @@ def test_when_tsfm_is_imported_then_nothing_heavy_is() -> None:
     assert not heavy & loaded_after("import tsfm")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["data", "--help"], ["forecast", "--help"]], ids=" ".join)
+HELP = [["--help"], ["--version"], ["data", "--help"], ["forecast", "--help"], ["image", "predict", "--help"]]
+
+
+@pytest.mark.parametrize("words", HELP, ids=" ".join)
 def test_when_help_is_asked_for_then_nothing_heavy_is_loaded(words: list[str]) -> None:
     code = f"from tsfm.commands.cli import main\ntry:\n    main({words})\nexcept SystemExit as end:\n    "
     code += "assert not end.code"
@@ -189,6 +192,8 @@ def test_when_help_is_asked_for_then_nothing_heavy_is_loaded(words: list[str]) -
         "matplotlib",
         "jsonargparse",
         "yaml",
+        "timm",
+        "tsfm_vision",
     }
     assert not heavy & loaded_after(code)
 

@@ -3,49 +3,55 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NoReturn
 
 import tsfm
 from tsfm_data.errors import InputError, unknown_name
 
-# name -> where its function is, and the line that help shows. A name of two words is a command in a group.
+# name -> where its function is, and the line that help shows. A name of two words is a command in a group. Packages add
+# others by entry points (``tsfm.commands.added``).
 COMMANDS = {
     "forecast": ("tsfm.commands.forecast:forecast", "forecast past the end of your series"),
     "evaluate": ("tsfm.commands.evaluate:evaluate", "score a model on held-out windows of a data set or your file"),
-    "finetune": ("tsfm.commands.finetune:finetune", "adapt a model to your series, never to the worse"),
-    "export": ("tsfm.commands.export:export", "a model as ONNX or torch.export, checked"),
+    "finetune": ("tsfm.commands.finetune:finetune", "adapt a model to your series; kept only if it is better"),
+    "export": ("tsfm.commands.export:export", "write a model as ONNX or torch.export, and check it"),
     "fit": ("tsfm.commands.train:train", "train a model from YAML (Lightning CLI)"),
     "validate": ("tsfm.commands.train:train", "validation error of a checkpoint (Lightning CLI)"),
     "test": ("tsfm.commands.train:train", "test error of a checkpoint (Lightning CLI)"),
     "predict": ("tsfm.commands.train:train", "forecast past the end of a config's data (Lightning CLI)"),
-    "configs list": ("tsfm.commands.configs:list_", "the configs that ship, by name"),
+    "configs list": ("tsfm.commands.configs:list_", "list the configs that ship"),
     "configs show": ("tsfm.commands.configs:show", "print a config"),
-    "configs copy": ("tsfm.commands.configs:copy", "a config as a file of your own"),
-    "data list": ("tsfm.commands.data:list_", "the data sets of the catalogue"),
-    "data pull": ("tsfm.commands.data:pull", "fetch a data set, verified"),
-    "data inspect": ("tsfm.commands.data:inspect", "what is understood of your file"),
-    "data build": ("tsfm.commands.data_build:build", "make a pretraining corpus from a list of sources"),
-    "data verify": ("tsfm.commands.data_build:verify", "compare a corpus with its digests"),
-    "data overlap": ("tsfm.commands.data_build:overlap", "which evaluation series a corpus has seen"),
-    "data gallery": ("tsfm.commands.data_gallery:gallery", "a picture of the synthetic series beside real ones"),
-    "scaling sweep": ("tsfm.commands.scaling:sweep", "train a grid of models into a ledger"),
-    "scaling counts": ("tsfm.commands.scaling:counts", "parameters and FLOPs, and where 6 N D is wrong"),
-    "scaling fit": ("tsfm.commands.scaling:fit", "scaling laws with intervals from a table of runs"),
-    "scaling plan": ("tsfm.commands.scaling:plan", "size, data and loss for a budget, from a law"),
+    "configs copy": ("tsfm.commands.configs:copy", "copy a config to change it"),
+    "scaling sweep": ("tsfm.commands.scaling:sweep", "train a grid of models and record each run in a table"),
+    "scaling counts": ("tsfm.commands.scaling:counts", "count parameters and FLOPs, and compare with 6 N D"),
+    "scaling fit": ("tsfm.commands.scaling:fit", "fit scaling laws, with intervals, to a table of runs"),
+    "scaling plan": ("tsfm.commands.scaling:plan", "choose model size and data for a compute budget"),
     "scaling selftest": ("tsfm.commands.scaling:selftest", "reproduce published scaling laws"),
-    "image evaluate": ("tsfm.commands.image:evaluate", "accuracy, calibration and robustness of an image model"),
-    "image predict": ("tsfm.commands.image:predict", "class probabilities of images"),
-    "image explain": ("tsfm.commands.image:explain", "draw where an image model looks"),
-    "image finetune": ("tsfm.commands.image_finetune:finetune", "adapt an image model to your images"),
-    "weights list": ("tsfm.commands.weights:list_", "the models that have a name, ours and published ones"),
-    "weights pull": ("tsfm.commands.weights:pull", "fetch a model, verified"),
-    "weights mirror": ("tsfm.commands.weights:mirror", "write a model for machines without network"),
-    "weights verify": ("tsfm.commands.weights:verify", "check a model folder or a mirror"),
-    "weights convert": ("tsfm.commands.weights:convert", "make a published checkpoint a model folder"),
+    "weights list": ("tsfm.commands.weights:list_", "list the models that have a name, ours and published ones"),
+    "weights pull": ("tsfm.commands.weights:pull", "download a model and verify it"),
+    "weights mirror": ("tsfm.commands.weights:mirror", "copy a model for machines without network"),
+    "weights verify": ("tsfm.commands.weights:verify", "check the files of a model folder or a mirror"),
+    "weights convert": ("tsfm.commands.weights:convert", "turn a published checkpoint into a model folder"),
     "weights card": ("tsfm.commands.weights:card", "write a model's card from what is recorded of it"),
-    "demo": ("tsfm.commands.demo:demo", "train on real series that ship, and write a report page"),
-    "doctor": ("tsfm.commands.doctor:doctor", "which kernels run here, and what is wrong with the installation"),
+    "data list": ("tsfm.commands.data:list_", "list the data sets that have a name"),
+    "data pull": ("tsfm.commands.data:pull", "download a data set and verify it"),
+    "data inspect": ("tsfm.commands.data:inspect", "show how your file is read"),
+    "data build": ("tsfm.commands.data_build:build", "make a pretraining corpus from a list of sources"),
+    "data verify": ("tsfm.commands.data_build:verify", "check the files of a corpus"),
+    "data overlap": ("tsfm.commands.data_build:overlap", "show which evaluation series a corpus contains"),
+    "data gallery": ("tsfm.commands.data_gallery:gallery", "draw synthetic series next to real ones"),
+    "demo": ("tsfm.commands.demo:demo", "train on small real data sets and write a report page"),
+    "doctor": ("tsfm.commands.doctor:doctor", "check the installation and show which kernels run here"),
+}
+# Heading of help -> the first words of the commands under it; every other command is under "other".
+HEADINGS = {
+    "forecast": ("forecast", "evaluate", "finetune", "export"),
+    "train": ("fit", "validate", "test", "predict", "configs"),
+    "scale": ("scaling",),
+    "images": ("image",),
+    "weights": ("weights",),
+    "data": ("data",),
 }
 INTERRUPTED = "interrupted: nothing half-written is left"
 
@@ -84,41 +90,71 @@ def fail(message: str) -> NoReturn:
 
 def dispatch(words: list[str]) -> int:
     """Find the command that the words begin with and call it with the rest; returns the exit status."""
-    if not words or words[0] in ("-h", "--help"):
-        print(usage(COMMANDS))
-        return 0
-    if words[0] == "--version":
+    if words[:1] == ["--version"]:
         print(f"tsfm {tsfm.__version__}")
         return 0
-    group = {name: entry for name, entry in COMMANDS.items() if name.split()[0] == words[0]}
+    if (name := command_of(words, COMMANDS)) is not None:
+        module, function = COMMANDS[name][0].split(":")
+        target, rest = getattr(importlib.import_module(module), function), words[len(name.split()) :]
+        if module.endswith(".train"):  # Lightning has a parser of its own
+            return target([name, *rest])
+        return call(f"tsfm {name}", target, rest)
+    from tsfm.commands.added import added_commands, function_of, outline, summary
+
+    added = added_commands(COMMANDS)
+    if (name := command_of(words, added)) is not None:
+        entry, rest = added[name], words[len(name.split()) :]
+        options = outline(entry) or function_of(entry)
+        return call(f"tsfm {name}", lambda **given: function_of(entry)(**given), rest, options)
+    lines = {name: text for name, (_, text) in COMMANDS.items()}
+    lines |= {name: summary(entry) for name, entry in added.items()}
+    if not words or words[0] in ("-h", "--help"):
+        print(usage(lines))
+        return 0
+    group = {name: text for name, text in lines.items() if name.split()[0] == words[0]}
     if not group:
-        raise unknown_name("command", words[0], {name.split()[0] for name in COMMANDS})
-    if list(group) == [words[0]]:
-        name, rest = words[0], words[1:]
-    elif len(words) < 2 or words[1] in ("-h", "--help"):
-        print(usage(group))
-        return 0 if len(words) > 1 else 2
-    else:
-        name, rest = " ".join(words[:2]), words[2:]
-        if name not in group:
-            raise unknown_name(f"command of tsfm {words[0]}", words[1], [key.split()[1] for key in group])
-    module, function = COMMANDS[name][0].split(":")
-    target = getattr(importlib.import_module(module), function)
-    if module.endswith(".train"):  # Lightning has a parser of its own
-        return target([name, *rest])
-    return call(f"tsfm {name}", target, rest)
+        raise unknown_name("command", words[0], {name.split()[0] for name in lines})
+    if len(words) > 1 and words[1] not in ("-h", "--help"):
+        raise unknown_name(f"command of tsfm {words[0]}", words[1], [name.split()[1] for name in group])
+    print(usage(group))
+    return 0 if len(words) > 1 else 2
 
 
-def usage(commands: dict[str, tuple[str, str]]) -> str:
-    """The help text of the whole command or of one group."""
-    width = max(map(len, commands))
-    lines = [f"  tsfm {name:<{width}}  {text}" for name, (_, text) in commands.items()]
-    return "\n".join(["usage: tsfm COMMAND ... (tsfm COMMAND --help says more)", "", *lines])
+def command_of(words: Sequence[str], names: Collection[str]) -> str | None:
+    """The name that the words begin with, the longest if there are several; None if there is none."""
+    begins = (" ".join(words[:count]) for count in range(len(words), 0, -1))
+    return next((begin for begin in begins if begin in names), None)
 
 
-def call(program: str, function: Callable[..., object], words: Sequence[str]) -> int:
-    """Parse the words into the function's parameters and call it; returns the exit status."""
+def usage(lines: Mapping[str, str]) -> str:
+    """The help text of the whole command or of one group: a line per command, under headings."""
+    width = max(map(len, lines))
+    text = ["usage: tsfm COMMAND ... (tsfm COMMAND --help says more)"]
+    headings = {word: heading for heading, words in HEADINGS.items() for word in words}
+    for heading in (*HEADINGS, "other"):
+        shown = heading
+        for name, line in lines.items():
+            if headings.get(name.split()[0], "other") == heading:
+                text.append(f"{shown:<8}  tsfm {name:<{width}}  {line}")
+                shown = ""
+    return "\n".join(text)
+
+
+def call(
+    program: str,
+    function: Callable[..., object],
+    words: Sequence[str],
+    options: Callable[..., object] | None = None,
+) -> int:
+    """Parse the words into the function's parameters and call it; returns the exit status.
+
+    Args:
+        program: what the words stand after on the command line.
+        function: to call.
+        words: of the command line.
+        options: a function whose parameters and docstring are the options; the same one by default.
+    """
     from tsfm.commands.arguments import parse
 
-    status = function(**parse(program, function, words))
+    status = function(**parse(program, options or function, words))
     return status if isinstance(status, int) else 0

@@ -15,7 +15,7 @@ import yaml
 from pytorch_lightning.loggers import Logger
 
 from tsfm.configs import config_path
-from tsfm.models import Forecaster
+from tsfm.models import Forecaster, model_classes
 from tsfm_data.errors import InputError, unknown_name
 
 # What a key of a config must hold a class of.
@@ -152,7 +152,8 @@ def unknown_class(text: str, found: re.Match[str], words: Sequence[str]) -> Inpu
     if found[3]:
         name = found[3].rstrip(".")
         section = section_of(text, found)
-        known = sorted(subclasses(BASES[section]))
+        models = {kind.__name__ for kind in model_classes().values()}
+        known = models if section == "forecaster" else subclasses(BASES[section])
         return InputError(f"{unknown_name(f'class for {section}', name, known)}{place(name, words)}")
     module = importlib.import_module(found[1])
     return InputError(f"{unknown_name(f'name in {found[1]}', found[2], public(module))}{place(found[2], words)}")
@@ -226,6 +227,10 @@ def subclasses(base: type) -> set[str]:
 
 
 def public(module: ModuleType) -> Iterable[str]:
-    """Names of the classes that a module defines and, for a package, of its modules."""
+    """Names of the classes that a module defines, of those that a package exports, and of its modules."""
     classes = [n for n, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module.__name__]
-    return [*classes, *(found.name for found in pkgutil.iter_modules(getattr(module, "__path__", [])))]
+    return [
+        *classes,
+        *getattr(module, "__all__", ()),
+        *(found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))),
+    ]

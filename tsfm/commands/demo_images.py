@@ -8,6 +8,7 @@ from typing import Any
 from tsfm.reports import Image, Section, Table, Value
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Report
+from tsfm_data.plugins import entry_points, load
 
 TITLE = "Handwritten digits"
 # Name of a metric in report.json -> how the page calls it.
@@ -28,14 +29,13 @@ def run(output: Path, seed: int, max_epochs: int | None) -> tuple[str, Any] | No
         max_epochs: trains shorter, to try the command out.
 
     Returns:
-        The command that trained and an ``Outcome`` of ``tsfm_vision.commands.digits``; None if a package that it needs
+        The command that trained and its outcome; None if a package that it needs
         is missing, which is said.
     """
-    from tsfm.commands.image import vision
     from tsfm.commands.train import train
 
     try:
-        digits = vision("commands.digits")
+        digits = example()
         command = digits.prepare(output, seed, max_epochs)
     except InputError as missing:
         print(f"\n{TITLE}: skipped ({missing})")
@@ -44,6 +44,18 @@ def run(output: Path, seed: int, max_epochs: int | None) -> tuple[str, Any] | No
     shutil.rmtree(output / digits.RUN, ignore_errors=True)  # of an earlier demo
     train(shlex.split(command)[1:])
     return command, digits.outcome(output)
+
+
+def example() -> Any:
+    """What another package trains for the demo: it has ``prepare``, ``outcome`` and ``RUN``.
+
+    Raises:
+        InputError: there is none, or it cannot be imported.
+    """
+    entry = next(iter(entry_points("tsfm.demos")), None)
+    if entry is None:
+        raise InputError("expected the package of image models, found none: pip install 'tsfm-suite[vision]'")
+    return load(entry, "image models")
 
 
 def scores(outcome: Any) -> Report:

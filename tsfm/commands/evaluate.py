@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tsfm.commands import image
+from tsfm.commands.added import added_function
 from tsfm.commands.forecast import check_batch_size, check_suffix
 from tsfm_data.errors import InputError, check_horizon
 
@@ -60,6 +60,7 @@ def evaluate(
     import sys
 
     from tsfm.inference import WithoutCovariates, check_covariates, load_predictor
+    from tsfm.weights import is_image_model
     from tsfm_data.evaluation import Report
     from tsfm_data.evaluation import evaluate as score
     from tsfm_data.io import open_source
@@ -68,10 +69,11 @@ def evaluate(
         check_horizon(horizon, option="--horizon")
     check_batch_size(batch_size)
     check_suffix(json, (".json", ".md", ".parquet"))
-    if data is not None and image.is_image_model(model):
+    if data is not None and is_image_model(model):
         if len(data) > 1:
             raise InputError(f"expected one image set at a time, found {len(data)}: give each its own command")
-        return image.evaluate(data[0], model=model, json=json, batch_size=batch_size)
+        added_function("image evaluate")(data[0], model=model, json=json, batch_size=batch_size)
+        return None
     if (data is None) == (suite is None):
         raise InputError("expected either --data or --suite, found " + ("neither" if data is None else "both"))
     columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}

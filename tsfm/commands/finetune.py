@@ -53,11 +53,10 @@ def finetune(
     """
     import json
 
-    from tsfm.commands.image import is_image_model
     from tsfm.inference import load_model
     from tsfm.reports import build_page, save_page, verdict
     from tsfm.training import Recipe, finetune, summary
-    from tsfm.weights import save
+    from tsfm.weights import is_image_model, save
     from tsfm_data.io import atomic_folder, open_source
 
     recipe = Recipe(method, steps, batch_size, lr, rank=rank, seed=seed)

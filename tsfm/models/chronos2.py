@@ -78,6 +78,11 @@ class Chronos2Config:
             )
         check_levels(self.levels)
 
+    @classmethod
+    def tiny(cls) -> "Chronos2Config":
+        """Sizes for a test, or for a first try."""
+        return cls(d_model=16, d_ff=16, d_kv=8, heads=2, layers=1, patch_size=4, time_scale=24)
+
 
 class Scale(NamedTuple):
     """Mean and deviation of every column."""

@@ -73,6 +73,11 @@ class ChronosBoltConfig:
             )
         check_levels(self.levels)
 
+    @classmethod
+    def tiny(cls) -> "ChronosBoltConfig":
+        """Sizes for a test, or for a first try."""
+        return cls(d_model=16, d_ff=16, d_kv=8, heads=2, layers=1, decoder_layers=1, patch_size=8)
+
 
 def bucket(distance: Int[Tensor, "N M"], buckets: int, max_distance: int, both_ways: bool) -> Int[Tensor, "N M"]:
     """T5's kinds of distance (key minus query): near ones exactly, far ones by their logarithm.

@@ -58,6 +58,11 @@ class ITransformerConfig:
         if self.levels:
             check_levels(self.levels)
 
+    @classmethod
+    def tiny(cls) -> "ITransformerConfig":
+        """Sizes for a test, or for a first try."""
+        return cls(d_model=16, d_ff=16, heads=2)
+
 
 class ITransformer(Forecaster):
     """Attention across variates, each a token made of its whole window; calendar features are tokens too.

@@ -59,6 +59,11 @@ class MoiraiConfig:
             )
         check_levels(self.levels)
 
+    @classmethod
+    def tiny(cls) -> "MoiraiConfig":
+        """Sizes for a test, or for a first try."""
+        return cls(d_model=16, layers=1, heads=2, patch_sizes=(4, 8), patch_size=4)
+
 
 class SizedLinear(nn.Module):
     """One linear layer a patch size; every token goes through that of its own, and a token of size 0 gives 0.

@@ -50,6 +50,11 @@ class Moirai2Config:
         check_positive(self, "d_model", "d_ff", "layers", "heads", "patch_size", "predict_tokens")
         check_levels(self.levels)
 
+    @classmethod
+    def tiny(cls) -> "Moirai2Config":
+        """Sizes for a test, or for a first try."""
+        return cls(d_model=16, d_ff=16, layers=1, heads=2, patch_size=4, predict_tokens=1)
+
 
 class Moirai2(Forecaster):
     """Causal over time, with every variate in view.

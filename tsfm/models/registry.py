@@ -6,11 +6,10 @@ type and whose value is ``module:Class``.
 """
 
 import importlib
-import warnings
 
 from tsfm.models.base import Forecaster
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.plugins import entry_points
+from tsfm_data.plugins import entry_points, load, say, wrong
 
 GROUP = "tsfm.models"
 OWN = {
@@ -24,8 +23,9 @@ OWN = {
     "zeroshot-decoder": "tsfm.models.zeroshot.decoder:ZeroShotDecoder",
     "zeroshot-encoder": "tsfm.models.zeroshot.encoder:ZeroShotEncoder",
 }
+ADDED = {entry.name: entry for entry in entry_points(GROUP, OWN)}
 # Model type in config.json -> module and class. A class is imported only when it is asked for.
-MODELS = {**{entry.name: entry.value for entry in entry_points(GROUP)}, **OWN}
+MODELS = {**{name: entry.value for name, entry in ADDED.items()}, **OWN}
 
 
 def model_class(model_type: str) -> type[Forecaster]:
@@ -39,23 +39,19 @@ def model_class(model_type: str) -> type[Forecaster]:
     if model_type in OWN:
         module, name = OWN[model_type].split(":")
         return getattr(importlib.import_module(module), name)
-    try:
-        module, name = MODELS[model_type].split(":")
-        return getattr(importlib.import_module(module), name)
-    except Exception as error:  # another package's: whatever it raises is its own fault, not ours
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-        raise InputError(
-            f"expected the model type {model_type} in {MODELS[model_type]} (entry point of {GROUP}), found an error on "
-            f"import ({reason}): update or uninstall the package that adds it"
-        ) from error
+    entry, what = ADDED[model_type], f"the model type {model_type}"
+    kind = load(entry, what)
+    if not (isinstance(kind, type) and issubclass(kind, Forecaster)):
+        raise wrong(entry, what, f"a {type(kind).__name__}, no Forecaster")
+    return kind
 
 
 def model_classes() -> dict[str, type[Forecaster]]:
-    """Every model type that can be imported, with its class; others are named by a warning."""
+    """Every model type that can be imported, with its class; others are named on standard error."""
     classes = {}
     for model_type in MODELS:
         try:
             classes[model_type] = model_class(model_type)
         except InputError as error:
-            warnings.warn(str(error), stacklevel=2)
+            say(str(error))
     return classes

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tsfm.weights.folders import CHECKSUMS, digest, read_checksums, verify
     from tsfm.weights.image_cards import keep_recipe
     from tsfm.weights.pretrained import calibrate, from_plain, load, load_named, save
-    from tsfm.weights.registry import default, default_image, local_folder, released
+    from tsfm.weights.registry import default, default_image, image_folder, is_image_model, local_folder, released
 
 __all__ = [
     "CHECKSUMS",
@@ -28,6 +28,8 @@ __all__ = [
     "default_image",
     "digest",
     "from_plain",
+    "image_folder",
+    "is_image_model",
     "keep_recipe",
     "keep_scores",
     "load",

@@ -14,6 +14,7 @@ from tsfm.weights.cards import foreign_card
 from tsfm.weights.folders import Origin, digest, read_object, write_checksums
 from tsfm.weights.tensors import check_file, read
 from tsfm_data.errors import InputError
+from tsfm_data.plugins import entry_points, load
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,8 +101,7 @@ def convert(
     name = name or folder.name
     origin = origin or Origin(name, "unknown", sha256={key: digest(path) for key, path in files.items()})
     if found == "image":
-        vision = _vision()
-        family, facts = vision.convert(
+        family, facts = image_converter().convert(
             state, config, weights, folder, architecture, foreign_card(name, "image", origin)
         )
         write_checksums(folder, origin)
@@ -194,7 +194,7 @@ def recognise(state: "Mapping[str, Tensor]", config: Mapping[str, Any], file: Pa
     if "enc_embedding.value_embedding.weight" in state:
         return "itransformer"
     try:
-        family = _vision().family_of(state)
+        family = image_converter().family_of(state)
     except InputError:
         family = None
     if family is None:
@@ -203,18 +203,16 @@ def recognise(state: "Mapping[str, Tensor]", config: Mapping[str, Any], file: Pa
     return "image"
 
 
-def _vision() -> Any:
-    """The part of the vision package that converts, reached by name.
+def image_converter() -> Any:
+    """What converts checkpoints of image models: it has ``family_of`` and ``convert``.
 
     Raises:
-        InputError: its dependencies are not installed.
+        InputError: no package has it, or it cannot be imported.
     """
-    try:
-        return importlib.import_module("tsfm_vision.weights")
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"expected the packages of image models, found no {error.name}: pip install 'tsfm-suite[vision]'"
-        ) from error
+    entry = next((entry for entry in entry_points("tsfm.converters") if entry.name == "image"), None)
+    if entry is None:
+        raise InputError("expected the package of image models, found none: pip install 'tsfm-suite[vision]'")
+    return load(entry, "image models")
 
 
 def check_sizes(config: Mapping[str, Any], state: "Mapping[str, Tensor]", file: Path) -> None:

@@ -190,6 +190,30 @@ def local_folder(name: str) -> Path | None:
     return next((place for place in places if (place / "config.json").is_file()), None)
 
 
+def image_folder(model: str | None) -> str:
+    """The folder of an image model that ships with the package or was pulled; anything else as it is.
+
+    Args:
+        model: a name or a folder; None takes the image model that ships.
+
+    Raises:
+        InputError: none ships.
+    """
+    name = default_image() if model is None else model
+    return str(local_folder(name) or name)
+
+
+def is_image_model(model: str) -> bool:
+    """Whether a model folder, or the run that holds it, is of an image model: its config names a timm architecture."""
+    folder = Path(image_folder(model))
+    for file in (folder / "config.json", folder / "model" / "config.json"):
+        try:
+            return "architecture" in json.loads(file.read_text())
+        except (OSError, ValueError, TypeError):
+            continue
+    return False
+
+
 def check_licence(entry: Entry, accepted: bool) -> None:
     """Refuse a model with a restricted licence that was not accepted.
 

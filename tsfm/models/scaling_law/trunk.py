@@ -50,6 +50,11 @@ class TrunkConfig:
         check_positive(self, "d_model", "layers", "heads", "patch_size")
         check_levels(self.levels)
 
+    @classmethod
+    def tiny(cls) -> "TrunkConfig":
+        """Sizes for a test, or for a first try."""
+        return cls(d_model=16, patch_size=4)
+
 
 # The published family; a name is about the number of parameters of the stack.
 SIZES = {

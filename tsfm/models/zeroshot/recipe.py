@@ -106,6 +106,11 @@ class ZeroShotConfig:
         seasonal = self.periods if self.lags else 0
         return 1 + 3 * seasonal + (1 + seasonal if self.drift else 0)
 
+    @classmethod
+    def tiny(cls) -> "ZeroShotConfig":
+        """Sizes for a test, or for a first try."""
+        return cls(d_model=16, layers=1, heads=2, patch_size=4, predict_patches=2)
+
 
 class Normaliser(NamedTuple):
     """The model's own scale of every row, and back."""

@@ -1,6 +1,5 @@
-"""What ``tsfm image`` and the demo run; their options are in ``tsfm.commands``."""
+"""``tsfm image``, and the digits of ``tsfm demo``: both are reached by entry points."""
 
-from tsfm_vision.commands.image import evaluate, explain, explained, name_of, pick, predict
-from tsfm_vision.training import finetune
+from tsfm_vision.commands.image import evaluate, explain, explained, finetune, name_of, pick, predict
 
 __all__ = ["evaluate", "explain", "explained", "finetune", "name_of", "pick", "predict"]

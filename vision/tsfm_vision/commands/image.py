@@ -1,41 +1,63 @@
-"""What ``tsfm image`` does with model folders; the command's own functions are in ``tsfm.commands.image``."""
+"""The commands ``tsfm image evaluate | predict | explain | finetune``.
+
+Their options need the standard library alone, so that help is quick (``tsfm.commands.added``).
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from tsfm.nn import keep_large_blocks
+from tsfm.weights import image_folder
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Report
 from tsfm_data.images import ImageSet, OnBad
-from tsfm_vision import evaluation
+from tsfm_vision import evaluation, training
 from tsfm_vision.backbones import BiFormer
-from tsfm_vision.training import divide, open_source
 from tsfm_vision.weights import data_config, load
 
 
 def evaluate(
     data: str,
-    model: str,
-    part: str,
-    robustness: bool,
-    json: Path | None,
-    plot: Path | None,
-    batch_size: int,
-    limit: int | None,
-    on_bad: OnBad,
+    *,
+    model: str | None = None,
+    part: str = "test",
+    robustness: bool = False,
+    json: Path | None = None,
+    plot: Path | None = None,
+    batch_size: int = 64,
+    limit: int | None = None,
+    on_bad: Literal["error", "skip"] = "error",
 ) -> None:
-    """Score a model folder on one part of an image set, print the table, and write what is asked for."""
-    net, classes = load(model)
+    """Score an image model: accuracy, log loss and calibration.
+
+    The table also has top-5 accuracy, the accuracy of each class, and images per second.
+
+    Args:
+        data: a folder of class folders, a Parquet file with image, label and split, or a set's name.
+        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
+            image model that ships with the package.
+        part: which part of the set: test, val, train, or all if it has no parts.
+        robustness: also score under noise, blur, contrast, brightness, JPEG and pixelation at five severities.
+        json: where to write the rows (.json, .md or .parquet).
+        plot: where to draw reliability and confusion (.png, .svg or .pdf).
+        batch_size: images classified at once.
+        limit: score so many images of the part at most.
+        on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
+    """
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise InputError("expected batch_size and limit of at least 1, found less: change them")
+    folder, net, classes = opened(model)
     images = pick(data, net, part, on_bad, limit)
     if images.classes and images.classes != classes and len(images.classes) == len(classes):
         raise InputError(
             f"{data}: expected the model's classes {', '.join(classes[:5])}, found {', '.join(images.classes[:5])}: "
             "give the data set that the model is for"
         )
-    name = name_of(model)
+    name = name_of(folder)
     report = evaluation.evaluate(net, images, name, batch_size)
     if robustness:
         report += evaluation.robustness(net, images, name, batch_size=batch_size)
@@ -45,42 +67,129 @@ def evaluate(
         report.save(json)
         print(f"{json}: {len(report.rows)} rows")
     if plot is not None:
-        found = evaluation.probabilities(net, images, batch_size)
-        evaluation.save_figure(evaluation.draw_calibration(found, images.labels, classes), plot)
+        scores = evaluation.probabilities(net, images, batch_size)
+        evaluation.save_figure(evaluation.draw_calibration(scores, images.labels, classes), plot)
         print(f"{plot}: calibration and confusion")
 
 
-def predict(data: str, model: str, top: int, output: Path | None, batch_size: int, on_bad: OnBad) -> None:
-    """Print the most probable classes of each image, and write all probabilities."""
-    net, classes = load(model)
+def predict(
+    data: str,
+    *,
+    model: str | None = None,
+    top: int = 3,
+    output: Path | None = None,
+    batch_size: int = 64,
+    on_bad: Literal["error", "skip"] = "error",
+) -> None:
+    """Print the most probable classes of images.
+
+    Args:
+        data: an image, a folder of images, or an image set (of one with parts, the test part).
+        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
+            image model that ships with the package.
+        top: classes to print of each image, at most.
+        output: a CSV file for all probabilities.
+        batch_size: images classified at once.
+        on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
+    """
+    if batch_size < 1:
+        raise InputError(f"expected a batch_size of at least 1, found {batch_size}: change it")
+    _, net, classes = opened(model)
     if top < 1:
         raise InputError(f"expected top of at least 1, found {top}: change --top")
     images = pick(data, net, None, on_bad, None)
-    found = evaluation.probabilities(net, images, batch_size)
-    best = evaluation.predictions(found, min(top, len(classes)))
+    scores = evaluation.probabilities(net, images, batch_size)
+    best = evaluation.predictions(scores, min(top, len(classes)))
     shown = range(min(len(images), 20))
     for index in shown:
-        text = ", ".join(f"{classes[k]} {found[index, k]:.1%}" for k in best[index])
+        text = ", ".join(f"{classes[k]} {scores[index, k]:.1%}" for k in best[index])
         print(f"{images.places(index)}: {text}")
     if len(images) > len(shown):
         print(f"... {len(images):,} images in all; give --output FILE.csv for the others")
     say_skipped(images)
     if output is not None:
-        evaluation.write_probabilities(output, found, images, classes)
+        evaluation.write_probabilities(output, scores, images, classes)
         print(f"{output}: {len(images):,} images")
 
 
-def explain(data: str, model: str, output: Path, count: int, seed: int, on_bad: OnBad) -> None:
-    """Draw where the model looks in some images of a set."""
+def explain(
+    data: str,
+    *,
+    model: str | None = None,
+    output: Path = Path("explain.png"),
+    count: int = 4,
+    seed: int = 0,
+    on_bad: Literal["error", "skip"] = "error",
+) -> None:
+    """Draw where an image model looks.
+
+    That is its attention, its routing, or gradients over the input.
+
+    Args:
+        data: an image, a folder of images, or an image set (of one with parts, the test part).
+        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
+            image model that ships with the package.
+        output: the picture (.png, .svg or .pdf).
+        count: images to draw, chosen at random if there are more.
+        seed: of the choice.
+        on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
+    """
     if count < 1:
         raise InputError(f"expected at least 1 image to draw, found {count}: change --count")
-    net, classes = load(model)
+    _, net, classes = opened(model)
     images = pick(data, net, None, on_bad, None)
     if len(images) > count:
         images = images.select(np.sort(np.random.default_rng(seed).permutation(len(images))[:count]))
     figure = explained(net, images, classes)
     evaluation.save_figure(figure, output)
     print(f"{output}: {len(images)} images")
+
+
+def finetune(
+    data: str,
+    *,
+    output: Path,
+    model: str | None = None,
+    steps: int = 200,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    checks: int = 5,
+    seed: int = 0,
+    scratch: bool = False,
+    on_bad: Literal["error", "skip"] = "error",
+) -> None:
+    """Fine-tune an image model on your images.
+
+    If the classes are the model's own, the result is never worse on held-out images.
+
+    Args:
+        data: a folder of class folders, a Parquet file with image, label and split, or a set's name.
+        output: the model folder to write.
+        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
+            image model that ships with the package.
+        steps: optimiser steps.
+        batch_size: images per step.
+        lr: peak learning rate; deeper layers have less.
+        checks: times that held-out training images are looked at; the best checkpoint is kept.
+        seed: of held-out images, order, augmentation and a new head.
+        scratch: start from random weights instead, for comparison.
+        on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
+    """
+    if output.exists() and not (output / "config.json").is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"expected a new folder or a model folder, found {output}: give another --output")
+    keep_large_blocks()
+    options = (steps, batch_size, lr, checks, seed, scratch, on_bad)
+    result = training.finetune(data, image_folder(model), output, *options)
+    held_out = f"{result['val']:.2%} on held-out images at step {result['steps']}"
+    print(f"top-1 {held_out}, {result['test']:.2%} on test images")
+    print(f"{output}: a model folder; tsfm image predict IMAGES --model {output}")
+
+
+def opened(model: str | None) -> tuple[str, nn.Module, tuple[str, ...]]:
+    """The folder of a model, the model, and the names of its classes."""
+    keep_large_blocks()
+    folder = image_folder(model)
+    return folder, *load(folder)
 
 
 def explained(net: nn.Module, images: ImageSet, classes: tuple[str, ...], across: bool = False) -> Any:
@@ -107,11 +216,11 @@ def explained(net: nn.Module, images: ImageSet, classes: tuple[str, ...], across
 
 def pick(data: str, net: nn.Module, part: str | None, on_bad: OnBad, limit: int | None) -> ImageSet:
     """The images of one part; by default those to test with, which are all if the set has no parts."""
-    found = open_source(data, None, data_config(net)["input_size"][0], on_bad)
+    found = training.open_source(data, None, data_config(net)["input_size"][0], on_bad)
     if "all" in found and part in (None, "all"):
         images = found["all"]
     else:
-        parts = divide(found, 0.1, 2023) if "all" not in found else found
+        parts = training.divide(found, 0.1, 2023) if "all" not in found else found
         wanted = part or "test"
         if wanted not in parts:
             raise InputError(
