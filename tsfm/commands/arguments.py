@@ -8,6 +8,8 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn, Union
 
+import docstring_parser
+
 from tsfm_data.errors import InputError, unknown_name
 
 TRUTH = {"true": True, "yes": True, "false": False, "no": False}
@@ -35,8 +37,6 @@ def parse(program: str, function: Callable[..., object], words: Sequence[str]) -
     Raises:
         InputError: an option is unknown, missing or of the wrong type.
     """
-    import docstring_parser
-
     doc = docstring_parser.parse(inspect.getdoc(function) or "")
     texts = {parameter.arg_name: parameter.description or "" for parameter in doc.params}
     about = "\n".join(filter(None, (doc.short_description, doc.long_description)))

@@ -1,10 +1,14 @@
 """``tsfm finetune``: adapt a model to a table, and keep the result where a backtest prefers it."""
 
+import json
 import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
 
+from tsfm import inference, reports, training, weights
+from tsfm.commands.image import is_image_model
+from tsfm_data import io
 from tsfm_data.errors import InputError
 
 
@@ -51,31 +55,22 @@ def finetune(
         known_covariates: columns known in the future too, tried likewise.
         freq: pandas frequency of the series; inferred by default.
     """
-    import json
-
-    from tsfm.commands.image import is_image_model
-    from tsfm.inference import load_model
-    from tsfm.reports import build_page, save_page, verdict
-    from tsfm.training import Recipe, finetune, summary
-    from tsfm.weights import save
-    from tsfm_data.io import atomic_folder, open_source
-
-    recipe = Recipe(method, steps, batch_size, lr, rank=rank, seed=seed)
+    recipe = training.Recipe(method, steps, batch_size, lr, rank=rank, seed=seed)
     if output.exists() and not (output / "result.json").is_file() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"expected a new folder or one of tsfm finetune, found {output}: give another --output")
     if model is not None and is_image_model(model):
         raise InputError(f"expected a forecasting model, found the image model {model}: tsfm image finetune adapts it")
-    start = load_model(model)
+    start = inference.load_model(model)
     columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
     columns |= {"past_covariates": past_covariates or (), "known_covariates": known_covariates or ()}
-    series = open_source(input, **columns)
+    series = io.open_source(input, **columns)
     begin = time.perf_counter()
-    result = finetune(start, series, horizon, recipe)
+    result = training.finetune(start, series, horizon, recipe)
     seconds = time.perf_counter() - begin
     command = ["tsfm", *sys.argv[1:]]
-    with atomic_folder(output) as temporary:
-        save(result.model, temporary / "model")
-        (temporary / "result.json").write_text(json.dumps(summary(result), indent=1) + "\n")
-        save_page(build_page(result, start, command, output), temporary / "report.html")
-    print(f"{verdict(result)} Trained {result.trained:,} numbers in {seconds:.0f} s.")
+    with io.atomic_folder(output) as temporary:
+        weights.save(result.model, temporary / "model")
+        (temporary / "result.json").write_text(json.dumps(training.summary(result), indent=1) + "\n")
+        reports.save_page(reports.build_page(result, start, command, output), temporary / "report.html")
+    print(f"{reports.verdict(result)} Trained {result.trained:,} numbers in {seconds:.0f} s.")
     print(f"{output}: model, report.html, result.json; forecast with tsfm forecast --model {output}")

@@ -1,9 +1,12 @@
 """``tsfm forecast``: from a table to a table of quantiles past its end."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from tsfm import inference, nn, reports, weights
+from tsfm_data import io
 from tsfm_data.errors import InputError, check_horizon
 
 TABLES = (".csv", ".parquet", ".json")
@@ -48,32 +51,25 @@ def forecast(
         freq: pandas frequency of the series; inferred by default.
         batch_size: windows forecast at once.
     """
-    from tsfm.inference import check_covariates, check_observed, forecast_frame, load_predictor
-    from tsfm.nn import DEFAULT_LEVELS, check_levels
-    from tsfm.weights import registry
-    from tsfm_data.io import open_source
-
     check_horizon(horizon, option="--horizon")
     check_batch_size(batch_size)
     check_suffix(output, TABLES)
     check_suffix(plot, PICTURES)
-    asked = check_levels(DEFAULT_LEVELS if levels is None else levels)
-    predictor = load_predictor(registry.default() if model is None else model)
+    asked = nn.check_levels(nn.DEFAULT_LEVELS if levels is None else levels)
+    predictor = inference.load_predictor(weights.default() if model is None else model)
     columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
     columns |= {"past_covariates": past_covariates or (), "known_covariates": known_covariates or ()}
-    series = open_source(input, **columns)
-    for warning in filter(None, (check_covariates(predictor, series), check_observed(series))):
+    series = io.open_source(input, **columns)
+    for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
         print(f"warning: {warning}", file=sys.stderr)
-    frame = forecast_frame(predictor, series, horizon, asked, batch_size)
+    frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size)
     if output is None:
         frame.to_csv(sys.stdout, index=False)
     else:
         write_frame(frame, output)
         print(f"{output}: {frame['item_id'].nunique()} series, {horizon} steps each, model {predictor.name}")
     if plot is not None:
-        from tsfm.reports import plot_forecast, save_figure
-
-        save_figure(plot_forecast(series, frame), plot)
+        reports.save_figure(reports.plot_forecast(series, frame), plot)
         print(f"{plot}: history, median and interval")
 
 
@@ -104,13 +100,9 @@ def write_frame(frame: "pandas.DataFrame", path: Path) -> None:  # type: ignore[
     Raises:
         InputError: a suffix that is not .csv, .parquet or .json.
     """
-    import json
-
-    from tsfm_data.io import atomic_file
-
     check_suffix(path, TABLES)
 
-    with atomic_file(path) as file:
+    with io.atomic_file(path) as file:
         if path.suffix == ".csv":
             frame.to_csv(file, index=False)
         elif path.suffix == ".parquet":
