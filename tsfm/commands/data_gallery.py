@@ -65,7 +65,7 @@ def draw(sets: dict[str, np.ndarray], length: int, seed: int) -> "Figure":
         length: steps of the examples.
         seed: of the examples.
     """
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # it would slow the help
 
     figure = Figure(figsize=(10.6, 6.9), layout="constrained", facecolor="white")
     grid = figure.add_gridspec(3, 2, width_ratios=[2.5, 1])

@@ -63,7 +63,7 @@ class Example:
 
     def read(self) -> "pd.DataFrame":
         """The table, with the columns that are forecast."""
-        from vega_datasets import local_data
+        from vega_datasets import local_data  # pandas would slow the help
 
         frame = getattr(local_data, self.table)()
         columns = list(self.columns) or [name for name in frame.columns if name != "nonfarm_change"]
@@ -165,7 +165,7 @@ def run(example: Example, command: str, output: Path) -> Outcome:
         command: the command that trains.
         output: folder of the demo.
     """
-    from tsfm.commands.train import train
+    from tsfm.commands.train import train  # Lightning takes seconds
 
     table = example.read()
     path, folder = output / f"{example.name}.csv", output / example.name
@@ -235,7 +235,7 @@ def data_facts(example: Example, module: "ForecastDataModule") -> dict[str, str]
 
 def training_facts(folder: Path, model: "Forecaster") -> dict[str, str]:
     """How training went, from its log: it stopped by itself, at the last epoch, or because its time was up."""
-    import pandas as pd
+    import pandas as pd  # it would slow the help
 
     losses = pd.read_csv(next(folder.glob("logs/*/metrics.csv")))["val_loss"].dropna().tolist()
     config = yaml.safe_load((folder / "config.yaml").read_text())

@@ -17,7 +17,7 @@ def doctor(json: bool = False) -> int:
     Args:
         json: print JSON in place of tables.
     """
-    from tsfm.commands.health import examine, kernels
+    from tsfm.commands.health import examine, kernels  # PyTorch takes seconds
 
     findings, table = examine(), kernels()
     wrong = [finding for finding in findings if finding.state == "wrong"]
