@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tabulate import tabulate
 
+from tsfm.commands.arguments import Columns
 from tsfm_data import io
 from tsfm_data.errors import unknown_name
 
@@ -84,33 +85,20 @@ def pull(name: str) -> None:
 
 def inspect(
     input: str,
-    time_column: str | None = None,
-    item_column: str | None = None,
-    target: list[str] | None = None,
-    past_covariates: list[str] | None = None,
-    known_covariates: list[str] | None = None,
-    freq: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - it is frozen
     json: Path | None = None,
 ) -> None:
     """Show what is understood of a table: layout, series, frequency, span, missing values, gaps.
 
     Args:
         input: CSV, Parquet or Arrow file, or a data set of the catalogue.
-        time_column: the column of timestamps; found by itself where its name or type tells.
-        item_column: the column that names the series of a long table.
-        target: the column or columns to forecast.
-        past_covariates: columns known up to the present only.
-        known_covariates: columns known in the future too.
-        freq: pandas frequency of the series; inferred by default.
+        columns: how the table is read.
         json: file to write the findings to; "-" writes to standard output in place of the text.
 
     Raises:
         InputError: whatever is wrong with the table.
     """
-    options: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
-    for key, names in (("past_covariates", past_covariates), ("known_covariates", known_covariates)):
-        if names:
-            options[key] = names
+    options = columns.given()
     series = io.catalog.open_source(input, **options)
     findings, rows = _findings(series, input, options), _frequencies(series)
     findings["warnings"] = [*findings["warnings"], *_warnings(series)]

@@ -6,6 +6,7 @@ from typing import Any
 
 from tsfm import inference, reports
 from tsfm.commands import image
+from tsfm.commands.arguments import Columns
 from tsfm.commands.forecast import check_batch_size, check_suffix
 from tsfm_data import evaluation, io
 from tsfm_data.errors import InputError, check_horizon
@@ -25,12 +26,7 @@ def evaluate(
     output: Path | None = None,
     json: Path | None = None,
     baselines: bool = True,
-    time_column: str | None = None,
-    item_column: str | None = None,
-    target: list[str] | None = None,
-    past_covariates: list[str] | None = None,
-    known_covariates: list[str] | None = None,
-    freq: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - it is frozen
     batch_size: int = 256,
     jobs: int = 1,
 ) -> None:
@@ -51,12 +47,7 @@ def evaluate(
         output: with --suite, a folder for report.html, report.md and report.json.
         json: where to write {"rows": [...], "summary": {...}}.
         baselines: whether naive and seasonal naive are scored beside the model.
-        time_column: the column of timestamps; found by itself where its name or type tells.
-        item_column: the column that names the series of a long table.
-        target: the column or columns to forecast.
-        past_covariates: columns known up to the present; a model that takes covariates is scored with and without.
-        known_covariates: columns known over the horizon too, likewise.
-        freq: pandas frequency of the series; inferred by default.
+        columns: how the table is read.
         batch_size: windows forecast at once.
         jobs: with --suite, processes, one thread each.
     """
@@ -70,10 +61,8 @@ def evaluate(
         return image.evaluate(data[0], model=model, json=json, batch_size=batch_size)
     if (data is None) == (suite is None):
         raise InputError("expected either --data or --suite, found " + ("neither" if data is None else "both"))
-    columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
-    columns |= {"past_covariates": past_covariates, "known_covariates": known_covariates}
     if suite is not None:
-        own = {**columns, "horizon": horizon, "profile": profile}
+        own = {**vars(columns), "horizon": horizon, "profile": profile}
         return _on_suite(model, suite, profiles, sets, output, json, batch_size, jobs, own)
     for name, value in {"profiles": profiles, "sets": sets, "output": output}.items():
         if value is not None:
@@ -82,7 +71,7 @@ def evaluate(
     predictors = [inference.load_predictor(name) for name in names]
     report = evaluation.Report()
     for source in data or ():
-        series = io.open_source(source, **{name: value for name, value in columns.items() if value})
+        series = io.open_source(source, **columns.given())
         scored = list(predictors)
         warning = inference.check_covariates(predictors[0], series)
         if warning is not None:

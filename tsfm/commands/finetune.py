@@ -4,9 +4,10 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tsfm import inference, reports, training, weights
+from tsfm.commands.arguments import Columns
 from tsfm.commands.image import is_image_model
 from tsfm_data import io
 from tsfm_data.errors import InputError
@@ -24,12 +25,7 @@ def finetune(
     lr: float | None = None,
     rank: int = 8,
     seed: int = 0,
-    time_column: str | None = None,
-    item_column: str | None = None,
-    target: list[str] | None = None,
-    past_covariates: list[str] | None = None,
-    known_covariates: list[str] | None = None,
-    freq: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - it is frozen
 ) -> None:
     """Fine-tune a model on the series of a table, never to the worse.
 
@@ -48,12 +44,7 @@ def finetune(
         lr: peak learning rate; the method's own by default.
         rank: of the updates of lora.
         seed: of everything random.
-        time_column: the column of timestamps; found by itself where its name or type tells.
-        item_column: the column that names the series of a long table.
-        target: the column or columns to forecast.
-        past_covariates: columns known up to the present, tried where the model takes covariates.
-        known_covariates: columns known in the future too, tried likewise.
-        freq: pandas frequency of the series; inferred by default.
+        columns: how the table is read.
     """
     recipe = training.Recipe(method, steps, batch_size, lr, rank=rank, seed=seed)
     if output.exists() and not (output / "result.json").is_file() and (not output.is_dir() or any(output.iterdir())):
@@ -61,9 +52,7 @@ def finetune(
     if model is not None and is_image_model(model):
         raise InputError(f"expected a forecasting model, found the image model {model}: tsfm image finetune adapts it")
     start = inference.load_model(model)
-    columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
-    columns |= {"past_covariates": past_covariates or (), "known_covariates": known_covariates or ()}
-    series = io.open_source(input, **columns)
+    series = io.open_source(input, **columns.given())
     begin = time.perf_counter()
     result = training.finetune(start, series, horizon, recipe)
     seconds = time.perf_counter() - begin
