@@ -7,7 +7,7 @@ from pathlib import Path
 from tsfm import inference, nn, reports, weights
 from tsfm.commands.arguments import Columns
 from tsfm_data import io
-from tsfm_data.errors import InputError, check_horizon
+from tsfm_data.errors import InputError, check_horizon, check_sizes
 
 TABLES = (".csv", ".parquet", ".json")
 PICTURES = (".png", ".svg", ".pdf")
@@ -41,7 +41,7 @@ def forecast(
         batch_size: windows forecast at once.
     """
     check_horizon(horizon, option="--horizon")
-    check_batch_size(batch_size)
+    check_sizes(batch_size=batch_size)
     check_suffix(output, TABLES)
     check_suffix(plot, PICTURES)
     asked = nn.check_levels(nn.DEFAULT_LEVELS if levels is None else levels)
@@ -58,16 +58,6 @@ def forecast(
     if plot is not None:
         reports.save_figure(reports.plot_forecast(series, frame), plot)
         print(f"{plot}: history, median and interval")
-
-
-def check_batch_size(size: int) -> None:
-    """Check that a batch holds something.
-
-    Raises:
-        InputError: it does not.
-    """
-    if size < 1:
-        raise InputError(f"expected a batch size of at least 1, found {size}: give --batch-size 256, for instance")
 
 
 def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
