@@ -32,7 +32,7 @@ def run(output: Path, seed: int, max_epochs: int | None) -> tuple[str, Any] | No
         The command that trained and its outcome; None if a package that it needs
         is missing, which is said.
     """
-    from tsfm.commands.train import train
+    from tsfm.commands.train import train  # Lightning takes seconds
 
     try:
         digits = example()

@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_sizes
 from tsfm_data.windows import B, ResumableLoader
 
 
@@ -31,8 +31,7 @@ class CountedLoader(ResumableLoader[B]):
 
     def __init__(self, batches: int, *, seed: int = 0, rank: int = 0, world: int = 1, prefetch: int = 0) -> None:
         super().__init__()
-        if batches < 1:
-            raise InputError(f"batches: expected at least 1 an epoch, found {batches}")
+        check_sizes(batches=batches)
         if not 0 <= seed < 1 << 63:
             raise InputError(f"seed: expected 0 or more, below 2^63, found {seed}")
         if prefetch < 0:

@@ -15,7 +15,7 @@ from tsfm_data.corpus.augmentation import AugmentConfig, augment, rates
 from tsfm_data.corpus.counted import CountedLoader
 from tsfm_data.corpus.sampler import Drawer, Drawn
 from tsfm_data.corpus.store import Source, Store
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import InputError, check_sizes, unknown_name
 from tsfm_data.windows import Batch
 
 SHORTEST = 8  # steps of the shortest history that cropping leaves
@@ -133,10 +133,7 @@ class CorpusLoader(CountedLoader[Batch]):
         prefetch: int = 0,
     ) -> None:
         super().__init__(batches, seed=seed, rank=rank, world=world, prefetch=prefetch)
-        sizes = {"context": context, "horizon": horizon, "batch_size": batch_size, "variates": variates}
-        for name, size in sizes.items():
-            if size < 1:
-                raise InputError(f"{name}: expected at least 1, found {size}")
+        check_sizes(context=context, horizon=horizon, batch_size=batch_size, variates=variates)
         check_share("crop", crop)
         self.context, self.horizon, self.batch_size, self.crop = context, horizon, batch_size, crop
         self.variates = variates

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import check_horizon
 from tsfm_data.evaluation.baselines import Naive, Predictor, SeasonalNaive
 from tsfm_data.evaluation.elements import Elements, seasonal_error
 from tsfm_data.evaluation.metrics import Accumulator, Metric, get_metric, needed_levels
@@ -67,8 +67,8 @@ def evaluate(
     protocol = get_profile(profile) if isinstance(profile, str) else profile
     if levels is not None:
         protocol = replace(protocol, levels=tuple(sorted(levels)))
-    if horizon is not None and horizon < 1:
-        raise InputError(f"horizon: expected at least 1 step, found {horizon}")
+    if horizon is not None:
+        check_horizon(horizon)
     sources = [source] if isinstance(source, SeriesSet | str | Path) else list(source)
     sets = [one if isinstance(one, SeriesSet) else catalog.open_source(one) for one in sources]
     series = sets[0] if len(sets) == 1 else pool("+".join(one.name for one in sets), sets)

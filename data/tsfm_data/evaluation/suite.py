@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import InputError, check_sizes, unknown_name
 from tsfm_data.evaluation import kept_baselines as reference
 from tsfm_data.evaluation.baselines import BASELINES, Predictor, get_baseline
 from tsfm_data.evaluation.evaluator import evaluate_series
@@ -57,8 +58,7 @@ def evaluate_suite(
     for name in baselines:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
-    if jobs < 1:
-        raise InputError(f"jobs: expected at least 1 process, found {jobs}")
+    check_sizes(jobs=jobs)
     chosen, notes = at_hand(suite, choose(suite, profiles, sets))
     report = Report(notes=notes)
     for one, rows, _ in score_sets(predictor, chosen, batch_size=batch_size, jobs=jobs):
@@ -182,6 +182,4 @@ def _timed(
 
 
 def _one_thread() -> None:
-    import torch
-
     torch.set_num_threads(1)

@@ -2,32 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from tsfm_data.errors import InputError
+from tsfm_data.io import Borders
 
 Part = Literal["train", "val", "test"]
 FRACTIONS = (0.7, 0.1, 0.2)
-
-
-@runtime_checkable
-class Borders(Protocol):
-    """How the catalogue states a split: three numbers of rows, or three fractions of them."""
-
-    @property
-    def unit(self) -> str: ...
-    @property
-    def train(self) -> float: ...
-    @property
-    def val(self) -> float: ...
-    @property
-    def test(self) -> float: ...
-    @property
-    def overlap(self) -> bool: ...
 
 
 @dataclass(frozen=True, eq=False)
