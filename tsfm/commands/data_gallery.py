@@ -13,19 +13,6 @@ EXAMPLES, LAGS, POINTS = 5, 192, 600
 LONGEST = 8192  # steps that an example still shows
 SYNTHETIC, REAL = "#0072b2", "#d55e00"
 PERIODS = (2, 4, 7, 12, 24, 48, 96, 168)
-ABOUT = {
-    "trend_season": "trend, seasons, noise",
-    "gp": "Gaussian processes",
-    "calendar": "dates and holidays",
-    "macro": "years, quarters, months",
-    "arma": "seasonal ARIMA, GARCH",
-    "ets": "exponential smoothing",
-    "regime": "switching diffusions",
-    "events": "bursts, promotions, visits",
-    "intermittent": "intermittent demand",
-    "spikes": "periodic spikes",
-    "chaos": "chaotic systems",
-}
 
 
 def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows: int = 3000, seed: int = 0) -> None:
@@ -44,7 +31,7 @@ def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows
     from tsfm.reports import save_figure
     from tsfm_data.corpus import Store, catalogue_sources, real_windows, store_sources
     from tsfm_data.errors import InputError
-    from tsfm_data.synthetic import SyntheticMixture
+    from tsfm_data.synthetic import GENERATORS, SyntheticMixture
 
     if not 64 <= length <= LONGEST or windows < 1:
         raise InputError(f"expected a length from 64 to {LONGEST:,} and a window or more, found {length} and {windows}")
@@ -54,7 +41,7 @@ def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows
         sets["real"] = real_windows(sources, windows, length, np.random.default_rng([seed, 1]))
     save_figure(draw(sets, length, seed), output)
     against = f"beside {len(sets['real']):,} windows of {len(sources)} sources" if sources else "no real series at hand"
-    print(f"{output}: {len(ABOUT)} families, {windows:,} series of the mixture, {against}")
+    print(f"{output}: {len(GENERATORS)} families, {windows:,} series of the mixture, {against}")
 
 
 def draw(sets: dict[str, np.ndarray], length: int, seed: int) -> "Figure":
@@ -82,15 +69,16 @@ def draw(sets: dict[str, np.ndarray], length: int, seed: int) -> "Figure":
 
 def _examples(axis: "Axes", length: int, seed: int) -> None:
     """One row a family: its name and some of its series, each scaled to the height of the row."""
-    from tsfm_data.synthetic import GENERATORS, WEIGHTS
+    from tsfm_data.synthetic import ABOUT, GENERATORS, WEIGHTS
 
     axis.axis("off")
     axis.set_title(f"Synthetic series of {length} steps", loc="left", fontsize=12)
     across = np.linspace(0, 0.94, length)  # an example is one unit wide and high, with a margin
+    total = sum(WEIGHTS.values())
     for row, (name, family) in enumerate(GENERATORS.items()):
         base = -1.3 * row
         axis.text(-1.25, base + 0.72, name, fontsize=10, weight="bold", va="center")
-        share = f"{100 * WEIGHTS[name]:.0f} % of the mixture"
+        share = f"{100 * WEIGHTS[name] / total:.0f} % of the mixture"
         for height, text in ((0.4, ABOUT[name]), (0.12, share)):
             axis.text(-1.25, base + height, text, fontsize=7.5, color="#555555", va="center")
         # Neighbours may share their kind: every eighth is shown.
