@@ -85,7 +85,9 @@ def test_when_a_wheel_is_built_then_it_holds_every_package_and_data_file(tmp_pat
     with zipfile.ZipFile(build_wheel(tmp_path)) as archive:
         inside = set(archive.namelist())
         entry = next(name for name in inside if name.endswith("entry_points.txt"))
-        assert "tsfm = tsfm.commands.cli:main" in archive.read(entry).decode()
+        entries = archive.read(entry).decode()
+        assert "tsfm = tsfm.commands.cli:main" in entries
+        assert "image.predict = tsfm_vision.commands.image:predict" in entries
     assert expected_files() <= inside
     strays = {name.split("/")[0] for name in inside} - set(FOLDERS.values())
     assert all(name.endswith(".dist-info") for name in strays), strays

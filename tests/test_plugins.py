@@ -71,7 +71,7 @@ def packages(tmp_path: Path) -> Path:
     points = {
         "toys": {
             "tsfm.models": "toy = toys:Toy",
-            "tsfm.commands": "greet = toys:greet\nimage.greet = toys:greet",
+            "tsfm.commands": "greet = toys:greet\nimage.greet = toys:greet\ndraw = missing_art:draw",
             "tsfm.backbones": "toys = toy_backbones",
         },
         "yells": {
@@ -83,7 +83,8 @@ def packages(tmp_path: Path) -> Path:
     for name, groups in points.items():
         info = tmp_path / f"{name}-1.0.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        extra = "Provides-Extra: art\nRequires-Dist: missing-art>=1; extra == 'art'\n"
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{extra}")
         text = "".join(f"[{group}]\n{lines}\n" for group, lines in groups.items())
         (info / "entry_points.txt").write_text(text)
     return tmp_path
@@ -139,6 +140,10 @@ def test_when_another_package_adds_a_command_then_it_is_in_help_and_runs(package
     assert (broken.returncode, broken.stdout) == (2, "")
     assert broken.stderr.splitlines()[-1].startswith(
         "tsfm: error: expected the command tsfm shout in missing_package:shout (entry point of tsfm.commands), found"
+    )
+    missing = tsfm(packages, "draw").stderr.splitlines()[-1]
+    assert missing == (
+        "tsfm: error: expected the packages of the command tsfm draw, found no missing_art: pip install 'toys[art]'"
     )
 
 

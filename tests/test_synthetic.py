@@ -1,11 +1,17 @@
 """Synthetic series: seeded, finite, of the statistics that each family promises, and mixed by weight."""
 
 import datetime
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
+from tsfm_data import synthetic
 from tsfm_data.errors import InputError
 from tsfm_data.synthetic import (
     GENERATORS,
@@ -60,8 +66,51 @@ def test_when_a_mixture_is_drawn_then_families_come_by_weight() -> None:
     assert abs(whole - 0.75) < 0.04
     np.testing.assert_array_equal(x, mixture.draw(2000, 32, rng()))
     assert mixture.weights == {"intermittent": 0.75, "gp": 0.25}
-    assert set(WEIGHTS) == set(GENERATORS)
-    assert sum(WEIGHTS.values()) == pytest.approx(1)
+    assert list(WEIGHTS) == list(GENERATORS) == list(SyntheticMixture().weights)
+    assert sum(SyntheticMixture().weights.values()) == pytest.approx(1)
+
+
+WALK = """
+import numpy as np
+WEIGHT = 0.15
+ABOUT = "random walks"
+def walk(count, length, rng):
+    return rng.normal(size=(count, length)).cumsum(1).astype(np.float32)
+"""
+
+
+def test_when_a_file_with_a_family_is_there_then_the_mixture_draws_it(tmp_path: Path) -> None:
+    folder = Path(synthetic.__path__[0])
+    shutil.copytree(folder.parent, tmp_path / "tsfm_data", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tsfm_data/synthetic/walk.py").write_text(WALK)
+    code = (
+        "import numpy as np; from tsfm_data.synthetic import *; mixture = SyntheticMixture(); print(*mixture.weights);"
+        "print(ABOUT['walk'], GENERATORS['walk'](3, 4, np.random.default_rng()).shape);"
+        "print(np.isfinite(mixture.draw(50, 32, np.random.default_rng())).all())"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, text=True, capture_output=True, check=True
+    )
+    order = sorted({**WEIGHTS, "walk": 0.15}.items(), key=lambda family: (-family[1], family[0]))
+    assert done.stdout.splitlines() == [" ".join(name for name, _ in order), "random walks (3, 4)", "True"]
+
+
+def test_when_families_are_listed_then_they_are_in_the_order_in_which_released_models_drew_them() -> None:
+    order = [
+        "trend_season",
+        "gp",
+        "calendar",
+        "macro",
+        "arma",
+        "ets",
+        "regime",
+        "events",
+        "intermittent",
+        "spikes",
+        "chaos",
+    ]
+    assert [name for name in WEIGHTS if name in order] == order
 
 
 @pytest.mark.parametrize(

@@ -18,19 +18,6 @@ EXAMPLES, LAGS, POINTS = 5, 192, 600
 LONGEST = 8192  # steps that an example still shows
 SYNTHETIC, REAL = "#0072b2", "#d55e00"
 PERIODS = (2, 4, 7, 12, 24, 48, 96, 168)
-ABOUT = {
-    "trend_season": "trend, seasons, noise",
-    "gp": "Gaussian processes",
-    "calendar": "dates and holidays",
-    "macro": "years, quarters, months",
-    "arma": "seasonal ARIMA, GARCH",
-    "ets": "exponential smoothing",
-    "regime": "switching diffusions",
-    "events": "bursts, promotions, visits",
-    "intermittent": "intermittent demand",
-    "spikes": "periodic spikes",
-    "chaos": "chaotic systems",
-}
 
 
 def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows: int = 3000, seed: int = 0) -> None:
@@ -54,7 +41,7 @@ def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows
         sets["real"] = corpora.real_windows(sources, windows, length, np.random.default_rng([seed, 1]))
     reports.save_figure(draw(sets, length, seed), output)
     against = f"beside {len(sets['real']):,} windows of {len(sources)} sources" if sources else "no real series at hand"
-    print(f"{output}: {len(ABOUT)} families, {windows:,} series of the mixture, {against}")
+    print(f"{output}: {len(synthetic.GENERATORS)} families, {windows:,} series of the mixture, {against}")
 
 
 def draw(sets: dict[str, np.ndarray], length: int, seed: int) -> "Figure":
@@ -85,11 +72,12 @@ def _examples(axis: "Axes", length: int, seed: int) -> None:
     axis.axis("off")
     axis.set_title(f"Synthetic series of {length} steps", loc="left", fontsize=12)
     across = np.linspace(0, 0.94, length)  # an example is one unit wide and high, with a margin
+    total = sum(synthetic.WEIGHTS.values())
     for row, (name, family) in enumerate(synthetic.GENERATORS.items()):
         base = -1.3 * row
         axis.text(-1.25, base + 0.72, name, fontsize=10, weight="bold", va="center")
-        share = f"{100 * synthetic.WEIGHTS[name]:.0f} % of the mixture"
-        for height, text in ((0.4, ABOUT[name]), (0.12, share)):
+        share = f"{100 * synthetic.WEIGHTS[name] / total:.0f} % of the mixture"
+        for height, text in ((0.4, synthetic.ABOUT[name]), (0.12, share)):
             axis.text(-1.25, base + height, text, fontsize=7.5, color="#555555", va="center")
         # Neighbours may share their kind: every eighth is shown.
         series = family(EXAMPLES * 8, length, np.random.default_rng(seed))[::8]

@@ -1,62 +1,36 @@
-"""Synthetic series for pretraining: families of generators, and a mixture of them drawn fresh for every batch."""
+"""Synthetic series for pretraining: families of generators, and a mixture of them drawn fresh for every batch.
 
+A family is a file in this folder with three things: a function of the file's name; ``WEIGHT``, how often the mixture
+draws it compared with the others (often if most real series look like it); and ``ABOUT``, what it is in a few words.
+"""
+
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.synthetic import (
-    arma,
-    calendar,
-    chaos,
-    ets,
-    events,
-    gp,
-    intermittent,
-    macro,
-    regime,
-    spikes,
-    trend_season,
-)
 
 Generator = Callable[[int, int, np.random.Generator], Float[np.ndarray, "count length"]]
-# name -> f(count, length, rng): float32 of finite values, one series a row
-GENERATORS: Mapping[str, Generator] = MappingProxyType(
-    {
-        "trend_season": trend_season.trend_season,
-        "gp": gp.gp,
-        "calendar": calendar.calendar,
-        "macro": macro.macro,
-        "arma": arma.arma,
-        "ets": ets.ets,
-        "regime": regime.regime,
-        "events": events.events,
-        "intermittent": intermittent.intermittent,
-        "spikes": spikes.spikes,
-        "chaos": chaos.chaos,
-    }
-)
-# Families that look like most real series often, those that are there for their edges seldom.
-WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {
-        "trend_season": 0.26,
-        "gp": 0.16,
-        "calendar": 0.14,
-        "macro": 0.1,
-        "arma": 0.08,
-        "ets": 0.08,
-        "regime": 0.06,
-        "events": 0.05,
-        "intermittent": 0.03,
-        "spikes": 0.03,
-        "chaos": 0.01,
-    }
-)
 
 
-__all__ = ["GENERATORS", "WEIGHTS", "Generator", "SyntheticMixture"]
+def _families() -> dict[str, ModuleType]:
+    """Name -> module of each family, the frequent ones first: the mixture's draws depend on the order."""
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+    families = {name: module for name, module in modules.items() if hasattr(module, "WEIGHT")}
+    return dict(sorted(families.items(), key=lambda family: (-family[1].WEIGHT, family[0])))
+
+
+# name -> f(count, length, rng): float32 of finite values, one series per row
+GENERATORS: Mapping[str, Generator] = MappingProxyType({name: getattr(m, name) for name, m in _families().items()})
+WEIGHTS: Mapping[str, float] = MappingProxyType({name: m.WEIGHT for name, m in _families().items()})
+ABOUT: Mapping[str, str] = MappingProxyType({name: m.ABOUT for name, m in _families().items()})
+
+__all__ = ["ABOUT", "GENERATORS", "WEIGHTS", "Generator", "SyntheticMixture"]
 
 
 class SyntheticMixture:

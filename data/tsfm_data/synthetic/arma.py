@@ -6,6 +6,8 @@ from scipy import fft
 
 from tsfm_data.synthetic.sampling import chance, choose, finish, log_uniform, noise, normal, recurrence, uniform
 
+WEIGHT = 0.08
+ABOUT = "seasonal ARIMA, GARCH"
 CIRCLE = 1344  # a multiple of the usual seasons
 SEASONS = np.array([4, 7, 12, 24, 48, 96, 168])
 SEASON_WEIGHTS = (12, 20, 25, 25, 6, 6, 6)

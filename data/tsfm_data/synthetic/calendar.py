@@ -20,6 +20,8 @@ from tsfm_data.synthetic.sampling import (
 )
 from tsfm_data.synthetic.trend_season import trends
 
+WEIGHT = 0.14
+ABOUT = "dates and holidays"
 ERA = 146_097  # days after which the Gregorian calendar repeats, weekdays included
 DAY = 1440  # minutes
 MINUTES = np.array([60, 60, 60, 60, 30, 15])  # in one step of a series that is finer than a day

@@ -14,6 +14,8 @@ from tsfm_data.synthetic.sampling import (
     uniform,
 )
 
+WEIGHT = 0.01
+ABOUT = "chaotic systems"
 BURN_IN = 48
 
 

@@ -5,6 +5,8 @@ from jaxtyping import Float, Float32
 
 from tsfm_data.synthetic.sampling import chance, choose, finish, log_uniform, noise, normal, recurrence, season, uniform
 
+WEIGHT = 0.08
+ABOUT = "exponential smoothing"
 SEASONS = (1, 4, 7, 12, 24, 52)
 SEASON_WEIGHTS = (25, 15, 15, 25, 12, 8)
 

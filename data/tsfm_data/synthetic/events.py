@@ -19,6 +19,8 @@ from tsfm_data.synthetic.sampling import (
     wander,
 )
 
+WEIGHT = 0.05
+ABOUT = "bursts, promotions, visits"
 SEASONS = np.array([7, 12, 24, 48, 96, 168])
 
 

@@ -13,6 +13,8 @@ from scipy import fft
 
 from tsfm_data.synthetic.sampling import chance, choose, choose_blocks, finish, log_uniform, normal, uniform
 
+WEIGHT = 0.16
+ABOUT = "Gaussian processes"
 # Length of a circle (times a whole number) -> periods that divide it, so that each is met exactly.
 CIRCLES: dict[int, tuple[int, ...]] = {
     1344: (4, 6, 7, 12, 12, 14, 24, 24, 48, 96, 168, 336),  # months, weeks, days by hours and parts of them

@@ -5,6 +5,8 @@ from jaxtyping import Float, Float32
 
 from tsfm_data.synthetic.sampling import chance, choose, finish, log_uniform, season, uniform, wander
 
+WEIGHT = 0.03
+ABOUT = "intermittent demand"
 SEASONS = np.array([4, 7, 12, 24, 52, 168])
 SEASON_WEIGHTS = (8, 30, 30, 14, 10, 8)
 

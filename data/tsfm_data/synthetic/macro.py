@@ -5,6 +5,8 @@ from jaxtyping import Float, Float32
 
 from tsfm_data.synthetic.sampling import chance, choose, finish, log_uniform, noise, normal, recurrence, season, uniform
 
+WEIGHT = 0.1
+ABOUT = "years, quarters, months"
 SEASONS = (1, 4, 12)
 SEASON_WEIGHTS = (40, 25, 35)
 

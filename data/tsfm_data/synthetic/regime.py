@@ -16,6 +16,9 @@ from tsfm_data.synthetic.sampling import (
     wander,
 )
 
+WEIGHT = 0.06
+ABOUT = "switching diffusions"
+
 
 def regime(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
     """Ornstein-Uhlenbeck processes with a fast and a slow regime, stochastic volatility, moving mean and season.

@@ -5,6 +5,9 @@ from jaxtyping import Float, Float32
 
 from tsfm_data.synthetic.sampling import chance, finish, log_uniform, noise, uniform, wander
 
+WEIGHT = 0.03
+ABOUT = "periodic spikes"
+
 
 def spikes(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
     """Trapezoids that return with a period, up or down, some with changing height or skipped turns, plus noise.

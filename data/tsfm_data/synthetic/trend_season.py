@@ -18,6 +18,8 @@ from tsfm_data.synthetic.sampling import (
     wander,
 )
 
+WEIGHT = 0.26
+ABOUT = "trend, seasons, noise"
 TRENDS = ("none", "linear", "exponential", "logistic", "changepoints", "random walk", "curve")
 TREND_WEIGHTS = (22, 16, 8, 8, 16, 18, 12)
 
