@@ -69,17 +69,19 @@ def test_when_a_model_is_pretrained_then_speed_errors_and_facts_are_kept(capsys:
     assert "Pretrained for 12 steps over 12 batches" in Path("run/model/README.md").read_text()
 
 
-def test_when_a_corpus_is_trained_on_then_the_facts_name_its_manifest_as_sha256sum_does(
-    capsys: pytest.CaptureFixture[str],
+def test_when_a_corpus_is_trained_on_then_the_facts_name_its_manifest_as_sha256sum_does_and_the_configs_by_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = pd.date_range("2024-01-01", periods=400, freq="h")
     pd.DataFrame({"date": rows, "load": np.sin(np.arange(400) / 4)}).to_csv("load.csv", index=False)
     Path("corpus.yaml").write_text("sources: [{path: load.csv, name: load}]")
     done(capsys, "data", "build", "corpus.yaml", "--output", "built")
     budget = ("--trainer.max_epochs", "1", "--data.batches_per_epoch", "2")
+    monkeypatch.setattr(sys, "argv", ["tsfm"])
     done(capsys, *BASE, *QUIET, *budget, "--data.corpus", "built", "--trainer.default_root_dir", "run")
     facts = json.loads(Path("run/model/config.json").read_text())["pretraining"]
     assert facts["sources"] == ["load"]
+    assert facts["command"].startswith("tsfm fit --config pretrain/base.yaml --config pretrain/debug.yaml --trainer")
     assert facts["manifest_sha256"] == hashlib.sha256(Path("built/manifest.json").read_bytes()).hexdigest()
 
 
