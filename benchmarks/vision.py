@@ -36,6 +36,7 @@ MODES = ("inference", "training")
 BFLOAT16 = " in bfloat16"  # of a mode: under autocast, as the configs train
 CONVOLUTIONS = ("mkldnn_convolution", "convolution_backward", "_slow_conv2d_forward", "_slow_conv2d_backward")
 PRODUCTS = {
+    "mkldnn::_linear_pointwise",
     *(f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", *CONVOLUTIONS)),
 }
 TNT_S: Sizes = {"embed_dim": 384, "inner_dim": 24, "num_heads_outer": 6, "depth": 12}
@@ -285,7 +286,8 @@ def page(rows: list[dict[str, Any]], repeats: int, threads: int, command: str) -
         "system clear it again for every layer; the other side runs as PyTorch comes, and in the last column but one",
         "with that setting too: what is left there is due to the models' own code. The last column is the share of",
         "our time in matrix products and convolutions, which libraries make at close to the machine's peak:",
-        "the same ones on both sides, so that 80 % leave room for 1.25 times the speed and no more.",
+        "in training and in bfloat16 the same ones on both sides, so that 80 % leave room for 1.25 times the speed",
+        "and no more. In float32 inference our linear layers use oneDNN and PyTorch's use BLAS.",
         "The reference is the arithmetic of the publication as it is usually written (`vision_references.py`):",
         "iLLaMA with a dense mask after the softmax, BiFormer with keys and values gathered for all regions.",
         f"PyTorch {torch.__version__}, timm {timm.__version__}. Threads: {threads}. Rounds: {repeats}.",

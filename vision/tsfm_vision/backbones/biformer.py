@@ -20,7 +20,6 @@ from timm.models import checkpoint_seq, generate_default_cfgs, register_model, r
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones import cpu
 from tsfm_vision.backbones.base import Indices, Pyramid, build, channels_last, path_rates, take
 from tsfm_vision.backbones.checkpoints import State, recognise
 from tsfm_vision.backbones.routing import BiLevelRoutingAttention, ConvMixer, GlobalAttention, KeyPool, KeyPooling
@@ -40,18 +39,10 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():
-            forward_only = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-            if forward_only and self.dwconv is None and cpu.applies(x_BHWC):
-                return cpu.by_parts(self.plain, x_BHWC, self.fc1.out_features)
         x = self.fc1(x_BHWC)
         if self.dwconv is not None:
             x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.fc2(self.act(x))
-
-    def plain(self, x_NC: Tensor) -> Tensor:
-        """Without the convolution: every token by itself."""
-        return self.fc2(self.act(self.fc1(x_NC)))
 
 
 torch.fx.wrap("channels_last")  # one node of a traced graph: it decides by the device

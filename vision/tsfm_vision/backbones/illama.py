@@ -179,6 +179,7 @@ class ILlama(Backbone):
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.cls_token, std=0.02)
         self.apply(self._init_weights)
+        cpu.use_linear(self)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

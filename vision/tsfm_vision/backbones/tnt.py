@@ -20,6 +20,7 @@ from timm.models import tnt as timm_tnt
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
+from tsfm_vision.backbones import cpu
 from tsfm_vision.backbones.base import Indices, build, mix, patch_grid, take
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
 
@@ -94,6 +95,7 @@ class TNT(timm_tnt.TNT):
             if gated:
                 block.mlp = GatedMlp(outer, int(outer * mlp_ratio), drop=drop)
         self.blocks.apply(self._init_weights)
+        cpu.use_linear(self.blocks)
 
     def set_input_size(self, img_size: int | Sequence[int]) -> None:
         """Make another image size the model's own: its position table is resized once, not at every pass."""
