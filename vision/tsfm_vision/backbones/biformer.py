@@ -120,7 +120,7 @@ class BiFormer(Pyramid):
         in_chans: channels of an image.
         num_classes: outputs of the classifier, 0 for none.
         global_pool: ``"avg"`` or ``""`` (the map).
-        img_size: taken for the sake of timm's users; every size works.
+        img_size: ignored, as every size works; timm's users give it.
         depths: blocks in each stage.
         dims: channels of each stage.
         qk_dims: channels of queries and keys in each stage, by default ``dims``.
@@ -259,16 +259,16 @@ class BiFormer(Pyramid):
         if output_fmt != "NCHW":
             raise InputError(f"expected output_fmt NCHW, found {output_fmt!r}: change it")
         taken, last = take(len(self.stages), indices)
-        found, x = [], channels_last(x)
+        outputs, x = [], channels_last(x)
         for index, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             if stop_early and index > last:
                 break
             x = stage(downsample(x))
             if index in taken:
-                found.append(self.norm(x) if norm and index == len(self.stages) - 1 else x)
+                outputs.append(self.norm(x) if norm and index == len(self.stages) - 1 else x)
         if intermediates_only:
-            return found
-        return (self.norm(x) if index == len(self.stages) - 1 else x), found
+            return outputs
+        return (self.norm(x) if index == len(self.stages) - 1 else x), outputs
 
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
@@ -280,17 +280,17 @@ class BiFormer(Pyramid):
 
     @torch.no_grad()
     def routes(self, x: Float[Tensor, "B ch height width"]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Where each region looks: share and number ``[B, R, K]`` of the chosen regions for each routed attention.
+        """Weights and indices ``[B, R, K]`` of the regions that each region attends to, for each routed attention.
 
-        The images pass in the model's mode: in training they move the running statistics of its norms.
+        The model stays in its mode: in training, the images update the running statistics of its norms.
         """
-        found: dict[str, tuple[Float[Tensor, "B R K"], Int[Tensor, "B R K"]]] = {}
+        routes: dict[str, tuple[Float[Tensor, "B R K"], Int[Tensor, "B R K"]]] = {}
         hooks = []
         for name, module in self.named_modules():
             if isinstance(module, BiLevelRoutingAttention):
 
                 def keep(_: nn.Module, __: Any, out: tuple[Tensor, Tensor], name: str = name) -> None:
-                    found[name] = out
+                    routes[name] = out
 
                 hooks.append(module.router.register_forward_hook(keep))
         try:
@@ -298,11 +298,11 @@ class BiFormer(Pyramid):
         finally:
             for hook in hooks:
                 hook.remove()
-        return found
+        return routes
 
 
 def downsamplers(in_chans: int, dims: Sequence[int], overlap: bool) -> list[nn.Module]:
-    """What stands before each stage: a quarter of the image's side before the first, a half before the others."""
+    """The layers before each stage: to a quarter of the image's side before the first, halving before the others."""
     if overlap:
         half = dims[0] // 2
         stem = [
@@ -332,7 +332,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
         key = re.sub(r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2.", key)
         key = re.sub(r"\.attn\.(?:qkv\.qkv|qkv_linear)\.", ".attn.qkv.", key)
         key = re.sub(r"\.attn\.(?:wo|output_linear)\.", ".attn.proj.", key)
-        key = re.sub(r"\.attn\.([123])\.", lambda found: f".attn.convs.{int(found[1]) - 1}.", key)
+        key = re.sub(r"\.attn\.([123])\.", lambda match: f".attn.convs.{int(match[1]) - 1}.", key)
         key = re.sub(r"\.mlp\.0\.", ".mlp.fc1.", re.sub(r"\.mlp\.[23]\.", ".mlp.fc2.", key))
         key = key.replace(".mlp.1.dwconv.", ".mlp.dwconv.")
         key = re.sub(r"\.gamma([12])$", r".ls\1.gamma", key)

@@ -113,19 +113,19 @@ class PyramidTNT(Pyramid):
         grid = grid_of(x.shape[2], x.shape[3])
         inner, outer = self.patch_embed(x)
         inner, outer = inner + self.inner_pos, outer + resize_grid(self.outer_pos, self.grid, grid)
-        found: list[tuple[Tensor, Grid]] = []
+        outputs: list[tuple[Tensor, Grid]] = []
         # As TorchScript takes it: no zip with strict, no break, no slices of modules.
         for stage, words, sentences in zip(self.stages, self.word_merges, self.sentence_merges):  # noqa: B905
-            if len(found) <= last:
+            if len(outputs) <= last:
                 inner, outer = stage(inner, outer, grid)
-                found.append((outer, grid))
-            if len(found) <= last:
+                outputs.append((outer, grid))
+            if len(outputs) <= last:
                 inner, outer = words(inner, grid), sentences(outer, grid)
                 grid = halved(grid)
-        if len(found) <= last:
+        if len(outputs) <= last:
             inner, outer = self.stages[-1](inner, outer, grid)
-            found.append((outer, grid))
-        return found
+            outputs.append((outer, grid))
+        return outputs
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map's sentences ``[B, N, C]`` after the last norm."""
@@ -149,15 +149,15 @@ class PyramidTNT(Pyramid):
         if output_fmt not in ("NCHW", "NLC"):
             raise InputError(f"expected output_fmt NCHW or NLC, found {output_fmt!r}: change it")
         taken, last = take(len(self.stages), indices)
-        found = self.run(x, last if stop_early else len(self.stages))
+        reached = self.run(x, last if stop_early else len(self.stages))
         outputs = []
         for index in sorted(taken):
-            tokens, grid = found[index]
+            tokens, grid = reached[index]
             tokens = self.norm(tokens) if norm and index == len(self.stages) - 1 else tokens
             outputs.append(tokens.transpose(1, 2).unflatten(2, grid).contiguous() if output_fmt == "NCHW" else tokens)
         if intermediates_only:
             return outputs
-        return (self.norm(found[-1][0]) if len(found) == len(self.stages) else found[-1][0]), outputs
+        return (self.norm(reached[-1][0]) if len(reached) == len(self.stages) else reached[-1][0]), outputs
 
 
 @torch.fx.wrap

@@ -164,7 +164,7 @@ class TNT(timm_tnt.TNT):
         taken, last = take(len(self.blocks), indices)
         grid = self.grid(x.shape[2], x.shape[3])
         inner, outer = self.embed(x)
-        found: list[Any] = []
+        outputs: list[Any] = []
         for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
             inner, outer = self.run(block, inner, outer)
             if index in taken:
@@ -172,8 +172,8 @@ class TNT(timm_tnt.TNT):
                 prefix, patches = tokens[:, :1], tokens[:, 1:]
                 if output_fmt == "NCHW":
                     patches = patches.transpose(1, 2).unflatten(2, grid).contiguous()
-                found.append((patches, prefix) if return_prefix_tokens else patches)
-        return found if intermediates_only else (self.norm(outer), found)
+                outputs.append((patches, prefix) if return_prefix_tokens else patches)
+        return outputs if intermediates_only else (self.norm(outer), outputs)
 
 
 @torch.fx.wrap
@@ -192,7 +192,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     state.pop("outer_tokens", None)  # frozen and never used
     if "patch_pos" not in state:
         pattern = re.compile("|".join(sorted(map(re.escape, RENAMED), key=len, reverse=True)))
-        state = {pattern.sub(lambda found: RENAMED[found[0]], key): value for key, value in state.items()}
+        state = {pattern.sub(lambda match: RENAMED[match[0]], key): value for key, value in state.items()}
     own = model.state_dict()
     words = state["pixel_pos"]
     if words.ndim == 3 and own["pixel_pos"].ndim == 4:
