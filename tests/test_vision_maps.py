@@ -1,4 +1,4 @@
-"""Maps of where models look, common corruptions, and feature pyramids that serve dense tasks at odd sizes."""
+"""Attention maps, common corruptions, and segmentation on feature pyramids at odd image sizes."""
 
 from itertools import pairwise
 from typing import Any

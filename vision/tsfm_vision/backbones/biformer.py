@@ -45,7 +45,7 @@ class Mlp(nn.Module):
         return self.fc2(self.act(x))
 
 
-torch.fx.wrap("channels_last")  # one node of a traced graph: it decides by the device
+torch.fx.wrap("channels_last")  # one node of a traced graph, as it branches on the device
 
 
 @register_notrace_module
@@ -135,12 +135,12 @@ class BiFormer(Pyramid):
         before_attn_dwconv: side of the depthwise convolution before attention, 0 for none.
         layer_scale_init_value: initial scale of residual branches, 0 or less for no scale.
         kv_downsample_mode: how keys and values of a region are pooled.
-        kv_per_wins: places that remain along a side of a region, for adaptive pooling, in each stage.
-        kv_downsample_ratios: places along a side that become one, for the other poolings, in each stage.
+        kv_per_wins: keys along a side of a region after adaptive pooling, in each stage.
+        kv_downsample_ratios: keys along a side that become one in the other poolings, in each stage.
         param_attention: ``"qkvo"``, or ``"qkv"`` without the linear layer after attention.
         param_routing: compare regions after a learned linear map.
-        diff_routing: let gradients flow through the shares of the routes.
-        soft_routing: weight keys and values by their region's share.
+        diff_routing: let gradients flow through the routing weights.
+        soft_routing: weight keys and values by their region's routing weight.
         pre_norm: normalise before each branch and not after each sum.
         mlp_dwconv: a depthwise convolution in the feed-forward parts.
         drop_rate: dropout before the classifier.
@@ -224,12 +224,12 @@ class BiFormer(Pyramid):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters of more than one dimension that do not decay: none."""
+        """Names of matrices and tables without weight decay: none."""
         return set()
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters into layers, for layer-wise decay of the learning rate."""
+        """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         fine = [(r"^downsample_layers\.(\d+)", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^norm", (99999,))]
         blocks = r"^(?:stages|downsample_layers)\.(\d+)" if coarse else fine
         return {"stem": r"^downsample_layers\.0", "blocks": blocks}
@@ -242,7 +242,7 @@ class BiFormer(Pyramid):
         return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From the last map to logits ``[B, out]``, or to what the classifier sees."""
+        """From the last map to logits ``[B, out]``, or to the classifier's input."""
         x = self.head_drop(x.mean((2, 3)) if self.global_pool else x)
         return x if pre_logits else self.head(x)
 

@@ -30,7 +30,7 @@ POOL: tuple[Mixer, ...] = ("pool", "pool", "pool", "pool")
 RELEASE = "https://github.com/sail-sg/poolformer/releases/download/v1.0/"
 
 
-torch.fx.wrap("channels_last")  # one node of a traced graph: it decides by the device
+torch.fx.wrap("channels_last")  # one node of a traced graph, as it branches on the device
 
 
 @register_notrace_module
@@ -167,12 +167,12 @@ class PoolFormer(MetaFormer):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters of more than one dimension that do not decay."""
+        """Names of matrices and tables without weight decay."""
         return {name for name, _ in self.named_parameters() if name.endswith("pos_embed")}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters into layers, for layer-wise decay of the learning rate."""
+        """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
 
@@ -201,7 +201,7 @@ class PoolFormer(MetaFormer):
         return maps if intermediates_only else (last, maps)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From the last map to logits, or to what the classifier sees."""
+        """From the last map to logits, or to the classifier's input."""
         if self.norm_first:
             x = self.head.norm(x)  # type: ignore[operator]
         x = self.head.global_pool(x)  # type: ignore[operator]

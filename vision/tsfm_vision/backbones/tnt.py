@@ -43,7 +43,7 @@ RENAMED = {
 }
 
 
-torch.fx.wrap("patch_grid")  # one node of a traced graph: it decides by sizes
+torch.fx.wrap("patch_grid")  # one node of a traced graph, as it branches on sizes
 
 
 @register_notrace_module
@@ -58,7 +58,7 @@ class Attention(timm_tnt.Attention):
 
 
 class GatedMlp(Mlp):
-    """A feed-forward part that adds its result weighted by a gate made of the mean over tokens."""
+    """A feed-forward part with a squeeze-and-excite gate, which the mean token computes, added to its output."""
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0) -> None:
         super().__init__(dim, hidden, drop=drop)
@@ -98,7 +98,7 @@ class TNT(timm_tnt.TNT):
         cpu.use_linear(self.blocks)
 
     def set_input_size(self, img_size: int | Sequence[int]) -> None:
-        """Make another image size the model's own: its position table is resized once, not at every pass."""
+        """Change the model's image size: its position table is resized once and not in every forward pass."""
         height, width = to_2tuple(img_size)
         embed, grid = self.pixel_embed, self.grid(height, width)
         table = self.positions(grid).detach().clone()
@@ -135,7 +135,7 @@ class TNT(timm_tnt.TNT):
 
     @torch.jit.ignore
     def run(self, block: nn.Module, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
-        """One block; in training with checkpointing its insides are computed again in backward."""
+        """One block, under gradient checkpointing if that is set."""
         return checkpoint(block, inner, outer) if self.grad_checkpointing else block(inner, outer)
 
     def forward_features(self, x: Tensor) -> Tensor:
