@@ -2,7 +2,7 @@
 
     python benchmarks/cifar10.py
 
-Finished runs are kept in the runs folder and not trained again, so an interrupted table goes on where it stopped.
+Finished runs are kept in the runs folder and not trained again, so an interrupted table continues.
 """
 
 import json
@@ -110,7 +110,7 @@ def page(rows: list[dict[str, Any]], epochs: int, fraction: float, command: str)
         "",
         tabulate(table, headers="keys", tablefmt="github", disable_numparse=True, colalign=("left",) + ("right",) * 6),
         "",
-        "Training time is that of the machine it ran on, one thread, other work beside it.",
+        "Training time is that of the machine it ran on, one thread, with other work at the same time.",
         "",
     ]
     return "\n".join(lines)

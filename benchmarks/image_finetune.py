@@ -42,7 +42,7 @@ def transfer(
         model: the folder to start from.
         seeds: of held-out images, order, augmentation and new weights.
         steps: optimiser steps of each arm.
-        batch_size: images of a step.
+        batch_size: images per step.
         lr: peak learning rate of all layers.
         checks: times that held-out images are looked at; the best checkpoint is scored on the test images.
         runs: folder of the finished rows and their model folders.
@@ -67,10 +67,10 @@ def transfer(
                 continue
             begin = time.process_time()
             scratch = arm == ARMS[1]
-            found = finetune(
+            result = finetune(
                 data, model, folder / "model", steps, batch_size, lr, checks, seed, scratch, "error", layer_decay=1.0
             )
-            row: dict[str, Any] = {"model": name_of(model), "data": data, "arm": arm, "seed": seed, **found}
+            row: dict[str, Any] = {"model": name_of(model), "data": data, "arm": arm, "seed": seed, **result}
             row["cpu_seconds"] = time.process_time() - begin
             with atomic_file(result) as file:
                 file.write_text(json.dumps(row) + "\n")

@@ -36,6 +36,7 @@ MODES = ("inference", "training")
 BFLOAT16 = " in bfloat16"  # of a mode: under autocast, as the configs train
 CONVOLUTIONS = ("mkldnn_convolution", "convolution_backward", "_slow_conv2d_forward", "_slow_conv2d_backward")
 PRODUCTS = {
+    "mkldnn::_linear_pointwise",
     *(f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", *CONVOLUTIONS)),
 }
 TNT_S: Sizes = {"embed_dim": 384, "inner_dim": 24, "num_heads_outer": 6, "depth": 12}
@@ -44,16 +45,16 @@ TNT_S: Sizes = {"embed_dim": 384, "inner_dim": 24, "num_heads_outer": 6, "depth"
 def poolformer(side: int, batch: int, sizes: Sizes) -> Pair:
     """PoolFormer-S12 with timm's head, and timm's."""
     model = PoolFormer(norm_first=False, **sizes)
-    return beside_timm(model, timm.models.metaformer.poolformer_s12(**sizes), side, batch)
+    return with_timm(model, timm.models.metaformer.poolformer_s12(**sizes), side, batch)
 
 
 def tnt(side: int, batch: int, sizes: Sizes) -> Pair:
     """TNT-S, and timm's."""
     sizes = {**TNT_S, **sizes, "img_size": side}
-    return beside_timm(TNT(**sizes), timm.models.tnt.TNT(**sizes), side, batch)
+    return with_timm(TNT(**sizes), timm.models.tnt.TNT(**sizes), side, batch)
 
 
-def beside_timm(model: nn.Module, other: nn.Module, side: int, batch: int) -> Pair:
+def with_timm(model: nn.Module, other: nn.Module, side: int, batch: int) -> Pair:
     """Two models with the weights of the first."""
     other.load_state_dict(model.state_dict())
     return nn.ModuleList([model, other]), model, other, torch.randn(batch, 3, side, side)
@@ -80,7 +81,7 @@ def illama_attention(side: int, batch: int, sizes: Sizes) -> Pair:
 
 
 def biformer(side: int, batch: int, sizes: Sizes) -> Pair:
-    """BiFormer-T, and gather and products; 8 regions along a side where 7 do not divide the maps."""
+    """BiFormer-T, and gather and products; 8 regions along a side if 7 do not divide the maps."""
     model = BiFormer(**{"n_win": 8 if side % 224 else 7, **sizes})
     return model, model, partial(vision_references.biformer, model), torch.randn(batch, 3, side, side)
 
@@ -158,7 +159,7 @@ def serve(connection: Connection, case: Case, side: Side, threads: int) -> None:
 def seconds(case: Case, repeats: int, threads: int) -> dict[str, list[list[float]]]:
     """CPU times of all sides by mode, round by round, after one that does not count."""
     context = multiprocessing.get_context("spawn")
-    found: dict[str, list[list[float]]] = {mode: [] for mode in (*MODES, *(mode + BFLOAT16 for mode in MODES))}
+    times_by_mode: dict[str, list[list[float]]] = {mode: [] for mode in (*MODES, *(mode + BFLOAT16 for mode in MODES))}
     pipes, processes = [], []
     try:
         for side in SIDES:
@@ -169,7 +170,7 @@ def seconds(case: Case, repeats: int, threads: int) -> dict[str, list[list[float
             pipes.append(here)
         for pipe in pipes:
             pipe.recv()
-        for mode, rounds in found.items():
+        for mode, rounds in times_by_mode.items():
             for _ in range(repeats + 1):
                 times = []
                 for pipe in pipes:
@@ -182,7 +183,7 @@ def seconds(case: Case, repeats: int, threads: int) -> dict[str, list[list[float
         for process in processes:
             process.join(10)
             process.terminate()
-    return {mode: times[1:] for mode, times in found.items()}
+    return {mode: times[1:] for mode, times in times_by_mode.items()}
 
 
 def peak_mib(holder: nn.Module, side: Callable[[Tensor], Tensor], x: Tensor, mode: str) -> float:
@@ -215,7 +216,7 @@ def share_of_products(holder: nn.Module, side: Callable[[Tensor], Tensor], x: Te
 
 def run(case: Case, repeats: int, threads: int) -> list[dict[str, Any]]:
     """The rows of a case: ratios above 1 say that ours is faster, or needs less."""
-    where: dict[str, Any] = {"case": case.name, "pixels": case.side, "batch": case.batch}
+    case_row: dict[str, Any] = {"case": case.name, "pixels": case.side, "batch": case.batch}
     rows = []
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -223,7 +224,7 @@ def run(case: Case, repeats: int, threads: int) -> list[dict[str, Any]]:
         holder, ours, other, x = case.pair()
         if not case.memory:
             for mode, times in seconds(case, repeats, threads).items():
-                row = {**where, "mode": mode, "products": share_of_products(holder, ours, x, mode)}
+                row = {**case_row, "mode": mode, "products": share_of_products(holder, ours, x, mode)}
                 for name, column in (("", 1), ("same_", 2)):
                     ratios = [taken[column] / taken[0] for taken in times]
                     row |= {f"{name}ratio": statistics.median(ratios), f"{name}low": min(ratios)}
@@ -231,7 +232,7 @@ def run(case: Case, repeats: int, threads: int) -> list[dict[str, Any]]:
                 rows.append(row)
             return rows
         for mode in MODES:
-            row = {**where, "mode": mode}
+            row = {**case_row, "mode": mode}
             holder.train(mode == "training")
             mib, mib_other = (peak_mib(holder, run_side, x, mode) for run_side in (ours, other))
             rows.append(row | {"mib": mib, "mib_other": mib_other, "ratio": mib_other / mib})
@@ -247,10 +248,10 @@ def table(names: list[str], repeats: int, threads: int) -> list[dict[str, Any]]:
 
 def page(rows: list[dict[str, Any]], repeats: int, threads: int, command: str) -> str:
     """The tables and what they measure."""
-    where = [
+    labels = [
         {"compared": row["case"], "pixels": row["pixels"], "batch": row["batch"], "pass": row["mode"]} for row in rows
     ]
-    both = list(zip(where, rows, strict=True))
+    both = list(zip(labels, rows, strict=True))
 
     def ratio(row: dict[str, Any], kind: str) -> str:
         return f"{row[kind + 'ratio']:.2f} ({row[kind + 'low']:.2f} to {row[kind + 'high']:.2f})"
@@ -278,14 +279,17 @@ def page(rows: list[dict[str, Any]], repeats: int, threads: int, command: str) -
     lines = [
         "# Speed and memory of the vision backbones",
         "",
-        "On CPU in float32, or under autocast to bfloat16 as the configs train, at equal weights, each side in a",
-        "process of its own and by turns; a ratio above 1 says that ours is the faster one: the median over the",
-        "rounds of CPU time, after one that does not count; other work may have run beside it. Training is forward",
-        "and backward. Ours runs as under `tsfm fit` and `tsfm image`, which keep freed memory instead of having the",
-        "system clear it again for every layer; the other side runs as PyTorch comes, and in the last column but one",
-        "with that setting too: what is left there is due to the models' own code. The last column is the share of",
-        "our time in matrix products and convolutions, which libraries make at close to the machine's peak:",
-        "the same ones on both sides, so that 80 % leave room for 1.25 times the speed and no more.",
+        "Both sides have the same weights and run in turns on the CPU, each in its own process, in float32 or under",
+        "autocast to bfloat16, as the configs train. The number is the other side's CPU time divided by ours: above 1,",
+        "ours is faster. It is the median over the rounds, without the first. Other work may have run at the same",
+        "time. Training is forward and backward.",
+        "",
+        "Ours runs as under `tsfm fit` and `tsfm image`, which keep freed memory. The other side runs with PyTorch's",
+        "defaults, and in the next column with freed memory kept too: that column compares the models' code alone.",
+        "The last column is the share of our time in matrix products and convolutions of libraries. In training and in",
+        "bfloat16 both sides use the same ones, so a share of 80 % allows at most 1.25 times the speed. In float32",
+        "inference, linear layers of our iLLaMA and TNT use oneDNN and those of the other side use BLAS.",
+        "",
         "The reference is the arithmetic of the publication as it is usually written (`vision_references.py`):",
         "iLLaMA with a dense mask after the softmax, BiFormer with keys and values gathered for all regions.",
         f"PyTorch {torch.__version__}, timm {timm.__version__}. Threads: {threads}. Rounds: {repeats}.",

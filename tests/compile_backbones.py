@@ -45,8 +45,8 @@ def main() -> None:
         for size in (SIDE, SIDE + 32):
             x = torch.randn(2, 3, size, size)
             with torch.no_grad():
-                expected, found = model(x), compiled(x)
-            print(name, size, float((found - expected).abs().max() / expected.abs().max()), sep="\t")
+                expected, output = model(x), compiled(x)
+            print(name, size, float((output - expected).abs().max() / expected.abs().max()), sep="\t")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ from torch import Tensor
 
 def cases(family: str) -> list[Any]:
     files = [file for file in golden_cases(f"vision/{family}") if json.loads(file.read_text()).get("config")]
-    found = [pytest.param(file, id=file.stem) for file in files]
-    return found or [pytest.param(None, marks=pytest.mark.skip(f"no golden cases of {family} (set TSFM_GOLDEN)"))]
+    params = [pytest.param(file, id=file.stem) for file in files]
+    return params or [pytest.param(None, marks=pytest.mark.skip(f"no golden cases of {family} (set TSFM_GOLDEN)"))]
 
 
-def close(found: Tensor, expected: Tensor, what: str) -> None:
-    assert found.shape == expected.shape, what
+def close(actual: Tensor, expected: Tensor, what: str) -> None:
+    assert actual.shape == expected.shape, what
     limit = 5e-5 * max(1.0, float(expected.abs().max()))
-    assert float((found.detach() - expected).abs().max()) <= limit, what
+    assert float((actual.detach() - expected).abs().max()) <= limit, what
 
 
 def sizes_of(case: dict[str, Any]) -> Any:

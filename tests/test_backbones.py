@@ -224,17 +224,17 @@ def test_when_only_features_are_asked_for_then_they_fit_what_is_said_of_them(nam
 def test_when_intermediates_are_taken_then_the_last_is_what_the_features_are_made_of(name: str) -> None:
     model, x = create(name), image()
     with torch.no_grad():
-        final, found = model.forward_intermediates(x)
-        assert len(found) == len(model.feature_info)
+        final, maps = model.forward_intermediates(x)
+        assert len(maps) == len(model.feature_info)
         assert torch.allclose(final, model.forward_features(x), atol=1e-5)
         only = model.forward_intermediates(x, indices=[0, -1], intermediates_only=True)
-        assert torch.equal(only[0], found[0])
-        assert torch.equal(only[1], found[-1])
+        assert torch.equal(only[0], maps[0])
+        assert torch.equal(only[1], maps[-1])
         early = model.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)
-        assert torch.equal(early[0], found[0])
+        assert torch.equal(early[0], maps[0])
         model.prune_intermediate_layers([1])
         pruned = model.forward_intermediates(x, indices=[1], intermediates_only=True)
-        assert torch.equal(pruned[0], found[1])
+        assert torch.equal(pruned[0], maps[1])
 
 
 @every
@@ -384,8 +384,8 @@ def test_when_run_in_bfloat16_then_outputs_stay_close(name: str) -> None:
     with torch.no_grad():
         expected = model(x)
         with torch.autocast("cpu", torch.bfloat16):
-            found = model(x)
-    assert (found.float() - expected).abs().max() < 0.1 * max(1.0, float(expected.abs().max()))
+            logits = model(x)
+    assert (logits.float() - expected).abs().max() < 0.1 * max(1.0, float(expected.abs().max()))
 
 
 def test_when_the_name_is_near_one_of_timms_then_the_pool_first_head_gives_timms_logits() -> None:

@@ -25,7 +25,7 @@ def save(path: Path, image: Image.Image | None = None, **options: object) -> Pat
 
 
 def bad(kind: str, path: Path) -> Path:
-    """Write one bad image and return where it is."""
+    """Write one bad image and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "empty":
         path = path.with_suffix(".png")

@@ -45,19 +45,19 @@ def write(state: State, file: Path) -> None:
 
 def golden(family: str) -> list[Any]:
     """The cases that classify in evaluation mode; the first of a family comes in every form, others in one each."""
-    found = []
+    params = []
     for case in cases(family):
         if case.values[0] is None:
             return [pytest.param(None, FORMS[0], marks=case.marks)]
         facts = json.loads(case.values[0].read_text())
         if facts.get("mode") != "train" and "io/logits" in load_file(case.values[0].with_suffix(".safetensors")):
-            forms = FORMS[len(found) % len(FORMS) :][:1] if found else FORMS
-            found += [pytest.param(case.values[0], form, id=f"{case.id}-{form}") for form in forms]
-    return found
+            forms = FORMS[len(params) % len(FORMS) :][:1] if params else FORMS
+            params += [pytest.param(case.values[0], form, id=f"{case.id}-{form}") for form in forms]
+    return params
 
 
 def converted(file: Path, state: State, form: str, folder: Path) -> Found:
-    """Convert the weights with a config beside them, into ``folder / "out"``."""
+    """Convert the weights with a config next to them, into ``folder / "out"``."""
     architecture, _, sizes = FAMILIES[file.parent.name]
     arguments = {key: value for key, value in sizes(sizes_of(file)).items() if key != "num_classes"}
     if "layer_scale" in arguments:
@@ -85,9 +85,9 @@ def test_when_a_golden_file_of_the_original_is_converted_then_its_outputs_are_th
 ) -> None:
     tensors = load_file(file.with_suffix(".safetensors"))
     weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
-    found = converted(file, weights, form, tmp_path)
-    assert found.family == FAMILIES[file.parent.name][1]
-    assert found.parameters == sum(value.numel() for value in weights.values())
+    model = converted(file, weights, form, tmp_path)
+    assert model.family == FAMILIES[file.parent.name][1]
+    assert model.parameters == sum(value.numel() for value in weights.values())
     check_logits(file, tensors, tmp_path)
 
 

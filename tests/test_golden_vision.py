@@ -111,10 +111,10 @@ def test_when_the_soft_mask_is_scheduled_then_its_rates_are_the_golden_ones(gold
         steps, cutoff = expected["niter_per_ep"], expected["cutoff_soft"]
         if expected["mask_mode"] == "standard":  # holds the rate to the end
             cutoff = expected["epochs"]
-        found = soft_mask.rates(expected["mask_schedule"], cutoff, expected["epochs"], steps)
-        assert len(found) == expected["length"], name
+        mask_rates = soft_mask.rates(expected["mask_schedule"], cutoff, expected["epochs"], steps)
+        assert len(mask_rates) == expected["length"], name
         for iteration, rate in expected["at_iteration"].items():
-            assert found[int(iteration)] == pytest.approx(rate, abs=1e-12), (name, iteration)
+            assert mask_rates[int(iteration)] == pytest.approx(rate, abs=1e-12), (name, iteration)
 
 
 @pytest.mark.parametrize("file", cases("biformer") + cases("biformer_stl") + cases("biformer_stl_nchw"))
@@ -126,8 +126,8 @@ def test_when_given_the_golden_weights_of_biformer_then_outputs_and_gradients_ar
     model.load_state_dict(before)
     for kind, number in (("route_idx", 1), ("route_w", 0)):
         expected = [io[key] for key in sorted(io) if key.startswith(kind)]
-        for found, value in zip(routes, expected, strict=kind == "route_idx"):
-            close(found[number].sort(-1).values.double(), value.sort(-1).values.double(), kind)
+        for route, value in zip(routes, expected, strict=kind == "route_idx"):
+            close(route[number].sort(-1).values.double(), value.sort(-1).values.double(), kind)
     x = io["input"].requires_grad_()
     features, stages = model.forward_intermediates(x)
     for index, stage in enumerate(stages):

@@ -53,11 +53,11 @@ def test_when_both_arms_are_trained_then_the_page_compares_them_and_finished_one
     words += ["--output", str(tmp_path), "--seeds", "0", "1", "--steps", "4", "--batch-size", "8", "--checks", "2"]
     said = script(capsys, image_finetune.main, *words).out
     assert said.count("CPU s\n") == 4
-    found = json.loads((tmp_path / "image_finetune.json").read_text())["rows"]
-    assert [(row["arm"], row["seed"]) for row in found] == [
+    rows = json.loads((tmp_path / "image_finetune.json").read_text())["rows"]
+    assert [(row["arm"], row["seed"]) for row in rows] == [
         (a, s) for s in (0, 1) for a in ("fine-tuned", "from scratch")
     ]
-    assert all([step for step, _ in row["curve"]] == [2, 4] for row in found)
+    assert all([step for step, _ in row["curve"]] == [2, 4] for row in rows)
     text = (tmp_path / "image_finetune.md").read_text()
     assert text.count(" ± ") == 7
     assert "--seeds 0 1 --steps 4 --batch-size 8 --lr 0.001 --checks 2" in text

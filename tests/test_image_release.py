@@ -26,7 +26,7 @@ data:
 
 @pytest.fixture
 def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small image model where those of the package lie, with a run beside it, and a picture."""
+    """A small image model in the folder of released models, with its run next to it, and a picture."""
     import torch
 
     from tsfm_vision.weights import TrainedOn, create, save

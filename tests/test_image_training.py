@@ -245,9 +245,9 @@ def test_when_a_model_is_trained_from_random_weights_then_it_does_not_take_over_
     arguments = {"model": "tsfm_tnt_s_patch16_224", "num_classes": 2, "img_size": 32, "model_args": sizes}
     task = ImageTask(**arguments)
     save_file(task.net.state_dict(), tmp_path / "weights.safetensors")
-    found = []
+    licences = []
     for one in (task, ImageTask(**arguments, weights=str(tmp_path / "weights.safetensors"))):
         save(one.net, tmp_path / "model")
         config = json.loads((tmp_path / "model/config.json").read_text())
-        found.append(config["pretrained_cfg"].get("license"))
-    assert found == [None, "apache-2.0"]
+        licences.append(config["pretrained_cfg"].get("license"))
+    assert licences == [None, "apache-2.0"]

@@ -24,10 +24,10 @@ def test_when_the_mask_is_soft_then_values_and_gradients_are_those_of_weights_mu
     generator = torch.Generator().manual_seed(0)
     q, k, v, probe = (torch.randn(2, 9, 3, 4, generator=generator, dtype=torch.float64) for _ in range(4))
     still_2NR = torch.stack([torch.ones(9, 2), torch.zeros(9, 2)]).double()  # no rotation
-    found, expected = [], []
-    for results in (found, expected):
+    actual, expected = [], []
+    for results in (actual, expected):
         inputs = [x.clone().requires_grad_() for x in (q, k, v)]
-        if results is found:
+        if results is actual:
             out = soft_mask.soft_masked(torch.stack(inputs, 2), still_2NR, rate).unflatten(2, (3, 4))
         else:
             weights = (torch.einsum("bnhd,bmhd->bhnm", inputs[0], inputs[1]) / 2).softmax(-1)
@@ -35,7 +35,7 @@ def test_when_the_mask_is_soft_then_values_and_gradients_are_those_of_weights_mu
             out = torch.einsum("bhnm,bmhd->bnhd", weights, inputs[2])
         (out * probe).sum().backward()
         results += [out, *(x.grad for x in inputs)]
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-13)
 
 

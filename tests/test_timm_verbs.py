@@ -1,4 +1,4 @@
-"""What timm's newer rules ask of a model: where it is created, what stays frozen, what pruning leaves, traces."""
+"""timm's newer rules for models: device and type at creation, frozen parameters, pruning, traces."""
 
 import copy
 import os
@@ -30,9 +30,9 @@ for name in SMALL:
     model, x = create(name), image()
     last = get_graph_node_names(model, tracer_kwargs=options)[1][-1]
     traced = create_feature_extractor(model, [last], tracer_kwargs=options)
-    found, expected = traced(x)[last], model(x)
-    assert torch.allclose(found, expected, atol=1e-5), name
-    found.mean().backward()
+    output, expected = traced(x)[last], model(x)
+    assert torch.allclose(output, expected, atol=1e-5), name
+    output.mean().backward()
     assert [key for key, p in traced.named_parameters() if p.grad is None] == [], name
     print(name)
 """
@@ -66,8 +66,8 @@ def test_when_the_classifier_is_replaced_then_it_is_as_the_model_is_and_what_is_
 def test_when_pruned_to_any_block_then_its_features_stay_and_every_parameter_is_used(name: str) -> None:
     model, x = create(name), image()
     with torch.no_grad():
-        found = model.forward_intermediates(x, intermediates_only=True)
-    for index, expected in enumerate(found):
+        maps = model.forward_intermediates(x, intermediates_only=True)
+    for index, expected in enumerate(maps):
         with torch.no_grad():
             early = model.forward_intermediates(x, indices=[index], stop_early=True, intermediates_only=True)
             assert torch.equal(early[0], expected)

@@ -55,7 +55,7 @@ def test_when_an_image_config_is_parsed_then_its_recipe_is_the_stated_one(path: 
     if path.stem.startswith("cifar10_"):
         assert (data.source, config.trainer.max_epochs, model.optim.lr, data.batch_size) == ("cifar10", 5, 2e-3, 128)
         return
-    found = (
+    sizes = (
         model.model_args["drop_path_rate"],
         model.optim.lr,
         model.optim.lr_batch,
@@ -65,7 +65,7 @@ def test_when_an_image_config_is_parsed_then_its_recipe_is_the_stated_one(path: 
         data.augment.repeats,
         "EMAWeightAveraging" in names,
     )
-    assert found == PUBLISHED[path.stem]
+    assert sizes == PUBLISHED[path.stem]
     assert ("SoftMaskSchedule" in names) == path.stem.startswith("illama")
     assert (model.optim.weight_decay, data.augment.policy, data.augment.erase) == (0.05, "rand-m9-mstd0.5-inc1", 0.25)
 

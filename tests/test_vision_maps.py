@@ -1,4 +1,4 @@
-"""Maps of where models look, common corruptions, and feature pyramids that serve dense tasks at odd sizes."""
+"""Attention maps, common corruptions, and segmentation on feature pyramids at odd image sizes."""
 
 from itertools import pairwise
 from typing import Any
@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+from segmentation import SHAPES, Segmenter, mean_iou, train_shapes
 
 import tsfm_vision  # noqa: F401
 from tsfm_data.errors import InputError
-from tsfm_vision.evaluation import CORRUPTIONS, SHAPES, Segmenter, corrupt, look, mean_iou, tnt_rollout, train_shapes
+from tsfm_vision.evaluation import CORRUPTIONS, corrupt, look, tnt_rollout
 
 TOKENS: dict[str, Any] = {"img_size": 96, "patch_size": 8, "embed_dim": 48}
 PYRAMID: dict[str, Any] = {"dims": (24, 32, 48, 64), "depths": (1, 1, 1, 1)}
@@ -76,5 +77,5 @@ def test_when_a_pyramid_is_trained_on_shapes_at_an_odd_size_then_it_finds_them(n
 
 
 def test_when_pixels_are_compared_then_the_mean_is_over_classes_that_occur() -> None:
-    found, labels = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 1, 1]]])
-    assert mean_iou(found, labels, 3) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    predicted, labels = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 1, 1]]])
+    assert mean_iou(predicted, labels, 3) == pytest.approx((1 / 2 + 2 / 3) / 2)

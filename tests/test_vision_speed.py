@@ -32,15 +32,15 @@ def test_when_a_case_is_made_then_both_sides_give_equal_outputs_and_gradients(na
         parameter.data += 0.05 * torch.randn_like(parameter)
     if isinstance(holder, torch.nn.ModuleList):
         holder[1].load_state_dict(holder[0].state_dict())
-    found: list[tuple[Tensor, Tensor]] = []
+    results: list[tuple[Tensor, Tensor]] = []
     for run in (ours, other):
         holder.zero_grad()
         inputs = x.clone().requires_grad_()
         out = run(inputs)
         out.square().mean().backward()
         assert inputs.grad is not None
-        found.append((out.detach(), inputs.grad))
-    for one, two in zip(*found, strict=True):
+        results.append((out.detach(), inputs.grad))
+    for one, two in zip(*results, strict=True):
         assert torch.allclose(one, two, rtol=0, atol=5e-5 * float(two.abs().max()))
 
 
@@ -74,16 +74,16 @@ def test_when_illama_trains_in_bfloat16_then_its_gradients_are_about_those_in_fl
     side, sizes = TINY["illama"]
     _, ours, _, x = speed.CASES["illama"].make(side, 2, sizes)
     ours.soft_mask_rate = 0.3
-    found = []
+    gradients = []
     for low in (False, True):
         ours.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             loss = ours(x).float().square().mean()
         loss.backward()
-        found.append({name: weight.grad.clone() for name, weight in ours.named_parameters()})
-    for name, exact in found[0].items():
+        gradients.append({name: weight.grad.clone() for name, weight in ours.named_parameters()})
+    for name, exact in gradients[0].items():
         if exact.abs().amax() > 1e-6:
-            assert torch.cosine_similarity(exact.flatten(), found[1][name].flatten(), 0) > 0.99, name
+            assert torch.cosine_similarity(exact.flatten(), gradients[1][name].flatten(), 0) > 0.99, name
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What the families written here have in common: timm's verbs around a classifier, a norm and blocks.
+"""What the families written here share: timm's methods for a classifier, a norm and blocks.
 
 TorchScript, which timm's users export to, knows no shapes in annotations: what it compiles is annotated with plain
 tensors.
@@ -28,7 +28,7 @@ Indices = int | list[int] | tuple[int, ...] | None
 class Backbone(nn.Module, ABC):
     """An image model with ``head``, ``norm`` and ``feature_info``.
 
-    A family adds ``forward_features``, ``forward_head``, ``forward_intermediates`` and what it has to say about its
+    A family adds ``forward_features``, ``forward_head``, ``forward_intermediates`` and timm's methods about its
     parameters.
 
     Args:
@@ -89,7 +89,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward_head(self, x: Float[Tensor, "B *features"], pre_logits: bool = False) -> Float[Tensor, "B *out"]:
-        """From features to logits, or to what the classifier sees."""
+        """From features to logits, or to the classifier's input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, out]`` of images ``[B, ch, height, width]``."""
@@ -97,10 +97,10 @@ class Backbone(nn.Module, ABC):
 
 
 class Pyramid(Backbone):
-    """A backbone of ``stages`` with ever fewer and wider features.
+    """A backbone of ``stages`` whose maps become smaller and wider.
 
     Attributes:
-        between: names of the lists of layers between stages, which are one shorter than ``stages``.
+        between: names of the lists of layers between stages, one shorter than ``stages``.
     """
 
     if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Pyramid(Backbone):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether training keeps only the blocks' inputs and computes their insides again in backward."""
+        """Gradient checkpointing: keep the blocks' inputs only and compute the blocks again in backward."""
         for stage in self.stages:
             stage.grad_checkpointing = enable  # type: ignore[assignment]
 
@@ -138,7 +138,7 @@ def build(
     filter_fn: Callable[..., Any],
     features: dict[str, Any],
 ) -> Any:
-    """A variant by timm's factory.
+    """Build a variant by timm's factory.
 
     Args:
         family: class of the model.
@@ -160,9 +160,9 @@ def build(
     )
 
 
-@torch.fx.wrap  # one node of a traced graph: it decides by sizes
+@torch.fx.wrap  # one node of a traced graph, as it branches on sizes
 def patch_grid(height: int, width: int, rows: int, columns: int) -> tuple[int, int]:
-    """Rows and columns of patches in an image; what is left of its right and lower edge is not looked at.
+    """Rows and columns of patches in an image; pixels that fill no patch at the right and lower edge are ignored.
 
     Args:
         height: rows of the image.
@@ -200,7 +200,7 @@ def mix(
         k_BMHD: keys.
         v_BMHD: values.
         scale: factor on the scores, by default ``1 / sqrt(D)``.
-        dropout: share of the weights set to 0.
+        dropout: share of the attention weights that are set to 0.
         bias: added to the scores, broadcast to ``[B, H, N, M]``.
     """
     if torch.jit.is_scripting():
@@ -212,7 +212,7 @@ def mix(
 
 
 def take(count: int, indices: Indices) -> tuple[list[int], int]:
-    """The chosen of ``count`` blocks, and the last of them; a number stands for that many of the last."""
+    """Indices of the chosen of ``count`` blocks, and the last of them; a number means that many of the last blocks."""
     return feature_take_indices(count, list(indices) if isinstance(indices, tuple) else indices)
 
 

@@ -20,7 +20,6 @@ from timm.models import checkpoint_seq, generate_default_cfgs, register_model, r
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones import cpu
 from tsfm_vision.backbones.base import Indices, Pyramid, build, channels_last, path_rates, take
 from tsfm_vision.backbones.checkpoints import State, recognise
 from tsfm_vision.backbones.routing import BiLevelRoutingAttention, ConvMixer, GlobalAttention, KeyPool, KeyPooling
@@ -40,21 +39,13 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():
-            forward_only = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-            if forward_only and self.dwconv is None and cpu.applies(x_BHWC):
-                return cpu.by_parts(self.plain, x_BHWC, self.fc1.out_features)
         x = self.fc1(x_BHWC)
         if self.dwconv is not None:
             x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.fc2(self.act(x))
 
-    def plain(self, x_NC: Tensor) -> Tensor:
-        """Without the convolution: every token by itself."""
-        return self.fc2(self.act(self.fc1(x_NC)))
 
-
-torch.fx.wrap("channels_last")  # one node of a traced graph: it decides by the device
+torch.fx.wrap("channels_last")  # one node of a traced graph, as it branches on the device
 
 
 @register_notrace_module
@@ -129,7 +120,7 @@ class BiFormer(Pyramid):
         in_chans: channels of an image.
         num_classes: outputs of the classifier, 0 for none.
         global_pool: ``"avg"`` or ``""`` (the map).
-        img_size: taken for the sake of timm's users; every size works.
+        img_size: ignored, as every size works; timm's users give it.
         depths: blocks in each stage.
         dims: channels of each stage.
         qk_dims: channels of queries and keys in each stage, by default ``dims``.
@@ -144,12 +135,12 @@ class BiFormer(Pyramid):
         before_attn_dwconv: side of the depthwise convolution before attention, 0 for none.
         layer_scale_init_value: initial scale of residual branches, 0 or less for no scale.
         kv_downsample_mode: how keys and values of a region are pooled.
-        kv_per_wins: places that remain along a side of a region, for adaptive pooling, in each stage.
-        kv_downsample_ratios: places along a side that become one, for the other poolings, in each stage.
+        kv_per_wins: keys along a side of a region after adaptive pooling, in each stage.
+        kv_downsample_ratios: keys along a side that become one in the other poolings, in each stage.
         param_attention: ``"qkvo"``, or ``"qkv"`` without the linear layer after attention.
         param_routing: compare regions after a learned linear map.
-        diff_routing: let gradients flow through the shares of the routes.
-        soft_routing: weight keys and values by their region's share.
+        diff_routing: let gradients flow through the routing weights.
+        soft_routing: weight keys and values by their region's routing weight.
         pre_norm: normalise before each branch and not after each sum.
         mlp_dwconv: a depthwise convolution in the feed-forward parts.
         drop_rate: dropout before the classifier.
@@ -233,12 +224,12 @@ class BiFormer(Pyramid):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters of more than one dimension that do not decay: none."""
+        """Names of matrices and tables without weight decay: none."""
         return set()
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters into layers, for layer-wise decay of the learning rate."""
+        """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         fine = [(r"^downsample_layers\.(\d+)", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^norm", (99999,))]
         blocks = r"^(?:stages|downsample_layers)\.(\d+)" if coarse else fine
         return {"stem": r"^downsample_layers\.0", "blocks": blocks}
@@ -251,7 +242,7 @@ class BiFormer(Pyramid):
         return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From the last map to logits ``[B, out]``, or to what the classifier sees."""
+        """From the last map to logits ``[B, out]``, or to the classifier's input."""
         x = self.head_drop(x.mean((2, 3)) if self.global_pool else x)
         return x if pre_logits else self.head(x)
 
@@ -268,16 +259,16 @@ class BiFormer(Pyramid):
         if output_fmt != "NCHW":
             raise InputError(f"expected output_fmt NCHW, found {output_fmt!r}: change it")
         taken, last = take(len(self.stages), indices)
-        found, x = [], channels_last(x)
+        outputs, x = [], channels_last(x)
         for index, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             if stop_early and index > last:
                 break
             x = stage(downsample(x))
             if index in taken:
-                found.append(self.norm(x) if norm and index == len(self.stages) - 1 else x)
+                outputs.append(self.norm(x) if norm and index == len(self.stages) - 1 else x)
         if intermediates_only:
-            return found
-        return (self.norm(x) if index == len(self.stages) - 1 else x), found
+            return outputs
+        return (self.norm(x) if index == len(self.stages) - 1 else x), outputs
 
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
@@ -289,17 +280,17 @@ class BiFormer(Pyramid):
 
     @torch.no_grad()
     def routes(self, x: Float[Tensor, "B ch height width"]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Where each region looks: share and number ``[B, R, K]`` of the chosen regions for each routed attention.
+        """Weights and indices ``[B, R, K]`` of the regions that each region attends to, for each routed attention.
 
-        The images pass in the model's mode: in training they move the running statistics of its norms.
+        The model stays in its mode: in training, the images update the running statistics of its norms.
         """
-        found: dict[str, tuple[Float[Tensor, "B R K"], Int[Tensor, "B R K"]]] = {}
+        routes: dict[str, tuple[Float[Tensor, "B R K"], Int[Tensor, "B R K"]]] = {}
         hooks = []
         for name, module in self.named_modules():
             if isinstance(module, BiLevelRoutingAttention):
 
                 def keep(_: nn.Module, __: Any, out: tuple[Tensor, Tensor], name: str = name) -> None:
-                    found[name] = out
+                    routes[name] = out
 
                 hooks.append(module.router.register_forward_hook(keep))
         try:
@@ -307,11 +298,11 @@ class BiFormer(Pyramid):
         finally:
             for hook in hooks:
                 hook.remove()
-        return found
+        return routes
 
 
 def downsamplers(in_chans: int, dims: Sequence[int], overlap: bool) -> list[nn.Module]:
-    """What stands before each stage: a quarter of the image's side before the first, a half before the others."""
+    """The layers before each stage: to a quarter of the image's side before the first, halving before the others."""
     if overlap:
         half = dims[0] // 2
         stem = [
@@ -341,7 +332,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
         key = re.sub(r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2.", key)
         key = re.sub(r"\.attn\.(?:qkv\.qkv|qkv_linear)\.", ".attn.qkv.", key)
         key = re.sub(r"\.attn\.(?:wo|output_linear)\.", ".attn.proj.", key)
-        key = re.sub(r"\.attn\.([123])\.", lambda found: f".attn.convs.{int(found[1]) - 1}.", key)
+        key = re.sub(r"\.attn\.([123])\.", lambda match: f".attn.convs.{int(match[1]) - 1}.", key)
         key = re.sub(r"\.mlp\.0\.", ".mlp.fc1.", re.sub(r"\.mlp\.[23]\.", ".mlp.fc2.", key))
         key = key.replace(".mlp.1.dwconv.", ".mlp.dwconv.")
         key = re.sub(r"\.gamma([12])$", r".ls\1.gamma", key)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tsfm_data.errors import InputError
 
 State = dict[str, Tensor]
-# Where training scripts put the weights inside a checkpoint, the averaged ones first.
+# The keys of weights inside a checkpoint of a training script; averaged weights come first.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
 # Family -> sets of keys; all keys of one set are in every checkpoint of the family and in no other's.
 SIGNS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -42,12 +42,12 @@ def unwrap(checkpoint: Mapping[str, Any]) -> State:
     Raises:
         InputError: there are no weights in it.
     """
-    found: Any = checkpoint
+    weights: Any = checkpoint
     for name in WRAPPERS:
-        if isinstance(found.get(name), Mapping):
-            found = found[name]
+        if isinstance(weights.get(name), Mapping):
+            weights = weights[name]
             break
-    state = {key.removeprefix("module."): value for key, value in found.items() if isinstance(value, Tensor)}
+    state = {key.removeprefix("module."): value for key, value in weights.items() if isinstance(value, Tensor)}
     if not state:
         raise InputError(
             f"expected a state dict, plain or under one of {', '.join(WRAPPERS)}, found the keys "
@@ -68,18 +68,18 @@ def recognise(checkpoint: Mapping[str, Any], family: str) -> State:
     """The weights in a checkpoint, checked to be of ``family``.
 
     Raises:
-        InputError: they belong to another family (which one is said), or there are none.
+        InputError: they belong to another family, which is named, or there are none.
     """
     state = unwrap(checkpoint)
-    found = family_of(state)
-    if found != family:
-        what = f"one of {found}" if found else f"an unknown one with the keys {', '.join(list(state)[:3])}"
+    actual = family_of(state)
+    if actual != family:
+        what = f"one of {actual}" if actual else f"an unknown one with the keys {', '.join(list(state)[:3])}"
         raise InputError(f"expected a checkpoint of {family}, found {what}: give the file that belongs to this model")
     return state
 
 
 def resize_grid(table_1NC: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Position rows of a grid of tokens for another grid: bicubic, without antialiasing, as the originals do."""
+    """A position table of a grid of tokens, resized to another: bicubic, without antialiasing, as in the originals."""
     if old == new:
         return table_1NC
     grid = table_1NC.float().unflatten(1, old).permute(0, 3, 1, 2)
@@ -88,7 +88,7 @@ def resize_grid(table_1NC: Tensor, old: tuple[int, int], new: tuple[int, int]) -
 
 
 def resize_map(table: Tensor, size: tuple[int, int]) -> Tensor:
-    """A position map ``[1, C, H, W]`` for another map size: bicubic, without antialiasing."""
+    """A position map ``[1, C, H, W]``, resized to another size: bicubic, without antialiasing."""
     if (table.shape[2], table.shape[3]) == size:
         return table
     return F.interpolate(table.float(), size=size, mode="bicubic", align_corners=False).to(table.dtype)
@@ -133,7 +133,7 @@ def load_state(model: nn.Module, checkpoint: Mapping[str, Any], file: Path) -> n
     Args:
         model: one of the models of this package.
         checkpoint: what the file holds.
-        file: where it was read, for errors.
+        file: its path, for errors.
 
     Raises:
         InputError: it belongs to another family, or a tensor does not fit.
@@ -187,12 +187,14 @@ def read(file: Path) -> Mapping[str, Any]:
             return load_file(file)
         # Training scripts keep their parsed arguments with the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
         raise InputError(
             f"expected a checkpoint of tensors, found a corrupt or unsafe file at {file} "
             f"({' '.join(str(error).split())[:120]}): get it again"
         ) from error
-    if not isinstance(found, Mapping):
-        raise InputError(f"expected a state dict in {file}, found {type(found).__name__}: give the weights of a model")
-    return found
+    if not isinstance(content, Mapping):
+        raise InputError(
+            f"expected a state dict in {file}, found {type(content).__name__}: give the weights of a model"
+        )
+    return content

@@ -1,35 +1,33 @@
-"""Operations of the backbones on a CPU, exact, that hold or keep less memory than PyTorch's.
+"""Exact operations of the backbones on a CPU that are faster or need less memory than PyTorch's.
 
-What autograd would keep of every step is computed again from the inputs. Other devices, float16 and traced graphs take
-PyTorch's own layers and ``tsfm.attention.dispatch``.
+In training, backward computes intermediate values again instead of keeping them. Other devices, float16 and traced
+graphs use PyTorch's own layers and ``tsfm.attention.dispatch``.
 
 Shapes: B batch, H and W rows and columns of a map, N tokens of a region, D channels of a head, C channels of a token,
 X channels of queries, keys and values together, R regions, K regions that a region attends to.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from timm.models import register_notrace_module
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Numbers of keys, values and scores that are held at once.
+# Elements of keys, values and scores that are held at once.
 GATHERED = 2**18
-# Hidden values of a feed-forward part that are held at once.
-HIDDEN = 2**18
-# In the types that come in, whatever autocast would make of them.
+# Computes in the types of the inputs, whatever autocast would choose.
 as_given = torch.autocast("cpu", enabled=False)
 
 
 def applies(x: Tensor, low: bool = False) -> bool:
-    """Whether these operations serve a tensor.
+    """Whether these operations are used for a tensor.
 
     Args:
         x: the tensor.
-        low: whether the operation is one of those that work in bfloat16 and under autocast, too.
+        low: whether the operation also works in bfloat16 and under autocast.
     """
     if x.device.type != "cpu" or torch.jit.is_tracing():
         return False
@@ -39,26 +37,37 @@ def applies(x: Tensor, low: bool = False) -> bool:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type to add up in."""
+    """The type for sums: float32 or wider."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def by_parts(
-    function: Callable[[Float[Tensor, "N C"]], Float[Tensor, "N C"]], x: Float[Tensor, "*S C"], hidden: int
-) -> Float[Tensor, "*S C"]:
-    """A feed-forward part some tokens at a time, without gradients: what is inside stays in a cache.
+@register_notrace_module
+class Linear(nn.Linear):
+    """PyTorch's; in float32 and without gradients by oneDNN, which multiplies many narrow rows faster than BLAS."""
 
-    Args:
-        function: of tokens, each by itself.
-        x: tokens.
-        hidden: values that it holds inside of each.
-    """
-    tokens_NC = x.flatten(0, -2)
-    out_NC = torch.empty_like(tokens_NC)
-    size = max(1, HIDDEN // hidden)
-    for out, tokens in zip(out_NC.split(size), tokens_NC.split(size), strict=True):
-        out.copy_(function(tokens))
-    return out_NC.view_as(x)
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what this alone encloses
+            if self.by_onednn(x):
+                return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return F.linear(x, self.weight, self.bias)
+
+    @torch.jit.ignore
+    def by_onednn(self, x: Tensor) -> bool:
+        """Whether oneDNN computes this: its operator has no backward pass, and exported graphs hold PyTorch's own."""
+        return (
+            applies(x)
+            and x.dtype == self.weight.dtype == torch.float32
+            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+            and not torch.compiler.is_compiling()
+            and torch.backends.mkldnn.is_available()
+        )
+
+
+def use_linear(model: nn.Module) -> None:
+    """Replace PyTorch's linear layers of a model by ``Linear``; weights, names and hooks stay."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
 
 
 class RMSNorm(torch.autograd.Function):
@@ -102,7 +111,7 @@ class GatedSilu(torch.autograd.Function):
 class Routed(torch.autograd.Function):
     """Attention of each region of a map to the regions that it is routed to.
 
-    Keys and values are gathered for some rows (a head of a region each) at a time, used and forgotten. The map holds
+    Keys and values are gathered for some rows at a time (a row is one head of one region) and not kept. The map holds
     queries, keys and values of all heads side by side; a region is ``rows`` x ``columns`` tokens.
     """
 
@@ -116,7 +125,7 @@ class Routed(torch.autograd.Function):
         k, v = table_of(qkv_BHWX[..., width:], 2, ctx.sizes)
         out = table_of(qkv_BHWX[..., :width], 1, ctx.sizes)[0]
         for part, chosen in chunks(index_BRK, heads, out):
-            # A query is needed once: what is found for it takes its place.
+            # A query is needed once: its output overwrites it.
             weights = routed_weights(out[part], gathered(k, chosen), scale)
             torch.bmm(weights, gathered(v, chosen), out=out[part])
         del k, v
@@ -141,7 +150,7 @@ class Routed(torch.autograd.Function):
 
 
 def table_of(map_BHWX: Tensor, kinds: int, sizes: tuple[int, int, int]) -> Float[Tensor, "kinds BRH N D"]:
-    """A copy of the tokens of a map region by region and head by head: queries, keys and values, or some of them."""
+    """The tokens of a map, copied region by region and head by head; ``kinds`` of queries, keys and values."""
     rows, columns, heads = sizes
     x = map_BHWX.unflatten(3, (kinds, heads, -1)).unflatten(2, (-1, columns)).unflatten(1, (-1, rows))
     x = x.permute(5, 0, 1, 3, 6, 2, 4, 7).clone(memory_format=torch.contiguous_format)
@@ -149,14 +158,14 @@ def table_of(map_BHWX: Tensor, kinds: int, sizes: tuple[int, int, int]) -> Float
 
 
 def map_of(table: Float[Tensor, "kinds BRH N D"], shape: torch.Size, sizes: tuple[int, int, int]) -> Tensor:
-    """The inverse."""
+    """The inverse of ``table_of``."""
     rows, columns, heads = sizes
     x = table.view(len(table), shape[0], shape[1] // rows, shape[2] // columns, heads, rows, columns, -1)
     return x.permute(1, 2, 5, 3, 6, 0, 4, 7).flatten(5).flatten(3, 4).flatten(1, 2)
 
 
 def chunks(index_BRK: Int[Tensor, "B R K"], heads: int, q: Float[Tensor, "BRH N D"]) -> list[tuple[slice, Tensor]]:
-    """Rows of queries to work on at once, and the rows of keys and values that each of them sees."""
+    """Slices of query rows that are computed at once, and the rows of keys and values that each row attends to."""
     batch, regions, routes = index_BRK.shape
     first = torch.arange(batch, device=index_BRK.device)[:, None, None] * regions
     head = torch.arange(heads, device=index_BRK.device)[:, None]
@@ -166,12 +175,12 @@ def chunks(index_BRK: Int[Tensor, "B R K"], heads: int, q: Float[Tensor, "BRH N 
 
 
 def gathered(x: Float[Tensor, "BRH N D"], chosen: Int[Tensor, "rows K"]) -> Float[Tensor, "rows KN D"]:
-    """Keys or values of the chosen regions, end to end."""
+    """Keys or values of the chosen regions, concatenated."""
     return x.flatten(1).index_select(0, chosen.flatten()).view(len(chosen), -1, x.shape[2])
 
 
 def scatter(total: Float[Tensor, "BRH N D"], chosen: Int[Tensor, "rows K"], x: Float[Tensor, "rows KN D"]) -> None:
-    """Add to each region what was found for it: the inverse of ``gathered`` for gradients."""
+    """Add the gradients of gathered rows to their regions: the backward pass of ``gathered``."""
     total.flatten(1).index_add_(0, chosen.flatten(), x.view(-1, total.shape[1] * total.shape[2]))
 
 

@@ -28,12 +28,12 @@ from tsfm_vision.backbones.soft_mask import plain, soft_masked
 RELEASE = "https://huggingface.co/techmonsterwang/iLLaMA/resolve/main/"
 # Hidden channels of the feed-forward part are rounded up to a multiple of this.
 MULTIPLE = 256
-torch.fx.wrap("patch_grid")  # one node of a traced graph: it decides by sizes
+torch.fx.wrap("patch_grid")  # one node of a traced graph, as it branches on sizes
 
 
 @torch.fx.wrap
 def rotary_table(tokens: int, channels: int, like: Tensor) -> Tensor:
-    """Cosine and sine of the turn of each token's neighbouring channels, ``[2, N, D / 2]``.
+    """Cosine and sine of each token's rotation, for each pair of neighbouring channels, ``[2, N, D / 2]``.
 
     Positions are counted from 0 in raster order.
     """
@@ -65,7 +65,7 @@ class Attention(nn.Module):
 
 
 class SwiGLU(layers.SwiGLU):
-    """The shared one by its published names: ``fc2(silu(fc1 x) * fc3 x)``."""
+    """The shared layer with the published names: ``fc2(silu(fc1 x) * fc3 x)``."""
 
     if TYPE_CHECKING:  # TorchScript takes an annotated module for an interface
         fc1: nn.Linear
@@ -78,7 +78,7 @@ class SwiGLU(layers.SwiGLU):
         return self.fc2(self.weighed(self.fc1(x_BNC), self.fc3(x_BNC)))
 
     def weighed(self, gate: Tensor, value: Tensor) -> Tensor:
-        """On a CPU in one operation that keeps little for its backward pass."""
+        """On a CPU by one operation that keeps less for backward."""
         if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what this alone encloses
             if cpu.applies(gate, low=True):
                 return cpu.GatedSilu.apply(gate, value)
@@ -87,7 +87,7 @@ class SwiGLU(layers.SwiGLU):
 
 @register_notrace_module
 class RMSNorm(layers.RMSNorm):
-    """The shared one; on a CPU, where PyTorch's keeps more for its backward pass, ours."""
+    """The shared layer; on a CPU by our operation, which keeps less for backward than PyTorch's."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():  # noqa: SIM102 - as above
@@ -98,7 +98,7 @@ class RMSNorm(layers.RMSNorm):
 
 @register_notrace_module
 class Block(nn.Module):
-    """Normalise, attend, add; normalise, feed forward, add."""
+    """A pre-norm block: attention, then the feed-forward part, each added to its input."""
 
     def __init__(self, width: int, heads: int, hidden: int, qkv_bias: bool, drop_path: float) -> None:
         super().__init__()
@@ -114,10 +114,10 @@ class Block(nn.Module):
 
 
 class ILlama(Backbone):
-    """iLLaMA; any image of at least one patch, what is left of its right and lower edge is not looked at.
+    """iLLaMA, for any image of at least one patch; pixels that fill no patch at the right and lower edge are ignored.
 
     Args:
-        img_size: size that the position table is made for; it is resized for others.
+        img_size: image size of the position table, which is resized for other sizes.
         patch_size: side of a patch in pixels.
         in_chans: channels of an image.
         num_classes: outputs of the classifier, 0 for none.
@@ -132,7 +132,7 @@ class ILlama(Backbone):
         drop_path_rate: of the last block; it grows linearly from 0.
 
     Attributes:
-        soft_mask_rate: weight of what lies ahead, 0 to 1 (``tsfm_vision.backbones.soft_mask``); 0 for trained models.
+        soft_mask_rate: factor on attention weights of later tokens, 0 to 1 (``soft_mask``); 0 for trained models.
 
     Raises:
         InputError: ``embed_dim`` and ``num_heads`` do not fit, or an unknown ``global_pool``.
@@ -164,7 +164,7 @@ class ILlama(Backbone):
         self.head_channels = embed_dim // num_heads
         self.soft_mask_rate = 0.0
         self.grad_checkpointing = False
-        # Sizes are checked by `grid`, in words.
+        # `grid` checks sizes, with a message that says what to do.
         self.patch_embed = PatchEmbed(to_2tuple(img_size), patch_size, in_chans, embed_dim, strict_img_size=False)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches + 1, embed_dim))
@@ -179,15 +179,16 @@ class ILlama(Backbone):
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.cls_token, std=0.02)
         self.apply(self._init_weights)
+        cpu.use_linear(self)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters of more than one dimension that do not decay."""
+        """Names of matrices and tables without weight decay."""
         return {"pos_embed", "cls_token"}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters into layers, for layer-wise decay of the learning rate."""
+        """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         return {
             "stem": r"^cls_token|^pos_embed|^patch_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
@@ -195,11 +196,11 @@ class ILlama(Backbone):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether training keeps only the blocks' inputs and computes their insides again in backward."""
+        """Gradient checkpointing: keep the blocks' inputs only and compute the blocks again in backward."""
         self.grad_checkpointing = enable
 
     def set_input_size(self, img_size: int | Sequence[int]) -> None:
-        """Make another image size the model's own: its position table is resized once, not at every pass."""
+        """Change the model's image size: its position table is resized once and not in every forward pass."""
         height, width = to_2tuple(img_size)
         table = self.positions(self.grid(height, width)).detach().clone()
         self.pos_embed = nn.Parameter(table, requires_grad=self.pos_embed.requires_grad)
@@ -224,7 +225,7 @@ class ILlama(Backbone):
 
     @torch.jit.ignore
     def run(self, block: nn.Module, x_BNC: Tensor, turns_2NR: Tensor) -> Tensor:
-        """One block; in training with checkpointing its insides are computed again in backward."""
+        """One block, under gradient checkpointing if that is set."""
         arguments = (x_BNC, turns_2NR, self.soft_mask_rate)
         return checkpoint(block, *arguments) if self.grad_checkpointing and self.training else block(*arguments)
 
@@ -240,7 +241,7 @@ class ILlama(Backbone):
         return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From tokens to logits ``[B, out]``, or to what the classifier sees."""
+        """From tokens to logits ``[B, out]``, or to the classifier's input."""
         if len(self.global_pool) > 0:
             x = x[:, -1] if self.global_pool == "token" else x[:, :-1].mean(1)
         x = self.head_drop(x)
@@ -256,7 +257,7 @@ class ILlama(Backbone):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Tokens after chosen blocks, as timm's models give them; the class token is the "prefix" although last."""
+        """Tokens after chosen blocks, as timm's models give them; the class token, which is last, is the "prefix"."""
         if output_fmt not in ("NCHW", "NLC"):
             raise InputError(f"expected output_fmt NCHW or NLC, found {output_fmt!r}: change it")
         taken, last = take(len(self.blocks), indices)

@@ -30,12 +30,12 @@ POOL: tuple[Mixer, ...] = ("pool", "pool", "pool", "pool")
 RELEASE = "https://github.com/sail-sg/poolformer/releases/download/v1.0/"
 
 
-torch.fx.wrap("channels_last")  # one node of a traced graph: it decides by the device
+torch.fx.wrap("channels_last")  # one node of a traced graph, as it branches on the device
 
 
 @register_notrace_module
 class AttentionMixer(nn.Module):
-    """Self-attention between all places of a map, by ``tsfm.attention.dispatch``.
+    """Self-attention between all positions of a map, by ``tsfm.attention.dispatch``.
 
     Args:
         dim: channels C, a multiple of ``head_dim`` (fewer: one head of all channels).
@@ -57,10 +57,10 @@ class AttentionMixer(nn.Module):
 
 @register_notrace_module
 class SpatialFc(nn.Module):
-    """A learned linear map over the places of a map, the same for every channel.
+    """A learned linear layer over the positions of a map, the same for every channel.
 
     Args:
-        size: rows and columns of the only map size that it takes.
+        size: rows and columns of the only map that it takes.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -71,8 +71,8 @@ class SpatialFc(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if (x_BCHW.shape[2], x_BCHW.shape[3]) != self.size:
             raise InputError(
-                f"expected an image that gives a map of {self.size[0]} x {self.size[1]} in a stage that mixes by a "
-                f"learned matrix, found one of {x_BCHW.shape[2]} x {x_BCHW.shape[3]}: create the model with the "
+                f"expected an image that gives a map of {self.size[0]} x {self.size[1]} in a stage with the mixer "
+                f"'fc', found one of {x_BCHW.shape[2]} x {x_BCHW.shape[3]}: create the model with the "
                 "img_size of the images"
             )
         return self.fc(x_BCHW.flatten(2)).view_as(x_BCHW)
@@ -92,13 +92,13 @@ class PositionedDownsampling(Downsampling):
 
 
 class PoolFormer(MetaFormer):
-    """PoolFormer, or MetaFormer with other mixers.
+    """PoolFormer, or MetaFormer with other token mixers.
 
     Args:
-        mixers: how the places of a map are mixed in each stage.
+        mixers: the token mixer of each stage.
         positioned: stages that begin with a learned position map.
         mlp_ratios: hidden channels of a stage's feed-forward part, as a multiple of its channels.
-        layer_scale: initial scale of a residual branch; ``None`` or 0 for no scale (timm hands no ``None`` on).
+        layer_scale: initial scale of a residual branch; ``None`` or 0 for none (timm does not pass ``None`` on).
         channel_norm: normalise over channels alone (LayerNorm) and not over the whole map (GroupNorm of one group).
         norm_first: the head normalises and then pools, as the original does; ``False``: as timm does.
         stage_norms: a norm for every stage's output, which ``forward_intermediates(norm=True)`` and ``features_only``
@@ -167,12 +167,12 @@ class PoolFormer(MetaFormer):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters of more than one dimension that do not decay."""
+        """Names of matrices and tables without weight decay."""
         return {name for name, _ in self.named_parameters() if name.endswith("pos_embed")}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters into layers, for layer-wise decay of the learning rate."""
+        """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
 
@@ -201,7 +201,7 @@ class PoolFormer(MetaFormer):
         return maps if intermediates_only else (last, maps)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From the last map to logits, or to what the classifier sees."""
+        """From the last map to logits, or to the classifier's input."""
         if self.norm_first:
             x = self.head.norm(x)  # type: ignore[operator]
         x = self.head.global_pool(x)  # type: ignore[operator]
@@ -212,7 +212,7 @@ class PoolFormer(MetaFormer):
 
 
 def map_sizes(img_size: int | Sequence[int], dims: Sequence[int]) -> list[tuple[int, int]]:
-    """Rows and columns of each stage's map: a stem of stride 4, then halved (rounded up) where the channels change."""
+    """Rows and columns of each stage's map: a stem of stride 4, then halved (rounded up) if the channels change."""
     height, width = to_2tuple(img_size)
     size = ((height - 3) // 4 + 1, (width - 3) // 4 + 1)
     sizes = [size]
@@ -238,7 +238,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
 
 
 def _from_original(state: State) -> State:
-    """The original keeps stages, downsamplers and position maps in one list: tell them apart by what they hold."""
+    """The original keeps stages, downsamplers and position maps in one list: their keys tell them apart."""
     numbers = sorted({int(key.split(".")[1]) for key in state if key.startswith("network.")})
     places, stage = {}, 0
     for number in numbers:
@@ -248,10 +248,10 @@ def _from_original(state: State) -> State:
             places[number], stage = f"stages.{stage}.blocks", stage + 1
     out: State = {}
     for key, value in state.items():
-        key = re.sub(r"^network\.(\d+)", lambda found: places[int(found[1])], key)
+        key = re.sub(r"^network\.(\d+)", lambda match: places[int(match[1])], key)
         key = re.sub(r"layer_scale_([12])$", r"layer_scale\1.scale", key)
         key = key.replace("downsample.proj", "downsample.conv").replace("patch_embed.proj", "stem.conv")
-        key = re.sub(r"^norm([0246])\.", lambda found: f"stage_norms.{int(found[1]) // 2}.", key)
+        key = re.sub(r"^norm([0246])\.", lambda match: f"stage_norms.{int(match[1]) // 2}.", key)
         out[re.sub(r"^norm\.", "head.norm.", re.sub(r"^head\.", "head.fc.", key))] = value
     return out
 

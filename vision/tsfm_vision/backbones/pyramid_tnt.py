@@ -22,7 +22,7 @@ from tsfm_vision.backbones.base import Indices, Pyramid, build, path_rates, take
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
 from tsfm_vision.backbones.pyramid_tnt_layers import WORDS, Block, Grid, Merge, MergeWords, Stage, Stem, resize_relative
 
-torch.fx.wrap("resize_grid")  # one node of a traced graph, as grid_of and halved: they decide by sizes
+torch.fx.wrap("resize_grid")  # one node of a traced graph, as grid_of and halved: they branch on sizes
 
 # Pixels of the image along a side of a sentence.
 SIDE = 8
@@ -34,7 +34,7 @@ class PyramidTNT(Pyramid):
     """PyramidTNT; image sides must be multiples of 8 pixels, 32 or more.
 
     Args:
-        img_size: size that the position tables are made for; they are resized for others.
+        img_size: image size of the position tables, which are resized for other sizes.
         in_chans: channels of an image.
         num_classes: outputs of the classifier, 0 for none.
         global_pool: ``"avg"`` or ``""`` (all tokens).
@@ -47,7 +47,7 @@ class PyramidTNT(Pyramid):
         drop_path_rate: of the last block; it grows linearly from 0.
 
     Raises:
-        InputError: an image size that it cannot take.
+        InputError: an image size that does not fit.
     """
 
     between = ("word_merges", "sentence_merges")
@@ -77,7 +77,7 @@ class PyramidTNT(Pyramid):
         paths = path_rates(drop_path_rate, list(depths))
         self.stages = nn.ModuleList()
         for i in range(stages):
-            # Words take part in the first block, and in the second of many.
+            # The first block has words, and the second too if the stage is deep.
             inner = [inner_dims[i]] * (2 if depths[i] > 6 else 1) + [0] * depths[i]
             heads = (outer_heads[i], inner_heads[i])
             blocks = [Block(outer_dims[i], c, *heads, REDUCTIONS[i], p) for c, p in zip(inner, paths[i], strict=False)]
@@ -93,12 +93,12 @@ class PyramidTNT(Pyramid):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters of more than one dimension that do not decay."""
+        """Names of matrices and tables without weight decay."""
         return {name for name, _ in self.named_parameters() if name.endswith("_pos")}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters into layers, for layer-wise decay of the learning rate."""
+        """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         fine = [
             (r"^(?:word|sentence)_merges\.(\d+)", (0,)),
             (r"^stages\.(\d+)\.relative_pos", (0,)),
@@ -113,26 +113,26 @@ class PyramidTNT(Pyramid):
         grid = grid_of(x.shape[2], x.shape[3])
         inner, outer = self.patch_embed(x)
         inner, outer = inner + self.inner_pos, outer + resize_grid(self.outer_pos, self.grid, grid)
-        found: list[tuple[Tensor, Grid]] = []
+        outputs: list[tuple[Tensor, Grid]] = []
         # As TorchScript takes it: no zip with strict, no break, no slices of modules.
         for stage, words, sentences in zip(self.stages, self.word_merges, self.sentence_merges):  # noqa: B905
-            if len(found) <= last:
+            if len(outputs) <= last:
                 inner, outer = stage(inner, outer, grid)
-                found.append((outer, grid))
-            if len(found) <= last:
+                outputs.append((outer, grid))
+            if len(outputs) <= last:
                 inner, outer = words(inner, grid), sentences(outer, grid)
                 grid = halved(grid)
-        if len(found) <= last:
+        if len(outputs) <= last:
             inner, outer = self.stages[-1](inner, outer, grid)
-            found.append((outer, grid))
-        return found
+            outputs.append((outer, grid))
+        return outputs
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map's sentences ``[B, N, C]`` after the last norm."""
         return self.norm(self.run(x, len(self.stages))[-1][0])
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From sentences to logits ``[B, out]``, or to what the classifier sees."""
+        """From sentences to logits ``[B, out]``, or to the classifier's input."""
         x = self.head_drop(x.mean(1) if self.global_pool else x)
         return x if pre_logits else self.head(x)
 
@@ -149,15 +149,15 @@ class PyramidTNT(Pyramid):
         if output_fmt not in ("NCHW", "NLC"):
             raise InputError(f"expected output_fmt NCHW or NLC, found {output_fmt!r}: change it")
         taken, last = take(len(self.stages), indices)
-        found = self.run(x, last if stop_early else len(self.stages))
+        reached = self.run(x, last if stop_early else len(self.stages))
         outputs = []
         for index in sorted(taken):
-            tokens, grid = found[index]
+            tokens, grid = reached[index]
             tokens = self.norm(tokens) if norm and index == len(self.stages) - 1 else tokens
             outputs.append(tokens.transpose(1, 2).unflatten(2, grid).contiguous() if output_fmt == "NCHW" else tokens)
         if intermediates_only:
             return outputs
-        return (self.norm(found[-1][0]) if len(found) == len(self.stages) else found[-1][0]), outputs
+        return (self.norm(reached[-1][0]) if len(reached) == len(self.stages) else reached[-1][0]), outputs
 
 
 @torch.fx.wrap

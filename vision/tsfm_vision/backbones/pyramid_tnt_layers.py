@@ -1,4 +1,4 @@
-"""Layers of PyramidTNT (``tsfm_vision.pyramid_tnt``): sentences, their words, and how both are merged.
+"""Layers of PyramidTNT (``tsfm_vision.backbones.pyramid_tnt``): sentences, their words, and how both are merged.
 
 Shapes: B batch, N sentences of a map, P words of a sentence, C channels of a sentence, c those of a word, H heads, D
 channels of a head, M keys.
@@ -51,7 +51,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward part of sentences, in some blocks after those of their words.
+    """Attention and a feed-forward part for sentences; in some blocks, for their words before that.
 
     Args:
         outer: channels of a sentence.
@@ -119,7 +119,7 @@ class Stage(nn.Module):
 
 
 class Merge(nn.Module):
-    """A norm, and a convolution that merges the sentences of a map two by two in each direction."""
+    """A norm, and a convolution that halves the sentences of a map in each direction."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()

@@ -24,12 +24,12 @@ def cut(x_BHWC: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def join(x_BRhwC: Tensor, across: int) -> Tensor:
-    """The map of which these are the regions, ``across`` of them side by side."""
+    """The map that these regions make up, ``across`` of them side by side: the inverse of ``cut``."""
     return x_BRhwC.unflatten(1, (-1, across)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def mix_padded(q_BNHD: Tensor, k_BMHD: Tensor, v_BMHV: Tensor, scale: float) -> Tensor:
-    """``mix`` for values that have other channels than queries and keys: the fewer are filled with zeros."""
+    """``mix`` for values with another number of channels than queries and keys: zeros fill the difference."""
     keys, values = q_BNHD.shape[-1], v_BMHV.shape[-1]
     if keys == values:
         return mix(q_BNHD, k_BMHD, v_BMHV, scale)
@@ -39,7 +39,7 @@ def mix_padded(q_BNHD: Tensor, k_BMHD: Tensor, v_BMHV: Tensor, scale: float) -> 
 
 
 class Router(nn.Module):
-    """Which regions a region attends to.
+    """Chooses the regions that each region attends to.
 
     Args:
         width: channels of queries and keys.
@@ -56,7 +56,7 @@ class Router(nn.Module):
         self.emb = nn.Linear(width, width) if learned else nn.Identity()
 
     def forward(self, q_BRE: Tensor, k_BRE: Tensor) -> tuple[Tensor, Tensor]:
-        """The share of each chosen region (they sum to 1), and its number."""
+        """The weight of each chosen region (the weights sum to 1), and its index."""
         if not self.differentiable:
             q_BRE, k_BRE = q_BRE.detach(), k_BRE.detach()
         score_BRR = (self.emb(q_BRE) * self.scale) @ self.emb(k_BRE).transpose(1, 2)
@@ -65,12 +65,12 @@ class Router(nn.Module):
 
 
 class KeyPooling(nn.Module):
-    """Fewer keys and values for a region.
+    """Pools the keys and values of a region.
 
     Args:
-        mode: how they are pooled; "ada" pools to a given number of places.
-        side: places that remain along a side, for the "ada" modes.
-        ratio: places along a side that become one, for the others.
+        mode: "ada" pools to a fixed number of keys, the others by a fixed ratio.
+        side: keys along a side after pooling, for the "ada" modes.
+        ratio: keys along a side that become one, for the other modes.
     """
 
     def __init__(self, mode: KeyPool, side: int, ratio: int) -> None:
@@ -108,9 +108,9 @@ class BiLevelRoutingAttention(nn.Module):
         side_conv: side of the convolution's kernel, 0 for none.
         project: whether a linear layer follows.
         learned_routing: compare regions after a learned linear map.
-        soft_routing: weight keys and values by their region's share of the routing.
-        differentiable_routing: let gradients flow through these shares.
-        key_pooling: fewer keys and values for a region, ``None`` for all.
+        soft_routing: weight keys and values by their region's routing weight.
+        differentiable_routing: let gradients flow through these weights.
+        key_pooling: pooling of a region's keys and values, ``None`` for none.
         ceil_regions: the newer operator: a region has ``floor(side / windows)`` tokens, so that there may be more
             regions; padding comes after the projection and not before it.
     """
@@ -154,7 +154,7 @@ class BiLevelRoutingAttention(nn.Module):
             qkv = self.qkv(x_BHWC)
             rows, columns = max(1, height // self.windows), max(1, width // self.windows)
         else:
-            # Padding before the projection: padded tokens become the bias and take part, as in the published models.
+            # Padding comes before the projection, so that padded tokens equal the bias, as in the published models.
             rows, columns = -(-height // self.windows), -(-width // self.windows)
             qkv = self.qkv(pad(x_BHWC, rows, columns))
         value_map = qkv[..., 2 * self.qk_width :]
@@ -173,12 +173,12 @@ class BiLevelRoutingAttention(nn.Module):
         return self.proj(out)[:, :height, :width]
 
     def routed(self, qkv: Tensor, share_BRK: Tensor, index_BRK: Tensor, across: int) -> Tensor:
-        """Each region's attention to the regions that it is routed to: a map again.
+        """Attention of each region to the regions that it is routed to, joined to a map.
 
         Args:
             qkv: of the regions, ``[B, R, h, w, X]``.
-            share_BRK: of the routes.
-            index_BRK: of the regions that they lead to.
+            share_BRK: weights of the chosen regions.
+            index_BRK: their indices.
             across: regions side by side.
         """
         batch, regions, rows, columns = qkv.shape[0], qkv.shape[1], qkv.shape[2], qkv.shape[3]
@@ -203,7 +203,7 @@ def pad(x_BHWC: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def means(qkv: Tensor, rows: int, columns: int, width: int) -> Tensor:
-    """Mean query and key of each region, ``[B, R, 2 * width]``, counting only tokens that are there."""
+    """Mean query and key of each region, ``[B, R, 2 * width]``, without padding."""
     qk = qkv[..., : 2 * width].permute(0, 3, 1, 2)
     pooled = F.avg_pool2d(qk, (rows, columns), ceil_mode=True, count_include_pad=False)
     return pooled.flatten(2).transpose(1, 2)

@@ -20,6 +20,7 @@ from timm.models import tnt as timm_tnt
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
+from tsfm_vision.backbones import cpu
 from tsfm_vision.backbones.base import Indices, build, mix, patch_grid, take
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
 
@@ -42,7 +43,7 @@ RENAMED = {
 }
 
 
-torch.fx.wrap("patch_grid")  # one node of a traced graph: it decides by sizes
+torch.fx.wrap("patch_grid")  # one node of a traced graph, as it branches on sizes
 
 
 @register_notrace_module
@@ -57,7 +58,7 @@ class Attention(timm_tnt.Attention):
 
 
 class GatedMlp(Mlp):
-    """A feed-forward part that adds its result weighted by a gate made of the mean over tokens."""
+    """A feed-forward part with a squeeze-and-excite gate, which the mean token computes, added to its output."""
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0) -> None:
         super().__init__(dim, hidden, drop=drop)
@@ -94,9 +95,10 @@ class TNT(timm_tnt.TNT):
             if gated:
                 block.mlp = GatedMlp(outer, int(outer * mlp_ratio), drop=drop)
         self.blocks.apply(self._init_weights)
+        cpu.use_linear(self.blocks)
 
     def set_input_size(self, img_size: int | Sequence[int]) -> None:
-        """Make another image size the model's own: its position table is resized once, not at every pass."""
+        """Change the model's image size: its position table is resized once and not in every forward pass."""
         height, width = to_2tuple(img_size)
         embed, grid = self.pixel_embed, self.grid(height, width)
         table = self.positions(grid).detach().clone()
@@ -133,7 +135,7 @@ class TNT(timm_tnt.TNT):
 
     @torch.jit.ignore
     def run(self, block: nn.Module, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
-        """One block; in training with checkpointing its insides are computed again in backward."""
+        """One block, under gradient checkpointing if that is set."""
         return checkpoint(block, inner, outer) if self.grad_checkpointing else block(inner, outer)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -162,7 +164,7 @@ class TNT(timm_tnt.TNT):
         taken, last = take(len(self.blocks), indices)
         grid = self.grid(x.shape[2], x.shape[3])
         inner, outer = self.embed(x)
-        found: list[Any] = []
+        outputs: list[Any] = []
         for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
             inner, outer = self.run(block, inner, outer)
             if index in taken:
@@ -170,8 +172,8 @@ class TNT(timm_tnt.TNT):
                 prefix, patches = tokens[:, :1], tokens[:, 1:]
                 if output_fmt == "NCHW":
                     patches = patches.transpose(1, 2).unflatten(2, grid).contiguous()
-                found.append((patches, prefix) if return_prefix_tokens else patches)
-        return found if intermediates_only else (self.norm(outer), found)
+                outputs.append((patches, prefix) if return_prefix_tokens else patches)
+        return outputs if intermediates_only else (self.norm(outer), outputs)
 
 
 @torch.fx.wrap
@@ -190,7 +192,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     state.pop("outer_tokens", None)  # frozen and never used
     if "patch_pos" not in state:
         pattern = re.compile("|".join(sorted(map(re.escape, RENAMED), key=len, reverse=True)))
-        state = {pattern.sub(lambda found: RENAMED[found[0]], key): value for key, value in state.items()}
+        state = {pattern.sub(lambda match: RENAMED[match[0]], key): value for key, value in state.items()}
     own = model.state_dict()
     words = state["pixel_pos"]
     if words.ndim == 3 and own["pixel_pos"].ndim == 4:

@@ -41,7 +41,7 @@ def eval_transform(data_config: dict[str, Any]) -> Callable[..., Any]:
 
 
 def inputs(model: nn.Module, images: ImageSet) -> Callable[[Sequence[int]], Float[Tensor, "B C H W"]]:
-    """What the model is given of images: a function of their numbers, values 0 to 1, not yet normalised."""
+    """A function that reads the images of these indices as the model takes them: values 0 to 1, not yet normalised."""
     config = data_config(model)
     plain = {**config, "mean": (0.0,) * len(config["mean"]), "std": (1.0,) * len(config["std"])}
     transform = eval_transform(plain)
@@ -58,7 +58,7 @@ def probabilities(
         model: in evaluation mode, on any device.
         images: what to classify.
         batch_size: images classified at once.
-        change: is applied to each batch of pixels (0 to 1) before they are normalised.
+        change: applied to each batch of pixels (0 to 1) before normalisation.
 
     Raises:
         InputError: no images, or one that cannot be read.
@@ -67,11 +67,11 @@ def probabilities(
         raise InputError(f"{images.name}: expected images to classify, found none: check the source")
     read, config, like = inputs(model, images), data_config(model), next(model.parameters())
     mean, std = (torch.tensor(config[key], device=like.device)[:, None, None] for key in ("mean", "std"))
-    found = []
+    batches = []
     for start in range(0, len(images), batch_size):
         pixels = read(range(start, min(start + batch_size, len(images)))).to(like.device)
-        found.append(model((change(pixels) - mean) / std).float().softmax(-1).cpu())
-    return torch.cat(found).numpy()
+        batches.append(model((change(pixels) - mean) / std).float().softmax(-1).cpu())
+    return torch.cat(batches).numpy()
 
 
 def evaluate(model: nn.Module, images: ImageSet, name: str, batch_size: int = 64) -> Report:
@@ -86,8 +86,8 @@ def evaluate(model: nn.Module, images: ImageSet, name: str, batch_size: int = 64
     Raises:
         InputError: no images, no labels, or other classes.
     """
-    found = probabilities(model, images, batch_size)
-    report = score(found, images.labels, images.classes, images.name, name)
+    predicted = probabilities(model, images, batch_size)
+    report = score(predicted, images.labels, images.classes, images.name, name)
     speed = throughput(model, batch_size)
     report.rows.append(row(images.name, name, "images_per_second", speed, len(images)))
     if images.skipped:
@@ -103,7 +103,7 @@ def robustness(
     batch_size: int = 64,
     seed: int = 0,
 ) -> Report:
-    """Top-1 accuracy under common corruptions, a row for each and each severity, and their mean.
+    """Top-1 accuracy under common corruptions, one row per corruption and severity, and the mean.
 
     Args:
         model: in evaluation mode.
@@ -130,7 +130,7 @@ def robustness(
 
 @torch.inference_mode()
 def throughput(model: nn.Module, batch_size: int, repeats: int = 5) -> float:
-    """Images per second of the model alone, by the median of several passes after one to warm up."""
+    """Images per second of the model alone: the median of several passes after a warm-up."""
     like = next(model.parameters())
     x = like.new_zeros(batch_size, *data_config(model)["input_size"])
     times = []
@@ -148,17 +148,19 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def write_probabilities(path: Path, found: Float[np.ndarray, "N K"], images: ImageSet, classes: Sequence[str]) -> None:
-    """Write a CSV with one line per image: where it is, the most probable class, and each class's probability."""
+def write_probabilities(
+    path: Path, probabilities: Float[np.ndarray, "N K"], images: ImageSet, classes: Sequence[str]
+) -> None:
+    """Write a CSV with one line per image: its path, the most probable class, and each class's probability."""
     with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "prediction", *classes])
-        for index, values in enumerate(found):
+        for index, values in enumerate(probabilities):
             writer.writerow(
                 [images.places(index), classes[int(values.argmax())], *(f"{value:.6f}" for value in values)]
             )
 
 
-def predictions(found: Float[np.ndarray, "N K"], top: int) -> Int[np.ndarray, "N T"]:
-    """The ``top`` most probable classes of each image, the first first."""
-    return np.argsort(-found, axis=1, kind="stable")[:, :top]
+def predictions(probabilities: Float[np.ndarray, "N K"], top: int) -> Int[np.ndarray, "N T"]:
+    """The ``top`` most probable classes of each image, the most probable first."""
+    return np.argsort(-probabilities, axis=1, kind="stable")[:, :top]

@@ -1,4 +1,4 @@
-"""Where an image model looks: one map over the input for each image, by the means that its family has.
+"""What an image model attends to: one map over each image, made in the way that its family allows.
 
 Shapes: B batch, C channels, H and W rows and columns of the image, h and w those of a map, N tokens, K heads, D
 channels of a head, R regions.
@@ -18,12 +18,12 @@ from tsfm_vision.backbones import TNT, BiFormer, ILlama, rotary_of, rotary_table
 
 
 def look(model: nn.Module, x: Float[Tensor, "B C H W"]) -> tuple[str, Float[Tensor, "B H W"]]:
-    """What a map shows, and the map of each image, from 0 to 1.
+    """A title that says what the maps show, and the map of each image, from 0 to 1.
 
     TNT: rollout of the outer attention from the class token (Abnar and Zuidema, ACL 2020). iLLaMA: attention of the
-    class token in the last block. BiFormer: how much each region is looked at by all, in the last routed stage. Other
-    models, PoolFormer among them: the last map's channels weighted by their gradient for the class that is found
-    (Grad-CAM, Selvaraju et al., ICCV 2017).
+    class token in the last block. BiFormer: how much all regions attend to each region, in the last routed stage. Other
+    models, PoolFormer among them: Grad-CAM, the last map's channels weighted by the predicted class's gradient
+    (Selvaraju et al., ICCV 2017).
 
     Args:
         model: in evaluation mode.
@@ -37,7 +37,7 @@ def look(model: nn.Module, x: Float[Tensor, "B C H W"]) -> tuple[str, Float[Tens
     elif isinstance(model, ILlama):
         title, maps = "attention of the class token", class_attention(model, x)
     elif isinstance(model, BiFormer) and (regions := routed(model, x)) is not None:
-        title, maps = "regions that others look at", regions
+        title, maps = "regions that others attend to", regions
     else:
         title, maps = "gradient for the class, times activation", gradient_map(model, x)
     smooth = not isinstance(model, BiFormer)
@@ -48,11 +48,11 @@ def look(model: nn.Module, x: Float[Tensor, "B C H W"]) -> tuple[str, Float[Tens
 
 
 def inputs_of(model: nn.Module, modules: list[nn.Module], x: Float[Tensor, "B C H W"]) -> list[Tensor]:
-    """What each of the modules is given while the images pass through the model."""
-    found: dict[nn.Module, Tensor] = {}
+    """The first input of each of the modules in a forward pass of the images."""
+    inputs: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        found[module] = arguments[0]
+        inputs[module] = arguments[0]
 
     hooks = [module.register_forward_pre_hook(keep) for module in modules]
     try:
@@ -61,12 +61,12 @@ def inputs_of(model: nn.Module, modules: list[nn.Module], x: Float[Tensor, "B C 
     finally:
         for hook in hooks:
             hook.remove()
-    return [found[module] for module in modules]
+    return [inputs[module] for module in modules]
 
 
 @torch.no_grad()
 def tnt_rollout(model: TNT, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w"]:
-    """How much of each patch reaches the class token, if every block hands on half of its input as it is."""
+    """Attention rollout: how much of each patch reaches the class token, with half of each block as the residual."""
     attentions: list[Any] = [block.attn_out for block in model.blocks]  # type: ignore[union-attr]
     flow = None
     for attention, tokens in zip(attentions, inputs_of(model, attentions, x), strict=True):
@@ -92,13 +92,13 @@ def class_attention(model: ILlama, x: Float[Tensor, "B C H W"]) -> Float[Tensor,
 
 
 def routed(model: BiFormer, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w"] | None:
-    """Share of all regions' attention that each region gets, mean over the last routed stage's blocks; None without."""
-    found = model.routes(x)
-    if not found:
+    """How much all regions attend to each one: mean over the last routed stage's blocks; None without routing."""
+    routes = model.routes(x)
+    if not routes:
         return None
-    last = max(name.split(".")[1] for name in found)
+    last = max(name.split(".")[1] for name in routes)
     votes = []
-    for name, (share_BRK, index_BRK) in found.items():
+    for name, (share_BRK, index_BRK) in routes.items():
         if name.split(".")[1] == last:
             blank = torch.zeros(share_BRK.shape[:2], device=x.device, dtype=share_BRK.dtype)
             votes.append(blank.scatter_add(1, index_BRK.flatten(1), share_BRK.flatten(1)))
@@ -110,11 +110,11 @@ def routed(model: BiFormer, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w
 
 
 def region_routes(model: BiFormer, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w"] | None:
-    """The regions that the middle region is routed to in the last routed stage, 1 for itself; None without routes."""
-    found = model.routes(x)
-    if not found:
+    """The regions that the middle region is routed to in the last routed stage, 1 for itself; None without routing."""
+    routes = model.routes(x)
+    if not routes:
         return None
-    share_BRK, index_BRK = found[max(found)]
+    share_BRK, index_BRK = routes[max(routes)]
     side = math.isqrt(share_BRK.shape[1])
     middle = (side // 2) * side + side // 2
     out = torch.zeros(share_BRK.shape[:2], device=x.device).scatter(1, index_BRK[:, middle], 0.6)
@@ -123,7 +123,7 @@ def region_routes(model: BiFormer, x: Float[Tensor, "B C H W"]) -> Float[Tensor,
 
 
 def gradient_map(model: nn.Module, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w"]:
-    """Channels of the last features weighted by the mean gradient of the found class's logit; what lowers it is 0."""
+    """Grad-CAM: channels of the last features weighted by the mean gradient of the predicted class's logit."""
     network: Any = model
     forward: Callable[..., Tensor] | None = getattr(network, "forward_features", None)
     if forward is None:
@@ -134,7 +134,7 @@ def gradient_map(model: nn.Module, x: Float[Tensor, "B C H W"]) -> Float[Tensor,
         kept.append(arguments[0].detach().requires_grad_())
         return (kept[0], *arguments[1:])
 
-    # A classifier that reads one token alone has no gradient for the others after the last block, so look before it.
+    # A classifier that reads one token alone has no gradient for the others after the last block: take its input.
     hook = network.blocks[-1].register_forward_pre_hook(cut) if hasattr(network, "blocks") else None
     with torch.enable_grad():
         features = forward(x)
@@ -151,7 +151,7 @@ def gradient_map(model: nn.Module, x: Float[Tensor, "B C H W"]) -> Float[Tensor,
 
 
 def as_map(model: Any, features: Tensor, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
-    """Features as a map: those of a transformer lose their first tokens and take the shape of the patches."""
+    """Features as a map: a transformer's patch tokens on their grid, without its prefix tokens."""
     if features.ndim == 4:
         return features
     prefix = getattr(model, "num_prefix_tokens", 1)

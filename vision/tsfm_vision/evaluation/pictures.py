@@ -1,4 +1,4 @@
-"""Figures of image models: where they look, how their probabilities are calibrated, what they confuse."""
+"""Figures of image models: attention maps, calibration and confusion of classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,13 +23,13 @@ def draw_maps(
     captions: Sequence[str],
     across: bool = False,
 ) -> "Figure":
-    """Each image next to itself with its maps laid over, one row per image.
+    """Each image next to its maps, which are drawn over it; one row per image.
 
     Args:
         pixels: the images as the model sees them.
-        columns: what a map shows, and the maps of all images, 0 to 1.
+        columns: a title and the maps of all images, 0 to 1, for each column.
         captions: one line per image.
-        across: a column an image, for wide pages.
+        across: one column per image, for wide pages.
     """
     from matplotlib.figure import Figure
 
@@ -54,7 +54,7 @@ def draw_maps(
 def draw_calibration(
     probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], classes: Sequence[str]
 ) -> "Figure":
-    """A reliability plot (Guo et al., ICML 2017) beside the confusion matrix, whose rows sum to 1."""
+    """A reliability plot (Guo et al., ICML 2017) and the confusion matrix, whose rows sum to 1."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
@@ -72,7 +72,7 @@ def draw_calibration(
     counts = confusion(probabilities, labels)
     rates = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     drawn = right.imshow(rates, cmap="Blues", vmin=0, vmax=1)
-    right.set_title("found class, by true class", fontsize=10)
+    right.set_title("predicted class, by true class", fontsize=10)
     if len(classes) <= 30:
         right.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
         right.set_yticks(range(len(classes)), classes, fontsize=8)

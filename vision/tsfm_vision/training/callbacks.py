@@ -9,17 +9,16 @@ from tsfm_vision.backbones import ILlama, Schedule, rates
 
 
 class SoftMaskSchedule(pl.Callback):
-    """Sets iLLaMA's soft-mask rate before every optimiser step; after training the rate is that of the schedule's end.
+    """Sets iLLaMA's soft-mask rate before every optimiser step; after training the rate is the schedule's last.
 
-    The rate depends on the number of optimiser steps done and on nothing else, so that a resumed training goes on with
-    the rate it would have had.
+    The rate depends only on the number of optimiser steps done, so resumed training continues with the right rate.
 
     Args:
         schedule: ``"constant"`` or ``"linear"`` until the cutoff.
-        cutoff_epochs: epochs until the rate is 0; as many as the training has keep a constant rate to the end.
+        cutoff_epochs: epochs until the rate is 0; with all epochs of the training, a constant rate stays to the end.
 
     Raises:
-        InputError: the model has no soft mask, or the training no length that is known.
+        InputError: the model has no soft mask, or the length of the training is unknown.
     """
 
     def __init__(self, schedule: Schedule = "constant", cutoff_epochs: int = 50) -> None:
@@ -27,7 +26,7 @@ class SoftMaskSchedule(pl.Callback):
         self.cutoff_epochs = cutoff_epochs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lay out the rates of the whole training."""
+        """Compute the rates of the whole training."""
         self.models = [module for module in pl_module.modules() if isinstance(module, ILlama)]
         epochs, total = trainer.max_epochs, trainer.estimated_stepping_batches
         if not self.models:

@@ -26,7 +26,7 @@ CACHE_BYTES = 2**30
 
 
 def reseed(*numbers: int) -> None:
-    """Start every random generator that augmentation and dropout use anew, from these numbers alone."""
+    """Seed every random generator that augmentation and dropout use from these numbers."""
     (seed,) = np.random.SeedSequence(numbers).generate_state(1)
     random.seed(int(seed))
     np.random.seed(int(seed))
@@ -34,13 +34,13 @@ def reseed(*numbers: int) -> None:
 
 
 class Shuffled(DistributedSampler):
-    """A process's share of an epoch's images, as (epoch, place in the epoch, image).
+    """A process's share of an epoch's images, as keys (epoch, position in the epoch, index of the image).
 
-    With the key an image's augmentation is a function of seed, epoch and place, whatever the number of workers, and
-    training that is resumed goes on with what it would have seen.
+    The key and the seed alone decide an image's augmentation, so the number of workers changes nothing, and resumed
+    training sees the same images.
 
     Attributes:
-        skip: images at the beginning of the next pass that are left out.
+        skip: images to leave out at the beginning of the next pass.
     """
 
     def __init__(self, count: int, seed: int, repeats: int, rank: int, world: int) -> None:
@@ -64,9 +64,9 @@ class Shuffled(DistributedSampler):
 
 
 class TrainLoader(DataLoader):
-    """Batches of ``Shuffled`` images whose state is two numbers: epoch, and batches of it that were handed out.
+    """Batches of ``Shuffled`` images. Its state is two numbers: the epoch, and how many of its batches were used.
 
-    Loaded with a state, it goes on after the last batch that was handed out when the state was taken.
+    With a state loaded, it continues after the last batch that had been used when the state was saved.
     """
 
     sampler: Shuffled
@@ -75,11 +75,11 @@ class TrainLoader(DataLoader):
     _resume: tuple[int, int] | None = None
 
     def state_dict(self) -> dict[str, int]:
-        """Where the iteration stands."""
+        """The epoch, and the batches of it that were used."""
         return {"epoch": self.sampler.epoch, "batch": self._batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there at the next iteration, if it is of the same epoch."""
+        """Continue from there at the next iteration, if it is of the same epoch."""
         self._resume = (state["epoch"], state["batch"])
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -93,7 +93,7 @@ class TrainLoader(DataLoader):
 
 
 class Transformed(Dataset):
-    """Images through a transform, each with its label; keys are indices, or those of ``Shuffled``.
+    """Transformed images, each with its label; keys are indices, or those of ``Shuffled``.
 
     Args:
         images: to read from.
@@ -119,7 +119,7 @@ class Transformed(Dataset):
 class ImageDataModule(pl.LightningDataModule):
     """Images of one set to train, validate, test and predict with.
 
-    What the model takes (size, channels, mean and deviation, crop) is asked of the task that is trained, or given to
+    The model's preprocessing (size, channels, mean and deviation, crop) comes from the trained task, or is given to
     ``prepare``. If the set has no "val" part, ``val_fraction`` of each class's training images are held out, so that
     no test image chooses a model; if it has no "test" part, "val" is that.
 
@@ -141,7 +141,7 @@ class ImageDataModule(pl.LightningDataModule):
         workers: int = 0,
         seed: int = 2023,
     ) -> None:
-        """Remember the options; nothing is read before ``setup``.
+        """Store the options; nothing is read before ``setup``.
 
         Args:
             source: a folder of class folders (or of train, val and test folders with them), a Parquet file, the name
@@ -150,11 +150,11 @@ class ImageDataModule(pl.LightningDataModule):
             root: the folder that timm opens a set in.
             batch_size: training images in a batch (of each process).
             eval_batch_size: images in a batch when validating, testing and predicting; null takes batch_size.
-            augment: what happens to training images.
+            augment: augmentation of training images.
             val_fraction: share of each class's training images to validate on if the set has no such part.
-            fraction: share of each class's training images to train on, to try things out.
-            on_bad: "error" stops at an image that cannot be read, "skip" leaves such out and counts them.
-            workers: processes that decode and augment; 0 for none but the training itself.
+            fraction: share of each class's training images to train on, for trials.
+            on_bad: "error" stops at an image that cannot be read, "skip" leaves it out and counts it.
+            workers: processes that decode and augment; 0 does it in the training process.
             seed: of order, augmentation, dropout and the held-out images.
         """
         super().__init__()
@@ -177,10 +177,9 @@ class ImageDataModule(pl.LightningDataModule):
         if self.parts:
             return
         channels = data_config["input_size"][0]
-        found = open_source(self.source, self.root, channels, self.on_bad)
-        self.parts = {
-            part: self._cached(images) for part, images in divide(found, self.val_fraction, self.seed).items()
-        }
+        source = open_source(self.source, self.root, channels, self.on_bad)
+        parts = divide(source, self.val_fraction, self.seed)
+        self.parts = {part: self._cached(images) for part, images in parts.items()}
         if self.fraction < 1 and "train" in self.parts:
             self.parts["train"] = hold_out(self.parts["train"], self.fraction, self.seed)[1]
 
@@ -207,7 +206,7 @@ class ImageDataModule(pl.LightningDataModule):
         return next(iter(self.parts.values())).name
 
     def _cached(self, images: ImageSet) -> ImageSet:
-        """Small sets are decoded once, and an epoch is then spent on the model."""
+        """Decode a small set once, so that no epoch waits for it."""
         if not len(images):
             return images
         height, width = images.size()
@@ -248,7 +247,7 @@ class ImageDataModule(pl.LightningDataModule):
     def _loader(
         self, data: Dataset, batch_size: int, kind: type[DataLoader] = DataLoader, **options: Any
     ) -> DataLoader:
-        # By name: Lightning makes the loader again to predict, and adds its own batch_size to what stands by place.
+        # By keyword: to predict, Lightning makes the loader again and adds its own batch_size to positional arguments.
         options |= {"num_workers": self.workers, "persistent_workers": self.workers > 0}
         return kind(dataset=data, batch_size=batch_size, **options)
 
@@ -259,7 +258,7 @@ class ImageDataModule(pl.LightningDataModule):
         return self.trainer.world_size if self.trainer is not None else 1
 
     def describe(self) -> str:
-        """One line that a command prints: the images of each part, and what was skipped."""
+        """One line for a command to print: the images of each part, and how many were skipped."""
         counts = ", ".join(f"{len(images):,} {part}" for part, images in self.parts.items())
         skipped = sum(len(images.skipped) for images in self.parts.values())
         text = f"{len(self.classes)} classes; images: {counts}"
@@ -282,8 +281,8 @@ def open_source(source: str, root: str | None, channels: int, on_bad: OnBad = "e
 
 
 def _from_timm(source: str, root: str | None, channels: int) -> dict[str, ImageSet]:
-    """A set that timm opens, held as pixels or files as it hands them out."""
-    found: dict[str, ImageSet] = {}
+    """A set that timm opens, held in memory as pixels."""
+    parts: dict[str, ImageSet] = {}
     for part, split in (("train", "train"), ("test", "validation")):
         try:
             data: Any = create_dataset(source, root, split=split, input_img_mode="L" if channels == 1 else "RGB")
@@ -292,8 +291,8 @@ def _from_timm(source: str, root: str | None, channels: int) -> dict[str, ImageS
             raise InputError(
                 f"{source}: timm could not open it in {root} ({reason}): give root, or its files"
             ) from error
-        found[part] = _listed(data, source, channels)
-    return found
+        parts[part] = _listed(data, source, channels)
+    return parts
 
 
 def _listed(data: Any, name: str, channels: int) -> ImageSet:
@@ -306,9 +305,9 @@ def _listed(data: Any, name: str, channels: int) -> ImageSet:
     return ImageSet(name, classes, labels, items, lambda i: f"{name}, image {i}", channels)
 
 
-def divide(found: dict[str, ImageSet], val_fraction: float, seed: int) -> dict[str, ImageSet]:
-    """Training, validation and test images out of the parts that a set has; parts of other names are left alone."""
-    parts = dict(found)
+def divide(source: dict[str, ImageSet], val_fraction: float, seed: int) -> dict[str, ImageSet]:
+    """Training, validation and test images from the parts of a set; parts of other names stay as they are."""
+    parts = dict(source)
     if WHOLE in parts:
         whole = parts.pop(WHOLE)
         if not whole.classes:
@@ -319,5 +318,5 @@ def divide(found: dict[str, ImageSet], val_fraction: float, seed: int) -> dict[s
     if "val" in parts and "test" not in parts:
         parts["test"] = parts["val"]
     if not parts:
-        raise unknown_name("part", "train", found)
+        raise unknown_name("part", "train", source)
     return parts

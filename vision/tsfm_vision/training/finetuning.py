@@ -1,6 +1,6 @@
 """Fine-tune an image model of a folder on another set; if the classes are the same, the result is never worse.
 
-The best checkpoint by held-out training images is kept. Test images choose nothing.
+Held-out training images choose the best checkpoint. Test images choose nothing.
 """
 
 import copy
@@ -35,7 +35,7 @@ def finetune(
     on_bad: OnBad,
     layer_decay: float = 0.8,
 ) -> dict[str, Any]:
-    """Train on a set's training images and write the model folder; what came of it.
+    """Train on a set's training images and write the model folder; returns the steps of the best model and its scores.
 
     Args:
         data: an image set.
@@ -44,11 +44,11 @@ def finetune(
         steps: optimiser steps.
         batch_size: images per step.
         lr: peak learning rate of the head.
-        checks: times that the held-out images are looked at.
+        checks: times that the held-out images are scored.
         seed: of held-out images, order, augmentation and a new head.
         scratch: start from random weights instead, for comparison.
-        on_bad: what becomes of images that cannot be read.
-        layer_decay: factor on the rate from each layer to the one below; random weights have one rate all the same.
+        on_bad: whether an image that cannot be read is an error or is skipped.
+        layer_decay: factor on the learning rate from each layer to the one below; unused with ``scratch``.
 
     Raises:
         InputError: an image set without classes to train on, or numbers out of range.
@@ -60,8 +60,8 @@ def finetune(
     config = data_config(net)
     parts = divide(open_source(data, None, config["input_size"][0], on_bad), 0.1, seed)
     if "train" not in parts or len(parts["train"]) < batch_size:
-        found = len(parts.get("train", ()))
-        raise InputError(f"{data}: expected {batch_size} training images or more, found {found}: give more images")
+        count = len(parts.get("train", ()))
+        raise InputError(f"{data}: expected {batch_size} training images or more, found {count}: give more images")
     same = parts["train"].classes == classes
     net = begin(net, model, len(parts["train"].classes), same, scratch, seed)
     curve = [(0, score(net, parts["val"]))] if same and not scratch else []
@@ -92,7 +92,7 @@ def finetune(
 
 
 def begin(net: nn.Module, folder: str, classes: int, same: bool, scratch: bool, seed: int) -> nn.Module:
-    """The model to train: with a new head for other classes, or all of it as made anew."""
+    """The model to train: with a new head for other classes, or with random weights."""
     torch.manual_seed(seed)
     if scratch:
         path = Path(folder)
@@ -107,7 +107,7 @@ def begin(net: nn.Module, folder: str, classes: int, same: bool, scratch: bool, 
 
 
 def score(net: nn.Module, images: ImageSet) -> float:
-    """Share of images whose most probable class is theirs."""
+    """Top-1 accuracy."""
     net.eval()
-    found = probabilities(net, images, 250)
-    return float((found.argmax(1) == images.labels).mean())
+    predicted = probabilities(net, images, 250).argmax(1)
+    return float((predicted == images.labels).mean())

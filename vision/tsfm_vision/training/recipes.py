@@ -22,13 +22,13 @@ class ImageOptim:
 
     Attributes:
         lr: peak learning rate.
-        lr_batch: images in a batch that ``lr`` is for; with another batch it grows in proportion. null takes it as it
-            is.
-        weight_decay: of matrices and convolutions; biases, norms and what the model names have none.
+        lr_batch: images in a batch that ``lr`` is for; with another batch it grows in proportion. null does not
+            scale it.
+        weight_decay: of matrices and convolutions; biases, norms and the model's ``no_weight_decay`` have none.
         betas: decay rates of the two moments.
         warmup_epochs: epochs of linear warm-up.
-        warmup_lr: learning rate that the warm-up begins with, on the scale of ``lr``.
-        min_lr: learning rate that the cosine ends with, on the scale of ``lr``.
+        warmup_lr: learning rate at the start of the warm-up, on the scale of ``lr``.
+        min_lr: learning rate at the end of the cosine, on the scale of ``lr``.
         cooldown_epochs: last epochs at ``min_lr``.
         layer_decay: factor on the learning rate from each layer to the one below it; null has none.
     """
@@ -58,8 +58,8 @@ class Mix:
     """Mixing of the images and labels of a batch (timm's Mixup).
 
     Attributes:
-        mixup: parameter of the Beta distribution that mixup draws its weights from; 0 for no mixup.
-        cutmix: the same of cutmix.
+        mixup: parameter of the Beta distribution of mixup's weights; 0 for no mixup.
+        cutmix: the same for cutmix.
         prob: share of the batches that are mixed.
         switch_prob: share of cutmix if both are on.
         smoothing: label smoothing.
@@ -72,7 +72,7 @@ class Mix:
     smoothing: float = 0.1
 
     def build(self, classes: int) -> Mixup | None:
-        """What mixes batches of images of so many classes; None if nothing is mixed."""
+        """timm's Mixup for this number of classes; None if nothing is mixed."""
         if not self.mixup and not self.cutmix:
             return None
         return Mixup(
@@ -88,18 +88,18 @@ class Mix:
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to a training image.
+    """Augmentation of a training image.
 
     Attributes:
         crop: ``"resized"``: a random part of the image, resized (ImageNet); ``"pad"``: the whole image, moved by up to
             an eighth of its side (small images).
         scale: least and greatest share of the image's area for ``"resized"``.
-        flip: probability of being mirrored.
+        flip: probability of a horizontal flip.
         policy: timm's name of a RandAugment or AutoAugment policy; null for none.
         jitter: strength of colour jitter if there is no policy, for ``"resized"``.
         erase: probability of a random rectangle of noise.
-        repeats: times that an image comes up in an epoch, each time augmented anew, of which every process sees its
-            share (repeated augmentation); an epoch is as long as without. 1 for none.
+        repeats: repeated augmentation: how often an image comes in an epoch, each time with another augmentation,
+            shared out among processes. The length of an epoch stays the same. 1 for none.
     """
 
     crop: Literal["resized", "pad"] = "resized"
@@ -148,7 +148,7 @@ def build_optimizer(config: ImageOptim, model: Any, batch: int) -> Optimizer:
 
     Args:
         config: the recipe.
-        model: names what does not decay (``no_weight_decay``) and its layers (``group_matcher``).
+        model: with timm's ``no_weight_decay`` and ``group_matcher``, if it has them.
         batch: images in a batch, of all processes and accumulated batches together.
     """
     lr = config.lr * (batch / config.lr_batch if config.lr_batch else 1)

@@ -1,4 +1,4 @@
-"""The thin Lightning layer around a timm model: it owns no mathematics of the model, only when things happen."""
+"""The thin Lightning module around a timm model; the mathematics are the model's."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,16 +23,16 @@ Batch = tuple[Float[Tensor, "B C H W"], Int[Tensor, " B"]]
 
 
 class ImageTask(pl.LightningModule):
-    """Train, validate, test and predict with an image model of timm, those of this package among them.
+    """Train, validate, test and predict with an image model of timm or of this package.
 
     Args:
-        model: timm's name of it.
+        model: its name in timm.
         num_classes: classes of the images.
         img_size: side of the images in pixels; null takes the model's own.
         in_chans: channels of the images, 1 or 3.
         model_args: further sizes that the model takes.
         preprocessing: mean, std, crop_pct, interpolation and crop_mode that replace the model's own.
-        weights: a file of weights to start from: those of this family's original, or timm's.
+        weights: a file of weights to start from, of timm or of the original implementation.
         optim: optimiser and schedule.
         mix: mixup, cutmix and label smoothing.
     """
@@ -63,7 +63,7 @@ class ImageTask(pl.LightningModule):
         self.trained_on: TrainedOn | None = None
 
     def meet(self, data: ImageDataModule) -> None:
-        """Remember what the model is trained on, and check that they belong together.
+        """Store what the model is trained on, and check that model and data fit.
 
         Raises:
             InputError: another number of classes, or a batch of an odd size if images are mixed in pairs.
@@ -78,7 +78,7 @@ class ImageTask(pl.LightningModule):
         self.trained_on = TrainedOn(data.set_name, data.classes, len(data.parts.get("train", ())))
 
     def on_fit_start(self) -> None:
-        """Say what is about to be done."""
+        """Print the data and the model."""
         if self.trainer.is_global_zero:
             data, parameters = self.trainer.datamodule, sum(p.numel() for p in self.net.parameters())  # type: ignore[attr-defined]
             print(f"data: {data.source}, {data.describe()}")
@@ -96,7 +96,7 @@ class ImageTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Dropout and mixing are functions of seed and batch, so that resumed training goes on as it would have."""
+        """Seed dropout and mixing for each batch, so that resumed training gives the same result."""
         reseed(self.trainer.datamodule.seed, self.trainer.current_epoch, batch_idx, self.global_rank)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -141,13 +141,13 @@ class ImageTask(pl.LightningModule):
 
 
 class ImageModelFolder(pl.Callback):
-    """After training: take the best checkpoint and write the model folder ``model`` in the run's folder.
+    """After training, write the best checkpoint to the model folder ``model`` in the run's folder.
 
-    It is what ``tsfm image evaluate --model`` takes, and ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
+    ``tsfm image evaluate --model`` and ``timm.create_model("local-dir:FOLDER", pretrained=True)`` read it.
     """
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the folder, on the first process alone."""
+        """Write the folder, in the first process only."""
         if getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
             return
         if not isinstance(pl_module, ImageTask):

@@ -36,13 +36,13 @@ def convert(
     Args:
         state: its tensors.
         config: ``config.json`` next to it, of which "architecture" and "model_args" are used, or empty.
-        file: where it was read.
-        folder: where to write; an older one is replaced.
+        file: its path, for errors.
+        folder: folder to write; an older one is replaced.
         architecture: name of the variant; by default the one in the config, or the one whose shapes fit.
         card: text of ``README.md``.
 
     Returns:
-        The family, and what else was found.
+        The family, and the variant and its classes in words.
 
     Raises:
         InputError: no variant fits.
@@ -83,7 +83,7 @@ def create(name: str, family: str, classes: int, arguments: Mapping[str, Any]) -
 
 
 def variant(state: dict[str, Tensor], family: str, classes: int, file: Path) -> str:
-    """The variant whose tensors have these shapes; of several, for a position table fits many, the nearest in size.
+    """The variant whose tensors have these shapes. If several fit (position tables are resized), the nearest in size.
 
     Raises:
         InputError: none.

@@ -117,9 +117,10 @@ def train_shapes(
         return mean_iou(model(images).argmax(1), labels, len(SHAPES))
 
 
-def mean_iou(found: Int[Tensor, "B H W"], labels: Int[Tensor, "B H W"], classes: int) -> float:
+def mean_iou(predicted: Int[Tensor, "B H W"], labels: Int[Tensor, "B H W"], classes: int) -> float:
     """Intersection over union of each class over all pixels, mean over the classes that occur."""
-    counts = torch.bincount((labels * classes + found).flatten(), minlength=classes**2).view(classes, classes).double()
+    pairs = (labels * classes + predicted).flatten()
+    counts = torch.bincount(pairs, minlength=classes**2).view(classes, classes).double()
     both = counts.diagonal()
     either = counts.sum(0) + counts.sum(1) - both
     return float((both[either > 0] / either[either > 0]).mean())
