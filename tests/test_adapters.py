@@ -97,7 +97,7 @@ def test_when_frequencies_are_mixed_then_each_entry_has_its_own_season() -> None
     ("entry", "message"),
     [
         ({"target": np.zeros(3)}, "entries with start and target"),
-        ({"start": pd.Period("2024", "D"), "target": np.zeros(0)}, "at least one value a series"),
+        ({"start": pd.Period("2024", "D"), "target": np.zeros(0)}, "at least one value in every series"),
         ({"start": pd.Period("2024", "D"), "target": np.array([1.0, np.inf])}, "infinite one at step 2"),
     ],
 )

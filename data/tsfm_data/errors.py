@@ -38,7 +38,7 @@ def check_positive(holder: object, *names: str, hint: str = "change it in the co
     check_sizes(hint, **{name: getattr(holder, name) for name in names})
 
 
-def check_sizes(hint: str = "change it", /, **sizes: float | None) -> None:
+def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
     """Check that numbers are 1 or more; None stands for one that was not given.
 
     Args:

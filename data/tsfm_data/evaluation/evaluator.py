@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from tsfm_data.errors import check_horizon
-from tsfm_data.evaluation.baselines import Naive, Predictor, SeasonalNaive
+from tsfm_data.evaluation.baselines import Predictor, SeasonalNaive
 from tsfm_data.evaluation.elements import Elements, seasonal_error
 from tsfm_data.evaluation.metrics import Accumulator, Metric, get_metric, needed_levels
 from tsfm_data.evaluation.profiles import Profile, get_profile
@@ -164,7 +164,7 @@ def evaluate_series(
 
 def _as_published(predictor: Predictor, profile: Profile) -> Predictor:
     """Naive forecasts take the intervals that the protocol's published ones have."""
-    if isinstance(predictor, Naive | SeasonalNaive) and not profile.naive_intervals:
+    if isinstance(predictor, SeasonalNaive) and not profile.naive_intervals:
         return replace(predictor, intervals=False)
     return predictor
 
