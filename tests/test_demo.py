@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shlex
+import sys
 from html import unescape
 from importlib.metadata import EntryPoint
 from pathlib import Path
