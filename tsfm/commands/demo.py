@@ -17,7 +17,7 @@ from tsfm import inference, nn, reports, weights
 from tsfm.commands import demo_images
 from tsfm.commands.demo_page import build_page, own_commands, score_rows, terminal_table
 from tsfm_data import evaluation, io, windows
-from tsfm_data.errors import check_sizes
+from tsfm_data.errors import InputError, check_sizes
 
 if TYPE_CHECKING:
     import pandas as pd
