@@ -51,16 +51,12 @@ class CountedLoader(ResumableLoader[B]):
         return self.make(np.random.Generator(np.random.Philox(key=self.seed, counter=counter)))
 
     def from_batch(self, epoch: int, first: int) -> Iterator[B]:
-        return self._ahead(epoch, first) if self.prefetch else self._at_once(epoch, first)
+        numbers = range(first, self.batches)
+        return self._ahead(epoch, iter(numbers)) if self.prefetch else (self.batch(epoch, n) for n in numbers)
 
-    def _at_once(self, epoch: int, first: int) -> Iterator[B]:
-        for number in range(first, self.batches):
-            yield self.batch(epoch, number)
-
-    def _ahead(self, epoch: int, first: int) -> Iterator[B]:
+    def _ahead(self, epoch: int, numbers: Iterator[int]) -> Iterator[B]:
         """The same batches, made while those before them are worked on."""
         with ThreadPoolExecutor(self.prefetch, thread_name_prefix="tsfm-loader") as threads:
-            numbers = iter(range(first, self.batches))
             coming = deque(threads.submit(self.batch, epoch, n) for n in islice(numbers, self.prefetch))
             while coming:
                 ready = coming.popleft().result()

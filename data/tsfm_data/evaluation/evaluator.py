@@ -18,7 +18,7 @@ from torch import Tensor
 from tsfm_data.errors import check_horizon
 from tsfm_data.evaluation.baselines import Predictor, SeasonalNaive
 from tsfm_data.evaluation.elements import Elements, seasonal_error
-from tsfm_data.evaluation.metrics import Accumulator, Metric, get_metric, needed_levels
+from tsfm_data.evaluation.metrics import Accumulator, get_metric, needed_levels
 from tsfm_data.evaluation.profiles import Profile, get_profile
 from tsfm_data.evaluation.report import Report, make_row
 from tsfm_data.io import SeriesSet, catalog
@@ -139,7 +139,8 @@ def evaluate_series(
         covariates=covariates,
     )
     metrics = [replace(get_metric(text, profile.levels), name=name) for name, text in profile.metrics.items()]
-    scale = _scale(series, items, cuts, season, scaler) if _needs_scale(metrics) else None
+    scaled = any("scaled" in statistic for metric in metrics for statistic, _ in metric.keys)
+    scale = _scale(series, items, cuts, season, scaler) if scaled else None
     whole, each = Accumulator(metrics), Accumulator(metrics, len(series)) if per_series else None
     scored, points = 0, np.zeros(len(series), dtype=np.int64)
     size = max(1, min(batch_size, BATCH_VALUES // ((context + horizon) * len(series.variates))))
@@ -214,10 +215,6 @@ def _check(forecast: Forecast, predictor: Predictor, shape: tuple[int, ...], lev
         )
     if not (torch.isfinite(forecast.mean).all() and torch.isfinite(forecast.quantiles).all()):
         raise RuntimeError(f"model {predictor.name!r}: expected finite forecasts, found NaN or infinity")
-
-
-def _needs_scale(metrics: Sequence[Metric]) -> bool:
-    return any("scaled" in statistic for metric in metrics for statistic, _ in metric.keys)
 
 
 def _scale(

@@ -169,7 +169,7 @@ def score_sets(
         yield from (_timed(predictor, one, batch_size, kept) for one in chosen)
         return
     context = multiprocessing.get_context("spawn")  # a forked child would share the parent's broken thread pools
-    with ProcessPoolExecutor(min(jobs, len(chosen)), context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(min(jobs, len(chosen)), context, torch.set_num_threads, (1,)) as pool:
         waiting = [pool.submit(_timed, predictor, one, batch_size, kept) for one in chosen]
         yield from (future.result() for future in as_completed(waiting))
 
@@ -179,7 +179,3 @@ def _timed(
 ) -> tuple[SuiteSet, list[dict[str, Any]], float]:
     start = time.perf_counter()
     return one, score_set(predictor, one, batch_size, kept), time.perf_counter() - start
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
