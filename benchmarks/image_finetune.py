@@ -67,10 +67,10 @@ def transfer(
                 continue
             begin = time.process_time()
             scratch = arm == ARMS[1]
-            result = finetune(
+            outcome = finetune(
                 data, model, folder / "model", steps, batch_size, lr, checks, seed, scratch, "error", layer_decay=1.0
             )
-            row: dict[str, Any] = {"model": name_of(model), "data": data, "arm": arm, "seed": seed, **result}
+            row: dict[str, Any] = {"model": name_of(model), "data": data, "arm": arm, "seed": seed, **outcome}
             row["cpu_seconds"] = time.process_time() - begin
             with atomic_file(result) as file:
                 file.write_text(json.dumps(row) + "\n")
