@@ -8,55 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_series import SIZES
+from tiny_series import CONTEXT, HORIZON, KINDS, VARIATES, make, make_batch, with_known
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from tsfm.models.base import Forecaster, roll_out_paths
-from tsfm.models.registry import MODELS, model_class
+from tsfm.models.registry import MODELS
 from tsfm.weights.pretrained import calibrate, load, save
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch
 
-CONTEXT, HORIZON, VARIATES = 24, 6, 3
 LEVELS = (0.01, 0.1, 0.5, 0.9, 0.99)
-POINT = ("itransformer",)  # models that may also be trained as a point forecast
-
-
-def make_batch(count: int = 5, horizon: int = HORIZON, context: int = CONTEXT, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    past = torch.randn(count, context, VARIATES, generator=generator).cumsum(1) + 5
-    future = torch.randn(count, horizon, VARIATES, generator=generator)
-    marks = torch.rand(count, context + horizon, 4, generator=generator) - 0.5
-    return Batch(
-        past=past,
-        past_observed=torch.ones_like(past, dtype=torch.bool),
-        horizon=horizon,
-        future=future,
-        future_observed=torch.ones_like(future, dtype=torch.bool),
-        past_marks=marks[:, :context],
-        future_marks=marks[:, context:],
-    )
 
 
 def rows(batch: Batch, index: object) -> Batch:
     moved = {k: v[index] for k, v in batch.__dict__.items() if isinstance(v, torch.Tensor)}
     return replace(batch, **moved)
-
-
-# Choices of a model that the contract holds for, too.
-VARIANTS: dict[str, dict[str, Any]] = {"quantile": {}, "point": {"levels": ()}, "auto": {"patch_size": "auto"}}
-VARIANTS["any-variate"] = {"any_variate": True}
-KINDS = [(name, "quantile") for name in MODELS] + [(name, "point") for name in POINT]
-KINDS += [("moirai", "auto"), ("zeroshot-encoder", "any-variate"), ("zeroshot-decoder", "any-variate")]
-
-
-def make(name: str, kind: str, horizon: int = HORIZON, **sizes: Any) -> Forecaster:
-    torch.manual_seed(0)
-    kind_of = model_class(name)
-    given = {"levels": (0.1, 0.5, 0.9), **SIZES[name], **VARIANTS[kind], **sizes}
-    return kind_of(CONTEXT, horizon, kind_of.config_type(**given)).eval()
 
 
 @pytest.fixture(params=KINDS, ids="-".join)
@@ -188,23 +156,6 @@ def test_when_the_asked_horizon_is_a_part_of_a_longer_one_then_the_first_steps_a
     expected = model.predict(long, LEVELS).quantiles[:, :4]
     # Products of other sizes round otherwise, more so on some processors.
     torch.testing.assert_close(model.predict(short, LEVELS).quantiles, expected, atol=1e-5, rtol=1e-5)
-
-
-def with_known(batch: Batch, shift: float = 0.0) -> Batch:
-    """The batch with one covariate of the past and one that is known ahead, noise both."""
-    generator = torch.Generator().manual_seed(3)
-    count, context, horizon = len(batch), batch.past.shape[1], batch.horizon
-    x = torch.randn(count, context + horizon, 2, generator=generator)
-    seen = torch.ones_like(x[..., :1], dtype=torch.bool)
-    return replace(
-        batch,
-        past_covariates=x[:, :context, :1],
-        past_covariates_observed=seen[:, :context],
-        known_past=x[:, :context, 1:],
-        known_past_observed=seen[:, :context],
-        known_future=x[:, context:, 1:] + shift * torch.arange(horizon)[:, None],
-        known_future_observed=seen[:, context:],
-    )
 
 
 def test_when_the_future_is_in_the_batch_then_the_forecast_does_not_see_it(model: Forecaster) -> None:

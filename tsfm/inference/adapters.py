@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation import BATCH_VALUES, LEVELS, Predictor
+from tsfm_data.evaluation import BATCH_VALUES, LEVELS, Predictor, forecast_windows, history_of
 from tsfm_data.io import SeriesSet, read_gluonts
 from tsfm_data.windows import Windows, item_lengths
 
@@ -128,7 +128,7 @@ def forecast_ends(
         ends = item_lengths(part)
         windows = Windows(
             part,
-            predictor.context or int(ends.max()),
+            history_of(predictor, part),
             horizon,
             np.arange(len(part)),
             ends,
@@ -141,7 +141,7 @@ def forecast_ends(
         done = 0
         for batch in windows.batches(max(1, min(batch_size, BATCH_VALUES // values))):
             with torch.no_grad():
-                forecast = predictor.predict(batch, levels)
+                forecast = forecast_windows(predictor, batch, levels)
             rows = torch.cat([forecast.mean.unsqueeze(-1), forecast.quantiles], dim=-1).cpu().double().numpy()
             for row in rows:
                 found[items[done]] = row

@@ -10,7 +10,7 @@ import torch
 from tsfm.models import Forecaster
 from tsfm.weights import load_named
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, get_baseline
+from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, forecast_windows, get_baseline, history_of
 from tsfm_data.io import SeriesSet
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
 
@@ -68,7 +68,7 @@ def forecast_frame(
     for freq in dict.fromkeys(series.freqs):  # a batch has one season and one set of calendar features
         part = series.select([i for i, other in enumerate(series.freqs) if other == freq])
         ends = item_lengths(part)
-        context = predictor.context or int(ends.max())
+        context = history_of(predictor, part)
         dtype = predictor.dtype
         windows = Windows(
             part,
@@ -82,7 +82,7 @@ def forecast_frame(
         )
         values = (context + horizon * len(levels)) * len(part.variates)
         size = max(1, min(batch_size, BATCH_VALUES // values))
-        forecasts = [predictor.predict(batch, levels) for batch in windows.batches(size)]
+        forecasts = [forecast_windows(predictor, batch, levels) for batch in windows.batches(size)]
         frames.append(forecast_table(part, horizon, forecasts))
     if len(frames) == 1:
         return frames[0]
@@ -165,6 +165,11 @@ class WithoutCovariates:
     def dtype(self) -> torch.dtype:
         """As the predictor's."""
         return self.predictor.dtype
+
+    @property
+    def joint(self) -> bool:
+        """As the predictor's."""
+        return getattr(self.predictor, "joint", True)
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """As the predictor, of batches that hold no covariates."""

@@ -123,6 +123,11 @@ class Forecaster(nn.Module, ABC):
         """Whether the model looks at the covariates of a batch; if not, it is given none."""
         return False
 
+    @property
+    def joint(self) -> bool:
+        """Whether the variates of a window see each other; if not, each is forecast as if it were alone."""
+        return True
+
     @abstractmethod
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Forecasts of the model's own horizon at its trained levels, in the batch's units."""

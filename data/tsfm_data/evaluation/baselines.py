@@ -71,6 +71,7 @@ class SeasonalNaive:
     marks: str | None = None
     dtype = torch.float64
     covariates = False
+    joint = False
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast with the season of the batch."""
@@ -92,6 +93,7 @@ class Naive:
     marks: str | None = None
     dtype = torch.float64
     covariates = False
+    joint = False
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast whatever the season of the batch is."""
@@ -163,6 +165,7 @@ class Statistical:
     marks: str | None = None
     dtype = torch.float64
     covariates = False
+    joint = False
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast with the season of the batch.
