@@ -1,5 +1,6 @@
 """From series to a table of forecasts, with any predictor by its name."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -110,6 +111,12 @@ def forecast_table(series: SeriesSet, horizon: int, forecasts: Iterable[Forecast
         parts.append(values.transpose(0, 2, 1, 3))  # item, variate, step, column
         levels = found.levels
     table = np.concatenate(parts).reshape(-1, 1 + len(levels))
+    if (np.abs(table) == np.finfo(table.dtype).max).any():
+        warnings.warn(
+            f"{series.source}: forecasts reach beyond the largest number of double precision and end there: give the "
+            "values in a larger unit",
+            stacklevel=2,
+        )
     frame = pd.DataFrame(table, columns=["mean", *(f"{level:g}" for level in levels)])
     ahead: dict[tuple[object, str, int], np.ndarray] = {}  # most series of a table begin and end together
     times = []

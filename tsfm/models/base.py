@@ -3,7 +3,6 @@
 Shapes: B batch, T context, H asked horizon, S the model's own horizon, V variates, K trained levels, Q asked levels.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -14,7 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tsfm.models.covariates import standardise_covariates
-from tsfm.nn import ConformalIntervals, WindowScale, check_levels, interpolate_quantiles, keep_large_blocks
+from tsfm.nn import (
+    ConformalIntervals,
+    WindowScale,
+    check_levels,
+    interpolate_quantiles,
+    keep_large_blocks,
+    standardise_windows,
+)
 from tsfm_data.errors import InputError
 from tsfm_data.windows import Batch, Forecast
 
@@ -147,20 +153,12 @@ class Forecaster(nn.Module, ABC):
     def standardise(self, batch: Batch) -> tuple[Batch, WindowScale]:
         """Bring each window and variate to mean 0 and standard deviation 1 over its observed history.
 
-        It makes forecasts follow any change of units exactly. Computed in float64; a constant window is only shifted.
+        It makes forecasts follow any change of units exactly, and those of a constant be the constant.
         Covariates are brought to a scale of their own in the same way, what is known of their future included.
         """
-        past = batch.past.double()
-        count = batch.past_observed.sum(dim=1, keepdim=True).clamp(min=1)
-        loc = past.sum(dim=1, keepdim=True) / count
-        deviation = (past - loc) * batch.past_observed
-        std = deviation.square().sum(dim=1, keepdim=True).div(count).sqrt()
-        # Rounding leaves a constant series with a tiny spread that is not a signal.
-        flat = std <= 1e-12 * loc.abs()
-        scale = WindowScale(loc, torch.where(flat, 1.0, std))
+        past, scale = standardise_windows(batch.past, batch.past_observed)
         dtype = next(self.parameters()).dtype
-        normalised = deviation / torch.where(flat, math.inf, std)
-        return standardise_covariates(replace(batch, past=normalised)).to(dtype), scale
+        return standardise_covariates(replace(batch, past=past)).to(dtype), scale
 
     def on_training_scale(self, batch: Batch) -> tuple[Batch, WindowScale]:
         """As ``standardise``, for a batch that the data module has brought to its own standard scale already."""

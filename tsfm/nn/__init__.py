@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         pooled_quantiles,
         weighted_quantiles,
     )
-    from tsfm.nn.scaler import WindowScale, packed_scale, window_scale
+    from tsfm.nn.scaler import WindowScale, packed_scale, standardise_windows, window_scale
     from tsfm.nn.special import asinh, sinh
     from tsfm.nn.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
     from tsfm.nn.transformer import ResidualMLP, Stack
@@ -55,6 +55,7 @@ __all__ = [
     "pooled_quantiles",
     "rotary_angles",
     "sinh",
+    "standardise_windows",
     "t5_block",
     "weighted_quantiles",
     "window_scale",
