@@ -123,6 +123,19 @@ def test_when_history_is_poor_then_the_forecast_is_finite(model: Forecaster, cas
     assert forecast.quantiles.isfinite().all()
 
 
+def test_when_levels_are_asked_then_the_mean_does_not_depend_on_them_and_a_point_forecast_is_its_own(
+    model: Forecaster,
+) -> None:
+    batch = make_batch()
+    mean, *others = (model.predict(batch, levels).mean for levels in ((0.5,), (0.01, 0.99), LEVELS))
+    for other in others:
+        assert torch.equal(mean, other)
+    if len(model.levels) == 1:
+        torch.testing.assert_close(model.predict(batch, (0.5,)).quantiles[..., 0], mean)
+    else:
+        assert not torch.allclose(model.predict(batch, (0.5,)).quantiles[..., 0], mean)
+
+
 def test_when_in_evaluation_mode_then_two_calls_give_the_same_numbers(model: Forecaster) -> None:
     first, second = (model.predict(make_batch(), LEVELS).quantiles for _ in range(2))
     assert torch.equal(first, second)

@@ -3,6 +3,7 @@
 Shapes: B batch, T context, H asked horizon, S the model's own horizon, V variates, K trained levels, Q asked levels.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -19,6 +20,7 @@ from tsfm.nn import (
     check_levels,
     interpolate_quantiles,
     keep_large_blocks,
+    mean_of_quantiles,
     standardise_windows,
 )
 from tsfm_data.errors import InputError
@@ -28,6 +30,10 @@ from tsfm_data.windows import Batch, Forecast
 # most of them near the middle, intervals come out too narrow: of a random walk nine lose half in 25 passes.
 PATHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 POINTS = tuple((i + 0.5) / 20 for i in range(20))  # levels that stand for a whole forecast where forecasts are mixed
+
+# How fast the history's share in the mean falls with the width of a forecast. On 72 training sets the squared error of
+# the mean, over that of the median, is 1.005 (decoder) and 0.990 (encoder); without any share 1.023 and 0.998.
+WIDTH_POWER = 4
 
 # What a batch holds of the past and knows of the future, by the names of both.
 KNOWN = {
@@ -176,7 +182,7 @@ class Forecaster(nn.Module, ABC):
             levels: quantile levels to answer.
 
         Returns:
-            The forecast on the CPU, in float64. For a model with quantile head ``mean`` is its median.
+            The forecast on the CPU, in float64.
 
         Raises:
             InputError: levels outside (0, 1), or a batch without windows.
@@ -198,7 +204,8 @@ class Forecaster(nn.Module, ABC):
             quantiles = interpolate_quantiles(trained, self.levels, asked)
         self.train(was_training)
         restored = quantiles * scale.scale.unsqueeze(-1) + scale.loc.unsqueeze(-1)
-        return Forecast(scale.restore(centre).cpu(), restored.cpu(), asked)
+        mean = centre if len(self.levels) == 1 else forecast_mean(trained, self.levels, standard)
+        return Forecast(scale.restore(mean).cpu(), restored.cpu(), asked)
 
     def pieces(self, batch: Batch) -> list[Batch]:
         """The batch in parts of at most ``piece`` series (on a CPU): what stays in its caches is worked on faster."""
@@ -210,6 +217,30 @@ class Forecaster(nn.Module, ABC):
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """Forecast chunk by chunk, feeding the middle level back as history, until ``batch.horizon`` is reached."""
         return roll_out(batch, self, self.centre)
+
+
+def forecast_mean(
+    quantiles: Float[Tensor, "B H V K"], levels: tuple[float, ...], batch: Batch
+) -> Float[Tensor, "B H V"]:
+    """The mean of the distributions that quantiles say.
+
+    Their integral, in which what lies beyond the outermost levels is a rule and no knowledge. So, as far as a forecast
+    is as wide as the history itself, which then says all there is to know, the mean lies as far from the median as that
+    of the history does.
+
+    Args:
+        quantiles: of each step, ascending.
+        levels: of the quantiles.
+        batch: the windows forecast, in the same units.
+    """
+    median = interpolate_quantiles(quantiles, levels, (0.5,))
+    spread = mean_of_quantiles((quantiles - median).abs(), levels)
+    past = torch.where(batch.past_observed, batch.past, math.nan).to(quantiles.dtype)
+    middle = past.nanmedian(dim=1, keepdim=True).values
+    skew = (past - middle).nanmean(dim=1, keepdim=True).nan_to_num()
+    width = (past - middle).abs().nanmean(dim=1, keepdim=True).nan_to_num()
+    share = torch.where(width > 0, spread / width.where(width > 0, 1.0), 0.0).clamp(max=1) ** WIDTH_POWER
+    return torch.lerp(mean_of_quantiles(quantiles, levels), median[..., 0] + skew, share)
 
 
 def roll_out(
