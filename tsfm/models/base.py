@@ -32,7 +32,7 @@ PATHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 POINTS = tuple((i + 0.5) / 20 for i in range(20))  # levels that stand for a whole forecast where forecasts are mixed
 
 # How fast the history's share in the mean falls with the width of a forecast. On 72 training sets the squared error of
-# the mean, over that of the median, is 1.005 (decoder) and 0.990 (encoder); without any share 1.023 and 0.998.
+# the mean, over that of the median, is 1.002 (decoder) and 0.990 (encoder); without any share 1.023 and 0.998.
 WIDTH_POWER = 4
 
 # What a batch holds of the past and knows of the future, by the names of both.
@@ -225,8 +225,8 @@ def forecast_mean(
     """The mean of the distributions that quantiles say.
 
     Their integral, in which what lies beyond the outermost levels is a rule and no knowledge. So, as far as a forecast
-    is as wide as the history itself, which then says all there is to know, the mean lies as far from the median as that
-    of the history does.
+    is as wide as its history, which then says all there is to know, its mean is that of the history, moved until the
+    forecast's median lies between the history's median and mean.
 
     Args:
         quantiles: of each step, ascending.
@@ -237,10 +237,12 @@ def forecast_mean(
     spread = mean_of_quantiles((quantiles - median).abs(), levels)
     past = torch.where(batch.past_observed, batch.past, math.nan).to(quantiles.dtype)
     middle = past.nanmedian(dim=1, keepdim=True).values
-    skew = (past - middle).nanmean(dim=1, keepdim=True).nan_to_num()
-    width = (past - middle).abs().nanmean(dim=1, keepdim=True).nan_to_num()
+    mean = past.nanmean(dim=1, keepdim=True)
+    width = (past - middle).abs().nanmean(dim=1, keepdim=True)
     share = torch.where(width > 0, spread / width.where(width > 0, 1.0), 0.0).clamp(max=1) ** WIDTH_POWER
-    return torch.lerp(mean_of_quantiles(quantiles, levels), median[..., 0] + skew, share)
+    between = torch.minimum(torch.maximum(median[..., 0], torch.minimum(mean, middle)), torch.maximum(mean, middle))
+    of_history = (mean + median[..., 0] - between).nan_to_num()
+    return torch.lerp(mean_of_quantiles(quantiles, levels), of_history, share)
 
 
 def roll_out(
