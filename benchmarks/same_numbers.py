@@ -27,6 +27,8 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parents[1]
 SEEDS = "--trainer.accelerator cpu --trainer.devices 1 --seed_everything 1 --data.seed 1"
+# Parts of the names of times and speeds, which differ from run to run.
+TIMES = ("second", "time", "/s", "stall", "mfu", "elapsed", "version")
 # What is run, and the files (or the output) whose numbers count.
 STEPS = {
     "forecast": ("forecast table.csv --horizon 24 --output forecast.csv", "forecast.csv"),
@@ -105,7 +107,7 @@ def numbers(path: Path) -> dict[str, float]:
             number = float(value)
         except (TypeError, ValueError):
             continue
-        if not any(word in place for word in ("second", "time", "per_", "throughput", "mfu", "wait", "version")):
+        if not any(word in place for word in TIMES):
             out[place] = number
     return out
 

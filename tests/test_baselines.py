@@ -145,6 +145,46 @@ def test_when_statsforecast_is_there_then_its_models_forecast_like_any_other(nam
     np.testing.assert_allclose(forecast.mean[1, :, 0], 5.0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize(("scale", "shift"), [(1e-300, 0.0), (1e-6, 0.0), (1e300, 0.0), (1e307, 0.0), (1.0, 1e12)])
+def test_when_numbers_are_of_any_size_then_baselines_forecast_the_same(name: str, scale: float, shift: float) -> None:
+    pytest.importorskip("statsforecast", reason="extra 'stats' is not installed")
+    week = np.array([10.0, 20, 30, 40, 50, 70, 5])[np.arange(120) % 7] / 75
+    past = week + 0.02 * np.random.default_rng(5).normal(size=120)
+    predictor = get_baseline(name)
+    assert predictor is not None
+    near = 300.0 if shift else 0.0  # far from 0, statistical models are of another kind
+    expected = predictor.predict(batch_of(past[None] + near, 9, 7), LEVELS)
+    found = predictor.predict(batch_of(scale * past[None] + shift, 9, 7), LEVELS)
+    for one, other in ((found.mean, expected.mean), (found.quantiles, expected.quantiles)):
+        assert one.isfinite().all()
+        torch.testing.assert_close((one - shift) / scale, other - near, atol=5e-3 if shift else 5e-4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_when_a_series_is_constant_then_baselines_forecast_it_as_itself(name: str) -> None:
+    pytest.importorskip("statsforecast", reason="extra 'stats' is not installed")
+    values = np.array([1e-300, 1e-3, 0.0, -7.7, 3e12, 1e300])
+    predictor = get_baseline(name)
+    assert predictor is not None
+    forecast = predictor.predict(batch_of(np.tile(values[:, None], 40), 5, 7), LEVELS)
+    assert (forecast.mean[..., 0].numpy() == values[:, None]).all()
+    assert (forecast.quantiles[:, :, 0].numpy() == values[:, None, None]).all()
+
+
+@pytest.mark.parametrize("steps", [5, 6, 8, 12])
+@pytest.mark.parametrize("offset", [0.0, 1e7, 1e12])
+def test_when_a_library_gives_quantiles_that_cross_then_they_are_put_in_order(steps: int, offset: float) -> None:
+    pytest.importorskip("statsforecast", reason="extra 'stats' is not installed")
+    past = offset + np.array([10.0, 20, 30, 40, 50, 70, 5])[np.arange(steps) % 7]
+    levels = tuple(k / 10 for k in range(1, 10))
+    for name in ("auto-theta", "auto-ets"):
+        predictor = get_baseline(name)
+        assert predictor is not None
+        forecast = predictor.predict(batch_of(past[None], 14, 7), levels)
+        assert (forecast.quantiles.diff(dim=-1) >= 0).all()
+
+
 def test_when_statsforecast_is_missing_then_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 

@@ -8,62 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_series import CONTEXT, HORIZON, KINDS, MODELS, VARIATES, make, make_batch, with_known
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from tsfm.models.base import Forecaster, roll_out_paths
-from tsfm.models.registry import OWN, model_class, model_classes
 from tsfm.weights.pretrained import calibrate, load, save
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch
 
-CONTEXT, HORIZON, VARIATES = 24, 6, 3
 LEVELS = (0.01, 0.1, 0.5, 0.9, 0.99)
-POINT = ("itransformer",)  # models that may also be trained as a point forecast
-
-
-def make_batch(count: int = 5, horizon: int = HORIZON, context: int = CONTEXT, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    past = torch.randn(count, context, VARIATES, generator=generator).cumsum(1) + 5
-    future = torch.randn(count, horizon, VARIATES, generator=generator)
-    marks = torch.rand(count, context + horizon, 4, generator=generator) - 0.5
-    return Batch(
-        past=past,
-        past_observed=torch.ones_like(past, dtype=torch.bool),
-        horizon=horizon,
-        future=future,
-        future_observed=torch.ones_like(future, dtype=torch.bool),
-        past_marks=marks[:, :context],
-        future_marks=marks[:, context:],
-    )
 
 
 def rows(batch: Batch, index: object) -> Batch:
     moved = {k: v[index] for k, v in batch.__dict__.items() if isinstance(v, torch.Tensor)}
     return replace(batch, **moved)
-
-
-# Choices of a model that the contract holds for, too.
-VARIANTS: dict[str, dict[str, Any]] = {"quantile": {}, "point": {"levels": ()}, "auto": {"patch_size": "auto"}}
-VARIANTS["any-variate"] = {"any_variate": True}
-
-
-def tiny(kind: type[Forecaster]) -> bool:
-    return hasattr(getattr(kind, "config_type", None), "tiny")
-
-
-# Every registered model. One of another package takes part if its config has ``tiny()``, as all of ours must.
-MODELS = [name for name, kind in model_classes().items() if name in OWN or tiny(kind)]
-KINDS = [(name, "quantile") for name in MODELS] + [(name, "point") for name in POINT]
-KINDS += [("moirai", "auto"), ("zeroshot-encoder", "any-variate"), ("zeroshot-decoder", "any-variate")]
-
-
-def make(name: str, kind: str, horizon: int = HORIZON, **sizes: Any) -> Forecaster:
-    torch.manual_seed(0)
-    kind_of = model_class(name)
-    given = {"levels": (0.1, 0.5, 0.9), **VARIANTS[kind], **sizes}
-    return kind_of(CONTEXT, horizon, replace(kind_of.config_type.tiny(), **given)).eval()
 
 
 @pytest.fixture(params=KINDS, ids="-".join)
@@ -108,6 +68,36 @@ def test_when_units_change_then_the_forecast_changes_with_them(model: Forecaster
         torch.testing.assert_close(found, expected, atol=a * 1e-3, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(1e-300, 0.0), (1e300, 0.0), (-1e306, 0.0), (1.0, 1e12), (1e-3, -1e9)])
+def test_when_numbers_are_of_any_size_then_the_forecast_is_the_same(
+    model: Forecaster, scale: float, shift: float
+) -> None:
+    batch = make_batch()
+    double = replace(batch, past=batch.past.double().sin())
+    expected = model.predict(double, LEVELS)
+    found = model.predict(replace(double, past=scale * double.past + shift), LEVELS)
+    if scale < 0:
+        mirrored = model.predict(replace(double, past=-double.past), LEVELS)
+        torch.testing.assert_close(found.quantiles / -scale, mirrored.quantiles, atol=1e-5, rtol=1e-5)
+        return
+    resolution = abs(shift) / scale * 2**-52  # what is left of the signal
+    torch.testing.assert_close(
+        (found.quantiles - shift) / scale, expected.quantiles, atol=1e-5 + 100 * resolution, rtol=1e-5
+    )
+    torch.testing.assert_close((found.mean - shift) / scale, expected.mean, atol=1e-5 + 100 * resolution, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-300, -1e-3, 0.1, 0.0, 7e12, -1e300, 1.79e308])
+def test_when_a_series_is_constant_then_it_is_forecast_as_itself(model: Forecaster, value: float) -> None:
+    batch = make_batch(2, horizon=3 * HORIZON)
+    past = batch.past.double()
+    past[..., 1] = value
+    forecast = model.predict(replace(batch, past=past, future=None, future_observed=None), LEVELS)
+    assert (forecast.mean[..., 1] == value).all()
+    assert (forecast.quantiles[:, :, 1] == value).all()
+    assert (forecast.quantiles[:, :, 0].diff(dim=-1) > 0).any()
+
+
 def test_when_any_level_is_asked_then_quantiles_never_cross_and_are_finite(model: Forecaster) -> None:
     levels = tuple(k / 200 for k in range(1, 200))
     forecast = model.predict(make_batch(horizon=3 * HORIZON + 1), levels)
@@ -116,14 +106,12 @@ def test_when_any_level_is_asked_then_quantiles_never_cross_and_are_finite(model
     assert (forecast.quantiles.diff(dim=-1) >= 0).all()
 
 
-@pytest.mark.parametrize("case", ["missing", "constant", "zero", "five points", "nothing observed"])
+@pytest.mark.parametrize("case", ["missing", "zero", "five points", "nothing observed"])
 def test_when_history_is_poor_then_the_forecast_is_finite(model: Forecaster, case: str) -> None:
     batch = make_batch()
     past, observed = batch.past.clone(), batch.past_observed.clone()
     if case == "missing":
         observed = torch.rand(observed.shape, generator=torch.Generator().manual_seed(0)) > 0.5
-    elif case == "constant":
-        past[:] = 1e6 + 0.1
     elif case == "zero":
         past[:] = 0
     elif case == "five points":
@@ -132,9 +120,19 @@ def test_when_history_is_poor_then_the_forecast_is_finite(model: Forecaster, cas
         observed[:] = False
     forecast = model.predict(replace(batch, past=torch.where(observed, past, 0.0), past_observed=observed), LEVELS)
     assert forecast.quantiles.isfinite().all()
-    if case == "constant":
-        width = (forecast.quantiles[..., -1] - forecast.quantiles[..., 0]).max()
-        assert width < 100  # rounding of a constant 1e6 must not be blown up to a signal
+
+
+def test_when_levels_are_asked_then_the_mean_does_not_depend_on_them_and_a_point_forecast_is_its_own(
+    model: Forecaster,
+) -> None:
+    batch = make_batch()
+    mean, *others = (model.predict(batch, levels).mean for levels in ((0.5,), (0.01, 0.99), LEVELS))
+    for other in others:
+        assert torch.equal(mean, other)
+    if len(model.levels) == 1:
+        torch.testing.assert_close(model.predict(batch, (0.5,)).quantiles[..., 0], mean)
+    else:
+        assert not torch.allclose(model.predict(batch, (0.5,)).quantiles[..., 0], mean)
 
 
 def test_when_in_evaluation_mode_then_two_calls_give_the_same_numbers(model: Forecaster) -> None:
@@ -195,23 +193,6 @@ def test_when_the_asked_horizon_is_a_part_of_a_longer_one_then_the_first_steps_a
     expected = model.predict(long, LEVELS).quantiles[:, :4]
     # Products of other sizes round otherwise, more so on some processors.
     torch.testing.assert_close(model.predict(short, LEVELS).quantiles, expected, atol=1e-5, rtol=1e-5)
-
-
-def with_known(batch: Batch, shift: float = 0.0) -> Batch:
-    """The batch with one covariate of the past and one that is known ahead, noise both."""
-    generator = torch.Generator().manual_seed(3)
-    count, context, horizon = len(batch), batch.past.shape[1], batch.horizon
-    x = torch.randn(count, context + horizon, 2, generator=generator)
-    seen = torch.ones_like(x[..., :1], dtype=torch.bool)
-    return replace(
-        batch,
-        past_covariates=x[:, :context, :1],
-        past_covariates_observed=seen[:, :context],
-        known_past=x[:, :context, 1:],
-        known_past_observed=seen[:, :context],
-        known_future=x[:, context:, 1:] + shift * torch.arange(horizon)[:, None],
-        known_future_observed=seen[:, context:],
-    )
 
 
 def test_when_the_future_is_in_the_batch_then_the_forecast_does_not_see_it(model: Forecaster) -> None:

@@ -65,3 +65,12 @@ def test_when_a_series_holds_no_value_then_it_is_forecast_and_named(
     with pytest.warns(UserWarning, match=expected):
         frame = tsfm.load("seasonal-naive").forecast(table, horizon=2)
     assert np.isfinite(frame["mean"]).all()
+
+
+def test_when_a_forecast_reaches_past_the_largest_number_then_it_is_that_number_and_is_said() -> None:
+    noise = np.random.default_rng(0).normal(size=60)
+    table = pd.DataFrame({"date": pd.date_range("2020-01-01", periods=60), "y": 1.7e308 * np.tanh(3 * noise)})
+    with pytest.warns(UserWarning, match="beyond the largest number .* larger unit"):
+        frame = tsfm.load("naive").forecast(table, horizon=3)
+    assert np.isfinite(frame[["mean", "0.1", "0.9"]].to_numpy()).all()
+    assert (frame["0.9"] == np.finfo(np.float64).max).all()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead
-from tsfm.nn.quantiles import check_levels, interpolate_quantiles
+from tsfm.nn.quantiles import check_levels, interpolate_quantiles, mean_of_quantiles
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation.elements import quantile_at
 
@@ -86,3 +86,20 @@ def test_when_one_level_is_the_median_then_the_quantile_loss_is_the_absolute_err
     head = QuantileHead(4, 1, (0.5,))
     loss = head.loss(torch.tensor([[[[2.0]]]]), torch.tensor([[[-1.0]]]), torch.ones(1, 1, 1, dtype=torch.bool))
     assert loss.item() == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("known", [(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (0.01, 0.5, 0.8), (0.3, 0.7)])
+def test_when_quantiles_are_known_then_their_mean_is_the_integral_of_the_rule_for_all_levels(
+    known: tuple[float, ...],
+) -> None:
+    values = torch.rand(3, len(known), dtype=torch.float64).exp().cumsum(-1)
+    count = 200_000
+    asked = tuple((i + 0.5) / count for i in range(count))
+    sampled = interpolate_quantiles(values, known, asked).mean(-1)
+    torch.testing.assert_close(mean_of_quantiles(values, known), sampled, atol=1e-4, rtol=1e-4)
+
+
+def test_when_a_distribution_is_exponential_then_its_mean_comes_out_of_its_deciles() -> None:
+    deciles = torch.arange(1, 10, dtype=torch.float64) / 10
+    found = mean_of_quantiles(-torch.log1p(-deciles), tuple(deciles.tolist()))
+    assert abs(found.item() - 1) < 0.02

@@ -62,3 +62,31 @@ def test_when_a_series_repeats_itself_exactly_then_the_encoder_is_the_sharper_on
 def test_when_no_model_is_named_then_it_is_the_decoder() -> None:
     """README.md says so."""
     assert registry.default() == "tsfm-decoder-small"
+
+
+SKEWED = {"poisson": (0.3, 0.2), "log-normal": (np.exp(1.5**2 / 2), 0.25), "normal": (10.0, 0.02)}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("kind", SKEWED)
+def test_when_a_series_is_noise_then_the_mean_is_that_of_the_noise_however_skewed(name: str, kind: str) -> None:
+    rng = np.random.default_rng(1)
+    shape = (400, 24)
+    draws = {
+        "poisson": rng.poisson(0.3, shape),
+        "log-normal": rng.lognormal(0, 1.5, shape),
+        "normal": rng.normal(10, 1, shape),
+    }
+    table = pd.DataFrame(draws[kind].astype(float)).add_prefix("s")
+    table.insert(0, "date", pd.date_range("2024-01-01", periods=400))
+    truth, share = SKEWED[kind]
+    assert tsfm.load(name).forecast(table, horizon=28)["mean"].mean() == pytest.approx(truth, rel=share)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_when_a_skewed_series_is_clean_then_the_mean_is_where_the_median_is(name: str) -> None:
+    """Most of the values of the week lie below their mean, and nothing is left to doubt."""
+    week = np.array([1.0, 1, 1, 1, 2, 9, 4])[np.arange(210) % 7]
+    table = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=210), "y": week})
+    found = tsfm.load(name).forecast(table, horizon=14)
+    assert (found["mean"] - found["0.5"]).abs().max() < 0.15

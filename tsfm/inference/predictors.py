@@ -1,5 +1,6 @@
 """From series to a table of forecasts, with any predictor by its name."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from jaxtyping import Float64
 from tsfm.models import Forecaster
 from tsfm.weights import load_named
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, get_baseline
+from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, forecast_windows, get_baseline, history_of
 from tsfm_data.io import SeriesSet
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
 
@@ -86,7 +87,7 @@ def forecast_ends(
         ends = item_lengths(part)
         windows = Windows(
             part,
-            predictor.context or int(ends.max()),
+            history_of(predictor, part),
             horizon,
             np.arange(len(part)),
             ends,
@@ -97,7 +98,7 @@ def forecast_ends(
         )
         values = (windows.context + horizon * len(levels)) * len(part.variates)
         size = max(1, min(batch_size, BATCH_VALUES // values))
-        forecasts = (predictor.predict(batch, levels) for batch in windows.batches(size))
+        forecasts = (forecast_windows(predictor, batch, levels) for batch in windows.batches(size))
         arrays |= zip(items, (row for forecast in forecasts for row in _rows(forecast)), strict=True)
     return [arrays[i] for i in range(len(series))]
 
@@ -125,6 +126,12 @@ def _rows(forecast: Forecast) -> Float64[np.ndarray, "B H V K"]:
 def _frame(series: SeriesSet, horizon: int, rows: Sequence[np.ndarray], levels: Sequence[float]) -> pd.DataFrame:
     """The table of one array [H, V, 1 + Q] per item."""
     table = np.concatenate([row.transpose(1, 0, 2).reshape(-1, 1 + len(levels)) for row in rows])
+    if (np.abs(table) == np.finfo(table.dtype).max).any():
+        warnings.warn(
+            f"{series.source}: forecasts reach beyond the largest number of double precision and end there: give the "
+            "values in a larger unit",
+            stacklevel=2,
+        )
     frame = pd.DataFrame(table, columns=["mean", *(f"{level:g}" for level in levels)])
     ahead: dict[tuple[object, str, int], np.ndarray] = {}  # most series of a table begin and end together
     times = []
@@ -179,6 +186,11 @@ class WithoutCovariates:
     def dtype(self) -> torch.dtype:
         """As the predictor's."""
         return self.predictor.dtype
+
+    @property
+    def joint(self) -> bool:
+        """As the predictor's."""
+        return getattr(self.predictor, "joint", True)
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """As the predictor, of batches that hold no covariates."""

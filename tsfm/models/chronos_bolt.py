@@ -183,6 +183,11 @@ class ChronosBolt(Forecaster):
         self.decoder = T5Stack(config, config.decoder_layers, is_decoder=True)
         self.output_patch_embedding = ResidualMLP(config.d_model, config.d_ff, horizon * len(self.levels))
 
+    @property
+    def joint(self) -> bool:
+        """Variates are forecast one at a time."""
+        return False
+
     @staticmethod
     def scale(
         x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from tsfm.nn import standardise_windows
 from tsfm_data.windows import Batch
 
 
@@ -65,26 +66,15 @@ def standardise_covariates(batch: Batch) -> Batch:
     That is its past, and of a known covariate its future too. Computed in float64; a constant one is only shifted.
     """
     if batch.past_covariates is not None and batch.past_covariates_observed is not None:
-        found = standardised(batch.past_covariates, batch.past_covariates_observed)
+        found, _ = standardise_windows(batch.past_covariates, batch.past_covariates_observed)
         batch = replace(batch, past_covariates=found)
     if batch.known_past is not None and batch.known_past_observed is not None:
         values, seen, context = batch.known_past, batch.known_past_observed, batch.known_past.shape[1]
         if batch.known_future is not None and batch.known_future_observed is not None:
             values = torch.cat([values, batch.known_future], dim=1)
             seen = torch.cat([seen, batch.known_future_observed], dim=1)
-        found = standardised(values, seen)
+        found, _ = standardise_windows(values, seen)
         batch = replace(batch, known_past=found[:, :context])
         if batch.known_future is not None:
             batch = replace(batch, known_future=found[:, context:])
     return batch
-
-
-def standardised(x: Float[Tensor, "B T K"], observed: Bool[Tensor, "B T K"]) -> Float[Tensor, "B T K"]:
-    """Mean 0 and population deviation 1 over the observed steps, in float64; 0 where not observed."""
-    x = torch.where(observed, x.double(), 0.0)
-    count = observed.sum(dim=1, keepdim=True).clamp(min=1)
-    loc = x.sum(dim=1, keepdim=True) / count
-    deviation = torch.where(observed, x - loc, 0.0)
-    std = deviation.square().sum(dim=1, keepdim=True).div(count).sqrt()
-    flat = std <= 1e-12 * loc.abs()  # rounding leaves a constant one with a tiny spread that is not a signal
-    return torch.where(flat, 0.0, deviation / torch.where(flat, 1.0, std))

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
         DEFAULT_LEVELS,
         check_levels,
         interpolate_quantiles,
+        mean_of_quantiles,
         mean_pinball_loss,
         pinball_loss,
         pooled_quantiles,
         weighted_quantiles,
     )
-    from tsfm.nn.scaler import WindowScale, packed_scale, window_scale
+    from tsfm.nn.scaler import WindowScale, packed_scale, standardise_windows, window_scale
     from tsfm.nn.special import asinh, sinh
     from tsfm.nn.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
     from tsfm.nn.transformer import ResidualMLP, Stack
@@ -49,12 +50,14 @@ __all__ = [
     "interpolate_quantiles",
     "keep_large_blocks",
     "masked_mean",
+    "mean_of_quantiles",
     "mean_pinball_loss",
     "packed_scale",
     "pinball_loss",
     "pooled_quantiles",
     "rotary_angles",
     "sinh",
+    "standardise_windows",
     "t5_block",
     "weighted_quantiles",
     "window_scale",

@@ -80,6 +80,25 @@ def interpolate_quantiles(
     return torch.stack(columns, dim=-1)
 
 
+def mean_of_quantiles(values: Float[Tensor, "*shape K"], known: Sequence[float]) -> Float[Tensor, "*shape"]:
+    """The mean of the distribution whose quantiles at any level are those of ``interpolate_quantiles``: their integral.
+
+    Args:
+        values: quantiles at the known levels, non-decreasing along the last axis.
+        known: ascending known levels.
+    """
+    if len(known) == 1:
+        return values[..., 0]
+    low, high = known[0], 1 - known[-1]
+    # Trapeziums between the levels, the outermost quantiles on to 0 and 1 ...
+    weights = [(right - left) / 2 for left, right in zip((-low, *known[:-1]), (*known[1:], 1 + high), strict=True)]
+    # ... and from there the mean of an exponential: what a tail gains until e times less is left of it.
+    below, above = low / math.log(known[1] / low), high / math.log((1 - known[-2]) / high)
+    weights[0], weights[1] = weights[0] + below, weights[1] - below
+    weights[-1], weights[-2] = weights[-1] + above, weights[-2] - above
+    return (values * values.new_tensor(weights)).sum(-1)
+
+
 def pooled_quantiles(values: Float[Tensor, "*shape N"], levels: Float[Tensor, " Q"]) -> Float[Tensor, "*shape Q"]:
     """Quantiles of equally likely values, linear between them: ``torch.quantile`` without its limit of 2^24 values.
 

@@ -1,10 +1,13 @@
 """Normalisation of each window by its own history, and its inverse."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from tsfm_data.windows import binary_size
 
 
 def is_complete(observed: Bool[Tensor, "*shape"]) -> bool:
@@ -16,10 +19,15 @@ def is_complete(observed: Bool[Tensor, "*shape"]) -> bool:
 
 
 class WindowScale(NamedTuple):
-    """Location and scale of each window and variate, broadcast along time."""
+    """Location and scale of each window and variate, broadcast along time; a scale of 0 is that of a constant."""
 
     loc: Float[Tensor, "B 1 V"]
     scale: Float[Tensor, "B 1 V"]
+
+    @property
+    def unit(self) -> Float[Tensor, "B 1 V"]:
+        """What errors are counted in: the scale, and for a constant 1."""
+        return torch.where(self.scale > 0, self.scale, 1.0)
 
     def normalise(self, x: Float[Tensor, "B T V"], observed: Bool[Tensor, "B T V"]) -> Float[Tensor, "B T V"]:
         """``(x - loc) / scale`` where observed, 0 (the mean) elsewhere."""
@@ -29,6 +37,37 @@ class WindowScale(NamedTuple):
     def restore(self, x: Float[Tensor, "B H V"]) -> Float[Tensor, "B H V"]:
         """The inverse of ``normalise``."""
         return x * self.scale + self.loc
+
+
+def standardise_windows(
+    x: Float[Tensor, "B T V"], observed: Bool[Tensor, "B T V"]
+) -> tuple[Float[Tensor, "B T V"], WindowScale]:
+    """Every window and variate with mean 0 and standard deviation 1 over its observed steps, and the way back.
+
+    In float64 and for numbers of any size: neither sums nor squares overflow or vanish, and a signal that is small
+    beside its offset keeps the digits that it has. A constant becomes 0 with scale 0, so that whatever is said of it
+    comes back as itself; nothing observed has location 0 and scale 1.
+
+    Args:
+        x: values.
+        observed: where ``x`` holds a value.
+    """
+    x = torch.where(observed, x.double(), 0.0)
+    size = binary_size(x.abs().amax(dim=1, keepdim=True))
+    x = x / size
+    low = torch.where(observed, x, math.inf).amin(dim=1, keepdim=True)
+    high = torch.where(observed, x, -math.inf).amax(dim=1, keepdim=True)
+    seen = observed.any(dim=1, keepdim=True)
+    middle = torch.where(seen, 0.5 * (low + high), 0.0)
+    count = observed.sum(dim=1, keepdim=True).clamp(min=1)
+    deviation = torch.where(observed, x - middle, 0.0)
+    shift = deviation.sum(dim=1, keepdim=True) / count
+    deviation = torch.where(observed, deviation - shift, 0.0)
+    std = deviation.square().sum(dim=1, keepdim=True).div(count).sqrt()
+    changes = (high > low) & (std > 0)
+    normal = torch.where(changes, deviation / torch.where(changes, std, 1.0), 0.0)
+    scale = torch.where(changes, std * size, torch.where(seen, 0.0, 1.0))
+    return normal, WindowScale(torch.where(changes, middle + shift, middle) * size, scale)
 
 
 def window_scale(

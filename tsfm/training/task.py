@@ -28,6 +28,7 @@ from tsfm.training.validation import scaled_errors
 from tsfm.weights import calibrate, save
 from tsfm_data.corpus import MANIFEST, PackedRows, PretrainingDataModule
 from tsfm_data.errors import InputError, check_horizon
+from tsfm_data.evaluation import forecast_windows
 from tsfm_data.windows import Batch
 
 
@@ -154,7 +155,7 @@ class ForecastTask(pl.LightningModule):
         scaler = self.trainer.datamodule.scaler  # type: ignore[attr-defined]
         batch = batch.to("cpu")
         past = torch.where(batch.past_observed, scaler.inverse(batch.past.double()), 0.0)
-        forecast = self.forecaster.predict(replace(batch, past=past), self.levels)
+        forecast = forecast_windows(self.forecaster, replace(batch, past=past), self.levels)
         return {"mean": forecast.mean, "quantiles": forecast.quantiles}  # Lightning refuses frozen dataclasses
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

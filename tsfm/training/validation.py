@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tsfm.nn import mean_pinball_loss
+from tsfm.nn import interpolate_quantiles, mean_pinball_loss
 from tsfm_data.windows import Batch, Forecast
 
 # No single window decides a mean: beyond so many seasonal-naive errors a forecast is as bad as can be.
@@ -52,7 +52,7 @@ def scaled_errors(batch: Batch, forecast: Forecast) -> tuple[dict[str, Float[Ten
     scale_BV = seasonal_scale(batch.past.double().cpu(), batch.past_observed.cpu(), batch.season)
     future, seen = batch.future.double().cpu(), batch.future_observed.cpu()
     errors = {
-        "mae": (future - forecast.mean).abs(),
+        "mae": (future - interpolate_quantiles(forecast.quantiles, forecast.levels, (0.5,))[..., 0]).abs(),
         "wql": mean_pinball_loss(forecast.quantiles, future, forecast.levels),
     }
     count = seen.sum(1)

@@ -6,7 +6,8 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm_data.evaluation.baselines import BASELINES, Naive, Predictor, SeasonalNaive, get_baseline
-    from tsfm_data.evaluation.evaluator import BATCH_VALUES, evaluate, evaluate_series
+    from tsfm_data.evaluation.evaluator import evaluate, evaluate_series
+    from tsfm_data.evaluation.gaps import BATCH_VALUES, forecast_windows, history_of
     from tsfm_data.evaluation.metrics import LEVELS
     from tsfm_data.evaluation.profiles import PROBABILISTIC, Profile, get_profile
     from tsfm_data.evaluation.report import BASELINE, Report
@@ -36,8 +37,10 @@ __all__ = [
     "evaluate",
     "evaluate_series",
     "evaluate_suite",
+    "forecast_windows",
     "get_baseline",
     "get_profile",
+    "history_of",
     "published_rows",
     "score_sets",
     "set_rows",

@@ -4,6 +4,7 @@ Axes: B windows, T context steps, H horizon steps, V variates, Q quantile levels
 """
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsfm_data.errors import InputError
-from tsfm_data.windows import Batch, Forecast
+from tsfm_data.windows import Batch, Forecast, binary_size
+
+PLAIN = range(-16, 24)  # powers of two of ordinary series
+NEAR, FAR = 2.0**9, 2.0**16  # distances from 0, in what a series changes by
 
 
 @runtime_checkable
@@ -71,6 +75,7 @@ class SeasonalNaive:
     marks: str | None = None
     dtype = torch.float64
     covariates = False
+    joint = False
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast with the season of the batch."""
@@ -125,19 +130,23 @@ def _season_forecast(
     steps = filled.shape[1]
     ahead = torch.arange(horizon, device=filled.device)
     source = steps - min(season, steps) + ahead % min(season, steps)
-    difference = filled[:, season:] - filled[:, :-season]
+    size = binary_size(filled.abs().amax(dim=1))  # so that squares neither overflow nor vanish
+    scaled = filled / size[:, None]
+    difference = scaled[:, season:] - scaled[:, :-season]
     index = torch.arange(difference.shape[1], device=filled.device)[None, :, None]
     square = torch.where(index >= first[:, None], difference.square(), 0.0).sum(dim=1)
     count = (steps - first - season).clamp(min=1)
     growth = (ahead // season + 1).to(filled.dtype).sqrt()
-    return filled[:, source], (square / count).sqrt()[:, None] * growth[None, :, None]
+    sigma = ((square / count).sqrt() * size)[:, None] * growth[None, :, None]
+    return filled[:, source], sigma.clamp(max=torch.finfo(sigma.dtype).max)
 
 
 @dataclass(frozen=True)
 class Statistical:
     """A model of statsforecast, fitted to every window and variate by itself (extra ``stats``).
 
-    Where the fit fails (a series too short for it) the forecast is the seasonal naive one. The history is cut to
+    Where the fit fails (a series too short for it) the forecast is the seasonal naive one, that of a constant is the
+    constant. The history is cut to
     2,500 steps as in the Chronos benchmarks (fev), because the time to fit grows with it. One series is fitted after
     the other, in this process.
 
@@ -153,6 +162,7 @@ class Statistical:
     marks: str | None = None
     dtype = torch.float64
     covariates = False
+    joint = False
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast with the season of the batch.
@@ -168,13 +178,17 @@ class Statistical:
                 filled.transpose(1, 2).flatten(0, 1).double().cpu().numpy(), first.flatten().tolist(), strict=True
             )
         ]
+        loc, scale = zip(*map(plain_units, series), strict=True)
+        plain = [(values - a) / b for values, a, b in zip(series, loc, scale, strict=True)]
         # One column a level after the mean, [windows x variates, H, 1 + Q].
-        fitted = self._fit(series, batch.horizon, batch.season, levels)
+        fitted = self._fit(plain, batch.horizon, batch.season, levels)
+        fitted = fitted * np.array(scale)[:, None, None] + np.array(loc)[:, None, None]
         fitted = fitted.reshape(*first.shape, batch.horizon, 1 + len(levels)).swapaxes(1, 2)
-        failed = torch.from_numpy(~np.isfinite(fitted).all(axis=(1, 3))).to(filled.device)[:, None]
+        constant = np.array([values.min() == values.max() for values in series]).reshape(first.shape)
+        kept = torch.from_numpy(np.isfinite(fitted).all(axis=(1, 3)) & ~constant).to(filled.device)[:, None]
         values = torch.from_numpy(fitted).to(filled)
-        mean = torch.where(failed, naive.mean, values[..., 0])
-        return Forecast(mean, torch.where(failed[..., None], naive.quantiles, values[..., 1:]), tuple(levels))
+        mean = torch.where(kept, values[..., 0], naive.mean)
+        return Forecast(mean, torch.where(kept[..., None], values[..., 1:], naive.quantiles), tuple(levels))
 
     def _fit(
         self, series: list[np.ndarray], horizon: int, season: int, levels: Sequence[float]
@@ -203,6 +217,20 @@ class Statistical:
                 f"baseline {self.name!r} needs statsforecast, which is not installed: pip install 'tsfm-suite[stats]'"
             ) from error
         return getattr(models, self.model)(season_length=season)
+
+
+def plain_units(values: Float[np.ndarray, " T"]) -> tuple[float, float]:
+    """Location and scale that bring a series to numbers that statsforecast, partly in single precision, can hold.
+
+    0 and 1 for ordinary series. Else what takes a far series nearer to 0 (not to it: there, models are of another
+    kind), and a power of two.
+    """
+    low, high = float(values.min()), float(values.max())
+    middle, half = 0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low
+    loc = middle - math.copysign(NEAR * half, middle) if 0 < FAR * half < abs(middle) else 0.0
+    size = float(np.abs(values - loc).max())
+    exponent = math.frexp(size)[1] - 1
+    return loc, 1.0 if exponent in PLAIN or not size else 2.0**exponent
 
 
 BASELINES: dict[str, Callable[[], Predictor]] = {

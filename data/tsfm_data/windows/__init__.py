@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from tsfm_data.windows.batch import Batch, Forecast
+    from tsfm_data.windows.batch import Batch, Forecast, binary_size
     from tsfm_data.windows.datamodule import ForecastDataModule
     from tsfm_data.windows.loader import WindowLoader, Windows, item_lengths
     from tsfm_data.windows.resumable import B, ResumableLoader, rank_and_world
@@ -21,6 +21,7 @@ __all__ = [
     "StandardScaler",
     "WindowLoader",
     "Windows",
+    "binary_size",
     "item_lengths",
     "rank_and_world",
 ]

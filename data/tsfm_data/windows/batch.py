@@ -4,6 +4,7 @@ Axes: B windows, T context steps, H horizon steps, V variates, M calendar featur
 present, K covariates known in the future too, Q quantile levels.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -70,8 +71,10 @@ class Batch:
 class Forecast:
     """Probabilistic forecasts of one batch, in the units of ``Batch.past``.
 
+    Quantiles that cross are put in order, and what lies beyond the numbers of the type becomes the last of them.
+
     Attributes:
-        mean: point forecast.
+        mean: the mean of the distribution that is forecast.
         quantiles: one value a level, non-decreasing along the last axis.
         levels: the quantile levels, ascending, each in (0, 1).
     """
@@ -79,3 +82,17 @@ class Forecast:
     mean: Float[Tensor, "B H V"]
     quantiles: Float[Tensor, "B H V Q"]
     levels: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        most = torch.finfo(self.quantiles.dtype).max
+        object.__setattr__(self, "mean", self.mean.clamp(-most, most))
+        object.__setattr__(self, "quantiles", self.quantiles.clamp(-most, most).sort(dim=-1).values)
+
+
+def binary_size(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The power of two at or just below each number, 1 for 0: dividing by it loses no digit.
+
+    Args:
+        x: sizes, not negative.
+    """
+    return torch.where(x > 0, x, 1.0).log2().floor().clamp(max=math.frexp(torch.finfo(x.dtype).max)[1] - 1).exp2()

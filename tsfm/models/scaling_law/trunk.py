@@ -136,6 +136,11 @@ class PackedForecaster(Forecaster):
         self.encoder = Stack(width, config.layers, config.heads)
         self.param_proj = MixtureHead([StudentT] * COMPONENTS, lambda count: nn.Linear(width, count * patch))
 
+    @property
+    def joint(self) -> bool:
+        """Variates are forecast one at a time."""
+        return False
+
     def scale(self, packed: Packed) -> tuple[Float[Tensor, "B N 1"], Float[Tensor, "B N 1"]]:
         """Location and scale of every token's series."""
         if self.config.scaling:

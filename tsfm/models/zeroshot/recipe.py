@@ -334,6 +334,11 @@ class ZeroShotForecaster(Forecaster):
         return self.config.any_variate
 
     @property
+    def joint(self) -> bool:
+        """Whether variates see each other."""
+        return self.config.any_variate
+
+    @property
     @abstractmethod
     def ahead(self) -> int:
         """Steps that one token forecasts."""
