@@ -15,7 +15,8 @@ from tsfm_data.windows.batch import Batch
 
 WEEK = np.array([10.0, 20, 30, 40, 50, 70, 5])
 LEVELS = (0.1, 0.5, 0.9)
-FORECASTERS = ("tsfm-encoder-small", "tsfm-decoder-small", "seasonal-naive")
+FITTED = [pytest.param(name, marks=pytest.mark.slow) for name in ("auto-theta", "auto-ets")]
+FORECASTERS = ["tsfm-encoder-small", "tsfm-decoder-small", "seasonal-naive", *FITTED]
 
 
 def weekly(steps: int, gap: int, after: int) -> pd.DataFrame:
@@ -41,6 +42,8 @@ def forecasts(name: str, tables: list[pd.DataFrame], horizon: int = 14) -> tuple
 @pytest.mark.parametrize("name", FORECASTERS)
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_when_more_and_more_steps_are_missing_then_the_error_grows_without_a_cliff(name: str, after: int) -> None:
+    if name.startswith("auto"):
+        pytest.importorskip("statsforecast", reason="extra 'stats' is not installed")
     gaps = [0, 8, 12, 15, 16, 20, 21, 30, 40, 60]
     errors, widths = forecasts(name, [weekly(140, gap, after) for gap in gaps])
     assert errors.max() < 2.5, errors  # of a week between 5 and 70

@@ -140,6 +140,14 @@ def test_inverse_undoes_transform_for_arrays_and_tensors_along_any_axis() -> Non
     torch.testing.assert_close(undone[:, :, 1], quantiles_BHVQ[:, :, 1] * 0.5 - 5.0)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_when_numbers_are_of_any_size_then_the_scaler_neither_overflows_nor_vanishes(scale: float) -> None:
+    rows = np.random.default_rng(0).normal([3, 0], size=(5000, 2))
+    plain, scaled = StandardScaler.fit(rows), StandardScaler.fit(scale * rows)
+    np.testing.assert_allclose(scaled.mean / scale, plain.mean, rtol=1e-12)
+    np.testing.assert_allclose(scaled.std / scale, plain.std, rtol=1e-12)
+
+
 def test_the_scaler_of_etth1_is_that_of_its_first_8640_rows(data_folder: Path) -> None:
     import pandas as pd
 

@@ -32,6 +32,9 @@ class Predictor(Protocol):
         marks: the calendar features it wants in its batches; None: none.
         dtype: the floating-point type it wants its batches in.
         covariates: whether it wants the covariates of the series in them.
+
+    One that forecasts every variate as if it were alone may say so by ``joint = False``: that makes tables with uneven
+    ends cheaper.
     """
 
     @property

@@ -212,9 +212,8 @@ def last_steps(batch: Batch, context: int | None) -> Batch:
 def univariate(batch: Batch) -> Batch:
     """Every variate of every window as a window of its own; they share what else the window holds."""
     variates = batch.past.shape[2]
-    held: dict[str, Any] = {
-        name: x.repeat_interleave(variates, 0) for name, x in vars(batch).items() if isinstance(x, Tensor)
-    }
-    for name in ("past", "past_observed"):
-        held[name] = getattr(batch, name).transpose(1, 2).flatten(0, 1)[..., None]
-    return replace(batch, **held, future=None, future_observed=None)
+    own = {name: getattr(batch, name).transpose(1, 2).flatten(0, 1)[..., None] for name in ("past", "past_observed")}
+    batch = replace(batch, future=None, future_observed=None)
+    shared = {name: x for name, x in vars(batch).items() if isinstance(x, Tensor) and name not in own}
+    repeated: dict[str, Any] = {name: x.repeat_interleave(variates, 0) for name, x in shared.items()}
+    return replace(batch, **repeated, **own)

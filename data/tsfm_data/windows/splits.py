@@ -213,6 +213,9 @@ class StandardScaler:
         """Statistics of the observed (not NaN) values of each column."""
         values = np.asarray(rows, dtype=np.float64)
         seen = ~np.isnan(values)
+        # By an exact power of two, so that neither sums nor squares overflow or vanish.
+        size = np.ldexp(1.0, np.frexp(np.where(seen, np.abs(values), 0.0).max(axis=0, initial=0.0))[1] - 1)
+        values = values / size
         count = np.maximum(seen.sum(axis=0), 1)
         mean = np.where(seen, values, 0.0).sum(axis=0) / count
         centred = np.where(seen, values - mean, 0.0)
@@ -220,7 +223,7 @@ class StandardScaler:
         # Rounding gives a constant column a tiny deviation, so constancy is asked of the values themselves.
         low = np.where(seen, values, np.inf).min(axis=0, initial=np.inf)
         high = np.where(seen, values, -np.inf).max(axis=0, initial=-np.inf)
-        return cls(mean, np.where((low >= high) | (std == 0), 1.0, std))
+        return cls(mean * size, np.where((low >= high) | (std == 0), 1.0, std * size))
 
     @classmethod
     def fit_split(
