@@ -35,7 +35,7 @@ def test_when_a_design_is_studied_then_its_runs_are_clusters_of_their_own_or_of_
 def test_when_tables_are_written_then_they_name_their_command_and_repeats() -> None:
     row = {"design": "grid", "runs": 36, "noise": 0.01, "repeats": 400} | dict.fromkeys(NAMES, 0.95)
     text = coverage_to_markdown([row, row], "python benchmarks/scaling.py --part coverage")
-    assert "Share of 400 planted laws" in text
+    assert "400 times with different seeds" in text
     assert "0.011" in text
     side = {"side": "tsfm", "seconds": 1.0, "ratio": 1.0, "objective": 1e-3}
     assert "python benchmarks/scaling.py" in side_to_markdown([side], "python benchmarks/scaling.py")
