@@ -88,7 +88,10 @@ class _Calendar:
 
 
 def regular_grid(
-    ns: Int64[np.ndarray, " rows"], bounds: Int64[np.ndarray, " borders"], freq: str | None = None
+    ns: Int64[np.ndarray, " rows"],
+    bounds: Int64[np.ndarray, " borders"],
+    freq: str | None = None,
+    own_hours: bool = True,
 ) -> Grid:
     """The regular grid under ascending timestamps.
 
@@ -97,6 +100,7 @@ def regular_grid(
         bounds: series ``i`` is ``ns[bounds[i]:bounds[i + 1]]``; none is empty.
         freq: pandas alias of all series; None reads each series' most common step. With a monthly, quarterly or yearly
             alias any day of a period stands for that period.
+        own_hours: whether series that keep to hours or weekdays have steps at those alone.
 
     Raises:
         BadTime: timestamps repeat, descend, do not lie on one grid, or mix frequencies.
@@ -126,7 +130,9 @@ def regular_grid(
             first.problems = problems
             raise first
     relative = calendar.relative(kind)
-    position, patterns = _patterns(calendar, kind, size, relative // size[calendar.item], bounds)
+    position, patterns = relative // size[calendar.item], None
+    if own_hours:
+        position, patterns = _patterns(calendar, kind, size, position, bounds)
     grid = _grid(calendar, kind, size, position, calendar.ns[calendar.first], patterns)
     for item, day in days.items():
         grid.starts[item] += np.timedelta64(day - 1, "D")

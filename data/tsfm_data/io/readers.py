@@ -186,7 +186,8 @@ def _decode(data: bytes, source: str) -> tuple[bytes, list[str]]:
         raise InputError(f"{source}: expected a CSV, Parquet or Arrow file, found binary data")
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
-        data.decode("utf-8")
+        if not data.isascii():
+            data.decode("utf-8")
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
         if any(ord(mark) < 32 and mark not in "\t\r\n\f" for mark in text[:SAMPLE]):

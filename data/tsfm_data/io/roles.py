@@ -133,7 +133,7 @@ def _plainly_dates(table: Table, column: str) -> bool:
     cells = table.frame[column]
     if pd.api.types.is_numeric_dtype(cells):
         return False
-    text = cells.dropna().astype("string").str.strip().head(20)
+    text = cells.head(1000).dropna().head(20).astype("string").str.strip()
     if not len(text) or text.str.fullmatch(r"[+-]?[\d.,]*").fillna(True).all():
         return bool(len(text)) and bool(text.str.fullmatch(r"\d{1,2}\.\d{1,2}\.(\d{4}|\d{2})").fillna(False).all())
     if not text.str.contains(r"\d").all():
@@ -188,7 +188,7 @@ def _is_key_name(name: str) -> bool:
 
 def _numbers_rows(cells: pd.Series) -> bool:
     """Whether cells name every row once: the key of a data base, not a series."""
-    return len(cells) > 2 and bool(cells.is_unique)
+    return len(cells) > 2 and bool(cells.head(1000).is_unique) and bool(cells.is_unique)
 
 
 def _find_target(table: Table, free: list[str], long: bool) -> tuple[str, ...]:
@@ -201,11 +201,11 @@ def _find_target(table: Table, free: list[str], long: bool) -> tuple[str, ...]:
     values = [c for c in free if is_numeric(table, c)]
     if len(values) > 1:
         values = [c for c in values if not _says_the_calendar(table, c) and not _is_running_key(table, c)] or values
-    if not values:
+    if not values and not long:
         return tuple(free[:1])  # the check of its cells says what is wrong
-    if long and len(values) > 1:
+    if long and len(values) != 1:
         raise InputError(
-            f"{table.source}: expected a column named target, y or value, found {', '.join(values)[:200]}; "
+            f"{table.source}: expected a column named target, y or value, found {', '.join(values or free)[:200]}; "
             "name it with target (--target)"
         )
     return tuple(values)
@@ -297,6 +297,8 @@ def joined_time(table: Table, time_column: str | None) -> Table:
         return table
     frame = table.frame
     parts = {part: next((names[n] for n in words if n in names), None) for part, words in PARTS.items()}
+    if not (parts["year"] and parts["month"]) and not any(n in names for n in HOURS):
+        return table
     dates = [n for n in names.values() if n not in parts.values() and _is_date_column(table, n)]
     if not dates and parts["year"] and parts["month"] and _all_numbers(frame, parts["year"], parts["month"]):
         used = [c for c in parts.values() if c is not None]

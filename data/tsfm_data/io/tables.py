@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 
 from tsfm_data.errors import InputError
 from tsfm_data.io import zones
@@ -44,6 +44,7 @@ class Reading:
     dayfirst: bool | None = None
     timezone: str | None = None
     season: int | None = None
+    own_hours: bool = True
 
 
 def read_series(
@@ -66,6 +67,7 @@ def read_series(
     dayfirst: bool | None = None,
     decimal: Literal[".", ","] | None = None,
     holidays: Sequence[str] = (),
+    own_hours: bool = True,
 ) -> SeriesSet:
     """Series of a table.
 
@@ -98,6 +100,7 @@ def read_series(
         dayfirst: whether 01/02/2024 is the first of February; None lets the column decide.
         decimal: decimal mark of numbers in text; None lets the column decide.
         holidays: dates, or a file with one a line, that are no business days (with ``freq`` "B" or "C").
+        own_hours: whether series that keep to hours or weekdays have steps at those alone; if not, all others are gaps.
 
     Raises:
         InputError: anything about the table that is not as it should be, in one line with its place.
@@ -114,7 +117,7 @@ def read_series(
         raise InputError(f"expected a season of at least 1 step, found {season}: give season (--season 7)")
     if holidays:
         freq = _with_holidays(freq, holidays)
-    reading = Reading(freq, order, resample, aggregate, on_bad_series, dayfirst, timezone, season)
+    reading = Reading(freq, order, resample, aggregate, on_bad_series, dayfirst, timezone, season, own_hours)
     table = prepare(table, time_column, decimal)
     roles_given: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target}
     if future is not None:
@@ -217,7 +220,7 @@ class _Rows:
     row: Int64[np.ndarray, " rows"]
     code: Int64[np.ndarray, " rows"]
     ns: Int64[np.ndarray, " rows"]
-    blocks: list[Float64[np.ndarray, "rows columns"]]
+    blocks: list[np.ndarray]
 
     def take(self, chosen: np.ndarray) -> "_Rows":
         """Some of the rows, in the order given."""
@@ -356,10 +359,14 @@ def _sorted(rows: _Rows, items: int, notes: list[str]) -> _Rows:
     """Rows by series, then time; a table that was not in order is told so."""
     if items > 1:
         rows = rows if (np.diff(rows.code) >= 0).all() else rows.take(np.argsort(rows.code, kind="stable"))
-    back = (np.diff(rows.ns) < 0) & (np.diff(rows.code) == 0)
+    back = np.diff(rows.ns) < 0
     if not back.any():
         return rows
-    inner = int((np.diff(rows.code) == 0).sum())
+    same = np.diff(rows.code) == 0
+    back &= same
+    if not back.any():
+        return rows
+    inner = int(same.sum())
     newest = back.sum() > 0.9 * inner
     notes.append("rows were newest first: sorted by time" if newest else f"rows sorted by time ({int(back.sum()):,} were not)")
     return rows.take(np.lexsort((rows.ns, rows.code)))
@@ -405,7 +412,8 @@ class _Bad:
 
 def _once(rows: _Rows, bad: _Bad, stamps: Stamps, notes: list[str], sequence: bool) -> _Rows:
     """Rows whose timestamps appear once in a series: identical repeats are dropped and counted."""
-    again = np.flatnonzero((np.diff(rows.ns) == 0) & (np.diff(rows.code) == 0)) + 1
+    again = np.flatnonzero(np.diff(rows.ns) == 0) + 1
+    again = again[rows.code[again] == rows.code[again - 1]]
     if sequence or not len(again):
         return rows
     cells = np.concatenate(rows.blocks, axis=1)
@@ -448,16 +456,17 @@ def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tupl
         return _sequence(rows.ns, rows.bounds(items), freq), rows, list(range(items))
     repeated = [code for code in bad.texts if code not in bad.cells]
     good = rows.take(~np.isin(rows.code, repeated)) if repeated else rows
-    if len(good.ns):
-        _find_bad_times(good, bad, freq)
+    grid = _find_bad_times(good, bad, reading, freq) if len(good.ns) else None
     bad.check()
+    if grid is not None and good is rows and not bad.texts:
+        return grid, rows, list(range(items))
     broken = [code for code in bad.texts if code not in bad.cells]
     if bad.texts and reading.on_bad_series == "skip":
         kept = [i for i in range(items) if i not in bad.texts]
         notes.append(f"{len(bad.texts):,} of {items:,} series skipped: {_some([bad.ids[i] for i in bad.texts])}")
         rows = rows.take(np.isin(rows.code, kept))
         rows = _Rows(rows.row, np.searchsorted(kept, rows.code), rows.ns, rows.blocks)
-        return regular_grid(rows.ns, rows.bounds(len(kept)), freq), rows, kept
+        return regular_grid(rows.ns, rows.bounds(len(kept)), freq, reading.own_hours), rows, kept
     if broken:
         sound = rows.take(~np.isin(rows.code, broken))
         step = freq or _usual(regular_grid(sound.ns, _dense(sound), None).freqs)
@@ -468,7 +477,7 @@ def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tupl
     if bad.texts:
         how = f", brought to steps of {step}" if broken else ", cells that are no numbers taken as missing"
         notes.append(f"{len(bad.texts):,} of {items:,} series mended{how}: {_some([bad.ids[i] for i in bad.texts])}")
-    return regular_grid(rows.ns, rows.bounds(items), freq), rows, list(range(items))
+    return regular_grid(rows.ns, rows.bounds(items), freq, reading.own_hours), rows, list(range(items))
 
 
 def _usual(freqs: Sequence[str]) -> str:
@@ -480,16 +489,16 @@ def _dense(rows: _Rows) -> Int64[np.ndarray, " borders"]:
     return np.append(np.flatnonzero(np.diff(rows.code, prepend=-1)), len(rows.code))
 
 
-def _find_bad_times(rows: _Rows, bad: _Bad, freq: str | None) -> None:
-    """Tell which series break the grid; each is named once, however often it does."""
+def _find_bad_times(rows: _Rows, bad: _Bad, reading: Reading, freq: str | None) -> Grid | None:
+    """The grid under all rows; if there is none, which series break it. Each is named once, however often it does."""
     bounds = _dense(rows)
     try:
-        regular_grid(rows.ns, bounds, freq)
+        return regular_grid(rows.ns, bounds, freq, reading.own_hours)
     except BadTime as error:
         if error.problems:
             for problem in error.problems.values():
                 bad.time(int(rows.row[problem.row]), int(rows.code[problem.row]), problem.text)
-            return
+            return None
         for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             try:
                 if b - a > 1:
@@ -498,6 +507,7 @@ def _find_bad_times(rows: _Rows, bad: _Bad, freq: str | None) -> None:
                 bad.time(int(rows.row[a + own.row]), int(rows.code[a]), own.text)
         if not bad.texts:
             bad.time(int(rows.row[error.row]), int(rows.code[error.row]), error.text)
+    return None
 
 
 def _spread(

@@ -22,7 +22,7 @@ UNITS: tuple[tuple[float, Literal["s", "ms", "us", "ns"]], ...] = (
     (np.inf, "ns"),
 )  # a number below the bound counts these since 1970
 
-YEARS = (1678, 2261)  # what nanoseconds in 64 bits can tell
+YEARS = (np.datetime64("1678", "s"), np.datetime64("2262", "s"))  # what nanoseconds in 64 bits can tell
 EXCEL = (10_000, 80_000)  # days since 1899-12-30 that a date in Excel may be: 1927 to 2119
 DATE_WORDS = ("date", "datum", "fecha", "data", "dato", "jour", "tag", "day")
 ZONE = r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
@@ -109,7 +109,8 @@ def read_stamps(table: Table, name: str, dayfirst: bool | None = None, timezone:
     else:
         column = column.astype("string").str.strip()
         stamps, offsets, notes = _from_text(table, name, column, dayfirst)
-    lost = np.flatnonzero((stamps.isna() | (stamps.dt.year < YEARS[0]) | (stamps.dt.year > YEARS[1])).to_numpy())
+    cells = stamps.to_numpy()
+    lost = np.flatnonzero(~((cells >= YEARS[0]) & (cells < YEARS[1])))  # NaT is neither
     if len(lost):
         raise InputError(
             f"{table.where(int(lost[0]), name)}: expected a date, found {_shown(column.iloc[lost[0]])}; "
