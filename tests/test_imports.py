@@ -37,9 +37,9 @@ DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "tsfm.commands.data_gallery",
             "tsfm_vision.evaluation.pictures",
         ),
-        (),
+        ("tsfm.reports.figures", "tsfm.scaling.figures"),
     ),
-    "huggingface_hub": (("tsfm.weights.hub",), ()),
+    "huggingface_hub": (("tsfm.weights.hub",), ("tsfm.weights.hub",)),
     "statsforecast": (("tsfm_data.evaluation.baselines",), ()),
     "vega_datasets": (("tsfm.commands.demo",), ("tsfm.commands.demo",)),
     "pytorch_lightning": (
@@ -55,7 +55,7 @@ DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "tsfm.commands",
             "tsfm.scaling",
         ),
-        ("tsfm_data", "tsfm.commands", "tsfm.scaling.runs.ledger"),
+        ("tsfm_data", "tsfm.inference.predictors", "tsfm.commands", "tsfm.scaling"),
     ),
     "jsonargparse": (("tsfm.commands",), ("tsfm.commands",)),
 }

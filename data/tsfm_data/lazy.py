@@ -13,7 +13,7 @@ def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
     """A package's ``__getattr__``: a name is imported from the module that its ``__init__`` says under TYPE_CHECKING.
 
     So ``from tsfm_data.io import SeriesSet`` loads one module, not the whole folder, and type checkers see plain
-    imports.
+    imports. A module of the package is imported in the same way: ``tsfm_data.io.catalog``.
 
     Args:
         package: its ``__name__``.
@@ -22,9 +22,12 @@ def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
 
     def load(name: str) -> Any:
         origins = _origins(file)
-        if name not in origins:
+        if name in origins:
+            value = getattr(importlib.import_module(origins[name]), name)
+        elif Path(file).with_name(f"{name}.py").is_file():
+            value = importlib.import_module(f"{package}.{name}")
+        else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(origins[name]), name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -149,8 +149,7 @@ def xformers_bias(mask: Mask | None, q_BNHD: Tensor, k_BMHD: Tensor) -> Translat
     """
     if mask is None:
         return Translation(None)
-    from xformers.ops.fmha import attn_bias as classes
-
+    classes = load_xformers().fmha.attn_bias  # type: ignore[union-attr]
     n, m = q_BNHD.shape[1], k_BMHD.shape[1]
     left, right = mask.reach
     if mask.bias is not None or (mask.is_segmented and mask.runs is None):
@@ -171,8 +170,7 @@ def xformers_bias(mask: Mask | None, q_BNHD: Tensor, k_BMHD: Tensor) -> Translat
 @lru_cache(maxsize=4)
 def _blocks(lengths: tuple[int, ...], is_causal: bool, left: int | None, device: torch.device) -> Any:
     """Segments in xformers' words; kept, because every layer of a model asks for the same."""
-    from xformers.ops.fmha import attn_bias as classes
-
+    classes = load_xformers().fmha.attn_bias  # type: ignore[union-attr]
     blocks: Any = classes.BlockDiagonalMask.from_seqlens(lengths, device=device)
     if is_causal:
         blocks = blocks.make_causal()

@@ -1,6 +1,7 @@
 """From a function's signature and docstring to a command line, with the standard library so that help is quick."""
 
 import argparse
+import dataclasses
 import inspect
 import itertools
 import types
@@ -8,9 +9,37 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn, Union
 
+import docstring_parser
+
 from tsfm_data.errors import InputError, unknown_name
 
 TRUTH = {"true": True, "yes": True, "false": False, "no": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """How a table is read: options that several commands take.
+
+    Args:
+        time_column: the column of timestamps; found by itself where its name or type tells.
+        item_column: the column that names the series of a long table.
+        target: the column or columns to forecast.
+        past_covariates: columns known up to the present only, for a model that takes covariates.
+        known_covariates: columns known in the future too; to be forecast, the table goes on for the horizon with them
+            filled in and the target empty.
+        freq: pandas frequency of the series; inferred by default.
+    """
+
+    time_column: str | None = None
+    item_column: str | None = None
+    target: list[str] | None = None
+    past_covariates: list[str] | None = None
+    known_covariates: list[str] | None = None
+    freq: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that were given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,7 +54,8 @@ def parse(program: str, function: Callable[..., object], words: Sequence[str]) -
     """The arguments of a command function that the words of its command line give.
 
     A parameter without a default is positional unless the signature makes it keyword-only; every other one is an
-    option, written with ``-`` or ``_``. A list takes several words; numbers may also be joined by commas.
+    option, written with ``-`` or ``_``. A list takes several words; numbers may also be joined by commas. A parameter
+    that is a dataclass, such as ``Columns``, stands for an option per field.
 
     Args:
         program: what the words stand after on the command line, for help.
@@ -35,20 +65,34 @@ def parse(program: str, function: Callable[..., object], words: Sequence[str]) -
     Raises:
         InputError: an option is unknown, missing or of the wrong type.
     """
-    import docstring_parser
-
     doc = docstring_parser.parse(inspect.getdoc(function) or "")
-    texts = {parameter.arg_name: parameter.description or "" for parameter in doc.params}
     about = "\n".join(filter(None, (doc.short_description, doc.long_description)))
     parser = Parser(prog=program, description=about, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    hints = typing.get_type_hints(function)
-    for parameter in inspect.signature(function).parameters.values():
-        add(parser, parameter, hints[parameter.name], texts.get(parameter.name, "").replace("%", "%%"))
+    groups: dict[str, Any] = {
+        name: kind for name, kind in typing.get_type_hints(function).items() if dataclasses.is_dataclass(kind)
+    }
+    add_all(parser, function)
     options = [option for action in parser._actions for option in action.option_strings]
     for word in itertools.takewhile(lambda word: word != "--", words):
         if word.startswith("--") and word.split("=")[0] not in options:
             raise unknown_name(f"option of {program}", word, options)
-    return vars(parser.parse_args(list(words)))
+    values = vars(parser.parse_args(list(words)))
+    for name, kind in groups.items():
+        names = [field.name for field in dataclasses.fields(kind) if field.name in values]
+        values[name] = kind(**{field: values.pop(field) for field in names})
+    return values
+
+
+def add_all(parser: argparse.ArgumentParser, function: Callable[..., object]) -> None:
+    """Add the parameters of a function, or the fields of a dataclass, to a parser."""
+    doc = docstring_parser.parse(inspect.getdoc(function) or "")
+    texts = {parameter.arg_name: parameter.description or "" for parameter in doc.params}
+    hints = typing.get_type_hints(function)
+    for parameter in inspect.signature(function).parameters.values():
+        if dataclasses.is_dataclass(hints[parameter.name]):
+            add_all(parser, hints[parameter.name])
+        else:
+            add(parser, parameter, hints[parameter.name], texts.get(parameter.name, "").replace("%", "%%"))
 
 
 def add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, annotation: Any, text: str) -> None:

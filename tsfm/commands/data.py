@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tabulate import tabulate
+
+from tsfm.commands.arguments import Columns
+from tsfm_data import io
+from tsfm_data.errors import unknown_name
 
 if TYPE_CHECKING:
     from tsfm_data.io import Roles, SeriesSet
@@ -23,19 +28,14 @@ def list_(role: str | None = None, json: Path | None = None) -> None:
     Raises:
         InputError: an unknown role.
     """
-    from tabulate import tabulate
-
-    from tsfm_data.errors import unknown_name
-    from tsfm_data.io import catalog
-
     if role not in (None, "bench", "train"):
         raise unknown_name("role", str(role), ("bench", "train"))
     rows = []
-    for name in catalog.names():
-        spec = catalog.get(name)
+    for name in io.catalog.names():
+        spec = io.catalog.get(name)
         if role not in (None, spec.role):
             continue
-        path = catalog.at_hand(spec)
+        path = io.catalog.at_hand(spec)
         rows.append(
             {
                 "name": name,
@@ -53,7 +53,7 @@ def list_(role: str | None = None, json: Path | None = None) -> None:
     present = sum(bool(row["at_hand"]) for row in rows)
     summary = {"datasets": len(rows), "at_hand": present}
     if json is not None:
-        _write_json(json, rows, summary)
+        write_json(json, rows, summary)
     if json is None or str(json) != "-":
         columns = ("name", "role", "frequency", "series", "points", "licence")
         table = [[*(row[c] for c in columns), _place(row)] for row in rows]
@@ -74,10 +74,8 @@ def pull(name: str) -> None:
     Raises:
         InputError: unknown name, wrong content, not at hand and without a URL, or a transfer that failed.
     """
-    from tsfm_data.io import catalog
-
-    path = catalog.pull(name)
-    spec = catalog.get(name)
+    path = io.catalog.pull(name)
+    spec = io.catalog.get(name)
     print(path)
     if spec.licence_class != "open":
         print(f"{name}: licence {spec.licence} ({spec.licence_class}); heed it", file=sys.stderr)
@@ -87,40 +85,25 @@ def pull(name: str) -> None:
 
 def inspect(
     input: str,
-    time_column: str | None = None,
-    item_column: str | None = None,
-    target: list[str] | None = None,
-    past_covariates: list[str] | None = None,
-    known_covariates: list[str] | None = None,
-    freq: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - it is frozen
     json: Path | None = None,
 ) -> None:
     """Show what is understood of a table: layout, series, frequency, span, missing values, gaps.
 
     Args:
         input: CSV, Parquet or Arrow file, or a data set of the catalogue.
-        time_column: the column of timestamps; found by itself where its name or type tells.
-        item_column: the column that names the series of a long table.
-        target: the column or columns to forecast.
-        past_covariates: columns known up to the present only.
-        known_covariates: columns known in the future too.
-        freq: pandas frequency of the series; inferred by default.
+        columns: how the table is read.
         json: file to write the findings to; "-" writes to standard output in place of the text.
 
     Raises:
         InputError: whatever is wrong with the table.
     """
-    from tsfm_data.io import catalog
-
-    options: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
-    for key, names in (("past_covariates", past_covariates), ("known_covariates", known_covariates)):
-        if names:
-            options[key] = names
-    series = catalog.open_source(input, **options)
+    options = columns.given()
+    series = io.catalog.open_source(input, **options)
     findings, rows = _findings(series, input, options), _frequencies(series)
     findings["warnings"] = [*findings["warnings"], *_warnings(series)]
     if json is not None:
-        _write_json(json, rows, findings)
+        write_json(json, rows, findings)
     if json is None or str(json) != "-":
         print(_text(findings, rows))
 
@@ -149,25 +132,21 @@ def _findings(series: "SeriesSet", name: str, options: dict[str, Any]) -> dict[s
 
 def _columns(series: "SeriesSet", name: str, options: dict[str, Any]) -> tuple[int, "Roles | None", list[str]]:
     """Rows of the table, roles of its columns, and the columns that have none."""
-    from tsfm_data.io import catalog, find_roles, read_table
-
     chosen = {key: options.get(key) for key in ("time_column", "item_column", "target")}
-    if name in catalog.names() and not Path(name).is_file():
-        spec = catalog.get(name)
+    if name in io.catalog.names() and not Path(name).is_file():
+        spec = io.catalog.get(name)
         if spec.layout == "matrix":
             return int(series.offsets[-1]), None, []
         chosen = {"time_column": spec.time_column, "item_column": spec.item_column, "target": spec.target}
-    table = read_table(Path(series.source))
+    table = io.read_table(Path(series.source))
     past, known = options.get("past_covariates", ()), options.get("known_covariates", ())
-    roles = find_roles(table, **chosen, past=past, known=known)
+    roles = io.find_roles(table, **chosen, past=past, known=known)
     used = {roles.time, roles.item, *roles.target, *roles.past, *roles.known}
     return len(table.frame), roles, [str(c) for c in table.frame.columns if c not in used]
 
 
 def _frequencies(series: "SeriesSet") -> list[dict[str, Any]]:
     """One row a frequency: items, lengths, span."""
-    from tsfm_data.io import season_length
-
     freqs = np.array(series.freqs)
     lengths = np.diff(series.offsets) - series.future_rows
     rows = []
@@ -177,7 +156,7 @@ def _frequencies(series: "SeriesSet") -> list[dict[str, Any]]:
         rows.append(
             {
                 "frequency": freq,
-                "season": season_length(freq),
+                "season": io.season_length(freq),
                 "items": len(items),
                 "shortest": int(lengths[items].min()),
                 "median": float(np.median(lengths[items])),
@@ -192,8 +171,6 @@ def _frequencies(series: "SeriesSet") -> list[dict[str, Any]]:
 def _warnings(series: "SeriesSet") -> list[str]:
     """What a forecaster should know before trusting a forecast of these series."""
     empty, constant, short = [], [], []
-    from tsfm_data.io import season_length
-
     for i, name in enumerate(series.item_ids):
         values = series.item(i)
         seen = ~np.isnan(values)
@@ -201,7 +178,7 @@ def _warnings(series: "SeriesSet") -> list[str]:
             empty.append(name)
         elif (np.where(seen, values, -np.inf).max(0) <= np.where(seen, values, np.inf).min(0)).any():
             constant.append(name)
-        if len(values) < 2 * season_length(series.freqs[i]):
+        if len(values) < 2 * io.season_length(series.freqs[i]):
             short.append(name)
     texts = (
         (empty, "without any value"),
@@ -219,8 +196,6 @@ def _some(names: list[str]) -> str:
 
 
 def _text(findings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    from tabulate import tabulate
-
     columns = f"time in {findings['time_column']!r}" if findings["time_column"] else "no time column"
     if findings["item_column"]:
         columns += f", series told apart by {findings['item_column']!r}"
@@ -241,14 +216,12 @@ def _text(findings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     return f"{tabulate(pairs, tablefmt='plain')}\n\n{tabulate(rows, headers='keys', intfmt=',')}"
 
 
-def _write_json(path: Path, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    from tsfm_data.io import atomic_file
-
+def write_json(path: Path, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
     text = json_format.dumps({"rows": rows, "summary": summary}, indent=1, ensure_ascii=False) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
         return
-    with atomic_file(path) as file:
+    with io.atomic_file(path) as file:
         file.write_text(text, encoding="utf-8")
 
 

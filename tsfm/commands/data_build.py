@@ -4,6 +4,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
+from tsfm.commands.data import write_json
+from tsfm_data import corpus as corpora
+from tsfm_data import io
+from tsfm_data.errors import unknown_name
+
 
 def build(config: Path, *, output: Path) -> None:
     """Turn the sources that a YAML names into one memory-mapped corpus.
@@ -17,11 +24,7 @@ def build(config: Path, *, output: Path) -> None:
     Raises:
         InputError: the YAML, a source or the folder is not as it should be; the corpus is then as before.
     """
-    from tabulate import tabulate
-
-    from tsfm_data.corpus import build as make
-
-    built = make(config, output)
+    built = corpora.build(config, output)
     rows = [
         [
             entry["name"],
@@ -55,9 +58,7 @@ def verify(corpus: Path) -> None:
     Raises:
         InputError: a file is missing, cut off or altered; it is named.
     """
-    from tsfm_data.corpus import Store
-
-    store = Store(corpus, verify=True)
+    store = corpora.Store(corpus, verify=True)
     print(f"{corpus}: {len(store)} sources, {store.points:,} points, every array as it was written")
 
 
@@ -73,16 +74,9 @@ def overlap(corpus: Path, suite: str = "bench", data: list[str] | None = None, j
     Raises:
         InputError: no corpus, an unknown suite or data set.
     """
-    from tabulate import tabulate
-
-    from tsfm.commands.data import _write_json
-    from tsfm_data.corpus import check_overlap
-    from tsfm_data.errors import unknown_name
-    from tsfm_data.io import catalog
-
     if suite != "bench":
         raise unknown_name("suite", suite, ("bench",))
-    found = check_overlap(corpus, data or catalog.names("bench"))
+    found = corpora.check_overlap(corpus, data or io.catalog.names("bench"))
     rows: list[dict[str, Any]] = [
         {
             "dataset": one.name,
@@ -99,7 +93,7 @@ def overlap(corpus: Path, suite: str = "bench", data: list[str] | None = None, j
     touched = sum(not one.clean for one in found)
     summary = {"datasets": len(rows), "touched": touched, "seen_series": sum(len(one.seen) for one in found)}
     if json is not None:
-        _write_json(json, rows, summary)
+        write_json(json, rows, summary)
     if json is None or str(json) != "-":
         table = [
             [

@@ -5,6 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tsfm import reports
+from tsfm_data import corpus as corpora
+from tsfm_data import synthetic
+from tsfm_data.errors import InputError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -41,18 +46,13 @@ def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows
     Raises:
         InputError: no corpus, a number out of range, a suffix that is none of these, or no real series that is as long.
     """
-    from tsfm.reports import save_figure
-    from tsfm_data.corpus import Store, catalogue_sources, real_windows, store_sources
-    from tsfm_data.errors import InputError
-    from tsfm_data.synthetic import SyntheticMixture
-
     if not 64 <= length <= LONGEST or windows < 1:
         raise InputError(f"expected a length from 64 to {LONGEST:,} and a window or more, found {length} and {windows}")
-    sources = store_sources(Store(corpus)) if corpus is not None else list(catalogue_sources())
-    sets = {"synthetic": SyntheticMixture().draw(windows, length, np.random.default_rng([seed, 0]))}
+    sources = corpora.store_sources(corpora.Store(corpus)) if corpus is not None else list(corpora.catalogue_sources())
+    sets = {"synthetic": synthetic.SyntheticMixture().draw(windows, length, np.random.default_rng([seed, 0]))}
     if sources:
-        sets["real"] = real_windows(sources, windows, length, np.random.default_rng([seed, 1]))
-    save_figure(draw(sets, length, seed), output)
+        sets["real"] = corpora.real_windows(sources, windows, length, np.random.default_rng([seed, 1]))
+    reports.save_figure(draw(sets, length, seed), output)
     against = f"beside {len(sets['real']):,} windows of {len(sources)} sources" if sources else "no real series at hand"
     print(f"{output}: {len(ABOUT)} families, {windows:,} series of the mixture, {against}")
 
@@ -65,7 +65,7 @@ def draw(sets: dict[str, np.ndarray], length: int, seed: int) -> "Figure":
         length: steps of the examples.
         seed: of the examples.
     """
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # it would slow the help
 
     figure = Figure(figsize=(10.6, 6.9), layout="constrained", facecolor="white")
     grid = figure.add_gridspec(3, 2, width_ratios=[2.5, 1])
@@ -82,15 +82,13 @@ def draw(sets: dict[str, np.ndarray], length: int, seed: int) -> "Figure":
 
 def _examples(axis: "Axes", length: int, seed: int) -> None:
     """One row a family: its name and some of its series, each scaled to the height of the row."""
-    from tsfm_data.synthetic import GENERATORS, WEIGHTS
-
     axis.axis("off")
     axis.set_title(f"Synthetic series of {length} steps", loc="left", fontsize=12)
     across = np.linspace(0, 0.94, length)  # an example is one unit wide and high, with a margin
-    for row, (name, family) in enumerate(GENERATORS.items()):
+    for row, (name, family) in enumerate(synthetic.GENERATORS.items()):
         base = -1.3 * row
         axis.text(-1.25, base + 0.72, name, fontsize=10, weight="bold", va="center")
-        share = f"{100 * WEIGHTS[name]:.0f} % of the mixture"
+        share = f"{100 * synthetic.WEIGHTS[name]:.0f} % of the mixture"
         for height, text in ((0.4, ABOUT[name]), (0.12, share)):
             axis.text(-1.25, base + height, text, fontsize=7.5, color="#555555", va="center")
         # Neighbours may share their kind: every eighth is shown.
@@ -103,11 +101,9 @@ def _examples(axis: "Axes", length: int, seed: int) -> None:
 
 def _spectra(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
     """Median and band of the power spectra, over periods."""
-    from tsfm_data.corpus import power
-
     for name, colour in (("real", REAL), ("synthetic", SYNTHETIC)):
         if name in sets:
-            low, middle, high = np.quantile(power(sets[name]), (0.1, 0.5, 0.9), axis=0)
+            low, middle, high = np.quantile(corpora.power(sets[name]), (0.1, 0.5, 0.9), axis=0)
             periods = sets[name].shape[1] / np.arange(1, len(middle) + 1)
             axis.fill_between(periods, low, high, color=colour, alpha=0.16, linewidth=0)
             axis.plot(periods, middle, color=colour, linewidth=1.2, label=name)
@@ -124,12 +120,10 @@ def _spectra(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
 
 def _correlations(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
     """Median and band of the autocorrelations, over lags."""
-    from tsfm_data.corpus import autocorrelation
-
     for name, colour in (("real", REAL), ("synthetic", SYNTHETIC)):
         if name in sets:
             lags = min(LAGS, sets[name].shape[1] // 2)
-            low, middle, high = np.quantile(autocorrelation(sets[name], lags), (0.25, 0.5, 0.75), axis=0)
+            low, middle, high = np.quantile(corpora.autocorrelation(sets[name], lags), (0.25, 0.5, 0.75), axis=0)
             axis.fill_between(np.arange(1, lags + 1), low, high, color=colour, alpha=0.16, linewidth=0)
             axis.plot(np.arange(1, lags + 1), middle, color=colour, linewidth=1.2)
     axis.axhline(0, color="#999999", linewidth=0.6)
@@ -141,14 +135,12 @@ def _correlations(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
 
 def _plane(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
     """Every window as a point: how smooth it is, and how much of it a few frequencies explain."""
-    from tsfm_data.corpus import autocorrelation, power
-
     for name, colour in (("synthetic", SYNTHETIC), ("real", REAL)):
         if name in sets:
             windows = sets[name][:POINTS]
-            share = power(windows)
+            share = corpora.power(windows)
             entropy = -(share * np.log(np.maximum(share, 1e-300))).sum(1) / np.log(share.shape[1])
-            smooth = autocorrelation(windows, 1)[:, 0]
+            smooth = corpora.autocorrelation(windows, 1)[:, 0]
             axis.scatter(smooth, entropy, s=3, color=colour, alpha=0.3, linewidths=0, rasterized=True)
     axis.set_xlabel("autocorrelation at lag 1 (smooth →)", fontsize=8)
     axis.set_ylabel("spectral entropy (← regular)", fontsize=8)

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
+from tsfm import inference, nn, reports, weights
 from tsfm.commands import demo_images
+from tsfm.commands.demo_page import build_page, own_commands, score_rows, terminal_table
+from tsfm_data import evaluation, io, windows
 from tsfm_data.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,7 +63,7 @@ class Example:
 
     def read(self) -> "pd.DataFrame":
         """The table, with the columns that are forecast."""
-        from vega_datasets import local_data
+        from vega_datasets import local_data  # pandas would slow the help
 
         frame = getattr(local_data, self.table)()
         columns = list(self.columns) or [name for name in frame.columns if name != "nonfarm_change"]
@@ -126,29 +131,24 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
         seed: of weights, dropout and the order of windows; the same seed gives the same numbers.
         max_epochs: trains shorter, to try the command out.
     """
-    from tsfm.commands.demo_page import build_page, own_commands, score_rows, terminal_table
-    from tsfm.reports import save_figure, save_page
-    from tsfm_data.evaluation import Report
-    from tsfm_data.io import atomic_file
-
     if max_epochs is not None and max_epochs < 1:
         raise InputError(f"expected max_epochs of at least 1, found {max_epochs}: leave it out for the full training")
-    with atomic_file(output / "fit.yaml") as file:
+    with io.atomic_file(output / "fit.yaml") as file:
         shutil.copyfile(CONFIG, file)
     again = ["tsfm", "demo", "--output", output, "--seed", seed]
     if max_epochs is not None:
         again += ["--max_epochs", max_epochs]
     commands = [shlex.join(map(str, again))] + [fit_command(each, output, seed, max_epochs) for each in EXAMPLES]
     outcomes = [run(*pair, output) for pair in zip(EXAMPLES, commands[1:], strict=True)]
-    report = sum((outcome.report for outcome in outcomes), Report())
+    report = sum((outcome.report for outcome in outcomes), evaluation.Report())
     images = demo_images.run(output, seed, max_epochs)
     if images is not None:
         commands.append(images[0])
     everything = report if images is None else report + demo_images.scores(images[1])
     everything.save(output / "report.json")
-    save_figure(outcomes[0].figure, output / "forecast.png")
+    reports.save_figure(outcomes[0].figure, output / "forecast.png")
     picture = None if images is None else images[1]
-    save_page(build_page(outcomes, report, commands, output, picture), output / "index.html")
+    reports.save_page(build_page(outcomes, report, commands, output, picture), output / "index.html")
     for outcome in outcomes:
         print("\n" + terminal_table(score_rows(outcome.report), outcome.example.title))
     if images is not None:
@@ -165,14 +165,11 @@ def run(example: Example, command: str, output: Path) -> Outcome:
         command: the command that trains.
         output: folder of the demo.
     """
-    from tsfm.commands.train import train
-    from tsfm.weights import load
-    from tsfm_data.io import atomic_file
-    from tsfm_data.windows import ForecastDataModule
+    from tsfm.commands.train import train  # Lightning takes seconds
 
     table = example.read()
     path, folder = output / f"{example.name}.csv", output / example.name
-    with atomic_file(path) as file:
+    with io.atomic_file(path) as file:
         table.to_csv(file, index=False)
     variates = table.shape[1] - 1
     print(
@@ -181,9 +178,9 @@ def run(example: Example, command: str, output: Path) -> Outcome:
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier demo
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     train(shlex.split(command)[1:])
-    module = ForecastDataModule(str(path), example.context, example.horizon)
+    module = windows.ForecastDataModule(str(path), example.context, example.horizon)
     module.setup()
-    model = load(folder / "model")
+    model = weights.load(folder / "model")
     return Outcome(
         example=example,
         series=variates,
@@ -206,25 +203,22 @@ def fit_command(example: Example, output: Path, seed: int, max_epochs: int | Non
 
 def score(example: Example, model: "Forecaster", path: Path) -> "Report":
     """Score model and baselines on every window of the test rows, all variates of a window together."""
-    from tsfm_data.evaluation import PROBABILISTIC, Naive, Profile, Report, SeasonalNaive, evaluate
-
-    metrics = {name: PROBABILISTIC[name] for name in METRICS}
-    profile = Profile("demo", metrics, "rolling", univariate=False)  # the baselines are given all of the history
+    metrics = {name: evaluation.PROBABILISTIC[name] for name in METRICS}
+    profile = evaluation.Profile(
+        "demo", metrics, "rolling", univariate=False
+    )  # the baselines are given all of the history
     model.name = "iTransformer"
-    predictors = (model, SeasonalNaive(), Naive())
-    return sum((evaluate(each, path, profile, horizon=example.horizon) for each in predictors), Report())
+    predictors = (model, evaluation.SeasonalNaive(), evaluation.Naive())
+    return sum(
+        (evaluation.evaluate(each, path, profile, horizon=example.horizon) for each in predictors), evaluation.Report()
+    )
 
 
 def draw(example: Example, model: "Forecaster", path: Path, table: "pd.DataFrame") -> "Figure":
     """The forecast of the last test window beside what came."""
-    from tsfm.inference import forecast_frame
-    from tsfm.nn import DEFAULT_LEVELS
-    from tsfm.reports import plot_forecast
-    from tsfm_data.io import read_series
-
-    known = read_series(table.iloc[: -example.horizon])
-    frame = forecast_frame(model, known, example.horizon, DEFAULT_LEVELS)
-    return plot_forecast(known, frame, read_series(table), example.shown, example.unit, example.history)
+    known = io.read_series(table.iloc[: -example.horizon])
+    frame = inference.forecast_frame(model, known, example.horizon, nn.DEFAULT_LEVELS)
+    return reports.plot_forecast(known, frame, io.read_series(table), example.shown, example.unit, example.history)
 
 
 def data_facts(example: Example, module: "ForecastDataModule") -> dict[str, str]:
@@ -241,8 +235,7 @@ def data_facts(example: Example, module: "ForecastDataModule") -> dict[str, str]
 
 def training_facts(folder: Path, model: "Forecaster") -> dict[str, str]:
     """How training went, from its log: it stopped by itself, at the last epoch, or because its time was up."""
-    import pandas as pd
-    import yaml
+    import pandas as pd  # it would slow the help
 
     losses = pd.read_csv(next(folder.glob("logs/*/metrics.csv")))["val_loss"].dropna().tolist()
     config = yaml.safe_load((folder / "config.yaml").read_text())

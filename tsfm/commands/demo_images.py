@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tsfm.commands.image import vision
 from tsfm.reports import Image, Section, Table, Value
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Report
@@ -31,8 +32,7 @@ def run(output: Path, seed: int, max_epochs: int | None) -> tuple[str, Any] | No
         The command that trained and an ``Outcome`` of ``tsfm_vision.commands.digits``; None if a package that it needs
         is missing, which is said.
     """
-    from tsfm.commands.image import vision
-    from tsfm.commands.train import train
+    from tsfm.commands.train import train  # Lightning takes seconds
 
     try:
         digits = vision("commands.digits")

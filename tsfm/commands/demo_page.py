@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tabulate import tabulate
+
+from tsfm import reports
 from tsfm.commands import demo_images
 from tsfm.reports import Code, Image, Section, Table, Value, page
 
@@ -113,11 +116,7 @@ def score_rows(report: "Report") -> list[dict[str, Value]]:
 
 def terminal_table(rows: "Sequence[dict[str, Value]]", title: str) -> str:
     """The scores of one example as the terminal shows them."""
-    from tabulate import tabulate
-
-    from tsfm.reports import show_value
-
-    cells = [[show_value(value) for value in row.values()] for row in rows]
+    cells = [[reports.show_value(value) for value in row.values()] for row in rows]
     head = [title, *list(rows[0])[1:]]
     return tabulate(cells, head, disable_numparse=True, colalign=["left", *["right"] * (len(head) - 1)])
 

@@ -1,7 +1,10 @@
 """``tsfm doctor``: which kernels run here, and what is wrong with the installation."""
 
 import dataclasses
+import json as json_format
 import sys
+
+from tabulate import tabulate
 
 BROKEN = 2
 
@@ -14,11 +17,7 @@ def doctor(json: bool = False) -> int:
     Args:
         json: print JSON in place of tables.
     """
-    import json as json_format
-
-    from tabulate import tabulate
-
-    from tsfm.commands.health import examine, kernels
+    from tsfm.commands.health import examine, kernels  # PyTorch takes seconds
 
     findings, table = examine(), kernels()
     wrong = [finding for finding in findings if finding.state == "wrong"]

@@ -1,10 +1,14 @@
 """``tsfm evaluate``: score a model on held-out windows of a data set, of one's own file, or on a whole suite."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
+from tsfm import inference, reports
 from tsfm.commands import image
+from tsfm.commands.arguments import Columns
 from tsfm.commands.forecast import check_batch_size, check_suffix
+from tsfm_data import evaluation, io
 from tsfm_data.errors import InputError, check_horizon
 
 BASELINES_SHOWN = ("naive", "seasonal-naive")
@@ -22,12 +26,7 @@ def evaluate(
     output: Path | None = None,
     json: Path | None = None,
     baselines: bool = True,
-    time_column: str | None = None,
-    item_column: str | None = None,
-    target: list[str] | None = None,
-    past_covariates: list[str] | None = None,
-    known_covariates: list[str] | None = None,
-    freq: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - it is frozen
     batch_size: int = 256,
     jobs: int = 1,
 ) -> None:
@@ -48,22 +47,10 @@ def evaluate(
         output: with --suite, a folder for report.html, report.md and report.json.
         json: where to write {"rows": [...], "summary": {...}}.
         baselines: whether naive and seasonal naive are scored beside the model.
-        time_column: the column of timestamps; found by itself where its name or type tells.
-        item_column: the column that names the series of a long table.
-        target: the column or columns to forecast.
-        past_covariates: columns known up to the present; a model that takes covariates is scored with and without.
-        known_covariates: columns known over the horizon too, likewise.
-        freq: pandas frequency of the series; inferred by default.
+        columns: how the table is read.
         batch_size: windows forecast at once.
         jobs: with --suite, processes, one thread each.
     """
-    import sys
-
-    from tsfm.inference import WithoutCovariates, check_covariates, load_predictor
-    from tsfm_data.evaluation import Report
-    from tsfm_data.evaluation import evaluate as score
-    from tsfm_data.io import open_source
-
     if horizon is not None:
         check_horizon(horizon, option="--horizon")
     check_batch_size(batch_size)
@@ -74,27 +61,25 @@ def evaluate(
         return image.evaluate(data[0], model=model, json=json, batch_size=batch_size)
     if (data is None) == (suite is None):
         raise InputError("expected either --data or --suite, found " + ("neither" if data is None else "both"))
-    columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
-    columns |= {"past_covariates": past_covariates, "known_covariates": known_covariates}
     if suite is not None:
-        own = {**columns, "horizon": horizon, "profile": profile}
+        own = {**vars(columns), "horizon": horizon, "profile": profile}
         return _on_suite(model, suite, profiles, sets, output, json, batch_size, jobs, own)
     for name, value in {"profiles": profiles, "sets": sets, "output": output}.items():
         if value is not None:
             raise InputError(f"--{name} belongs to --suite, found it with --data: leave it out")
     names = [model, *(name for name in BASELINES_SHOWN if baselines and name != model)]
-    predictors = [load_predictor(name) for name in names]
-    report = Report()
+    predictors = [inference.load_predictor(name) for name in names]
+    report = evaluation.Report()
     for source in data or ():
-        series = open_source(source, **{name: value for name, value in columns.items() if value})
+        series = io.open_source(source, **columns.given())
         scored = list(predictors)
-        warning = check_covariates(predictors[0], series)
+        warning = inference.check_covariates(predictors[0], series)
         if warning is not None:
             print(f"warning: {warning}", file=sys.stderr)
         elif series.past_names or series.known_names:
-            scored.insert(1, WithoutCovariates(predictors[0]))  # what do they buy?
+            scored.insert(1, inference.WithoutCovariates(predictors[0]))  # what do they buy?
         for predictor in scored:
-            report += score(
+            report += evaluation.evaluate(
                 predictor,
                 series,
                 profile or "gift",
@@ -120,12 +105,6 @@ def _on_suite(
     own: dict[str, Any],
 ) -> None:
     """Score on a suite; ``own`` are the options that are for data of one's own."""
-    import sys
-
-    from tsfm.inference import load_predictor
-    from tsfm.reports import say, write
-    from tsfm_data.evaluation import SHORT, evaluate_suite
-
     for name, value in own.items():
         if value is not None:
             raise InputError(f"--{name.replace('_', '-')} belongs to --data, found it with --suite: leave it out")
@@ -133,15 +112,15 @@ def _on_suite(
     def progress(name: str) -> None:
         print(f"{name} done", file=sys.stderr, flush=True)
 
-    chosen = profiles or list(SHORT)
-    report = evaluate_suite(
-        load_predictor(model), suite, chosen, sets, batch_size=batch_size, jobs=jobs, progress=progress
+    chosen = profiles or list(evaluation.SHORT)
+    report = evaluation.evaluate_suite(
+        inference.load_predictor(model), suite, chosen, sets, batch_size=batch_size, jobs=jobs, progress=progress
     )
-    print(say(report))
+    print(reports.say(report))
     command = ["tsfm evaluate --model", model, "--suite", suite, "--profiles", *chosen]
     command += ["--sets", *sets] if sets else []
     if output is not None:
-        write(report, output, " ".join(command))
+        reports.write(report, output, " ".join(command))
         print(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json lie beside it")
     if json is not None:
         report.save(json)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from tsfm import inference
 from tsfm_data.errors import InputError, check_horizon
 
 
@@ -26,14 +27,12 @@ def export(
         format: onnx, or torch for torch.export.load.
         dtype: how weights are stored; bf16 takes half the space and int8 a quarter, and the loss is measured.
     """
-    from tsfm.inference import export, load_model
-
     suffix = {"onnx": ".onnx", "torch": ".pt2"}[format]
     if output.suffix != suffix:
         raise InputError(f"expected an output that ends in {suffix} for format {format}, found {output}: rename it")
     if horizon is not None:
         check_horizon(horizon, option="--horizon")
-    made = export(load_model(model), output, horizon, format, dtype)
+    made = inference.export(inference.load_model(model), output, horizon, format, dtype)
     levels = ", ".join(f"{level:g}" for level in made.levels)
     print(f"{output}: {made.bytes / 1e6:.1f} MB, {made.horizon} steps at the levels {levels}")
     print(

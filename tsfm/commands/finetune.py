@@ -1,10 +1,15 @@
 """``tsfm finetune``: adapt a model to a table, and keep the result where a backtest prefers it."""
 
+import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from tsfm import inference, reports, training, weights
+from tsfm.commands.arguments import Columns
+from tsfm.commands.image import is_image_model
+from tsfm_data import io
 from tsfm_data.errors import InputError
 
 
@@ -20,12 +25,7 @@ def finetune(
     lr: float | None = None,
     rank: int = 8,
     seed: int = 0,
-    time_column: str | None = None,
-    item_column: str | None = None,
-    target: list[str] | None = None,
-    past_covariates: list[str] | None = None,
-    known_covariates: list[str] | None = None,
-    freq: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - it is frozen
 ) -> None:
     """Fine-tune a model on the series of a table, never to the worse.
 
@@ -44,38 +44,22 @@ def finetune(
         lr: peak learning rate; the method's own by default.
         rank: of the updates of lora.
         seed: of everything random.
-        time_column: the column of timestamps; found by itself where its name or type tells.
-        item_column: the column that names the series of a long table.
-        target: the column or columns to forecast.
-        past_covariates: columns known up to the present, tried where the model takes covariates.
-        known_covariates: columns known in the future too, tried likewise.
-        freq: pandas frequency of the series; inferred by default.
+        columns: how the table is read.
     """
-    import json
-
-    from tsfm.commands.image import is_image_model
-    from tsfm.inference import load_model
-    from tsfm.reports import build_page, save_page, verdict
-    from tsfm.training import Recipe, finetune, summary
-    from tsfm.weights import save
-    from tsfm_data.io import atomic_folder, open_source
-
-    recipe = Recipe(method, steps, batch_size, lr, rank=rank, seed=seed)
+    recipe = training.Recipe(method, steps, batch_size, lr, rank=rank, seed=seed)
     if output.exists() and not (output / "result.json").is_file() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"expected a new folder or one of tsfm finetune, found {output}: give another --output")
     if model is not None and is_image_model(model):
         raise InputError(f"expected a forecasting model, found the image model {model}: tsfm image finetune adapts it")
-    start = load_model(model)
-    columns: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq}
-    columns |= {"past_covariates": past_covariates or (), "known_covariates": known_covariates or ()}
-    series = open_source(input, **columns)
+    start = inference.load_model(model)
+    series = io.open_source(input, **columns.given())
     begin = time.perf_counter()
-    result = finetune(start, series, horizon, recipe)
+    result = training.finetune(start, series, horizon, recipe)
     seconds = time.perf_counter() - begin
     command = ["tsfm", *sys.argv[1:]]
-    with atomic_folder(output) as temporary:
-        save(result.model, temporary / "model")
-        (temporary / "result.json").write_text(json.dumps(summary(result), indent=1) + "\n")
-        save_page(build_page(result, start, command, output), temporary / "report.html")
-    print(f"{verdict(result)} Trained {result.trained:,} numbers in {seconds:.0f} s.")
+    with io.atomic_folder(output) as temporary:
+        weights.save(result.model, temporary / "model")
+        (temporary / "result.json").write_text(json.dumps(training.summary(result), indent=1) + "\n")
+        reports.save_page(reports.build_page(result, start, command, output), temporary / "report.html")
+    print(f"{reports.verdict(result)} Trained {result.trained:,} numbers in {seconds:.0f} s.")
     print(f"{output}: model, report.html, result.json; forecast with tsfm forecast --model {output}")

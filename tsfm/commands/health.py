@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from packaging.requirements import Requirement
 
 from tsfm.attention import Mask, kernel_name, xformers_problem
 from tsfm_data.io import cache_folder, data_folder
@@ -67,8 +68,6 @@ def _versions() -> Iterator[Finding]:
         yield Finding("tsfm-suite", "note", "runs from a folder, not installed", "pip install -e . in that folder")
         return
     yield Finding("tsfm-suite", "ok", str(version("tsfm-suite")))
-    from packaging.requirements import Requirement
-
     for requirement in map(Requirement, needed):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue

@@ -4,6 +4,10 @@ import json as json_module
 from pathlib import Path
 from typing import Literal
 
+from tabulate import tabulate
+
+from tsfm import models, scaling
+from tsfm_data import io
 from tsfm_data.errors import InputError
 
 
@@ -40,12 +44,10 @@ def fit(
         delta: width of the Huber loss on log loss.
         seed: of the bootstrap.
     """
-    from tsfm.scaling import analyse, lead, read_runs, write_report
-
-    rows = read_runs(ledger, params, tokens, loss, flops, run, group, exclude, unique)
-    analysis = analyse(rows, draws, seed, delta)
-    write_report(analysis, output)
-    print(lead(analysis.record))
+    rows = scaling.read_runs(ledger, params, tokens, loss, flops, run, group, exclude, unique)
+    analysis = scaling.analyse(rows, draws, seed, delta)
+    scaling.write_report(analysis, output)
+    print(scaling.lead(analysis.record))
     joint = analysis.record["joint"]
     for warning in analysis.record["warnings"] + (joint["not_identifiable"] if joint["identifiable"] else []):
         print(f"warning: {warning}")
@@ -73,30 +75,25 @@ def sweep(
             writes the files of array jobs for sbatch.
         index: run this cell alone, in this process: what an array job does.
     """
-    from tsfm.scaling import LEDGER, cells, edges, read_grid, read_rows, run_index, slurm_files, start_local
-    from tsfm.scaling import sweep as run_sweep
-
-    plan = read_grid(grid)
+    plan = scaling.read_grid(grid)
     if jobs < 1:
         raise InputError(f"expected at least 1 job, found {jobs}")
     if index is not None:
-        from tsfm.commands.train import run
+        from tsfm.commands.train import run  # Lightning takes seconds
 
-        run_index(plan, index, output, run)
+        scaling.run_index(plan, index, output, run)
         return 0
     if backend == "slurm":
-        for number, file in enumerate(slurm_files(plan, grid, output)):
+        for number, file in enumerate(scaling.slurm_files(plan, grid, output)):
             print(f"sbatch {file}" + (" --dependency=afterany:JOB_ID_OF_THE_FIRST" if number else ""))
         return 0
-    start = start_local
-    if backend == "ray":
-        from tsfm.scaling import start_ray as start
-    print(f"{len(cells(plan))} cells; ledger: {output / LEDGER}")
-    failed = run_sweep(plan, grid, output, jobs, start, lambda line: print(line, flush=True))
-    for warning in edges(plan, output):
+    start = scaling.start_ray if backend == "ray" else scaling.start_local
+    print(f"{len(scaling.cells(plan))} cells; ledger: {output / scaling.LEDGER}")
+    failed = scaling.sweep(plan, grid, output, jobs, start, lambda line: print(line, flush=True))
+    for warning in scaling.edges(plan, output):
         print(f"warning: {warning}")
-    print(f"{len(read_rows(output))} runs done, {len(failed)} cells failed; ledger: {output / LEDGER}")
-    print(f"to fit laws: tsfm scaling fit {output / LEDGER} --output {output / 'report'} --exclude scan")
+    print(f"{len(scaling.read_rows(output))} runs done, {len(failed)} cells failed; ledger: {output / scaling.LEDGER}")
+    print(f"to fit laws: tsfm scaling fit {output / scaling.LEDGER} --output {output / 'report'} --exclude scan")
     return 1 if failed else 0
 
 
@@ -116,12 +113,7 @@ def counts(
         horizon: steps to forecast.
         json: file to write the table to.
     """
-    from tabulate import tabulate
-
-    from tsfm.models import counts_table
-    from tsfm_data.io import atomic_file
-
-    rows = counts_table(archs or ["encoder", "decoder"], context, horizon, sizes)
+    rows = models.counts_table(archs or ["encoder", "decoder"], context, horizon, sizes)
     head = {
         "arch": "architecture",
         "size": "size",
@@ -137,7 +129,7 @@ def counts(
         f"a window of {context} + {horizon} steps, {' or '.join(map(str, sorted(tokens)))} tokens; forward + backward"
     )
     if json is not None:
-        with atomic_file(json) as file:
+        with io.atomic_file(json) as file:
             file.write_text(json_module.dumps({"rows": rows}, indent=1) + "\n")
 
 
@@ -180,44 +172,39 @@ def plan(
         machine: what to call it.
         json: file to write the plan to.
     """
-    from tabulate import tabulate
-
-    from tsfm.scaling import QUANTITIES, Machine, machine_of, make_plan, read_fit, realise, spoken
-    from tsfm_data.io import atomic_file
-
     if throughput is not None and not throughput > 0:
         raise InputError(f"expected a throughput above 0 FLOPs a second, found {throughput:g}")
     if min(context, horizon, batch_size) < 1:
         raise InputError(
             f"expected context, horizon and batch_size of at least 1, found {context}, {horizon} and {batch_size}"
         )
-    speed = None if ledger is None else machine_of(ledger)
+    speed = None if ledger is None else scaling.machine_of(ledger)
     if throughput is not None:
-        speed = Machine(0.0, 1 / throughput, f"{throughput:.3g} FLOPs a second")
+        speed = scaling.Machine(0.0, 1 / throughput, f"{throughput:.3g} FLOPs a second")
 
-    found = make_plan(read_fit(fit), flops, params, tokens, loss, inference_tokens)
-    shown = [name for name in QUANTITIES if inference_tokens or name != "inference_flops"]
+    found = scaling.make_plan(scaling.read_fit(fit), flops, params, tokens, loss, inference_tokens)
+    shown = [name for name in scaling.QUANTITIES if inference_tokens or name != "inference_flops"]
     ends = {name: ["open" if end == float("inf") else f"{end:.4g}" for end in found.intervals[name]] for name in shown}
     rows = [[name, f"{found.values[name]:.4g}", f"{ends[name][0]} to {ends[name][1]}"] for name in shown]
     print(tabulate(rows, ["", "plan", "95 % interval"], disable_numparse=True, colalign=["left", "right", "left"]))
-    near = realise(arch, found.values["params"], found.values["tokens"], context, horizon, batch_size, corpus)
+    near = scaling.realise(arch, found.values["params"], found.values["tokens"], context, horizon, batch_size, corpus)
     print(
         f"nearest: {arch} {near.size}, {near.counts.params:,} parameters; {near.steps:,} steps of {batch_size} "
         f"windows, {near.flops:.4g} FLOPs ({near.times_rule:.2f} times 6 N D)"
     )
     took = None if speed is None else speed.seconds(near.steps, near.flops)
     if speed is not None and took is not None:
-        print(f"time on {machine}: about {spoken(took)}, by {speed.source}")
+        print(f"time on {machine}: about {scaling.spoken(took)}, by {speed.source}")
     print(near.command)
     warnings = [*found.warnings, *near.warnings]
     for warning in warnings:
         print(f"warning: {warning}")
     if json is not None:
-        ci95 = {n: [None if end == float("inf") else end for end in found.intervals[n]] for n in QUANTITIES}
+        ci95 = {n: [None if end == float("inf") else end for end in found.intervals[n]] for n in scaling.QUANTITIES}
         nearest = {"arch": arch, "size": near.size, "params": near.counts.params, "steps": near.steps}
         nearest |= {"flops": near.flops, "seconds": took, "command": near.command}
         more = {"ci95": ci95, "warnings": warnings, "nearest": nearest}
-        with atomic_file(json) as file:
+        with io.atomic_file(json) as file:
             file.write_text(json_module.dumps(found.values | more, indent=1) + "\n")
 
 
@@ -229,14 +216,9 @@ def selftest(data: Path | None = None, draws: int = 4000, coverage: int = 0) -> 
         draws: of the bootstrap.
         coverage: repeats of each planted law, to count how often it is inside its interval; 0 for none.
     """
-    from tabulate import tabulate
-
-    from tsfm.scaling import NAMES
-    from tsfm.scaling import selftest as tests
-
     if draws < 100 or coverage < 0:
         raise InputError(f"expected at least 100 draws and coverage of 0 or more, found {draws} and {coverage}")
-    checks = tests.selftest(data, draws)
+    checks = scaling.selftest.selftest(data, draws)
     rows = [
         [c.name, f"{c.expected:.6g}", f"{c.found:.6g}", f"{c.tolerance:.2g}", "ok" if c.ok else "FAILED"]
         for c in checks
@@ -244,10 +226,10 @@ def selftest(data: Path | None = None, draws: int = 4000, coverage: int = 0) -> 
     print(tabulate(rows, ["", "known", "found", "tolerance", ""], disable_numparse=True))
     if coverage:
         table = [
-            [f"{design}, {count} runs, noise {noise:g}", *tests.coverage(design, count, noise, coverage)]
-            for design, count, noise in tests.STUDY
+            [f"{design}, {count} runs, noise {noise:g}", *scaling.coverage(design, count, noise, coverage)]
+            for design, count, noise in scaling.STUDY
         ]
-        print("\n" + tabulate(table, [f"inside, of {coverage}", *NAMES], floatfmt=".3f"))
+        print("\n" + tabulate(table, [f"inside, of {coverage}", *scaling.NAMES], floatfmt=".3f"))
     failed = sum(not check.ok for check in checks)
     print(f"\n{len(checks) - failed} of {len(checks)} known answers reproduced")
     return 1 if failed else 0

@@ -23,6 +23,7 @@ from tsfm.inference import forecast_table
 from tsfm.models import model_classes
 from tsfm.nn import check_levels, keep_large_blocks
 from tsfm.training import ForecastTask, logged_names
+from tsfm_data import io
 from tsfm_data.corpus import PretrainingDataModule
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.windows import Forecast, ForecastDataModule, item_lengths
@@ -46,8 +47,6 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the file once, whole, on the first process."""
-        from tsfm_data.io import atomic_file
-
         if (
             self.already_saved
             or stage != "fit"
@@ -56,7 +55,7 @@ class SaveConfig(SaveConfigCallback):
         ):
             return
         text = self.parser.dump(self.config, skip_none=False)
-        with atomic_file(Path(trainer.default_root_dir) / "config.yaml") as file:
+        with io.atomic_file(Path(trainer.default_root_dir) / "config.yaml") as file:
             file.write_text(text)
         self.already_saved = True
 

@@ -1,9 +1,13 @@
 """``tsfm weights``: the models that have names, fetching, mirroring, checking and converting them, and their cards."""
 
-import json as json_format
 from pathlib import Path
 from typing import Any, Literal
 
+from tabulate import tabulate
+
+from tsfm import weights
+from tsfm.commands.data import write_json
+from tsfm_data import io
 from tsfm_data.errors import InputError
 
 
@@ -14,22 +18,13 @@ def list_(*, task: Literal["forecast", "image"] | None = None, json: Path | None
         task: forecast or image alone; both by default.
         json: file to write the list to; "-" writes to standard output in place of the table.
     """
-    from tabulate import tabulate
-
-    from tsfm.weights import registry
-
-    rows = [_row(entry) for entry in registry.entries().values() if task in (None, entry.task)]
+    rows = [_row(entry) for entry in weights.registry.entries().values() if task in (None, entry.task)]
     here = sum(row["folder"] is not None for row in rows)
     summary = {"models": len(rows), "here": here, "restricted": sum(row["restricted"] for row in rows)}
     if json is not None:
-        text = json_format.dumps({"rows": rows, "summary": summary}, indent=1)
+        write_json(json, rows, summary)
         if str(json) == "-":
-            print(text)
             return
-        from tsfm_data.io import atomic_file
-
-        with atomic_file(json) as temporary:
-            temporary.write_text(text + "\n")
     table = [
         [
             row["name"],
@@ -53,15 +48,13 @@ def list_(*, task: Literal["forecast", "image"] | None = None, json: Path | None
 
 
 def _row(entry: Any) -> dict[str, Any]:
-    from tsfm.weights import CHECKSUMS, digest, read_checksums, registry
-
-    folder = registry.local_folder(entry.name)
+    folder = weights.local_folder(entry.name)
     size, sha256 = None, entry.sha256
     if folder is not None:
-        weights = folder / "model.safetensors"
-        size = weights.stat().st_size
-        known = read_checksums(folder / CHECKSUMS)[1] if (folder / CHECKSUMS).is_file() else {}
-        sha256 = known[weights.name][1] if known else digest(weights)
+        file = folder / "model.safetensors"
+        size = file.stat().st_size
+        known = weights.read_checksums(folder / weights.CHECKSUMS)[1] if (folder / weights.CHECKSUMS).is_file() else {}
+        sha256 = known[file.name][1] if known else weights.digest(file)
     return {
         "name": entry.name,
         "task": entry.task,
@@ -89,9 +82,7 @@ def pull(name: str, *, revision: str | None = None, accept_licence: bool = False
         accept_licence: say that you accept a licence that restricts use, or is not known.
         mirror: URL or path of a mirror (see tsfm weights mirror) to ask instead; by default TSFM_MIRROR.
     """
-    from tsfm.weights import pull as fetch
-
-    folder = fetch(name, revision=revision, accept_licence=accept_licence, mirror=mirror)
+    folder = weights.pull(name, revision=revision, accept_licence=accept_licence, mirror=mirror)
     print(f"{folder}: --model {folder.name} finds it")
 
 
@@ -104,9 +95,7 @@ def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licen
         revision: another branch, tag or commit of its repository.
         accept_licence: say that you accept a licence that restricts use, or is not known.
     """
-    from tsfm.weights import mirror as write
-
-    print(f"{write(name, folder, revision=revision, accept_licence=accept_licence)}: written and verified")
+    print(f"{weights.mirror(name, folder, revision=revision, accept_licence=accept_licence)}: written and verified")
 
 
 def verify(folder: Path) -> None:
@@ -115,9 +104,7 @@ def verify(folder: Path) -> None:
     Args:
         folder: the folder.
     """
-    from tsfm.weights import verify as check
-
-    for found in check(folder):
+    for found in weights.verify(folder):
         compared = (
             f"{found.compared} files as their checksums say" if found.compared else "no checksums to compare with"
         )
@@ -150,14 +137,11 @@ def convert(
         activation: of an iTransformer.
         window_norm: whether an iTransformer was trained with use_norm.
     """
-    from tsfm.weights import Options
-    from tsfm.weights import convert as make
-
     for name, value in {"context": context, "horizon": horizon, "heads": heads}.items():
         if value is not None and value < 1:
             raise InputError(f"expected {name} of at least 1, found {value}: change it")
-    options = Options(context, horizon, heads, activation, window_norm)
-    found = make(foreign, folder, architecture=architecture, options=options)
+    options = weights.Options(context, horizon, heads, activation, window_norm)
+    found = weights.convert(foreign, folder, architecture=architecture, options=options)
     print(f"{foreign}: {found.family}, {found.parameters:,} numbers, {found.facts}\n{folder}: written")
 
 
@@ -171,17 +155,11 @@ def card(folder: Path, *, scores: Path | None = None, run: Path | None = None, c
         run: of an image model, the folder of the training run, whose recipe is kept in the folder's config.json.
         check: write nothing; fail where the card says something else.
     """
-    from tsfm.weights import card as text_of
-    from tsfm.weights import keep_scores
-    from tsfm_data.io import atomic_file
-
     if run is not None:
-        from tsfm.weights import keep_recipe
-
-        keep_recipe(run, folder)
+        weights.keep_recipe(run, folder)
     if scores is not None:
-        keep_scores(scores, folder)
-    text, file = text_of(folder), folder / "README.md"
+        weights.keep_scores(scores, folder)
+    text, file = weights.card(folder), folder / "README.md"
     if check:
         found = file.read_text() if file.is_file() else ""
         if found != text:
@@ -192,6 +170,6 @@ def card(folder: Path, *, scores: Path | None = None, run: Path | None = None, c
             )
         print(f"{file}: as recorded")
         return
-    with atomic_file(file) as temporary:
+    with io.atomic_file(file) as temporary:
         temporary.write_text(text)
     print(f"{file}: written")

@@ -1,17 +1,20 @@
 """The suite from Python in three lines: ``tsfm.load("name").forecast(table, horizon=24)``."""
 
+import inspect
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsfm import training
 from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
 from tsfm.models import Forecaster
 from tsfm.nn import DEFAULT_LEVELS, check_levels
-from tsfm_data.errors import InputError, check_horizon
+from tsfm.weights import registry, save
+from tsfm_data.errors import InputError, check_horizon, unknown_name
 from tsfm_data.evaluation import Predictor
-from tsfm_data.io import SeriesSet
+from tsfm_data.io import SeriesSet, open_source, read_series
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,9 +68,7 @@ class Model:
         asked = check_levels(levels)
         series = series_of(table, **columns)
         if self.history is not None and self.history.ignored:  # tried, and found to be of no use
-            from tsfm.training import without_covariates
-
-            series = without_covariates(series)
+            series = training.without_covariates(series)
         for warning in filter(None, (check_covariates(self.predictor, series), check_observed(series))):
             warnings.warn(warning, stacklevel=2)
         return forecast_frame(self.predictor, series, horizon, asked, batch_size)
@@ -87,14 +88,10 @@ class Model:
         Raises:
             InputError: a baseline, a table that is too short, or anything else that is not as it should be.
         """
-        from dataclasses import fields
-
-        from tsfm.training import Recipe, finetune
-
-        names = {field.name for field in fields(Recipe)}
-        recipe = Recipe(method=method, **{key: value for key, value in options.items() if key in names})  # type: ignore[arg-type]
+        names = {field.name for field in fields(training.Recipe)}
+        recipe = training.Recipe(method=method, **{key: value for key, value in options.items() if key in names})  # type: ignore[arg-type]
         series = series_of(table, **{key: value for key, value in options.items() if key not in names})
-        result = finetune(trained(self.predictor), series, horizon, recipe)
+        result = training.finetune(trained(self.predictor), series, horizon, recipe)
         return Model(result.model, result)
 
     def save(self, folder: str | Path) -> None:
@@ -103,8 +100,6 @@ class Model:
         Raises:
             InputError: a baseline.
         """
-        from tsfm.weights import save
-
         save(trained(self.predictor), folder)
 
 
@@ -118,8 +113,6 @@ def load(name: str | Path | None = None) -> Model:
     Raises:
         InputError: no such model; near names are listed.
     """
-    from tsfm.weights import registry
-
     return Model(load_predictor(registry.default() if name is None else str(name)))
 
 
@@ -151,11 +144,6 @@ def series_of(table: Table, **columns: Any) -> SeriesSet:
     """
     if isinstance(table, SeriesSet):
         return table
-    import inspect
-
-    from tsfm_data.errors import unknown_name
-    from tsfm_data.io import open_source, read_series
-
     known = [name for name in inspect.signature(read_series).parameters if name != "source"]
     for name in columns:
         if name not in known:

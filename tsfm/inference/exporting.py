@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -154,78 +154,14 @@ def write_onnx(program: torch.export.ExportedProgram, file: Path, levels: tuple[
         InputError: an exporter is missing.
     """
     try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401 - what PyTorch's exporter is built on
+        from tsfm.inference import onnx_file  # its libraries are the extra "export"
     except ImportError as error:
         raise InputError(
             "expected onnx, onnxscript and onnxruntime, found none: pip install onnx onnxscript onnxruntime, or use "
             "--format torch"
         ) from error
-    table: dict[Any, Any] = missing_operators()
     with quiet():
-        made = torch.onnx.export(
-            program,
-            dynamo=True,
-            input_names=["past"],
-            output_names=["quantiles"],
-            custom_translation_table=table,
-            verbose=False,
-        )
-    if made is None:
-        raise RuntimeError("expected an ONNX program, found none")
-    proto = made.model_proto
-    for node in proto.graph.node:  # the exporter notes the source of every line, four fifths of a small file
-        del node.metadata_props[:]
-    onnx.helper.set_model_props(proto, {"levels": ", ".join(f"{level:g}" for level in levels)})
-    file.write_bytes(proto.SerializeToString())
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return lambda past: session.run(None, {"past": past})[0]
-
-
-def missing_operators() -> dict[Any, Any]:
-    """What stands for the operators of PyTorch that ONNX or ONNX Runtime does not have, or is slow at."""
-    from onnx_ir import DataType
-    from onnxscript import opset18 as op
-    from onnxscript.function_libs.torch_lib.ops.core import aten_sum_dim_IntList
-
-    def part(x: Any, begin: int, end: int, axis: int) -> Any:
-        bounds: Any = [op.Constant(value_ints=[value]) for value in (begin, end, axis)]
-        return op.Slice(x, *bounds)
-
-    def cummax(x: Any, dim: int) -> tuple[Any, Any]:
-        steps, step = x.shape[dim], 1
-        while step < steps:  # every turn doubles how far a maximum reaches
-            later = op.Max(part(x, step, steps, dim), part(x, 0, steps - step, dim))
-            x = op.Concat(part(x, 0, step, dim), later, axis=dim)
-            step *= 2
-        return x, x  # no model asks where the maximum was
-
-    def where(condition: Any, yes: Any, no: Any) -> Any:
-        if yes.dtype != DataType.BOOL:
-            return op.Where(condition, yes, no)
-        return op.Or(op.And(condition, yes), op.And(op.Not(condition), no))
-
-    def power(x: Any, exponent: float) -> Any:
-        number: Any = op.Constant(value_float=exponent)
-        return op.Mul(x, x) if exponent == 2 else op.Pow(x, op.CastLike(number, x))
-
-    def total(x: Any, dim: Any = None, keepdim: bool = False, dtype: int = -1) -> Any:
-        made = x.producer() if dim is not None and x.dtype == DataType.INT64 else None
-        if made is None or made.op_type != "Cast" or made.inputs[0].dtype != DataType.BOOL:
-            return aten_sum_dim_IntList(x, dim, keepdim, dtype)
-        # How many are true: exact in float32, and faster than in whole numbers.
-        true: Any = op.Cast(made.inputs[0], to=DataType.FLOAT)
-        axes: Any = op.Constant(value_ints=dim)
-        counted: Any = op.ReduceSum(true, axes, keepdims=keepdim)
-        return op.Cast(counted, to=DataType.INT64)
-
-    return {
-        torch.ops.aten.sum.dim_IntList: total,
-        torch.ops.aten.cummax.default: cummax,
-        torch.ops.aten.where.self: where,
-        torch.ops.aten.pow.Tensor_Scalar: power,
-    }
+        return onnx_file.write(program, file, levels)
 
 
 @contextmanager

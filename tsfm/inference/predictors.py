@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 
 from tsfm.models import Forecaster
@@ -53,8 +54,6 @@ def forecast_frame(
         InputError: no series, a series without any value, or, for a predictor that takes covariates, one whose known
             covariates do not cover the horizon.
     """
-    import pandas as pd
-
     lengths = item_lengths(series)
     if len(lengths) == 0:
         raise InputError(f"expected at least one series in {series.source}, found none: give a table with rows")
@@ -102,8 +101,6 @@ def forecast_table(series: SeriesSet, horizon: int, forecasts: Iterable[Forecast
     Returns:
         As ``forecast_frame``.
     """
-    import pandas as pd
-
     parts = []
     for found in forecasts:
         values = np.concatenate([found.mean.unsqueeze(-1).numpy(), found.quantiles.numpy()], axis=-1)

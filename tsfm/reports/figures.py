@@ -5,24 +5,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.dates import HOURLY, MINUTELY, MONTHLY, SECONDLY, AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from tsfm_data.errors import InputError
 from tsfm_data.io import SeriesSet, atomic_file
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 HISTORY, TRUTH, FORECAST = "#4d4d4d", "#d55e00", "#0072b2"
 MOST_PANELS = 12
 
 
-def new_figure(panels: int, columns: int = 1, width: float = 9.0, height: float = 2.6) -> "tuple[Figure, list[Axes]]":
+def new_figure(panels: int, columns: int = 1, width: float = 9.0, height: float = 2.6) -> tuple[Figure, list[Axes]]:
     """A figure with a grid of panels, drawn without a screen."""
-    from matplotlib.figure import Figure
-
     rows = -(-panels // columns)
     figure = Figure(figsize=(width, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
@@ -35,7 +36,7 @@ def new_figure(panels: int, columns: int = 1, width: float = 9.0, height: float 
     return figure, axes[:panels]
 
 
-def save_figure(figure: "Figure", path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure by the suffix of the path, whole or not at all.
 
     Raises:
@@ -48,7 +49,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
         write_figure(figure, file, target.suffix[1:])
 
 
-def write_figure(figure: "Figure", file: Path | io.BytesIO, kind: str) -> None:
+def write_figure(figure: Figure, file: Path | io.BytesIO, kind: str) -> None:
     """Write a figure so that the same one always gives the same bytes: no date, no random identifiers.
 
     Args:
@@ -56,19 +57,17 @@ def write_figure(figure: "Figure", file: Path | io.BytesIO, kind: str) -> None:
         file: a path or an open file in memory.
         kind: "png", "svg" or "pdf".
     """
-    import matplotlib
-
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     with matplotlib.rc_context({"svg.hashsalt": "tsfm"}):
         figure.savefig(file, format=kind, dpi=120, metadata=metadata)
 
 
 def draw_forecast(
-    axis: "Axes",
-    history: "tuple[np.ndarray, np.ndarray]",
+    axis: Axes,
+    history: tuple[np.ndarray, np.ndarray],
     times: np.ndarray,
     middle: np.ndarray,
-    bands: "list[tuple[np.ndarray, np.ndarray, str]]",
+    bands: list[tuple[np.ndarray, np.ndarray, str]],
     truth: np.ndarray | None = None,
 ) -> None:
     """History, truth, median and intervals on one panel, all joined to the last point of the history.
@@ -93,11 +92,8 @@ def draw_forecast(
     format_axes(axis)
 
 
-def format_axes(axis: "Axes") -> None:
+def format_axes(axis: Axes) -> None:
     """Few dates, each readable without its neighbours; numbers with separated thousands."""
-    from matplotlib.dates import HOURLY, MINUTELY, MONTHLY, SECONDLY, AutoDateLocator, ConciseDateFormatter
-    from matplotlib.ticker import FuncFormatter
-
     locator = AutoDateLocator(minticks=3, maxticks=6)
     # Without these steps there are spans, of 61 hours or 31 months for instance, for which it finds none.
     for unit, whole in ((MONTHLY, 12), (HOURLY, 24), (MINUTELY, 60), (SECONDLY, 60)):
@@ -115,7 +111,7 @@ def format_axes(axis: "Axes") -> None:
     axis.margins(x=0.01)
 
 
-def central_bands(frame: "pd.DataFrame") -> "list[tuple[np.ndarray, np.ndarray, str]]":
+def central_bands(frame: "pd.DataFrame") -> list[tuple[np.ndarray, np.ndarray, str]]:
     """The widest and the middle one of the central intervals among the quantile columns of a forecast table."""
     levels = sorted(float(c) for c in frame.columns if c not in ("item_id", "timestamp", "mean"))
     pairs = [level for level in levels if level < 0.5 and any(abs(1 - level - other) < 1e-9 for other in levels)]
@@ -133,7 +129,7 @@ def plot_forecast(
     items: Sequence[str] | None = None,
     unit: str = "",
     history: int | None = None,
-) -> "Figure":
+) -> Figure:
     """History and forecast of every series, a panel each, at most twelve.
 
     Args:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
+
 from tsfm_data.io import atomic_file
 
 if TYPE_CHECKING:
@@ -79,8 +81,6 @@ def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
         sections: its parts, in order.
         lead: what the page says in a sentence or two.
     """
-    import jinja2
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -138,7 +138,7 @@ def _plain(part: str | Table | Image | Code) -> dict[str, Any]:
 
 def _svg(figure: "Figure") -> str:
     """A figure as base64 of an SVG image; as an image of its own its identifiers cannot clash with another's."""
-    from tsfm.reports.figures import write_figure
+    from tsfm.reports.figures import write_figure  # matplotlib, which a page without figures does not need
 
     stream = io.BytesIO()
     write_figure(figure, stream, "svg")

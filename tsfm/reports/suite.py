@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tabulate import tabulate
+
 from tsfm.reports.figures import FORECAST, HISTORY, TRUTH, new_figure
 from tsfm.reports.html import Code, Image, Section, Table, page, save_page
 from tsfm_data.evaluation import (
@@ -61,8 +63,6 @@ def write(report: SuiteReport, folder: Path, command: str) -> None:
 
 def say(report: SuiteReport) -> str:
     """The headline as the terminal shows it, and the notes."""
-    from tabulate import tabulate
-
     rows = [list(row.values()) for row in summary_rows(report)]
     table = tabulate(rows, list(summary_rows(report)[0]), tablefmt="github", floatfmt=".3f", missingval="–")
     return "\n".join([table, *(f"\n{note}" for note in report.notes)])

@@ -1,19 +1,17 @@
 """The figures of a scaling report. Colours are told apart by colour-blind readers (Okabe and Ito 2008)."""
 
-from typing import TYPE_CHECKING
-
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from tsfm.reports import new_figure
 from tsfm.scaling.analysis import Analysis
 from tsfm.scaling.laws.bootstrap import percentile_interval
 from tsfm.scaling.laws.estimate import Fit
 from tsfm.scaling.laws.form import NAMES, PUBLISHED, Joint
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
 POINTS, LAW, OTHER, THIRD = "#4d4d4d", "#0072b2", "#d55e00", "#009e73"
 BAND = 0.25
@@ -22,7 +20,7 @@ VARIABLES = {"params": "parameters N", "tokens": "tokens D", "flops": "training 
 FIGURE_WIDTH = 9.0
 
 
-def draw_all(analysis: Analysis) -> "dict[str, tuple[Figure, str, str]]":
+def draw_all(analysis: Analysis) -> dict[str, tuple[Figure, str, str]]:
     """Every figure that the data allow: name -> figure, what it shows, and its caption."""
     figures = {"loss": (loss_figure(analysis), *LOSS)}
     if analysis.profiles:
@@ -40,10 +38,8 @@ def draw_all(analysis: Analysis) -> "dict[str, tuple[Figure, str, str]]":
     return figures
 
 
-def plain_log(axis: "Axis") -> None:
+def plain_log(axis: Axis) -> None:
     """Labels such as 1e9 on a logarithmic axis: they need no typesetting."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else power_of_ten(value)))
     axis.set_minor_formatter(NullFormatter())
 
@@ -81,7 +77,7 @@ EXTRAPOLATION = (
 )
 
 
-def loss_figure(analysis: Analysis) -> "Figure":
+def loss_figure(analysis: Analysis) -> Figure:
     """Loss against N, D and C."""
     runs, fits = analysis.runs, analysis.single
     figure, axes = new_figure(3, 3, FIGURE_WIDTH, 3.2)
@@ -104,10 +100,8 @@ def loss_figure(analysis: Analysis) -> "Figure":
     return figure
 
 
-def log_axes(axis: "Axes", loss: np.ndarray) -> None:
+def log_axes(axis: Axes, loss: np.ndarray) -> None:
     """Log-log, with plain numbers on the loss axis even where it spans less than a decade."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-
     axis.set_xscale("log")
     axis.set_yscale("log")
     plain_log(axis.xaxis)
@@ -118,10 +112,8 @@ def log_axes(axis: "Axes", loss: np.ndarray) -> None:
     axis.tick_params(labelsize=8)
 
 
-def isoflop_figure(analysis: Analysis) -> "Figure":
+def isoflop_figure(analysis: Analysis) -> Figure:
     """Parabolas, their minima and the optimum of the joint law."""
-    import matplotlib
-
     runs = analysis.runs
     figure, (axis,) = new_figure(1, 1, FIGURE_WIDTH, 4.2)
     colors = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.9, len(analysis.profiles)))
@@ -151,7 +143,7 @@ def isoflop_figure(analysis: Analysis) -> "Figure":
     return figure
 
 
-def frontier_figure(analysis: Analysis, fit: Fit) -> "Figure":
+def frontier_figure(analysis: Analysis, fit: Fit) -> Figure:
     """Optimal size against compute: joint law with its band, the other routes, published laws."""
     runs = analysis.runs
     figure, (axis,) = new_figure(1, 1, FIGURE_WIDTH, 4.2)
@@ -185,7 +177,7 @@ def frontier_figure(analysis: Analysis, fit: Fit) -> "Figure":
     return figure
 
 
-def residual_figure(fit: Fit) -> "Figure":
+def residual_figure(fit: Fit) -> Figure:
     """Residuals against N, D and C."""
     residual = fit.problem.problem.residuals(fit.theta)
     figure, axes = new_figure(3, 3, FIGURE_WIDTH, 2.8)
@@ -200,10 +192,8 @@ def residual_figure(fit: Fit) -> "Figure":
     return figure
 
 
-def draws_figure(fit: Fit) -> "Figure":
+def draws_figure(fit: Fit) -> Figure:
     """Clouds of the constants that depend on one another."""
-    from matplotlib.ticker import LogLocator
-
     figure, axes = new_figure(3, 3, FIGURE_WIDTH, 3.0)
     draws = fit.draws[:SHOWN_DRAWS]
     for axis, (first, second) in zip(axes, (("alpha", "A"), ("beta", "B"), ("E", "alpha")), strict=True):
@@ -222,7 +212,7 @@ def draws_figure(fit: Fit) -> "Figure":
     return figure
 
 
-def extrapolation_figure(analysis: Analysis) -> "Figure":
+def extrapolation_figure(analysis: Analysis) -> Figure:
     """Predicted against measured loss, seen and held out."""
     record, runs = analysis.record["extrapolation"], analysis.runs
     law = Joint(*(record["law"][name] for name in NAMES))

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float64
+from scipy.optimize import nnls
 
 from tsfm.models import MODELS, Counts, count_forecaster, model_class, parameters, sizes_of
 from tsfm.scaling.laws.form import training_flops
@@ -117,8 +119,6 @@ def fit_time(
     steps: Float64[np.ndarray, " N"], flops: Float64[np.ndarray, " N"], wall: Float64[np.ndarray, " N"]
 ) -> tuple[float, float]:
     """Seconds a step and a FLOP, neither below 0, by least squares on the ratio to the measured times."""
-    from scipy.optimize import nnls
-
     cost = np.stack([steps, flops / 1e9], axis=1) / wall[:, None]
     rate, _ = nnls(cost, np.ones(len(wall)))
     return float(rate[0]), float(rate[1] / 1e9)
@@ -137,8 +137,6 @@ def machine_of(ledger: Path) -> Machine:
             f"{ledger}: expected the columns steps, flops and wall_s of tsfm scaling sweep, found no {missing[0]!r}: "
             "give --throughput FLOPS_PER_SECOND"
         )
-    import pandas as pd
-
     table = frame[["steps", "flops", "wall_s"]].apply(pd.to_numeric, errors="coerce").dropna()
     table = table[table["wall_s"] > 0]
     if not len(table):

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 
-from tsfm.models import Forecaster
+from tsfm.models import Forecaster, count
 from tsfm_data.corpus import PackedRows
 from tsfm_data.windows import Batch
 
@@ -140,8 +140,6 @@ def step_flops(batch: Batch | PackedRows, task: pl.LightningModule) -> int:
     They are counted on another model of the same sizes that has no numbers (fake tensors): under the counter PyTorch
     takes other kernels, and a training would depend, in the last bit, on where it was resumed.
     """
-    from tsfm.models import count
-
     model = getattr(task, "forecaster", None)
     if not isinstance(model, Forecaster):
         return 0

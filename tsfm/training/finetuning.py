@@ -259,7 +259,7 @@ def add_updates(model: Forecaster, rank: int) -> None:
         InputError: peft is not installed.
     """
     try:
-        from peft import LoraConfig, inject_adapter_in_model
+        from peft import LoraConfig, inject_adapter_in_model  # an extra, and slow
     except ImportError as error:
         raise InputError("expected peft for method lora, found none: pip install peft, or use full or head") from error
     linear = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]

@@ -14,14 +14,17 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.optim.lr_scheduler import LambdaLR
 
 from tsfm.models import Forecaster, PackedForecaster, Pretraining, TrainingData
 from tsfm.nn import DEFAULT_LEVELS
 from tsfm.training.callbacks import Throughput
+from tsfm.training.finetuning import merge
 from tsfm.training.optim import OptimConfig, build_optimizer, lr_factor, training_steps
 from tsfm.training.start import Pretrained
 from tsfm.training.validation import scaled_errors
+from tsfm.weights import calibrate, save
 from tsfm_data.corpus import MANIFEST, PackedRows, PretrainingDataModule
 from tsfm_data.errors import InputError, check_horizon
 from tsfm_data.windows import Batch
@@ -141,8 +144,6 @@ class ForecastTask(pl.LightningModule):
 
     def on_predict_start(self) -> None:
         """A point model's intervals come from validation windows, as in the model folder."""
-        from tsfm.weights import calibrate
-
         module = getattr(self.trainer, "datamodule", None)
         if module is not None:
             calibrate(self.forecaster, module.val_dataloader())
@@ -178,7 +179,6 @@ class ShardedForecastTask(ForecastTask):
 
     def configure_model(self) -> None:
         """Shard every block, then the rest, over all devices; of Lightning's own mesh that is one axis alone."""
-        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
         if self.device_mesh is None or isinstance(self.forecaster, FSDPModule):
@@ -246,8 +246,6 @@ class ModelFolder(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the folder, on the first process alone."""
-        from tsfm.weights import calibrate, save
-
         if (
             getattr(trainer, "fast_dev_run", False)
             or not trainer.is_global_zero
@@ -281,8 +279,6 @@ def merged(model: Forecaster) -> Forecaster:
     """The model with its low-rank updates, where it has any, added to the weights."""
     if not any("lora_" in name for name, _ in model.named_parameters()):
         return model
-    from tsfm.training.finetuning import merge
-
     model = copy.deepcopy(model)
     merge(model)
     return model

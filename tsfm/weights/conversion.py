@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from torch import Tensor
+
 from tsfm.models import MODELS, from_reference_state, model_class
 from tsfm.weights.cards import foreign_card
 from tsfm.weights.folders import Origin, digest, read_object, write_checksums
+from tsfm.weights.pretrained import save
 from tsfm.weights.tensors import check_file, read
 from tsfm_data.errors import InputError
 
@@ -106,8 +109,6 @@ def convert(
         )
         write_checksums(folder, origin)
         return Found(family, tuple(files.values()), parameters, facts)
-    from tsfm.weights.pretrained import save
-
     check_sizes(config, state, weights)
     model = build(found, config, state, options)
     save(model, folder, foreign_card(name, "forecast", origin, model))
@@ -152,8 +153,6 @@ def unwrap(whole: Mapping[str, Any], file: Path) -> "dict[str, Tensor]":
     Raises:
         InputError: there are none.
     """
-    from torch import Tensor
-
     inner = next((whole[name] for name in WRAPPERS if isinstance(whole.get(name), Mapping)), whole)
     state = {
         key.removeprefix("module."): value

@@ -4,8 +4,12 @@ import os
 import shutil
 from pathlib import Path
 
+from filelock import FileLock
+
 from tsfm.weights import registry
+from tsfm.weights.conversion import convert
 from tsfm.weights.folders import CHECKSUMS, FILES, Origin, digest, read_checksums, verify, write_checksums
+from tsfm.weights.hub import download
 from tsfm.weights.registry import Entry
 from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_folder, cache_folder, disk_errors, fetch
@@ -36,8 +40,6 @@ def pull(name: str, *, revision: str | None = None, accept_licence: bool = False
             f"{name}: expected no revision, for it comes from {entry.url}, found {revision!r}: leave it out"
         )
     target = registry.pulled_folder(name, revision)
-    from filelock import FileLock
-
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
@@ -86,12 +88,8 @@ def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licen
 
 def _from_source(entry: Entry, revision: str, folder: Path) -> None:
     """Fetch the published files of a model and convert them into a folder."""
-    from tsfm.weights.conversion import convert
-
     files, commit = {}, None
     if entry.repo is not None:
-        from tsfm.weights.hub import download
-
         for file in entry.files:
             files[file], commit = download(entry.repo, file, revision if commit is None else commit)
     elif entry.url is not None:

@@ -157,7 +157,7 @@ def _verify(folder: Path) -> Checked:
     config = read_object(folder / FILES[0])
     kind = str(config.get("model_type") or config.get("architecture"))
     if "model_type" in config:
-        from tsfm.weights.pretrained import check_folder
+        from tsfm.weights.pretrained import check_folder  # PyTorch, which a list of weights does not need
 
         check_folder(folder)
     return Checked(folder, kind, layout(folder / FILES[1]), len(sums), origin)

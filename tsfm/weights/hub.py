@@ -4,6 +4,9 @@ import os
 import re
 from pathlib import Path
 
+import huggingface_hub
+from huggingface_hub import constants, errors
+
 from tsfm_data.errors import InputError
 from tsfm_data.io import check
 
@@ -35,9 +38,6 @@ def download(repo: str, file: str, revision: str) -> tuple[Path, str]:
 
 
 def _download(repo: str, file: str, revision: str, again: bool) -> Path:
-    import huggingface_hub
-    from huggingface_hub import constants, errors
-
     where = f"{file} of {repo} at {revision}"
     try:
         return Path(

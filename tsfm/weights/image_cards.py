@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tsfm.weights.folders import FILES, read_object
 from tsfm.weights.tensors import layout
 from tsfm_data.errors import InputError
@@ -45,8 +47,6 @@ def keep_recipe(run: Path, folder: Path) -> None:
     Raises:
         InputError: no such run, or no image model.
     """
-    import yaml
-
     file = run / "config.yaml"
     config = read_object(folder / FILES[0])
     if "architecture" not in config:

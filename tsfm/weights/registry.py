@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tsfm
+from tsfm.weights.tensors import layout
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io import cache_folder
 
@@ -108,8 +109,6 @@ def default_image() -> str:
 
 def released() -> dict[str, Entry]:
     """The models that ship with the package, by name."""
-    from tsfm.weights.tensors import layout
-
     found = {}
     for config in sorted(released_folder().glob("*/config.json")):
         folder, facts = config.parent, json.loads(config.read_text())

@@ -5,12 +5,15 @@ What a file is, is told by its first bytes, never by its name.
 
 import json
 import math
+import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from tsfm_data.errors import InputError
 
@@ -157,8 +160,7 @@ def read_safetensors(file: Path) -> "dict[str, Tensor]":
     Raises:
         InputError: as ``layout``.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file  # PyTorch, which the layout of a file does not need
 
     layout(file)
     try:
@@ -176,9 +178,7 @@ def read(file: Path) -> Mapping[str, Any]:
     found = form(file)
     if found == "safetensors":
         return read_safetensors(file)
-    import pickle
-
-    import torch
+    import torch  # as above
 
     names = _foreign_names(file) if found == "torch" else ["argparse.Namespace"]
     unknown = [name for name in names if name.split(".")[0] not in LEFT_BY_TRAINING]
@@ -209,9 +209,7 @@ def _foreign_names(file: Path) -> list[str]:
     Raises:
         InputError: no zip of PyTorch, a compressed one (PyTorch stores), or a program.
     """
-    import pickle
-
-    import torch
+    import torch  # as above
 
     try:
         with zipfile.ZipFile(file) as archive:

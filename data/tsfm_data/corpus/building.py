@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from jaxtyping import Float64
+from tqdm import tqdm
 
 from tsfm_data.corpus.overlap import sample
 from tsfm_data.corpus.shards import ShardWriter
@@ -65,9 +67,6 @@ def build(config: str | Path, output: str | Path, progress: bool = True) -> Buil
         InputError: the YAML, a source or the output folder is not as it should be; the corpus is then as before.
         OSError: the folder cannot be written, or the disk is full; the corpus is then as before.
     """
-    from filelock import FileLock, Timeout
-    from tqdm import tqdm
-
     folder = Path(output)
     plans = read_plans(Path(config))
     old = _existing(folder)

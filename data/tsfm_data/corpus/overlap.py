@@ -23,6 +23,7 @@ from jaxtyping import Float, Int64, UInt64
 
 from tsfm_data.corpus.store import FINGERPRINTS, read_manifest
 from tsfm_data.errors import InputError
+from tsfm_data.io import catalog
 
 if TYPE_CHECKING:
     from tsfm_data.io import DatasetSpec, SeriesSet
@@ -121,8 +122,6 @@ def check_overlap(corpus: str | Path, names: Sequence[str]) -> list[Overlap]:
     Raises:
         InputError: no corpus, damaged fingerprints, or an unknown data set.
     """
-    from tsfm_data.io import catalog
-
     manifest = read_manifest(corpus)
     known = _read_fingerprints(Path(corpus))
     results = []

@@ -22,6 +22,7 @@ Every source has one of four keys:
 
 import fnmatch
 import itertools
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,7 @@ import yaml
 from tsfm_data.corpus.store import file_digest
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io import SeriesSet, catalog, normalise, period_alias, read_series, step_of
+from tsfm_data.synthetic import GENERATORS, SyntheticMixture
 
 TABLE_OPTIONS = ("time_column", "item_column", "target", "freq", "order")
 COMMON = ("name", "weight", "licence", "licence_class")
@@ -264,8 +266,6 @@ def _gluonts(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
 
 
 def _gluonts_freq(path: Path, where: str) -> str:
-    import json
-
     file = next((f for f in (path / "metadata.json", path / "metadata" / "metadata.json") if f.is_file()), None)
     if file is None:
         raise InputError(f"{where}: expected metadata.json with the frequency in {path}, found none; give freq")
@@ -299,8 +299,6 @@ def _gluonts_parts(path: Path, freq: str) -> Iterator[SeriesSet]:
 
 
 def _generator(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
-    from tsfm_data.synthetic import GENERATORS
-
     generator = str(entry["generator"])
     if generator != "mixture" and generator not in GENERATORS:
         raise InputError(f"{where}: {unknown_name('generator', generator, (*GENERATORS, 'mixture'))}")
@@ -317,8 +315,6 @@ def _generator(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]
 
 
 def _generated(generator: str, options: Mapping[str, Any]) -> Iterator[SeriesSet]:
-    from tsfm_data.synthetic import GENERATORS, SyntheticMixture
-
     draw = SyntheticMixture().draw if generator == "mixture" else GENERATORS[generator]
     for start in range(0, options["count"], GENERATED):
         rng = np.random.Generator(np.random.Philox(key=options["seed"], counter=[0, 0, 0, start]))

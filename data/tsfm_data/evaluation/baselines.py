@@ -207,7 +207,7 @@ class Statistical:
 
     def _build(self, season: int) -> Any:
         try:
-            from statsforecast import models
+            from statsforecast import models  # an extra, and slow
         except ImportError as error:
             raise InputError(
                 f"baseline {self.name!r} needs statsforecast, which is not installed: pip install 'tsfm-suite[stats]'"

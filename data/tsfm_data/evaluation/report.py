@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tabulate import tabulate
+
 from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_file
 
@@ -85,8 +89,6 @@ class Report:
 
     def to_markdown(self) -> str:
         """A table with one line a data set and model, one column a metric, and the notes below it."""
-        from tabulate import tabulate
-
         metrics = list(dict.fromkeys(row["metric"] for row in self.rows))
         keys = [
             key
@@ -105,9 +107,6 @@ class Report:
 
     def to_parquet(self, path: str | Path) -> None:
         """Write the rows as a Parquet table."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         with atomic_file(path) as temporary:
             pq.write_table(pa.Table.from_pylist(self.rows), temporary)
 

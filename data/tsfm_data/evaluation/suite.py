@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.evaluation import kept_baselines as reference
@@ -178,6 +179,4 @@ def _timed(
 
 
 def _one_thread() -> None:
-    import torch
-
     torch.set_num_threads(1)

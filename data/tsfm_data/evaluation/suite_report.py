@@ -12,6 +12,7 @@ from tsfm_data.evaluation import relative
 from tsfm_data.evaluation.relative import HEADLINE
 from tsfm_data.evaluation.report import Report
 from tsfm_data.evaluation.suite_sets import SuiteSet
+from tsfm_data.evaluation.suite_tables import markdown
 from tsfm_data.io import atomic_file
 
 
@@ -135,6 +136,4 @@ class SuiteReport:
 
     def to_markdown(self) -> str:
         """Headline, per-set tables, published results and notes."""
-        from tsfm_data.evaluation.suite_tables import markdown
-
         return markdown(self)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.evaluation.evaluator import pool
 from tsfm_data.evaluation.profiles import PROFILES, Profile
 from tsfm_data.io import SeriesSet, catalog
 
@@ -48,8 +49,6 @@ class SuiteSet:
         Raises:
             InputError: as ``catalog.load``.
         """
-        from tsfm_data.evaluation.evaluator import pool
-
         series = pool(self.name, [catalog.load(name) for name in self.sources])
         if self.items is not None:
             series = series.select(range(*self.items))

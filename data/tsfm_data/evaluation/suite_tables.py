@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from tabulate import tabulate
+
 from tsfm_data.evaluation import relative
 from tsfm_data.evaluation.report import BASELINE
 from tsfm_data.evaluation.suite_sets import coverage, suite_profile
@@ -88,7 +90,6 @@ def published_rows(report: "SuiteReport", group: str) -> list[Row]:
 
 def markdown(report: "SuiteReport") -> str:
     """Headline, per-set tables, published results and notes."""
-    from tabulate import tabulate
 
     def table(rows: list[Row]) -> str:
         cells = [list(row.values()) for row in rows]

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
 
@@ -122,9 +124,6 @@ def read_parquet(path: Path) -> tuple[list[bytes], Int[np.ndarray, " N"], list[s
     Raises:
         InputError: it is not a Parquet file, or a column is missing, of another type, or has an empty cell.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:

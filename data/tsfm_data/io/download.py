@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from filelock import FileLock
+from tqdm import tqdm
+
 from tsfm_data.errors import InputError
 
 CHUNK = 1 << 20
@@ -92,8 +95,6 @@ def fetch(
             f"{file} is not at hand and has no URL; put it into the folder that the environment variable "
             f"TSFM_DATA names ({folder or data_folder() or 'not set'})"
         )
-    from filelock import FileLock
-
     with disk_errors(cached):
         cached.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cached}.lock"):
@@ -209,7 +210,7 @@ def _transfer_file(url: str, part: Path, name: str, progress: bool, size: int | 
 
 
 def _transfer_http(url: str, part: Path, name: str, progress: bool, size: int | None) -> None:
-    import httpx
+    import httpx  # which nothing but a transfer needs
 
     done = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
@@ -250,8 +251,6 @@ def _total(content_range: str) -> int | None:
 
 
 def _copy(chunks: Iterator[bytes], out: IO[bytes], name: str, length: int, progress: bool, size: int | None) -> None:
-    from tqdm import tqdm
-
     quiet = None if progress else True  # None: tqdm stays silent unless standard error is a terminal
     with tqdm(total=length or None, initial=out.tell(), unit="B", unit_scale=True, desc=name, disable=quiet) as bar:
         for chunk in chunks:

@@ -8,6 +8,7 @@ their first or last day, or business days.
 import warnings
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -90,6 +91,13 @@ def normalise(freq: str) -> str:
     return base if anchor and anchor == usual else name
 
 
+def time_feature() -> ModuleType:
+    """GluonTS's calendar, imported when a season or a mark is asked for: it takes a tenth of a second."""
+    import gluonts.time_feature
+
+    return gluonts.time_feature
+
+
 @cache
 def season_length(freq: str) -> int:
     """Steps in one season, as GluonTS counts them: 24 for "h", 96 for "15min", 12 for "MS", 1 for "D".
@@ -97,11 +105,9 @@ def season_length(freq: str) -> int:
     Raises:
         InputError: ``freq`` is no pandas frequency.
     """
-    from gluonts.time_feature import get_seasonality
-
     offset = _offset(freq)
     try:
-        season = get_seasonality(offset.base.freqstr)
+        season = time_feature().get_seasonality(offset.base.freqstr)
     except (KeyError, ValueError):
         return 1  # no season is agreed on, for instance milliseconds
     return season // offset.n if season % offset.n == 0 else 1
@@ -163,10 +169,8 @@ def mark_names(marks: str) -> tuple[str, ...]:
     Raises:
         InputError: ``marks`` names no frequency that has calendar features.
     """
-    from gluonts.time_feature import time_features_from_frequency_str
-
     try:
-        features = time_features_from_frequency_str(normalise(SHORT_MARKS.get(marks, marks)))
+        features = time_feature().time_features_from_frequency_str(normalise(SHORT_MARKS.get(marks, marks)))
     except RuntimeError as error:
         raise InputError(
             f"no calendar features for {marks!r}: expected s, t, h, d, b, w, m or a pandas alias"
@@ -185,9 +189,7 @@ def calendar_features(index: pd.DatetimeIndex, marks: str) -> Float32[np.ndarray
     Raises:
         InputError: ``marks`` names no feature set.
     """
-    import gluonts.time_feature as source
-
-    columns = [np.asarray(getattr(source, name)(index), dtype=np.float32) for name in mark_names(marks)]
+    columns = [np.asarray(getattr(time_feature(), name)(index), dtype=np.float32) for name in mark_names(marks)]
     return np.stack(columns, axis=1) if columns else np.zeros((len(index), 0), np.float32)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from scipy import stats
 
 from tsfm.scaling.laws.minimise import Problem, solve
 
@@ -62,8 +63,6 @@ def profile_interval(
         clusters: number of runs.
         level: of the interval.
     """
-    from scipy import stats
-
     residual = problem.residuals(theta)
     least = float(problem.objective(residual[None], np.ones((1, len(residual))))[0])
     scale = profile_scale(residual, problem.delta, len(theta))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
+from scipy import optimize
 
 FEWEST = 10  # points for six constants
 SHARPNESS = (0.05, 2.0)  # of the break: f
@@ -49,8 +50,6 @@ def broken_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) ->
         x: parameters, data or compute; ten points or more.
         loss: above 0.
     """
-    from scipy import optimize
-
     X, y = np.log(x), np.log(loss)
     center = float(X.mean())
     low = np.array([y.min() - 12, y.min() - 15, 0.0, 0.0, X.min(), np.log(SHARPNESS[0])])

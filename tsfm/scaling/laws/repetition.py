@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
+from scipy import optimize, stats
 
 from tsfm.scaling.laws.bootstrap import LEVEL, profile_scale
 from tsfm.scaling.laws.estimate import why_not
@@ -49,8 +50,6 @@ def repetition(runs: Runs, delta: float, law: Float64[np.ndarray, " 5"]) -> dict
         delta: width of the Huber loss.
         law: the joint law that counts every token as new, where the fits start.
     """
-    from scipy import stats
-
     if runs.unique is None:
         return None
     repeated = int((runs.tokens > REPEATED * runs.unique).sum())
@@ -81,8 +80,6 @@ def repetition(runs: Runs, delta: float, law: Float64[np.ndarray, " 5"]) -> dict
 
 def _crossing(rise: Callable[[float], float], start: float, end: float) -> float | None:
     """exp of where a profile crosses its critical value on the way to an end; None where it never does."""
-    from scipy import optimize
-
     if not start - TOLERANCE > end and not start + TOLERANCE < end:
         return None
     if rise(end) <= 0 or rise(start) >= 0:
@@ -103,8 +100,6 @@ def _fit(
 
 def _best_scale(runs: Runs, keep: np.ndarray, delta: float, law: np.ndarray) -> float:
     """R* of the least objective: the best point of a grid, and a search between its neighbours."""
-    from scipy import optimize
-
     near = law  # each fit starts where the one before ended
 
     def objective(log: float) -> float:

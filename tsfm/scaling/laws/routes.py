@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from scipy.cluster.hierarchy import fcluster, linkage
 
 from tsfm.scaling.laws.bootstrap import cluster_weights, percentile_interval
 from tsfm.scaling.laws.form import Joint
@@ -49,8 +50,6 @@ class Parabola:
 
 def budgets(flops: Float64[np.ndarray, " N"], span: float = SPAN) -> list[Int64[np.ndarray, " K"]]:
     """Rows by budget, the smallest first: nearest in compute, as long as they span no more than ``span`` decades."""
-    from scipy.cluster.hierarchy import fcluster, linkage
-
     if len(flops) < 2:
         return [np.arange(len(flops))]
     logs = np.log10(flops)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from scipy import stats
 
 from tsfm.scaling.laws import broken
 from tsfm.scaling.laws.bootstrap import LEVEL, profile_interval
@@ -70,8 +71,6 @@ def power_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> 
         x: parameters, data or compute.
         loss: above 0.
     """
-    from scipy import stats
-
     X, y = np.log10(x), np.log10(loss)
     slope, intercept = np.polyfit(X - X.mean(), y, 1)
     residual = y - intercept - slope * (X - X.mean())

@@ -18,10 +18,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from filelock import FileLock
 
+import tsfm
 from tsfm.scaling.runs.grid import CHECKPOINT, Cell, Grid, Piece, overlay, piece_config, pieces
+from tsfm_data.corpus import Store
 from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_file
 
@@ -129,8 +132,6 @@ def read_losses(folder: Path) -> dict[str, float]:
 
 def seen(checkpoint: Path) -> int | None:
     """Observed values that a training has seen, where its callback counted them."""
-    import torch
-
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception:  # of another command, in another format
@@ -184,8 +185,6 @@ def corpus_facts(init: dict[str, Any], tokens: int, window_tokens: int) -> dict[
     corpus = init.get("corpus")
     if corpus is None or not (Path(corpus) / "manifest.json").is_file():
         return {"corpus": "", "corpus_sha256": "", "unique_tokens": tokens}
-    from tsfm_data.corpus import Store
-
     store = Store(corpus)
     points = sum(source.points for source in store.sources if source.name not in init.get("held_out", ()))
     length = (init["context"] + init["horizon"]) / window_tokens
@@ -197,8 +196,6 @@ def corpus_facts(init: dict[str, Any], tokens: int, window_tokens: int) -> dict[
 
 def commit() -> str:
     """The commit of the code that runs, or its version outside its own checkout."""
-    import tsfm
-
     where = Path(__file__).resolve().parents[3]
     # Installed within another repository, git would answer with that one's commit.
     git = ["git", "rev-parse", "--show-toplevel", "HEAD"]

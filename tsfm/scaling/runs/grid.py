@@ -7,14 +7,15 @@ ordinary ``tsfm fit`` run that goes on from the checkpoint of the piece before i
 
 import copy
 import math
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tsfm.models import Counts, count_forecaster, sizes_of
+from tsfm.models import MODELS, Counts, count_forecaster, model_class, sizes_of
+from tsfm.weights import from_plain
 from tsfm_data.errors import InputError, unknown_name
 
 CHECKPOINT = "checkpoints/last.ckpt"
@@ -72,9 +73,6 @@ class Grid:
         Raises:
             InputError: the architecture has no size of that name, or the sizes are impossible.
         """
-        from tsfm.models import model_class
-        from tsfm.weights import from_plain
-
         if isinstance(self.size, dict):
             return from_plain(model_class(arch).config_type, self.size[size], self.folder / "size")
         known = sizes_of(arch)
@@ -162,10 +160,6 @@ def pieces(budgets: list[int], decay: float) -> tuple[list[Piece], int]:
 
 def piece_config(grid: Grid, cell: Cell, lr: float, piece: Piece, unit: int, root: Path) -> dict[str, Any]:
     """The config of ``tsfm fit`` for one piece."""
-    from dataclasses import asdict
-
-    from tsfm.models import MODELS
-
     module, name = MODELS[cell.arch].split(":")
     sizes = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(grid.config_of(*_key(cell))).items()}
     decay = (piece.end - piece.start) / piece.end if piece.budget else 0.0

@@ -18,8 +18,7 @@ class RayJob:
 
     def poll(self) -> int | None:
         """Its exit status, or None while it runs; 1 where the worker itself was lost."""
-        import ray
-
+        ray = connect()
         ready, _ = ray.wait([self.reference], timeout=0)
         if not ready:
             return None
@@ -30,14 +29,12 @@ class RayJob:
 
     def kill(self) -> None:
         """End it."""
-        import ray
-
-        ray.cancel(self.reference, force=True)
+        connect().cancel(self.reference, force=True)
 
 
 @functools.cache
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names, or start one on this machine.
+def connect() -> Any:
+    """The module ``ray``, joined to the cluster that RAY_ADDRESS names or to a new one on this machine.
 
     Raises:
         InputError: Ray is not installed.
@@ -48,14 +45,13 @@ def connect() -> None:
         raise InputError("expected Ray for --backend ray, found none: pip install 'tsfm-suite[ray]'") from error
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+    return ray
 
 
 def start_ray(command: Sequence[str], log: Path) -> RayJob:
     """Start a cell on one CPU of the cluster."""
-    connect()
-    import ray
-
-    return RayJob(ray.remote(num_cpus=1, max_retries=0)(work).remote(list(command), str(log.resolve()), os.getcwd()))
+    job = connect().remote(num_cpus=1, max_retries=0)(work)
+    return RayJob(job.remote(list(command), str(log.resolve()), os.getcwd()))
 
 
 def work(command: list[str], log: str, folder: str) -> int:

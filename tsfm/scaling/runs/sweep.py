@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from filelock import FileLock
+from scipy.optimize import nnls
 
 from tsfm.scaling.runs.cell import FAILED, ROWS, Train, best_lr, run_cell, scanned, write_json
 from tsfm.scaling.runs.grid import Cell, Grid, cells, pieces
@@ -248,8 +249,6 @@ class Progress:
 
     def left(self) -> float | None:
         """Seconds until all is done; None before anything can be said."""
-        from scipy.optimize import nnls
-
         rows = read_rows(self.folder)
         if not rows:
             return None
