@@ -7,7 +7,7 @@ from typing import Any
 from tsfm import inference, reports
 from tsfm.commands import image
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import check_batch_size, check_suffix
+from tsfm.commands.forecast import check_batch_size, check_suffix, open_table
 from tsfm_data import evaluation, io
 from tsfm_data.errors import InputError, check_horizon
 
@@ -41,7 +41,7 @@ def evaluate(
         suite: score on all sets of a suite (bench) instead of data of your own.
         horizon: steps to forecast; by default the protocol's own for the data's frequency.
         profile: the protocol: lsf (standardised MSE and MAE over all test windows), gift (GIFT-Eval) or chronos.
-            gift by default.
+            By default table for your own data (GIFT-Eval's windows, the calendar's seasons), else gift.
         profiles: with --suite, the protocols: gift, chronos, gift-medium, gift-long; the first two by default.
         sets: with --suite, some of its sets.
         output: with --suite, a folder for report.html, report.md and report.json.
@@ -71,7 +71,7 @@ def evaluate(
     predictors = [inference.load_predictor(name) for name in names]
     report = evaluation.Report()
     for source in data or ():
-        series = io.open_source(source, **columns.given())
+        series = open_table(source, columns)
         scored = list(predictors)
         warning = inference.check_covariates(predictors[0], series)
         if warning is not None:
@@ -82,7 +82,7 @@ def evaluate(
             report += evaluation.evaluate(
                 predictor,
                 series,
-                profile or "gift",
+                profile or ("table" if series.natural else "gift"),
                 horizon=horizon,
                 batch_size=batch_size,
                 context=predictors[0].context,

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tsfm import inference, reports, training, weights
 from tsfm.commands.arguments import Columns
+from tsfm.commands.forecast import open_table
 from tsfm.commands.image import is_image_model
 from tsfm_data import io
 from tsfm_data.errors import InputError
@@ -52,7 +53,7 @@ def finetune(
     if model is not None and is_image_model(model):
         raise InputError(f"expected a forecasting model, found the image model {model}: tsfm image finetune adapts it")
     start = inference.load_model(model)
-    series = io.open_source(input, **columns.given())
+    series = open_table(input, columns)
     begin = time.perf_counter()
     result = training.finetune(start, series, horizon, recipe)
     seconds = time.perf_counter() - begin

@@ -14,7 +14,7 @@ import numpy as np
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io.download import check, data_folder, fetch, find
 from tsfm_data.io.frequency import normalise, season_length
-from tsfm_data.io.series import Labels, SeriesSet
+from tsfm_data.io.series import SeriesSet
 from tsfm_data.io.tables import read_series
 
 Role = Literal["bench", "train"]
@@ -223,7 +223,7 @@ def load(name: str) -> SeriesSet:
         raise InputError(
             f"{path}: expected {spec.series} series, found {count}; the entry {name!r} does not fit the file"
         )
-    return replace(series, natural=False, labels=Labels(), keys=None, notes=())  # as published
+    return replace(series, natural=False, notes=())  # seasons are those of the published protocols
 
 
 def _read_matrix(spec: DatasetSpec, path: Path) -> SeriesSet:

@@ -19,17 +19,19 @@ class Labels:
 
     Attributes:
         time: name of its time column.
-        item: name of the column that names its series.
+        item: name of the column that names its series; None if it has none.
         zone: the zone that its timestamps are written in; None if they have none.
         clock: the zone whose clock ``SeriesSet.timestamps`` shows; None if that is what the table shows.
         integer: whether its time column counts steps; ``SeriesSet.timestamps`` then counts nanoseconds.
+        rows: how many rows it has.
     """
 
     time: str = "timestamp"
-    item: str = "item_id"
+    item: str | None = None
     zone: str | None = None
     clock: str | None = None
     integer: bool = False
+    rows: int = 0
 
     def show(self, index: pd.DatetimeIndex) -> pd.Index:
         """Timestamps of a ``SeriesSet`` as the table would have written them."""
@@ -116,7 +118,7 @@ class SeriesSet:
             frame["item_id"] = self.keys.iloc[place].to_numpy() if self.keys.dtype == object else self.keys.iloc[place].array
         stamps = pd.DatetimeIndex(frame["timestamp"])
         frame["timestamp"] = self.labels.show(stamps)
-        return frame.rename(columns={"item_id": self.labels.item, "timestamp": self.labels.time})
+        return frame.rename(columns={"item_id": self.labels.item or "item_id", "timestamp": self.labels.time})
 
     def univariate(self) -> "SeriesSet":
         """Every variate as an item of its own, named "item/variate", or by the variate where there is one item.

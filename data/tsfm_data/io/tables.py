@@ -293,7 +293,7 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
         known_names=known_names,
         future_rows=future,
         static=_static(table, roles, rows, ids),
-        labels=Labels(roles.time, roles.item or "item_id", stamps.zone, clock, stamps.integer),
+        labels=Labels(roles.time, roles.item, stamps.zone, clock, stamps.integer, len(table.frame)),
         keys=keys,
         season=reading.season,
         natural=True,
