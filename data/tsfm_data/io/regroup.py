@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from tsfm_data.io.calendars import DAY, MONDAY
 from tsfm_data.io.frequency import anchor_month, step_of
@@ -44,7 +44,7 @@ def periods(ns: Int64[np.ndarray, " rows"], freq: str) -> Int64[np.ndarray, " ro
 def regroup(
     codes: Int64[np.ndarray, " rows"],
     ns: Int64[np.ndarray, " rows"],
-    blocks: list[Float64[np.ndarray, "rows columns"]],
+    blocks: list[np.ndarray],
     aggregates: list[Aggregate],
 ) -> tuple[Int64[np.ndarray, " groups"], Int64[np.ndarray, " groups"], Int64[np.ndarray, " groups"], list[np.ndarray]]:
     """One row for all rows of a series and timestamp.
@@ -52,7 +52,7 @@ def regroup(
     Args:
         codes: series of each row.
         ns: period of each row.
-        blocks: columns to bring together.
+        blocks: columns to bring together, [rows, columns] each.
         aggregates: how, one a block. Missing values do not count; a period without any is missing.
 
     Returns:

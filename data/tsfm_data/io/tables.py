@@ -433,7 +433,8 @@ def _once(rows: _Rows, bad: _Bad, stamps: Stamps, notes: list[str], sequence: bo
             f"expected each timestamp once in a series, found {shown} again with other values; {advice}",
         )
     if same.any():
-        notes.append(f"{int(same.sum()):,} rows that repeat another are left out")
+        count = int(same.sum())
+        notes.append("1 row that repeats another is left out" if count == 1 else f"{count:,} rows that repeat others are left out")
         keep = np.ones(len(rows.ns), dtype=bool)
         keep[again[same]] = False
         rows = rows.take(keep)
