@@ -5,7 +5,6 @@ Every file of the folder is a case by being there. A file without a line below i
 
 import contextlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -7,7 +7,7 @@ from typing import Any
 from tsfm import inference, reports
 from tsfm.commands import image
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import check_batch_size, check_suffix, open_table
+from tsfm.commands.forecast import check_batch_size, check_suffix, say_notes
 from tsfm_data import evaluation, io
 from tsfm_data.errors import InputError, check_horizon
 
@@ -71,7 +71,7 @@ def evaluate(
     predictors = [inference.load_predictor(name) for name in names]
     report = evaluation.Report()
     for source in data or ():
-        series = open_table(source, columns)
+        series = io.open_source(source, **columns.given())
         scored = list(predictors)
         warning = inference.check_covariates(predictors[0], series)
         if warning is not None:
@@ -87,6 +87,7 @@ def evaluate(
                 batch_size=batch_size,
                 context=predictors[0].context,
             )
+        say_notes(series)
     print(report.to_markdown())
     if json is not None:
         report.save(json)

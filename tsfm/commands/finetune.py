@@ -8,7 +8,7 @@ from typing import Literal
 
 from tsfm import inference, reports, training, weights
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import open_table
+from tsfm.commands.forecast import say_notes
 from tsfm.commands.image import is_image_model
 from tsfm_data import io
 from tsfm_data.errors import InputError
@@ -53,10 +53,11 @@ def finetune(
     if model is not None and is_image_model(model):
         raise InputError(f"expected a forecasting model, found the image model {model}: tsfm image finetune adapts it")
     start = inference.load_model(model)
-    series = open_table(input, columns)
+    series = io.open_source(input, **columns.given())
     begin = time.perf_counter()
     result = training.finetune(start, series, horizon, recipe)
     seconds = time.perf_counter() - begin
+    say_notes(series)
     command = ["tsfm", *sys.argv[1:]]
     with io.atomic_folder(output) as temporary:
         weights.save(result.model, temporary / "model")

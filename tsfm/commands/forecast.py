@@ -54,10 +54,11 @@ def forecast(
     asked = nn.check_levels(asked_levels(levels, interval))
     bound = inference.check_lower(lower)
     predictor = inference.load_predictor(weights.default() if model is None else model)
-    series = open_table(input, columns)
+    series = io.open_source(input, **columns.given())
     for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
         print(f"warning: {warning}", file=sys.stderr)
     frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size)
+    say_notes(series)
     frame = inference.limit(frame, series, bound, integer or "false")
     answer = series.present(frame)
     if output is None:
@@ -70,16 +71,10 @@ def forecast(
         print(f"{plot}: history, median and interval")
 
 
-def open_table(source: str, columns: Columns) -> io.SeriesSet:
-    """The series of a table; what was done to read it is said on standard error.
-
-    Raises:
-        InputError: the table is not as it should be.
-    """
-    series = io.open_source(source, **columns.given())
+def say_notes(series: "io.SeriesSet") -> None:
+    """Say on standard error what was done to a table to read it."""
     for note in series.notes:
         print(f"note: {note}", file=sys.stderr)
-    return series
 
 
 def asked_levels(levels: list[float] | None, interval: list[float] | None) -> list[float]:

@@ -61,7 +61,8 @@ class Model:
             batch_size: most windows forecast at once.
             lower: least value that a forecast may take; "auto" takes 0 for series that were never below it.
             integer: whether quantiles are rounded to whole numbers; "auto" does so for series that hold nothing else.
-            **columns: roles of columns, frequency, second table of the future and all else that is an argument of ``tsfm_data.io.tables.read_series``.
+            **columns: roles of columns, frequency, second table of the future and whatever else
+                ``tsfm_data.io.tables.read_series`` takes.
 
         Returns:
             The table's own columns of series and time (item_id and timestamp if it has none), mean and one a level, in

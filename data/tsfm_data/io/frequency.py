@@ -157,7 +157,7 @@ def dates(start: Any, periods: int, freq: str) -> pd.DatetimeIndex:
         return pd.date_range(pd.Timestamp(start) - late, periods=periods, freq=alias) + late
     except (pd.errors.OutOfBoundsDatetime, OverflowError) as error:
         raise InputError(
-            f"expected timestamps up to the year 2262, found {periods:,} steps of {freq} from {pd.Timestamp(start)} on: "
+            f"expected timestamps up to the year 2262, found {periods:,} steps of {freq} from {pd.Timestamp(start)}: "
             "give a smaller horizon"
         ) from error
 

@@ -177,7 +177,9 @@ def _decode(data: bytes, source: str) -> tuple[bytes, list[str]]:
         try:
             return data.decode("utf-16").encode(), []
         except UnicodeDecodeError as error:
-            raise InputError(f"{source}: expected UTF-16 text after its mark, found something else ({error})") from error
+            raise InputError(
+                f"{source}: expected UTF-16 text after its mark, found something else ({error})"
+            ) from error
     if b"\0" in data[:SAMPLE]:
         even, odd = data[:SAMPLE:2].count(0), data[1:SAMPLE:2].count(0)
         for encoding, zeros, others in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
@@ -232,9 +234,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _parse(
-    source: str, data: bytes, delimiter: str, header: list[str], texts: set[str], top: int
-) -> pa.Table:
+def _parse(source: str, data: bytes, delimiter: str, header: list[str], texts: set[str], top: int) -> pa.Table:
     """The columns with the types that their cells show; as text where cells differ, so that we find the odd one."""
     options = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data)
     types = dict.fromkeys(texts, pa.string())
@@ -271,7 +271,9 @@ def _mend_ends(data: bytes, delimiter: str, width: int) -> bytes | None:
     lines = data.splitlines()
     mark = delimiter.encode()
     counts = [line.count(mark) + 1 for line in lines]
-    if all(n == width + 1 and line.rstrip().endswith(mark) for n, line in zip(counts[1:], lines[1:], strict=True) if line):
+    if all(
+        n == width + 1 and line.rstrip().endswith(mark) for n, line in zip(counts[1:], lines[1:], strict=True) if line
+    ):
         return b"\n".join([lines[0], *(line.rstrip()[: -len(mark)] for line in lines[1:])])
     last = len(lines) - 1
     while last > 1 and (not lines[last].strip() or counts[last] == 1):

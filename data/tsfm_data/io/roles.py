@@ -15,7 +15,21 @@ TIME_NAMES = ("timestamp", "ds", "datetime", "date_time", "date", "time", "perio
 OTHER_TIMES = ("zeit", "datum", "zeitstempel", "fecha", "hora", "data", "date/time", "horodatage", "tidspunkt", "dato")
 STEP_NAMES = ("t", "step", "time_idx", "timestep", "time_step", "idx", "index", "period_id", "tick")
 TARGET_NAMES = ("target", "y", "value", "values")
-KEY_NAMES = ("id", "index", "idx", "no", "nr", "#", "key", "row", "rownum", "row_id", "rowid", "record_id", "unnamed: 0")
+KEY_NAMES = (
+    "id",
+    "index",
+    "idx",
+    "no",
+    "nr",
+    "#",
+    "key",
+    "row",
+    "rownum",
+    "row_id",
+    "rowid",
+    "record_id",
+    "unnamed: 0",
+)
 HOURS = ("hour", "hr", "hour_of_day", "stunde", "uhrzeit", "zeit", "time", "heure", "hora", "ora", "uur", "interval")
 # Columns that only say what the calendar says -> what they may hold.
 CALENDAR = {
@@ -42,13 +56,26 @@ PARTS = {
     "day": ("day", "tag", "dom", "día", "dia", "jour", "giorno", "dag"),
 }
 TOTALS = frozenset(
-    ("total", "totals", "grand total", "sum", "summe", "gesamt", "average", "mean", "avg", "mittelwert", "somme", "totale")
+    (
+        "total",
+        "totals",
+        "grand total",
+        "sum",
+        "summe",
+        "gesamt",
+        "average",
+        "mean",
+        "avg",
+        "mittelwert",
+        "somme",
+        "totale",
+    )
 )
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Names of the columns by what they are for; ``item`` is None in a wide table, ``static`` is constant in a series."""
+    """Names of the columns by what they are for; ``item`` is None in a wide table, ``unused`` have no role."""
 
     time: str
     item: str | None
@@ -181,8 +208,24 @@ def _find_item(table: Table, time: str, free: list[str]) -> str | None:
 
 def _is_key_name(name: str) -> bool:
     folded = name.strip().lower()
-    return folded in ITEM_NAMES or folded.endswith(("_id", " id", "_key", "_code", "_no", "_nr", "_nbr", "sku")) or folded in (
-        "store", "shop", "product", "sku", "site", "sensor", "station", "region", "country", "customer", "meter", "code"
+    return (
+        folded in ITEM_NAMES
+        or folded.endswith(("_id", " id", "_key", "_code", "_no", "_nr", "_nbr", "sku"))
+        or folded
+        in (
+            "store",
+            "shop",
+            "product",
+            "sku",
+            "site",
+            "sensor",
+            "station",
+            "region",
+            "country",
+            "customer",
+            "meter",
+            "code",
+        )
     )
 
 
@@ -234,9 +277,9 @@ def without_footer(table: Table, time: str) -> Table:
     """The table without rows at its end that sum the others up: no date, and a word such as "Total"."""
     frame, cut = table.frame, 0
     cells = frame[time]
-    if pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_datetime64_any_dtype(cells):
-        if not (len(frame) and pd.isna(cells.iloc[-1])):
-            return table
+    typed = pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_datetime64_any_dtype(cells)
+    if typed and not (len(frame) and pd.isna(cells.iloc[-1])):
+        return table
     texts = [c for c in frame.columns if frame[c].dtype == object]
 
     def word(row: int, column: str) -> str:

@@ -115,7 +115,9 @@ class SeriesSet:
         frame = frame.copy()
         if self.keys is not None and len(self.variates) == 1:
             place = pd.Index(self.item_ids).get_indexer(pd.Index(frame["item_id"]))
-            frame["item_id"] = self.keys.iloc[place].to_numpy() if self.keys.dtype == object else self.keys.iloc[place].array
+            frame["item_id"] = (
+                self.keys.iloc[place].to_numpy() if self.keys.dtype == object else self.keys.iloc[place].array
+            )
         stamps = pd.DatetimeIndex(frame["timestamp"])
         frame["timestamp"] = self.labels.show(stamps)
         return frame.rename(columns={"item_id": self.labels.item or "item_id", "timestamp": self.labels.time})

@@ -72,7 +72,7 @@ def _phase(ns: Int64[np.ndarray, " rows"], step: int) -> int | None:
         days, counts = np.unique(rest // DAY, return_counts=True)
         return int(days[counts.argmax()]) * DAY
     angle = np.angle(np.exp(2j * np.pi * rest / step).mean()) / (2 * np.pi)
-    return int(round(angle * step)) % step
+    return round(float(angle) * step) % step
 
 
 def _months(ns: Int64[np.ndarray, " rows"], size: int) -> Snapped | None:

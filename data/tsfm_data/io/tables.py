@@ -19,7 +19,7 @@ from tsfm_data.errors import InputError
 from tsfm_data.io import zones
 from tsfm_data.io.calendars import DAY
 from tsfm_data.io.columns import Table, doubtful, encoded, item_codes, numbers
-from tsfm_data.io.frequency import natural_season, normalise, step_of
+from tsfm_data.io.frequency import normalise
 from tsfm_data.io.gluonts import read_gluonts
 from tsfm_data.io.grid import BadTime, Grid, regular_grid
 from tsfm_data.io.readers import read_table
@@ -251,18 +251,18 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
         ids = tuple(str(key) for key in keys)
     ns, clock = _clock(stamps, codes, len(ids))
     rows = _Rows(np.arange(len(ns)), codes, ns, [values, past, known])
-    if reading.order == "rows":
-        rows = rows.take(np.argsort(codes, kind="stable"))
-    else:
-        rows = _sorted(rows, len(ids), notes)
+    sequence = reading.order == "rows"
+    rows = rows.take(np.argsort(codes, kind="stable")) if sequence else _sorted(rows, len(ids), notes)
     bad = _Bad(table, roles, ids, reading.on_bad_series)
     bad.rows(problems, codes)
     if reading.resample is not None:
         if stamps.integer:
-            raise InputError(f"{table.source}: expected timestamps to resample, found numbers of steps: leave resample out")
+            raise InputError(
+                f"{table.source}: expected timestamps to resample, found numbers of steps: leave resample out"
+            )
         rows = _regrouped(rows, reading.resample, reading.aggregate, notes)
     else:
-        rows = _once(rows, bad, stamps, notes, sequence=reading.order == "rows")
+        rows = _once(rows, bad, stamps, notes, sequence)
     grid, rows, kept = _on_grid(rows, bad, reading, notes)
     if len(kept) < len(ids):
         ids = tuple(ids[i] for i in kept)
@@ -272,7 +272,9 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
     columns = [_spread(block, place, int(offsets[-1])) for block in rows.blocks]
     moved = int(grid.moved.sum())
     if moved:
-        notes.append(f"{moved:,} of {len(rows.ns):,} timestamps moved to their place on the grid of {_some(grid.freqs)}")
+        notes.append(
+            f"{moved:,} of {len(rows.ns):,} timestamps moved to their place on the grid of {_some(grid.freqs)}"
+        )
     future = np.zeros(len(ids), dtype=np.int64)
     if roles.known:
         seen = np.isfinite(columns[0]).any(axis=1)
@@ -368,7 +370,9 @@ def _sorted(rows: _Rows, items: int, notes: list[str]) -> _Rows:
         return rows
     inner = int(same.sum())
     newest = back.sum() > 0.9 * inner
-    notes.append("rows were newest first: sorted by time" if newest else f"rows sorted by time ({int(back.sum()):,} were not)")
+    notes.append(
+        "rows were newest first: sorted by time" if newest else f"rows sorted by time ({int(back.sum()):,} were not)"
+    )
     return rows.take(np.lexsort((rows.ns, rows.code)))
 
 
@@ -405,7 +409,9 @@ class _Bad:
             raise InputError(first)
         names = [repr(self.ids[code]) for code in self.texts]
         good = len(self.ids) - len(names)
-        others = "" if len(names) == 1 else f"; also bad: {', '.join(names[1:50])}" + (", ..." if len(names) > 50 else "")
+        others = (
+            "" if len(names) == 1 else f"; also bad: {', '.join(names[1:50])}" + (", ..." if len(names) > 50 else "")
+        )
         way = "" if not good else "; on_bad_series (--on-bad-series skip or fix) goes on with the rest"
         raise InputError(f"{first}{others}; {good:,} of {len(self.ids):,} series are good{way}")
 
@@ -434,7 +440,11 @@ def _once(rows: _Rows, bad: _Bad, stamps: Stamps, notes: list[str], sequence: bo
         )
     if same.any():
         count = int(same.sum())
-        notes.append("1 row that repeats another is left out" if count == 1 else f"{count:,} rows that repeat others are left out")
+        notes.append(
+            "1 row that repeats another is left out"
+            if count == 1
+            else f"{count:,} rows that repeat others are left out"
+        )
         keep = np.ones(len(rows.ns), dtype=bool)
         keep[again[same]] = False
         rows = rows.take(keep)
@@ -473,7 +483,9 @@ def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tupl
         step = freq or _usual(regular_grid(sound.ns, _dense(sound), None).freqs)
         part = _regrouped(rows.take(np.isin(rows.code, broken)), step, reading.aggregate, [])
         blocks = [np.concatenate(pair) for pair in zip(sound.blocks, part.blocks, strict=True)]
-        rows = _Rows(*(np.concatenate(p) for p in ((sound.row, part.row), (sound.code, part.code), (sound.ns, part.ns))), blocks)
+        rows = _Rows(
+            *(np.concatenate(p) for p in ((sound.row, part.row), (sound.code, part.code), (sound.ns, part.ns))), blocks
+        )
         rows = rows.take(np.lexsort((rows.ns, rows.code)))
     if bad.texts:
         how = f", brought to steps of {step}" if broken else ", cells that are no numbers taken as missing"

@@ -47,7 +47,8 @@ PERIODS = {  # a period without days -> months in one
 WEEK = r"^(\d{4})[-/ ]{0,3}(?:[Ww]|KW)\s?(\d{1,2})$"
 WEEK_FIRST = r"^(?:[Ww]|KW)\s?(\d{1,2})[-/ ]{0,3}(\d{4})$"
 MONTH_WORDS = {  # the beginnings of the names of months in English and, where they differ, in other languages
-    **{name: i % 12 + 1 for i, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split())},
+    **{name: i + 1 for i, name in enumerate(("jan", "feb", "mar", "apr", "may", "jun"))},
+    **{name: i + 7 for i, name in enumerate(("jul", "aug", "sep", "oct", "nov", "dec"))},
     **{"mär": 3, "mrz": 3, "mae": 3, "mai": 5, "okt": 10, "dez": 12},
     **{"janv": 1, "fév": 2, "fev": 2, "avr": 4, "juin": 6, "juil": 7, "aoû": 8, "aou": 8, "déc": 12},
     **{"ene": 1, "abr": 4, "ago": 8, "set": 9, "dic": 12, "gen": 1, "mag": 5, "giu": 6, "lug": 7, "ott": 10},
@@ -232,9 +233,7 @@ def _pad(match: "re.Match[str]") -> str:
     return f"{year}-{month:>02}-{day:>02}"
 
 
-def _spelt(
-    text: pd.Series, dayfirst: bool | None, where: Callable[[int], str]
-) -> tuple[pd.Series, tuple[str, ...]]:
+def _spelt(text: pd.Series, dayfirst: bool | None, where: Callable[[int], str]) -> tuple[pd.Series, tuple[str, ...]]:
     """Dates with slashes or points, names of months, and periods: whichever reads most of the cells."""
     parts = text.str.extract(NUMERIC)
     numeric = parts[0].notna()
@@ -324,8 +323,8 @@ def _numeric(
         order = min(breaks, key=breaks.__getitem__)
         return readings[order], (f"dates such as {text.iloc[first]} read with the {order} first ({shown[order]})",)
     raise InputError(
-        f"{where(first)}: expected dates that can be read in one way, found {text.iloc[first]!r} and no day above 12 in "
-        f"any row: {shown['day']:%Y-%m-%d} with the day first, {shown['month']:%Y-%m-%d} with the month first; give "
+        f"{where(first)}: expected dates that can be read in one way, found {text.iloc[first]!r} and no day above 12 "
+        f"in any row: {shown['day']:%Y-%m-%d} with the day first, {shown['month']:%Y-%m-%d} with the month first; give "
         "dayfirst (--dayfirst true or false), or write dates as YYYY-MM-DD"
     )
 
