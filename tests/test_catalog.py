@@ -175,7 +175,11 @@ def test_data_inspect_says_what_was_understood(tmp_path: Path, capsys: pytest.Ca
         "rows": 11,
         "missing": 1,
         "gaps": 1,
-        "warnings": ["columns not used: colour", "1 series with a column that never changes: b"],
+        "warnings": [
+            "columns not used: colour",
+            "1 series with a column that never changes: b",
+            "2 series shorter than two seasons: a, b",
+        ],
     }
     assert found["rows"] == [
         {

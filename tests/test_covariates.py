@@ -92,7 +92,8 @@ def test_when_the_known_future_is_shorter_than_the_horizon_then_the_rows_needed_
     with pytest.raises(
         InputError,
         match=r"series 'a': expected 3 rows of the known covariates \(price, holiday\) "
-        "after its last value, found 2: add 1 row, 2024-02-02 00:00:00, with an empty target, or give a horizon of at most 2",
+        "after its last value, found 2: add 1 row, 2024-02-02 00:00:00, with an empty target, "
+        "or give a horizon of at most 2",
     ):
         Windows(found, T, H, [0, 1], [30, 35], covariates=True)
     Windows(found, T, H, [0, 1], [30, 35])  # a predictor that does not look at them needs none

@@ -33,6 +33,7 @@ class Table:
         notes: what was done to read it that may surprise.
         later: the rows of a second table, which follow those of the first in ``frame``.
         decimal: the decimal mark of all its text, if the user named one.
+        first: rows left out at the beginning.
     """
 
     frame: pd.DataFrame
@@ -44,6 +45,7 @@ class Table:
     notes: tuple[str, ...] = ()
     later: "Table | None" = None
     decimal: str | None = None
+    first: int = 0
 
     def where(self, row: int | None = None, column: str | None = None) -> str:
         """The place of a mistake: ``row`` counts from 0 in the frame, the result as the user sees it."""
@@ -55,6 +57,7 @@ class Table:
         if column is not None:
             parts.append(f"column {column!r}")
         if row is not None:
+            row += self.first
             parts.append(f"row {self.header + (row + 1 if self.text is None else _line(self.text, row))}")
         return ", ".join(parts)
 

@@ -6,6 +6,7 @@ import difflib
 import gzip
 import importlib.util
 import io
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -154,7 +155,7 @@ def read_text(data: bytes, source: str, name: str, item_column: str | None = Non
     if len(header) == 1:
         data = b"\n".join(line.strip() for line in data.splitlines() if line.strip())
     texts = set(header) if decimal == "," else {n for n in header if is_id(n, item_column)}
-    table = _parse(source, data, delimiter, header, texts, top)
+    table = _parse(source, data, delimiter, header, texts, top, notes)
     table = table.rename_columns([cell.strip() for cell in table.column_names])
     if table.column_names[0] == "" and pa.types.is_integer(table.schema.types[0]):
         table = table.remove_column(0)  # the row numbers that DataFrame.to_csv writes
@@ -205,6 +206,8 @@ def _layout(source: str, lines: list[str]) -> tuple[str, int]:
     """
     filled = [i for i, line in enumerate(lines) if line.strip()][:LOOKED_AT]
     first = lines[filled[0]]
+    if len(filled) > 1 and first.strip().lower()[:4] == "sep=" and first.strip()[4:] in DELIMITERS:
+        return first.strip()[4:], filled[1]  # what Excel writes above a table
     if len(filled) > 1 and all(_is_number(lines[i]) or lines[i].strip().lower() in MISSING for i in filled[1:]):
         mark = next((mark for mark in DELIMITERS if mark in first), None)
         if mark is None:
@@ -213,17 +216,33 @@ def _layout(source: str, lines: list[str]) -> tuple[str, int]:
     best = max(widths, key=lambda mark: widths[mark][0])
     usual = {mark: Counter(w).most_common(1)[0] for mark, w in widths.items()}
     if widths[best][0] > 1 and widths[best][0] >= usual[best][0]:
-        return best, filled[0]
+        titles = 0  # lines with a word in their first field alone
+        while titles < len(filled) - 2 and _is_title(lines[filled[titles]], best):
+            titles += 1
+        return best, filled[titles]
     mark = max(usual, key=lambda mark: (usual[mark][0] > 1, usual[mark][1], usual[mark][0]))
     width, count = usual[mark]
     if width > 1 and count > max(2, len(filled) // 2):
-        return mark, filled[widths[mark].index(width)]
+        top = widths[mark].index(width)
+        if not _holds_values(lines[filled[top]], mark):
+            return mark, filled[top]
     if widths[best][0] > 1:
         return best, filled[0]
     raise InputError(
         f"{source}, row {filled[0] + 1}: expected a time column and at least one value column, separated by comma, "
         f"semicolon, tab or |, found the single column {first.strip()[:60]!r}"
     )
+
+
+def _is_title(line: str, delimiter: str) -> bool:
+    cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+    return len(cells) > 1 and not any(cells[1:])
+
+
+def _holds_values(line: str, delimiter: str) -> bool:
+    """Whether a line holds numbers, which no header does that lines of words stand above."""
+    cells = next(csv.reader([line], delimiter=delimiter))
+    return any(_is_number(cell.strip()) and not re.fullmatch(r"(1[6-9]|2[0-2])\d\d", cell.strip()) for cell in cells)
 
 
 def _is_number(text: str) -> bool:
@@ -247,10 +266,10 @@ def _parse(source: str, data: bytes, delimiter: str, header: list[str], texts: s
         table = read()
     except pa.ArrowInvalid as error:
         if "conversion error" not in str(error):
-            mended = _mend_ends(data, delimiter, len(header))
+            mended = _mend_ends(data, delimiter, len(header), notes)
             if mended is None:
                 raise _wrong_width(source, data, delimiter, len(header), top, error) from error
-            return _parse(source, mended, delimiter, header, texts, top)
+            return _parse(source, mended, delimiter, header, texts, top, notes)
         types = dict.fromkeys(header, pa.string())
         table = read()
     zoned = [f.name for f in table.schema if pa.types.is_timestamp(f.type) and f.type.tz is not None]
@@ -265,7 +284,7 @@ def is_id(name: str, item_column: str | None) -> bool:
     return name.strip() == item_column or name.strip().lower() in ITEM_NAMES
 
 
-def _mend_ends(data: bytes, delimiter: str, width: int) -> bytes | None:
+def _mend_ends(data: bytes, delimiter: str, width: int, notes: list[str]) -> bytes | None:
     """The text without a delimiter at the end of every line but the header, and without a line of words at its end;
     None if that is not what is wrong with it."""
     lines = data.splitlines()
@@ -280,6 +299,7 @@ def _mend_ends(data: bytes, delimiter: str, width: int) -> bytes | None:
         last -= 1
     cut = [line for line in lines[last + 1 :] if line.strip()]
     if width > 1 and 0 < len(cut) <= 5 and not any(character.isdigit() for character in cut[0].decode()[:4]):
+        notes.append(f"left out below the table: {cut[0].decode(errors='replace').strip()[:60]!r}")
         return b"\n".join(lines[: last + 1])
     return None
 

@@ -1,5 +1,6 @@
 """What the columns of a table are for: time, series, targets, covariates; and what is none of these."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -113,10 +114,11 @@ def find_roles(
     time = time_column or _find_time(table, [c for c in columns if c not in (*named, *targets)])
     free = [c for c in columns if c != time and c not in named and c not in targets]
     item = (item_column or None) if item_column is not None else _find_item(table, time, free)
-    free = [c for c in free if c != item]
+    joined = () if item is None or item in columns else tuple(item.split("/"))
+    free = [c for c in free if c != item and c not in joined]
     if not targets:
         targets = _find_target(table, free, item is not None)
-    used = {time, item, *targets, *past, *known}
+    used = {time, item, *joined, *targets, *past, *known}
     return Roles(time, item, targets, tuple(past), tuple(known), tuple(c for c in columns if c not in used))
 
 
@@ -197,11 +199,17 @@ def _find_item(table: Table, time: str, free: list[str]) -> str | None:
             return None  # repeats, not series
         if len(words) + len(keys) == 1:
             return (words or keys)[0]
+        parts = [c for c in (*keys, *words) if frame[c].nunique() > 1]
+        for count in range(2, len(parts) + 1):
+            for chosen in itertools.combinations(parts, count):
+                if not frame.duplicated([time, *chosen]).any():
+                    joined = frame[list(chosen)].astype(str).agg("/".join, axis=1)
+                    frame["/".join(chosen)] = joined.where(frame[list(chosen)].notna().all(axis=1))
+                    return "/".join(chosen)
         raise InputError(
             f"{table.source}: expected each timestamp once in a series, found {frame[time].iloc[0]} in "
-            f"{int((frame[time] == frame[time].iloc[0]).sum())} rows, and no single column of "
-            f"{', '.join((*keys, *words))} that tells them apart; name it with item_column (--item-column), after "
-            "joining columns if it takes several"
+            f"{int((frame[time] == frame[time].iloc[0]).sum())} rows, which {', '.join((*keys, *words))} do not tell "
+            "apart; name the column that does with item_column (--item-column), or bring them together (--resample)"
         )
     return min(fitting, key=lambda c: (frame[c].nunique(), list(frame.columns).index(c)))
 
@@ -297,6 +305,24 @@ def without_footer(table: Table, time: str) -> Table:
     place = table.where(len(frame) - cut).removeprefix(f"{table.source}, ")
     note = f"{rows} of totals at the end left out ({place} on)"
     return replace(table, frame=frame.iloc[: len(frame) - cut], notes=(*table.notes, note))
+
+
+def without_units(table: Table, time: str) -> Table:
+    """The table without a first row that says units: no date in it, and words above numbers."""
+    frame = table.frame
+    if len(frame) < 3:
+        return table
+    first = frame.iloc[0]
+    if pd.notna(first[time]) and any(character.isdigit() for character in str(first[time])):
+        return table
+    words = [c for c in frame.columns if c != time and frame[c].dtype == object and isinstance(first[c], str)]
+    rest = replace(table, frame=frame.iloc[1:50].reset_index(drop=True))
+    units = [c for c in words if not is_numeric(replace(table, frame=frame.iloc[:1]), c) and is_numeric(rest, c)]
+    if not units:
+        return table
+    note = f"the row below the header left out: units {', '.join(str(first[c]) for c in units)}"
+    frame = frame.iloc[1:].reset_index(drop=True)
+    return replace(table, frame=frame, first=table.first + 1, notes=(*table.notes, note))
 
 
 def turned(table: Table) -> Table:

@@ -24,7 +24,7 @@ from tsfm_data.io.gluonts import read_gluonts
 from tsfm_data.io.grid import BadTime, Grid, regular_grid
 from tsfm_data.io.readers import read_table
 from tsfm_data.io.regroup import Aggregate, periods, regroup
-from tsfm_data.io.roles import Roles, find_roles, joined_time, turned, without_footer
+from tsfm_data.io.roles import Roles, find_roles, joined_time, turned, without_footer, without_units
 from tsfm_data.io.series import Labels, SeriesSet, item_offsets
 from tsfm_data.io.timestamps import Stamps, read_stamps
 
@@ -123,7 +123,8 @@ def read_series(
     if future is not None:
         table, known_covariates = _with_future(table, future, roles_given, past_covariates, known_covariates)
     roles = find_roles(table, **roles_given, past=past_covariates, known=known_covariates)
-    return _assemble(without_footer(table, roles.time), roles, reading, name or table.name)
+    table = without_units(without_footer(table, roles.time), roles.time)
+    return _assemble(table, roles, reading, name or table.name)
 
 
 def prepare(table: Table, time_column: str | None = None, decimal: str | None = None) -> Table:

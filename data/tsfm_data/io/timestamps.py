@@ -220,6 +220,7 @@ def _from_text(
 
 def _iso(text: pd.Series) -> pd.Series:
     """ISO 8601 and what differs from it in marks and zeros alone, such as 2024/1/5 or 2024.01.05 9:30."""
+    text = text.str.replace(r"^(\d{4}-\d{2}-\d{2})\s*/\s*\d{4}-\d{2}-\d{2}$", r"\1", regex=True)  # weeks, begin and end
     parsed = pd.to_datetime(text, format="ISO8601", errors="coerce")
     if parsed.isna().sum() == text.isna().sum():
         return parsed
