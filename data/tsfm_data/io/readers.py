@@ -104,7 +104,7 @@ def _read_excel(path: Path, name: str) -> Table:
     """The first sheet of a workbook that holds a table, from its header on."""
     if importlib.util.find_spec("openpyxl") is None:
         raise InputError(
-            f"{path}: Excel files need openpyxl, which is not installed: pip install openpyxl, or save it as CSV"
+            f"{path}: Excel files need openpyxl, which is not installed: pip install 'tsfm-suite[excel]', or save as CSV"
         )
     import openpyxl
 
@@ -123,6 +123,8 @@ def _read_excel(path: Path, name: str) -> Table:
     body = [row for row in rows[top + 1 :] if any(value is not None for value in row)]
     frame = pd.DataFrame(body, columns=range(len(header)))
     kept = [i for i, cell in enumerate(header) if cell or frame[i].notna().any()]
+    if header[0] == "" and list(frame[0]) == list(range(len(frame))):
+        kept = [i for i in kept if i]  # the row numbers that DataFrame.to_excel writes
     frame = frame[kept].infer_objects().set_axis([header[i] for i in kept], axis="columns")
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
@@ -253,7 +255,9 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _parse(source: str, data: bytes, delimiter: str, header: list[str], texts: set[str], top: int) -> pa.Table:
+def _parse(
+    source: str, data: bytes, delimiter: str, header: list[str], texts: set[str], top: int, notes: list[str]
+) -> pa.Table:
     """The columns with the types that their cells show; as text where cells differ, so that we find the odd one."""
     options = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data)
     types = dict.fromkeys(texts, pa.string())

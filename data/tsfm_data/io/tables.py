@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64, Int64
 
 from tsfm_data.errors import InputError
 from tsfm_data.io import zones
-from tsfm_data.io.calendars import DAY
+from tsfm_data.io.calendars import DAY, split_pattern
 from tsfm_data.io.columns import Table, doubtful, encoded, item_codes, numbers
 from tsfm_data.io.frequency import normalise
 from tsfm_data.io.gluonts import read_gluonts
@@ -481,11 +481,13 @@ def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tupl
         return regular_grid(rows.ns, rows.bounds(len(kept)), freq, reading.own_hours), rows, kept
     if broken:
         sound = rows.take(~np.isin(rows.code, broken))
-        step = freq or _usual(regular_grid(sound.ns, _dense(sound), None).freqs)
+        step = split_pattern(freq or _usual(regular_grid(sound.ns, _dense(sound)).freqs))[0]
         part = _regrouped(rows.take(np.isin(rows.code, broken)), step, reading.aggregate, [])
-        blocks = [np.concatenate(pair) for pair in zip(sound.blocks, part.blocks, strict=True)]
         rows = _Rows(
-            *(np.concatenate(p) for p in ((sound.row, part.row), (sound.code, part.code), (sound.ns, part.ns))), blocks
+            np.concatenate([sound.row, part.row]),
+            np.concatenate([sound.code, part.code]),
+            np.concatenate([sound.ns, part.ns]),
+            [np.concatenate(pair) for pair in zip(sound.blocks, part.blocks, strict=True)],
         )
         rows = rows.take(np.lexsort((rows.ns, rows.code)))
     if bad.texts:

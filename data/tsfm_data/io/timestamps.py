@@ -98,7 +98,8 @@ def read_stamps(table: Table, name: str, dayfirst: bool | None = None, timezone:
             f"{table.where(0, name)}: expected a date, found {column.iloc[0]}; name the time column with time_column"
         )
     zone: str | None = None
-    offsets, notes = None, ()
+    offsets: Int64[np.ndarray, " rows"] | None = None
+    notes: tuple[str, ...] = ()
     if pd.api.types.is_numeric_dtype(column):
         stamps = _from_numbers(table, name, column)
         if isinstance(stamps, Stamps):
