@@ -4,6 +4,7 @@ Each check that fails raises ``InputError`` with the file, the column and the ro
 text file (the header is line 1), the row of any other table (counted from 1).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -125,10 +126,13 @@ def _number(table: Table, name: str, every: dict[int, str] | None = None) -> Flo
     text = text.mask(missing)
     values = _parsed(table, text, missing)
     for row in np.flatnonzero(np.isnan(values) & ~missing).tolist():
-        said = (
-            f"{table.where(row, name)}: expected a number, found {str(text.iloc[row])[:40]!r}; correct the cell, leave "
-            "it empty if the value is missing, or name the value columns with target (--target)"
+        cell = str(text.iloc[row])[:40]
+        advice = (
+            "correct the cell, leave it empty if the value is missing, or name the value columns with target (--target)"
         )
+        if re.fullmatch(r"[+-]?\d*,\d+", cell):
+            advice = "write decimals with a point, as other cells do"
+        said = f"{table.where(row, name)}: expected a number, found {cell!r}; {advice}"
         if every is None:
             raise InputError(said)
         every.setdefault(row, said)

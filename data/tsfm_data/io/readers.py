@@ -104,7 +104,7 @@ def _read_excel(path: Path, name: str) -> Table:
     """The first sheet of a workbook that holds a table, from its header on."""
     if importlib.util.find_spec("openpyxl") is None:
         raise InputError(
-            f"{path}: Excel files need openpyxl, which is not installed: pip install 'tsfm-suite[excel]', or save as CSV"
+            f"{path}: Excel needs openpyxl, which is not installed: pip install 'tsfm-suite[excel]', or save as CSV"
         )
     import openpyxl
 
