@@ -119,7 +119,7 @@ TABLES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "header alone": (lambda p: p.write_text("date,a\n"), ("expected rows of values", "header alone")),
     "folder": (folder_in_place, ("table.csv: expected a file, found a folder",)),
     "binary": (lambda p: p.write_bytes(bytes(range(256)) * 40), ("table.csv", "expected")),
-    "not UTF-8": (lambda p: p.write_bytes(b"date,t\xe9mp\n2024-01-01,1\n"), ("row 1", "UTF-8", "0xe9")),
+    "half UTF-16": (lambda p: p.write_bytes(b"\xff\xfed\x00a"), ("table.csv", "UTF-16")),
     "wrong delimiter": (lambda p: p.write_text("date:a\n2024-01-01:1\n"), ("row 1", "separated by comma")),
     "torn row": (lambda p: p.write_text("date,a\n2024-01-01,1\n2024-01-02,2,3\n"), ("row 3", "expected 2 fields", "found 3")),
     "no header": (lambda p: p.write_text("2024-01-01,1\n2024-01-02,2\n"), ("row 1", "header", "date,target")),

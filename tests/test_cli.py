@@ -110,7 +110,7 @@ def test_when_levels_are_given_in_any_form_then_the_table_has_one_column_each(
 ) -> None:
     done(capsys, "forecast", "table.csv", "--horizon", "3", "--levels", *words, "--output", "out.csv")
     frame = pd.read_csv("out.csv")
-    assert list(frame.columns) == ["item_id", "timestamp", "mean", "0.1", "0.5", "0.9"]
+    assert list(frame.columns) == ["item_id", "date", "mean", "0.1", "0.5", "0.9"]
     assert len(frame) == 3 * 3
 
 
@@ -173,15 +173,15 @@ def test_when_a_forecast_is_written_then_every_format_holds_the_same(capsys: pyt
     words = ("forecast", "table.csv", "--horizon", "4", "--output")
     for suffix in ("csv", "parquet", "json"):
         assert f"out.{suffix}: 3 series, 4 steps each" in done(capsys, *words, f"out.{suffix}")
-    csv = pd.read_csv("out.csv", parse_dates=["timestamp"])
+    csv = pd.read_csv("out.csv", parse_dates=["date"])
     parquet = pd.read_parquet("out.parquet")
     written = json.loads(Path("out.json").read_text())
     assert written["summary"] == {"series": 3, "rows": 12}
-    rows = pd.DataFrame(written["rows"]).assign(timestamp=lambda f: pd.to_datetime(f["timestamp"]))
+    rows = pd.DataFrame(written["rows"]).assign(date=lambda f: pd.to_datetime(f["date"]))
     for other in (parquet, rows):
         pd.testing.assert_frame_equal(csv, other, check_dtype=False, rtol=1e-6)
     printed = done(capsys, *words[:-1])
-    assert printed.splitlines()[0] == "item_id,timestamp,mean,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+    assert printed.splitlines()[0] == "item_id,date,mean,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
     assert len(printed.splitlines()) == 13
 
 

@@ -4,6 +4,8 @@
   stride 1, values standardised by the training rows, mean over windows, steps and variates.
 - ``gift``, ``gift-medium``, ``gift-long``: GIFT-Eval's three terms: the last tenth of every series (at most 20 windows
   that touch but do not overlap; M4 one), GluonTS's seasons, errors of all windows pooled.
+- ``table``: for tables of one's own: GIFT-Eval's windows and metrics, with the season that the calendar gives the
+  frequency (7 for days, 52 for weeks).
 - ``chronos``: the Chronos zero-shot benchmark as fev computes it: the last window of every series; horizon and season
   of each data set as published.
 """
@@ -22,6 +24,7 @@ from tsfm_data.io import normalise, season_length
 from tsfm_data.windows import Split
 
 GIFT_HORIZON = {"M": 12, "W": 8, "D": 30, "h": 48, "min": 48, "s": 60}
+OWN_HORIZON = {**GIFT_HORIZON, "Y": 6, "Q": 8, "B": 30, "ns": 24}  # steps without a unit are nanoseconds
 M4_HORIZON = {"Y": 6, "Q": 8, "M": 18, "W": 13, "D": 14, "h": 48}
 GIFT_SHARE, GIFT_MOST = 0.1, 20  # share of a series that is test, most windows of one series
 
@@ -93,6 +96,7 @@ class Profile:
             forecast at every quantile level.
         context: history given to predictors that could use all of it, lengthened to a season; None gives it all.
         multiplier: horizon over the frequency's short one.
+        natural: seasons are those of the series rather than GluonTS's.
         levels: quantile levels of WQL and of everything else that is averaged over levels.
     """
 
@@ -104,6 +108,7 @@ class Profile:
     naive_intervals: bool = True
     context: int | None = None
     multiplier: int = 1
+    natural: bool = False
     levels: tuple[float, ...] = LEVELS
 
     def horizon(self, dataset: str, freq: str) -> int:
@@ -114,7 +119,7 @@ class Profile:
         """
         unit = _unit(freq)
         if self.windows == "gift":
-            found = _gift_horizon(dataset, unit)
+            found = OWN_HORIZON.get(unit) if self.natural else _gift_horizon(dataset, unit)
         elif self.windows == "last":
             found = task[0] if (task := _chronos_task(dataset)) else CHRONOS_HORIZON.get(unit)
         else:
@@ -193,7 +198,7 @@ def _chronos_task(dataset: str) -> tuple[int, int] | None:
 
 def _unit(freq: str) -> str:
     """The unit of a frequency: "h" of "2h", "W" of "W-SUN", "M" of "MS" and "ME", "Q" of "QE-DEC"."""
-    unit = re.sub(r"^\d+", "", normalise(freq)).split("-")[0]
+    unit = re.split("[-@]", re.sub(r"^\d+", "", normalise(freq)))[0]
     return unit[:-1] if unit in ("MS", "ME", "QS", "QE", "YS", "YE") else unit
 
 
@@ -204,6 +209,7 @@ PROFILES = {
         Profile("gift", PROBABILISTIC, "gift"),
         Profile("gift-medium", PROBABILISTIC, "gift", multiplier=10),
         Profile("gift-long", PROBABILISTIC, "gift", multiplier=15),
+        Profile("table", PROBABILISTIC, "gift", natural=True),
         Profile("chronos", PROBABILISTIC, "last", naive_intervals=False),
     )
 }
