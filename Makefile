@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-EXTRAS ?= dev,demo,cuda,vision,stats,tensorboard,finetune,export
+EXTRAS ?= dev,demo,excel,cuda,vision,stats,tensorboard,finetune,export
 # The data sets and golden files, where they stand beside the clone.
 export TSFM_DATA ?= $(realpath ../shared/data)
 export TSFM_GOLDEN ?= $(realpath ../shared/golden)
