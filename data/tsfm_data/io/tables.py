@@ -250,6 +250,11 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
     else:
         codes, keys = item_codes(table, roles.item)
         ids = tuple(str(key) for key in keys)
+        if len(ids) == len(codes) > 2:
+            raise InputError(
+                f"{table.where(None, roles.item)}: expected a column that tells series apart, found another value in "
+                "every row; name the right one with item_column (--item-column), or give --no-item-column"
+            )
     ns, clock = _clock(stamps, codes, len(ids))
     rows = _Rows(np.arange(len(ns)), codes, ns, [values, past, known])
     sequence = reading.order == "rows"
