@@ -97,14 +97,14 @@ def test_when_frequencies_are_mixed_then_each_entry_has_its_own_season() -> None
     ("entry", "message"),
     [
         ({"target": np.zeros(3)}, "entries with start and target"),
-        ({"start": pd.Period("2024", "D"), "target": np.zeros(0)}, "at least one value a series"),
+        ({"start": pd.Period("2024", "D"), "target": np.zeros(0)}, "at least one value in every series"),
         ({"start": pd.Period("2024", "D"), "target": np.array([1.0, np.inf])}, "infinite one at step 2"),
     ],
 )
 def test_when_an_entry_is_wrong_then_one_line_says_so(entry: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         list(GluonTSPredictor(SeasonalNaive(), 4).predict([entry]))
-    with pytest.raises(InputError, match="prediction_length: expected at least 1, found 0"):
+    with pytest.raises(InputError, match="expected prediction_length of at least 1, found 0"):
         GluonTSPredictor(SeasonalNaive(), 0)
 
 

@@ -1,10 +1,13 @@
 """The command: help, exit status, arguments in every spelling, and what its tables look like."""
 
+import dataclasses
 import importlib
 import inspect
 import json
+import typing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -61,11 +64,18 @@ def test_when_a_command_is_listed_then_its_function_is_there_and_its_help_explai
         assert "--config" in said
         return
     assert said.startswith(f"usage: tsfm {name} ")
-    for key in inspect.signature(target).parameters:
+    for owner, key in options(target):
         assert f"--{key.replace('_', '-')}" in said or f" {key} " in said
-    documented = inspect.getdoc(target) or ""
-    for key in inspect.signature(target).parameters:
-        assert f"{key}: " in documented, f"tsfm {name}: {key} is not explained"
+        assert f"{key}: " in (inspect.getdoc(owner) or ""), f"tsfm {name}: {key} is not explained"
+
+
+def options(owner: Any) -> Iterator[tuple[Any, str]]:
+    """What a command takes, each with the function or dataclass that explains it."""
+    for key, hint in typing.get_type_hints(owner).items():
+        if dataclasses.is_dataclass(hint):
+            yield from options(hint)
+        elif key != "return":
+            yield owner, key
 
 
 def test_when_an_option_is_spelt_with_dashes_underscores_or_equals_then_it_is_the_same(

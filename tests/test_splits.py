@@ -113,7 +113,8 @@ def test_whatever_stands_in_validation_and_test_rows_the_scaler_is_the_same() ->
     before = StandardScaler.fit_split(values, offsets, split)
     values[70:] = np.random.default_rng(2).choice([np.nan, 1e30, -1e30], size=(30, 2))
     after = StandardScaler.fit_split(values, offsets, split)
-    assert before.to_dict() == after.to_dict()
+    assert np.array_equal(before.mean, after.mean)
+    assert np.array_equal(before.std, after.std)
 
 
 def test_constant_and_unobserved_variates_keep_their_scale() -> None:
@@ -137,15 +138,6 @@ def test_inverse_undoes_transform_for_arrays_and_tensors_along_any_axis() -> Non
     quantiles_BHVQ = torch.randn(4, 6, 2, 9, dtype=torch.float64)
     undone = scaler.inverse(quantiles_BHVQ, axis=2)
     torch.testing.assert_close(undone[:, :, 1], quantiles_BHVQ[:, :, 1] * 0.5 - 5.0)
-
-
-def test_a_scaler_survives_json_and_a_damaged_one_is_refused() -> None:
-    scaler = StandardScaler(np.array([1.0]), np.array([2.0]))
-    assert StandardScaler.from_dict(scaler.to_dict()).to_dict() == scaler.to_dict()
-    for damaged in ({}, {"mean": [1.0]}, {"mean": [1.0], "std": [0.0]}, {"mean": [1.0], "std": [1.0, 2.0]},
-                    {"mean": ["x"], "std": [1.0]}, {"mean": [float("nan")], "std": [1.0]}):  # fmt: skip
-        with pytest.raises(InputError):
-            StandardScaler.from_dict(damaged)
 
 
 def test_the_scaler_of_etth1_is_that_of_its_first_8640_rows(data_folder: Path) -> None:

@@ -190,7 +190,7 @@ def test_when_an_error_is_zero_or_undefined_then_the_set_is_named_and_left_out()
         ({"sets": ["ETTh3"]}, "unknown set of suite 'bench' 'ETTh3'"),
         ({"sets": ["nn5"], "profiles": ["gift-long"]}, "expected sets that gift-long score, found none"),
         ({"baselines": ["arima"]}, "unknown baseline 'arima'"),
-        ({"jobs": 0}, "jobs: expected at least 1 process, found 0"),
+        ({"jobs": 0}, "expected jobs of at least 1, found 0"),
     ],
 )
 def test_when_the_options_are_wrong_then_one_line_says_so(options: dict, message: str) -> None:

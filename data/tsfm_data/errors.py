@@ -35,9 +35,21 @@ def check_positive(holder: object, *names: str, hint: str = "change it in the co
     Raises:
         InputError: one is not.
     """
-    for name in names:
-        size = getattr(holder, name)
-        if size < 1:
+    check_sizes(hint, **{name: getattr(holder, name) for name in names})
+
+
+def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
+    """Check that numbers are 1 or more; None stands for one that was not given.
+
+    Args:
+        hint: what to do.
+        **sizes: the numbers by name.
+
+    Raises:
+        InputError: one is not.
+    """
+    for name, size in sizes.items():
+        if size is not None and size < 1:
             raise InputError(f"expected {name} of at least 1, found {size}: {hint}")
 
 

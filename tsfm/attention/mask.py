@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsfm.attention.segments import Groups, Runs, group, runs_of
+from tsfm.attention.segments import Runs, SegmentGroups, group, runs_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class Mask:
         return runs_of(self.segment_ids.cpu().numpy())
 
     @cached_property
-    def groups(self) -> Groups | None:
+    def groups(self) -> SegmentGroups | None:
         """The segments batched by length; ``None`` where there are no ``runs``. Found once a mask, too."""
         return None if self.runs is None else group(self.runs)
 

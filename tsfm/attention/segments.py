@@ -37,7 +37,7 @@ def runs_of(ids: np.ndarray) -> Runs | None:
 
 
 @dataclass(frozen=True)
-class Groups:
+class SegmentGroups:
     """Segments of about the same length, batched: where their tokens are, and the way back.
 
     Attributes:
@@ -66,7 +66,7 @@ class Groups:
         """Scores to be computed for a head."""
         return sum(count * longest**2 for count, longest in self.shapes)
 
-    def to(self, device: torch.device) -> "Groups":
+    def to(self, device: torch.device) -> "SegmentGroups":
         """The same on another device."""
         if device == self.index.device:
             return self
@@ -80,7 +80,7 @@ class Groups:
         )
 
 
-def group(runs: Runs) -> Groups:
+def group(runs: Runs) -> SegmentGroups:
     """Sort segments by length and batch those of about the same; every padding token becomes a segment of its own."""
     starts = np.cumsum(runs.lengths) - runs.lengths
     pad = np.repeat(~runs.real, runs.lengths)
@@ -103,7 +103,7 @@ def group(runs: Runs) -> Groups:
     flat, taken = np.concatenate(index), np.concatenate(inside)
     inverse = np.empty(len(pad), dtype=np.int64)
     inverse[flat[taken]] = np.flatnonzero(taken)
-    return Groups(
+    return SegmentGroups(
         shapes,
         true_lengths,
         torch.from_numpy(flat),
@@ -133,7 +133,7 @@ class _Regroup(torch.autograd.Function):
         return out if filler is None else out.index_fill_(0, filler, 0), None, None, None
 
 
-def regroup(x: Tensor, groups: Groups, back: bool = False) -> Tensor:
+def regroup(x: Tensor, groups: SegmentGroups, back: bool = False) -> Tensor:
     """The rows of ``x [T, ...]`` in the order of the groups, fillers included; ``back`` undoes it."""
     if back:
         out: Tensor = _Regroup.apply(x, groups.inverse, groups.index, groups.filler)

@@ -210,6 +210,3 @@ def write_json(path: Path, rows: list[dict[str, Any]], summary: dict[str, Any]) 
         return
     with io.atomic_file(path) as file:
         file.write_text(text, encoding="utf-8")
-
-
-COMMANDS = {"list": list_, "pull": pull, "inspect": inspect}

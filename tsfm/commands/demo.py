@@ -17,7 +17,7 @@ from tsfm import inference, nn, reports, weights
 from tsfm.commands import demo_images
 from tsfm.commands.demo_page import build_page, own_commands, score_rows, terminal_table
 from tsfm_data import evaluation, io, windows
-from tsfm_data.errors import InputError
+from tsfm_data.errors import check_sizes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,8 +131,7 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
         seed: of weights, dropout and the order of windows; the same seed gives the same numbers.
         max_epochs: trains shorter, to try the command out.
     """
-    if max_epochs is not None and max_epochs < 1:
-        raise InputError(f"expected max_epochs of at least 1, found {max_epochs}: leave it out for the full training")
+    check_sizes("leave it out for the full training", max_epochs=max_epochs)
     with io.atomic_file(output / "fit.yaml") as file:
         shutil.copyfile(CONFIG, file)
     again = ["tsfm", "demo", "--output", output, "--seed", seed]

@@ -7,9 +7,9 @@ from typing import Any
 from tsfm import inference, reports
 from tsfm.commands import image
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import check_batch_size, check_suffix, say_notes
+from tsfm.commands.forecast import check_suffix, say_notes
 from tsfm_data import evaluation, io
-from tsfm_data.errors import InputError, check_horizon
+from tsfm_data.errors import InputError, check_horizon, check_sizes
 
 BASELINES_SHOWN = ("naive", "seasonal-naive")
 
@@ -53,7 +53,7 @@ def evaluate(
     """
     if horizon is not None:
         check_horizon(horizon, option="--horizon")
-    check_batch_size(batch_size)
+    check_sizes(batch_size=batch_size)
     check_suffix(json, (".json", ".md", ".parquet"))
     if data is not None and image.is_image_model(model):
         if len(data) > 1:

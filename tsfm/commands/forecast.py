@@ -8,7 +8,7 @@ from typing import Literal
 from tsfm import inference, nn, reports, weights
 from tsfm.commands.arguments import Columns
 from tsfm_data import io
-from tsfm_data.errors import InputError, check_horizon
+from tsfm_data.errors import InputError, check_horizon, check_sizes
 
 TABLES = (".csv", ".parquet", ".json")
 PICTURES = (".png", ".svg", ".pdf")
@@ -48,7 +48,7 @@ def forecast(
         batch_size: windows forecast at once.
     """
     check_horizon(horizon, option="--horizon")
-    check_batch_size(batch_size)
+    check_sizes(batch_size=batch_size)
     check_suffix(output, TABLES)
     check_suffix(plot, PICTURES)
     asked = nn.check_levels(asked_levels(levels, interval))
@@ -90,16 +90,6 @@ def asked_levels(levels: list[float] | None, interval: list[float] | None) -> li
         raise InputError(f"expected intervals between 0 and 100 percent, found {wrong[0]:g}: give --interval 80 95")
     ends = [round(0.5 + sign * percent / 200, 6) for percent in interval for sign in (-1, 1)]
     return sorted({*(levels or ()), 0.5, *ends})
-
-
-def check_batch_size(size: int) -> None:
-    """Check that a batch holds something.
-
-    Raises:
-        InputError: it does not.
-    """
-    if size < 1:
-        raise InputError(f"expected a batch size of at least 1, found {size}: give --batch-size 256, for instance")
 
 
 def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from tsfm import models, scaling
 from tsfm_data import io
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_sizes
 
 
 def fit(
@@ -76,8 +76,7 @@ def sweep(
         index: run this cell alone, in this process: what an array job does.
     """
     plan = scaling.read_grid(grid)
-    if jobs < 1:
-        raise InputError(f"expected at least 1 job, found {jobs}")
+    check_sizes(jobs=jobs)
     if index is not None:
         from tsfm.commands.train import run  # Lightning takes seconds
 
@@ -174,10 +173,7 @@ def plan(
     """
     if throughput is not None and not throughput > 0:
         raise InputError(f"expected a throughput above 0 FLOPs a second, found {throughput:g}")
-    if min(context, horizon, batch_size) < 1:
-        raise InputError(
-            f"expected context, horizon and batch_size of at least 1, found {context}, {horizon} and {batch_size}"
-        )
+    check_sizes(context=context, horizon=horizon, batch_size=batch_size)
     speed = None if ledger is None else scaling.machine_of(ledger)
     if throughput is not None:
         speed = scaling.Machine(0.0, 1 / throughput, f"{throughput:.3g} FLOPs a second")

@@ -8,7 +8,7 @@ from tabulate import tabulate
 from tsfm import weights
 from tsfm.commands.data import write_json
 from tsfm_data import io
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_sizes
 
 
 def list_(*, task: Literal["forecast", "image"] | None = None, json: Path | None = None) -> None:
@@ -137,9 +137,7 @@ def convert(
         activation: of an iTransformer.
         window_norm: whether an iTransformer was trained with use_norm.
     """
-    for name, value in {"context": context, "horizon": horizon, "heads": heads}.items():
-        if value is not None and value < 1:
-            raise InputError(f"expected {name} of at least 1, found {value}: change it")
+    check_sizes(context=context, horizon=horizon, heads=heads)
     options = weights.Options(context, horizon, heads, activation, window_norm)
     found = weights.convert(foreign, folder, architecture=architecture, options=options)
     print(f"{foreign}: {found.family}, {found.parameters:,} numbers, {found.facts}\n{folder}: written")

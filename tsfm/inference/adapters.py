@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from tsfm_data.errors import InputError
-from tsfm_data.evaluation import BATCH_VALUES, LEVELS, Predictor
+from tsfm.inference.predictors import forecast_ends
+from tsfm_data.errors import check_sizes
+from tsfm_data.evaluation import LEVELS, Predictor
 from tsfm_data.io import SeriesSet, read_gluonts
-from tsfm_data.windows import Windows, item_lengths
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # GluonTS would like a faster JSON parser, which nothing here needs
@@ -51,9 +50,7 @@ class GluonTSPredictor(GluonTSBase):
         batch_size: int = 256,
         season: int | None = None,
     ) -> None:
-        for name, value in (("prediction_length", prediction_length), ("batch_size", batch_size)):
-            if value < 1:
-                raise InputError(f"{name}: expected at least 1, found {value}")
+        check_sizes(prediction_length=prediction_length, batch_size=batch_size)
         super().__init__(prediction_length=prediction_length)
         self.predictor, self.levels, self.batch_size, self.season = predictor, tuple(levels), batch_size, season
 
@@ -91,62 +88,6 @@ def to_series(
     kept = [{key: value for key, value in entry.items() if key not in left_out} for entry in entries]
     series: SeriesSet = read_gluonts(kept, freq=freq, name=name)
     return series
-
-
-def forecast_ends(
-    predictor: Predictor,
-    series: SeriesSet,
-    horizon: int,
-    levels: Sequence[float],
-    batch_size: int = 256,
-    season: int | None = None,
-) -> list[np.ndarray]:
-    """Forecast every item past its end.
-
-    Args:
-        predictor: a model or a baseline.
-        series: histories.
-        horizon: steps to forecast, H.
-        levels: ascending quantile levels.
-        batch_size: most items at once.
-        season: steps in a season; None takes it from the frequency.
-
-    Returns:
-        One array [H, V, 1 + Q] an item: the mean forecast, then the quantiles.
-
-    Raises:
-        InputError: an item without rows, or known covariates that do not cover the horizon.
-    """
-    lengths = item_lengths(series)
-    if lengths.min() < 1:
-        empty = series.item_ids[int(lengths.argmin())]
-        raise InputError(f"{series.name}: expected at least one value a series, found none in {empty!r}: leave it out")
-    found: list[np.ndarray] = [np.empty(0)] * len(series)
-    for freq in dict.fromkeys(series.freqs):
-        items = np.array([i for i, other in enumerate(series.freqs) if other == freq])
-        part = series if len(items) == len(series) else series.select(items.tolist())
-        ends = item_lengths(part)
-        windows = Windows(
-            part,
-            predictor.context or int(ends.max()),
-            horizon,
-            np.arange(len(part)),
-            ends,
-            marks=predictor.marks,
-            season=season,
-            dtype=predictor.dtype,
-            covariates=predictor.covariates,
-        )
-        values = (windows.context + horizon * len(levels)) * len(part.variates)
-        done = 0
-        for batch in windows.batches(max(1, min(batch_size, BATCH_VALUES // values))):
-            with torch.no_grad():
-                forecast = predictor.predict(batch, levels)
-            rows = torch.cat([forecast.mean.unsqueeze(-1), forecast.quantiles], dim=-1).cpu().double().numpy()
-            for row in rows:
-                found[items[done]] = row
-                done += 1
-    return found
 
 
 def fev_predictions(predictor: Predictor, task: Any, batch_size: int = 256) -> list[dict[str, list[dict[str, Any]]]]:

@@ -1,12 +1,12 @@
 """From series to a table of forecasts, with any predictor by its name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float64
 
 from tsfm.models import Forecaster
 from tsfm.weights import load_named
@@ -14,9 +14,6 @@ from tsfm_data.errors import InputError
 from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, get_baseline
 from tsfm_data.io import SeriesSet
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def load_predictor(model: str) -> Predictor:
@@ -37,7 +34,7 @@ def load_predictor(model: str) -> Predictor:
 
 def forecast_frame(
     predictor: Predictor, series: SeriesSet, horizon: int, levels: Sequence[float], batch_size: int = 256
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """Forecast every series past its end.
 
     Args:
@@ -51,6 +48,26 @@ def forecast_frame(
         Columns item_id, timestamp, mean and one a level, named by it; item by item, in the units of the series.
 
     Raises:
+        InputError: as ``forecast_ends``.
+    """
+    return _frame(series, horizon, forecast_ends(predictor, series, horizon, levels, batch_size), levels)
+
+
+def forecast_ends(
+    predictor: Predictor,
+    series: SeriesSet,
+    horizon: int,
+    levels: Sequence[float],
+    batch_size: int = 256,
+    season: int | None = None,
+) -> list[Float64[np.ndarray, "H V K"]]:
+    """The forecasts of ``forecast_frame`` as one array per item: the mean, then the quantiles.
+
+    Args:
+        predictor, series, horizon, levels, batch_size: as there.
+        season: steps in a season; None takes it from the frequency.
+
+    Raises:
         InputError: no series, a series without any value, or, for a predictor that takes covariates, one whose known
             covariates do not cover the horizon.
     """
@@ -62,35 +79,30 @@ def forecast_frame(
         raise InputError(
             f"expected at least one value in every series of {series.source}, found none in {empty!r}: leave it out"
         )
-    covariates = predictor.covariates
-    frames = []
+    arrays: dict[int, np.ndarray] = {}
     for freq in dict.fromkeys(series.freqs):  # a batch has one season and one set of calendar features
-        part = series.select([i for i, other in enumerate(series.freqs) if other == freq])
+        items = [i for i, other in enumerate(series.freqs) if other == freq]
+        part = series.select(items)
         ends = item_lengths(part)
-        context = predictor.context or int(ends.max())
-        dtype = predictor.dtype
         windows = Windows(
             part,
-            context,
+            predictor.context or int(ends.max()),
             horizon,
             np.arange(len(part)),
             ends,
             marks=predictor.marks,
-            dtype=dtype,
-            covariates=covariates,
+            season=season,
+            dtype=predictor.dtype,
+            covariates=predictor.covariates,
         )
-        values = (context + horizon * len(levels)) * len(part.variates)
+        values = (windows.context + horizon * len(levels)) * len(part.variates)
         size = max(1, min(batch_size, BATCH_VALUES // values))
-        forecasts = [predictor.predict(batch, levels) for batch in windows.batches(size)]
-        frames.append(forecast_table(part, horizon, forecasts))
-    if len(frames) == 1:
-        return frames[0]
-    order = pd.CategoricalDtype(list(series.univariate().item_ids))
-    whole = pd.concat(frames, ignore_index=True)
-    return whole.iloc[whole["item_id"].astype(order).cat.codes.argsort(kind="stable")].reset_index(drop=True)
+        forecasts = (predictor.predict(batch, levels) for batch in windows.batches(size))
+        arrays |= zip(items, (row for forecast in forecasts for row in _rows(forecast)), strict=True)
+    return [arrays[i] for i in range(len(series))]
 
 
-def forecast_table(series: SeriesSet, horizon: int, forecasts: Iterable[Forecast]) -> "pd.DataFrame":
+def forecast_table(series: SeriesSet, horizon: int, forecasts: Sequence[Forecast]) -> pd.DataFrame:
     """Forecasts past the end of every series as a table.
 
     Args:
@@ -101,12 +113,18 @@ def forecast_table(series: SeriesSet, horizon: int, forecasts: Iterable[Forecast
     Returns:
         As ``forecast_frame``.
     """
-    parts = []
-    for found in forecasts:
-        values = np.concatenate([found.mean.unsqueeze(-1).numpy(), found.quantiles.numpy()], axis=-1)
-        parts.append(values.transpose(0, 2, 1, 3))  # item, variate, step, column
-        levels = found.levels
-    table = np.concatenate(parts).reshape(-1, 1 + len(levels))
+    rows = [row for forecast in forecasts for row in _rows(forecast)]
+    return _frame(series, horizon, rows, forecasts[0].levels)
+
+
+def _rows(forecast: Forecast) -> Float64[np.ndarray, "B H V K"]:
+    """Mean and quantiles of every window."""
+    return torch.cat([forecast.mean.unsqueeze(-1), forecast.quantiles], dim=-1).double().numpy()
+
+
+def _frame(series: SeriesSet, horizon: int, rows: Sequence[np.ndarray], levels: Sequence[float]) -> pd.DataFrame:
+    """The table of one array [H, V, 1 + Q] per item."""
+    table = np.concatenate([row.transpose(1, 0, 2).reshape(-1, 1 + len(levels)) for row in rows])
     frame = pd.DataFrame(table, columns=["mean", *(f"{level:g}" for level in levels)])
     ahead: dict[tuple[object, str, int], np.ndarray] = {}  # most series of a table begin and end together
     times = []
@@ -115,10 +133,9 @@ def forecast_table(series: SeriesSet, horizon: int, forecasts: Iterable[Forecast
     ):
         if key not in ahead:
             ahead[key] = series.timestamps(i, extra=horizon)[key[2] : key[2] + horizon].to_numpy()
-        times.append(ahead[key])
+        times += [ahead[key]] * len(series.variates)
     frame.insert(0, "item_id", np.repeat(series.univariate().item_ids, horizon))
-    repeated = [t for t in times for _ in series.variates]
-    frame.insert(1, "timestamp", np.concatenate(repeated))
+    frame.insert(1, "timestamp", np.concatenate(times))
     return frame
 
 

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tsfm.models.base import Forecaster
 from tsfm.models.registry import MODELS, model_class
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import check_horizon, unknown_name
 from tsfm_data.windows import Batch
 
 # Children of a model that turn data into tokens or tokens into an answer: what "non-embedding" leaves out.
@@ -167,8 +167,8 @@ def counts_table(archs: list[str], context: int, horizon: int, sizes: list[str] 
     Raises:
         InputError: an unknown name, or a window of no steps.
     """
-    if context < 1 or horizon < 1:
-        raise InputError(f"expected a context and horizon of at least 1 step, found {context} and {horizon}")
+    check_horizon(context, "context")
+    check_horizon(horizon)
     rows = []
     for arch in archs:
         known = sizes_of(arch) or {"default": model_class(arch).config_type()}

@@ -151,11 +151,6 @@ class ITransformer(Forecaster):
         return batch.to(self.embedding.weight.dtype), WindowScale(0 * unit, unit)
 
 
-def is_reference_state(state: dict[str, Tensor]) -> bool:
-    """Whether a state dict has the key names of the original code or of the Time-Series-Library."""
-    return any(key.endswith("enc_embedding.value_embedding.weight") for key in state)
-
-
 def from_reference_state(
     state: dict[str, Tensor], *, heads: int = 8, activation: Activation = "gelu", window_norm: bool = True
 ) -> ITransformer:

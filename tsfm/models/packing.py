@@ -33,12 +33,12 @@ class Packed(PackedRows):
         return rows if isinstance(rows, cls) else cls(**{f.name: getattr(rows, f.name) for f in fields(PackedRows)})
 
     @cached_property
-    def groups(self) -> "Groups":
+    def groups(self) -> "VariateGroups":
         """The variates of the samples, told apart over all rows."""
         row = torch.arange(len(self.sample_id), device=self.sample_id.device)[:, None]
         samples, variates = (int(x.max()) + 1 if x.numel() else 1 for x in (self.sample_id, self.variate_id))
         index = (row * samples + self.sample_id) * variates + self.variate_id
-        return Groups(index, len(self.sample_id) * samples * variates)
+        return VariateGroups(index, len(self.sample_id) * samples * variates)
 
     def compact(self) -> "Packed":
         """All tokens but padding in one row, so that nothing is computed for padding; the loss is the same."""
@@ -75,14 +75,14 @@ class Packed(PackedRows):
 
 
 @dataclass(frozen=True, eq=False)
-class Groups:
-    """The group of every token, and how many there may be; some may be empty."""
+class VariateGroups:
+    """The variate that every token belongs to, and how many there may be; some may have no token."""
 
     index: Int[Tensor, "B N"]
     count: int
 
     def sum(self, x_BN: Float[Tensor, "B N"]) -> Float[Tensor, " G"]:
-        """Sum over the tokens of every group."""
+        """Sum over the tokens of every variate."""
         return x_BN.new_zeros(self.count).index_add(0, self.index.flatten(), x_BN.flatten())
 
 

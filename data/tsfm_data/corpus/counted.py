@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_sizes
 from tsfm_data.windows import B, ResumableLoader
 
 
@@ -31,8 +31,7 @@ class CountedLoader(ResumableLoader[B]):
 
     def __init__(self, batches: int, *, seed: int = 0, rank: int = 0, world: int = 1, prefetch: int = 0) -> None:
         super().__init__()
-        if batches < 1:
-            raise InputError(f"batches: expected at least 1 an epoch, found {batches}")
+        check_sizes(batches=batches)
         if not 0 <= seed < 1 << 63:
             raise InputError(f"seed: expected 0 or more, below 2^63, found {seed}")
         if prefetch < 0:
@@ -52,16 +51,12 @@ class CountedLoader(ResumableLoader[B]):
         return self.make(np.random.Generator(np.random.Philox(key=self.seed, counter=counter)))
 
     def from_batch(self, epoch: int, first: int) -> Iterator[B]:
-        return self._ahead(epoch, first) if self.prefetch else self._at_once(epoch, first)
+        numbers = range(first, self.batches)
+        return self._ahead(epoch, iter(numbers)) if self.prefetch else (self.batch(epoch, n) for n in numbers)
 
-    def _at_once(self, epoch: int, first: int) -> Iterator[B]:
-        for number in range(first, self.batches):
-            yield self.batch(epoch, number)
-
-    def _ahead(self, epoch: int, first: int) -> Iterator[B]:
+    def _ahead(self, epoch: int, numbers: Iterator[int]) -> Iterator[B]:
         """The same batches, made while those before them are worked on."""
         with ThreadPoolExecutor(self.prefetch, thread_name_prefix="tsfm-loader") as threads:
-            numbers = iter(range(first, self.batches))
             coming = deque(threads.submit(self.batch, epoch, n) for n in islice(numbers, self.prefetch))
             while coming:
                 ready = coming.popleft().result()

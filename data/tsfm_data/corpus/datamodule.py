@@ -12,9 +12,9 @@ from tsfm_data.corpus.loader import CorpusLoader, Synthetic, shown_sources, to_b
 from tsfm_data.corpus.packing import PackedLoader
 from tsfm_data.corpus.sampler import Drawer
 from tsfm_data.corpus.store import Store
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_sizes
 from tsfm_data.synthetic import SyntheticMixture
-from tsfm_data.windows import Batch
+from tsfm_data.windows import Batch, rank_and_world
 
 VALIDATION = 1 << 64  # its random numbers are those of no training seed, and the same for all of them
 
@@ -108,8 +108,7 @@ class PretrainingDataModule(pl.LightningDataModule):
         """
         if self._validation is not None:
             return
-        if self.val_windows < 1:
-            raise InputError(f"val_windows: expected at least 1, found {self.val_windows}")
+        check_sizes(val_windows=self.val_windows)
         if self.held_out and self.corpus is None:
             raise InputError(f"held_out: expected a corpus with sources {', '.join(self.held_out)}, found no corpus")
         self.store = None if self.corpus is None else Store(self.corpus)
@@ -140,7 +139,7 @@ class PretrainingDataModule(pl.LightningDataModule):
                 drawer = Drawer([s for s in self.store.sources if s not in trained], self.horizon, holdout=0.0)
                 drawn = drawer.place(drawer.series(self.val_windows, rng), rng)
             values, season = drawer.read(drawn, self.context, self.horizon), drawer.seasons(drawn)
-        return ValidationWindows(values, season, self.context, self.eval_batch_size, self._rank(), self._world())
+        return ValidationWindows(values, season, self.context, self.eval_batch_size, *rank_and_world(self.trainer))
 
     def _loader(self) -> CorpusLoader | PackedLoader:
         if not self.packed:
@@ -167,14 +166,15 @@ class PretrainingDataModule(pl.LightningDataModule):
 
     def _common(self) -> dict[str, Any]:
         """Options of both kinds of training loader."""
+        rank, world = rank_and_world(self.trainer)
         return {
             **self.loading,
             "batch_size": self.batch_size,
             "holdout": self.holdout,
             "held_out": self.held_out,
             "seed": self.seed,
-            "rank": self._rank(),
-            "world": self._world(),
+            "rank": rank,
+            "world": world,
         }
 
     def train_dataloader(self) -> CorpusLoader | PackedLoader:
@@ -186,12 +186,6 @@ class PretrainingDataModule(pl.LightningDataModule):
         """The validation sets in the order of ``val_names``."""
         self.setup()
         return self._validation or []
-
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
-
-    def _world(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1
 
 
 class ValidationWindows:
@@ -215,8 +209,7 @@ class ValidationWindows:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"eval_batch_size: expected at least 1, found {batch_size}")
+        check_sizes(eval_batch_size=batch_size)
         self.context, self.values, self.season = context, values, season
         groups = [np.flatnonzero(season == s)[rank::world] for s in np.unique(season)]
         self.parts = [rows[i : i + batch_size] for rows in groups for i in range(0, len(rows), batch_size)]

@@ -5,7 +5,7 @@ Letters as in ``tsfm_data.windows.batch``; L: steps of a window, T + H.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from tsfm_data.corpus.augmentation import AugmentConfig, augment, rates
 from tsfm_data.corpus.counted import CountedLoader
 from tsfm_data.corpus.sampler import Drawer, Drawn
 from tsfm_data.corpus.store import Source, Store
-from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.windows import Batch
+from tsfm_data.errors import InputError, check_sizes, unknown_name
+from tsfm_data.windows import B, Batch
 
 SHORTEST = 8  # steps of the shortest history that cropping leaves
 COARSE = 32  # steps that a series must keep where it is shown coarser
@@ -33,18 +33,20 @@ class Synthetic(Protocol):
         """So many fresh series of so many steps."""
 
 
-class SeriesMix:
-    """Where training series come from: the sources of a store by weight, and generators.
+class MixedLoader(CountedLoader[B]):
+    """Batches of series of a store, by weight of their sources, and of fresh synthetic ones.
 
     Args:
         store: the corpus, or None for synthetic series alone.
         synthetic: the generators, or None for the corpus alone.
-        horizon: steps to forecast.
+        horizon: steps to forecast; twice so many at the end of a series are held out at most.
+        batch_size: series in a batch.
         synthetic_share: share of the series that are synthetic, where there are both.
-        augment: of it, how often series are resampled.
-        holdout: share of every series of the corpus, at its end, that is never shown (two horizons at most).
+        augment: how often series are changed, and how.
+        holdout: share of every series of the corpus, at its end, that is never shown.
         held_out: names of sources that are never shown.
         variates: variates of a series.
+        **counting: of the stream, as for ``CountedLoader``: batches of an epoch, seed, rank, world, prefetch.
 
     Raises:
         InputError: there is neither corpus nor generator, a name is unknown, or a number is out of range.
@@ -56,16 +58,20 @@ class SeriesMix:
         synthetic: Synthetic | None,
         horizon: int,
         *,
+        batch_size: int,
         synthetic_share: float = 0.25,
         augment: AugmentConfig = OFF,
         holdout: float = 0.1,
         held_out: Sequence[str] = (),
         variates: int = 1,
+        **counting: int,
     ) -> None:
+        super().__init__(**counting)
+        check_sizes(horizon=horizon, batch_size=batch_size, variates=variates)
         check_share("synthetic_share", synthetic_share)
         if store is None and synthetic is None:
             raise InputError("expected a corpus or synthetic series to train on, found neither")
-        self.synthetic, self.augment = synthetic, augment
+        self.batch_size, self.synthetic, self.augment = batch_size, synthetic, augment
         self.synthetic_share = 1.0 if store is None else 0.0 if synthetic is None else synthetic_share
         shown = None if store is None else shown_sources(store, held_out)
         self.drawer = None if shown is None else Drawer(shown, horizon, holdout, variates)
@@ -82,7 +88,7 @@ class SeriesMix:
         return drawn
 
 
-class CorpusLoader(CountedLoader[Batch]):
+class CorpusLoader(MixedLoader[Batch]):
     """Batches of random windows: of the sources of a store by weight, and of fresh synthetic series.
 
     A window's history may be shorter than the context and its future shorter than the horizon; both are filled with
@@ -93,23 +99,15 @@ class CorpusLoader(CountedLoader[Batch]):
         synthetic: the generators, or None for the corpus alone.
         context: context steps of every window, T.
         horizon: steps to forecast, H.
-        batch_size: windows in a batch.
-        batches: batches of an epoch.
-        synthetic_share: share of the windows that are synthetic, where there are both.
         crop: share of the windows whose history is cut short, to a length between 8 and T, even on a logarithmic scale.
         augment: how often windows are changed, and how.
-        holdout: share of every series of the corpus, at its end, that is never shown (two horizons at most).
-        held_out: names of sources that are never shown.
         variates: variates of a window, V. Above 1, windows are of items with at least so many, of which each shows a
             random choice; synthetic ones are independent of each other. Mixup and backward time, which would take
             variates out of step, are then left out of ``augment``.
-        seed: of the whole stream.
-        rank: number of this process.
-        world: number of processes.
-        prefetch: next batches that are made meanwhile, each in a thread of its own.
+        **options: as for ``MixedLoader``.
 
     Raises:
-        InputError: there is neither corpus nor generator, a name is unknown, or a number is out of range.
+        InputError: as ``MixedLoader``.
     """
 
     def __init__(
@@ -119,49 +117,28 @@ class CorpusLoader(CountedLoader[Batch]):
         *,
         context: int,
         horizon: int,
-        batch_size: int,
-        batches: int,
-        synthetic_share: float = 0.25,
         crop: float = 0.25,
         augment: AugmentConfig = OFF,
-        holdout: float = 0.1,
-        held_out: Sequence[str] = (),
         variates: int = 1,
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        prefetch: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(batches, seed=seed, rank=rank, world=world, prefetch=prefetch)
-        sizes = {"context": context, "horizon": horizon, "batch_size": batch_size, "variates": variates}
-        for name, size in sizes.items():
-            if size < 1:
-                raise InputError(f"{name}: expected at least 1, found {size}")
+        kept = augment if variates == 1 else replace(augment, mixup=0.0, flip_time=0.0)
+        super().__init__(store, synthetic, horizon, augment=kept, variates=variates, **options)
+        check_sizes(context=context)
         check_share("crop", crop)
-        self.context, self.horizon, self.batch_size, self.crop = context, horizon, batch_size, crop
-        self.variates = variates
-        self.mix = SeriesMix(
-            store,
-            synthetic,
-            horizon,
-            synthetic_share=synthetic_share,
-            augment=augment if variates == 1 else replace(augment, mixup=0.0, flip_time=0.0),
-            holdout=holdout,
-            held_out=held_out,
-            variates=variates,
-        )
+        self.context, self.horizon, self.crop, self.variates = context, horizon, crop, variates
 
     def make(self, rng: np.random.Generator) -> Batch:
         """One batch: windows of the corpus first, synthetic ones behind them."""
         values_RL = self.windows(self.batch_size, rng)
-        augment(values_RL, self.context, self.mix.augment, rng)
+        augment(values_RL, self.context, self.augment, rng)
         values_BVL = values_RL.reshape(self.batch_size, self.variates, -1)
         crop_histories(values_BVL, self.context, self.crop, rng)
         return to_batch(values_BVL, self.context)
 
     def windows(self, count: int, rng: np.random.Generator) -> Float32[np.ndarray, "R L"]:
         """Whole windows, a row for each of their variates, NaN where nothing is observed."""
-        drawn, drawer, synthetic = self.mix.draw(count, rng), self.mix.drawer, self.mix.synthetic
+        drawn, drawer, synthetic = self.draw(count, rng), self.drawer, self.synthetic
         parts, made = [], count - (0 if drawn is None else len(drawn))
         if drawn is not None and drawer is not None:
             placed = drawer.place(drawn, rng)

@@ -5,19 +5,18 @@ Letters: R rows, N tokens of a row, P steps of a token; S series, L steps of the
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
-from tsfm_data.corpus.augmentation import AugmentConfig, augment
-from tsfm_data.corpus.counted import CountedLoader
-from tsfm_data.corpus.loader import OFF, SeriesMix, Synthetic
+from tsfm_data.corpus.augmentation import augment
+from tsfm_data.corpus.loader import MixedLoader, Synthetic
 from tsfm_data.corpus.sampler import Drawn, held_tail
 from tsfm_data.corpus.store import Store
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_sizes
 
 Rows = TypeVar("Rows", bound="PackedRows")
 
@@ -54,7 +53,7 @@ class PackedRows:
         return len(self.sample_id)
 
 
-class PackedLoader(CountedLoader[PackedRows]):
+class PackedLoader(MixedLoader[PackedRows]):
     """Rows of patches of random crops: of the sources of a store by weight, and of fresh synthetic series.
 
     Of every series a crop of 50 to 100 % of its whole patches (of ``tokens`` at most) is shown, at a random place; the
@@ -67,20 +66,11 @@ class PackedLoader(CountedLoader[PackedRows]):
         synthetic: the generators, or None for the corpus alone.
         patch_size: steps of a token, P.
         tokens: tokens of a row, N.
-        batch_size: series in a batch.
-        batches: batches of an epoch.
         horizon: twice so many steps at the end of a series are held out at most.
-        synthetic_share: share of the series that are synthetic, where there are both.
-        augment: how often crops are changed, and how.
-        holdout: share of every series of the corpus, at its end, that is never shown.
-        held_out: names of sources that are never shown.
-        seed: of the whole stream.
-        rank: number of this process.
-        world: number of processes.
-        prefetch: next batches that are made meanwhile, each in a thread of its own.
+        **options: as for ``MixedLoader``.
 
     Raises:
-        InputError: there is neither corpus nor generator, a name is unknown, or a number is out of range.
+        InputError: as ``MixedLoader``.
     """
 
     def __init__(
@@ -90,36 +80,18 @@ class PackedLoader(CountedLoader[PackedRows]):
         *,
         patch_size: int,
         tokens: int,
-        batch_size: int,
-        batches: int,
         horizon: int = 64,
-        synthetic_share: float = 0.25,
-        augment: AugmentConfig = OFF,
-        holdout: float = 0.1,
-        held_out: Sequence[str] = (),
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        prefetch: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(batches, seed=seed, rank=rank, world=world, prefetch=prefetch)
-        for name, size, least in (("patch_size", patch_size, 1), ("tokens", tokens, 2), ("batch_size", batch_size, 1)):
-            if size < least:
-                raise InputError(f"{name}: expected at least {least}, found {size}")
-        self.patch_size, self.tokens, self.batch_size = patch_size, tokens, batch_size
-        self.mix = SeriesMix(
-            store,
-            synthetic,
-            horizon,
-            synthetic_share=synthetic_share,
-            augment=augment,
-            holdout=holdout,
-            held_out=held_out,
-        )
+        super().__init__(store, synthetic, horizon, **options)
+        check_sizes(patch_size=patch_size)
+        if tokens < 2:
+            raise InputError(f"tokens: expected at least 2, found {tokens}")
+        self.patch_size, self.tokens = patch_size, tokens
 
     def make(self, rng: np.random.Generator) -> PackedRows:
         """One batch."""
-        drawn = self.mix.draw(self.batch_size, rng)
+        drawn = self.draw(self.batch_size, rng)
         patches = np.full(self.batch_size, self.tokens, dtype=np.int64)
         if drawn is not None:
             drawn = self.shown(drawn)
@@ -134,7 +106,7 @@ class PackedLoader(CountedLoader[PackedRows]):
 
     def shown(self, drawn: Drawn) -> Drawn:
         """Series without their held-out tails."""
-        drawer = self.mix.drawer
+        drawer = self.drawer
         if drawer is None:
             return drawn
         return replace(drawn, end=drawn.end - held_tail(drawn.end, drawer.holdout, drawer.horizon))
@@ -150,11 +122,11 @@ class PackedLoader(CountedLoader[PackedRows]):
             steps = min(2 ** int(k), self.tokens) * self.patch_size
             values = np.empty((len(rows), steps), dtype=np.float32)
             from_corpus = int(np.searchsorted(rows, real))
-            if drawn is not None and self.mix.drawer is not None and from_corpus:
-                values[:from_corpus] = self.mix.drawer.read(drawn[rows[:from_corpus]], 0, steps)
-            if self.mix.synthetic is not None and from_corpus < len(rows):
-                values[from_corpus:] = self.mix.synthetic.draw(len(rows) - from_corpus, steps, rng)
-            augment(values, steps // 4, self.mix.augment, rng)  # gaps open in what is never to be predicted
+            if drawn is not None and self.drawer is not None and from_corpus:
+                values[:from_corpus] = self.drawer.read(drawn[rows[:from_corpus]], 0, steps)
+            if self.synthetic is not None and from_corpus < len(rows):
+                values[from_corpus:] = self.synthetic.draw(len(rows) - from_corpus, steps, rng)
+            augment(values, steps // 4, self.augment, rng)  # gaps open in what is never to be predicted
             yield rows, values
 
 

@@ -78,20 +78,10 @@ class SeasonalNaive:
 
 
 @dataclass(frozen=True)
-class Naive:
-    """Repeats the last observed value: seasonal naive with a season of one step.
-
-    Attributes:
-        intervals: False repeats the point forecast at every level.
-    """
-
-    intervals: bool = True
+class Naive(SeasonalNaive):
+    """Repeats the last observed value: seasonal naive with a season of one step."""
 
     name = "naive"
-    context: int | None = None
-    marks: str | None = None
-    dtype = torch.float64
-    covariates = False
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast whatever the season of the batch is."""

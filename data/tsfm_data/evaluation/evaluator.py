@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from tsfm_data.errors import InputError
-from tsfm_data.evaluation.baselines import Naive, Predictor, SeasonalNaive
+from tsfm_data.errors import check_horizon
+from tsfm_data.evaluation.baselines import Predictor, SeasonalNaive
 from tsfm_data.evaluation.elements import Elements, seasonal_error
-from tsfm_data.evaluation.metrics import Accumulator, Metric, get_metric, needed_levels
+from tsfm_data.evaluation.metrics import Accumulator, get_metric, needed_levels
 from tsfm_data.evaluation.profiles import Profile, get_profile
 from tsfm_data.evaluation.report import Report, make_row
 from tsfm_data.io import SeriesSet, catalog
@@ -67,8 +67,8 @@ def evaluate(
     protocol = get_profile(profile) if isinstance(profile, str) else profile
     if levels is not None:
         protocol = replace(protocol, levels=tuple(sorted(levels)))
-    if horizon is not None and horizon < 1:
-        raise InputError(f"horizon: expected at least 1 step, found {horizon}")
+    if horizon is not None:
+        check_horizon(horizon)
     sources = [source] if isinstance(source, SeriesSet | str | Path) else list(source)
     sets = [one if isinstance(one, SeriesSet) else catalog.open_source(one) for one in sources]
     series = sets[0] if len(sets) == 1 else pool("+".join(one.name for one in sets), sets)
@@ -139,7 +139,8 @@ def evaluate_series(
         covariates=covariates,
     )
     metrics = [replace(get_metric(text, profile.levels), name=name) for name, text in profile.metrics.items()]
-    scale = _scale(series, items, cuts, season, scaler) if _needs_scale(metrics) else None
+    scaled = any("scaled" in statistic for metric in metrics for statistic, _ in metric.keys)
+    scale = _scale(series, items, cuts, season, scaler) if scaled else None
     whole, each = Accumulator(metrics), Accumulator(metrics, len(series)) if per_series else None
     scored, points = 0, np.zeros(len(series), dtype=np.int64)
     size = max(1, min(batch_size, BATCH_VALUES // ((context + horizon) * len(series.variates))))
@@ -170,7 +171,7 @@ def evaluate_series(
 
 def _as_published(predictor: Predictor, profile: Profile) -> Predictor:
     """Naive forecasts take the intervals that the protocol's published ones have."""
-    if isinstance(predictor, Naive | SeasonalNaive) and not profile.naive_intervals:
+    if isinstance(predictor, SeasonalNaive) and not profile.naive_intervals:
         return replace(predictor, intervals=False)
     return predictor
 
@@ -220,10 +221,6 @@ def _check(forecast: Forecast, predictor: Predictor, shape: tuple[int, ...], lev
         )
     if not (torch.isfinite(forecast.mean).all() and torch.isfinite(forecast.quantiles).all()):
         raise RuntimeError(f"model {predictor.name!r}: expected finite forecasts, found NaN or infinity")
-
-
-def _needs_scale(metrics: Sequence[Metric]) -> bool:
-    return any("scaled" in statistic for metric in metrics for statistic, _ in metric.keys)
 
 
 def _scale(

@@ -105,24 +105,25 @@ class Report:
             text += "\n\n(n) behind a value: n observed points that the metric is not defined for are left out of it."
         return "\n".join([text, *(f"\n{note}" for note in self.notes)]) + "\n"
 
-    def to_parquet(self, path: str | Path) -> None:
-        """Write the rows as a Parquet table."""
-        with atomic_file(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(self.rows), temporary)
-
     def save(self, path: str | Path) -> None:
         """Write in the form that the suffix names: .json, .md or .parquet.
 
         Raises:
             InputError: another suffix.
         """
-        suffix = Path(path).suffix.lower()
+        save_report(self, self.rows, path)
+
+
+def save_report(report: Any, rows: list[dict[str, Any]], path: str | Path) -> None:
+    """Write what a report's ``to_json`` or ``to_markdown`` gives, or its rows as Parquet, by the suffix of the path."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".json", ".md", ".parquet"):
+        raise InputError(f"{path}: expected a name that ends in .json, .md or .parquet, found {suffix!r}: rename it")
+    with atomic_file(path) as temporary:
         if suffix == ".parquet":
-            return self.to_parquet(path)
-        if suffix not in (".json", ".md"):
-            raise InputError(f"{path}: expected a name that ends in .json, .md or .parquet, found {suffix!r}")
-        text = self.to_json() + "\n" if suffix == ".json" else self.to_markdown()
-        with atomic_file(path) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows), temporary)
+        else:
+            text = report.to_json() + "\n" if suffix == ".json" else report.to_markdown()
             temporary.write_text(text, encoding="utf-8")
 
 

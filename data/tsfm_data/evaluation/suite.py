@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import InputError, check_sizes, unknown_name
 from tsfm_data.evaluation import kept_baselines as reference
 from tsfm_data.evaluation.baselines import BASELINES, Predictor, get_baseline
 from tsfm_data.evaluation.evaluator import evaluate_series
@@ -58,8 +58,7 @@ def evaluate_suite(
     for name in baselines:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
-    if jobs < 1:
-        raise InputError(f"jobs: expected at least 1 process, found {jobs}")
+    check_sizes(jobs=jobs)
     chosen, notes = at_hand(suite, choose(suite, profiles, sets))
     report = Report(notes=notes)
     for one, rows, _ in score_sets(predictor, chosen, batch_size=batch_size, jobs=jobs):
@@ -166,7 +165,7 @@ def score_sets(
         yield from (_timed(predictor, one, batch_size, kept) for one in chosen)
         return
     context = multiprocessing.get_context("spawn")  # a forked child would share the parent's broken thread pools
-    with ProcessPoolExecutor(min(jobs, len(chosen)), context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(min(jobs, len(chosen)), context, torch.set_num_threads, (1,)) as pool:
         waiting = [pool.submit(_timed, predictor, one, batch_size, kept) for one in chosen]
         yield from (future.result() for future in as_completed(waiting))
 
@@ -176,7 +175,3 @@ def _timed(
 ) -> tuple[SuiteSet, list[dict[str, Any]], float]:
     start = time.perf_counter()
     return one, score_set(predictor, one, batch_size, kept), time.perf_counter() - start
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)

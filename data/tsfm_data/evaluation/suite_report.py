@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tsfm_data.errors import InputError
 from tsfm_data.evaluation import published as anchors
 from tsfm_data.evaluation import relative
 from tsfm_data.evaluation.relative import HEADLINE
-from tsfm_data.evaluation.report import Report
+from tsfm_data.evaluation.report import Report, save_report
 from tsfm_data.evaluation.suite_sets import SuiteSet
 from tsfm_data.evaluation.suite_tables import markdown
-from tsfm_data.io import atomic_file
 
 
 @dataclass
@@ -123,16 +121,7 @@ class SuiteReport:
         Raises:
             InputError: another suffix.
         """
-        suffix = Path(path).suffix
-        if suffix == ".parquet":
-            return self.report.to_parquet(path)
-        if suffix not in (".json", ".md"):
-            raise InputError(
-                f"{path}: expected a name that ends in .json, .md or .parquet, found {suffix!r}: rename it"
-            )
-        text = self.to_json() + "\n" if suffix == ".json" else self.to_markdown()
-        with atomic_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        save_report(self, self.report.rows, path)
 
     def to_markdown(self) -> str:
         """Headline, per-set tables, published results and notes."""

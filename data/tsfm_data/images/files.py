@@ -7,7 +7,6 @@ import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +36,8 @@ def decode(item: bytes | Path, channels: int) -> Image.Image:
     if not size:
         raise InputError("expected an image, found an empty file: remove it")
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(_stream(item)) as image:
+        source = io.BytesIO(item) if isinstance(item, bytes) else item
+        with warnings.catch_warnings(action="ignore"), Image.open(source) as image:
             _check_kind(image)
             return image.convert("L" if channels == 1 else "RGB")
     except InputError:
@@ -62,10 +62,6 @@ def check_there(path: Path) -> None:
         near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
         hint = f"near names there: {', '.join(near)}" if near else "check the path"
         raise InputError(f"{path}: expected an image set, found no such file or folder: {hint}")
-
-
-def _stream(item: bytes | Path) -> Any:
-    return io.BytesIO(item) if isinstance(item, bytes) else item
 
 
 def _check_kind(image: Image.Image) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from tsfm_data.io.catalog import DatasetSpec, open_source
+    from tsfm_data.io.catalog import Borders, DatasetSpec, open_source
     from tsfm_data.io.columns import Table, numbers
     from tsfm_data.io.download import cache_folder, check, data_folder, disk_errors, fetch, find
     from tsfm_data.io.files import atomic_file, atomic_folder
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tsfm_data.io.tables import prepare, read_series
 
 __all__ = [
+    "Borders",
     "DatasetSpec",
     "Labels",
     "Roles",

@@ -28,16 +28,14 @@ def ets(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, 
     strength = log_uniform(rng, 0.5, 10, count)
     for k, period in enumerate(SEASONS):
         rows = np.flatnonzero((kind == k) & (period > 1))
-        x[rows] += strength[rows] * _season(period, len(rows), length, rng)
+        x[rows] += strength[rows] * season(
+            rng, np.full((len(rows), 1), period, np.float32), np.full(len(rows), period), length
+        )
         x[rows] += drifting(error[rows] * gamma[rows], period)
     product = np.flatnonzero(rng.random(count) < 0.35)
     reach = np.maximum(np.abs(x[product] - x[product, :1]).max(1, keepdims=True), 1e-6)
     x[product] = np.exp((x[product] - x[product, :1]) / reach * uniform(rng, 0.1, 2.5, len(product)))
     return finish(x)
-
-
-def _season(period: int, count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
-    return season(rng, np.full((count, 1), period, np.float32), np.full(count, period), length)
 
 
 def smoothed(

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tsfm_data.windows.batch import Batch, Forecast
     from tsfm_data.windows.datamodule import ForecastDataModule
     from tsfm_data.windows.loader import WindowLoader, Windows, item_lengths
-    from tsfm_data.windows.resumable import B, ResumableLoader
+    from tsfm_data.windows.resumable import B, ResumableLoader, rank_and_world
     from tsfm_data.windows.splits import Split, StandardScaler
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "WindowLoader",
     "Windows",
     "item_lengths",
+    "rank_and_world",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

@@ -7,9 +7,10 @@ import numpy as np
 import pytorch_lightning as pl
 from jaxtyping import Float64
 
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import InputError, check_horizon, unknown_name
 from tsfm_data.io import SeriesSet, catalog
 from tsfm_data.windows.loader import WindowLoader, Windows, count_variates, item_lengths, rolling_cuts
+from tsfm_data.windows.resumable import rank_and_world
 from tsfm_data.windows.splits import Part, Split, StandardScaler
 
 
@@ -101,9 +102,8 @@ class ForecastDataModule(pl.LightningDataModule):
         """
         if self._all is not None:
             return
-        for name, size in (("context", self.context), ("horizon", self.horizon)):
-            if size < 1:
-                raise InputError(f"{name}: expected at least 1 step, found {size}")
+        check_horizon(self.context, "context")
+        check_horizon(self.horizon)
         self.series = catalog.open_source(self.source, **self.columns)
         self.split = self._make_split()
         self.scaler = self._fit(self.series.values)
@@ -191,6 +191,7 @@ class ForecastDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> WindowLoader:
         """Shuffled training windows."""
+        rank, world = rank_and_world(self.trainer)
         return WindowLoader(
             self.windows("train"),
             self.batch_size,
@@ -198,8 +199,8 @@ class ForecastDataModule(pl.LightningDataModule):
             drop_last=self.drop_last,
             seed=self.seed,
             variates_per_batch=self.variates_per_batch,
-            rank=self._rank(),
-            world=self._world(),
+            rank=rank,
+            world=world,
         )
 
     def val_dataloader(self) -> WindowLoader:
@@ -218,13 +219,8 @@ class ForecastDataModule(pl.LightningDataModule):
         return self._in_order(base.at(items, lengths[items]))
 
     def _in_order(self, windows: Windows) -> WindowLoader:
-        return WindowLoader(windows, self.eval_batch_size, rank=self._rank(), world=self._world())
-
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
-
-    def _world(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1
+        rank, world = rank_and_world(self.trainer)
+        return WindowLoader(windows, self.eval_batch_size, rank=rank, world=world)
 
     def describe(self) -> str:
         """One line that a command prints: the split and the number of windows of each part."""

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_horizon, check_sizes
 from tsfm_data.io import SeriesSet
 from tsfm_data.windows.batch import Batch
 from tsfm_data.windows.gather import Covariates, gather, lay_out, mark_tables
@@ -66,9 +66,8 @@ class Windows:
         past_scaler: StandardScaler | None = None,
         known_scaler: StandardScaler | None = None,
     ) -> None:
-        for name, size in (("context", context), ("horizon", horizon)):
-            if size < 1:
-                raise InputError(f"{name}: expected at least 1 step, found {size}")
+        check_horizon(context, "context")
+        check_horizon(horizon)
         self.series, self.context, self.horizon, self.scaler = series, context, horizon, scaler
         self.lengths = item_lengths(series)
         self.season = season or common_season(series)
@@ -237,8 +236,7 @@ def rolling_cuts(
     Raises:
         InputError: no item is long enough for one window, or stride or count is below 1.
     """
-    if stride < 1 or (count is not None and count < 1):
-        raise InputError(f"windows: expected stride and count of at least 1, found {stride} and {count}")
+    check_sizes(stride=stride, count=count)
     lowest = np.broadcast_to((1 if count else context) if first is None else np.asarray(first), lengths.shape)
     highest = lengths - horizon if last is None else np.broadcast_to(np.asarray(last), lengths.shape)
     number = np.maximum((highest - lowest) // stride + 1, 0)
@@ -294,8 +292,7 @@ class WindowLoader(ResumableLoader[Batch]):
         world: int = 1,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"batch_size: expected at least 1, found {batch_size}")
+        check_sizes(batch_size=batch_size)
         self.windows, self.batch_size, self.shuffle, self.seed = windows, batch_size, shuffle, seed
         self.rank, self.world = rank, world
         self._shown = count_variates("variates_per_batch", variates_per_batch, len(windows.variates))

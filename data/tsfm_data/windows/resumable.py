@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 B = TypeVar("B")
 
@@ -60,3 +60,8 @@ class ResumableLoader(ABC, Generic[B]):
         for number, batch in enumerate(self.from_batch(self._epoch, first), first):
             self._batch = number + 1
             yield batch
+
+
+def rank_and_world(trainer: Any) -> tuple[int, int]:
+    """The number of this process and how many there are, of a Lightning trainer; 0 and 1 without one."""
+    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)

@@ -1,33 +1,18 @@
 """Which rows train, choose and test a model, and the scaler that sees the training rows alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from tsfm_data.errors import InputError
+from tsfm_data.io import Borders
 
 Part = Literal["train", "val", "test"]
 FRACTIONS = (0.7, 0.1, 0.2)
-
-
-@runtime_checkable
-class Borders(Protocol):
-    """How the catalogue states a split: three numbers of rows, or three fractions of them."""
-
-    @property
-    def unit(self) -> str: ...
-    @property
-    def train(self) -> float: ...
-    @property
-    def val(self) -> float: ...
-    @property
-    def test(self) -> float: ...
-    @property
-    def overlap(self) -> bool: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,22 +264,3 @@ class StandardScaler:
         """The scaler of some of the variates."""
         index = np.asarray(variates, dtype=np.int64)
         return StandardScaler(self.mean[index], self.std[index])
-
-    def to_dict(self) -> dict[str, list[float]]:
-        """Plain numbers, for JSON."""
-        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> "StandardScaler":
-        """The scaler that ``to_dict`` described.
-
-        Raises:
-            InputError: the lists are missing, of unequal length, not finite, or a deviation is not positive.
-        """
-        try:
-            mean, std = (np.asarray(state[key], dtype=np.float64) for key in ("mean", "std"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"scaler: expected lists of numbers 'mean' and 'std', found {state!r:.80}") from error
-        if mean.ndim != 1 or mean.shape != std.shape or not np.isfinite([mean, std]).all() or not (std > 0).all():
-            raise InputError("scaler: expected finite 'mean' and positive 'std' of equal length: the file is damaged")
-        return cls(mean, std)
