@@ -199,6 +199,9 @@ def test_rows_of_any_step_are_brought_to_the_one_asked_for() -> None:
     weekly = read_series(pd.DataFrame({"date": DAYS, "y": np.arange(70.0)}), resample="W", aggregate="sum")
     np.testing.assert_allclose(weekly.item(0)[:, 0], pd.Series(np.arange(70.0), DAYS).resample("W").sum())
     assert weekly.freqs == ("W-SUN",)
+    cut = read_series(frame.iloc[:60], resample="D", aggregate="sum")
+    assert cut.length(0) == 2
+    assert cut.notes[0] == "the last period of D is not over: its 12 rows are left out of the sums"
 
 
 def test_business_days_leave_the_holidays_out_that_are_named() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from tsfm_data.errors import InputError
 from tsfm_data.io import zones
@@ -459,9 +459,27 @@ def _once(rows: _Rows, bad: _Bad, stamps: Stamps, notes: list[str], sequence: bo
 
 def _regrouped(rows: _Rows, freq: str, aggregate: Aggregate, notes: list[str]) -> _Rows:
     """All rows of a period of ``freq`` as one; covariates by their mean."""
+    if aggregate == "sum":
+        kept = ~_unfinished(rows, freq)
+        if not kept.all():
+            rows = rows.take(kept)
+            notes.append(
+                f"the last period of {freq} is not over: its {int((~kept).sum()):,} rows are left out of the sums"
+            )
     code, ns, first, blocks = regroup(rows.code, periods(rows.ns, freq), rows.blocks, [aggregate, "mean", "mean"])
     notes.append(f"{len(rows.ns):,} rows brought to {len(ns):,} steps of {normalise(freq)} ({aggregate})")
     return _Rows(rows.row[first], code, ns, blocks)
+
+
+def _unfinished(rows: _Rows, freq: str) -> Bool[np.ndarray, " rows"]:
+    """Rows in the last period of a series of equal steps, if its next step would fall into that period, too."""
+    bounds, period = _dense(rows), periods(rows.ns, freq)
+    result = np.zeros(len(rows.ns), dtype=bool)
+    for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        step = np.diff(rows.ns[a:b])
+        if b - a > 2 and (step == step[0]).all() and periods(rows.ns[b - 1 : b] + step[0], freq)[0] == period[b - 1]:
+            result[a:b] = period[a:b] == period[b - 1]
+    return result
 
 
 def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tuple[Grid, _Rows, list[int]]:
