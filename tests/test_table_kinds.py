@@ -65,6 +65,18 @@ TEXTS: dict[str, tuple[str, str, str, float]] = {
         "2024-04-22 16:00",
         10,
     ),
+    "Monday, Wednesday, Friday": (
+        table([d for d in DAYS if d.dayofweek in (0, 2, 4)], "%Y-%m-%d"),
+        "D@MON, WED, FRI",
+        "2024-03-11",
+        10,
+    ),
+    "any weekday": (
+        table([w + pd.Timedelta(days=i * 5 % 3) for i, w in enumerate(WEEKS)], "%Y-%m-%d"),
+        "W-MON",
+        "2022-12-05",
+        10,
+    ),
     "six days a week": (table([d for d in DAYS if d.dayofweek < 6], "%Y-%m-%d"), "D@MON-SAT", "2024-03-11", 10),
     "middle of the month": (table(MONTHS + pd.Timedelta(days=14), "%Y-%m-%d"), "MS@15", "2023-01-15", 10),
     "last business day": (table(pd.date_range("2018-01-01", periods=60, freq="BME")), "ME", "2023-01-31", 10),

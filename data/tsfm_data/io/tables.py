@@ -259,7 +259,7 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
     rows = _Rows(np.arange(len(ns)), codes, ns, [values, past, known])
     sequence = reading.order == "rows"
     rows = rows.take(np.argsort(codes, kind="stable")) if sequence else _sorted(rows, len(ids), notes)
-    bad = _Bad(table, roles, ids, reading.on_bad_series)
+    bad = _Bad(table, roles, ids, reading.on_bad_series, stamps.integer)
     bad.rows(problems, codes)
     if reading.resample is not None:
         if stamps.integer:
@@ -385,7 +385,8 @@ def _sorted(rows: _Rows, items: int, notes: list[str]) -> _Rows:
 class _Bad:
     """Series of a table that cannot be read, and what is to be done about them."""
 
-    def __init__(self, table: Table, roles: Roles, ids: tuple[str, ...], what: OnBad) -> None:
+    def __init__(self, table: Table, roles: Roles, ids: tuple[str, ...], what: OnBad, integer: bool) -> None:
+        self.integer = integer
         self.table, self.roles, self.ids, self.what = table, roles, ids, what
         self.texts: dict[int, str] = {}  # series -> its first mistake, with its place
         self.cells: set[int] = set()  # series whose only mistakes are cells
@@ -398,6 +399,9 @@ class _Bad:
 
     def time(self, row: int, code: int, text: str) -> None:
         """A timestamp that breaks a series."""
+        if self.integer and "1970-01-01" in text:
+            text = "expected equal steps from row to row, found others; correct them, or name another time column"
+            text += " (--time-column)"
         series = "" if self.roles.item is None else f", series {self.ids[code]!r}"
         self.cells.discard(code)
         self.texts.setdefault(code, f"{self.table.where(row, self.roles.time)}{series}: {text}")
