@@ -65,6 +65,18 @@ TEXTS: dict[str, tuple[str, str, str, float]] = {
         "2024-04-22 16:00",
         10,
     ),
+    "Monday, Wednesday, Friday": (
+        table([d for d in DAYS if d.dayofweek in (0, 2, 4)], "%Y-%m-%d"),
+        "D@MON, WED, FRI",
+        "2024-03-11",
+        10,
+    ),
+    "any weekday": (
+        table([w + pd.Timedelta(days=i * 5 % 3) for i, w in enumerate(WEEKS)], "%Y-%m-%d"),
+        "W-MON",
+        "2022-12-05",
+        10,
+    ),
     "six days a week": (table([d for d in DAYS if d.dayofweek < 6], "%Y-%m-%d"), "D@MON-SAT", "2024-03-11", 10),
     "middle of the month": (table(MONTHS + pd.Timedelta(days=14), "%Y-%m-%d"), "MS@15", "2023-01-15", 10),
     "last business day": (table(pd.date_range("2018-01-01", periods=60, freq="BME")), "ME", "2023-01-31", 10),
@@ -113,6 +125,19 @@ TEXTS: dict[str, tuple[str, str, str, float]] = {
         "year,month,day,v\n" + "".join(f"{d.year},{d.month},{d.day},{WEEK[i % 7]}\n" for i, d in enumerate(DAYS)),
         "D",
         "2024-03-11",
+        10,
+    ),
+    "points are day first": (table(MONTHS, "%d.%m.%Y"), "MS", "2023-01-01", 10),
+    "year and quarter": (
+        "year,quarter,gdp\n" + "".join(f"{y},{q},{q}\n" for y in range(2000, 2020) for q in (1, 2, 3, 4)),
+        "QS",
+        "2020-01-01",
+        1,
+    ),
+    "begin and end": (
+        table([f"{h:%d.%m.%Y %H:%M} - {h + pd.Timedelta(hours=1):%d.%m.%Y %H:%M}" for h in HOURS], None, "MTU,Load"),
+        "h",
+        "2024-01-21",
         10,
     ),
     "Japanese": (table(DAYS, "%Y/%m/%d", "日付,売上"), "D", "2024-03-11", 10),
@@ -186,6 +211,9 @@ def test_rows_of_any_step_are_brought_to_the_one_asked_for() -> None:
     weekly = read_series(pd.DataFrame({"date": DAYS, "y": np.arange(70.0)}), resample="W", aggregate="sum")
     np.testing.assert_allclose(weekly.item(0)[:, 0], pd.Series(np.arange(70.0), DAYS).resample("W").sum())
     assert weekly.freqs == ("W-SUN",)
+    cut = read_series(frame.iloc[:60], resample="D", aggregate="sum")
+    assert cut.length(0) == 2
+    assert cut.notes[0] == "the last period of D is not over: its 12 rows are left out of the sums"
 
 
 def test_business_days_leave_the_holidays_out_that_are_named() -> None:
@@ -246,6 +274,23 @@ def test_the_answer_has_the_ids_columns_and_order_of_the_table() -> None:
     aware = pd.DataFrame({"when": BERLIN, "y": np.arange(40.0)})
     zone = tsfm.load("naive").forecast(aware, horizon=1)["when"]
     assert str(zone.dt.tz) == "Europe/Berlin"
+
+
+def test_times_with_and_without_a_zone_do_not_mix() -> None:
+    stamps = [f"{day:%Y-%m-%d} 00:00:00" + ("Z" if i != 3 else "") for i, day in enumerate(DAYS)]
+    with pytest.raises(InputError, match="row 4: expected a time with its zone, as in other rows, found '2024-01-04"):
+        read_series(pd.DataFrame({"date": stamps, "y": 1.0}))
+
+
+def test_keys_and_row_numbers_are_no_targets_and_are_named(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"id": range(1, 71), "date": DAYS, "price": WEEK * 10, "customer_id": [i * 7 % 13 for i in range(70)]}
+    )
+    series = read_series(frame)
+    assert series.variates == ("price",)
+    assert series.notes == ("columns not used: id, customer_id",)
+    with pytest.raises(InputError, match=r"'id': expected a column that tells series apart.*--no-item-column"):
+        read_series(frame, item_column="id", target="price", freq="D")
 
 
 def test_several_key_columns_make_one_id() -> None:

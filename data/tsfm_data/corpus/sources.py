@@ -98,7 +98,7 @@ class Plan:
             yield catalog.load(self.origin)
         elif self.kind == "path":
             for path in self.paths:
-                yield read_series(path, **self.options)
+                yield read_series(path, own_hours=False, **self.options)
         elif self.kind == "gluonts":
             yield from _gluonts_parts(self.paths[0], self.options["freq"])
         else:

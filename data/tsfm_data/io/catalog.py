@@ -250,18 +250,19 @@ def open_source(
     item_column: str | None = None,
     target: str | Sequence[str] | None = None,
     freq: str | None = None,
+    season: int | None = None,
     **options: Any,
 ) -> SeriesSet:
     """A data set of the catalogue by its name, or the table in a file; the options are those of ``read_series``.
+
+    Of these a data set takes the season alone.
 
     Raises:
         InputError: neither a name nor a file, options with a name (its columns are known), or anything about the table.
     """
     path = Path(source)
-    if str(source) == "-":
-        return read_series(path, time_column=time_column, item_column=item_column, target=target, freq=freq, **options)
     known = isinstance(source, str) and source in _specs() and not path.is_file()
-    if not known and not path.suffix and len(path.parts) < 2 and not path.exists():
+    if not known and not path.suffix and len(path.parts) < 2 and str(source) != "-" and not path.exists():
         raise InputError(f"{unknown_name('data set', str(source), _specs())}; nor is it a file")
     chosen = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq, **options}
     if known:
@@ -270,5 +271,5 @@ def open_source(
             raise InputError(
                 f"data set {source!r}: its columns are known, found {', '.join(given)} given; leave that out"
             )
-        return load(str(source))
-    return read_series(path, **chosen)
+        return replace(load(str(source)), season=season)
+    return read_series(path, season=season, **chosen)

@@ -115,6 +115,10 @@ def regular_grid(
     days: dict[int, int] = {}
     if problems:
         ns = ns.copy()
+        daily = [i for i in problems if own_hours and _keeps_to_days(ns[bounds[i] : bounds[i + 1]])]
+        kind[daily], size[daily] = TICK, DAY
+        problems = {item: problem for item, problem in problems.items() if item not in daily}
+    if problems:
         for item in problems:
             rows = slice(bounds[item], bounds[item + 1])
             snapped = snap(ns[rows])
@@ -124,7 +128,10 @@ def regular_grid(
                 if snapped.day:
                     days[item] = snapped.day
         calendar = _Calendar.of(ns, bounds) if moved.any() or days else calendar
-        kind, size, problems = _infer(calendar) if moved.any() or days else (kind, size, problems)
+        if moved.any() or days:
+            kind, size, problems = _infer(calendar)
+            kind[daily], size[daily] = TICK, DAY
+            problems = {item: problem for item, problem in problems.items() if item not in daily}
         if problems:
             first = next(iter(problems.values()))
             first.problems = problems
@@ -138,6 +145,11 @@ def regular_grid(
         grid.starts[item] += np.timedelta64(day - 1, "D")
     freqs = tuple(f"{name}@{days[i]}" if i in days else name for i, name in enumerate(grid.freqs))
     return grid._replace(moved=moved, freqs=freqs)
+
+
+def _keeps_to_days(ns: Int64[np.ndarray, " rows"]) -> bool:
+    """Whether a series is at one time of some days of the week, such as Monday, Wednesday and Friday."""
+    return len(ns) >= SHORT and bool((ns % DAY == ns[0] % DAY).all()) and usual_slots(ns, DAY) is not None
 
 
 def _patterns(

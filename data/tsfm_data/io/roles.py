@@ -29,6 +29,7 @@ KEY_NAMES = (
     "row_id",
     "rowid",
     "record_id",
+    "instant",
     "unnamed: 0",
 )
 HOURS = ("hour", "hr", "hour_of_day", "stunde", "uhrzeit", "zeit", "time", "heure", "hora", "ora", "uur", "interval")
@@ -49,13 +50,20 @@ CALENDAR = {
     "day_of_week": (0, 7),
     "dow": (0, 7),
     "hour": (0, 24),
+    "mnth": (1, 12),
+    "hr": (0, 24),
     "minute": (0, 59),
 }
 PARTS = {
     "year": ("year", "jahr", "yr", "año", "année", "annee", "anno", "ano", "jaar"),
     "month": ("month", "monat", "mon", "mes", "mois", "mese", "maand", "mês"),
+    "quarter": ("quarter", "quartal", "qtr", "trimester", "trimestre"),
+    "week": ("week", "woche", "kw", "semaine", "semana", "settimana"),
     "day": ("day", "tag", "dom", "día", "dia", "jour", "giorno", "dag"),
 }
+BEGINS = ("von", "from", "start", "begin", "beginning", "anfang", "since", "desde", "début")  # the other is the end
+PLACES = ("store", "shop", "product", "site", "sensor", "station", "region", "country", "customer", "meter", "code")
+FEW = 0.02  # share of rows that may repeat a timestamp within a series by mistake
 TOTALS = frozenset(
     (
         "total",
@@ -136,7 +144,8 @@ def _find_time(table: Table, columns: list[str]) -> str:
     dates = [c for c in columns if pd.api.types.is_datetime64_any_dtype(table.frame[c])]
     if not dates:
         dates = [c for c in columns if _plainly_dates(table, c)]
-    if len(dates) == 1 or (dates and not columns[0].strip()):
+    begins = bool(dates) and any(word in dates[0].lower().split() for word in BEGINS)
+    if len(dates) == 1 or begins or (dates and not columns[0].strip()):
         return dates[0]
     steps = _by_name(columns, STEP_NAMES)
     if not dates and steps is not None and _counts(table.frame[steps]) and len(columns) > 1:
@@ -192,49 +201,35 @@ def _find_item(table: Table, time: str, free: list[str]) -> str | None:
         return None
     words = [c for c in free if c != named and not is_numeric(table, c)]
     keys = [c for c in free if c != named and _is_key_name(c) and c not in words]
-    fitting = [c for c in (*keys, *words) if not frame.duplicated([time, c]).any()]
-    if not fitting:
-        rows = frame[frame.duplicated([time], keep=False)]
-        if len(rows) <= 0.05 * len(frame) or not (keys or words):
-            return None  # repeats, not series
-        if len(words) + len(keys) == 1:
-            return (words or keys)[0]
-        parts = [c for c in (*keys, *words) if frame[c].nunique() > 1]
-        for count in range(2, len(parts) + 1):
-            for chosen in itertools.combinations(parts, count):
-                if not frame.duplicated([time, *chosen]).any():
-                    joined = frame[list(chosen)].astype(str).agg("/".join, axis=1)
-                    frame["/".join(chosen)] = joined.where(frame[list(chosen)].notna().all(axis=1))
-                    return "/".join(chosen)
-        raise InputError(
-            f"{table.source}: expected each timestamp once in a series, found {frame[time].iloc[0]} in "
-            f"{int((frame[time] == frame[time].iloc[0]).sum())} rows, which {', '.join((*keys, *words))} do not tell "
-            "apart; name the column that does with item_column (--item-column), or bring them together (--resample)"
-        )
-    return min(fitting, key=lambda c: (frame[c].nunique(), list(frame.columns).index(c)))
+    repeats = {c: frame.duplicated([time, c]).mean() for c in (*keys, *words)}
+    fitting = [c for c, share in repeats.items() if share <= FEW]
+    if fitting:
+        return min(fitting, key=lambda c: (repeats[c], frame[c].nunique(), list(frame.columns).index(c)))
+    if frame.duplicated([time]).mean() <= FEW or not repeats:
+        return None  # repeats, not series
+    whole = [c for c in free if pd.api.types.is_integer_dtype(frame[c]) and frame[c].nunique() < 0.2 * len(frame)]
+    parts = list(dict.fromkeys(c for c in (*keys, *words, *whole) if frame[c].nunique() > 1))[:8]
+    for count in range(2, len(parts) + 1):
+        for chosen in itertools.combinations(parts, count):
+            if not frame.duplicated([time, *chosen]).any():
+                joined = frame[list(chosen)].astype(str).agg("/".join, axis=1)
+                frame["/".join(chosen)] = joined.where(frame[list(chosen)].notna().all(axis=1))
+                return "/".join(chosen)
+    raise InputError(
+        f"{table.source}: expected each timestamp once in a series, found {frame[time].iloc[0]} in "
+        f"{int((frame[time] == frame[time].iloc[0]).sum())} rows, which {', '.join(repeats)} do not tell apart; name "
+        "the column that does with item_column (--item-column), or bring them together (--resample)"
+    )
 
 
 def _is_key_name(name: str) -> bool:
+    return _is_id_name(name) or name.strip().lower() in PLACES
+
+
+def _is_id_name(name: str) -> bool:
+    """Whether a column is called as ids are, whatever they are ids of."""
     folded = name.strip().lower()
-    return (
-        folded in ITEM_NAMES
-        or folded.endswith(("_id", " id", "_key", "_code", "_no", "_nr", "_nbr", "sku"))
-        or folded
-        in (
-            "store",
-            "shop",
-            "product",
-            "sku",
-            "site",
-            "sensor",
-            "station",
-            "region",
-            "country",
-            "customer",
-            "meter",
-            "code",
-        )
-    )
+    return folded in ITEM_NAMES or folded.endswith(("_id", " id", "_key", "_code", "_no", "_nr", "_nbr", "sku"))
 
 
 def _numbers_rows(cells: pd.Series) -> bool:
@@ -251,7 +246,7 @@ def _find_target(table: Table, free: list[str], long: bool) -> tuple[str, ...]:
             return (named,)
     values = [c for c in free if is_numeric(table, c)]
     if len(values) > 1:
-        values = [c for c in values if not _says_the_calendar(table, c) and not _is_running_key(table, c)] or values
+        values = [c for c in values if not _says_the_calendar(table, c) and not _is_key(table, c, long)] or values
     if not values and not long:
         return tuple(free[:1])  # the check of its cells says what is wrong
     if long and len(values) != 1:
@@ -271,14 +266,18 @@ def _says_the_calendar(table: Table, name: str) -> bool:
     return bool((known == np.floor(known)).all() and known.min() >= bounds[0] and known.max() <= bounds[1])
 
 
-def _is_running_key(table: Table, name: str) -> bool:
-    folded = name.strip().lower()
-    if not (folded in KEY_NAMES or _is_key_name(name)):
+def _is_key(table: Table, name: str, long: bool) -> bool:
+    """Whether a column of numbers holds ids, numbers its rows, or (in a long table) says yes and no."""
+    if long and pd.api.types.is_bool_dtype(table.frame[name]):
+        return True
+    named = name.strip().lower() in KEY_NAMES
+    if not (named or _is_key_name(name)):
         return False
     cells = pd.to_numeric(table.frame[name], errors="coerce")
-    if cells.isna().any():
+    if cells.isna().any() or (cells != cells.round()).any():
         return False
-    return cells.nunique() == 1 or (_numbers_rows(cells) and bool(cells.diff().dropna().nunique() == 1))
+    running = cells.nunique() == 1 or (_numbers_rows(cells) and bool(cells.diff().dropna().nunique() == 1))
+    return running or _is_id_name(name)
 
 
 def without_footer(table: Table, time: str) -> Table:
@@ -366,17 +365,17 @@ def joined_time(table: Table, time_column: str | None) -> Table:
         return table
     frame = table.frame
     parts = {part: next((names[n] for n in words if n in names), None) for part, words in PARTS.items()}
-    if not (parts["year"] and parts["month"]) and not any(n in names for n in HOURS):
+    of_year = next((part for part in ("month", "quarter", "week") if parts[part]), None)
+    if not (parts["year"] and of_year) and not any(n in names for n in HOURS):
         return table
     dates = [n for n in names.values() if n not in parts.values() and _is_date_column(table, n)]
-    if not dates and parts["year"] and parts["month"] and _all_numbers(frame, parts["year"], parts["month"]):
-        used = [c for c in parts.values() if c is not None]
+    if not dates and parts["year"] and of_year:
+        day = parts["day"] if of_year == "month" else None
+        used = [c for c in (parts["year"], parts[of_year], day) if c is not None]
         if not _all_numbers(frame, *used):
             return table
-        year, month = frame[parts["year"]], frame[parts["month"]]
-        day = frame[parts["day"]] if parts["day"] else 1
-        stamps = pd.to_datetime(pd.DataFrame({"year": year, "month": month, "day": day}), errors="coerce")
-        if stamps.isna().any() and parts["day"]:  # a weekday, then
+        stamps = _date_of(frame[used[0]], of_year, frame[used[1]], frame[day] if day else None)
+        if stamps.isna().any():  # the day is one of the week, or a period is none of its year
             return table
     elif len(dates) == 1:
         used, stamps = [dates[0]], None
@@ -384,7 +383,7 @@ def joined_time(table: Table, time_column: str | None) -> Table:
         return table
     hour = next((names[n] for n in HOURS if n in names and names[n] not in used), None)
     clock = None if hour is None else _time_of_day(frame[hour])
-    if clock is not None and hour is not None and (stamps is None or len(used) == 3):
+    if clock is not None and hour is not None and (stamps is None or parts["day"] in used):
         base = stamps
         if base is None:
             if not frame.duplicated([dates[0]]).any():
@@ -404,6 +403,17 @@ def joined_time(table: Table, time_column: str | None) -> Table:
     frame.insert(0, name, stamps)
     note = f"columns {', '.join(used)} joined to one time column"
     return replace(table, frame=frame, notes=(*table.notes, note))
+
+
+def _date_of(year: pd.Series, part: str, number: pd.Series, day: pd.Series | None) -> pd.Series:
+    """The first day of a month, quarter or week of a year, or a day of a month; NaT for what does not exist."""
+    if part == "week":
+        text = year.astype(str) + "-" + number.astype(str).str.zfill(2) + "-1"
+        return pd.to_datetime(text, format="%G-%V-%u", errors="coerce")
+    month = (number - 1) * 3 + 1 if part == "quarter" else number
+    return pd.to_datetime(
+        pd.DataFrame({"year": year, "month": month, "day": 1 if day is None else day}), errors="coerce"
+    )
 
 
 def _is_date_column(table: Table, name: str) -> bool:

@@ -41,7 +41,8 @@ def snap(ns: Int64[np.ndarray, " rows"]) -> Snapped | None:
         if low * DAY <= usual <= high * DAY:
             return _months(ns, size)
     step = int(STEPS[np.abs(np.log(STEPS / usual)).argmin()])
-    if abs(usual / step - 1) > NEAR:
+    mean = float(ns[-1] - ns[0]) / (len(ns) - 1)
+    if min(abs(usual / step - 1), abs(mean / step - 1)) > NEAR:
         return None
     week = step % (7 * DAY) == 0
     phase = _phase(ns, step)
@@ -53,7 +54,8 @@ def snap(ns: Int64[np.ndarray, " rows"]) -> Snapped | None:
     off = np.abs(ns - snapped) / step
     if (np.diff(place) <= 0).any() or off.max() > (0.5 if week else FAR):
         return None
-    if np.mean(off <= NEAR) < 0.5 or (len(ns) < FEW and off.max() > NEAR):
+    whole = len(ns) >= 0.8 * (place[-1] - place[0] + 1)  # hardly a week without a row
+    if (np.mean(off <= NEAR) < 0.5 and not (week and whole)) or (len(ns) < FEW and off.max() > NEAR):
         return None
     return Snapped(snapped)
 

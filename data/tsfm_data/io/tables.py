@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from tsfm_data.errors import InputError
 from tsfm_data.io import zones
@@ -250,11 +250,16 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
     else:
         codes, keys = item_codes(table, roles.item)
         ids = tuple(str(key) for key in keys)
+        if len(ids) == len(codes) > 2:
+            raise InputError(
+                f"{table.where(None, roles.item)}: expected a column that tells series apart, found another value in "
+                "every row; name the right one with item_column (--item-column), or give --no-item-column"
+            )
     ns, clock = _clock(stamps, codes, len(ids))
     rows = _Rows(np.arange(len(ns)), codes, ns, [values, past, known])
     sequence = reading.order == "rows"
     rows = rows.take(np.argsort(codes, kind="stable")) if sequence else _sorted(rows, len(ids), notes)
-    bad = _Bad(table, roles, ids, reading.on_bad_series)
+    bad = _Bad(table, roles, ids, reading.on_bad_series, stamps.integer)
     bad.rows(problems, codes)
     if reading.resample is not None:
         if stamps.integer:
@@ -380,7 +385,8 @@ def _sorted(rows: _Rows, items: int, notes: list[str]) -> _Rows:
 class _Bad:
     """Series of a table that cannot be read, and what is to be done about them."""
 
-    def __init__(self, table: Table, roles: Roles, ids: tuple[str, ...], what: OnBad) -> None:
+    def __init__(self, table: Table, roles: Roles, ids: tuple[str, ...], what: OnBad, integer: bool) -> None:
+        self.integer = integer
         self.table, self.roles, self.ids, self.what = table, roles, ids, what
         self.texts: dict[int, str] = {}  # series -> its first mistake, with its place
         self.cells: set[int] = set()  # series whose only mistakes are cells
@@ -393,6 +399,9 @@ class _Bad:
 
     def time(self, row: int, code: int, text: str) -> None:
         """A timestamp that breaks a series."""
+        if self.integer and "1970-01-01" in text:
+            text = "expected equal steps from row to row, found others; correct them, or name another time column"
+            text += " (--time-column)"
         series = "" if self.roles.item is None else f", series {self.ids[code]!r}"
         self.cells.discard(code)
         self.texts.setdefault(code, f"{self.table.where(row, self.roles.time)}{series}: {text}")
@@ -454,9 +463,27 @@ def _once(rows: _Rows, bad: _Bad, stamps: Stamps, notes: list[str], sequence: bo
 
 def _regrouped(rows: _Rows, freq: str, aggregate: Aggregate, notes: list[str]) -> _Rows:
     """All rows of a period of ``freq`` as one; covariates by their mean."""
+    if aggregate == "sum":
+        kept = ~_unfinished(rows, freq)
+        if not kept.all():
+            rows = rows.take(kept)
+            notes.append(
+                f"the last period of {freq} is not over: its {int((~kept).sum()):,} rows are left out of the sums"
+            )
     code, ns, first, blocks = regroup(rows.code, periods(rows.ns, freq), rows.blocks, [aggregate, "mean", "mean"])
     notes.append(f"{len(rows.ns):,} rows brought to {len(ns):,} steps of {normalise(freq)} ({aggregate})")
     return _Rows(rows.row[first], code, ns, blocks)
+
+
+def _unfinished(rows: _Rows, freq: str) -> Bool[np.ndarray, " rows"]:
+    """Rows in the last period of a series of equal steps, if its next step would fall into that period, too."""
+    bounds, period = _dense(rows), periods(rows.ns, freq)
+    result = np.zeros(len(rows.ns), dtype=bool)
+    for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        step = np.diff(rows.ns[a:b])
+        if b - a > 2 and (step == step[0]).all() and periods(rows.ns[b - 1 : b] + step[0], freq)[0] == period[b - 1]:
+            result[a:b] = period[a:b] == period[b - 1]
+    return result
 
 
 def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tuple[Grid, _Rows, list[int]]:

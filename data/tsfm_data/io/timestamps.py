@@ -26,6 +26,8 @@ YEARS = (np.datetime64("1678", "s"), np.datetime64("2262", "s"))  # what nanosec
 EXCEL = (10_000, 80_000)  # days since 1899-12-30 that a date in Excel may be: 1927 to 2119
 DATE_WORDS = ("date", "datum", "fecha", "data", "dato", "jour", "tag", "day")
 ZONE = r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
+SPAN = r"^(\d\S*(?: \d{1,2}:\S+)?)\s+(?:-|–|/|to|bis)\s+\d\S*(?: \S+)?$"
+ZONED = r"\d\s*(?:Z|UTC|GMT)$|:\d{2}(?:[.,]\d+)?\s*[+-]\d{2}(?::?\d{2})?$|^\d{4}-\d{2}-\d{2}[+-]\d{2}:\d{2}$"
 CLOCK = r"(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(?:([AaPp])\.?[Mm]\.?)?"
 NUMERIC = rf"^(\d{{1,4}})[./-](\d{{1,2}})[./-](\d{{1,4}})\.?(?:[T ,]+{CLOCK})?$"
 _DAYNAME, _MONTH, _END = r"^(?:[^\W\d]{2,10}\.?,?\s+)?", r"(?P<m>[^\W\d]{3,10})\.?", rf"(?:[T ,]+{CLOCK})?$"
@@ -202,8 +204,16 @@ def _from_text(
     codes, unique = pd.factorize(column)
     text = pd.Series(unique, dtype="string")
     text = text.mask(text.str.lower().isin(MISSING))
-    zoned = text.str.contains(r"\d\s*(?:Z|UTC|GMT)$|:\d{2}(?:[.,]\d+)?\s*[+-]\d{2}(?::?\d{2})?$", regex=True)
-    zoned = zoned.fillna(False).astype(bool)
+    span = text.str.extract(SPAN, expand=False)
+    if span.notna().sum() > 0.5 * text.notna().sum():  # begin and end of each step
+        text = span.fillna(text)
+    zoned = text.str.contains(ZONED, regex=True).fillna(False).astype(bool)
+    bare = np.flatnonzero((~zoned & text.notna()).to_numpy())
+    if zoned.any() and len(bare):
+        raise InputError(
+            f"{table.where(int(np.argmax(codes == bare[0])), name)}: expected a time with its zone, as in other rows, "
+            f"found {text.iloc[bare[0]]!r}; write all of them with a zone or none"
+        )
     wall = text.mask(zoned, text.str.replace(ZONE, "", regex=True)) if zoned.any() else text
     notes: tuple[str, ...] = ()
     parsed = _iso(wall)
@@ -221,7 +231,7 @@ def _from_text(
 
 def _iso(text: pd.Series) -> pd.Series:
     """ISO 8601 and what differs from it in marks and zeros alone, such as 2024/1/5 or 2024.01.05 9:30."""
-    text = text.str.replace(r"^(\d{4}-\d{2}-\d{2})\s*/\s*\d{4}-\d{2}-\d{2}$", r"\1", regex=True)  # weeks, begin and end
+    text = text.str.replace(r"^(\d{4}-\d{2}-\d{2})\s*/\s*\d{4}-\d{2}-\d{2}$", r"\1", regex=True)
     parsed = pd.to_datetime(text, format="ISO8601", errors="coerce")
     if parsed.isna().sum() == text.isna().sum():
         return parsed
@@ -311,6 +321,8 @@ def _numeric(
     if int(year_first.isna().sum()) == missing and (min(lost.values()) > missing or one.nunique() < three.nunique()):
         return year_first + clock, ()
     readings = {order: dates + clock for order, dates in readings.items()}
+    if dayfirst is None and text.str.match(r"\d{1,2}\.\d{1,2}\.").fillna(True).all() and lost["day"] == missing:
+        dayfirst = True  # nobody writes the month first with points
     if dayfirst is not None:
         return readings["day" if dayfirst else "month"], ()
     if max(lost.values()) > missing:
