@@ -55,7 +55,7 @@ class SyntheticMixture:
             raise InputError(f"synthetic weights: expected one above 0, found {chosen}: name one of {list(GENERATORS)}")
         self.weights = {name: weight / total for name, weight in chosen.items() if weight > 0}
 
-    def draw(self, count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
+    def sample(self, count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
         """Fresh series, each of a family drawn by weight.
 
         Args:
