@@ -228,7 +228,7 @@ def test_when_errors_are_smoothed_then_the_states_follow_the_published_recursion
         expected.append(level + 0.9 * trend + error[:, t])
         level, trend = level + 0.9 * trend + 0.4 * error[:, t], 0.9 * trend + 0.1 * error[:, t]
     np.testing.assert_allclose(ets.smoothed(error, alpha, beta, phi, slope), np.stack(expected, 1), atol=1e-4)
-    walk = ets.drifting(error, 7)
+    walk = ets.seasonal_walk(error, 7)
     np.testing.assert_allclose(walk[:, :7], 0)
     np.testing.assert_allclose(walk[:, 7:], walk[:, :-7] + error[:, :-7], atol=1e-5)
 
