@@ -240,7 +240,7 @@ def run_table(corpus: str, sizes: list[str], threads: list[int], series: int, re
 
     keep_large_blocks()
     loader = PackedLoader(Store(corpus), patch_size=32, tokens=512, batch_size=series, batches=1, seed=0)
-    rows = Packed.of(loader.make(np.random.Generator(np.random.Philox(0))))
+    rows = Packed.of(loader.make_batch(np.random.Generator(np.random.Philox(0))))
     table = []
     for size in sizes:
         for count in threads:

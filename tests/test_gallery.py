@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from tsfm.commands.data_gallery import gallery
-from tsfm_data.corpus.spectra import autocorrelation, catalogue_sources, power, real_windows
+from tsfm_data.corpus.spectra import autocorrelation, catalogue_sources, power_spectrum, real_windows
 from tsfm_data.errors import InputError
 
 
 def test_when_a_series_is_a_wave_then_its_power_and_correlation_are_the_waves() -> None:
     wave = np.sin(2 * np.pi * np.arange(240) / 24)[None]
-    share = power(wave)
+    share = power_spectrum(wave)
     assert share.argmax() == 240 // 24 - 1
     assert share.sum() == pytest.approx(1)
     found = autocorrelation(wave, 48)[0]
@@ -20,7 +20,7 @@ def test_when_a_series_is_a_wave_then_its_power_and_correlation_are_the_waves() 
     np.testing.assert_allclose(found, expected, atol=0.02)
     constant = np.ones((1, 64))
     assert not autocorrelation(constant, 8).any()
-    assert not power(constant).any()
+    assert not power_spectrum(constant).any()
 
 
 def test_when_windows_are_drawn_then_gaps_are_filled_and_useless_ones_left_out() -> None:

@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from tsfm_data.errors import InputError
-from tsfm_data.plugins import entry_points, load, package, wrong
+from tsfm_data.plugins import entry_point_error, entry_points, load, package_of
 
 GROUP = "tsfm.commands"
 
@@ -55,7 +55,7 @@ def function_of(entry: EntryPoint) -> Callable[..., object]:
     what = f"the command tsfm {entry.name.replace('.', ' ')}"
     function = load(entry, what)
     if not callable(function):
-        raise wrong(entry, what, f"a {type(function).__name__}")
+        raise entry_point_error(entry, what, f"a {type(function).__name__}")
     return function
 
 
@@ -63,7 +63,7 @@ def summary(entry: EntryPoint) -> str:
     """The first line of a command's docstring, as a line of help; if there is none, the name of the package."""
     _, function = definition(entry)
     line = (ast.get_docstring(function) or "").partition("\n")[0].rstrip(".") if function else ""
-    return textwrap.shorten(line[:1].lower() + line[1:], 64, placeholder=" ...") or f"added by {package(entry)}"
+    return textwrap.shorten(line[:1].lower() + line[1:], 64, placeholder=" ...") or f"added by {package_of(entry)}"
 
 
 def outline(entry: EntryPoint) -> Callable[..., object] | None:

@@ -16,7 +16,7 @@ from tsfm_data.errors import unknown_name
 def build(config: Path, *, output: Path) -> None:
     """Turn the sources that a YAML names into one memory-mapped corpus.
 
-    Run again, it adds what is missing, makes anew what changed or was damaged, and keeps the rest.
+    If the corpus exists, missing sources are added, changed or damaged ones rebuilt, and the rest is reused.
 
     Args:
         config: YAML with the list of sources, or the name of a config, such as corpus/open.
@@ -25,11 +25,11 @@ def build(config: Path, *, output: Path) -> None:
     Raises:
         InputError: the YAML, a source or the folder is not as it should be; the corpus is then as before.
     """
-    built = corpora.build(config_path(config), output)
+    result = corpora.build(config_path(config), output)
     rows = [
         [
             entry["name"],
-            "made" if entry["name"] in built.made else "kept",
+            "built" if entry["name"] in result.built else "reused",
             entry["series"],
             entry["points"],
             sum(entry["dropped"].values()),
@@ -37,15 +37,15 @@ def build(config: Path, *, output: Path) -> None:
             entry["licence_class"],
             f"{entry['weight']:.2%}",
         ]
-        for entry in built.manifest["sources"]
+        for entry in result.manifest["sources"]
     ]
     columns = ("source", "", "series", "points", "dropped", "frequency", "licence", "weight")
     print(tabulate(rows, columns, intfmt=",", disable_numparse=[0, 1, 5, 6, 7], colalign=("left",) * 2))
     print(
-        f"{output}: {len(rows)} sources ({len(built.made)} made, {len(built.kept)} kept), "
-        f"{built.manifest['series']:,} series, {built.manifest['points']:,} points"
+        f"{output}: {len(rows)} sources ({len(result.built)} built, {len(result.reused)} reused), "
+        f"{result.manifest['series']:,} series, {result.manifest['points']:,} points"
     )
-    closed = [entry["name"] for entry in built.manifest["sources"] if entry["licence_class"] != "open"]
+    closed = [entry["name"] for entry in result.manifest["sources"] if entry["licence_class"] != "open"]
     if closed:
         print(f"not open, so not for released weights: {len(closed)} sources, such as {closed[0]}", file=sys.stderr)
 

@@ -36,7 +36,7 @@ def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows
     if not 64 <= length <= LONGEST or windows < 1:
         raise InputError(f"expected a length from 64 to {LONGEST:,} and a window or more, found {length} and {windows}")
     sources = corpora.store_sources(corpora.Store(corpus)) if corpus is not None else list(corpora.catalogue_sources())
-    sets = {"synthetic": synthetic.SyntheticMixture().draw(windows, length, np.random.default_rng([seed, 0]))}
+    sets = {"synthetic": synthetic.SyntheticMixture().sample(windows, length, np.random.default_rng([seed, 0]))}
     if sources:
         sets["real"] = corpora.real_windows(sources, windows, length, np.random.default_rng([seed, 1]))
     reports.save_figure(draw(sets, length, seed), output)
@@ -91,7 +91,7 @@ def _spectra(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
     """Median and band of the power spectra, over periods."""
     for name, colour in (("real", REAL), ("synthetic", SYNTHETIC)):
         if name in sets:
-            low, middle, high = np.quantile(corpora.power(sets[name]), (0.1, 0.5, 0.9), axis=0)
+            low, middle, high = np.quantile(corpora.power_spectrum(sets[name]), (0.1, 0.5, 0.9), axis=0)
             periods = sets[name].shape[1] / np.arange(1, len(middle) + 1)
             axis.fill_between(periods, low, high, color=colour, alpha=0.16, linewidth=0)
             axis.plot(periods, middle, color=colour, linewidth=1.2, label=name)
@@ -126,7 +126,7 @@ def _plane(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
     for name, colour in (("synthetic", SYNTHETIC), ("real", REAL)):
         if name in sets:
             windows = sets[name][:POINTS]
-            share = corpora.power(windows)
+            share = corpora.power_spectrum(windows)
             entropy = -(share * np.log(np.maximum(share, 1e-300))).sum(1) / np.log(share.shape[1])
             smooth = corpora.autocorrelation(windows, 1)[:, 0]
             axis.scatter(smooth, entropy, s=3, color=colour, alpha=0.3, linewidths=0, rasterized=True)

@@ -103,7 +103,7 @@ def predict(
     shown = range(min(len(images), 20))
     for index in shown:
         text = ", ".join(f"{classes[k]} {scores[index, k]:.1%}" for k in best[index])
-        print(f"{images.places(index)}: {text}")
+        print(f"{images.locate(index)}: {text}")
     if len(images) > len(shown):
         print(f"... {len(images):,} images in all; give --output FILE.csv for the others")
     say_skipped(images)
