@@ -13,8 +13,8 @@ from tsfm.scaling.figures import draw_all
 from tsfm.scaling.laws.bootstrap import cluster_weights
 from tsfm.scaling.laws.broken import broken_law
 from tsfm.scaling.laws.compare import compare_groups
-from tsfm.scaling.laws.estimate import fit_joint, narrowing, why_not
-from tsfm.scaling.laws.form import NAMES, Joint
+from tsfm.scaling.laws.estimate import fit_joint, narrowing, why_not_identifiable
+from tsfm.scaling.laws.form import NAMES, JointLaw
 from tsfm.scaling.laws.joint import joint_problem
 from tsfm.scaling.laws.minimise import solve
 from tsfm.scaling.laws.repetition import effective_tokens, repetition
@@ -26,7 +26,7 @@ from tsfm.scaling.selftest import CHINCHILLA, PLANTED, coverage, planted_runs, s
 
 
 def runs_of(params: np.ndarray, tokens: np.ndarray, loss: np.ndarray, **more: object) -> Runs:
-    """Runs without a file, each row a run unless said otherwise."""
+    """Runs without a file, each row is a run unless clusters are given."""
     codes = more.pop("clusters", np.arange(len(loss), dtype=np.int64))
     return Runs("made.csv", "0", params, tokens, loss, 6 * params * tokens, codes, **more)  # type: ignore[arg-type]
 
@@ -91,11 +91,11 @@ def test_training_curves_count_as_one_run_in_the_bootstrap() -> None:
 
 def test_two_laws_that_differ_are_told_apart_and_equal_ones_are_not() -> None:
     base = planted_runs("grid", 64, 0.004, seed=5)
-    other = Joint(1.8, 480.0, 2100.0, 0.33, 0.37)
+    other = JointLaw(1.8, 480.0, 2100.0, 0.33, 0.37)
     noise = np.exp(0.004 * np.random.default_rng(7).normal(size=len(base)))
     groups = ("a",) * len(base) + ("b",) * len(base)
     found = {}
-    for name, law in (("same", Joint(*PLANTED)), ("different", other)):
+    for name, law in (("same", JointLaw(*PLANTED)), ("different", other)):
         loss = np.asarray(law.loss(base.params, base.tokens)) * noise
         both = runs_of(np.tile(base.params, 2), np.tile(base.tokens, 2), np.append(base.loss, loss), groups=groups)
         record = compare_groups(both, 300, 0, 1e-3)
@@ -114,7 +114,7 @@ def test_worth_of_repeated_data_is_found_and_not_claimed_where_there_is_none() -
     found = {}
     for scale in (5.0, np.inf):
         seen = effective_tokens(base.tokens, unique, scale)
-        loss = np.asarray(Joint(*PLANTED).loss(base.params, seen)) * noise
+        loss = np.asarray(JointLaw(*PLANTED).loss(base.params, seen)) * noise
         found[scale] = repetition(replace(base, loss=loss, unique=unique), 1e-3, PLANTED)
     known, absent = found[5.0], found[np.inf]
     assert known is not None
@@ -131,7 +131,7 @@ def test_worth_of_repeated_data_is_found_and_not_claimed_where_there_is_none() -
 def test_isoflop_profiles_find_the_optimum_and_their_bias_is_that_of_the_law() -> None:
     runs = planted_runs("isoflop", 90, 0.0, seed=0)
     profiles = parabolas(runs)
-    found, law = isoflop(runs, profiles), Joint(*PLANTED)
+    found, law = isoflop(runs, profiles), JointLaw(*PLANTED)
     bias = isoflop_bias(runs, profiles, law)
     assert found is not None
     assert bias is not None
@@ -144,7 +144,7 @@ def test_isoflop_profiles_find_the_optimum_and_their_bias_is_that_of_the_law() -
 def test_minima_over_training_curves_find_the_exponent() -> None:
     sizes = np.geomspace(1e7, 1e10, 19)
     params, tokens = np.repeat(sizes, 60), np.tile(np.geomspace(1e7, 1e13, 60), 19)
-    loss = np.asarray(Joint(*PLANTED).loss(params, tokens))
+    loss = np.asarray(JointLaw(*PLANTED).loss(params, tokens))
     runs = runs_of(params, tokens, loss, clusters=np.repeat(np.arange(19), 60))
     found = curve_minima(runs)
     assert found is not None
@@ -193,12 +193,12 @@ def test_what_the_design_cannot_tell_is_refused_by_name() -> None:
     grid = planted_runs("grid", 64, 0.003, seed=0)
     sizes = np.unique(grid.params)
     two = grid.select(np.isin(grid.params, sizes[[0, -1]]))
-    assert "2 different sizes" in why_not(two)[0]
+    assert "2 different sizes" in why_not_identifiable(two)[0]
     one_budget = runs_of(np.geomspace(1e8, 1e10, 12), 1e20 / 6 / np.geomspace(1e8, 1e10, 12), np.linspace(3, 2.9, 12))
-    assert "one budget" in why_not(one_budget)[0]
+    assert "one budget" in why_not_identifiable(one_budget)[0]
     tied = runs_of(np.geomspace(1e7, 1e10, 12), 20 * np.geomspace(1e7, 1e10, 12), np.linspace(4, 2, 12))
-    assert "fixed proportion" in why_not(tied)[0]
-    assert "5 runs" in why_not(grid.select(np.arange(64) < 5))[0]
+    assert "fixed proportion" in why_not_identifiable(tied)[0]
+    assert "5 runs" in why_not_identifiable(grid.select(np.arange(64) < 5))[0]
     record = analyse(two, draws=100).record
     assert record["joint"]["identifiable"] is False
     assert all(record["joint"][name] is None for name in NAMES)
