@@ -130,7 +130,7 @@ def test_when_the_connection_drops_then_the_transfer_goes_on_where_it_stopped(hu
         ({"status": 401}, "toy", ("owner/toy", "HF_TOKEN")),
         ({"token": "secret"}, "toy", ("gated", "HF_TOKEN")),
         ({"damage": True}, "toy", ("expected sha256", "found")),
-        ({}, "absent", ("repository owner/absent", "none that may be read")),
+        ({}, "absent", ("repository owner/absent", "none that you may read")),
         ({}, "sourceless", ("no source is known, the links are dead",)),
         ({}, "closed", ("cc-by-nc-4.0, which forbids commercial use", "--accept-licence")),
         ({}, "toi", ("did you mean toy?",)),
