@@ -15,9 +15,9 @@ def test_when_a_series_is_a_wave_then_its_power_and_correlation_are_the_waves() 
     share = power(wave)
     assert share.argmax() == 240 // 24 - 1
     assert share.sum() == pytest.approx(1)
-    found = autocorrelation(wave, 48)[0]
+    actual = autocorrelation(wave, 48)[0]
     expected = np.cos(2 * np.pi * np.arange(1, 49) / 24) * (1 - np.arange(1, 49) / 240)
-    np.testing.assert_allclose(found, expected, atol=0.02)
+    np.testing.assert_allclose(actual, expected, atol=0.02)
     constant = np.ones((1, 64))
     assert not autocorrelation(constant, 8).any()
     assert not power(constant).any()

@@ -132,13 +132,13 @@ def test_when_budgets_share_a_training_then_each_branch_decays_from_the_trunk(tm
 
 @pytest.mark.parametrize(("budgets", "decay"), [([500, 1000, 4000], 0.2), ([7], 0.3), ([3, 4, 5, 90], 0.1), ([1], 0.5)])
 def test_when_budgets_are_cut_into_pieces_then_they_join_without_gaps(budgets: list[int], decay: float) -> None:
-    found, unit = pieces(budgets, decay)
-    ends = {piece.name: piece.end for piece in found}
-    for piece in found:
+    result, unit = pieces(budgets, decay)
+    ends = {piece.name: piece.end for piece in result}
+    for piece in result:
         assert piece.start < piece.end
         assert piece.end % unit == 0
         assert piece.start == (0 if piece.after is None else ends[piece.after])
-    reached = [piece.budget for piece in found if piece.budget]
+    reached = [piece.budget for piece in result if piece.budget]
     assert all(abs(a - b) <= max(1, unit) for a, b in zip(reached, budgets, strict=False))
 
 
@@ -251,8 +251,8 @@ def test_when_slurm_is_asked_for_then_its_files_run_every_cell_by_index(tmp_path
     assert "--array=0-3" in scan.read_text()
     assert "--array=4-7" in runs.read_text()
     script = runs.read_text().replace(sys.executable, "echo")
-    found = subprocess.run(["sh"], input=script, env={"SLURM_ARRAY_TASK_ID": "5"}, text=True, capture_output=True)
-    assert found.stdout.split()[-2:] == ["--index", "5"]
+    result = subprocess.run(["sh"], input=script, env={"SLURM_ARRAY_TASK_ID": "5"}, text=True, capture_output=True)
+    assert result.stdout.split()[-2:] == ["--index", "5"]
     assert subprocess.run(["sh", "-n", str(runs)], check=False).returncode == 0
 
 

@@ -141,7 +141,7 @@ class Mask:
         return seen
 
     def dense(self, n: int, m: int, like: Tensor) -> Tensor | None:
-        """The whole mask as one tensor for the scores: boolean, or additive in the type of ``like`` with a bias."""
+        """The mask as one tensor for the scores: boolean, or additive in the type of ``like`` with a bias."""
         seen = self.visible(n, m, like.device)
         if self.bias is None:
             return seen

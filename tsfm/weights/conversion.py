@@ -148,20 +148,20 @@ def locate(foreign: Path) -> dict[str, Path]:
     return files
 
 
-def unwrap(whole: Mapping[str, Any], file: Path) -> "dict[str, Tensor]":
+def unwrap(content: Mapping[str, Any], file: Path) -> "dict[str, Tensor]":
     """The tensors of a checkpoint, at the top level or under ``state_dict``, ``model`` and the like.
 
     Raises:
         InputError: it has no tensors.
     """
-    inner = next((whole[name] for name in WRAPPERS if isinstance(whole.get(name), Mapping)), whole)
+    inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), content)
     state = {
         key.removeprefix("module."): value
         for key, value in inner.items()
         if isinstance(key, str) and isinstance(value, Tensor)
     }
     if not state:
-        keys = ", ".join(map(str, list(whole)[:5]))
+        keys = ", ".join(map(str, list(content)[:5]))
         raise InputError(f"expected tensors in {file}, plain or under one of {', '.join(WRAPPERS)}, found: {keys}")
     return state
 

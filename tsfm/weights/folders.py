@@ -64,9 +64,9 @@ def write_checksums(folder: Path, origin: Origin) -> None:
     """Write ``checksums.json`` for the files of a model folder."""
     files = {name: folder / name for name in FILES if (folder / name).is_file()}
     sums = {name: {"size": file.stat().st_size, "sha256": digest(file)} for name, file in files.items()}
-    whole = {"format_version": FORMAT_VERSION, "origin": asdict(origin), "files": sums}
+    content = {"format_version": FORMAT_VERSION, "origin": asdict(origin), "files": sums}
     with atomic_file(folder / CHECKSUMS) as temporary:
-        temporary.write_text(json.dumps(whole, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_checksums(file: Path) -> tuple[Origin, dict[str, tuple[int, str]]]:
@@ -76,15 +76,15 @@ def read_checksums(file: Path) -> tuple[Origin, dict[str, tuple[int, str]]]:
         InputError: another or newer format, or names of files that do not belong in a model folder.
     """
     check_file(file)
-    whole = read_object(file)
-    version = whole.get("format_version")
+    content = read_object(file)
+    version = content.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise InputError(
             f"expected format_version up to {FORMAT_VERSION} in {file}, found {version!r}: upgrade tsfm-suite"
         )
     try:
-        origin = Origin(**whole["origin"])
-        sums = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in whole["files"].items()}
+        origin = Origin(**content["origin"])
+        sums = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in content["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"expected checksums of a model folder in {file}, found other content ({error}): get it again"
@@ -106,12 +106,12 @@ def read_object(file: Path) -> dict[str, Any]:
         InputError: the file is not JSON, or another value.
     """
     try:
-        whole = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"expected JSON in {file}, found an error ({error}): get the file again") from error
-    if not isinstance(whole, dict):
-        raise InputError(f"expected a JSON object in {file}, found {type(whole).__name__}: get the file again")
-    return whole
+    if not isinstance(content, dict):
+        raise InputError(f"expected a JSON object in {file}, found {type(content).__name__}: get the file again")
+    return content
 
 
 def verify(folder: Path) -> list[Checked]:

@@ -38,7 +38,7 @@ def download(repo: str, file: str, revision: str) -> tuple[Path, str]:
 
 
 def _download(repo: str, file: str, revision: str, again: bool) -> Path:
-    where = f"{file} of {repo} at {revision}"
+    wanted_file = f"{file} of {repo} at {revision}"
     try:
         return Path(
             huggingface_hub.hf_hub_download(
@@ -63,24 +63,26 @@ def _download(repo: str, file: str, revision: str, again: bool) -> Path:
         elif status is not None:
             problem, todo = f"the hub answered {status}", "try again later"
         raise InputError(
-            f"expected {where} in the cache, found none, and {problem}: {todo}, or give --mirror"
+            f"expected {wanted_file} in the cache, found none, and {problem}: {todo}, or give --mirror"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise InputError(f"expected {where} on the hub, found no such file: check --revision") from error
+        raise InputError(f"expected {wanted_file} on the hub, found no such file: check --revision") from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no status")
         hint = "set HF_TOKEN to a token that may read it" if status in (401, 403) else "try again later"
-        raise InputError(f"expected {where}, found the answer {status} of the hub: {hint}") from error
+        raise InputError(f"expected {wanted_file}, found the answer {status} of the hub: {hint}") from error
     except errors.HFValidationError as error:
         raise InputError(f"expected the name of a repository and file, found {repo!r}, {file!r}") from error
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"expected to fetch {where}, found: {reason}: run again to resume") from error
+        raise InputError(f"expected to fetch {wanted_file}, found: {reason}: run again to resume") from error
     except Exception as error:  # the HTTP library of the client, and so its exceptions, differ between releases
         if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"expected to fetch {where}, found the connection broken ({reason}): run again") from error
+        raise InputError(
+            f"expected to fetch {wanted_file}, found the connection broken ({reason}): run again"
+        ) from error
 
 
 def _snapshots(path: Path) -> Path:

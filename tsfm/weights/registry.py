@@ -130,16 +130,16 @@ def _scores(folder: Path) -> list[dict[str, Any]]:
     file = folder / "scores.json"
     if not file.is_file():
         return []
-    whole = json.loads(file.read_text())
-    if "data" in whole:
-        return [{"suite": whole["data"], "metric": "top-1", "value": whole["scores"]["top1"]}]
+    content = json.loads(file.read_text())
+    if "data" in content:
+        return [{"suite": content["data"], "metric": "top-1", "value": content["scores"]["top1"]}]
     scores = []
-    for profile, models in whole.get("summary", {}).items():
+    for profile, models in content.get("summary", {}).items():
         for metric in ("MASE", "WQL"):
-            value = models.get(whole.get("model"), {}).get(metric, {}).get("relative")
+            value = models.get(content.get("model"), {}).get(metric, {}).get("relative")
             if value is not None:
                 name = f"{metric} relative to seasonal naive"
-                scores.append({"suite": f"{whole.get('suite')}, {profile}", "metric": name, "value": value})
+                scores.append({"suite": f"{content.get('suite')}, {profile}", "metric": name, "value": value})
     return scores
 
 

@@ -166,7 +166,7 @@ def read_safetensors(file: Path) -> "dict[str, Tensor]":
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"expected a whole safetensors file, found a corrupt one at {file} ({error})") from error
+        raise InputError(f"expected a complete safetensors file, found a corrupt one at {file} ({error})") from error
 
 
 def read(file: Path) -> Mapping[str, Any]:
@@ -191,16 +191,18 @@ def read(file: Path) -> Mapping[str, Any]:
         # PyTorch compares the names as text and uses the class ``Inert`` for each; nothing is imported.
         with torch.serialization.safe_globals([(Inert, name) for name in names]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about another pickle protocol, which is read or refused below
-            whole = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"expected tensors and plain values in {file}, found a corrupt or unsafe file, which was not run "
             f"({reason}): get it again"
         ) from error
-    if not isinstance(whole, Mapping):
-        raise InputError(f"expected a state dict in {file}, found {type(whole).__name__}: give the weights of a model")
-    return whole
+    if not isinstance(content, Mapping):
+        raise InputError(
+            f"expected a state dict in {file}, found {type(content).__name__}: give the weights of a model"
+        )
+    return content
 
 
 def _foreign_names(file: Path) -> list[str]:
@@ -215,7 +217,7 @@ def _foreign_names(file: Path) -> list[str]:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise InputError(f"expected a whole PyTorch file, found a truncated one at {file} ({error})") from error
+        raise InputError(f"expected a complete PyTorch file, found a truncated one at {file} ({error})") from error
     if any("/code/" in entry.filename for entry in entries):
         raise InputError(f"expected weights in {file}, found a TorchScript program, which was not run: give weights")
     packed = sum(entry.compress_size for entry in entries)

@@ -38,7 +38,7 @@ def run_cell(grid: Grid, cell: Cell, folder: Path, train: Train) -> None:
     """Run the unfinished pieces of a cell; of two processes with the same cell one waits for the other.
 
     Args:
-        grid: the whole grid.
+        grid: the grid.
         cell: the cell to run.
         folder: folder of the sweep.
         train: trains in this process by the command-line arguments of ``tsfm fit``.
@@ -245,6 +245,6 @@ def scanned(grid: Grid, cell: Cell, folder: Path) -> dict[float, float]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a small file, whole or not at all."""
+    """Write a small JSON file atomically."""
     with atomic_file(path) as file:
         file.write_text(json.dumps(overlay({}, content), indent=1) + "\n")

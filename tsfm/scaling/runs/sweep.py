@@ -46,7 +46,7 @@ def run_index(grid: Grid, index: int, folder: Path, train: Train) -> None:
     """Run one cell in this process, twice if it fails, and update the ledger.
 
     Args:
-        grid: the whole grid.
+        grid: the grid.
         index: number of the cell.
         folder: folder of the sweep.
         train: trains by the command-line arguments of ``tsfm fit``.
