@@ -158,7 +158,7 @@ def unknown_class(text: str, match: re.Match[str], words: Sequence[str]) -> Inpu
         known = models if section == "forecaster" else subclasses(BASES[section])
         return InputError(f"{unknown_name(f'class for {section}', name, known)}{location(name, words)}")
     module = importlib.import_module(match[1])
-    return InputError(f"{unknown_name(f'name in {match[1]}', found[2], public(module))}{location(match[2], words)}")
+    return InputError(f"{unknown_name(f'name in {match[1]}', match[2], public(module))}{location(match[2], words)}")
 
 
 def section_of(text: str, match: re.Match[str]) -> str:
