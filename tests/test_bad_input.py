@@ -453,22 +453,22 @@ def test_when_training_is_interrupted_then_the_last_checkpoint_is_whole_and_trai
     named = err.split()[-1]  # best.ckpt where Ctrl-C came after it and before last.ckpt
     assert named.endswith(("best.ckpt", "last.ckpt"))
     epoch = torch.load(workplace / named, weights_only=True)["epoch"]
-    said = done(capsys, *FIT, "--ckpt_path", named, "--trainer.max_epochs", str(epoch + 2))
-    assert f"trained {epoch + 2} epochs" in said
+    output = done(capsys, *FIT, "--ckpt_path", named, "--trainer.max_epochs", str(epoch + 2))
+    assert f"trained {epoch + 2} epochs" in output
 
 
-def test_when_a_checkpoint_was_named_but_not_written_before_an_interruption_then_another_one_is_said(
+def test_when_a_checkpoint_was_named_but_not_written_before_an_interruption_then_another_one_is_named(
     tmp_path: Path,
 ) -> None:
     from pytorch_lightning import Trainer
     from pytorch_lightning.callbacks import ModelCheckpoint
 
-    from tsfm.commands.checkpoints import interrupted
+    from tsfm.commands.checkpoints import interruption_message
 
     best, last = ModelCheckpoint(tmp_path, monitor="val_loss"), ModelCheckpoint(tmp_path)
     trainer = Trainer(callbacks=[best, last], accelerator="cpu", logger=False, enable_progress_bar=False)
     last.best_model_path = str(tmp_path / "last.ckpt")
-    assert "before the first checkpoint" in interrupted(trainer)
+    assert "before the first checkpoint" in interruption_message(trainer)
     best.best_model_path = str(tmp_path / "best.ckpt")
     (tmp_path / "best.ckpt").touch()
-    assert interrupted(trainer).endswith("best.ckpt")
+    assert interruption_message(trainer).endswith("best.ckpt")

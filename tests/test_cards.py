@@ -61,7 +61,7 @@ def test_when_a_card_is_made_then_it_says_what_is_recorded(released: Path, capsy
         "## Licence",
     ):
         assert part in text
-    assert "as recorded" in done(capsys, "weights", "card", str(released), "--check")
+    assert "up to date" in done(capsys, "weights", "card", str(released), "--check")
     (released / "scores.json").write_text(json.dumps(SCORES).replace("0.8123", "0.9"))
     result = run(capsys, "weights", "card", str(released), "--check")
     assert result.status == 2

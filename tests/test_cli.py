@@ -33,12 +33,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_when_help_is_asked_for_then_every_command_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ((), ("--help",), ("-h",)):
-        said = done(capsys, *words)
-        lines = [re.fullmatch(r"(\w* +)tsfm (\w+(?: \w+)?)  +(\S.*)", line) for line in said.splitlines()[1:]]
+        text = done(capsys, *words)
+        lines = [re.fullmatch(r"(\w* +)tsfm (\w+(?: \w+)?)  +(\S.*)", line) for line in text.splitlines()[1:]]
         assert sorted(line[2] for line in lines if line) == sorted([*COMMANDS, *ADDED])
         assert [line[1].strip() for line in lines if line and line[1].strip()] == [*HEADINGS, "other"]
-        assert max(map(len, said.splitlines())) <= 100
-        assert len(said.splitlines()) < 40
+        assert max(map(len, text.splitlines())) <= 100
+        assert len(text.splitlines()) < 40
     assert done(capsys, "--version") == f"tsfm {tsfm.__version__}\n"
 
 
@@ -46,12 +46,12 @@ def test_when_help_is_asked_for_then_every_command_is_in_it(capsys: pytest.Captu
 def test_when_help_of_a_group_is_asked_for_then_only_its_commands_are_in_it(
     capsys: pytest.CaptureFixture[str], group: str
 ) -> None:
-    said = done(capsys, group, "--help")
-    names = re.findall(rf"tsfm {group} (\w+)  ", said)
-    assert len(said.splitlines()) == 1 + len(names)
+    text = done(capsys, group, "--help")
+    names = re.findall(rf"tsfm {group} (\w+)  ", text)
+    assert len(text.splitlines()) == 1 + len(names)
     assert set(names) == {n.split()[1] for n in (*COMMANDS, *ADDED) if n.startswith(group)}
     alone = run(capsys, group)
-    assert (alone.status, alone.out) == (2, said)
+    assert (alone.status, alone.out) == (2, text)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_when_a_command_is_listed_then_its_function_is_there_and_its_help_explai
 ) -> None:
     module, function = COMMANDS[name][0].split(":")
     target = getattr(importlib.import_module(module), function)
-    said = " ".join(done(capsys, *name.split(), "--help").split())
+    text = " ".join(done(capsys, *name.split(), "--help").split())
     if module.endswith(".train"):  # Lightning's own help
-        assert "--config" in said
+        assert "--config" in text
         return
-    assert said.startswith(f"usage: tsfm {name} ")
+    assert text.startswith(f"usage: tsfm {name} ")
     for owner, key in options(target):
-        assert f"--{key.replace('_', '-')}" in said or f" {key} " in said
+        assert f"--{key.replace('_', '-')}" in text or f" {key} " in text
         assert f"{key}: " in (inspect.getdoc(owner) or ""), f"tsfm {name}: {key} is not explained"
 
 
@@ -100,8 +100,8 @@ def test_when_an_option_is_spelt_with_dashes_underscores_or_equals_then_it_is_th
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     spellings = (("--batch-size", "2"), ("--batch_size", "2"), ("--batch-size=2",), ("--batch_size=2",))
-    said = [done(capsys, "forecast", "table.csv", "--horizon", "2", *words) for words in spellings]
-    assert len(set(said)) == 1
+    text = [done(capsys, "forecast", "table.csv", "--horizon", "2", *words) for words in spellings]
+    assert len(set(text)) == 1
 
 
 @pytest.mark.parametrize("words", [["0.1", "0.5", "0.9"], ["0.1,0.5,0.9"], ["[0.1, 0.5, 0.9]"], ["0.9", "0.5,0.1"]])

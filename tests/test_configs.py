@@ -77,12 +77,12 @@ def parse(paths: list[Path], words: Sequence[str] = ()) -> tuple[jsonargparse.Ar
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_when_a_config_is_read_then_its_header_holds_a_command_that_names_it(path: Path) -> None:
-    found = commands(path)
-    assert found, f"{path} does not open with its command"
-    for command in found:
+    head_commands = commands(path)
+    assert head_commands, f"{path} does not open with its command"
+    for command in head_commands:
         assert command.startswith("tsfm fit --config ")
         assert " --config configs/" not in command
-    assert any(path in files(command) for command in found)
+    assert any(path in files(command) for command in head_commands)
 
 
 @pytest.mark.parametrize("path", FORECAST_CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")

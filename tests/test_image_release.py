@@ -70,7 +70,7 @@ def test_when_an_image_model_ships_then_it_is_scored_carded_listed_and_verified_
         "## Licence",
     ):
         assert part in text
-    assert "as recorded" in done(capsys, "weights", "card", str(released), "--check")
+    assert "up to date" in done(capsys, "weights", "card", str(released), "--check")
     (row,) = json.loads(done(capsys, "weights", "list", "--task", "image", "--json", "-"))["rows"][:1]
     assert (row["name"], row["family"], row["source"]) == ("tsfm-toy", "tsfm_poolformer_s12", "shipped")
     assert row["scores"] == [{"suite": "pictures", "metric": "top-1", "value": 0.5}]

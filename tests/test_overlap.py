@@ -131,7 +131,7 @@ def test_when_raw_series_are_shared_under_another_name_then_the_catalogue_tells(
     assert (ecl.related, ecl.same) == (("electricity_weekly",), ())
     assert same.same == ("electricity_weekly",)
     assert len(same.seen) == 321
-    assert "1 of 1 sets touched" in done(capsys, "data", "overlap", str(tmp_path / "out"), "--data", "ECL")
+    assert "1 of 1 sets overlap" in done(capsys, "data", "overlap", str(tmp_path / "out"), "--data", "ECL")
     assert "unknown suite" in run(capsys, "data", "overlap", str(tmp_path / "out"), "--suite", "gitf").err
 
 

@@ -280,7 +280,7 @@ def test_when_the_command_builds_then_it_says_what_is_in_the_corpus(
     said = done(capsys, "data", "build", str(config), "--output", str(tmp_path / "out"))
     assert "2 sources (2 built, 0 reused), 8 series" in said
     assert "10.00%" in said
-    assert "every array as it was written" in done(capsys, "data", "verify", str(tmp_path / "out"))
+    assert "all checksums correct" in done(capsys, "data", "verify", str(tmp_path / "out"))
     entry = Store(tmp_path / "out").sources[0].entry
     assert entry["dropped"] == {"in evaluation sets": 1}  # M4's W4
     assert entry["files"][0]["sha256"] == catalog.get("us_initial_claims").sha256

@@ -56,10 +56,10 @@ def test_the_parts_of_m3_are_those_of_the_competition(data_folder: Path) -> None
     assert [len(one) for one in loaded] == [645, 756, 1428, 174]
     assert [set(one.freqs) for one in loaded] == [{"YS"}, {"QS"}, {"MS"}, {"D"}]
     for profile in map(suite_profile, ("gift", "chronos")):
-        found = [profile.horizon(one.name, one.freqs[0]) for one in loaded]
-        assert found == [6, 8, 18, 8]
+        horizons = [profile.horizon(one.name, one.freqs[0]) for one in loaded]
+        assert horizons == [6, 8, 18, 8]
         lengths = [np.diff(one.offsets) for one in loaded]
-        assert [profile.count(one.name, n, h) for one, n, h in zip(loaded, lengths, found, strict=True)] == [1] * 4
+        assert [profile.count(one.name, n, h) for one, n, h in zip(loaded, lengths, horizons, strict=True)] == [1] * 4
 
 
 def test_the_summary_is_the_geometric_mean_over_sets_of_what_evaluate_gives(data_folder: Path) -> None:
