@@ -1,4 +1,4 @@
-"""A card says what is recorded of its model, and follows when that changes; every shipped card is up to date."""
+"""A model card states what is recorded of its model, and every shipped card is up to date."""
 
 import json
 from pathlib import Path
