@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import pytest
-from command import Result, done, run, waves
+from command import Result, done, run, script, waves
 
 import tsfm
 import tsfm.commands.cli
@@ -21,6 +21,11 @@ from tsfm.commands.arguments import parse
 from tsfm.commands.cli import COMMANDS, HEADINGS
 from tsfm_data.errors import InputError
 
+BENCHMARKS = sorted(
+    path.stem
+    for path in (Path(__file__).resolve().parent.parent / "benchmarks").glob("*.py")
+    if path.read_text().endswith(("    run(main)\n", "    run_script(main)\n"))
+)
 ADDED = {name: entry for name, entry in added_commands(COMMANDS).items() if name.startswith("image ")}
 
 
@@ -94,6 +99,32 @@ def test_when_our_image_package_adds_a_command_then_its_options_are_told_from_it
     assert inspect.signature(told) == inspect.signature(function)
     for key in inspect.signature(function).parameters:
         assert f"{key}: " in str(inspect.getdoc(function)), f"tsfm {name}: {key} is not explained"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("cifar10", "image_finetune", "vision") else name
+        for name in BENCHMARKS  # those of images import timm
+    ],
+)
+def test_when_help_of_a_benchmark_is_asked_for_then_it_explains_every_option(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    target = importlib.import_module(name).main
+    said = script(capsys, target, "--help").out
+    assert said.startswith(f"usage: python benchmarks/{name}.py ")
+    for key in inspect.signature(target).parameters:
+        assert f"--{key.replace('_', '-')}" in said or f"\n  {key} " in said
+        assert f"{key}: " in str(inspect.getdoc(target)), f"{name}.py: {key} is not explained"
+
+
+def test_when_the_benchmarks_are_listed_then_every_script_and_page_is_among_them() -> None:
+    folder = Path(__file__).resolve().parent.parent / "benchmarks"
+    listed = (folder / "README.md").read_text()
+    assert len(BENCHMARKS) > 10
+    for path in (*folder.glob("*.py"), *folder.glob("*.md")):
+        assert path.name == "README.md" or path.name in listed, f"benchmarks/README.md does not name {path.name}"
 
 
 def test_when_an_option_is_spelt_with_dashes_underscores_or_equals_then_it_is_the_same(

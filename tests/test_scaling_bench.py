@@ -1,4 +1,4 @@
-"""What the tables beside other fits compare is the same objective, and coverage is counted on every design."""
+"""Scaling-law benchmarks: all fits are compared by the same objective, and coverage is measured on every design."""
 
 import importlib.util
 
@@ -12,7 +12,7 @@ from tsfm.scaling.selftest import STUDY, planted_runs
 from tsfm_data.errors import InputError
 
 
-def test_when_sides_are_compared_then_objective_and_gradient_are_those_of_our_fit() -> None:
+def test_when_fits_are_compared_then_objective_and_gradient_are_those_of_our_fit() -> None:
     runs = planted_runs("grid", 36, 0.01, seed=1)
     fit = fit_joint(runs, 1, 0)
     E, A, B, alpha, beta = fit.law
@@ -25,7 +25,7 @@ def test_when_sides_are_compared_then_objective_and_gradient_are_those_of_our_fi
 
 
 @pytest.mark.parametrize("design", sorted({design for design, *_ in STUDY}))
-def test_when_a_design_is_studied_then_its_runs_are_clusters_of_their_own_or_of_a_training(design: str) -> None:
+def test_when_a_design_is_simulated_then_only_branches_of_one_training_share_a_cluster(design: str) -> None:
     runs = planted_runs(design, 60, 0.01, seed=0)
     assert runs.runs == len(runs) // (5 if design == "branches" else 1)
     row = cover((design, 60, 0.01), 3)
