@@ -239,7 +239,8 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
     values = numbers(table, roles.target, wrong=lenient)
     past, past_names = encoded(table, roles.past)
     known, known_names = encoded(table, roles.known)
-    stamps = read_stamps(table, roles.time, reading.dayfirst, reading.timezone)
+    dateless: dict[int, str] | None = {} if roles.item is not None else None
+    stamps = read_stamps(table, roles.time, reading.dayfirst, reading.timezone, dateless)
     notes = [*table.notes, *stamps.notes, *doubtful(table, (*roles.target, *roles.past, *roles.known))]
     if roles.unused:
         notes.append(f"columns not used: {', '.join(roles.unused)}")
@@ -257,10 +258,12 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
             )
     ns, clock = _clock(stamps, codes, len(ids))
     rows = _Rows(np.arange(len(ns)), codes, ns, [values, past, known])
+    if dateless:
+        rows = rows.take(np.setdiff1d(rows.row, list(dateless)))
     sequence = reading.order == "rows"
     rows = rows.take(np.argsort(codes, kind="stable")) if sequence else _sorted(rows, len(ids), notes)
     bad = _Bad(table, roles, ids, reading.on_bad_series, stamps.integer)
-    bad.rows(problems, codes)
+    bad.rows({**problems, **(dateless or {})}, codes)
     if reading.resample is not None:
         if stamps.integer:
             raise InputError(
@@ -501,7 +504,7 @@ def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tupl
         return grid, rows, list(range(items))
     broken = [code for code in bad.texts if code not in bad.cells]
     if bad.texts and reading.on_bad_series == "skip":
-        kept = [i for i in range(items) if i not in bad.texts]
+        kept = [i for i in np.unique(rows.code).tolist() if i not in bad.texts]
         notes.append(f"{len(bad.texts):,} of {items:,} series skipped: {_some([bad.ids[i] for i in bad.texts])}")
         rows = rows.take(np.isin(rows.code, kept))
         rows = _Rows(rows.row, np.searchsorted(kept, rows.code), rows.ns, rows.blocks)
@@ -518,9 +521,14 @@ def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tupl
         )
         rows = rows.take(np.lexsort((rows.ns, rows.code)))
     if bad.texts:
-        how = f", brought to steps of {step}" if broken else ", cells that are no numbers taken as missing"
+        how = f", brought to steps of {step}" if broken else ", cells that cannot be read taken as missing"
         notes.append(f"{len(bad.texts):,} of {items:,} series mended{how}: {_some([bad.ids[i] for i in bad.texts])}")
-    return regular_grid(rows.ns, rows.bounds(items), freq, reading.own_hours), rows, list(range(items))
+    kept = np.unique(rows.code).tolist()
+    if len(kept) < items:
+        lost = [bad.ids[i] for i in range(items) if i not in kept]
+        notes.append(f"{len(lost):,} of {items:,} series have no row that can be read: {_some(lost)}")
+        rows = _Rows(rows.row, np.searchsorted(kept, rows.code), rows.ns, rows.blocks)
+    return regular_grid(rows.ns, rows.bounds(len(kept)), freq, reading.own_hours), rows, kept
 
 
 def _usual(freqs: Sequence[str]) -> str:
