@@ -370,7 +370,7 @@ def _one_time_of_day(ns: Int64[np.ndarray, " rows"], codes: Int64[np.ndarray, " 
 def _sorted(rows: _Rows, items: int, notes: list[str]) -> _Rows:
     """Rows by series, then time; a table that was not in order is told so."""
     if items > 1:
-        rows = rows if (np.diff(rows.code) >= 0).all() else rows.take(np.argsort(rows.code, kind="stable"))
+        rows = rows if (rows.code[1:] >= rows.code[:-1]).all() else rows.take(np.argsort(rows.code, kind="stable"))
     back = np.flatnonzero(rows.ns[1:] < rows.ns[:-1])
     back = back[rows.code[back] == rows.code[back + 1]]
     if not len(back):
@@ -535,7 +535,8 @@ def _usual(freqs: Sequence[str]) -> str:
 
 def _dense(rows: _Rows) -> Int64[np.ndarray, " borders"]:
     """Where the rows of each series begin, series without rows left out."""
-    return np.append(np.flatnonzero(np.diff(rows.code, prepend=-1)), len(rows.code))
+    begins = np.flatnonzero(rows.code[1:] != rows.code[:-1]) + 1
+    return np.concatenate([np.zeros(1, np.int64), begins, np.full(1, len(rows.code))])
 
 
 def _find_bad_times(rows: _Rows, bad: _Bad, reading: Reading, freq: str | None) -> Grid | None:
