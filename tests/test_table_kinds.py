@@ -216,6 +216,15 @@ def test_rows_of_any_step_are_brought_to_the_one_asked_for() -> None:
     assert cut.notes[0] == "the last period of D is not over: its 12 rows are left out of the sums"
 
 
+def test_a_frequency_that_is_named_moves_stamps_that_are_near_its_steps() -> None:
+    stamps = [s + pd.Timedelta(seconds=i % 3) for i, s in enumerate(HOURS)]
+    series = read_series(pd.DataFrame({"date": stamps, "y": 1.0}), freq="h")
+    assert series.notes == ("320 of 480 timestamps moved to their place on the grid of h",)
+    assert following(series) == "2024-01-21 00:00:00"
+    with pytest.raises(InputError, match="expected steps of 7h from the first timestamp"):
+        read_series(pd.DataFrame({"date": stamps, "y": 1.0}), freq="7h")
+
+
 def test_business_days_leave_the_holidays_out_that_are_named() -> None:
     days = [d for d in pd.bdate_range("2024-01-01", periods=80) if str(d.date()) != "2024-01-15"]
     frame = pd.DataFrame({"date": days, "y": np.arange(79.0)})
@@ -263,6 +272,12 @@ def test_cells_that_are_no_numbers_are_missing_in_a_mended_series() -> None:
     assert read_series(frame, on_bad_series="skip").item_ids == ("3", "2")
     mended = read_series(frame, on_bad_series="fix")
     assert np.isnan(mended.item(1)).sum() == 1
+    frame = shops().iloc[:210].astype({"day": str})
+    frame.loc[150, "day"] = "soon"
+    with pytest.raises(InputError, match=r"row 151: expected a date, found 'soon'.*2 of 3 series are good"):
+        read_series(frame)
+    assert read_series(frame, on_bad_series="skip").item_ids == ("3", "1")
+    assert np.isnan(read_series(frame, on_bad_series="fix").item(2)).sum() == 1
 
 
 def test_the_answer_has_the_ids_columns_and_order_of_the_table() -> None:

@@ -109,7 +109,13 @@ def regular_grid(
     calendar = _Calendar.of(ns, bounds)
     _check_order(calendar)
     if freq is not None:
-        return _given(calendar, freq)
+        try:
+            return _given(calendar, freq)
+        except BadTime:
+            near, moved = _moved(ns, bounds)
+            if not moved.any() or step_of(freq)[0].kind != "tick":
+                raise
+        return _given(_Calendar.of(near, bounds), freq)._replace(moved=moved)
     kind, size, problems = _infer(calendar)
     moved = np.zeros(len(bounds) - 1, dtype=np.int64)
     days: dict[int, int] = {}
@@ -145,6 +151,19 @@ def regular_grid(
         grid.starts[item] += np.timedelta64(day - 1, "D")
     freqs = tuple(f"{name}@{days[i]}" if i in days else name for i, name in enumerate(grid.freqs))
     return grid._replace(moved=moved, freqs=freqs)
+
+
+def _moved(
+    ns: Int64[np.ndarray, " rows"], bounds: Int64[np.ndarray, " borders"]
+) -> tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " items"]]:
+    """Timestamps moved onto the grids that their series are near, and how many of each series were."""
+    ns, moved = ns.copy(), np.zeros(len(bounds) - 1, dtype=np.int64)
+    for item, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+        snapped = snap(ns[a:b])
+        if snapped is not None and not snapped.day:
+            moved[item] = (snapped.ns != ns[a:b]).sum()
+            ns[a:b] = snapped.ns
+    return ns, moved
 
 
 def _keeps_to_days(ns: Int64[np.ndarray, " rows"]) -> bool:

@@ -239,7 +239,8 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
     values = numbers(table, roles.target, wrong=lenient)
     past, past_names = encoded(table, roles.past)
     known, known_names = encoded(table, roles.known)
-    stamps = read_stamps(table, roles.time, reading.dayfirst, reading.timezone)
+    dateless: dict[int, str] | None = {} if roles.item is not None else None
+    stamps = read_stamps(table, roles.time, reading.dayfirst, reading.timezone, dateless)
     notes = [*table.notes, *stamps.notes, *doubtful(table, (*roles.target, *roles.past, *roles.known))]
     if roles.unused:
         notes.append(f"columns not used: {', '.join(roles.unused)}")
@@ -257,10 +258,12 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
             )
     ns, clock = _clock(stamps, codes, len(ids))
     rows = _Rows(np.arange(len(ns)), codes, ns, [values, past, known])
+    if dateless:
+        rows = rows.take(np.setdiff1d(rows.row, list(dateless)))
     sequence = reading.order == "rows"
     rows = rows.take(np.argsort(codes, kind="stable")) if sequence else _sorted(rows, len(ids), notes)
     bad = _Bad(table, roles, ids, reading.on_bad_series, stamps.integer)
-    bad.rows(problems, codes)
+    bad.rows({**problems, **(dateless or {})}, codes)
     if reading.resample is not None:
         if stamps.integer:
             raise InputError(
@@ -345,7 +348,8 @@ def _clock(
         if _one_time_of_day(wall, codes, items):
             return wall, stamps.zone
         return ns, "UTC"
-    if not _one_time_of_day(ns, codes, items):
+    some = ns[:: max(1, len(ns) // 1000)]  # enough to see whether clocks were changed
+    if (some % DAY != some[0] % DAY).any() and not _one_time_of_day(ns, codes, items):
         zone = zones.midnight_zone(ns)
         if zone is not None:
             return zones.to_wall(ns, zone), zone
@@ -366,18 +370,15 @@ def _one_time_of_day(ns: Int64[np.ndarray, " rows"], codes: Int64[np.ndarray, " 
 def _sorted(rows: _Rows, items: int, notes: list[str]) -> _Rows:
     """Rows by series, then time; a table that was not in order is told so."""
     if items > 1:
-        rows = rows if (np.diff(rows.code) >= 0).all() else rows.take(np.argsort(rows.code, kind="stable"))
-    back = np.diff(rows.ns) < 0
-    if not back.any():
+        rows = rows if (rows.code[1:] >= rows.code[:-1]).all() else rows.take(np.argsort(rows.code, kind="stable"))
+    back = np.flatnonzero(rows.ns[1:] < rows.ns[:-1])
+    back = back[rows.code[back] == rows.code[back + 1]]
+    if not len(back):
         return rows
-    same = np.diff(rows.code) == 0
-    back &= same
-    if not back.any():
-        return rows
-    inner = int(same.sum())
-    newest = back.sum() > 0.9 * inner
+    inner = len(rows.ns) - items
+    newest = len(back) > 0.9 * inner
     notes.append(
-        "rows were newest first: sorted by time" if newest else f"rows sorted by time ({int(back.sum()):,} were not)"
+        "rows were newest first: sorted by time" if newest else f"rows sorted by time ({len(back):,} were not)"
     )
     return rows.take(np.lexsort((rows.ns, rows.code)))
 
@@ -428,7 +429,7 @@ class _Bad:
 
 def _once(rows: _Rows, bad: _Bad, stamps: Stamps, notes: list[str], sequence: bool) -> _Rows:
     """Rows whose timestamps appear once in a series: identical repeats are dropped and counted."""
-    again = np.flatnonzero(np.diff(rows.ns) == 0) + 1
+    again = np.flatnonzero(rows.ns[1:] == rows.ns[:-1]) + 1
     again = again[rows.code[again] == rows.code[again - 1]]
     if sequence or not len(again):
         return rows
@@ -501,7 +502,7 @@ def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tupl
         return grid, rows, list(range(items))
     broken = [code for code in bad.texts if code not in bad.cells]
     if bad.texts and reading.on_bad_series == "skip":
-        kept = [i for i in range(items) if i not in bad.texts]
+        kept = [i for i in np.unique(rows.code).tolist() if i not in bad.texts]
         notes.append(f"{len(bad.texts):,} of {items:,} series skipped: {_some([bad.ids[i] for i in bad.texts])}")
         rows = rows.take(np.isin(rows.code, kept))
         rows = _Rows(rows.row, np.searchsorted(kept, rows.code), rows.ns, rows.blocks)
@@ -518,9 +519,14 @@ def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tupl
         )
         rows = rows.take(np.lexsort((rows.ns, rows.code)))
     if bad.texts:
-        how = f", brought to steps of {step}" if broken else ", cells that are no numbers taken as missing"
+        how = f", brought to steps of {step}" if broken else ", cells that cannot be read taken as missing"
         notes.append(f"{len(bad.texts):,} of {items:,} series mended{how}: {_some([bad.ids[i] for i in bad.texts])}")
-    return regular_grid(rows.ns, rows.bounds(items), freq, reading.own_hours), rows, list(range(items))
+    kept = np.unique(rows.code).tolist()
+    if len(kept) < items:
+        lost = [bad.ids[i] for i in range(items) if i not in kept]
+        notes.append(f"{len(lost):,} of {items:,} series have no row that can be read: {_some(lost)}")
+        rows = _Rows(rows.row, np.searchsorted(kept, rows.code), rows.ns, rows.blocks)
+    return regular_grid(rows.ns, rows.bounds(len(kept)), freq, reading.own_hours), rows, kept
 
 
 def _usual(freqs: Sequence[str]) -> str:
@@ -529,7 +535,8 @@ def _usual(freqs: Sequence[str]) -> str:
 
 def _dense(rows: _Rows) -> Int64[np.ndarray, " borders"]:
     """Where the rows of each series begin, series without rows left out."""
-    return np.append(np.flatnonzero(np.diff(rows.code, prepend=-1)), len(rows.code))
+    begins = np.flatnonzero(rows.code[1:] != rows.code[:-1]) + 1
+    return np.concatenate([np.zeros(1, np.int64), begins, np.full(1, len(rows.code))])
 
 
 def _find_bad_times(rows: _Rows, bad: _Bad, reading: Reading, freq: str | None) -> Grid | None:

@@ -76,7 +76,13 @@ class Stamps:
     notes: tuple[str, ...] = ()
 
 
-def read_stamps(table: Table, name: str, dayfirst: bool | None = None, timezone: str | None = None) -> Stamps:
+def read_stamps(
+    table: Table,
+    name: str,
+    dayfirst: bool | None = None,
+    timezone: str | None = None,
+    wrong: dict[int, str] | None = None,
+) -> Stamps:
     """The time column of a table.
 
     Integers are years, YYYYMM, YYYYMMDD, seconds, ms, us, ns since 1970, or else the numbers of steps.
@@ -86,6 +92,7 @@ def read_stamps(table: Table, name: str, dayfirst: bool | None = None, timezone:
         name: the column.
         dayfirst: whether 01/02/2024 is the first of February; None lets the column decide.
         timezone: the zone that times without one are in, and that times with one are shown in.
+        wrong: takes what is wrong with cells, by row, which then hold any date; None raises.
 
     Raises:
         InputError: a cell is empty or no date, or days and months cannot be told apart.
@@ -114,12 +121,20 @@ def read_stamps(table: Table, name: str, dayfirst: bool | None = None, timezone:
         column = column.astype("string").str.strip()
         stamps, offsets, notes = _from_text(table, name, column, dayfirst)
     cells = stamps.to_numpy()
-    lost = np.flatnonzero(~((cells >= YEARS[0]) & (cells < YEARS[1])))  # NaT is neither
-    if len(lost):
-        raise InputError(
-            f"{table.where(int(lost[0]), name)}: expected a date, found {_shown(column.iloc[lost[0]])}; "
+    known = (cells >= YEARS[0]) & (cells < YEARS[1])  # NaT is neither
+    for row in np.flatnonzero(~known).tolist():
+        said = (
+            f"{table.where(row, name)}: expected a date, found {_shown(column.iloc[row])}; "
             "write dates of 1678 to 2261 as YYYY-MM-DD HH:MM:SS, or drop the row"
         )
+        if wrong is None or not known.any():
+            raise InputError(said)
+        wrong.setdefault(row, said)
+    if not known.all():
+        first = int(known.argmax())
+        stamps = stamps.mask(~known, stamps.iloc[first])
+        if offsets is not None:
+            offsets = np.where(known, offsets, offsets[first])
     ns = stamps.to_numpy(dtype="datetime64[ns]").astype(np.int64)
     if timezone is not None:
         asked = zones.check_zone(timezone)

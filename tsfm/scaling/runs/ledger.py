@@ -191,7 +191,7 @@ def _values(table: Table, name: str) -> Float64[np.ndarray, " N"]:
         words = column.astype("string").str.strip().str.lower()
         column = column.mask(words.isin(["inf", "-inf", "+inf", "infinity", "-infinity"]))
     try:
-        return numbers(Table(pd.DataFrame({name: column}), table.source, table.name, table.text), [name])[:, 0]
+        return numbers(replace(table, frame=pd.DataFrame({name: column})), [name])[:, 0]
     except InputError as error:
         reason = str(error).split(";")[0]  # the rest is advice about series
         raise InputError(f"{reason}; write plain numbers such as 7e7, all in one unit") from error
