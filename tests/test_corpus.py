@@ -42,13 +42,13 @@ def test_when_windows_are_read_then_every_value_stands_where_it_belongs() -> Non
         assert np.all(observed[:, 32])  # the first step to forecast
         assert np.all(observed[:, 29:32])  # at least three steps before it
         for row, seen in zip(values, observed, strict=True):
-            found = row[seen]
-            assert np.all(np.diff(found) == 1)  # one run of one series
+            shown = row[seen]
+            assert np.all(np.diff(shown) == 1)  # one run of one series
             assert seen.sum() == len(np.trim_zeros(seen.astype(int)))
-            series, step = divmod(int(found[0]), 10_000)
+            series, step = divmod(int(shown[0]), 10_000)
             length = LENGTHS[series // 10]
             assert step == 0 or seen[0]  # filled stride only where the series begins
-            assert found[-1] % 10_000 < length - min(int(0.1 * length), 2 * 8)  # nothing of the held-out tail
+            assert shown[-1] % 10_000 < length - min(int(0.1 * length), 2 * 8)  # nothing of the held-out tail
 
 
 def test_when_a_series_is_long_enough_then_the_whole_horizon_is_known_and_cuts_are_uniform() -> None:

@@ -39,11 +39,11 @@ def golden_elements(tensors: dict[str, np.ndarray], levels: tuple[float, ...]) -
     return Elements(label, np.repeat(point[..., None], len(levels), -1), levels, point, scale)
 
 
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """Largest difference relative to the expected value; NaN and infinity must stand at the same places."""
-    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+def relative(values: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference relative to the expected value; NaN and infinity must be at the same positions."""
+    np.testing.assert_array_equal(np.isfinite(values), np.isfinite(expected))
     finite = np.isfinite(expected)
-    error = np.abs(found[finite] - expected[finite]) / np.maximum(np.abs(expected[finite]), 1e-12)
+    error = np.abs(values[finite] - expected[finite]) / np.maximum(np.abs(expected[finite]), 1e-12)
     return float(error.max(initial=0.0))
 
 
@@ -62,9 +62,9 @@ def test_golden_metrics_equal_gluonts(case: Path, axis: str) -> None:
     reference = {"all": "out/metrics", "window": "out/metrics_per_window", "step": "out/metrics_per_step"}[axis]
     expected = tensors[reference].reshape(groups, len(metrics))
     skip = config["skip_per_window"] if axis == "window" else {}
-    for column, (name, found) in enumerate(accumulator.values().items()):
+    for column, (name, values) in enumerate(accumulator.values().items()):
         rows = np.setdiff1d(np.arange(groups), skip.get(name, []))
-        assert relative(found[rows], expected[rows, column]) < 1e-9, name
+        assert relative(values[rows], expected[rows, column]) < 1e-9, name
 
 
 @golden()
@@ -75,13 +75,13 @@ def test_golden_seasonal_errors_equal_gluonts(case: Path) -> None:
     expected = tensors["out/seasonal_error"]
     if season is None:  # left to the frequency: hours where the start has a time of day, else days of a calendar
         season = 24 if ":" in config["windows"][0]["forecast_start"] else 1
-    found = np.array(
+    errors = np.array(
         [
             seasonal_error(history[:, None], season, np.array([len(history)]), config["mask_invalid_label"])[0, 0]
             for history in np.split(tensors["in/context"], offsets[1:-1])
         ]
     )
-    assert relative(found, expected) < 1e-9
+    assert relative(errors, expected) < 1e-9
 
 
 @golden("out/extrapolated_quantiles")
@@ -100,8 +100,8 @@ def test_golden_missing_levels_equal_gluonts(case: Path) -> None:
 def test_golden_sample_quantiles_equal_gluonts(case: Path) -> None:
     config, tensors = read(case)
     levels = golden_sample_levels(config["tensors"]["out/sample_quantiles"]["meaning"])
-    found = sample_quantiles(np.moveaxis(tensors["in/samples"], 1, 2), levels)
-    assert relative(np.moveaxis(found, 2, 1), tensors["out/sample_quantiles"]) < 1e-9
+    quantiles = sample_quantiles(np.moveaxis(tensors["in/samples"], 1, 2), levels)
+    assert relative(np.moveaxis(quantiles, 2, 1), tensors["out/sample_quantiles"]) < 1e-9
 
 
 def golden_sample_levels(meaning: str) -> list[float]:
@@ -186,12 +186,12 @@ def test_when_the_history_is_cut_then_the_seasonal_error_sees_only_what_came_bef
     rng = np.random.default_rng(3)
     values = rng.normal(size=(50, 2))
     values[7, 0] = np.nan
-    found = seasonal_error(values, 12, np.array([50, 30, 12, 5, 1]))
-    assert found[0, 1] == pytest.approx(np.abs(values[12:, 1] - values[:-12, 1]).mean(), rel=1e-12)
-    assert found[1, 0] == pytest.approx(np.nanmean(np.abs(values[12:30, 0] - values[:18, 0])), rel=1e-12)
-    assert found[3, 1] == pytest.approx(np.abs(np.diff(values[:5, 1])).mean(), rel=1e-12)
-    assert np.isnan(found[2]).all()  # exactly one season: no difference exists (GluonTS falls back only below)
-    assert np.isnan(found[4]).all()
+    errors = seasonal_error(values, 12, np.array([50, 30, 12, 5, 1]))
+    assert errors[0, 1] == pytest.approx(np.abs(values[12:, 1] - values[:-12, 1]).mean(), rel=1e-12)
+    assert errors[1, 0] == pytest.approx(np.nanmean(np.abs(values[12:30, 0] - values[:18, 0])), rel=1e-12)
+    assert errors[3, 1] == pytest.approx(np.abs(np.diff(values[:5, 1])).mean(), rel=1e-12)
+    assert np.isnan(errors[2]).all()  # exactly one season: no difference exists (GluonTS falls back only below)
+    assert np.isnan(errors[4]).all()
 
 
 @pytest.mark.parametrize(

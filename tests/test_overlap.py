@@ -51,21 +51,21 @@ def test_when_a_series_was_trained_on_then_it_is_found_scaled_moved_and_cut(
     planted = scale * walks(1, 1500, 4)[first:last, 2] + offset
     other = walks(9, last - first, 1)[:, 0]
     file = write(tmp_path / "test.csv", np.stack([other, planted], axis=1), ["stranger", "planted"])
-    (found,) = check_overlap(corpus, [str(file)])
-    assert dict(found.seen) == {"planted": ("long",)}
-    assert (found.series, found.checked, found.clean) == (2, 2, False)
+    (overlap,) = check_overlap(corpus, [str(file)])
+    assert dict(overlap.seen) == {"planted": ("long",)}
+    assert (overlap.series, overlap.checked, overlap.clean) == (2, 2, False)
 
 
 def test_when_a_short_series_was_trained_on_then_24_steps_of_it_are_found(tmp_path: Path, corpus: Path) -> None:
     part = np.concatenate([walks(8, 50, 1)[:, 0], 3 * walks(2, 60, 4)[19:43, 1]])
-    (found,) = check_overlap(corpus, [str(write(tmp_path / "test.csv", part[:, None]))])
-    assert list(found.seen.values()) == [("short",)]
+    (overlap,) = check_overlap(corpus, [str(write(tmp_path / "test.csv", part[:, None]))])
+    assert list(overlap.seen.values()) == [("short",)]
 
 
 def test_when_a_copy_was_rounded_then_it_is_still_found(tmp_path: Path, corpus: Path) -> None:
     rough = (walks(1, 1500, 4)[:, :1] * 2.54).round(1)
-    (found,) = check_overlap(corpus, [str(write(tmp_path / "test.csv", rough))])
-    assert found.seen
+    (overlap,) = check_overlap(corpus, [str(write(tmp_path / "test.csv", rough))])
+    assert overlap.seen
 
 
 def test_when_single_precision_rounds_a_series_then_a_copy_in_other_units_is_still_found(tmp_path: Path) -> None:
@@ -73,8 +73,8 @@ def test_when_single_precision_rounds_a_series_then_a_copy_in_other_units_is_sti
     (tmp_path / "c.yaml").write_text("sources: [{path: large.csv}]")
     write(tmp_path / "large.csv", exact)
     build(tmp_path / "c.yaml", tmp_path / "corpus", progress=False)
-    (found,) = check_overlap(tmp_path / "corpus", [str(write(tmp_path / "test.csv", exact * 0.4536))])
-    assert found.seen
+    (overlap,) = check_overlap(tmp_path / "corpus", [str(write(tmp_path / "test.csv", exact * 0.4536))])
+    assert overlap.seen
 
 
 def test_when_series_are_strangers_then_none_is_found(tmp_path: Path, corpus: Path) -> None:
@@ -82,9 +82,9 @@ def test_when_series_are_strangers_then_none_is_found(tmp_path: Path, corpus: Pa
     counts = np.random.default_rng(0).poisson(0.3, (1000, 4)).astype(float)
     line = np.arange(1000.0)[:, None] * [1, 2]
     file = write(tmp_path / "test.csv", np.concatenate([walks(7, 1000, 20), waves, counts, line], axis=1))
-    (found,) = check_overlap(corpus, [str(file)])
-    assert found.clean
-    assert (found.series, found.checked) == (30, 24)  # of counts and straight lines nothing can be said
+    (overlap,) = check_overlap(corpus, [str(file)])
+    assert overlap.clean
+    assert (overlap.series, overlap.checked) == (30, 24)  # of counts and straight lines nothing can be said
 
 
 def test_when_a_block_says_nothing_then_it_has_no_fingerprint() -> None:
@@ -112,8 +112,8 @@ def test_when_only_the_manifest_of_a_card_is_at_hand_then_it_is_enough(tmp_path:
     for name in ("manifest.json", "overlap.npz"):
         (card / name).write_bytes((corpus / name).read_bytes())
     file = write(tmp_path / "test.csv", walks(1, 1500, 4)[:, :1])
-    (found,) = check_overlap(card / "manifest.json", [str(file)])
-    assert found.seen
+    (overlap,) = check_overlap(card / "manifest.json", [str(file)])
+    assert overlap.seen
     (card / "overlap.npz").unlink()
     (unknown,) = check_overlap(card, [str(file)])
     assert unknown.checked is None  # said, not guessed

@@ -26,24 +26,24 @@ def store() -> Store:
 
 def crops(rows: PackedRows) -> list[dict[str, np.ndarray]]:
     """Every sample of every row."""
-    found = []
+    all_crops = []
     for row in range(len(rows)):
         for number in range(1, int(rows.sample_id[row].max()) + 1):
             place = np.flatnonzero(rows.sample_id[row].numpy() == number)
             assert np.all(np.diff(place) == 1)
             parts = {name: getattr(rows, name)[row].numpy()[place] for name in ("target", "observed", "prediction")}
-            found.append({**parts, "time_id": rows.time_id[row].numpy()[place]})
-    return found
+            all_crops.append({**parts, "time_id": rows.time_id[row].numpy()[place]})
+    return all_crops
 
 
 def test_when_crops_are_packed_then_each_is_whole_and_in_the_order_of_time() -> None:
     for rows in PackedLoader(store(), **OPTIONS):
-        found = crops(rows)
-        assert len(found) == 48
+        all_crops = crops(rows)
+        assert len(all_crops) == 48
         padding = rows.sample_id == 0
         assert not rows.observed[padding].any()
         assert not rows.prediction[padding].any()
-        for crop in found:
+        for crop in all_crops:
             tokens = len(crop["time_id"])
             np.testing.assert_array_equal(crop["time_id"], np.arange(tokens))
             values = crop["target"].reshape(-1)[crop["observed"].reshape(-1)]
@@ -61,15 +61,15 @@ def test_when_crops_are_packed_then_each_is_whole_and_in_the_order_of_time() -> 
 
 def test_when_series_are_long_then_crops_and_masks_follow_the_recipe() -> None:
     loader = PackedLoader(make_store(make_source("a", coded(4, 5000))), **{**OPTIONS, "tokens": 100, "batches": 20})
-    found = [crop for rows in loader for crop in crops(rows)]
-    shown = np.array([len(crop["time_id"]) for crop in found])
-    share = np.array([crop["prediction"].mean() for crop in found])
+    all_crops = [crop for rows in loader for crop in crops(rows)]
+    shown = np.array([len(crop["time_id"]) for crop in all_crops])
+    share = np.array([crop["prediction"].mean() for crop in all_crops])
     assert (shown.min(), shown.max()) == (51, 100)
     assert shown.mean() == pytest.approx(75.5, abs=3)
     assert share.min() >= 0.14
     assert share.max() <= 0.51
     assert share.mean() == pytest.approx(0.325, abs=0.02)
-    assert all(crop["observed"].all() for crop in found)
+    assert all(crop["observed"].all() for crop in all_crops)
 
 
 def test_when_pieces_are_fitted_then_none_overlap_and_few_rows_are_needed() -> None:

@@ -236,11 +236,11 @@ def test_when_nothing_is_lost_then_values_are_only_rounded() -> None:
 
 
 def test_when_no_weights_are_given_then_shares_follow_the_root_of_points_up_to_a_bound() -> None:
-    found = shares([100] * 39 + [100 * 10**6], [None] * 40)
-    assert found[-1] == pytest.approx(0.08)
-    assert found[:-1] == pytest.approx(0.92 / 39)
-    found = shares([100, 400, 900] * 20, [None] * 60)
-    assert found[:3] == pytest.approx(np.array([1, 2, 3]) / 120)
+    weights = shares([100] * 39 + [100 * 10**6], [None] * 40)
+    assert weights[-1] == pytest.approx(0.08)
+    assert weights[:-1] == pytest.approx(0.92 / 39)
+    weights = shares([100, 400, 900] * 20, [None] * 60)
+    assert weights[:3] == pytest.approx(np.array([1, 2, 3]) / 120)
     assert shares([5], [None]) == pytest.approx(1.0)
     assert shares([5, 9, 10**9], [0.5, None, None]) == pytest.approx(
         [0.5, 0.5 * 3 / (3 + 10**4.5), 0.5 * 10**4.5 / (3 + 10**4.5)]
@@ -252,10 +252,10 @@ def test_when_no_weights_are_given_then_shares_follow_the_root_of_points_up_to_a
 def test_when_shares_are_bounded_then_they_sum_to_one_and_none_exceeds_the_bound(seed: int) -> None:
     rng = np.random.default_rng(seed)
     points = np.exp(rng.normal(8, 4, rng.integers(1, 80))).astype(int) + 1
-    found = shares(points.tolist(), [None] * len(points))
-    assert found.sum() == pytest.approx(1)
-    assert found.max() <= max(0.08, 2 / len(points)) + 1e-9
-    assert (np.diff(found[np.argsort(points)]) >= -1e-12).all()  # more points, no smaller share
+    weights = shares(points.tolist(), [None] * len(points))
+    assert weights.sum() == pytest.approx(1)
+    assert weights.max() <= max(0.08, 2 / len(points)) + 1e-9
+    assert (np.diff(weights[np.argsort(points)]) >= -1e-12).all()  # more points, no smaller share
 
 
 def test_when_the_corpus_of_released_weights_is_listed_then_it_is_every_open_training_set(data_folder: Path) -> None:

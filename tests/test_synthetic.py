@@ -177,8 +177,8 @@ def test_when_a_process_is_sampled_then_its_covariance_is_its_kernel(kind: int) 
     x = gp.sample(np.repeat(row, count, 0), length, rng(kind))
     for lag in (0, 1, 3, 12, 24, 100, 250):
         expected = row[0, lag]
-        found = (x[:, 0] * x[:, lag]).mean()
-        assert abs(found - expected) < 4 * np.sqrt((1 + expected**2) / count), (lag, found, expected)
+        covariance = (x[:, 0] * x[:, lag]).mean()
+        assert abs(covariance - expected) < 4 * np.sqrt((1 + expected**2) / count), (lag, covariance, expected)
     lags = np.arange(0, circle // 2)
     chord = circle / np.pi * np.sin(np.pi * lags / circle) / (scale * circle)
     if gp.KINDS[kind] == "rbf":
@@ -203,8 +203,8 @@ def test_when_roots_are_given_then_the_autoregression_is_recovered() -> None:
     one = np.zeros((400, 1), np.float32)
     x = arma.filtered(drive, np.tile(pair, (400, 1)).astype(np.complex64), one, np.full(400, 12), one)
     past = np.stack([x[:, 1:-1].ravel(), x[:, :-2].ravel()], 1)
-    found = np.linalg.lstsq(past, x[:, 2:].ravel(), rcond=None)[0]
-    np.testing.assert_allclose(found, coefficients, atol=0.005)
+    estimate = np.linalg.lstsq(past, x[:, 2:].ravel(), rcond=None)[0]
+    np.testing.assert_allclose(estimate, coefficients, atol=0.005)
     seasonal = arma.filtered(drive, np.zeros((400, 1), np.complex64), one, np.full(400, 12), one + np.float32(0.8))
     slope = (seasonal[:, 12:] * seasonal[:, :-12]).sum() / (seasonal[:, :-12] ** 2).sum()
     assert abs(slope - 0.8) < 0.005
@@ -296,14 +296,14 @@ def test_when_holidays_come_then_once_a_year_on_their_date_or_weekday(kind: int)
     day = np.tile(np.arange(7305, 7305 + 7305, dtype=np.int32), (30, 1))  # from 1990-01-01
     near = calendar.holiday(day, 1, np.full((30, 1), kind), rng())
     for row in range(30):
-        found = day[row][near[row] == 1]
-        assert abs(len(found) - years) <= 1
+        events = day[row][near[row] == 1]
+        assert abs(len(events) - years) <= 1
         tables = calendar.almanac()
         if kind == 0:
-            assert len(set(tables.of_year[found])) == 1
+            assert len(set(tables.of_year[events])) == 1
         else:
-            assert len(set(tables.weekday[found])) == 1
-            assert np.ptp(tables.of_year[found]) <= (7 if kind == 1 else 37)
+            assert len(set(tables.weekday[events])) == 1
+            assert np.ptp(tables.of_year[events]) <= (7 if kind == 1 else 37)
     assert (near > 0).mean() > 1.5 / 365
 
 

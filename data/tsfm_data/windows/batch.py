@@ -1,4 +1,4 @@
-"""What flows from the data layer to a model and back: one batch of windows, and one batch of forecasts.
+"""Batch and Forecast: the input of a predictor, and its output.
 
 Axes: B windows, T context steps, H horizon steps, V variates, M calendar features, P covariates known up to the
 present, K covariates known in the future too, Q quantile levels.
@@ -19,22 +19,22 @@ class Batch:
 
     Attributes:
         past: context values; 0 where not observed (missing, or before the series begins).
-        past_observed: where ``past`` holds a value.
+        past_observed: where ``past`` is observed.
         horizon: number of steps to forecast, H.
         season: steps in one season of the series (24 for hourly data), for scaled metrics and naive forecasts.
-        future: values to forecast, 0 where not observed; None when they are not known.
-        future_observed: where ``future`` holds a value.
-        past_marks: calendar features of the context steps, each in [-0.5, 0.5]; None when the model wants none.
+        future: values to forecast, 0 where not observed; None if they are not known.
+        future_observed: where ``future`` is observed.
+        past_marks: calendar features of the context steps, each in [-0.5, 0.5]; None if the model uses none.
         future_marks: the same for the horizon.
         item: index of each window's series in its ``SeriesSet``.
-        cut: row within that series of the first step to forecast.
-        past_covariates: covariates known up to the present, 0 where not observed; None where there are none, or the
-            model takes none, as for all that follow.
-        past_covariates_observed: where ``past_covariates`` holds a value.
+        cut: row of the first step to forecast in that series.
+        past_covariates: covariates known up to the present, 0 where not observed. Covariate fields are None if the
+            series or the model have none.
+        past_covariates_observed: where ``past_covariates`` is observed.
         known_past: context of the covariates that are known in the future too.
-        known_past_observed: where ``known_past`` holds a value.
+        known_past_observed: where ``known_past`` is observed.
         known_future: the same covariates over the horizon.
-        known_future_observed: where ``known_future`` holds a value.
+        known_future_observed: where ``known_future`` is observed.
     """
 
     past: Float[Tensor, "B T V"]
@@ -55,7 +55,7 @@ class Batch:
     known_future_observed: Bool[Tensor, "B H K"] | None = None
 
     def to(self, target: torch.device | str | torch.dtype) -> "Batch":
-        """The same batch on another device, or with its floating-point members in another type."""
+        """A copy on another device, or with its floating-point tensors in another type."""
         moved: dict[str, Any] = {}
         for name in (f.name for f in fields(self)):
             value = getattr(self, name)

@@ -1,9 +1,8 @@
-"""The memory behind ``tsfm_data.windows.loader``: contiguous arrays of values, marks and covariates, one copy a batch.
+"""Memory layout of windows: contiguous arrays of values, calendar features and covariates, one copy per batch.
 
-The values lie variate by variate ([V, R], all items one after the other), so that a batch is one indexed copy of
-B x V runs of memory, a model that reads each variate's history as one token gets it without a transposing copy, and
-a random subset of the variates costs only what it holds. R: rows, L: steps of a window; other letters as in
-``tsfm_data.windows.batch``.
+Values are stored variate by variate ([V, R], all items one after the other), so a batch is one indexed copy of B x V
+runs of memory. A model that reads each variate's history as one token needs no transposing copy, and a random subset of
+the variates copies only these. R: rows, L: steps of a window; other letters as in ``tsfm_data.windows.batch``.
 """
 
 import numpy as np
@@ -22,7 +21,7 @@ def gather(
     steps: int,
     shown_V: Int[np.ndarray, " v"],
 ) -> Float[Tensor, "B L v"] | Bool[Tensor, "B L v"]:
-    """Rows ``begin ... begin + steps`` of the shown variates: one copy of B x v runs. Memory order is [B, v, L]."""
+    """Copy rows ``begin ... begin + steps`` of the shown variates, B x v runs. Memory order is [B, v, L]."""
     rows = table_VR.shape[1]
     runs = table_VR.view(-1).as_strided((table_VR.numel() - steps + 1, steps), (1, 1))
     start_Bv = (begin_B[:, None] + shown_V * rows).reshape(-1)
@@ -32,19 +31,19 @@ def gather(
 def lay_out(
     values: Float64[np.ndarray, "rows V"], context: int, horizon: int, scaler: StandardScaler | None, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "V R"], Bool[Tensor, "V R"] | None]:
-    """Values and, where any is missing, the observed mask, with room for a context before and a horizon behind."""
+    """Values and, if any is missing, the observed mask, padded by a context before and a horizon after them."""
     rows, variates = values.shape
     values_VR = torch.zeros((variates, context + rows + horizon), dtype=dtype)
     missing = bool(np.isnan(values).any())
     observed_VR = torch.zeros(values_VR.shape, dtype=torch.bool) if missing else None
-    for v in range(variates):  # a variate at a time: no second copy of the whole set
+    for v in range(variates):  # one variate at a time, to avoid a second copy of the whole set
         column = np.asarray(values[:, v], dtype=np.float64)
         if scaler is not None:
             column = (column - scaler.mean[v]) / scaler.std[v]
         if observed_VR is not None:
-            seen = ~np.isnan(column)
-            observed_VR[v, context : context + rows] = torch.from_numpy(seen)
-            column = np.where(seen, column, 0.0)
+            observed = ~np.isnan(column)
+            observed_VR[v, context : context + rows] = torch.from_numpy(observed)
+            column = np.where(observed, column, 0.0)
         values_VR[v, context : context + rows] = torch.from_numpy(column)
     return values_VR, observed_VR
 
@@ -57,9 +56,9 @@ def mark_tables(
     marks: str | None,
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, "M R"] | None, Int[np.ndarray, " items"]]:
-    """Calendar features of every item to ``horizon`` steps past its end, and where each item's begin.
+    """Calendar features of every item to ``horizon`` steps past its end, and the offset of each item in them.
 
-    Items with the same first timestamp and frequency share one table, as long as the longest of them.
+    Items with the same first timestamp and frequency share one table with the length of the longest.
     """
     offsets = np.zeros(len(lengths), dtype=np.int64)
     if marks is None:
@@ -81,7 +80,7 @@ def mark_tables(
 
 
 class Covariates:
-    """The covariates of a set of series, laid out as its values are.
+    """The covariates of a set of series, in the same memory layout as its values.
 
     Args:
         series: the series.
@@ -109,10 +108,10 @@ class Covariates:
         self._offsets = np.asarray(series.offsets, dtype=np.int64)
 
     def check(self, items: Int[np.ndarray, " W"], cuts: Int[np.ndarray, " W"]) -> None:
-        """Check that known covariates are known over every horizon that reaches past the target.
+        """Check that known covariates exist for every horizon that reaches past the target.
 
         Raises:
-            InputError: there are too few rows of them, or a value is missing.
+            InputError: there are too few rows, or a value is missing.
         """
         if self._known is None:
             return
@@ -147,10 +146,10 @@ class Covariates:
             )
 
     def gather(self, item_B: Int[np.ndarray, " B"], cut_B: Int[np.ndarray, " B"]) -> dict[str, Tensor]:
-        """The fields of a ``Batch`` that hold covariates."""
+        """The covariate fields of a ``Batch``."""
         T = self.context
         fields: dict[str, Tensor] = {}
-        begin_B = self._offsets[item_B] + cut_B  # the memory begins with ``context`` rows of padding
+        begin_B = self._offsets[item_B] + cut_B  # the tables begin with ``context`` rows of padding
         rows_B = np.diff(self._offsets)[item_B]
         for name, table, steps in (("past", self._past, T), ("known", self._known, T + self.horizon)):
             if table is None:
@@ -158,13 +157,13 @@ class Covariates:
             shown = np.arange(len(table[0]))
             values = gather(table[0], begin_B, steps, shown)
             row_BL = cut_B[:, None] + np.arange(-T, steps - T)
-            seen = torch.from_numpy((row_BL >= 0) & (row_BL < rows_B[:, None]))[..., None].expand(values.shape)
-            values = values.masked_fill_(~seen, 0.0)
+            observed = torch.from_numpy((row_BL >= 0) & (row_BL < rows_B[:, None]))[..., None].expand(values.shape)
+            values = values.masked_fill_(~observed, 0.0)
             if table[1] is not None:
-                seen = seen & gather(table[1], begin_B, steps, shown)
+                observed = observed & gather(table[1], begin_B, steps, shown)
             if name == "past":
-                fields |= {"past_covariates": values, "past_covariates_observed": seen}
+                fields |= {"past_covariates": values, "past_covariates_observed": observed}
             else:
-                fields |= {"known_past": values[:, :T], "known_past_observed": seen[:, :T]}
-                fields |= {"known_future": values[:, T:], "known_future_observed": seen[:, T:]}
+                fields |= {"known_past": values[:, :T], "known_past_observed": observed[:, :T]}
+                fields |= {"known_future": values[:, T:], "known_future_observed": observed[:, T:]}
         return fields

@@ -1,4 +1,4 @@
-"""Windows over a set of series: chosen by (item, cut), gathered a whole batch at once, handed out by a loader.
+"""Windows over a set of series, each given by (item, cut), and a loader of batches of windows.
 
 Letters as in ``tsfm_data.windows.batch``; L: steps of a window, T + H.
 """
@@ -20,14 +20,14 @@ from tsfm_data.windows.gather import Covariates, gather, lay_out, mark_tables
 from tsfm_data.windows.resumable import ResumableLoader
 from tsfm_data.windows.splits import StandardScaler
 
-OBSERVED = torch.ones((), dtype=torch.bool)  # expanded, never copied, where nothing is missing
+OBSERVED = torch.ones((), dtype=torch.bool)  # expanded, not copied, if nothing is missing
 
 
 class Windows:
     """A set of (item, cut) pairs over one ``SeriesSet``; a cut is the row of the item where the forecast begins.
 
-    A history shorter than the context is filled with zeros on the left, a missing value with zero; both are marked
-    as not observed. A cut at the end of an item forecasts past its end: its future is not known.
+    A history shorter than the context is padded with zeros on the left, and missing values become zeros; both are
+    marked as not observed. A cut at the end of an item forecasts past its end, so its future is not known.
 
     Args:
         series: the series.
@@ -45,8 +45,8 @@ class Windows:
         known_scaler: the same for those known in the future too.
 
     Raises:
-        InputError: a size is below 1, a cut lies outside its item, the items' frequencies have unlike seasons, or a
-            known covariate is not known over a whole horizon past the end of its item.
+        InputError: a size is below 1, a cut lies outside its item, the frequencies have different seasons, or a known
+            covariate is missing in the horizon past the end of its item.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Windows:
         if covariates and (series.past_names or series.known_names):
             self._covariates = Covariates(series, self.lengths, context, horizon, past_scaler, known_scaler, dtype)
         self.variates = np.arange(len(series.variates)) if variates is None else np.asarray(variates, dtype=np.int64)
-        self._place(items, cuts)
+        self._set_windows(items, cuts)
 
-    def _place(self, items: ArrayLike, cuts: ArrayLike) -> None:
-        """Point at these windows."""
+    def _set_windows(self, items: ArrayLike, cuts: ArrayLike) -> None:
+        """Set items and cuts after checking them."""
         self.items = np.asarray(items, dtype=np.int64)
         self.cuts = np.asarray(cuts, dtype=np.int64)
         ends = self.lengths[self.items]
@@ -110,16 +110,16 @@ class Windows:
         count: int | None = None,
         **options: Any,
     ) -> "Windows":
-        """Rolling evaluation windows, item by item and in order of time.
+        """Rolling evaluation windows, item by item in order of time.
 
         Args:
             series: the series.
             context: context steps.
             horizon: steps to forecast.
-            first: lowest cut, one for all or one an item; None: the first with a full context, or 1 with ``count``.
+            first: lowest cut, one for all or one per item; None: the first with a full context, or 1 with ``count``.
             last: highest cut; None: the last with a full horizon.
             stride: rows from one cut to the next; counted from ``first``, or back from ``last`` with ``count``.
-            count: at most this many windows an item, the last ones; None keeps all.
+            count: at most this many windows per item, the last ones; None means all.
             **options: passed on to ``Windows``.
 
         Raises:
@@ -131,28 +131,28 @@ class Windows:
         return cls(series, context, horizon, items, cuts, **options)
 
     def at(self, items: ArrayLike, cuts: ArrayLike, variates: Sequence[int] | None = None) -> "Windows":
-        """Other windows over the same memory, with the same variates unless told otherwise."""
-        other = copy.copy(self)
+        """Windows at other cuts over the same memory, by default with the same variates."""
+        windows = copy.copy(self)
         if variates is not None:
-            other.variates = np.asarray(variates, dtype=np.int64)
-        other._place(items, cuts)
-        return other
+            windows.variates = np.asarray(variates, dtype=np.int64)
+        windows._set_windows(items, cuts)
+        return windows
 
     def __len__(self) -> int:
         return len(self.items)
 
     def batch(self, indices: ArrayLike, variates: ArrayLike | None = None) -> Batch:
-        """The windows at ``indices``.
+        """Gather the windows at ``indices``.
 
         Args:
             indices: positions in this set, [B].
-            variates: positions among this set's variates to show; None shows all.
+            variates: positions among the variates of this set; None means all.
         """
         index_B = np.asarray(indices, dtype=np.int64)
         item_B, cut_B = self.items[index_B], self.cuts[index_B]
         shown_V = self.variates if variates is None else self.variates[np.asarray(variates)]
         steps = self.context + self.horizon if self._future_known else self.context
-        begin_B = self._offsets[item_B] + cut_B  # the memory begins with ``context`` rows of padding
+        begin_B = self._offsets[item_B] + cut_B  # the tables begin with ``context`` rows of padding
         values_BLV = gather(self._values, begin_B, steps, shown_V)
         if self._observed is None:
             observed_BLV = OBSERVED.expand(values_BLV.shape)
@@ -162,7 +162,7 @@ class Windows:
             row_BL = cut_B[:, None] + np.arange(-self.context, steps - self.context)
             inside_BL = (row_BL >= 0) & (row_BL < self.lengths[item_B][:, None])
             inside_BL1 = torch.from_numpy(inside_BL)[..., None]
-            # Filled, not multiplied: beyond the item lies its neighbour, whose values could be anything.
+            # Filled, not multiplied by 0: values outside the item are those of its neighbours, possibly infinite.
             values_BLV.masked_fill_(~inside_BL1, 0.0)
             observed_BLV = observed_BLV & inside_BL1
         past_marks, future_marks = self._gather_marks(item_B, cut_B)
@@ -196,18 +196,18 @@ class Windows:
         return marks_BLM[:, : self.context], marks_BLM[:, self.context :]
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """All windows in order; the last batch may be smaller."""
+        """Iterate over all windows in order; the last batch may be smaller."""
         for begin in range(0, len(self), batch_size):
             yield self.batch(np.arange(begin, min(begin + batch_size, len(self))))
 
 
 def item_lengths(series: SeriesSet) -> Int[np.ndarray, " items"]:
-    """Rows of each item whose target may be known."""
+    """Number of rows of each item without its future rows, which have no target."""
     return np.diff(np.asarray(series.offsets, dtype=np.int64)) - np.asarray(series.future_rows, dtype=np.int64)
 
 
 def common_season(series: SeriesSet) -> int:
-    """Steps in the season that all items share.
+    """Steps in the season common to all items.
 
     Raises:
         InputError: two items have frequencies with unlike seasons.
@@ -257,21 +257,21 @@ def rolling_cuts(
 class WindowLoader(ResumableLoader[Batch]):
     """Batches of ``Windows`` for a training or evaluation loop: shuffled by seed and epoch, resumable, sharded.
 
-    Gathering a batch takes microseconds, so there is nothing to hide behind a step, and no worker processes. The order
-    of an epoch depends on seed and epoch alone.
+    Gathering a batch takes microseconds, so worker processes are not needed. The order of an epoch depends only on seed
+    and epoch.
 
-    Across ``world`` ranks each takes every ``world``-th window. When shuffling, all ranks get the same number of
-    windows (the rest, fewer than ``world``, sit out this epoch); otherwise nothing is dropped or repeated, and the
-    ranks' numbers of windows may differ by one.
+    Each of ``world`` ranks takes every ``world``-th window. With ``shuffle``, all ranks get the same number of windows
+    (the rest, fewer than ``world``, are left out of this epoch); otherwise no window is dropped or repeated, and the
+    numbers of windows of two ranks may differ by one.
 
     Args:
-        windows: what to hand out.
+        windows: to load.
         batch_size: windows in a batch (of this rank).
         shuffle: a new order every epoch.
         drop_last: leave out the last, incomplete batch of an epoch, unless it is the only one.
-        seed: seed of order and variates.
-        variates_per_batch: show a random subset of the variates, drawn anew for every batch: a fraction below 1 or a
-            number of them; None shows all. Forecasts of unseen variates rest on this (iTransformer, section 4.3).
+        seed: of order and variates.
+        variates_per_batch: a new random subset of the variates in every batch: a fraction below 1 or a number; None
+            means all. It trains a model for unseen variates (iTransformer, section 4.3).
         rank: number of this process.
         world: number of processes.
 
@@ -298,8 +298,8 @@ class WindowLoader(ResumableLoader[Batch]):
         self._shown = count_variates("variates_per_batch", variates_per_batch, len(windows.variates))
         total = len(windows)
         self._total = total - total % world if shuffle and total >= world else total
-        mine = len(range(rank, self._total, world))
-        self._windows_used = mine - mine % batch_size if drop_last and mine >= batch_size else mine
+        of_rank = len(range(rank, self._total, world))
+        self._windows_used = of_rank - of_rank % batch_size if drop_last and of_rank >= batch_size else of_rank
 
     def __len__(self) -> int:
         return -(-self._windows_used // self.batch_size)
@@ -311,35 +311,35 @@ class WindowLoader(ResumableLoader[Batch]):
             yield self.windows.batch(chosen, self._variates(epoch, number))
 
     def _order(self, epoch: int) -> Int[np.ndarray, " used"]:
-        """This rank's windows of an epoch, in the order in which they are handed out."""
+        """Indices of this rank's windows of an epoch, in order."""
         order = np.arange(len(self.windows))
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
         return order[: self._total][self.rank :: self.world][: self._windows_used]
 
     def _variates(self, epoch: int, number: int) -> Int[np.ndarray, " v"] | None:
-        """The variates that batch ``number`` of an epoch shows, the same on all ranks."""
+        """The variates of batch ``number`` of an epoch, the same on all ranks."""
         variates = len(self.windows.variates)
         if self._shown == variates:
             return None
         return np.random.default_rng([self.seed, epoch, number + 1]).permutation(variates)[: self._shown]
 
 
-def count_variates(option: str, wanted: float | int | None, variates: int) -> int:
-    """How many of ``variates`` an option asks for.
+def count_variates(option: str, choice: float | int | None, variates: int) -> int:
+    """The number of variates that an option selects.
 
-    A fraction below 1 gives at least one variate, None gives all, and any other number stands for itself. It
-    may come as a float: a parser of ``int | float`` turns 2 into 2.0.
+    A fraction below 1 selects at least one variate, None selects all. A whole number may be a float, because a parser
+    of ``int | float`` turns 2 into 2.0.
 
     Raises:
         InputError: neither a fraction in (0, 1) nor a whole number from 1 to variates.
     """
-    if wanted is None:
+    if choice is None:
         return variates
-    if 0 < wanted < 1:
-        return max(1, round(wanted * variates))
-    if wanted <= 0 or not float(wanted).is_integer():
-        raise InputError(f"{option}: expected a fraction in (0, 1) or a whole number, found {wanted}")
-    if not 1 <= wanted <= variates:
-        raise InputError(f"{option}: expected 1 to {variates} variates (the data have {variates}), found {wanted}")
-    return int(wanted)
+    if 0 < choice < 1:
+        return max(1, round(choice * variates))
+    if choice <= 0 or not float(choice).is_integer():
+        raise InputError(f"{option}: expected a fraction in (0, 1) or a whole number, found {choice}")
+    if not 1 <= choice <= variates:
+        raise InputError(f"{option}: expected 1 to {variates} variates (the data have {variates}), found {choice}")
+    return int(choice)
