@@ -1,4 +1,4 @@
-"""Image models are fine-tuned on other classes by one command, and a forecasting command says which one."""
+"""Image models are fine-tuned on other classes by one command, which the forecasting command names."""
 
 import json
 from pathlib import Path
