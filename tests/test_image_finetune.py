@@ -37,6 +37,7 @@ def test_when_classes_are_others_then_a_new_head_learns_them(
     assert len(classes) == model.num_classes == 10
 
 
+@pytest.mark.slow
 def test_when_both_arms_are_trained_then_the_page_compares_them_and_finished_ones_are_kept(
     start: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
