@@ -103,7 +103,7 @@ def held_out_sets() -> tuple[tuple[str, Any], ...]:
     """Name and series of every training set outside the open corpus, at most ``MOST_SERIES`` per set."""
     from tsfm_data.io import catalog
 
-    found = []
+    sets = []
     for name in catalog.names():
         spec = catalog.get(name)
         if spec.role != "train" or spec.licence_class == "open":
@@ -111,23 +111,23 @@ def held_out_sets() -> tuple[tuple[str, Any], ...]:
         series = catalog.load(name).univariate()
         if len(set(series.freqs)) == 1:
             chosen = np.random.default_rng(0).permutation(len(series))[:MOST_SERIES]
-            found.append((name, series.select(sorted(chosen.tolist()))))
-    return tuple(found)
+            sets.append((name, series.select(sorted(chosen.tolist()))))
+    return tuple(sets)
 
 
 def scores(predictor: Predictor) -> dict[str, dict[str, float]]:
     """MASE and WQL of every held-out set under GIFT-Eval's rules; sets that are too short are left out."""
     from tsfm_data.evaluation import evaluate_series, get_profile
 
-    found = {}
+    errors = {}
     for name, series in held_out_sets():
         horizon = HORIZONS.get(series.freqs[0][0])
         try:
             rows = evaluate_series(predictor, series, get_profile("gift"), name, horizon=horizon).rows
         except InputError:
             continue
-        found[name] = {row["metric"]: row["value"] for row in rows if row["metric"] in METRICS}
-    return found
+        errors[name] = {row["metric"]: row["value"] for row in rows if row["metric"] in METRICS}
+    return errors
 
 
 def train_choice(kind: str, name: str, seed: int, corpus: str, steps: int, folder: Path) -> dict[str, Any]:
@@ -210,10 +210,10 @@ def mean_logs(
 ) -> Float[np.ndarray, " sets"]:
     """Logarithm of a choice's error relative to seasonal naive, one per set, averaged over seeds."""
     sets = [name for name in naive if naive[name].get(metric) and all(name in run["scores"] for run in runs)]
-    found = [
+    ratios = [
         [run["scores"][name][metric] / naive[name][metric] for name in sets] for run in runs if run["choice"] == choice
     ]
-    return np.log(found).mean(0)
+    return np.log(ratios).mean(0)
 
 
 def to_markdown(kind: str, rows: Sequence[dict[str, Any]], steps: int, command: str) -> str:
@@ -272,10 +272,10 @@ def main(
     """
     if kind not in ("encoder", "decoder"):
         raise InputError(f"expected encoder or decoder, found {kind!r}")
-    found = run_table(kind, choices or [], seeds, corpus, steps, runs, jobs)
+    trained = run_table(kind, choices or [], seeds, corpus, steps, runs, jobs)
     naive = get_baseline("seasonal-naive")
     assert naive is not None
-    rows = compare(found, scores(naive))
+    rows = compare(trained, scores(naive))
     chosen = "".join(f' "{name}"' for name in choices or ())
     command = f"python benchmarks/ablation.py --kind {kind} --steps {steps} --seeds {seeds}" + (
         f" --choices{chosen}" if chosen else ""

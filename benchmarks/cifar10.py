@@ -104,7 +104,7 @@ def page(rows: list[dict[str, Any]], epochs: int, fraction: float, command: str)
         f"Each model trains for {epochs} epochs on {share}, enlarged to 64 pixels.",
         "Optimiser, batch size, precision and augmentation (shift by up to an eighth, mirroring) are the same for all:",
         "see the config `vision/cifar10`. The epoch with the best accuracy on 5,000 held-out training images is scored",
-        "on the test images. vit and resnet are timm's models, with about as many parameters.",
+        "on the test images. The models vit and resnet are those of timm, with about as many parameters.",
         "",
         f"    {command}",
         "",

@@ -115,7 +115,7 @@ def to_markdown(rows: list[dict[str, Any]], threads: int, command: str) -> str:
         "# Cold start",
         "",
         "Time and memory of `tsfm forecast` with the default model, from the start of the process to the written file.",
-        f"The input is a CSV file of {SERIES} series of {ROWS} hourly values; {HORIZON} steps are forecast.",
+        f"The input is a CSV file of {SERIES} series of {ROWS} hourly values. The forecast has {HORIZON} steps.",
         f"{len(rows)} processes ran one after the other, with {threads} threads each. Another one ran before them and",
         "is not counted: it brings the libraries into the file cache. Memory is the largest resident set.",
         f"Python {platform.python_version()}, PyTorch {version('torch')}, pandas {version('pandas')}.",

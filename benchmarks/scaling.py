@@ -187,12 +187,14 @@ def coverage_to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
     return (
         "# Coverage of the 95 % intervals of scaling laws\n\n"
         "How often does the 95 % bootstrap interval of a fitted constant contain the true one? Each row simulates\n"
-        f"runs of a known law L = E + A / N^alpha + B / D^beta, {repeats} times with different seeds, and fits them.\n"
+        f"runs of a known law L = E + A / N^alpha + B / D^beta and fits them, {repeats} times with different seeds.\n"
         "Numbers are the share of intervals that contain the true constant: 0.95 is ideal, with a standard error of\n"
         f"{error:.3f}.\n\n"
         "- rows: simulated runs; noise: standard deviation of the log loss.\n"
-        "- designs: grid; IsoFLOP; unbalanced (many small runs, few large ones); truncated (no run above a budget);\n"
-        "  branches (five budgets from each training, which share half of the variance).\n\n"
+        "- grid, isoflop: the usual designs.\n"
+        "- unbalanced: many small runs and few large ones.\n"
+        "- truncated: no run above a budget.\n"
+        "- branches: five budgets from each training, which share half of the variance.\n\n"
         f"    {command}\n\n{text}\n"
     )
 

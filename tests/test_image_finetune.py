@@ -1,4 +1,4 @@
-"""Image models are fine-tuned on other classes by one command, and a forecasting command says which one."""
+"""Image models are fine-tuned on other classes by one command, which the forecasting command names."""
 
 import json
 from pathlib import Path
@@ -37,6 +37,7 @@ def test_when_classes_are_others_then_a_new_head_learns_them(
     assert len(classes) == model.num_classes == 10
 
 
+@pytest.mark.slow
 def test_when_both_arms_are_trained_then_the_page_compares_them_and_finished_ones_are_kept(
     start: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""An image model ships as forecasters do: listed, verified, with a card of what is recorded, and used by default."""
+"""A released image model is listed, verified, has a card, and is used by default."""
 
 import json
 from pathlib import Path

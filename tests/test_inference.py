@@ -1,4 +1,4 @@
-"""Forecasts without needless work are the same forecasts; and what they are timed beside is of the same size."""
+"""Faster forecasts are equal to plain ones, and the benchmark compares models of the same size."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Pretraining by YAML: resumed within an epoch, averaged, on two processes; what it logs and keeps with the weights."""
+"""Pretraining by YAML: resuming within an epoch, averaging, two processes, logs, and records in the model folder."""
 
 import hashlib
 import json

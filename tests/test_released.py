@@ -1,4 +1,4 @@
-"""The weights that ship, on series whose future is known: what a forecaster tries first."""
+"""The released weights, on series whose future is known."""
 
 from functools import cache
 
@@ -15,7 +15,7 @@ RELEASED = ["tsfm-encoder-small", "tsfm-decoder-small"]
 
 @cache
 def profile(noise: float) -> pd.DataFrame:
-    """Twenty series of a range of about 1 that repeat a day, each its own."""
+    """Twenty series with a range of about 1, each of which repeats its own daily pattern."""
     rng = np.random.default_rng(0)
     days = rng.normal(size=(24, 20)).cumsum(0)
     days = (days - np.linspace(0, 1, 24)[:, None] * days[-1]) / np.ptp(days, 0)
@@ -26,11 +26,11 @@ def profile(noise: float) -> pd.DataFrame:
 
 @cache
 def forecast(name: str, noise: float) -> tuple[float, float, float]:
-    """Mean error of the median, mean width of the 80 % interval, share of the future that it holds."""
+    """Mean error of the median, mean width of the 80 % interval, share of true values inside it."""
     table = profile(noise)
-    found = tsfm.load(name).forecast(table[:-HORIZON], horizon=HORIZON)
+    predicted = tsfm.load(name).forecast(table[:-HORIZON], horizon=HORIZON)
     truth = table[-HORIZON:].melt("date", var_name="item_id").rename(columns={"date": "timestamp"})
-    both = found.merge(truth, on=["item_id", "timestamp"], validate="one_to_one")
+    both = predicted.merge(truth, on=["item_id", "timestamp"], validate="one_to_one")
     assert len(both) == 20 * HORIZON
     width = both["0.9"] - both["0.1"]
     held = both["value"].between(both["0.1"], both["0.9"])

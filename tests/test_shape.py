@@ -1,4 +1,4 @@
-"""What ``make shape`` counts, on a package made for it."""
+"""What ``make shape`` counts, on a small generated package."""
 
 import runpy
 from pathlib import Path
