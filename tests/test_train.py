@@ -270,7 +270,7 @@ def test_when_no_checkpoint_is_given_then_testing_is_refused_rather_than_done_on
     for command in ("validate", "test", "predict"):
         result = run(capsys, command, "--config", "config.yaml")
         assert result.status == 2
-        assert "give --ckpt_path FILE, for instance run/checkpoints/best.ckpt" in result.err
+        assert "give --ckpt_path FILE, such as run/checkpoints/best.ckpt" in result.err
 
 
 def test_when_a_run_is_made_from_python_then_its_trainer_tests_the_best_checkpoint() -> None:
