@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from tsfm.inference import load_model
 from tsfm.models import Forecaster
-from tsfm.training import LEARNING_RATES, Recipe, finetune, until
+from tsfm.training import LEARNING_RATES, Recipe, finetune, truncate
 from tsfm_data.errors import unknown_name
 from tsfm_data.evaluation import SuiteSet, choose, evaluate_series, suite_profile
 from tsfm_data.io import SeriesSet, atomic_file
@@ -139,7 +139,7 @@ def history_of(name: str, series: SeriesSet, horizon: int | None = None) -> tupl
     items, cuts = profile.cuts(name, series.item_ids, lengths, horizon)
     ends = lengths.copy()
     np.minimum.at(ends, items, cuts)
-    return until(series, ends), horizon
+    return truncate(series, ends), horizon
 
 
 def scores(model: Forecaster, one: SuiteSet, series: SeriesSet) -> dict[str, float]:

@@ -41,12 +41,12 @@ def test_when_a_series_is_exported_then_it_is_forecast_as_by_the_model() -> None
     model = tiny()
     whole = Exportable(tiny(), 12)  # longer than the model's own horizon
     for past in hard_inputs(model.context):
-        found = whole(torch.from_numpy(past))
+        actual = whole(torch.from_numpy(past))
         seen = torch.from_numpy(~np.isnan(past))[..., None]
         batch = Batch(torch.from_numpy(np.nan_to_num(past))[..., None], seen, 12)
         expected = model.predict(batch, model.levels).quantiles[:, :, 0]
         scale = expected.abs().amax().clamp(min=1)
-        torch.testing.assert_close(found / scale, expected / scale, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(actual / scale, expected / scale, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -74,8 +74,8 @@ def test_when_the_file_is_served_without_the_suite_then_it_forecasts(onnx_file: 
     past = np.full((2, 8), np.nan)
     past[0], past[1, 5:] = [1, 2, 3, 4, 5, 6, np.nan, 8], 5
     expected = Exportable(tiny(), 8)(torch.from_numpy(past)).numpy().reshape(16, 9)
-    found = np.array([[float(field) for field in line.split(",")[2:]] for line in served[1:]])
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    actual = np.array([[float(field) for field in line.split(",")[2:]] for line in served[1:]])
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("bf16", 0.05), ("int8", 0.05)])
@@ -87,8 +87,8 @@ def test_when_weights_are_compressed_then_the_loss_is_small_and_not_nothing(dtyp
     compress(small, dtype)  # type: ignore[arg-type]
     stored = {x.dtype for name, x in small.state_dict().items() if name.endswith("stored")}
     assert stored == {{"bf16": torch.bfloat16, "int8": torch.int8}[dtype]}
-    found = differences(lambda past: small(torch.from_numpy(past)).numpy(), whole, 32)
-    assert 0 < found.mean() < most
+    actual = differences(lambda past: small(torch.from_numpy(past)).numpy(), whole, 32)
+    assert 0 < actual.mean() < most
 
 
 def test_when_a_model_wants_calendar_features_then_it_is_refused(tmp_path: Path) -> None:

@@ -137,10 +137,10 @@ def test_when_all_weights_are_trained_then_deeper_ones_have_smaller_rates() -> N
     model = tiny()
     groups = trainable(model, Recipe(lr=1.0, depth_decay=0.5))
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-    found = {name: rates[id(p)] for name, p in model.named_parameters()}
-    assert found["trunk.head.projection.output_layer.weight"] == 1.0
-    assert found["trunk.stack.layers.0.ffn.fc1.weight"] == 0.5
-    assert found["trunk.embed.hidden_layer.weight"] == 0.25
+    rate_by_name = {name: rates[id(p)] for name, p in model.named_parameters()}
+    assert rate_by_name["trunk.head.projection.output_layer.weight"] == 1.0
+    assert rate_by_name["trunk.stack.layers.0.ffn.fc1.weight"] == 0.5
+    assert rate_by_name["trunk.embed.hidden_layer.weight"] == 0.25
 
 
 @pytest.mark.parametrize(("count", "rows"), [(2, 240), (BY_SERIES, 240), (BY_SERIES, 28)])
@@ -171,7 +171,7 @@ def test_when_errors_are_compared_then_a_gain_must_be_large_sure_and_in_wql_too(
     assert not compare(errors(base), errors(base - 0.05 - 0.01 * spread, 1.1)).wins
     assert not compare(errors(base, 1.0, 6), errors(base - 0.02 - 0.001 * spread, 0.9, 6)).wins  # all at one time
     assert compare(errors(base, 1.0, 6), errors(base - 0.05 - 0.001 * spread, 0.9, 6)).wins
-    assert not compare(errors(base[:1]), errors(base[:1] - 0.5, 0.9)).wins  # one window says nothing of chance
+    assert not compare(errors(base[:1]), errors(base[:1] - 0.5, 0.9)).wins  # one window cannot rule out chance
 
 
 def test_when_a_window_is_scored_then_the_numbers_are_those_by_hand() -> None:
@@ -183,10 +183,10 @@ def test_when_a_window_is_scored_then_the_numbers_are_those_by_hand() -> None:
     model.__class__ = Always
     series = SeriesSet.from_arrays("s", [np.tile([0.0, 2.0], 60)], "YS")
     held = hold_out(series, model, 4, 0)
-    found = errors_of(model, held.judge)
+    judged = errors_of(model, held.judge)
     # Every error is 1, so every pinball loss is one half times two; the naive error of the history is 2.
-    assert found.scaled == pytest.approx(np.full(len(found.scaled), 0.5))
-    assert found.wql == pytest.approx(1.0)
+    assert judged.scaled == pytest.approx(np.full(len(judged.scaled), 0.5))
+    assert judged.wql == pytest.approx(1.0)
 
 
 def with_covariate(useful: bool) -> SeriesSet:
@@ -202,7 +202,7 @@ def test_when_covariates_do_not_help_then_the_winner_goes_without_them() -> None
     result = finetune(tiny(any_variate=True), with_covariate(False), HORIZON, Recipe(steps=4, checks=2))
     assert "with covariates" not in result.winner
     assert result.ignored == ("told",)
-    assert any("with covariates" in found.name for found in result.candidates)
+    assert any("with covariates" in candidate.name for candidate in result.candidates)
 
 
 def test_when_covariates_are_dropped_then_rows_that_held_them_alone_are_gone() -> None:
@@ -243,8 +243,8 @@ def test_when_the_command_is_done_then_the_folder_holds_a_model_that_forecasts_a
     save(tiny(), "start")
     ramps(2, 160).to_frame().to_csv("t.csv", index=False)
     words = ["finetune", "t.csv", "--horizon", "8", "--model", "start", "--steps", "20", "--lr", "5e-3"]
-    said = done(capsys, *words, "--output", "out")
-    assert said.startswith("Kept: fine-tuned, with ")
+    output = done(capsys, *words, "--output", "out")
+    assert output.startswith("Kept: fine-tuned, with ")
     facts = json.loads(Path("out/result.json").read_text())
     assert facts["summary"]["improved"] is True
     page = Path("out/report.html").read_text()

@@ -49,8 +49,8 @@ def metrics(folder: str) -> pd.DataFrame:
 
 @pytest.mark.slow
 def test_when_a_model_is_pretrained_then_speed_errors_and_facts_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    said = done(capsys, *FIT, "--trainer.default_root_dir", "run")
-    assert "data: generated series" in said
+    output = done(capsys, *FIT, "--trainer.default_root_dir", "run")
+    assert "data: generated series" in output
     logged = metrics("run")
     speed = logged.dropna(subset="observations/s")
     assert (speed[["observations/s", "tokens/s", "steps/s", "mfu"]] > 0).all().all()
@@ -151,8 +151,8 @@ def test_when_two_processes_train_then_the_weights_are_those_of_one_that_sees_bo
     one = load_file("one/model/model.safetensors")
     for name in ("ddp", "fsdp"):
         assert largest_difference(load_file(f"{name}/model/model.safetensors"), one) < 1e-5, name
-        found, wanted = (metrics(run).dropna(subset="val_in_loss")["val_in_loss"] for run in (name, "one"))
-        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+        actual, wanted = (metrics(run).dropna(subset="val_in_loss")["val_in_loss"] for run in (name, "one"))
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5)
 
 
 def test_when_a_model_of_windows_is_given_packed_rows_then_one_line_says_so(

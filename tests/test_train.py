@@ -44,11 +44,11 @@ def logged(folder: str) -> pd.DataFrame:
 def test_when_fit_ends_then_config_log_checkpoints_and_model_folder_are_there(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said = done(capsys, *FIT)
-    assert "windows: 125 train, 17 val, 39 test" in said
-    assert "to forecast: tsfm forecast INPUT --horizon 6 --model run" in said
-    found = {str(p.relative_to("run")) for p in Path("run").rglob("*") if p.is_file()}
-    assert found == {
+    output = done(capsys, *FIT)
+    assert "windows: 125 train, 17 val, 39 test" in output
+    assert "to forecast: tsfm forecast INPUT --horizon 6 --model run" in output
+    files = {str(p.relative_to("run")) for p in Path("run").rglob("*") if p.is_file()}
+    assert files == {
         "config.yaml",
         "logs/version_0/metrics.csv",
         "checkpoints/best.ckpt",
@@ -189,14 +189,14 @@ def test_when_validation_is_scored_then_every_window_counts_whatever_the_batch_s
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     done(capsys, *FIT)
-    found = []
+    errors = []
     for size in ("5", "17", "64"):  # 17 validation windows
-        said = done(
+        output = done(
             capsys, "validate", "--config", "config.yaml", "--ckpt_path", "run/checkpoints/best.ckpt",
             "--data.eval_batch_size", size,
         )  # fmt: skip
-        found.append(float(re.search(r"val_mse\D+([\d.e+-]+)", said)[1]))  # type: ignore[index]
-    np.testing.assert_allclose(found, found[0], rtol=1e-6)
+        errors.append(float(re.search(r"val_mse\D+([\d.e+-]+)", output)[1]))  # type: ignore[index]
+    np.testing.assert_allclose(errors, errors[0], rtol=1e-6)
 
 
 def test_when_yaml_files_are_stacked_then_the_later_one_wins_and_the_rest_stays(
@@ -206,8 +206,8 @@ def test_when_yaml_files_are_stacked_then_the_later_one_wins_and_the_rest_stays(
         "model:\n  init_args:\n    forecaster:\n      init_args:\n        config:\n          d_model: 32\n"
         "data:\n  init_args:\n    horizon: 3\n"
     )
-    said = done(capsys, *FIT, "--config", "wide.yaml", "--data.context", "12", "--print_config")
-    config = yaml.safe_load(said)
+    output = done(capsys, *FIT, "--config", "wide.yaml", "--data.context", "12", "--print_config")
+    config = yaml.safe_load(output)
     sizes = config["model"]["init_args"]["forecaster"]["init_args"]["config"]
     assert (sizes["d_model"], sizes["d_ff"], sizes["heads"]) == (32, 16, 2)
     assert (config["data"]["init_args"]["horizon"], config["data"]["init_args"]["context"]) == (3, 12)
@@ -270,7 +270,7 @@ def test_when_no_checkpoint_is_given_then_testing_is_refused_rather_than_done_on
     for command in ("validate", "test", "predict"):
         result = run(capsys, command, "--config", "config.yaml")
         assert result.status == 2
-        assert "give --ckpt_path FILE, for instance run/checkpoints/best.ckpt" in result.err
+        assert "give --ckpt_path FILE, such as run/checkpoints/best.ckpt" in result.err
 
 
 def test_when_a_run_is_made_from_python_then_its_trainer_tests_the_best_checkpoint() -> None:

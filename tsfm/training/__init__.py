@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         summary,
         without_covariates,
     )
-    from tsfm.training.holdout import FEW_TIMES, LEAST_GAIN, LEAST_GAIN_AT_ONCE, LEAST_SIGMAS, until
+    from tsfm.training.holdout import FEW_TIMES, LEAST_GAIN, LEAST_GAIN_AT_ONCE, LEAST_SIGMAS, truncate
     from tsfm.training.optim import OptimConfig, build_optimizer, training_steps
     from tsfm.training.task import ForecastTask, logged_names
 
@@ -36,7 +36,7 @@ __all__ = [
     "logged_names",
     "summary",
     "training_steps",
-    "until",
+    "truncate",
     "without_covariates",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

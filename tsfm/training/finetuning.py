@@ -1,7 +1,7 @@
-"""Fine-tune a forecaster on series of one's own: head alone, low-rank updates or all weights; never worse than before.
+"""Fine-tunes a forecaster on the user's series: only the head, low-rank updates or all weights.
 
-The zero-shot model is the first checkpoint. Windows held out at the ends of the series choose a checkpoint, and others
-say whether it is better than the zero-shot model by more than chance; if not, the zero-shot model stays.
+Some windows held out at the ends of the series choose a checkpoint, and others judge whether it is better than the
+zero-shot model by more than chance; if not, the zero-shot model is kept.
 """
 
 import copy
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tsfm.models import Forecaster, TrainingData, ZeroShotForecaster
-from tsfm.training.holdout import Comparison, Errors, Holdout, compare, errors_of, hold_out, until
+from tsfm.training.holdout import Comparison, Errors, Holdout, compare, errors_of, hold_out, truncate
 from tsfm.training.optim import OptimConfig, lr_factor
 from tsfm_data.errors import InputError, check_horizon, check_positive
 from tsfm_data.io import SeriesSet
@@ -23,29 +23,35 @@ from tsfm_data.windows import Batch, Windows, item_lengths
 
 Method = Literal["full", "lora", "head"]
 LEARNING_RATES = {"full": 2e-3, "lora": 4e-3, "head": 1e-3}  # chosen by python benchmarks/finetune_rates.py
-HEADS = ("trunk.head", "head", "param_proj", "out_proj", "output_patch_embedding")  # of the models of the suite
-LARGEST_GRADIENT = 1.0  # norm
+HEADS = (
+    "trunk.head",
+    "head",
+    "param_proj",
+    "out_proj",
+    "output_patch_embedding",
+)  # parameter names of heads in the models of the suite
+LARGEST_GRADIENT = 1.0  # norm to which gradients are clipped
 WEIGHT_DECAY = 0.01
 ZERO_SHOT = "zero-shot"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is fine-tuned.
+    """Settings of fine-tuning.
 
     Attributes:
-        method: "head" trains what turns tokens into forecasts, "lora" low-rank updates of the linear layers of the
-            blocks, "full" everything.
-        steps: most optimiser steps.
-        batch_size: windows of a step.
-        lr: peak learning rate of the topmost weights; None takes the method's.
-        depth_decay: factor on the rate from each block to the one below.
-        rank: of the updates of "lora".
-        share: of the way from the weights at the start to the trained ones that is gone in the end: a little less than
-            all of it keeps what the zero-shot model knew (Wortsman et al. 2022).
-        checks: times that the held-out windows are looked at.
-        patience: checks without a better one after which training ends.
-        seed: of windows, low-rank updates and whatever a model draws.
+        method: "head" trains the layers after the blocks, "lora" low-rank updates of the linear layers of the blocks,
+            "full" all weights.
+        steps: largest number of optimiser steps.
+        batch_size: windows per step.
+        lr: peak learning rate of the last layers; by default that of the method.
+        depth_decay: factor on the learning rate from each block to the one before.
+        rank: rank of the updates of "lora".
+        share: weight of the trained weights when they are averaged with those of the zero-shot model, which keeps more
+            of what that model has learned (Wortsman et al. 2022).
+        checks: number of evaluations on the held-out windows.
+        patience: evaluations without improvement after which training ends.
+        seed: random seed of windows, low-rank updates and dropout.
     """
 
     method: Method = "full"
@@ -73,14 +79,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that stood to be chosen.
+    """A model that may be kept.
 
     Attributes:
-        name: "zero-shot" or "fine-tuned", and whether with covariates.
-        errors: on the windows that judge.
-        curve: optimiser steps and the error on the windows that choose, from step 0 on.
+        name: "zero-shot" or "fine-tuned", and " with covariates" if it uses them.
+        errors: errors on the judging windows.
+        curve: optimiser steps and the error on the choosing windows, from step 0.
         steps: optimiser steps of the checkpoint.
-        against: its comparison with the model that stood before it; None for the first.
+        against: its comparison with the best candidate before it; None for the first.
     """
 
     name: str
@@ -92,18 +98,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What fine-tuning came to.
+    """The result of fine-tuning.
 
     Attributes:
-        model: the winner, in evaluation mode.
-        winner: its name.
-        candidates: in the order in which they challenged.
-        trained: numbers that were trained.
-        horizon: steps of the windows.
-        recipe: how it was trained.
-        series: what it was trained on, as the model is shown it.
-        covariates: names of the covariates that the winner looks at.
-        ignored: names of given covariates that it does not look at.
+        model: the model that is kept, in evaluation mode.
+        winner: name of its candidate.
+        candidates: all candidates in the order of their comparison.
+        trained: number of trained parameters.
+        horizon: time steps to forecast in the windows.
+        recipe: settings of the training.
+        series: the series in the form that the kept model uses.
+        covariates: names of the covariates that the kept model uses.
+        ignored: names of given covariates that it does not use.
     """
 
     model: Forecaster
@@ -118,22 +124,22 @@ class Finetuned:
 
     @property
     def improved(self) -> bool:
-        """Whether a fine-tuned model won."""
+        """Whether a fine-tuned model is kept."""
         return not self.winner.startswith(ZERO_SHOT)
 
     def candidate(self, name: str) -> Candidate:
-        """The candidate of a name."""
-        return next(found for found in self.candidates if found.name == name)
+        """The candidate with a name."""
+        return next(candidate for candidate in self.candidates if candidate.name == name)
 
 
 def finetune(model: Forecaster, series: SeriesSet, horizon: int, recipe: Recipe = Recipe()) -> Finetuned:
-    """Fine-tune a model, and keep the result where a backtest prefers it.
+    """Fine-tune a model, and keep the result if a backtest prefers it.
 
     Args:
-        model: where to start from; it is left as it is.
-        series: what to train on, of one frequency; covariates are tried where the model looks at them.
-        horizon: steps that shall be forecast.
-        recipe: method and numbers.
+        model: the model to fine-tune; it is not changed.
+        series: series to train on, of one frequency; covariates are tried if the model can use them.
+        horizon: time steps to forecast.
+        recipe: settings of the training.
 
     Raises:
         InputError: no series is long enough, horizon below 1, or the series do not fit the model.
@@ -143,46 +149,48 @@ def finetune(model: Forecaster, series: SeriesSet, horizon: int, recipe: Recipe 
     plain = without_covariates(series)
     arms = [("", plain), (" with covariates", series)] if given and model.covariates else [("", plain)]
     if isinstance(model, ZeroShotForecaster) and not model.config.any_variate:
-        arms = [(name, one.univariate()) for name, one in arms]  # such a model sees one series at a time anyway
+        # The model processes one variate at a time.
+        arms = [(suffix, arm_series.univariate()) for suffix, arm_series in arms]
     candidates: list[Candidate] = []
-    kept: dict[str, tuple[Forecaster, SeriesSet]] = {}
+    models_by_name: dict[str, tuple[Forecaster, SeriesSet]] = {}
     winner, trained = "", 0
-    for suffix, one in arms:
-        held = hold_out(one, model, horizon, recipe.seed)
-        best, curve, steps, trained = train(model, one, held, horizon, recipe)
-        pair = [(ZERO_SHOT + suffix, model, 0), (f"fine-tuned{suffix}", best, steps)]
-        for name, challenger, at in pair if steps else pair[:1]:
+    for suffix, arm_series in arms:
+        held = hold_out(arm_series, model, horizon, recipe.seed)
+        best, curve, steps, trained = train(model, arm_series, held, horizon, recipe)
+        challengers = [(ZERO_SHOT + suffix, model, 0), (f"fine-tuned{suffix}", best, steps)]
+        for name, challenger, checkpoint_steps in challengers if steps else challengers[:1]:
             errors = errors_of(challenger, held.judge)
-            against = compare(next(c.errors for c in candidates if c.name == winner), errors) if winner else None
-            candidates.append(Candidate(name, errors, curve if at or not steps else curve[:1], at, against))
-            kept[name] = (challenger, one)
-            if against is None or against.wins:
+            comparison = compare(next(c.errors for c in candidates if c.name == winner), errors) if winner else None
+            own_curve = curve if checkpoint_steps or not steps else curve[:1]
+            candidates.append(Candidate(name, errors, own_curve, checkpoint_steps, comparison))
+            models_by_name[name] = (challenger, arm_series)
+            if comparison is None or comparison.wins:
                 winner = name
-    best, shown = kept[winner]
+    best, kept_series = models_by_name[winner]
     best = copy.deepcopy(best).eval()
-    used = (*shown.past_names, *shown.known_names)
+    used = (*kept_series.past_names, *kept_series.known_names)
     if not winner.startswith(ZERO_SHOT):
-        best.training_data = training_data(shown, best)
+        best.training_data = training_data(kept_series, best)
         best.name = f"{model.name}-{recipe.method}"
     ignored = tuple(name for name in given if name not in used)
-    return Finetuned(best, winner, tuple(candidates), trained, horizon, recipe, shown, used, ignored)
+    return Finetuned(best, winner, tuple(candidates), trained, horizon, recipe, kept_series, used, ignored)
 
 
 def without_covariates(series: SeriesSet) -> SeriesSet:
-    """The same series with their targets alone; rows that held known covariates only are no more."""
+    """The same series with only their targets, without rows that only have known covariates."""
     rows = len(series.values)
     plain = replace(series, past=np.empty((rows, 0)), past_names=(), known=np.empty((rows, 0)), known_names=())
-    return until(plain, item_lengths(series)) if series.future_rows.any() else plain
+    return truncate(plain, item_lengths(series)) if series.future_rows.any() else plain
 
 
 def train(
     model: Forecaster, series: SeriesSet, held: Holdout, horizon: int, recipe: Recipe
 ) -> tuple[Forecaster, tuple[tuple[int, float], ...], int, int]:
-    """Train a copy of a model on what lies before the windows held out.
+    """Train a copy of a model on the rows before the held-out windows.
 
     Returns:
-        The checkpoint with the least error on the windows that choose; steps and errors on the way; the steps of that
-        checkpoint (0: none is better than the model itself); how many numbers were trained.
+        The checkpoint with the least error on the choosing windows; steps and errors of all evaluations; the steps of
+        that checkpoint (0: none is better than the model itself); the number of trained parameters.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -192,7 +200,7 @@ def train(
         optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98))
         factor = lr_factor(OptimConfig(schedule="cosine", warmup_steps=recipe.steps // 10), 1, recipe.steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        batches = training_batches(model, until(series, held.ends), horizon, recipe)
+        batches = training_batches(model, truncate(series, held.ends), horizon, recipe)
         curve = [(0, errors_of(tuned.eval(), held.select).score)]
         best, best_step = [weight.detach().clone() for weight in weights], 0
         every = max(1, recipe.steps // recipe.checks)
@@ -206,7 +214,7 @@ def train(
             if step % every and step < recipe.steps:
                 continue
             score = errors_of(tuned.eval(), held.select).score
-            if score < min(found for _, found in curve):
+            if score < min(error for _, error in curve):
                 best, best_step = [weight.detach().clone() for weight in weights], step
             curve.append((step, score))
             if step - best_step >= recipe.patience * every:
@@ -221,15 +229,15 @@ def train(
 
 
 def trainable(model: Forecaster, recipe: Recipe) -> list[dict[str, Any]]:
-    """The parameters that a method trains, in groups of one depth, with their learning rates.
+    """Set which parameters a method trains; returns them in groups by depth, with their learning rates.
 
     Raises:
-        InputError: the model has no part of that kind.
+        InputError: the model has no such parameters.
     """
     if recipe.method == "lora":
         add_updates(model, recipe.rank)
     names = dict(model.named_parameters())
-    blocks = [int(found[1]) for name in names if (found := re.search(r"\.(\d+)\.", name))]
+    blocks = [int(match[1]) for name in names if (match := re.search(r"\.(\d+)\.", name))]
     top = max(blocks, default=-1) + 2
     base = recipe.lr or LEARNING_RATES[recipe.method]
     depths: dict[int, list[nn.Parameter]] = {}
@@ -248,12 +256,12 @@ def trainable(model: Forecaster, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def is_head(name: str) -> bool:
-    """Whether a parameter belongs to what turns tokens into forecasts."""
+    """Whether a parameter belongs to the head: the layers that turn tokens into forecasts."""
     return name.startswith(tuple(f"{head}." for head in HEADS))
 
 
 def add_updates(model: Forecaster, rank: int) -> None:
-    """Low-rank updates (Hu et al. 2021) of the linear layers of attention and feed-forward parts, 0 at first.
+    """Add low-rank updates (Hu et al. 2021), initially 0, to the linear layers of the blocks.
 
     Raises:
         InputError: peft is not installed.
@@ -270,34 +278,38 @@ def add_updates(model: Forecaster, rank: int) -> None:
 
 
 def merge(model: Forecaster) -> None:
-    """Add low-rank updates to the weights that they belong to: the model is as it was made again."""
+    """Add the low-rank updates to their weights and remove their layers."""
     for name, part in list(model.named_modules()):
         if hasattr(part, "get_base_layer"):
             part.merge()
-            above, _, own = name.rpartition(".")
-            setattr(model.get_submodule(above), own, part.get_base_layer())
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, part.get_base_layer())
 
 
 @torch.no_grad()
 def blend(start: Forecaster, tuned: Forecaster, share: float) -> None:
-    """Leave the tuned weights this share of the way from those at the start."""
+    """Average the weights: ``share`` of the tuned ones and the rest of those before."""
     before = dict(start.named_parameters())
     for name, weight in tuned.named_parameters():
         weight.copy_(torch.lerp(before[name], weight, share))
 
 
 def training_batches(model: Forecaster, series: SeriesSet, horizon: int, recipe: Recipe) -> Iterator[Batch]:
-    """Random windows without end: a random series, a random cut; as the model is shown them, with their future."""
+    """An endless stream of batches of random windows of random series, scaled as the model needs them.
+
+    Raises:
+        InputError: no series is long enough.
+    """
     steps = min(horizon, model.horizon) if isinstance(model, ZeroShotForecaster) else model.horizon
     lengths = item_lengths(series)
-    whole = bool(series.known_names)  # known covariates must cover the future of a window
-    items = np.flatnonzero(lengths >= (steps + 2 if whole else 2))
+    needs_future = bool(series.known_names)  # known covariates must cover the future of a window
+    items = np.flatnonzero(lengths >= (steps + 2 if needs_future else 2))
     if not len(items):
         raise InputError(
-            f"expected a series of {steps + 2} rows before the windows held out, found {lengths.max(initial=0)}: give "
+            f"expected a series of {steps + 2} rows before the held-out windows, found {lengths.max(initial=0)}: give "
             "more rows or a smaller horizon"
         )
-    last = lengths - steps if whole else np.maximum(lengths - steps, (lengths + 1) // 2)
+    last = lengths - steps if needs_future else np.maximum(lengths - steps, (lengths + 1) // 2)
     first = np.minimum(np.maximum(2, np.minimum(lengths // 4, steps)), last)
     options: dict[str, Any] = {"marks": model.marks, "dtype": torch.float64, "covariates": model.covariates}
     windows = Windows(series, model.context, steps, items[:1], last[items[:1]], **options)
@@ -309,7 +321,7 @@ def training_batches(model: Forecaster, series: SeriesSet, horizon: int, recipe:
 
 
 def standardised(model: Forecaster, batch: Batch) -> Batch:
-    """A batch with its future on the scale on which a model works."""
+    """The batch with history and future on the scale of the model."""
     standard, scale = model.standardise(batch)
     if batch.future is None or batch.future_observed is None:
         raise ValueError("expected windows with their future, found none")
@@ -318,7 +330,7 @@ def standardised(model: Forecaster, batch: Batch) -> Batch:
 
 
 def training_data(series: SeriesSet, model: Forecaster) -> TrainingData:
-    """What a model was fine-tuned on, to be kept with its weights."""
+    """Facts about the series of fine-tuning, which are saved with the weights."""
     count = np.isfinite(series.values).sum(0).clip(min=1)
     mean = np.nansum(series.values, 0) / count
     std = np.sqrt(np.nansum(np.square(series.values - mean), 0) / count)
@@ -335,13 +347,21 @@ def training_data(series: SeriesSet, model: Forecaster) -> TrainingData:
 
 
 def summary(result: Finetuned) -> dict[str, Any]:
-    """The result as plain numbers, for JSON."""
+    """The result as plain values for JSON."""
     rows = []
-    for found in result.candidates:
-        row: dict[str, Any] = {"name": found.name, "steps": found.steps, "wins": found.name == result.winner}
-        row |= {"scaled_loss": found.errors.score, "wql": found.errors.wql, "windows": len(found.errors.scaled)}
-        row["against"] = None if found.against is None else asdict(found.against)
-        rows.append(row | {"curve": [list(point) for point in found.curve]})
+    for candidate in result.candidates:
+        row: dict[str, Any] = {
+            "name": candidate.name,
+            "steps": candidate.steps,
+            "wins": candidate.name == result.winner,
+        }
+        row |= {
+            "scaled_loss": candidate.errors.score,
+            "wql": candidate.errors.wql,
+            "windows": len(candidate.errors.scaled),
+        }
+        row["against"] = None if candidate.against is None else asdict(candidate.against)
+        rows.append(row | {"curve": [list(point) for point in candidate.curve]})
     facts = {"winner": result.winner, "improved": result.improved, "horizon": result.horizon}
     facts |= {"trained": result.trained, "covariates": list(result.covariates), "ignored": list(result.ignored)}
     return {"rows": rows, "summary": facts | {"recipe": asdict(result.recipe)}}

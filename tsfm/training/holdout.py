@@ -107,7 +107,7 @@ def windows_of(
     return Windows(series, model.context, horizon, items, cuts, **options)
 
 
-def until(series: SeriesSet, ends: Int[np.ndarray, " items"]) -> SeriesSet:
+def truncate(series: SeriesSet, ends: Int[np.ndarray, " items"]) -> SeriesSet:
     """The series cut to the first ``ends`` rows of every item."""
     begins = np.asarray(series.offsets[:-1], dtype=np.int64)
     rows = np.concatenate([np.arange(a, a + n) for a, n in zip(begins, ends, strict=True)])

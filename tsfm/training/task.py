@@ -1,4 +1,4 @@
-"""The thin Lightning layer around a forecaster: it owns no mathematics of the model, only when things happen."""
+"""The Lightning module of a forecaster, and the callback that writes the model folder after training."""
 
 import copy
 import hashlib
@@ -36,11 +36,11 @@ class ForecastTask(pl.LightningModule):
     """Train, validate, test and predict with a forecaster.
 
     Args:
-        forecaster: the model class and its sizes, or a model to start from; context and horizon come from the data.
-        context: steps of history in a window.
-        horizon: steps to forecast.
+        forecaster: the model class and its sizes, or a pretrained model; context and horizon come from the data.
+        context: time steps of history in a window.
+        horizon: time steps to forecast.
         optim: optimiser and schedule.
-        levels: quantile levels that ``tsfm predict`` writes, and over which validation of pretraining averages.
+        levels: quantile levels that ``tsfm predict`` writes, and of the WQL in the validation of pretraining.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class ForecastTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def setup(self, stage: str) -> None:
-        """Let the forecaster remember what it is trained on; that is not in a checkpoint.
+        """Store facts about the training data in the forecaster; they are not in a checkpoint.
 
         Raises:
-            InputError: the data have what the forecaster does not take: covariates, or packed rows.
+            InputError: the data have covariates or packed rows, and the forecaster takes none.
         """
         module = getattr(self.trainer, "datamodule", None)
         if isinstance(module, PretrainingDataModule):
@@ -92,19 +92,19 @@ class ForecastTask(pl.LightningModule):
     def transfer_batch_to_device(
         self, batch: Batch | PackedRows, device: torch.device, dataloader_idx: int
     ) -> Batch | PackedRows:
-        """Lightning moves mutable collections only; a batch is frozen and moves itself."""
+        """Move a batch; Lightning itself cannot move frozen dataclasses."""
         values = batch.past if isinstance(batch, Batch) else batch.target
         return batch if values.device == device else batch.to(device)
 
     def training_step(self, batch: Batch | PackedRows, batch_idx: int) -> Tensor:
-        """Loss of one batch; handed to the logger only when it writes, for that costs a small model 5 % of its step."""
-        loss = self.forecaster.loss(batch)  # type: ignore[arg-type]  # rows where the forecaster takes them: setup
+        """Loss of one batch; logged only when the logger writes, because logging takes 5 % of a small model's step."""
+        loss = self.forecaster.loss(batch)  # type: ignore[arg-type]  # rows only if the forecaster takes them, see setup
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=1)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Errors of one batch, summed exactly over the whole validation set."""
+        """Log the errors of one batch."""
         module = getattr(self.trainer, "datamodule", None)
         if isinstance(module, PretrainingDataModule):
             self.log_scaled_errors(f"val_{module.val_names[dataloader_idx]}", batch)
@@ -112,11 +112,11 @@ class ForecastTask(pl.LightningModule):
             self.log_errors("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Errors of one batch on the scale of the data module, as the long-horizon benchmarks print them."""
+        """Log the errors of one batch on the scale of the data module, as long-horizon benchmarks report them."""
         self.log_errors("test", batch)
 
     def log_errors(self, part: str, batch: Batch) -> None:
-        """Log loss, MSE and MAE, each weighted by the number of observed values so that batches of any size add up."""
+        """Log loss, MSE and MAE, weighted by the number of observed values so that their mean is exact."""
         if batch.future is None or batch.future_observed is None:
             return
         output = self.forecaster(batch)
@@ -128,9 +128,9 @@ class ForecastTask(pl.LightningModule):
             self.log(f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
 
     def log_scaled_errors(self, part: str, batch: Batch) -> None:
-        """Log the training loss, and errors in units of each window's own seasonal-naive error.
+        """Log the training loss, and errors of forecasts divided by the seasonal-naive error of each window.
 
-        The forecasts are those that a user would get: standardised, rolled out, in the units of the data.
+        The forecasts are those that a user gets, over the whole horizon and in the units of the data.
         """
 
         def log(name: str, value: Tensor, count: int) -> None:
@@ -145,7 +145,7 @@ class ForecastTask(pl.LightningModule):
             log(name, value.to(self.device, torch.float32), count)
 
     def on_predict_start(self) -> None:
-        """A point model's intervals come from validation windows, as in the model folder."""
+        """Calibrate the intervals of a point model on validation windows, as for the model folder."""
         module = getattr(self.trainer, "datamodule", None)
         if module is not None:
             calibrate(self.forecaster, module.val_dataloader())
@@ -159,28 +159,28 @@ class ForecastTask(pl.LightningModule):
         return {"mean": forecast.mean, "quantiles": forecast.quantiles}  # Lightning refuses frozen dataclasses
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of the random generator, so that a resumed training draws the same dropout."""
+        """Save the state of the random generator, so that resumed training has the same dropout."""
         checkpoint["random_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the state; it is set when training starts, after the sanity check of the validation loader."""
+        """Read the state; it is set when training starts, after the sanity check of the validation loader."""
         self._random_state = checkpoint.get("random_state")
 
     def on_train_start(self) -> None:
-        """Go on with the random numbers of the interrupted training."""
+        """Restore the state of the random generator of the interrupted training."""
         if self._random_state is not None:
             torch.set_rng_state(self._random_state.cpu())
             self._random_state = None
 
 
 class ShardedForecastTask(ForecastTask):
-    """The same with parameters, gradients and the optimiser's moments shared out over the devices, block by block.
+    """The same with parameters, gradients and optimiser states sharded over the devices, block by block.
 
     For Lightning's ``ModelParallelStrategy`` (fully sharded data parallelism, FSDP2).
     """
 
     def configure_model(self) -> None:
-        """Shard every block, then the rest, over all devices; of Lightning's own mesh that is one axis alone."""
+        """Shard every block, then the rest, over all devices (Lightning's mesh would only use one of its axes)."""
         from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
         if self.device_mesh is None or isinstance(self.forecaster, FSDPModule):
@@ -188,15 +188,15 @@ class ShardedForecastTask(ForecastTask):
         mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
         for blocks in (m for m in self.forecaster.modules() if isinstance(m, nn.ModuleList)):
             for block in blocks:
-                if not isinstance(block, nn.ModuleDict):  # which has nothing to call
+                if not isinstance(block, nn.ModuleDict):  # a ModuleDict has no forward
                     fully_shard(block, mesh=mesh)
         fully_shard(self.forecaster, mesh=mesh)
-        # It is entered beside forward, which alone gathers the parameters.
+        # FSDP gathers the parameters in forward, and in the methods registered here.
         register_fsdp_forward_method(self.forecaster, "loss")
 
 
 def logged_names(module: Any) -> tuple[str, ...]:
-    """What a task logs while it trains on a data module: what a callback may watch."""
+    """Names of the metrics that a task logs while it trains on a data module, which callbacks may monitor."""
     if not isinstance(module, PretrainingDataModule):
         return ("train_loss", "val_loss", "val_mse", "val_mae")
     errors = [f"val_{part}_{name}" for part in module.val_names for name in ("loss", "mae", "wql")]
@@ -204,7 +204,7 @@ def logged_names(module: Any) -> tuple[str, ...]:
 
 
 def training_data(module: Any) -> TrainingData:
-    """What a data module trains on, to be kept with the weights."""
+    """Facts about the training data of a data module, which are saved with the weights."""
     scaler = module.scaler
     return TrainingData(
         source=module.series.name,
@@ -219,12 +219,12 @@ def training_data(module: Any) -> TrainingData:
 
 
 def pretraining(trainer: pl.Trainer, module: PretrainingDataModule) -> Pretraining:
-    """What a run has pretrained on so far, to be kept with the weights."""
+    """Facts about the pretraining of a run so far, which are saved with the weights."""
     store, seed = module.store, os.environ.get("PL_GLOBAL_SEED")
     manifest = None if store is None else (store.folder / MANIFEST).read_bytes()
     names = () if store is None else tuple(source.name for source in store.sources)
     started = Path(sys.argv[0]).stem == "tsfm" or Path(sys.argv[0]).parent.name == "tsfm"  # python -m tsfm
-    seen = next((c.observations for c in trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]
+    observations = next((c.observations for c in trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]
     return Pretraining(
         corpus=None if module.corpus is None else Path(module.corpus).name,
         manifest_sha256=None if manifest is None else hashlib.sha256(manifest).hexdigest(),
@@ -234,21 +234,21 @@ def pretraining(trainer: pl.Trainer, module: PretrainingDataModule) -> Pretraini
         global_seed=None if seed is None else int(seed),
         steps=trainer.global_step,
         batches=(trainer.fit_loop.epoch_loop.total_batch_idx + 1) * trainer.world_size,
-        observations=seen,
-        # The configs that ship by their names: their folder is of this machine alone.
+        observations=observations,
+        # Name shipped configs without the folder of this installation.
         command=shlex.join(["tsfm", *sys.argv[1:]]).replace(f"{CONFIG_FOLDER}/", "") if started else None,
     )
 
 
 class ModelFolder(pl.Callback):
-    """After training: take the best checkpoint, calibrate intervals on validation windows, write the model folder.
+    """After training, load the best checkpoint, calibrate intervals on validation windows and write the model folder.
 
-    The folder ``model`` in the run's folder holds ``config.json``, ``model.safetensors`` and ``README.md``, and is what
-    ``tsfm forecast --model`` and ``tsfm evaluate --model`` take.
+    The folder ``model`` in the run's folder has ``config.json``, ``model.safetensors`` and ``README.md``; ``tsfm
+    forecast --model`` and ``tsfm evaluate --model`` read it.
     """
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the folder, on the first process alone."""
+        """Write the folder, only in the first process."""
         if (
             getattr(trainer, "fast_dev_run", False)
             or not trainer.is_global_zero
@@ -264,22 +264,26 @@ class ModelFolder(pl.Callback):
         save(model, Path(trainer.default_root_dir) / "model")
 
     def trained(self, trainer: pl.Trainer, task: ForecastTask) -> Forecaster:
-        """A forecaster of its own with the weights of the best checkpoint, whole also where training shards them."""
-        checkpoint, trained = trainer.checkpoint_callback, task.forecaster
+        """A new forecaster with the weights of the best checkpoint, also if training shards them."""
+        checkpoint, forecaster = trainer.checkpoint_callback, task.forecaster
         if not (isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path):
-            return merged(trained)
+            return merged(forecaster)
         state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
         prefix = "forecaster."
         weights = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
         updated = any("lora_" in key for key in weights)
-        model = copy.deepcopy(trained) if updated else type(trained)(trained.context, trained.horizon, trained.config)
-        model.training_data = trained.training_data
+        model = (
+            copy.deepcopy(forecaster)
+            if updated
+            else type(forecaster)(forecaster.context, forecaster.horizon, forecaster.config)
+        )
+        model.training_data = forecaster.training_data
         model.load_state_dict(weights)
         return merged(model).to(task.device)
 
 
 def merged(model: Forecaster) -> Forecaster:
-    """The model with its low-rank updates, where it has any, added to the weights."""
+    """The model with its low-rank updates, if any, added to the weights."""
     if not any("lora_" in name for name, _ in model.named_parameters()):
         return model
     model = copy.deepcopy(model)
