@@ -34,7 +34,7 @@ class PackedRows:
         sample_id: series of every token, 1, 2, ... within a row; 0 for padding, which nobody sees.
         time_id: place of every token within its series, counted in patches.
         variate_id: variate of every token within its series.
-        prediction: tokens to predict; their values are neither seen by the scaler nor by an encoder.
+        is_predicted: tokens to predict; their values are neither seen by the scaler nor by an encoder.
     """
 
     target: Float[Tensor, "R N P"]
@@ -42,7 +42,7 @@ class PackedRows:
     sample_id: Int[Tensor, "R N"]
     time_id: Int[Tensor, "R N"]
     variate_id: Int[Tensor, "R N"]
-    prediction: Bool[Tensor, "R N"]
+    is_predicted: Bool[Tensor, "R N"]
 
     def to(self: Rows, device: torch.device | str) -> Rows:
         """The same on another device."""

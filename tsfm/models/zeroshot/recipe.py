@@ -326,7 +326,7 @@ class ZeroShotForecaster(Forecaster):
     """
 
     config_type: ClassVar[type] = ZeroShotConfig
-    piece: ClassVar[int | None] = 256
+    chunk_size: ClassVar[int | None] = 256
     config: ZeroShotConfig
 
     def __init__(self, context: int, horizon: int, config: ZeroShotConfig = ZeroShotConfig()) -> None:
