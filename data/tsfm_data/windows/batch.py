@@ -1,7 +1,7 @@
-"""What flows from the data layer to a model and back: one batch of windows, and one batch of forecasts.
+"""Batches of windows, the input of a model, and batches of forecasts, its output.
 
 Axes: B windows, T context steps, H horizon steps, V variates, M calendar features, P covariates known up to the
-present, K covariates known in the future too, Q quantile levels.
+present, K covariates known in the future, too, Q quantile levels.
 """
 
 import math
@@ -22,16 +22,16 @@ class Batch:
         past_observed: where ``past`` holds a value.
         horizon: number of steps to forecast, H.
         season: steps in one season of the series (24 for hourly data), for scaled metrics and naive forecasts.
-        future: values to forecast, 0 where not observed; None when they are not known.
+        future: values to forecast, 0 where not observed; None if they are not known.
         future_observed: where ``future`` holds a value.
-        past_marks: calendar features of the context steps, each in [-0.5, 0.5]; None when the model wants none.
+        past_marks: calendar features of the context steps, each in [-0.5, 0.5]; None if the model uses none.
         future_marks: the same for the horizon.
         item: index of each window's series in its ``SeriesSet``.
         cut: row within that series of the first step to forecast.
-        past_covariates: covariates known up to the present, 0 where not observed; None where there are none, or the
-            model takes none, as for all that follow.
+        past_covariates: covariates known up to the present, 0 where not observed. This and all fields below are None if
+            there are no such covariates or the model uses none.
         past_covariates_observed: where ``past_covariates`` holds a value.
-        known_past: context of the covariates that are known in the future too.
+        known_past: context of the covariates that are known in the future, too.
         known_past_observed: where ``known_past`` holds a value.
         known_future: the same covariates over the horizon.
         known_future_observed: where ``known_future`` holds a value.
@@ -55,7 +55,7 @@ class Batch:
     known_future_observed: Bool[Tensor, "B H K"] | None = None
 
     def to(self, target: torch.device | str | torch.dtype) -> "Batch":
-        """The same batch on another device, or with its floating-point members in another type."""
+        """The same batch on another device, or with its floating-point fields in another type."""
         moved: dict[str, Any] = {}
         for name in (f.name for f in fields(self)):
             value = getattr(self, name)
@@ -71,11 +71,11 @@ class Batch:
 class Forecast:
     """Probabilistic forecasts of one batch, in the units of ``Batch.past``.
 
-    Quantiles that cross are put in order, and what lies beyond the numbers of the type becomes the last of them.
+    Quantiles that cross are sorted, and infinite values become the largest number of the type.
 
     Attributes:
-        mean: the mean of the distribution that is forecast.
-        quantiles: one value a level, non-decreasing along the last axis.
+        mean: mean of the predictive distribution.
+        quantiles: one value per level, non-decreasing along the last axis.
         levels: the quantile levels, ascending, each in (0, 1).
     """
 
@@ -90,9 +90,9 @@ class Forecast:
 
 
 def binary_size(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The power of two at or just below each number, 1 for 0: dividing by it loses no digit.
+    """The largest power of two up to each number, and 1 for 0; dividing by it is exact.
 
     Args:
-        x: sizes, not negative.
+        x: numbers of at least 0.
     """
     return torch.where(x > 0, x, 1.0).log2().floor().clamp(max=math.frexp(torch.finfo(x.dtype).max)[1] - 1).exp2()

@@ -1,9 +1,8 @@
-"""The memory behind ``tsfm_data.windows.loader``: contiguous arrays of values, marks and covariates, one copy a batch.
+"""Memory layout of windows: contiguous arrays of values, marks and covariates, and one copy per batch.
 
-The values lie variate by variate ([V, R], all items one after the other), so that a batch is one indexed copy of
-B x V runs of memory, a model that reads each variate's history as one token gets it without a transposing copy, and
-a random subset of the variates costs only what it holds. R: rows, L: steps of a window; other letters as in
-``tsfm_data.windows.batch``.
+Values are stored by variate ([V, R], all items one after the other), so that a batch is one indexed copy of B x V runs
+of memory. A model whose tokens are histories of variates needs no transposing copy, and a subset of the variates costs
+only its share. R: rows, L: steps of a window; other letters as in ``tsfm_data.windows.batch``.
 """
 
 import numpy as np
@@ -32,12 +31,12 @@ def gather(
 def lay_out(
     values: Float64[np.ndarray, "rows V"], context: int, horizon: int, scaler: StandardScaler | None, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "V R"], Bool[Tensor, "V R"] | None]:
-    """Values and, where any is missing, the observed mask, with room for a context before and a horizon behind."""
+    """Values and, if any is missing, the observed mask, with padding for a context before and a horizon after."""
     rows, variates = values.shape
     values_VR = torch.zeros((variates, context + rows + horizon), dtype=dtype)
     missing = bool(np.isnan(values).any())
     observed_VR = torch.zeros(values_VR.shape, dtype=torch.bool) if missing else None
-    for v in range(variates):  # a variate at a time: no second copy of the whole set
+    for v in range(variates):  # one variate at a time, without a second copy of the whole set
         column = np.asarray(values[:, v], dtype=np.float64)
         if scaler is not None:
             column = (column - scaler.mean[v]) / scaler.std[v]
@@ -57,9 +56,9 @@ def mark_tables(
     marks: str | None,
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, "M R"] | None, Int[np.ndarray, " items"]]:
-    """Calendar features of every item to ``horizon`` steps past its end, and where each item's begin.
+    """Calendar features of every item up to ``horizon`` steps past its end, and the offset of each item.
 
-    Items with the same first timestamp and frequency share one table, as long as the longest of them.
+    Items with the same first timestamp and frequency share one table, which is as long as the longest of them.
     """
     offsets = np.zeros(len(lengths), dtype=np.int64)
     if marks is None:
@@ -81,7 +80,7 @@ def mark_tables(
 
 
 class Covariates:
-    """The covariates of a set of series, laid out as its values are.
+    """The covariates of a set of series, in the same memory layout as its values.
 
     Args:
         series: the series.
@@ -89,7 +88,7 @@ class Covariates:
         context: context steps of a window.
         horizon: steps to forecast.
         past_scaler: standardises the covariates known up to the present; None leaves them in their own units.
-        known_scaler: the same for those known in the future too.
+        known_scaler: the same for those known in the future, too.
         dtype: floating-point type of the batches.
     """
 
@@ -109,10 +108,10 @@ class Covariates:
         self._offsets = np.asarray(series.offsets, dtype=np.int64)
 
     def check(self, items: Int[np.ndarray, " W"], cuts: Int[np.ndarray, " W"]) -> None:
-        """Check that known covariates are known over every horizon that reaches past the target.
+        """Check that known covariates cover every horizon beyond the end of the target.
 
         Raises:
-            InputError: there are too few rows of them, or a value is missing.
+            InputError: too few rows, or a missing value.
         """
         if self._known is None:
             return
@@ -121,12 +120,12 @@ class Covariates:
         short = np.flatnonzero(cuts + self.horizon > rows)
         if len(short):
             w = short[0]
-            found = rows[w] - cuts[w]
-            fewer = f", or give a horizon of at most {found}" if found else ""
+            available = rows[w] - cuts[w]
+            shorter = f", or give a horizon of at most {available}" if available else ""
             raise InputError(
                 f"{series.source}, series {series.item_ids[items[w]]!r}: expected {self.horizon} rows of the known "
-                f"covariates ({names}) after its last value, found {found}: add {self.horizon - found} rows with an "
-                f"empty target{fewer}"
+                f"covariates ({names}) after its last value, found {available}: add "
+                f"{self.horizon - available} rows with an empty target{shorter}"
             )
         missing = np.concatenate([[0], np.cumsum(np.isnan(series.known).any(axis=1))])
         begin = self._offsets[items]
@@ -143,7 +142,7 @@ class Covariates:
             )
 
     def gather(self, item_B: Int[np.ndarray, " B"], cut_B: Int[np.ndarray, " B"]) -> dict[str, Tensor]:
-        """The fields of a ``Batch`` that hold covariates."""
+        """The covariate fields of a ``Batch``."""
         T = self.context
         fields: dict[str, Tensor] = {}
         begin_B = self._offsets[item_B] + cut_B  # the memory begins with ``context`` rows of padding

@@ -1,4 +1,4 @@
-"""Windows over a set of series: chosen by (item, cut), gathered a whole batch at once, handed out by a loader.
+"""Windows over a set of series, each defined by (item, cut), and the loader of their batches.
 
 Letters as in ``tsfm_data.windows.batch``; L: steps of a window, T + H.
 """
@@ -20,14 +20,14 @@ from tsfm_data.windows.gather import Covariates, gather, lay_out, mark_tables
 from tsfm_data.windows.resumable import ResumableLoader
 from tsfm_data.windows.splits import StandardScaler
 
-OBSERVED = torch.ones((), dtype=torch.bool)  # expanded, never copied, where nothing is missing
+OBSERVED = torch.ones((), dtype=torch.bool)  # the mask of series without gaps: expanded, never copied
 
 
 class Windows:
-    """A set of (item, cut) pairs over one ``SeriesSet``; a cut is the row of the item where the forecast begins.
+    """A set of (item, cut) pairs over one ``SeriesSet``; a cut is the row of the item at which the forecast begins.
 
-    A history shorter than the context is filled with zeros on the left, a missing value with zero; both are marked
-    as not observed. A cut at the end of an item forecasts past its end: its future is not known.
+    A history shorter than the context is padded with zeros on the left, and missing values are zero; both are marked as
+    not observed. With a cut at the end of an item, the future is unknown.
 
     Args:
         series: the series.
@@ -37,16 +37,16 @@ class Windows:
         cuts: each window's first row to forecast, from 1 to the length of its item, [windows].
         marks: calendar features to add (see ``frequency.calendar_features``), or None.
         scaler: standardises the values; None leaves them in their own units.
-        variates: indices of the variates that the windows show; None shows all.
+        variates: indices of the variates in the windows; None: all.
         season: steps in a season; None takes it from the frequency of the items.
         dtype: floating-point type of the batches.
         covariates: whether batches hold the covariates of the series.
         past_scaler: standardises the covariates known up to the present; None leaves them in their own units.
-        known_scaler: the same for those known in the future too.
+        known_scaler: the same for those known in the future, too.
 
     Raises:
-        InputError: a size is below 1, a cut lies outside its item, the items' frequencies have unlike seasons, or a
-            known covariate is not known over a whole horizon past the end of its item.
+        InputError: a size is below 1, a cut lies outside its item, the frequencies of the items have different seasons,
+            or a known covariate does not cover the horizon.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Windows:
         if covariates and (series.past_names or series.known_names):
             self._covariates = Covariates(series, self.lengths, context, horizon, past_scaler, known_scaler, dtype)
         self.variates = np.arange(len(series.variates)) if variates is None else np.asarray(variates, dtype=np.int64)
-        self._place(items, cuts)
+        self._set_cuts(items, cuts)
 
-    def _place(self, items: ArrayLike, cuts: ArrayLike) -> None:
-        """Point at these windows."""
+    def _set_cuts(self, items: ArrayLike, cuts: ArrayLike) -> None:
+        """Set and check items and cuts."""
         self.items = np.asarray(items, dtype=np.int64)
         self.cuts = np.asarray(cuts, dtype=np.int64)
         ends = self.lengths[self.items]
@@ -116,10 +116,10 @@ class Windows:
             series: the series.
             context: context steps.
             horizon: steps to forecast.
-            first: lowest cut, one for all or one an item; None: the first with a full context, or 1 with ``count``.
+            first: lowest cut, one for all or one per item; None: the first with a full context, or 1 with ``count``.
             last: highest cut; None: the last with a full horizon.
             stride: rows from one cut to the next; counted from ``first``, or back from ``last`` with ``count``.
-            count: at most this many windows an item, the last ones; None keeps all.
+            count: at most this many windows per item, the last ones; None: all.
             **options: passed on to ``Windows``.
 
         Raises:
@@ -131,12 +131,12 @@ class Windows:
         return cls(series, context, horizon, items, cuts, **options)
 
     def at(self, items: ArrayLike, cuts: ArrayLike, variates: Sequence[int] | None = None) -> "Windows":
-        """Other windows over the same memory, with the same variates unless told otherwise."""
-        other = copy.copy(self)
+        """Other windows over the same memory, by default with the same variates."""
+        windows = copy.copy(self)
         if variates is not None:
-            other.variates = np.asarray(variates, dtype=np.int64)
-        other._place(items, cuts)
-        return other
+            windows.variates = np.asarray(variates, dtype=np.int64)
+        windows._set_cuts(items, cuts)
+        return windows
 
     def __len__(self) -> int:
         return len(self.items)
@@ -146,7 +146,7 @@ class Windows:
 
         Args:
             indices: positions in this set, [B].
-            variates: positions among this set's variates to show; None shows all.
+            variates: positions among this set's variates; None: all.
         """
         index_B = np.asarray(indices, dtype=np.int64)
         item_B, cut_B = self.items[index_B], self.cuts[index_B]
@@ -162,7 +162,7 @@ class Windows:
             row_BL = cut_B[:, None] + np.arange(-self.context, steps - self.context)
             inside_BL = (row_BL >= 0) & (row_BL < self.lengths[item_B][:, None])
             inside_BL1 = torch.from_numpy(inside_BL)[..., None]
-            # Filled, not multiplied: beyond the item lies its neighbour, whose values could be anything.
+            # Filled, not multiplied by 0: the neighbouring item may hold infinite values.
             values_BLV.masked_fill_(~inside_BL1, 0.0)
             observed_BLV = observed_BLV & inside_BL1
         past_marks, future_marks = self._gather_marks(item_B, cut_B)
@@ -202,21 +202,21 @@ class Windows:
 
 
 def item_lengths(series: SeriesSet) -> Int[np.ndarray, " items"]:
-    """Rows of each item whose target may be known."""
+    """Rows of each item up to the end of its target."""
     return np.diff(np.asarray(series.offsets, dtype=np.int64)) - np.asarray(series.future_rows, dtype=np.int64)
 
 
 def common_season(series: SeriesSet) -> int:
-    """Steps in the season that all items share.
+    """Steps per season, the same for all items.
 
     Raises:
-        InputError: two items have frequencies with unlike seasons.
+        InputError: two items have frequencies with different seasons.
     """
     seasons = {season_length(freq): freq for freq in sorted(set(series.freqs))}
     if len(seasons) > 1:
         raise InputError(
             f"{series.name}: expected series of one season, found frequencies {', '.join(seasons.values())}: use one "
-            "table a frequency"
+            "table per frequency"
         )
     return next(iter(seasons), 1)
 
@@ -255,23 +255,23 @@ def rolling_cuts(
 
 
 class WindowLoader(ResumableLoader[Batch]):
-    """Batches of ``Windows`` for a training or evaluation loop: shuffled by seed and epoch, resumable, sharded.
+    """Batches of ``Windows`` for training or evaluation: shuffled by seed and epoch, resumable, sharded.
 
-    Gathering a batch takes microseconds, so there is nothing to hide behind a step, and no worker processes. The order
-    of an epoch depends on seed and epoch alone.
+    Gathering a batch takes microseconds, so there are no worker processes. The order of an epoch depends only on seed
+    and epoch.
 
-    Across ``world`` ranks each takes every ``world``-th window. When shuffling, all ranks get the same number of
-    windows (the rest, fewer than ``world``, sit out this epoch); otherwise nothing is dropped or repeated, and the
-    ranks' numbers of windows may differ by one.
+    Of ``world`` ranks, each takes every ``world``-th window. With shuffling, all ranks get the same number of windows
+    (fewer than ``world`` windows are left out per epoch); without, nothing is dropped or repeated, and the numbers of
+    windows may differ by one.
 
     Args:
-        windows: what to hand out.
+        windows: the windows.
         batch_size: windows in a batch (of this rank).
         shuffle: a new order every epoch.
         drop_last: leave out the last, incomplete batch of an epoch, unless it is the only one.
-        seed: seed of order and variates.
-        variates_per_batch: show a random subset of the variates, drawn anew for every batch: a fraction below 1 or a
-            number of them; None shows all. Forecasts of unseen variates rest on this (iTransformer, section 4.3).
+        seed: seed of the order and of the variates.
+        variates_per_batch: size of a random subset of the variates, sampled per batch: a fraction below 1 or a number;
+            None: all. It lets a model forecast unseen variates (iTransformer, section 4.3).
         rank: number of this process.
         world: number of processes.
 
@@ -295,11 +295,11 @@ class WindowLoader(ResumableLoader[Batch]):
         check_sizes(batch_size=batch_size)
         self.windows, self.batch_size, self.shuffle, self.seed = windows, batch_size, shuffle, seed
         self.rank, self.world = rank, world
-        self._shown = count_variates("variates_per_batch", variates_per_batch, len(windows.variates))
+        self._variates_used = count_variates("variates_per_batch", variates_per_batch, len(windows.variates))
         total = len(windows)
         self._total = total - total % world if shuffle and total >= world else total
-        mine = len(range(rank, self._total, world))
-        self._windows_used = mine - mine % batch_size if drop_last and mine >= batch_size else mine
+        share = len(range(rank, self._total, world))
+        self._windows_used = share - share % batch_size if drop_last and share >= batch_size else share
 
     def __len__(self) -> int:
         return -(-self._windows_used // self.batch_size)
@@ -311,25 +311,25 @@ class WindowLoader(ResumableLoader[Batch]):
             yield self.windows.batch(chosen, self._variates(epoch, number))
 
     def _order(self, epoch: int) -> Int[np.ndarray, " used"]:
-        """This rank's windows of an epoch, in the order in which they are handed out."""
+        """This rank's windows of an epoch, in order."""
         order = np.arange(len(self.windows))
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
         return order[: self._total][self.rank :: self.world][: self._windows_used]
 
     def _variates(self, epoch: int, number: int) -> Int[np.ndarray, " v"] | None:
-        """The variates that batch ``number`` of an epoch shows, the same on all ranks."""
+        """The variates of batch ``number`` of an epoch, the same on all ranks."""
         variates = len(self.windows.variates)
-        if self._shown == variates:
+        if self._variates_used == variates:
             return None
-        return np.random.default_rng([self.seed, epoch, number + 1]).permutation(variates)[: self._shown]
+        return np.random.default_rng([self.seed, epoch, number + 1]).permutation(variates)[: self._variates_used]
 
 
 def count_variates(option: str, wanted: float | int | None, variates: int) -> int:
-    """How many of ``variates`` an option asks for.
+    """The number of variates for an option that is a fraction, a number or None.
 
-    A fraction below 1 gives at least one variate, None gives all, and any other number stands for itself. It
-    may come as a float: a parser of ``int | float`` turns 2 into 2.0.
+    A fraction below 1 gives at least one variate, None gives all. A number may be a float, because a parser of
+    ``int | float`` turns 2 into 2.0.
 
     Raises:
         InputError: neither a fraction in (0, 1) nor a whole number from 1 to variates.
