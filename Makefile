@@ -1,10 +1,10 @@
-# Everything happens in .venv inside the clone; nothing global is touched. Needs Python 3.11+, git, make and pip.
+# Everything is installed into .venv in the clone. Needs Python 3.11 or newer, git, make and pip.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-EXTRAS ?= dev,demo,cuda,vision,stats,tensorboard,finetune,export
-# The data sets and golden files, where they stand beside the clone.
+EXTRAS ?= dev,demo,excel,cuda,vision,stats,tensorboard,finetune,export
+# Folders of data sets and of reference outputs, if they are next to the clone.
 export TSFM_DATA ?= $(realpath ../shared/data)
 export TSFM_GOLDEN ?= $(realpath ../shared/golden)
 
@@ -23,7 +23,7 @@ demo: setup
 test: setup check
 	$(PYTEST) -m "not slow and not cuda"
 
-# Those that take more than 2.5 seconds, too.
+# Also the tests that take more than 2.5 seconds.
 test-all: setup check
 	$(PYTEST)
 

@@ -1,7 +1,7 @@
-"""What each choice of the zero-shot recipe buys: it is taken back, and the model trained again on the same budget.
+"""Ablation of the zero-shot recipe: one choice is changed at a time, and the model trained again on the same budget.
 
-Scored on the training sets of the catalogue that are not in the open corpus (other licences), so that neither the
-benchmarks nor any series that was trained on has a say in the choice.
+Scores come from the training sets of the catalogue that are not in the open corpus because of their licences. So
+neither the benchmark sets nor the training series influence the choice.
 
     python benchmarks/ablation.py
 """
@@ -27,8 +27,8 @@ from tsfm_data.evaluation import Predictor, get_baseline
 from tsfm_data.io import atomic_file
 
 METRICS = ("MASE", "WQL")
-MOST_SERIES = 60  # of a set, drawn once, so that no set takes most of the time
-HORIZONS = {"Y": 6, "Q": 8, "B": 30}  # where the protocol has none; by the first letter of the frequency
+MOST_SERIES = 60  # per set, drawn once, so that no set takes most of the time
+HORIZONS = {"Y": 6, "Q": 8, "B": 30}  # if the protocol has none; by the first letter of the frequency
 CONFIG = "--model.forecaster.init_args.config."
 RECIPE = "recipe"
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -55,13 +55,38 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "synthetic alone": ("--data.corpus=null",),
 }
 
+# What a row of the table means, for a reader who has not seen the config.
+MEANINGS: Mapping[str, str] = {
+    "linear patches": "one linear layer instead of a residual MLP at the input and at the output",
+    "robust scale": "scaling by median and interquartile range instead of mean and standard deviation",
+    "no arcsinh": "scaled values do not pass through arcsinh",
+    "no periods": "no seasonal periods from the spectrum, and so no seasonal-naive features",
+    "one period": "one seasonal period instead of two",
+    "two periods": "two seasonal periods instead of one",
+    "no lags": "no seasonal-naive features, that is values one or more periods earlier",
+    "drift": "with features that continue the mean change of the history",
+    "no drift": "without features that continue the mean change of the history",
+    "no copy": "quantiles do not start from a learnt mixture of the naive and seasonal-naive features",
+    "naive unit": "quantiles and loss in units of a naive forecast's error on the history",
+    "no naive unit": "quantiles and loss not in units of a naive forecast's error on the history",
+    "mirrored": "the forecast is averaged with the negated forecast of the negated history",
+    "one horizon": "every training batch has the full horizon instead of a random one",
+    "span masking": "in half of the batches, spans of the history are hidden and predicted as well",
+    "cosine": "cosine learning-rate schedule instead of warm-up, constant rate and decay",
+    "constant rate": "constant learning rate after warm-up",
+    "averaged": "a moving average of the weights is scored",
+    "no augmentation": "training series are not augmented",
+    "no synthetic": "no synthetic series",
+    "synthetic alone": "synthetic series only",
+}
+
 # A decoder's patches all have the same horizon and hide nothing; its recipe has one period and no naive unit already.
 ENCODER_ALONE = ("one horizon", "span masking", "one period", "no naive unit")
 DECODER_ALONE = ("two periods", "naive unit")
 
 
 def choose(kind: str, names: Sequence[str]) -> list[str]:
-    """The choices of these names, all that a model has for none; the recipe itself is always among them.
+    """The choices with these names; all that a model has if no name is given. The recipe itself is always among them.
 
     Raises:
         InputError: the model has no such choice.
@@ -75,7 +100,7 @@ def choose(kind: str, names: Sequence[str]) -> list[str]:
 
 @cache
 def held_out_sets() -> tuple[tuple[str, Any], ...]:
-    """Name and series of every training set outside the open corpus, at most ``MOST_SERIES`` of each."""
+    """Name and series of every training set outside the open corpus, at most ``MOST_SERIES`` per set."""
     from tsfm_data.io import catalog
 
     found = []
@@ -91,7 +116,7 @@ def held_out_sets() -> tuple[tuple[str, Any], ...]:
 
 
 def scores(predictor: Predictor) -> dict[str, dict[str, float]]:
-    """MASE and WQL of every held-out set under GIFT-Eval's rules; sets too short for them are left out."""
+    """MASE and WQL of every held-out set under GIFT-Eval's rules; sets that are too short are left out."""
     from tsfm_data.evaluation import evaluate_series, get_profile
 
     found = {}
@@ -125,16 +150,16 @@ def train_choice(kind: str, name: str, seed: int, corpus: str, steps: int, folde
 def run_table(
     kind: str, choices: Sequence[str], seeds: int, corpus: Path, steps: int, folder: Path, jobs: int
 ) -> list[dict[str, Any]]:
-    """Train and score choices; what is in the folder already is not trained again.
+    """Train and score choices; results that are already in the folder are used again.
 
     Args:
         kind: "encoder" or "decoder".
-        choices: names; all for none.
-        seeds: trainings of each.
+        choices: names; all if empty.
+        seeds: trainings per choice.
         corpus: the open corpus.
-        steps: of each training.
+        steps: training steps per run.
         folder: where runs and results are kept.
-        jobs: trainings at once, one thread each.
+        jobs: trainings at the same time, one thread each.
     """
     wanted = [(name, seed) for seed in range(seeds) for name in choose(kind, choices)]
 
@@ -144,15 +169,15 @@ def run_table(
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the processes that are started now
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
-        todo = [cell for cell in wanted if not file_of(*cell).is_file()]
-        futures = {pool.submit(train_choice, kind, *cell, str(corpus), steps, folder): cell for cell in todo}
+        todo = [choice for choice in wanted if not file_of(*choice).is_file()]
+        futures = {pool.submit(train_choice, kind, *choice, str(corpus), steps, folder): choice for choice in todo}
         for done in as_completed(futures):
             if done.exception() is not None:
                 pool.shutdown(cancel_futures=True)
             with atomic_file(file_of(*futures[done])) as file:
                 file.write_text(json.dumps(done.result(), indent=1) + "\n")
             print(f"{futures[done][0]}, seed {futures[done][1]}: done", flush=True)
-    return [json.loads(file_of(*cell).read_text()) for cell in wanted]
+    return [json.loads(file_of(*choice).read_text()) for choice in wanted]
 
 
 def compare(
@@ -183,7 +208,7 @@ def compare(
 def mean_logs(
     runs: Sequence[dict[str, Any]], choice: str, metric: str, naive: Mapping[str, Mapping[str, float]]
 ) -> Float[np.ndarray, " sets"]:
-    """Logarithm of a choice's error relative to seasonal naive, one a set, averaged over seeds."""
+    """Logarithm of a choice's error relative to seasonal naive, one per set, averaged over seeds."""
     sets = [name for name in naive if naive[name].get(metric) and all(name in run["scores"] for run in runs)]
     found = [
         [run["scores"][name][metric] / naive[name][metric] for name in sets] for run in runs if run["choice"] == choice
@@ -192,7 +217,7 @@ def mean_logs(
 
 
 def to_markdown(kind: str, rows: Sequence[dict[str, Any]], steps: int, command: str) -> str:
-    """The table, with the command that gives it."""
+    """The page: what is measured, the command, the table, and what its rows mean."""
 
     def change(row: dict[str, Any], metric: str) -> str:
         low, mid, high = (100 * row[f"{metric}_{name}"] for name in ("low", "change", "high"))
@@ -204,15 +229,18 @@ def to_markdown(kind: str, rows: Sequence[dict[str, Any]], steps: int, command: 
         for r in rows
     ]
     text = [
-        f"## {kind.capitalize()}",
+        f"# Ablation of the {kind}'s recipe",
         "",
-        f"{steps} steps each. MASE and WQL relative to seasonal naive, geometric mean over the training sets that are",
-        "not in the open corpus; change against the recipe, with a 95 % bootstrap interval over the data sets. A",
-        "positive change says what the choice buys: it is what is lost without it.",
+        f"The zero-shot {kind} is trained again for {steps:,} steps per row, with one choice of its recipe changed.",
+        "MASE and WQL are relative to seasonal naive: geometric means over data sets outside the training corpus.",
+        "`change` compares the row with the recipe, with a 95 % bootstrap interval over the data sets.",
+        "A positive change means a larger error than that of the recipe.",
         "",
         f"    {command}",
         "",
         tabulate(table, head, tablefmt="github", disable_numparse=True),
+        "",
+        *(f"- {row['choice']}: {MEANINGS[row['choice']]}" for row in rows if row["choice"] in MEANINGS),
         "",
     ]
     return "\n".join(text)
@@ -228,19 +256,19 @@ def main(
     output: Path = Path("benchmarks"),
     jobs: int = 2,
 ) -> None:
-    """Take back each choice of the zero-shot recipe, train again on the same budget, and score what that costs.
+    """Change one choice of the zero-shot recipe at a time, train on the same budget, and score the result.
 
-    Finished trainings are kept in the runs folder, so an interrupted table goes on where it stopped.
+    Finished trainings are kept in the runs folder, so an interrupted table continues where it stopped.
 
     Args:
         kind: encoder or decoder.
-        choices: which, for instance "no copy"; all by default.
+        choices: rows of the table, for instance "no copy"; all by default.
         corpus: the corpus that the config corpus/open lists.
-        steps: of each training.
-        seeds: trainings of each choice.
+        steps: training steps per run.
+        seeds: trainings per choice.
         runs: folder of the training runs and their results.
         output: folder for ablation_KIND.md and ablation_KIND.json.
-        jobs: trainings at once, one thread each.
+        jobs: trainings at the same time, one thread each.
     """
     if kind not in ("encoder", "decoder"):
         raise InputError(f"expected encoder or decoder, found {kind!r}")

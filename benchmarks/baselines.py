@@ -1,4 +1,4 @@
-"""The scores of the baselines on a suite, computed once and kept in the repository.
+"""Scores of the baselines on a suite, computed once and kept in the repository.
 
 Run it by ``python benchmarks/baselines.py``.
 """
@@ -8,8 +8,7 @@ from pathlib import Path
 from common import run
 
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.evaluation import ALL_PROFILES, BASELINES, at_hand, choose, score_sets
-from tsfm_data.evaluation import kept_baselines as reference
+from tsfm_data.evaluation import ALL_PROFILES, BASELINES, available_sets, choose, kept_baselines, score_sets
 
 OURS = Path(__file__).resolve().parents[1] / "data" / "tsfm_data" / "evaluation" / "baselines.json"
 
@@ -23,17 +22,17 @@ def main(
     output: Path | None = None,
     jobs: int = 1,
 ) -> None:
-    """Score seasonal naive, AutoETS and AutoTheta on a suite and keep the scores for later evaluations.
+    """Score naive, seasonal naive, AutoETS and AutoTheta on a suite and keep the scores for later evaluations.
 
-    What is kept already and still fits (content of the data, protocol, version of statsforecast) is not computed again.
+    Kept scores are used again as long as the data, the protocol and the version of statsforecast are the same.
 
     Args:
         suite: name of the suite.
         models: baselines; by default naive, seasonal-naive, auto-ets and auto-theta.
         profiles: protocols; by default all that the suite has.
-        sets: sets of the suite; by default all whose files are at hand.
-        output: the file of scores; by default that of this checkout, which the package ships.
-        jobs: processes, one thread each.
+        sets: sets of the suite; by default all whose files are in the data folder.
+        output: file of the scores; by default the one of this checkout, which ships with the package.
+        jobs: processes at the same time, one thread each.
     """
     for name in models or ():
         if name not in BASELINES:
@@ -41,14 +40,14 @@ def main(
     if jobs < 1:
         raise InputError(f"jobs: expected at least 1 process, found {jobs}")
     file = output or OURS
-    chosen, notes = at_hand(suite, choose(suite, profiles or ALL_PROFILES, sets))
+    chosen, notes = available_sets(suite, choose(suite, profiles or ALL_PROFILES, sets))
     print(*notes, sep="\n")
     for name in models or BASELINES:
         predictor = BASELINES[name]()
-        for one, rows, seconds in score_sets(predictor, chosen, jobs=jobs, kept=file):
-            reference.keep(predictor, one, rows, file)
-            print(f"{name:15} {one.name:20} {' '.join(one.profiles):35} {seconds:8.1f} s", flush=True)
-    print(f"{file}: {len(reference.cells(file))} cells")
+        for suite_set, rows, seconds in score_sets(predictor, chosen, jobs=jobs, baseline_file=file):
+            kept_baselines.save_rows(predictor, suite_set, rows, file)
+            print(f"{name:15} {suite_set.name:20} {' '.join(suite_set.profiles):35} {seconds:8.1f} s", flush=True)
+    print(f"{file}: {len(kept_baselines.cells(file))} scores")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""CIFAR-10: compact models of each family, trained under one budget by the command that users run.
+"""CIFAR-10: compact models of each family, trained on the same budget by ``tsfm fit``.
 
     python benchmarks/cifar10.py
 
@@ -94,23 +94,23 @@ def page(rows: list[dict[str, Any]], epochs: int, fraction: float, command: str)
             "top-5": f"{row['top5']:.2%}",
             "log loss": f"{row['log_loss']:.3f}",
             "ECE": f"{row['ECE']:.3f}",
-            "training min": f"{row['minutes']:.1f}",
+            "training, minutes": f"{row['minutes']:.1f}",
         }
         for row in rows
     ]
     lines = [
         "# CIFAR-10 from scratch",
         "",
-        f"{epochs} epochs each over {share}, enlarged to 64 pixels, with the same optimiser, batch,",
-        "precision and augmentation (moved by up to an eighth, mirrored; the config vision/cifar10); the best",
-        "epoch by 5,000 held-out training images, scored on the test images. vit and resnet are timm's, of about",
-        "equal size.",
+        f"Each model trains for {epochs} epochs on {share}, enlarged to 64 pixels.",
+        "Optimiser, batch size, precision and augmentation (shift by up to an eighth, mirroring) are the same for all:",
+        "see the config `vision/cifar10`. The epoch with the best accuracy on 5,000 held-out training images is scored",
+        "on the test images. vit and resnet are timm's models, with about as many parameters.",
         "",
         f"    {command}",
         "",
         tabulate(table, headers="keys", tablefmt="github", disable_numparse=True, colalign=("left",) + ("right",) * 6),
         "",
-        "Training time is that of the machine it ran on, one thread, with other work at the same time.",
+        "Training used one thread of a machine that did other work at the same time.",
         "",
     ]
     return "\n".join(lines)
@@ -127,12 +127,12 @@ def main(
     """Train compact models of each family on CIFAR-10, score them and write the page.
 
     Args:
-        models: which, for instance tnt; all by default.
+        models: names of models, for instance tnt; all by default.
         runs: folder of the runs and their results.
         output: folder for cifar10.md and cifar10.json.
-        epochs: of each model; by default as many as the config says.
-        fraction: share of the training images, to try it out.
-        limit: score so many test images at most.
+        epochs: epochs per model; by default those of the config.
+        fraction: share of the training images, for a quick try.
+        limit: largest number of test images to score; all by default.
     """
     for name in models or []:
         if name not in MODELS:

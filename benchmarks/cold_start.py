@@ -1,4 +1,4 @@
-"""A first forecast from a cold start: from the start of the process to the file written, and its peak memory.
+"""Time and peak memory of a first forecast, from the start of the process to the written file.
 
 Run it by ``python benchmarks/cold_start.py``.
 """
@@ -21,14 +21,14 @@ MOST_SECONDS, MOST_MIB = 6.0, 1024
 
 
 def measure(repeats: int, threads: int) -> list[dict[str, Any]]:
-    """Forecast a table with the shipped model in a process of its own, several times; the first is not counted.
+    """Forecast a table with the default model in a fresh process, several times; the first is not counted.
 
     Args:
         repeats: counted processes.
-        threads: of each.
+        threads: threads per process.
 
     Returns:
-        A row a process: seconds by the clock, CPU seconds, and the largest resident memory in MiB.
+        One row per process: wall time and CPU time in seconds, and the largest resident memory in MiB.
 
     Raises:
         InputError: fewer than one repeat or thread, or a process that failed.
@@ -40,14 +40,14 @@ def measure(repeats: int, threads: int) -> list[dict[str, Any]]:
         table = Path(folder) / "series.csv"
         write_table(table)
         for number in range(repeats + 1):
-            found = once(table, Path(folder) / f"forecast{number}.csv", threads)
-            if number:  # the first one reads what it imports from the disk
-                rows.append(found)
+            row = once(table, Path(folder) / f"forecast{number}.csv", threads)
+            if number:  # the first one reads the libraries from the disk
+                rows.append(row)
     return rows
 
 
-# Starts a command and says its status, seconds, CPU seconds and peak memory. A process counts the memory of the one
-# that started it into its peak, so that one has to be small.
+# Starts a command and prints its status, wall time, CPU time and peak memory. The peak of a process includes the memory
+# of the process that started it, so this one is kept small.
 LAUNCH = """
 import os, sys, time
 begin = time.perf_counter()
@@ -59,7 +59,7 @@ print(os.waitstatus_to_exitcode(status), seconds, usage.ru_utime + usage.ru_stim
 
 
 def write_table(file: Path, seed: int = 0) -> None:
-    """A long table of hourly series: a walk and a daily season."""
+    """A long table of hourly series: random walks with a daily season."""
     rng = np.random.default_rng(seed)
     hours = np.datetime64("2024-01-01T00", "h") + np.arange(ROWS)
     lines = ["item_id,timestamp,target"]
@@ -70,10 +70,10 @@ def write_table(file: Path, seed: int = 0) -> None:
 
 
 def once(table: Path, output: Path, threads: int) -> dict[str, float]:
-    """One process: what it took.
+    """Time and memory of one process.
 
     Raises:
-        InputError: it failed, or wrote no whole forecast.
+        InputError: it failed, or did not write the whole forecast.
     """
     words = [sys.executable, "-m", "tsfm", "forecast", str(table), "--horizon", str(HORIZON), "--output", str(output)]
     path = os.pathsep.join(filter(None, sys.path))
@@ -85,18 +85,18 @@ def once(table: Path, output: Path, threads: int) -> dict[str, float]:
     lines = output.read_text().count("\n") if output.is_file() else 0
     if status or lines != 1 + SERIES * HORIZON:
         raise InputError(f"expected a forecast of {SERIES} series, found status {status:.0f}: see above")
-    kib = peak / (1024 if sys.platform == "darwin" else 1)  # macOS says bytes, Linux KiB
+    kib = peak / (1024 if sys.platform == "darwin" else 1)  # bytes on macOS, KiB on Linux
     return {"seconds": seconds, "cpu_seconds": cpu, "peak_mib": kib / 1024}
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians and ranges, and whether the aims are met."""
-    found: dict[str, Any] = {"processes": len(rows)}
+    summary: dict[str, Any] = {"processes": len(rows)}
     for key in ("seconds", "cpu_seconds", "peak_mib"):
         values = [row[key] for row in rows]
-        found[key] = {"median": float(np.median(values)), "least": min(values), "most": max(values)}
-    found["met"] = bool(found["seconds"]["median"] < MOST_SECONDS and found["peak_mib"]["most"] < MOST_MIB)
-    return found
+        summary[key] = {"median": float(np.median(values)), "least": min(values), "most": max(values)}
+    summary["met"] = bool(summary["seconds"]["median"] < MOST_SECONDS and summary["peak_mib"]["most"] < MOST_MIB)
+    return summary
 
 
 def to_markdown(rows: list[dict[str, Any]], threads: int, command: str) -> str:
@@ -105,7 +105,7 @@ def to_markdown(rows: list[dict[str, Any]], threads: int, command: str) -> str:
     from importlib.metadata import version
 
     whole = summarise(rows)
-    names = {"seconds": "seconds by the clock", "cpu_seconds": "CPU seconds", "peak_mib": "peak memory, MiB"}
+    names = {"seconds": "wall time, s", "cpu_seconds": "CPU time, s", "peak_mib": "peak memory, MiB"}
     aims = {"seconds": f"< {MOST_SECONDS:g}", "cpu_seconds": "", "peak_mib": f"< {MOST_MIB:,}"}
     table = [
         {"": names[key], "aim": aims[key], **{name: f"{value:,.1f}" for name, value in whole[key].items()}}
@@ -114,10 +114,10 @@ def to_markdown(rows: list[dict[str, Any]], threads: int, command: str) -> str:
     lines = [
         "# Cold start",
         "",
-        f"`tsfm forecast` with the shipped model on a CSV of {SERIES} series of {ROWS} hours, {HORIZON} steps each:",
-        f"from the start of the process to its end, the file written; {len(rows)} processes one after the other,",
-        f"{threads} threads each, after one that is not counted (what it imports is then in memory). Memory: the",
-        "largest resident set.",
+        "Time and memory of `tsfm forecast` with the default model, from the start of the process to the written file.",
+        f"The input is a CSV file of {SERIES} series of {ROWS} hourly values; {HORIZON} steps are forecast.",
+        f"{len(rows)} processes ran one after the other, with {threads} threads each. Another one ran before them and",
+        "is not counted: it brings the libraries into the file cache. Memory is the largest resident set.",
         f"Python {platform.python_version()}, PyTorch {version('torch')}, pandas {version('pandas')}.",
         "",
         f"    {command}",
@@ -129,12 +129,12 @@ def to_markdown(rows: list[dict[str, Any]], threads: int, command: str) -> str:
 
 
 def main(output: Path = Path("benchmarks"), repeats: int = 5, threads: int = 2) -> None:
-    """Time tsfm forecast with the shipped model from the start of the process to the file written; its peak memory.
+    """Measure time and peak memory of tsfm forecast, from the start of the process to the written file.
 
     Args:
         output: folder for cold_start.md and cold_start.json.
         repeats: counted processes, one after the other.
-        threads: of each.
+        threads: threads per process.
     """
     rows = measure(repeats, threads)
     command = "python benchmarks/cold_start.py" + (f" --repeats {repeats}" if repeats != 5 else "")

@@ -1,4 +1,4 @@
-"""What the scripts of the tables share: how a page is written, and how a mistake of the user ends."""
+"""Shared by the benchmark scripts: writing a page, and reading the command line."""
 
 import inspect
 import json
@@ -21,11 +21,11 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]], summary: dict[str
 
 
 def run(main: Callable[..., None], words: Sequence[str] | None = None) -> None:
-    """Run a script: its options are the parameters of its function; a mistake of the user is one line and status 2.
+    """Run a script: the parameters of its function are its options. A user's mistake ends in one line and status 2.
 
     Args:
         main: the function; its annotations give the types of the options, its docstring the help.
-        words: of the command line; those that the script was started with by default.
+        words: words of the command line; by default those that the script was started with.
     """
     program = f"python benchmarks/{Path(inspect.getfile(main)).name}"
     end_with(lambda: call(program, main, sys.argv[1:] if words is None else words))

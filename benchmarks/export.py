@@ -1,8 +1,8 @@
-"""Exported models: the ONNX file beside eager PyTorch, how far their outputs are apart, and what smaller weights cost.
+"""Exported models: ONNX compared with eager PyTorch in speed and outputs, and what smaller weights cost in accuracy.
 
-Both sides are the same function of an array, ``Exportable``, in one process and on the same number of threads. They run
-in turn, and what counts is the median of the ratios of CPU time of a round, so that other work on the machine, or a
-machine that gets slower, favours nobody.
+Both sides compute the same function of an array, ``Exportable``, in one process and on the same number of threads. They
+take turns, and the result is the median over rounds of the ratio of CPU times. So other work on the machine favours
+neither side.
 
     python benchmarks/export.py
 """
@@ -49,22 +49,22 @@ def measure(
     """Time, compare and score one model.
 
     Args:
-        model: that can be exported.
-        batches: numbers of series forecast at once.
-        repeats: rounds that count; one more comes first.
+        model: a forecaster that can be exported.
+        batches: numbers of series per call.
+        repeats: counted rounds; one more comes first.
         threads: CPU threads of both sides.
-        sets: of the suite "bench".
-        series: most series of a set; the first ones are taken.
-        horizon: steps of the files; None takes the model's own.
+        sets: names of sets of the suite "bench".
+        series: largest number of series per set; the first ones are taken.
+        horizon: steps that the files forecast; None takes the model's own.
 
     Returns:
-        A row a batch size with the times, and a row a type of weights with their size, the differences from the model
-        on hard inputs (of the file for float32), and the errors over those of float32 on every set.
+        One row per batch size with the times, and one row per type of weights. The latter has the size, the differences
+        from the model on hard inputs (of the file for float32), and the errors relative to float32 on every set.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        exact = scores(model, sets, series)  # first of all: a set that is not at hand is said at once
+        exact = scores(model, sets, series)  # first, so that a missing set is reported at once
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             made = export(model, file, horizon)
@@ -74,11 +74,11 @@ def measure(
             small = copy.deepcopy(model).requires_grad_(False)
             compress(small, dtype)
             mean, worst = (made.mean, made.worst) if dtype == "fp32" else apart(small, model, made.horizon)
-            found = exact if dtype == "fp32" else scores(small, sets, series)
+            errors = exact if dtype == "fp32" else scores(small, sets, series)
             size = sum(value.nbytes for value in small.state_dict().values())
             row: dict[str, Any] = {"model": model.name, "weights": dtype, "MiB": size / 2**20}
             row |= {"difference_mean": mean, "difference_worst": worst}
-            rows.append(row | {key: value / exact[key] for key, value in found.items()})
+            rows.append(row | {key: value / exact[key] for key, value in errors.items()})
         return speeds, rows
     finally:
         torch.set_num_threads(before)
@@ -87,7 +87,7 @@ def measure(
 def times(
     model: Forecaster, file: Path, horizon: int, batches: Sequence[int], repeats: int, threads: int
 ) -> list[dict[str, Any]]:
-    """Seconds of an ONNX file and of the model itself, in turn; a row a batch size."""
+    """Seconds of an ONNX file and of the model itself, in turn; one row per batch size."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -110,7 +110,7 @@ def times(
                     begin = time.process_time()
                     sides[side]()
                     taken[side] = time.process_time() - begin
-                if number:  # the first round makes room
+                if number:  # the first round allocates memory
                     ratios.append(taken[0] / taken[1])
                     seconds.append(taken)
         rows.append(
@@ -136,19 +136,19 @@ def walks(count: int, steps: int) -> Float[np.ndarray, "B T"]:
 def apart(small: Forecaster, model: Forecaster, horizon: int) -> tuple[float, float]:
     """Mean and largest difference on hard inputs of a model with smaller weights, relative to a series' size."""
     made, whole = (Exportable(copy.deepcopy(one), horizon) for one in (small, model))
-    found = differences(lambda past: made(torch.from_numpy(past)).numpy(), whole, model.context)
-    return float(found.mean()), float(found.max())
+    errors = differences(lambda past: made(torch.from_numpy(past)).numpy(), whole, model.context)
+    return float(errors.mean()), float(errors.max())
 
 
 def scores(model: Forecaster, sets: Sequence[str], most: int) -> dict[str, float]:
-    """The metrics of a model on the first series of sets, by "SET METRIC"."""
-    found: dict[str, float] = {}
+    """The metrics of a model on the first series of each set, by "SET METRIC"."""
+    errors: dict[str, float] = {}
     for one in choose("bench", (PROFILE,), sets):
         series = one.load()
         chosen = series.select(range(min(most, len(series))))
         report = evaluate_series(model, chosen, suite_profile(PROFILE), one.name)
-        found |= {f"{one.name} {metric}": float(report.value(metric) or math.nan) for metric in METRICS}
-    return found
+        errors |= {f"{one.name} {metric}": float(report.value(metric) or math.nan) for metric in METRICS}
+    return errors
 
 
 def to_markdown(
@@ -159,7 +159,7 @@ def to_markdown(
     busy: bool,
     command: str,
 ) -> str:
-    """The page ``benchmarks/export.md``; ``busy`` says that other work ran beside the measurement."""
+    """The page ``benchmarks/export.md``; ``busy``: other work ran at the same time."""
     keys = [key for key in rows[0] if key.split()[-1] in METRICS]
     first = [
         {
@@ -192,26 +192,30 @@ def to_markdown(
     lines = [
         "# Exported models",
         "",
-        f"The ONNX file of `tsfm export` by ONNX Runtime beside the same model in eager PyTorch, {threads} thread",
-        "each, in one process and in turn. Speed: CPU seconds of eager over those of ONNX, the median of the rounds",
-        "and their range; above 1 the file is the faster one.",
-        "Other work ran on the machine beside it." if busy else "Nothing else ran on the machine.",
+        "The ONNX file of `tsfm export` in ONNX Runtime is compared with the same model in eager PyTorch. Both take",
+        f"turns in one process with {threads} thread{'s' * (threads > 1)}. Speed is the CPU time of eager PyTorch",
+        "divided by that of ONNX Runtime: above 1, the file is faster. It is the median over rounds, with its range.",
+        "Other work ran on the machine at the same time." if busy else "Nothing else ran on the machine.",
         "",
         f"    {command}",
         "",
         tabulate(first, headers="keys", tablefmt="github", disable_numparse=True),
         "",
-        "Size of the weights as `tsfm export --dtype` stores them, and how far outputs are from the model in float32",
-        "on hard inputs (missing values, constants, large offsets, short and long histories;",
-        "`tsfm.inference.exporting.hard_inputs`), relative to the size of a series, its spread or its forecast's reach:"
-        " for fp32 of",
-        "the ONNX file, for smaller weights of the model with them. Change of the errors against float32 on the test",
-        f"windows of `{PROFILE}` of the first {series} series of real sets, geometric mean over sets; above 0: worse.",
-        "Computed is in float32 whatever the weights are stored as.",
+        "## Smaller weights",
+        "",
+        "`tsfm export --dtype` stores weights in fewer bytes; computation stays in float32.",
+        "",
+        "- Differences are from the outputs of the float32 model in PyTorch. The fp32 row compares the ONNX file, the",
+        "  others the PyTorch model with smaller weights. The inputs are hard ones: missing values, constants, large",
+        "  offsets, short and long histories (`hard_inputs` in `tsfm/inference/exporting.py`). A difference is divided",
+        "  by the standard deviation of its series, or by the largest distance of its forecast from the mean if that",
+        "  is larger.",
+        "- MASE and WQL show the change of the error compared with float32: geometric mean over sets, above 0 is",
+        f"  worse. Scored are the test windows of the protocol `{PROFILE}`, for the first {series} series of each set.",
         "",
         tabulate(second, headers="keys", tablefmt="github", disable_numparse=True),
         "",
-        "The same set by set.",
+        "The same change for each set:",
         "",
         tabulate(third, headers="keys", tablefmt="github", disable_numparse=True),
         "",
@@ -234,15 +238,15 @@ def main(
     horizon: int | None = None,
     output: Path = Path("benchmarks"),
 ) -> None:
-    """Time ONNX files beside the models themselves, compare their outputs, and score weights of fewer bytes.
+    """Compare ONNX files with the PyTorch models in speed and outputs, and score smaller weights.
 
     Args:
-        models: names of tsfm weights list, or model folders; by default the forecasters that ship with the package.
-        batches: numbers of series forecast at once; 1, 32 and 256 by default.
-        sets: of the suite bench, to score smaller weights on; a few small ones by default.
-        repeats: rounds of both sides in turn; the median of the ratios counts.
+        models: names from tsfm weights list, or model folders; by default the forecasters that ship with the package.
+        batches: numbers of series per call; 1, 32 and 256 by default.
+        sets: sets of the suite bench, to score smaller weights on; a few small ones by default.
+        repeats: rounds in which both sides take turns; the median of their ratios is reported.
         threads: CPU threads.
-        series: most series of a set.
+        series: largest number of series per set.
         horizon: steps that the files forecast; each model's own by default.
         output: folder for export.md and export.json.
     """
@@ -253,9 +257,11 @@ def main(
     busy = os.getloadavg()[0] > threads
     speeds, rows = [], []
     for name in models or [name for name, entry in released().items() if entry.task == "forecast"]:
-        found = measure(load_model(name), batches or BATCHES, repeats, threads, sets or SETS, series, horizon)
-        speeds += found[0]
-        rows += found[1]
+        own_speeds, own_rows = measure(
+            load_model(name), batches or BATCHES, repeats, threads, sets or SETS, series, horizon
+        )
+        speeds += own_speeds
+        rows += own_rows
     given: dict[str, list[Any] | None] = {"models": models, "batches": batches, "sets": sets}
     given["repeats"] = [repeats] if repeats != REPEATS else None
     given["threads"] = [threads] if threads != 1 else None

@@ -1,7 +1,7 @@
-"""Zero-shot beside fine-tuned on sets of the suite, over seeds: scores on the protocol's own test windows.
+"""Fine-tuned forecasts compared with zero-shot ones on sets of the suite, over several seeds.
 
-Of every series, what lies before its first test window is all that fine-tuning sees. Finished runs are kept, each in a
-file of its own, so an interrupted table goes on where it stopped; another model or recipe has other files.
+Fine-tuning sees only the history before the first test window of each series. Finished runs are kept in one file each,
+so an interrupted table continues where it stopped. Another model or recipe has other files.
 
     python benchmarks/finetune.py
 """
@@ -30,8 +30,8 @@ from tsfm_data.windows import item_lengths
 METHODS = ("head", "lora", "full")
 METRICS = ("MASE", "WQL")
 PROFILE = "gift"
-# Which sets: those with enough history to learn from, by length alone, decided before any fine-tuned score was seen.
-LEAST_HORIZONS = 50  # of history before the test windows, in the median series
+# Sets with enough history to learn from are chosen by length alone, before any fine-tuned score was known.
+LEAST_HORIZONS = 50  # horizons of history before the test windows, in the median series
 LEAST_POINTS = 5000  # in all series together
 STEPS = 200
 
@@ -45,16 +45,16 @@ def measure(
     folder: Path,
     progress: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """A row a set, method and seed, and one a set for the model itself.
+    """One row per set, method and seed, and one per set for the zero-shot model.
 
     Args:
-        model: to start from.
+        model: the pretrained model.
         sets: names of sets of the suite "bench"; None takes all with enough history.
-        methods: of fine-tuning.
-        seeds: of fine-tuning.
-        steps: most optimiser steps.
+        methods: names of fine-tuning methods.
+        seeds: seeds of fine-tuning.
+        steps: largest number of optimiser steps.
         folder: where finished rows are kept.
-        progress: called with a line for each row.
+        progress: called with one line of text per row.
     """
     rows: list[dict[str, Any]] = []
     weights = digest(model)
@@ -90,7 +90,7 @@ def outcome(
     recipe: Recipe,
     before: dict[str, Any],
 ) -> dict[str, Any]:
-    """Fine-tune on the history and score on the test windows; CPU seconds of the former."""
+    """Fine-tune on the history and score on the test windows; `seconds` is the CPU time of fine-tuning."""
     begin = time.process_time()
     result = finetune(model, history, horizon, recipe)
     seconds = time.process_time() - begin
@@ -105,21 +105,21 @@ def enough(history: SeriesSet, horizon: int) -> bool:
 
 
 def digest(model: Forecaster) -> str:
-    """What identifies a model: its kind, sizes and weights."""
-    found = hashlib.sha256(repr((model.model_type, model.context, model.horizon, model.config)).encode())
+    """A hash of a model's kind, sizes and weights."""
+    digested = hashlib.sha256(repr((model.model_type, model.context, model.horizon, model.config)).encode())
     for key, value in sorted(model.state_dict().items()):
-        found.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+        digested.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digested.hexdigest()[:16]
 
 
 @contextmanager
 def once(folder: Path, name: str, work: Any) -> Iterator[dict[str, Any]]:
-    """A row that is computed once: what its file holds, or an empty one to fill, which is then kept.
+    """A row that is computed once: read from its file, or an empty one that the caller fills and that is then written.
 
     Args:
-        folder: of the rows.
+        folder: where rows are kept.
         name: of the row.
-        work: what it depends on, told apart by its text.
+        work: everything that the row depends on; its ``repr`` becomes part of the file's name.
     """
     file = folder / f"{name}_{hashlib.sha256(repr(work).encode()).hexdigest()[:12]}.json"
     if file.is_file():
@@ -132,7 +132,7 @@ def once(folder: Path, name: str, work: Any) -> Iterator[dict[str, Any]]:
 
 
 def history_of(name: str, series: SeriesSet, horizon: int | None = None) -> tuple[SeriesSet, int]:
-    """What lies before the first test window of every series, and the horizon: the protocol's where none is given."""
+    """What lies before the first test window of every series, and the horizon: by default the protocol's."""
     profile = suite_profile(PROFILE)
     horizon = horizon or profile.horizon(name, series.freqs[0])
     lengths = item_lengths(series)
@@ -152,16 +152,16 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half the width of its 95 % interval (Student's t); NaN for a single value."""
     from scipy import stats
 
-    found = np.asarray(values)
-    if len(found) < 2:
-        return float(found.mean()), math.nan
-    half = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found))
-    return float(found.mean()), float(half)
+    sample = np.asarray(values)
+    if len(sample) < 2:
+        return float(sample.mean()), math.nan
+    half = stats.t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / math.sqrt(len(sample))
+    return float(sample.mean()), float(half)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a set and method: relative scores with intervals over seeds, how often the result was kept, seconds."""
-    found = []
+    """One row per set and method: relative scores with intervals over seeds, how often the result was kept, seconds."""
+    lines = []
     for name in dict.fromkeys(row["set"] for row in rows):
         before = next(row for row in rows if row["set"] == name and row["method"] == "zero-shot")
         for method in dict.fromkeys(row["method"] for row in rows if row["method"] != "zero-shot"):
@@ -172,13 +172,13 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 line[metric] = f"{before[metric]:.3f}"
                 line[f"{metric} relative"] = f"{mean:.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}")
             line["kept"] = f"{sum(row['kept'] for row in runs)} of {len(runs)}"
-            found.append(line | {"CPU s": round(float(np.mean([row["seconds"] for row in runs])))})
-    return found
+            lines.append(line | {"CPU s": round(float(np.mean([row["seconds"] for row in runs])))})
+    return lines
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a method: geometric mean over sets of the scores relative to zero-shot, and the worst set."""
-    found = []
+    """One row per method: geometric mean over sets of the scores relative to zero-shot, and the worst set."""
+    lines = []
     zero = {row["set"]: row for row in rows if row["method"] == "zero-shot"}
     for method in dict.fromkeys(row["method"] for row in rows if row["method"] != "zero-shot"):
         line: dict[str, Any] = {"method": method}
@@ -189,34 +189,42 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 logs.append(float(np.mean([math.log(row[metric] / first[metric]) for row in runs])))
             line[f"{metric} mean"] = round(math.exp(np.mean(logs)), 3)
             line[f"{metric} worst"] = round(math.exp(max(logs)), 3)
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines
 
 
 def to_markdown(rows: Sequence[dict[str, Any]], model: str, command: str) -> str:
-    """The table as it stands in ``benchmarks/finetune.md``."""
+    """The page ``benchmarks/finetune.md``."""
     return "\n".join(
         [
             "# Fine-tuning",
             "",
-            f"The model {model}, zero-shot and after `tsfm finetune` on what lies before the test windows of",
-            f"`{PROFILE}`; scores on those. MASE and WQL are zero-shot's; relative: the result over it,",
-            "with 95 % intervals of the mean over seeds (Student's t); below 1 is better. Kept: how often the backtest",
-            "preferred the fine-tuned model; otherwise the result is the zero-shot model. CPU seconds of one run,",
-            "backtests included.",
-            "",
-            f"Sets: all of the suite whose median series has {LEAST_HORIZONS} horizons of history or more before the",
-            f"test windows, and all series together {LEAST_POINTS:,} points, unless the command names others; chosen",
-            "by length, before any fine-tuned score was seen. Learning rates were chosen on training sets, none of",
-            "the suite (`finetune_rates.py`): the one that saved most in the mean among those that made no set",
-            "worse by more than 1 %.",
-            "Aims: no method worse than zero-shot by more than 1 % on any set, and 3 % better in the mean.",
+            f"{model} is scored zero-shot and after `tsfm finetune`, on the test windows of the protocol `{PROFILE}`.",
+            "Fine-tuning sees only the history before those windows.",
             "",
             f"    {command}",
             "",
-            tabulate(summarise(rows), headers="keys", tablefmt="github"),
+            "Errors relative to zero-shot, below 1 is better: geometric mean over the sets, and the worst set.",
+            "The aims were a mean of 0.97 or less and no set above 1.01.",
             "",
-            tabulate(table(rows), headers="keys", tablefmt="github"),
+            tabulate(summarise(rows), headers="keys", tablefmt="github", floatfmt=".3f"),
+            "",
+            "The next table shows each set:",
+            "",
+            "- MASE, WQL: errors of the zero-shot model.",
+            "- relative: error of the result divided by the zero-shot error. It is the mean over seeds with its 95 %",
+            "  interval (Student's t).",
+            "- kept: how often a backtest preferred the fine-tuned model. Otherwise the result is the zero-shot model,",
+            "  and the ratio is 1.",
+            "- CPU s: CPU seconds of one run, backtests included.",
+            "",
+            f"By default, the sets are those whose median series has at least {LEAST_HORIZONS} horizons",
+            f"of history and whose series have at least {LEAST_POINTS:,} points together. This was decided before any",
+            "fine-tuned score was known. Learning rates were chosen on other data sets, which are in neither the suite",
+            "nor the training corpus ([finetune_rates.md](finetune_rates.md)).",
+            "Among those that made no set worse by more than 1 %, the one with the best mean was taken.",
+            "",
+            tabulate(table(rows), headers="keys", tablefmt="github", floatfmt=".3f"),
             "",
         ]
     )
@@ -231,17 +239,17 @@ def main(
     runs: Path = Path("runs/finetune_bench"),
     output: Path = Path("benchmarks"),
 ) -> None:
-    """Score a model zero-shot and fine-tuned on sets of the suite, with intervals over seeds and the time taken.
+    """Score a model zero-shot and fine-tuned on sets of the suite, with intervals over seeds and the CPU time.
 
-    Finished runs are kept in the runs folder, so an interrupted table goes on where it stopped.
+    Finished runs are kept in the runs folder, so an interrupted table continues where it stopped.
 
     Args:
-        model: a name of tsfm weights list, or a model folder; by default the model that ships with the package.
-        sets: which, for instance ETTh1; all with enough history by default.
-        methods: of head, lora and full; all by default.
-        seeds: of fine-tuning; 0, 1 and 2 by default.
-        steps: most optimiser steps.
-        runs: folder of finished runs, of whatever model and recipe.
+        model: a name from tsfm weights list, or a model folder; by default the forecaster that tsfm forecast uses.
+        sets: sets of the suite, for instance ETTh1; by default all with enough history.
+        methods: one or more of head, lora and full; all by default.
+        seeds: seeds of fine-tuning; 0, 1 and 2 by default.
+        steps: largest number of optimiser steps.
+        runs: folder of finished runs; it may hold those of other models and recipes.
         output: folder for finetune.md and finetune.json.
     """
     for name in methods or []:

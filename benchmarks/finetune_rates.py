@@ -1,4 +1,4 @@
-"""Learning rates and shares of fine-tuning, tried on training sets that neither the open corpus nor the suite holds.
+"""Learning rates of fine-tuning, tried on data sets that are in neither the training corpus nor the suite.
 
 Run it by ``python benchmarks/finetune_rates.py``.
 """
@@ -25,13 +25,13 @@ from tsfm_data.io import SeriesSet
 def measure(
     model: Forecaster, recipes: Sequence[Recipe], folder: Path, progress: Callable[[str], None] | None = None
 ) -> list[dict[str, Any]]:
-    """A row a set and recipe: scores relative to zero-shot, and whether the backtest kept the result.
+    """One row per set and recipe: scores relative to zero-shot, and whether the backtest kept the result.
 
     Args:
-        model: to start from.
-        recipes: to try.
+        model: the pretrained model.
+        recipes: recipes to try.
         folder: where finished rows are kept.
-        progress: called with a line for each row.
+        progress: called with one line of text per row.
     """
     rows = []
     weights = digest(model)
@@ -55,8 +55,8 @@ def measure(
             change = {metric: row[metric] / before[metric] for metric in METRICS}
             rows.append({"set": name, **asdict(recipe), **change, "kept": row["kept"]})
             if progress is not None:
-                found = ", ".join(f"{metric} {value:.3f}" for metric, value in change.items())
-                progress(f"{name} {recipe.method} {recipe.lr:g} {recipe.share:g}: {found} of zero-shot")
+                errors = ", ".join(f"{metric} {value:.3f}" for metric, value in change.items())
+                progress(f"{name} {recipe.method} {recipe.lr:g} {recipe.share:g}: {errors} of zero-shot")
     return rows
 
 
@@ -67,27 +67,30 @@ def scores(model: Forecaster, name: str, series: SeriesSet, horizon: int | None)
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a method, rate and share: geometric mean over sets of the scores relative to zero-shot, the worst set."""
-    found = []
+    """One row per method, rate and share: geometric mean over sets of errors relative to zero-shot, and the worst."""
+    lines = []
     for method, rate, share in dict.fromkeys((row["method"], row["lr"], row["share"]) for row in rows):
         runs = [row for row in rows if (row["method"], row["lr"], row["share"]) == (method, rate, share)]
         line = {"method": method, "rate": f"{rate:g}", "share": f"{share:g}", "sets": len({row["set"] for row in runs})}
         for metric in METRICS:
             line[f"{metric} mean"] = f"{math.exp(sum(math.log(row[metric]) for row in runs) / len(runs)):.3f}"
             line[f"{metric} worst"] = f"{max(row[metric] for row in runs):.3f}"
-        found.append(line | {"kept": f"{sum(row['kept'] for row in runs)} of {len(runs)}"})
-    return found
+        lines.append(line | {"kept": f"{sum(row['kept'] for row in runs)} of {len(runs)}"})
+    return lines
 
 
 def to_markdown(rows: Sequence[dict[str, Any]], model: str, command: str) -> str:
-    """The table as it stands in ``benchmarks/finetune_rates.md``."""
+    """The page ``benchmarks/finetune_rates.md``."""
     lines = [
         "# Learning rates of fine-tuning",
         "",
-        f"The model {model} after `tsfm finetune`, relative to zero-shot, on the training sets of the catalogue",
-        "that are in neither the open corpus nor the suite and are as long as those of `finetune.py`:",
-        "geometric mean over them, and the worst. Share: of the way from the weights at the start to the trained",
-        "ones. Kept: how often the backtest preferred the fine-tuned model.",
+        f"Errors of {model} after `tsfm finetune`, relative to zero-shot: below 1 is better.",
+        "The sets are in neither the training corpus nor the suite, and have as much history as those of",
+        "[finetune.md](finetune.md). The table shows the geometric mean over sets and the worst set.",
+        "",
+        "- rate: peak learning rate.",
+        "- share: the result has weights `start + share * (trained - start)`.",
+        "- kept: how often a backtest preferred the fine-tuned model. Otherwise the result is the zero-shot model.",
         "",
         f"    {command}",
         "",
@@ -107,18 +110,18 @@ def main(
     runs: Path = Path("runs/finetune_rates"),
     output: Path = Path("benchmarks"),
 ) -> None:
-    """Try learning rates of fine-tuning on training sets that neither the released models nor the suite hold.
+    """Try learning rates of fine-tuning on data sets that are in neither the training corpus nor the suite.
 
-    Finished runs are kept in the runs folder, so an interrupted table goes on where it stopped.
+    Finished runs are kept in the runs folder, so an interrupted table continues where it stopped.
 
     Args:
-        methods: of head, lora and full; all by default.
-        rates: peak learning rates; by default half, once and twice the one that the method has.
-        shares: of the way to the trained weights; 0.75 by default.
-        model: a name of tsfm weights list, or a model folder; by default the model that ships with the package.
-        seeds: of fine-tuning; 0 by default.
-        steps: most optimiser steps.
-        runs: folder of finished runs, of whatever model and recipe.
+        methods: one or more of head, lora and full; all by default.
+        rates: peak learning rates; by default 0.5, 1 and 2 times that of the method.
+        shares: shares s of the result, whose weights are start + s * (trained - start); 0.75 by default.
+        model: a name from tsfm weights list, or a model folder; by default the forecaster that tsfm forecast uses.
+        seeds: seeds of fine-tuning; 0 by default.
+        steps: largest number of optimiser steps.
+        runs: folder of finished runs; it may hold those of other models and recipes.
         output: folder for finetune_rates.md and finetune_rates.json.
     """
     for name in methods or []:

@@ -1,8 +1,9 @@
-"""Fine-tuning an image model on another set compared with training from scratch at equal steps.
+"""Fine-tuning an image model on another data set, compared with training it from scratch.
 
     python benchmarks/image_finetune.py
 
-Both arms have the same images in the same order, the same optimiser with one rate for all layers, and as many steps.
+Both have the same images in the same order, the same optimiser with one learning rate for all layers, and the same
+number of steps.
 """
 
 import hashlib
@@ -35,18 +36,18 @@ def transfer(
     runs: Path,
     progress: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """A row a seed and arm; finished ones are kept in files of their own and not trained again.
+    """One row per seed and arm (fine-tuned, from scratch); finished rows are kept in files and not trained again.
 
     Args:
-        data: an image set.
-        model: the folder to start from.
-        seeds: of held-out images, order, augmentation and new weights.
-        steps: optimiser steps of each arm.
+        data: an image data set.
+        model: folder of the pretrained model.
+        seeds: seeds of the held-out images, the order, the augmentation and the random weights.
+        steps: optimiser steps per arm.
         batch_size: images per step.
         lr: peak learning rate of all layers.
-        checks: times that held-out images are looked at; the best checkpoint is scored on the test images.
+        checks: number of validations on held-out images; the best checkpoint is scored on the test images.
         runs: folder of the finished rows and their model folders.
-        progress: called with a line for each row.
+        progress: called with one line of text per row.
 
     Raises:
         InputError: as ``finetune``.
@@ -80,7 +81,7 @@ def transfer(
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and half the width of its 95 % interval (Student's t) in percentage points; a single value alone."""
+    """Mean and half the width of its 95 % interval (Student's t) in percentage points; of one value, the value."""
     from scipy import stats
 
     mean = 100 * float(np.mean(values))
@@ -91,14 +92,14 @@ def interval(values: Sequence[float]) -> str:
 
 
 def page(rows: Sequence[dict[str, Any]], steps: int, batch_size: int, lr: float, command: str) -> str:
-    """The table with what it measures."""
+    """The page ``benchmarks/image_finetune.md``."""
     from tabulate import tabulate
 
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in ARMS}
     checks = [step for step, _ in by_arm[ARMS[1]][0]["curve"]]
     table = []
     for arm, own in by_arm.items():
-        line = {"arm": arm, "top-1, test images": interval([row["test"] for row in own])}
+        line = {"training": arm, "top-1, test images": interval([row["test"] for row in own])}
         for step in checks:
             line[f"held out, step {step}"] = interval([dict(map(tuple, row["curve"]))[step] for row in own])
         table.append(line | {"CPU s": f"{np.mean([row['cpu_seconds'] for row in own]):.0f}"})
@@ -107,17 +108,19 @@ def page(rows: Sequence[dict[str, Any]], steps: int, batch_size: int, lr: float,
     lines = [
         "# Fine-tuning an image model",
         "",
-        f"{rows[0]['model']} as a start on {rows[0]['data']}, brought to the model's image size, compared with the",
-        f"same model with random weights: {steps} steps of {batch_size} images for both, the same images, order and",
-        f"augmentation, AdamW at a peak rate of {lr:g} for all layers. Top-1 in per cent: mean over",
-        f"{len(by_arm[ARMS[0]])} seeds with its 95 % interval (Student's t). The best checkpoint by held-out training",
-        "images is scored on the test images, which choose nothing.",
+        f"{rows[0]['model']} is fine-tuned on {rows[0]['data']} and compared with the same architecture trained from",
+        f"random weights. Both train for {steps} steps of {batch_size} images with the same images, order and",
+        f"augmentation, by AdamW with a peak learning rate of {lr:g} for all layers. Images are resized to the model's",
+        "input size.",
+        "",
+        f"Numbers are top-1 in per cent: the mean over {len(by_arm[ARMS[0]])} seeds with its 95 % interval (Student's",
+        "t). The checkpoint that is best on held-out training images is scored once on the test images.",
         "",
         f"    {command}",
         "",
         tabulate(table, headers="keys", tablefmt="github", disable_numparse=True),
         "",
-        f"Fine-tuned less from scratch, seed by seed: {gain} points of top-1 on the test images.",
+        f"Fine-tuning gains {gain} points of top-1 on the test images (mean of the differences per seed).",
         "",
     ]
     return "\n".join(lines)
@@ -137,15 +140,15 @@ def main(
     """Compare fine-tuning an image model with training it from scratch, for each seed, and write the page.
 
     Args:
-        data: an image set.
-        model: a model folder or a name; by default the image model that ships.
-        seeds: of held-out images, order, augmentation and new weights; 0, 1 and 2 by default.
-        steps: optimiser steps of each training.
+        data: an image data set.
+        model: a name from tsfm weights list, or a model folder; by default the image model that ships with the package.
+        seeds: seeds of the held-out images, the order, the augmentation and the random weights; 0, 1 and 2 by default.
+        steps: optimiser steps per training.
         batch_size: images per step.
         lr: peak learning rate of all layers.
-        checks: times that held-out images are looked at.
+        checks: number of validations on held-out images.
         runs: folder of finished trainings.
-        output: folder of the page.
+        output: folder for image_finetune.md and image_finetune.json.
     """
     name = model or default_image()
     start = str(local_folder(name) or name)

@@ -1,8 +1,8 @@
-"""Zero-shot inference of many series: our models beside chronos-forecasting's Chronos-Bolt at equal parameter count.
+"""Zero-shot inference of many series: our models compared with Chronos-Bolt of chronos-forecasting at equal size.
 
-All weights are random, which time does not depend on. Each side lives in a process of its own and forecasts when asked,
-in turn with the others, so that a machine that gets slower or faster favours nobody; what counts is the median, over
-the repeats, of the ratio to the Chronos-Bolt of the same size in the same round.
+All weights are random, because time does not depend on them. Each side runs in its own process, in turn with the
+others, so that a machine that becomes slower favours no side. The result is the median over rounds of the ratio to the
+Chronos-Bolt with the same number of parameters in the same round.
 
     python benchmarks/inference.py
 """
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LENGTH, HORIZON = 512, 48
-BATCH = 256  # chronos-forecasting's own choice for tables, and ours
-REACH = {"encoder": 768, "decoder": 128}  # horizon of the models of the configs pretrain/zeroshot_*
+BATCH = 256  # the default of chronos-forecasting for tables, and ours
+REACH = {"encoder": 768, "decoder": 128}  # horizons of the models in the configs pretrain/zeroshot_*
 LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 BOLT_REACH = 64  # of the published Chronos-Bolt models
 
@@ -50,11 +50,11 @@ Run = Callable[[], object]
 
 
 class Side(NamedTuple):
-    """What forecasts.
+    """A forecaster of the comparison.
 
     Attributes:
-        size: the zero-shot model whose number of parameters it has.
-        model: "tsfm" for that model, "bolt" for our Chronos-Bolt, "chronos" for chronos-forecasting's.
+        size: the zero-shot model with whose number of parameters it is built.
+        model: "tsfm" for that model, "bolt" for our Chronos-Bolt, "chronos" for that of chronos-forecasting.
         bf16: whether matrix products are in bfloat16.
     """
 
@@ -64,13 +64,13 @@ class Side(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As it stands in the table."""
+        """First column of the table."""
         names = {"tsfm": f"zeroshot-{self.size}", "bolt": "our Chronos-Bolt", "chronos": "chronos-forecasting"}
         return names[self.model] + (", bf16" if self.bf16 else "")
 
 
 def sides_of(size: str) -> list[Side]:
-    """All sides at one number of parameters; the first is what the others are compared with."""
+    """All sides with one number of parameters; the others are compared with the first."""
     ours = [Side(size, "tsfm", bf16) for bf16 in (False, True)]
     return [Side(size, "chronos"), Side(size, "chronos", bf16=True), Side(size, "bolt"), *ours]
 
@@ -83,12 +83,12 @@ def own_model(size: str) -> Forecaster:
 
 
 def parameters(model: torch.nn.Module) -> int:
-    """Numbers in the weights of a model."""
+    """Number of parameters of a model."""
     return sum(p.numel() for p in model.parameters())
 
 
 def bolt_sizes(count: int) -> ChronosBoltConfig:
-    """A Chronos-Bolt shaped like the published ones (4 heads, ``d_ff`` about 4 ``d_model``) of so many parameters."""
+    """A Chronos-Bolt like the published ones (4 heads, ``d_ff`` about 4 ``d_model``) with ``count`` parameters."""
 
     def size_of(width: int, hidden: int) -> int:
         with torch.device("meta"):
@@ -104,7 +104,7 @@ def bolt_sizes(count: int) -> ChronosBoltConfig:
 
 
 def make_values(series: int) -> Float64[np.ndarray, "series steps"]:
-    """Seeded daily seasons with trend and noise, of many scales."""
+    """Seeded daily seasons with trend and noise, at many scales."""
     rng = np.random.default_rng(0)
     hours = np.arange(LENGTH)
     season = np.sin(2 * np.pi * (hours / 24 + rng.random((series, 1))))
@@ -123,7 +123,7 @@ def make_table(values: Float64[np.ndarray, "series steps"]) -> "pd.DataFrame":
 
 
 def prepare_own(model: Forecaster, bf16: bool, values: Float64[np.ndarray, "series steps"]) -> dict[str, Run]:
-    """What a user of ours calls: ``predict`` on arrays, ``forecast_frame`` on a table."""
+    """What a user of this suite calls: ``predict`` on arrays, ``forecast_frame`` on a table."""
     from tsfm.inference import forecast_frame
     from tsfm_data.io import read_series
     from tsfm_data.windows import Batch
@@ -147,7 +147,7 @@ def prepare_own(model: Forecaster, bf16: bool, values: Float64[np.ndarray, "seri
 
 
 def check_chronos() -> None:
-    """Check that chronos-forecasting is at hand.
+    """Check that chronos-forecasting is installed.
 
     Raises:
         InputError: it is not installed.
@@ -157,7 +157,7 @@ def check_chronos() -> None:
 
 
 def make_chronos(config: ChronosBoltConfig) -> Any:
-    """chronos-forecasting's pipeline over a random Chronos-Bolt of these sizes.
+    """The pipeline of chronos-forecasting with a random Chronos-Bolt of these sizes.
 
     Raises:
         InputError: it is not installed.
@@ -193,7 +193,7 @@ def make_chronos(config: ChronosBoltConfig) -> Any:
 
 
 def prepare_chronos(pipeline: Any, values: Float64[np.ndarray, "series steps"]) -> dict[str, Run]:
-    """What its user calls: ``predict_quantiles`` on arrays, ``predict_df`` on a table."""
+    """What a user of chronos-forecasting calls: ``predict_quantiles`` on arrays, ``predict_df`` on a table."""
     context, table = torch.from_numpy(values), make_table(values)
 
     def arrays() -> None:
@@ -207,7 +207,7 @@ def prepare_chronos(pipeline: Any, values: Float64[np.ndarray, "series steps"]) 
 
 
 def prepare(side: Side, series: int) -> tuple[int, dict[str, Run]]:
-    """The parameters of a side, and what it runs."""
+    """The number of parameters of a side, and its functions."""
     values = make_values(series)
     own = own_model(side.size)
     if side.model == "tsfm":
@@ -222,7 +222,7 @@ def prepare(side: Side, series: int) -> tuple[int, dict[str, Run]]:
 
 
 def memory_mib(field: str) -> float:
-    """What the process holds ("VmRSS"), or the most it ever held since ``forget_peak`` ("VmHWM"); Linux."""
+    """Memory of the process now ("VmRSS"), or its peak since ``forget_peak`` ("VmHWM"); Linux only."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
@@ -230,12 +230,12 @@ def memory_mib(field: str) -> float:
 
 
 def forget_peak() -> None:
-    """Let the peak of memory begin anew."""
+    """Reset the recorded peak of memory."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def serve(connection: Connection, side: Side, series: int, threads: int) -> None:
-    """Be one side: say the number of parameters, then run what is asked until asked for nothing."""
+    """The process of one side: send the number of parameters, then run each requested path until None comes."""
     import warnings
 
     warnings.simplefilter("ignore")
@@ -252,7 +252,7 @@ def serve(connection: Connection, side: Side, series: int, threads: int) -> None
 
 
 class Timing(NamedTuple):
-    """One run: seconds by the clock, of all threads, and MiB held beyond the loaded side."""
+    """One run: wall time and CPU time of all threads in seconds, and peak memory in MiB beyond the loaded side."""
 
     seconds: float
     cpu: float
@@ -260,13 +260,13 @@ class Timing(NamedTuple):
 
 
 def run_table(sizes: list[str], threads: list[int], repeats: int = 5, series: int = 1000) -> list[dict[str, Any]]:
-    """Time all sides of all sizes; a row a side, path and number of threads.
+    """Time all sides of all sizes; one row per side, path and number of threads.
 
     Args:
         sizes: "encoder" or "decoder".
         threads: numbers of CPU threads.
-        repeats: rounds that count; one more comes first.
-        series: how many.
+        repeats: counted rounds; one more comes first.
+        series: number of series.
 
     Raises:
         InputError: chronos-forecasting is not installed.
@@ -306,15 +306,15 @@ def _time(sides: list[Side], threads: int, repeats: int, series: int) -> list[di
 
 
 def _rounds(connections: list[Connection], path: str, repeats: int) -> list[list[Timing]]:
-    """Timings of every side; there and back again, the first round does not count."""
+    """Timings of every side, in an order that is reversed each round; the first round does not count."""
     times: list[list[Timing]] = [[] for _ in connections]
     for number in range(repeats + 1):
         order = range(len(connections))
         for i in order if number % 2 else reversed(order):
             connections[i].send(path)
-            found = Timing(*connections[i].recv())
+            timing = Timing(*connections[i].recv())
             if number:
-                times[i].append(found)
+                times[i].append(timing)
     return times
 
 
@@ -339,7 +339,7 @@ def _row(
 
 
 def to_markdown(rows: list[dict[str, Any]], series: int, command: str) -> str:
-    """The table, what it measures and the command that gives it."""
+    """The page ``benchmarks/inference.md``."""
     head = ["model", "parameters", "path", "threads", "speed (range)", "by CPU time", "series / s"]
     head += ["series / CPU s", "peak MiB"]
     table = [
@@ -359,16 +359,20 @@ def to_markdown(rows: list[dict[str, Any]], series: int, command: str) -> str:
     text = [
         "# Zero-shot inference",
         "",
-        f"{series:,} series of {LENGTH} steps, {HORIZON} steps ahead at nine levels, on CPU, beside the Chronos-Bolt",
-        "of chronos-forecasting in float32 with as many parameters (4 + 4 layers, 4 heads, patches of 16), all with",
-        f"random weights. arrays: `predict` and `predict_quantiles` on batches of {BATCH}; table: `forecast_frame` and",
-        "`predict_df`, from data frame to data frame with all checks of the table. Speed: seconds of",
-        "chronos-forecasting over those of the model, by the clock and by the CPU time of all threads; above 1 the",
-        "model is the faster one. It is the median over rounds in turn, each side in a process of its own. Peak:",
-        "most memory held during a call beyond what the process held before its first one.",
+        f"{series:,} series of {LENGTH} steps are forecast {HORIZON} steps ahead at nine quantile levels, on CPU. The",
+        "reference is a Chronos-Bolt of chronos-forecasting in float32 with as many parameters: 4 + 4 layers, 4 heads,",
+        "patches of 16. All weights are random.",
         "",
-        "Equal parameters are not equal work: those of the zero-shot models meet nearly every token, while half of a",
-        "Chronos-Bolt's sit in a decoder of a single token, and those of the zero-shot decoder's head do.",
+        f"- arrays: `predict` or `predict_quantiles` on batches of {BATCH}.",
+        "- table: `forecast_frame` or `predict_df`, from data frame to data frame, with all checks of the table.",
+        "- speed: wall time of chronos-forecasting divided by that of the model. Above 1, the model is faster. It is",
+        "  the median over rounds in turn, with its range; each side runs in its own process.",
+        "- by CPU time: the same for the CPU time of all threads.",
+        "- peak: largest memory during a call, beyond the memory of the process before its first call.",
+        "",
+        "Equal numbers of parameters do not mean equal work. Most parameters of the zero-shot encoder act on every",
+        "token. About half of those of a Chronos-Bolt are in a decoder with a single token, and those of the zero-shot",
+        "decoder's head also act on one token only.",
         "",
         f"    {command}",
         "",
@@ -385,16 +389,16 @@ def main(
     series: int = 1000,
     repeats: int = 5,
 ) -> None:
-    """Time zero-shot forecasts beside chronos-forecasting's Chronos-Bolt at equal parameter count.
+    """Compare the speed of zero-shot forecasts with Chronos-Bolt of chronos-forecasting at equal size.
 
-    Needs chronos-forecasting, of the extra "peers".
+    Needs chronos-forecasting, which the extra "peers" installs.
 
     Args:
         sizes: encoder or decoder; both by default.
-        threads: numbers of CPU threads; by default 1 and 2.
+        threads: numbers of CPU threads; 1 and 2 by default.
         output: folder for inference.md and inference.json.
-        series: how many to forecast.
-        repeats: rounds of all sides, in turn; the median of the ratios counts.
+        series: number of series to forecast.
+        repeats: rounds in which all sides take turns; the median of their ratios is reported.
     """
     for name in sizes or []:
         if name not in REACH:
@@ -407,7 +411,7 @@ def main(
     ratios: dict[str, list[float]] = {}
     for row in rows:
         ratios.setdefault(row["side"], []).append(row["cpu_speed_over_chronos"])
-    speeds = {side: statistics.median(found) for side, found in ratios.items()}
+    speeds = {side: statistics.median(values) for side, values in ratios.items()}
     summary = {"cpu_speed_over_chronos": speeds, "command": command}
     write(output, "inference", rows, summary, to_markdown(rows, series, command))
 

@@ -1,4 +1,4 @@
-"""The corpus loader alone, from a memory-mapped store: observations a second, and memory beside the corpus's size.
+"""Speed and memory of the corpus loader alone, reading a memory-mapped corpus.
 
 Run it by ``python benchmarks/loader.py``.
 """
@@ -26,7 +26,7 @@ MIB = 1 << 20
 
 
 def write_store(folder: Path, series: int, sources: int = 8) -> None:
-    """Write a corpus of random walks, ``LENGTH`` steps each, a block of series at a time."""
+    """Write a corpus of random walks of ``LENGTH`` steps, block by block."""
     from tsfm_data.corpus import ARRAYS, FORMAT, MANIFEST, SOURCES
 
     rng, entries = np.random.default_rng(0), []
@@ -76,7 +76,7 @@ def observations(batch: Any) -> int:
 
 
 def rates(loader: Any) -> tuple[float, float]:
-    """Observations a second, by the clock and by the CPU time of all threads; counting them takes no part."""
+    """Observations per second of wall time and of CPU time of all threads, without the time to count them."""
     batches = iter(loader)
     next(batches)
     began, cpu, total = time.perf_counter(), time.process_time(), 0
@@ -90,7 +90,7 @@ def rates(loader: Any) -> tuple[float, float]:
 
 
 def copying(seconds: float = 1.0) -> tuple[float, float]:
-    """The same of a bare loop that copies blocks of one batch's size, on one thread."""
+    """The same for a plain loop that copies blocks of one batch's size, on one thread."""
     source = np.ones((64, WINDOWS, CONTEXT + HORIZON), dtype=np.float32)
     target, blocks = np.empty_like(source[0]), 0
     began, cpu = time.perf_counter(), time.process_time()
@@ -102,7 +102,7 @@ def copying(seconds: float = 1.0) -> tuple[float, float]:
 
 
 def private_memory() -> int:
-    """Bytes of this process that are not pages of files: what the mapped corpus takes in the page cache is not its."""
+    """Bytes of anonymous memory of this process: pages of the mapped corpus in the page cache are not counted."""
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
@@ -110,7 +110,7 @@ def private_memory() -> int:
 
 
 def memory(folder: Path, packed: bool, batches: int) -> float:
-    """MiB of private memory of a fresh process after so many batches."""
+    """MiB of private memory of a fresh process after this number of batches."""
     code = (
         "import sys, torch, loader; from pathlib import Path; torch.set_num_threads(1); "
         f"[None for _ in loader.make_loader(Path(sys.argv[1]), {packed}, {batches}, prefetch=0)]; "
@@ -128,12 +128,12 @@ def measure(repeats: int = 5, batches: int = 100, folder: Path | None = None) ->
     """Time both loaders on the larger corpus, in turn with the copying loop, and measure memory on both corpora.
 
     Args:
-        repeats: timings of each; the median counts.
-        batches: batches of one timing.
-        folder: for the corpora, about 170 MB; a temporary one by default.
+        repeats: timings per loader; the median counts.
+        batches: batches per timing.
+        folder: place for the corpora, about 170 MB; a temporary one by default.
 
     Returns:
-        A row for plain windows and one for augmented and packed rows.
+        One row for plain windows and one for augmented and packed rows.
     """
     import torch
 
@@ -150,30 +150,30 @@ def measure(repeats: int = 5, batches: int = 100, folder: Path | None = None) ->
 
 
 def _row(stores: list[Path], packed: bool, repeats: int, batches: int) -> dict[str, Any]:
-    found, copied = [], []
-    for _ in range(repeats):  # in turn, so that what else the machine does hits both
-        found.append(rates(make_loader(stores[1], packed, batches + 1)))
+    timings, copied = [], []
+    for _ in range(repeats):  # in turn, so that other work on the machine affects both
+        timings.append(rates(make_loader(stores[1], packed, batches + 1)))
         copied.append(copying())
-    clock, cpu = (statistics.median(x) for x in zip(*found, strict=True))
+    clock, cpu = (statistics.median(x) for x in zip(*timings, strict=True))
     small, large = (memory(store, packed, 2 * batches) for store in stores)
     return {
         "loader": "augmented and packed" if packed else "plain windows",
         "million_per_s": round(clock / 1e6, 1),
         "million_per_cpu_s": round(cpu / 1e6, 1),
         "copy_million_per_cpu_s": round(statistics.median(x[1] for x in copied) / 1e6),
-        "of_copying": round(statistics.median(a[1] / b[1] for a, b in zip(found, copied, strict=True)), 3),
+        "of_copying": round(statistics.median(a[1] / b[1] for a, b in zip(timings, copied, strict=True)), 3),
         "memory_mib": round(small, 1),
         "memory_mib_20x_corpus": round(large, 1),
     }
 
 
 def main(output: Path = Path("benchmarks"), repeats: int = 5, batches: int = 100) -> None:
-    """Time the corpus loader alone, from a memory-mapped store, beside a bare copying loop; measure its memory.
+    """Measure speed and memory of the corpus loader, and compare its speed with a plain copying loop.
 
     Args:
         output: folder for loader.md and loader.json.
-        repeats: timings of each; the median counts.
-        batches: batches of a timing.
+        repeats: timings per loader; the median counts.
+        batches: batches per timing.
     """
     rows = measure(repeats, batches)
     command = f"python benchmarks/loader.py --repeats {repeats} --batches {batches}"
@@ -181,13 +181,19 @@ def main(output: Path = Path("benchmarks"), repeats: int = 5, batches: int = 100
         [
             "# The corpus loader",
             "",
-            "Observed values handed out as tensors from a memory-mapped corpus of 40 million points (8 sources),",
-            f"with {THREADS} threads. Plain windows: {WINDOWS} a batch, context {CONTEXT}, horizon {HORIZON},",
-            f"a quarter of them cropped. Augmented and packed: {CROPS} crops a batch in rows of {TOKENS} tokens of",
-            f"{PATCH} steps, every augmentation applied to 5 to 30 % of them. `million_per_s` is by the clock,",
-            "whatever else the machine did; `million_per_cpu_s` by the CPU time of all threads: two free cores hand",
-            "out about twice that. `of_copying` is its part of what `numpy.copyto` copies in a CPU second. Memory is",
-            "private (no page cache), without prefetching, on a corpus of 2 million points and on that of 40 million.",
+            "Speed and memory of the loader that pretraining uses. It reads a memory-mapped corpus of 40 million",
+            f"points in 8 sources, with {THREADS} threads, and gives tensors.",
+            "",
+            f"- plain windows: {WINDOWS} per batch, context {CONTEXT}, horizon {HORIZON}; a quarter of them are",
+            "  cropped.",
+            f"- augmented and packed: {CROPS} crops per batch in rows of {TOKENS} tokens of {PATCH} steps. Each",
+            "  augmentation is applied to 5 to 30 % of the crops.",
+            "- `million_per_s`, `million_per_cpu_s`: million observed values per second of wall time (other work ran",
+            "  at the same time) and of CPU time of all threads.",
+            "- `copy_million_per_cpu_s`: values that `numpy.copyto` copies; `of_copying` is the loader's share of that",
+            "  speed.",
+            "- `memory_mib`, `memory_mib_20x_corpus`: private memory without prefetching, on a corpus of 2 and of 40",
+            "  million points. The page cache is not counted.",
             "",
             f"    {command}",
             "",

@@ -1,4 +1,4 @@
-"""The long-horizon table of the iTransformer paper, trained and tested here under its protocol, beside its numbers.
+"""The long-horizon table of the iTransformer paper, trained and tested here, compared with the published numbers.
 
 Run it by ``python benchmarks/lsf.py``.
 """
@@ -16,11 +16,11 @@ from tabulate import tabulate
 
 from tsfm_data.io import atomic_file
 
-BAND = 0.005  # MSE above the paper's that still counts as reproduced: seeds differ by about as much
+BAND = 0.005  # a larger MSE than the paper's still counts as reproduced up to this: seeds differ by about as much
 
 
 class Row(NamedTuple):
-    """One cell of the paper's table 10: a data set, a horizon, the config that trains it and what the paper reports."""
+    """One setting of the paper's table 10: data set, horizon, the config that trains it, and the published errors."""
 
     config: str
     dataset: str
@@ -58,27 +58,27 @@ ROWS = (
 
 
 def name_of(row: Row) -> str:
-    """How a cell is called on the command line: ``ETTh1-96``."""
+    """Name of a setting on the command line: ``ETTh1-96``."""
     return f"{row.dataset}-{row.horizon}"
 
 
 def choose(names: Sequence[str]) -> list[Row]:
-    """The cells of these names, or of whole data sets; all for no name.
+    """The settings with these names, or of whole data sets; all if no name is given.
 
     Raises:
-        InputError: no such cell.
+        InputError: no such setting.
     """
     from tsfm_data.errors import unknown_name
 
     known = {name_of(row) for row in ROWS} | {row.dataset for row in ROWS}
     for name in names:
         if name not in known:
-            raise unknown_name("cell of the table", name, known)
+            raise unknown_name("setting", name, known)
     return [row for row in ROWS if not names or name_of(row) in names or row.dataset in names]
 
 
-def train_cell(row: Row, folder: Path, seed: int) -> dict[str, Any]:
-    """Train one cell with its published config, test its best checkpoint, and return its finished row."""
+def train_setting(row: Row, folder: Path, seed: int) -> dict[str, Any]:
+    """Train one setting with its published config, test its best checkpoint, and return the row of the table."""
     from tsfm.commands.train import run as fit
 
     root = folder / name_of(row)
@@ -87,16 +87,16 @@ def train_cell(row: Row, folder: Path, seed: int) -> dict[str, Any]:
     silent = [f"--trainer.default_root_dir={root}", "--trainer.enable_progress_bar=false"]
     silent += ["--trainer.enable_model_summary=false"]
     cli = fit(["fit", *configs, *options, *silent])
-    found = cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path="best", verbose=False)[0]
+    errors = cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path="best", verbose=False)[0]
     windows = len(cli.datamodule.windows("test"))
     return {
         "dataset": row.dataset,
         "horizon": row.horizon,
-        "mse": found["test_mse"],
-        "mae": found["test_mae"],
+        "mse": errors["test_mse"],
+        "mae": errors["test_mae"],
         "paper_mse": row.mse,
         "paper_mae": row.mae,
-        "within": found["test_mse"] <= row.mse + BAND,
+        "within": errors["test_mse"] <= row.mse + BAND,
         "windows": windows,
         "epochs": cli.trainer.current_epoch,
         "seed": seed,
@@ -104,43 +104,43 @@ def train_cell(row: Row, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def run_table(
-    cells: Sequence[str] = (), folder: Path = Path("runs/lsf"), seed: int = 2023, jobs: int = 1
+    settings: Sequence[str] = (), folder: Path = Path("runs/lsf"), seed: int = 2023, jobs: int = 1
 ) -> list[dict[str, Any]]:
-    """Train and test cells of the table; a cell whose result is in the folder already is not trained again.
+    """Train and test settings of the table; results that are already in the folder are used again.
 
     Args:
-        cells: names such as "ETTh1-96", or of whole data sets; all by default.
+        settings: names such as "ETTh1-96", or of whole data sets; all by default.
         folder: where runs and results are kept.
-        seed: of weights, dropout and the order of windows; the published one is 2023.
-        jobs: cells trained at once, one thread each.
+        seed: seed of the weights, the dropout and the order of windows; the published one is 2023.
+        jobs: trainings at the same time, one thread each.
 
     Returns:
-        All finished rows in the order of the table, those of earlier calls included.
+        All finished rows in the order of the table, also those of earlier calls.
     """
-    wanted = choose(cells)
+    wanted = choose(settings)
     todo = [row for row in wanted if not result_file(folder, row, seed).is_file()]
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the processes that are started now
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
-        futures = {pool.submit(train_cell, row, folder, seed): row for row in todo}
+        futures = {pool.submit(train_setting, row, folder, seed): row for row in todo}
         for done in as_completed(futures):
             if done.exception() is not None:
-                pool.shutdown(cancel_futures=True)  # or every other cell would be trained before the error is seen
-            row, found = futures[done], done.result()
+                pool.shutdown(cancel_futures=True)  # or all other trainings would end before the error is seen
+            row, result = futures[done], done.result()
             with atomic_file(result_file(folder, row, seed)) as file:
-                file.write_text(json.dumps(found, indent=1) + "\n")
-            print(f"{name_of(row)}: MSE {found['mse']:.4f} (paper {row.mse}), MAE {found['mae']:.4f} ({row.mae})")
+                file.write_text(json.dumps(result, indent=1) + "\n")
+            print(f"{name_of(row)}: MSE {result['mse']:.4f} (paper {row.mse}), MAE {result['mae']:.4f} ({row.mae})")
     finished = (result_file(folder, row, seed) for row in ROWS)
     return [json.loads(file.read_text()) for file in finished if file.is_file()]
 
 
 def result_file(folder: Path, row: Row, seed: int) -> Path:
-    """Where the finished row of a cell is kept."""
+    """Where the finished row of a setting is kept."""
     return folder / "results" / f"{name_of(row)}-seed{seed}.json"
 
 
 def to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
-    """The table beside the paper's, with the command that gives it."""
+    """The page ``benchmarks/lsf.md``."""
     table = [
         [
             r["dataset"],
@@ -153,15 +153,16 @@ def to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
         ]
         for r in rows
     ]
-    head = ["data set", "horizon", "here MSE / MAE", "paper MSE / MAE", "MSE difference", "test windows", "epochs"]
+    head = ["data set", "horizon", "our MSE / MAE", "paper MSE / MAE", "MSE difference", "test windows", "epochs"]
     within = sum(r["within"] for r in rows)
     seeds = ", ".join(str(seed) for seed in sorted({r["seed"] for r in rows}))
     text = [
         "# iTransformer on the long-horizon benchmarks",
         "",
-        "Trained and tested under the published protocol (lookback 96, best checkpoint on the full validation set,",
-        f"every test window scored, standardised scale), seed {seeds}. Paper: Liu et al., ICLR 2024, table 10.",
-        f"{within} of {len(rows)} cells are within {BAND} MSE of the paper or better.",
+        "iTransformer is trained and tested under the published protocol: lookback 96, the checkpoint that is best on",
+        f"the full validation set, all test windows, standardised scale, seed {seeds}.",
+        "Published numbers: Liu et al., ICLR 2024, table 10.",
+        f"In {within} of {len(rows)} settings our MSE is below the paper's or at most {BAND} above it.",
         "",
         f"    {command}",
         "",
@@ -172,24 +173,24 @@ def to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
 
 
 def main(
-    cells: list[str] | None = None,
+    settings: list[str] | None = None,
     runs: Path = Path("runs/lsf"),
     output: Path = Path("benchmarks"),
     seed: int = 2023,
     jobs: int = 1,
 ) -> None:
-    """Train and test iTransformer on the long-horizon benchmarks, beside the paper's numbers.
+    """Train and test iTransformer on the long-horizon benchmarks and compare with the paper's numbers.
 
-    Finished cells are kept in the runs folder and not trained again, so an interrupted table goes on where it stopped.
+    Finished trainings are kept in the runs folder, so an interrupted table continues where it stopped.
 
     Args:
-        cells: which, for instance ETTh1-96 or ETTh1; all by default.
+        settings: data set and horizon such as ETTh1-96, or a data set such as ETTh1; all by default.
         runs: folder of the training runs and their results.
         output: folder for lsf.md and lsf.json.
-        seed: of weights, dropout and the order of windows.
-        jobs: cells trained at once, one thread each.
+        seed: seed of the weights, the dropout and the order of windows.
+        jobs: trainings at the same time, one thread each.
     """
-    rows = run_table(cells or [], runs, seed, jobs)
+    rows = run_table(settings or [], runs, seed, jobs)
     command = "python benchmarks/lsf.py"
     summary = {"cells": len(rows), "within_band": sum(row["within"] for row in rows), "command": command}
     write(output, "lsf", rows, summary, to_markdown(rows, command))

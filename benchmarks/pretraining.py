@@ -1,8 +1,8 @@
-"""Training steps of the packed encoder, beside the same architecture in plain PyTorch with one padded series a row.
+"""Training steps of the packed encoder, compared with the same architecture in plain PyTorch with padded series.
 
-The plain side is written here from the description of the scaling-law encoder (Yao et al., ICLR 2025), as one writes a
-Transformer in PyTorch: linear layers, ``scaled_dot_product_attention`` under a boolean mask of padding, a likelihood
-over every token. Both sides have the same weights, see the same crops, and find the same loss, which is checked.
+The plain version follows the description of the scaling-law encoder (Yao et al., ICLR 2025) in ordinary PyTorch: linear
+layers, ``scaled_dot_product_attention`` with a boolean padding mask, and the likelihood of every token. Both versions
+have the same weights and the same crops. The script checks that their losses are equal.
 
 Shapes: B rows, N tokens, P steps of a patch, C channels, H heads, D channels of a head, K components.
 
@@ -45,7 +45,7 @@ class PlainNorm(nn.Module):
 
 
 class PlainLayer(nn.Module):
-    """A pre-norm block: attention with normed, half rotated queries and keys, and SwiGLU."""
+    """A pre-norm block: attention with normed queries and keys, half of them rotated, and SwiGLU."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class PlainEncoder(nn.Module):
 
 
 def padded(rows: Packed) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The series of packed rows, one a row, filled up to the longest: values, observed, real tokens, masked tokens."""
+    """Packed series, one per row and padded to the longest: values, observed, real tokens, masked tokens."""
     ids = rows.sample_id
     where = [(r, ids[r] == k) for r in range(len(ids)) for k in range(1, int(ids[r].max()) + 1)]
     longest = max(int(at.sum()) for _, at in where)
@@ -174,7 +174,7 @@ def time_case(size: str, rows: Packed, threads: int, half: bool, repeats: int) -
     """Time steps (loss, gradients, update) of both sides in turn.
 
     Raises:
-        InputError: the two sides do not find the same loss.
+        InputError: the losses of the two sides differ.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -188,11 +188,11 @@ def time_case(size: str, rows: Packed, threads: int, half: bool, repeats: int) -
         "plain": lambda: plain.loss(*batch),
     }
     with torch.no_grad():
-        found = {name: float(loss()) for name, loss in losses.items()}
-    if not math.isclose(found["ours"], found["plain"], rel_tol=TOLERANCE):
-        raise InputError(f"expected the same loss of both sides, found {found}: the comparison is not one")
+        values = {name: float(loss()) for name, loss in losses.items()}
+    if not math.isclose(values["ours"], values["plain"], rel_tol=TOLERANCE):
+        raise InputError(f"expected the same loss on both sides, found {values}: the comparison is not valid")
     steps = {name: make_step(model, losses[name], half) for name, model in (("ours", ours), ("plain", plain))}
-    clock = time.process_time if threads == 1 else time.perf_counter  # one thread's own time: others may be at work
+    clock = time.process_time if threads == 1 else time.perf_counter  # CPU time is not affected by other work
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):
         for name in steps if repeat % 2 == 0 else reversed(steps):
@@ -210,7 +210,7 @@ def time_case(size: str, rows: Packed, threads: int, half: bool, repeats: int) -
         "tokens": int((rows.sample_id > 0).sum()),
         "packed_tokens": rows.sample_id.numel(),
         "padded_tokens": batch[2].numel(),
-        "loss": found["ours"],
+        "loss": values["ours"],
         "plain_over_ours": statistics.median(ratios),
         "range": [min(ratios), max(ratios)],
         "observations_per_s": observations / statistics.median(times["ours"]),
@@ -234,13 +234,13 @@ def make_step(model: nn.Module, loss: Callable[[], Tensor], half: bool) -> Calla
 
 
 def run_table(corpus: str, sizes: list[str], threads: list[int], series: int, repeats: int) -> list[dict[str, Any]]:
-    """Time every size, number of threads and precision on the first batch of the recipe's crops of a corpus."""
+    """Time every size, number of threads and precision on one batch of training crops of a corpus."""
     from tsfm.nn import keep_large_blocks
     from tsfm_data.corpus import PackedLoader, Store
 
     keep_large_blocks()
     loader = PackedLoader(Store(corpus), patch_size=32, tokens=512, batch_size=series, batches=1, seed=0)
-    rows = Packed.of(loader.make(np.random.Generator(np.random.Philox(0))))
+    rows = Packed.of(loader.make_batch(np.random.Generator(np.random.Philox(0))))
     table = []
     for size in sizes:
         for count in threads:
@@ -251,7 +251,7 @@ def run_table(corpus: str, sizes: list[str], threads: list[int], series: int, re
 
 
 def to_markdown(rows: list[dict[str, Any]], command: str) -> str:
-    """The table, what it measures and the command that gives it."""
+    """The page ``benchmarks/pretraining.md``."""
     first = rows[0]
     table = [
         [
@@ -268,13 +268,16 @@ def to_markdown(rows: list[dict[str, Any]], command: str) -> str:
     text = [
         "# Training steps of the packed encoder",
         "",
-        "Time of a training step (loss, gradients, clipping, AdamW) of the scaling-law encoder on CPU: ours on packed",
-        "rows, and the same architecture with the same weights in plain PyTorch on one padded series a row. (uni2ts's",
-        "own step cannot be installed beside GluonTS 0.17: it pins gluonts~=0.14.3.) A ratio above 1 says that ours is",
-        "the faster one; it is the median over steps in turn, of CPU time on one thread, of wall time on more. The",
-        "losses of both sides agree. The crops are those of",
-        f"the recipe on a corpus: {first['series']} series, {first['tokens']:,} tokens of 32 steps, which are",
-        f"{first['packed_tokens']:,} tokens packed and {first['padded_tokens']:,} padded.",
+        "A training step (loss, gradients, clipping, AdamW) of the scaling-law encoder on CPU. Our version packs",
+        "several series into a row. It is compared with the same architecture and weights in plain PyTorch, with one",
+        "padded series per row. Both have the same loss.",
+        "",
+        "The ratio is the plain version's time divided by ours: above 1, ours is faster. It is the median over steps",
+        "in turn: of CPU time on one thread, of wall time on several.",
+        "",
+        f"The batch has {first['series']} crops of a corpus with {first['tokens']:,} tokens of 32 steps. These are",
+        f"{first['packed_tokens']:,} tokens with packing and {first['padded_tokens']:,} with padding.",
+        "uni2ts itself is not compared: it requires gluonts~=0.14.3, and this suite GluonTS 0.17.",
         "",
         f"    {command}",
         "",
@@ -292,15 +295,15 @@ def main(
     series: int = 48,
     repeats: int = 5,
 ) -> None:
-    """Time training steps of the packed encoder beside the same architecture in plain PyTorch with padding.
+    """Compare training steps of the packed encoder with the same architecture in plain PyTorch with padding.
 
     Args:
-        corpus: folder that ``tsfm data build`` wrote.
-        sizes: of the encoder; by default 1M and 3M.
-        threads: numbers of CPU threads; by default 1 and 2.
+        corpus: folder that tsfm data build wrote.
+        sizes: sizes of the encoder; 1M and 3M by default.
+        threads: numbers of CPU threads; 1 and 2 by default.
         output: folder for pretraining.md and pretraining.json.
-        series: crops in a batch.
-        repeats: timings of each side, in turn; the median of the ratios counts.
+        series: crops per batch.
+        repeats: rounds in which both sides take turns; the median of their ratios is reported.
     """
     for name in sizes or []:
         if name not in SIZES:

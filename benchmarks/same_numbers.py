@@ -1,11 +1,11 @@
-"""The numbers that the commands give, one JSON file: run it before and after a change that should not alter them.
+"""Write the numbers that the commands produce to a JSON file, before and after a change that should not alter them.
 
 python benchmarks/same_numbers.py --output after.json
 python benchmarks/same_numbers.py --root OLD_CHECKOUT --output before.json --compare after.json
 
-Forecasts, scores, losses of trainings, of a fine-tuning and of a scaling law, class probabilities: small, on generated
-data and on data sets at hand. Everything runs by the command line on one thread, so that an older checkout can stand on
-one side. The exit status is 1 if a number differs.
+The numbers are forecasts, scores, class probabilities, and losses of trainings, fine-tuning and scaling laws. The runs
+are small and use generated data and a few data sets. All commands run on one thread, and an older checkout can be
+compared as well. The exit status is 1 if a number differs.
 """
 
 import argparse
@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parents[1]
 SEEDS = "--trainer.accelerator cpu --trainer.devices 1 --seed_everything 1 --data.seed 1"
 # Parts of the names of times and speeds, which differ from run to run.
 TIMES = ("second", "time", "/s", "stall", "mfu", "elapsed", "version")
-# What is run, and the files (or the output) whose numbers count.
+# Name -> command and the file whose numbers are compared.
 STEPS = {
     "forecast": ("forecast table.csv --horizon 24 --output forecast.csv", "forecast.csv"),
     "forecast, encoder": (
@@ -74,7 +74,7 @@ STEPS = {
 
 
 def inputs() -> None:
-    """Three hourly series, a ledger from a law, and a few images, written into the current folder."""
+    """Write three hourly series, a ledger that follows a scaling law, and a few images into the current folder."""
     rng = np.random.default_rng(0)
     hours = np.arange(900)
     waves = [10 * np.sin(2 * np.pi * (hours + shift) / 24) + 0.02 * hours for shift in (0, 5, 11)]
@@ -94,7 +94,7 @@ def inputs() -> None:
 
 
 def numbers(path: Path) -> dict[str, float]:
-    """Every number of a JSON or CSV file, by its place; times and speeds, which differ by nature, are left out."""
+    """Every number of a JSON or CSV file, by its place; times and speeds, which always differ, are left out."""
     if path.suffix == ".json":
         items = json_items(json.loads(path.read_text()), "")
     else:
@@ -122,7 +122,7 @@ def json_items(value: Any, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def run_all(root: Path) -> dict[str, dict[str, float]]:
-    """Step -> its numbers, from the commands of one checkout.
+    """Name -> numbers of every command, run in one checkout.
 
     Args:
         root: the checkout.
@@ -145,7 +145,7 @@ def run_all(root: Path) -> dict[str, dict[str, float]]:
 
 
 def compare(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> bool:
-    """Print a line for each step; whether all numbers are equal to the last digit."""
+    """Print one line per command; return whether all numbers are equal to the last digit."""
     equal = True
     for name in sorted(before | after):
         old, new = before.get(name, {}), after.get(name, {})
@@ -165,11 +165,11 @@ def compare(before: dict[str, dict[str, float]], after: dict[str, dict[str, floa
 
 
 def main() -> int:
-    """Run everything; compare if asked to."""
+    """Run all commands, and compare with another file if one is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=HERE, help="the checkout to run")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--compare", type=Path, help="a JSON file of another checkout")
+    parser.add_argument("--compare", type=Path, help="a JSON file that this script wrote for another checkout")
     options = parser.parse_args()
     output, other = options.output.resolve(), options.compare.resolve() if options.compare else None
     root = options.root.resolve()

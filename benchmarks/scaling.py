@@ -1,4 +1,4 @@
-"""The joint fit beside the ``chinchilla`` package and SciPy, and how often its intervals cover a planted law.
+"""The scaling-law fit compared with the ``chinchilla`` package and SciPy, and the coverage of its intervals.
 
 Run it by ``python benchmarks/scaling.py``.
 """
@@ -33,10 +33,10 @@ STARTS = {
 
 
 def seconds(action: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds of this process for an action, and what it gave: a busy machine does not count."""
+    """CPU seconds of this process for an action, and its result; other work on the machine does not count."""
     begun = time.process_time()
-    found = action()
-    return time.process_time() - begun, found
+    result = action()
+    return time.process_time() - begun, result
 
 
 def huber(runs: Runs, theta: Float64[np.ndarray, " 5"]) -> tuple[float, Float64[np.ndarray, " 5"]]:
@@ -56,7 +56,7 @@ def huber(runs: Runs, theta: Float64[np.ndarray, " 5"]) -> tuple[float, Float64[
 
 
 def scipy_fit(runs: Runs) -> float:
-    """The least objective that L-BFGS of SciPy reaches from all starts, with exact gradients."""
+    """The smallest objective that SciPy's L-BFGS reaches from all starts, with exact gradients."""
     from scipy.optimize import minimize
 
     best = np.inf
@@ -67,17 +67,17 @@ def scipy_fit(runs: Runs) -> float:
             return 1e3 * value, 1e3 * gradient
 
         options = {"maxiter": 2000, "ftol": 1e-14, "gtol": 1e-9}
-        found = minimize(objective, np.array(start), jac=True, method="L-BFGS-B", options=options)
-        best = min(best, float(found.fun) / 1e3)
+        minimum = minimize(objective, np.array(start), jac=True, method="L-BFGS-B", options=options)
+        best = min(best, float(minimum.fun) / 1e3)
     return best
 
 
 def chinchilla_fit(runs: Runs, points: int) -> float:
-    """The objective that one grid fit of the package ``chinchilla`` reaches, with its defaults.
+    """The objective that one grid fit of the package ``chinchilla`` reaches with its defaults.
 
     Args:
-        runs: the rows.
-        points: starts along each of five axes; its own example has 5.
+        runs: the training runs.
+        points: starts along each of five axes; the package's example has 5.
     """
     import warnings
 
@@ -96,10 +96,10 @@ def chinchilla_fit(runs: Runs, points: int) -> float:
 
 
 def side_by_side(repeats: int, points: int) -> list[dict[str, Any]]:
-    """Times (CPU seconds of one thread, medians) and objectives on the 245 Chinchilla runs.
+    """Times (median CPU seconds of one thread) and objectives on the 245 Chinchilla runs.
 
     Args:
-        repeats: timings of our fit and of chinchilla's, in turn.
+        repeats: timings of our fit and of the package chinchilla, in turn.
         points: starts of chinchilla along each of five axes.
 
     Raises:
@@ -126,7 +126,12 @@ def side_by_side(repeats: int, points: int) -> list[dict[str, Any]]:
     scipy_time, objectives["scipy"] = seconds(lambda: scipy_fit(runs))
     base = float(np.median(ours))
     return [
-        {"side": "tsfm, fit and 10,000 draws", "seconds": base, "ratio": 1.0, "objective": objectives["tsfm"]},
+        {
+            "side": "tsfm, fit and 10,000 bootstrap draws",
+            "seconds": base,
+            "ratio": 1.0,
+            "objective": objectives["tsfm"],
+        },
         {"side": "tsfm, fit alone", "seconds": alone, "ratio": alone / base, "objective": objectives["tsfm"]},
         {
             "side": f"chinchilla, one grid fit of {points**5:,} starts",
@@ -144,7 +149,7 @@ def side_by_side(repeats: int, points: int) -> list[dict[str, Any]]:
 
 
 def cover(setting: tuple[str, int, float], repeats: int) -> dict[str, Any]:
-    """One row of the study of coverage."""
+    """One row of the coverage study."""
     design, count, noise = setting
     shares = coverage(design, count, noise, repeats)
     named = dict(zip(NAMES, map(float, shares), strict=True))
@@ -152,40 +157,42 @@ def cover(setting: tuple[str, int, float], repeats: int) -> dict[str, Any]:
 
 
 def coverage_study(repeats: int, jobs: int) -> list[dict[str, Any]]:
-    """All rows of the study, several at once."""
+    """All rows of the coverage study, ``jobs`` at the same time."""
     with ProcessPoolExecutor(jobs) as pool:
         return list(pool.map(cover, STUDY, [repeats] * len(STUDY)))
 
 
 def side_to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
-    """The table of times and objectives."""
+    """The page ``benchmarks/scaling.md``."""
     table = [[r["side"], f"{r['seconds']:.2f}", f"{r['ratio']:.2f}", f"{r['objective']:.9e}"] for r in rows]
     text = tabulate(
-        table, ["", "CPU seconds", "times our fit with draws", "Huber objective"], "github", disable_numparse=True
+        table, ["", "CPU seconds", "times our fit with bootstrap", "Huber objective"], "github", disable_numparse=True
     )
     return (
-        "# The joint law on the 245 Chinchilla runs\n\n"
-        "Fits of L = E + A / N^alpha + B / D^beta to the runs of Hoffmann et al. as re-extracted by Besiroglu et\n"
-        "al., all 245. CPU seconds of one thread, medians of runs in turn; the ratio is what counts. The objective is\n"
-        "the Huber loss of width 1e-3 on log loss, summed, at the constants that each side found; chinchilla itself\n"
-        f"minimises an asymmetric absolute error.\n\n    {command}\n\n{text}\n"
+        "# Speed of the scaling-law fit\n\n"
+        "The law L = E + A / N^alpha + B / D^beta is fitted to the 245 runs of Hoffmann et al. (Chinchilla) that\n"
+        "Besiroglu et al. extracted. Times are median CPU seconds of one thread, measured in turn.\n\n"
+        "The objective is the sum of the Huber losses of the log loss, with width 1e-3, at the fitted constants. The\n"
+        f"package chinchilla itself minimises an asymmetric absolute error.\n\n    {command}\n\n{text}\n"
     )
 
 
 def coverage_to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
-    """The table of coverage with its means."""
+    """The page ``benchmarks/coverage.md``."""
     means = ["mean", "", "", *(f"{np.mean([r[n] for r in rows]):.3f}" for n in NAMES)]
     table = [[r["design"], r["runs"], f"{r['noise']:g}", *(f"{r[n]:.3f}" for n in NAMES)] for r in rows]
     repeats = rows[0]["repeats"]
     error = (0.95 * 0.05 / repeats) ** 0.5
     text = tabulate([*table, means], ["design", "rows", "noise", *NAMES], "github", disable_numparse=True)
     return (
-        "# Coverage of the 95 % intervals of the joint law\n\n"
-        f"Share of {repeats} planted laws (seeds of the noise and of random designs) whose true constant is inside\n"
-        "the percentile bootstrap interval over runs. Noise is the standard deviation of log loss. Designs: grid,\n"
-        "IsoFLOP, unbalanced (many small runs, few large), truncated (nothing above a budget), branches (five budgets\n"
-        "from one training, with half of the variance in common). The standard error of a share of 0.95 is\n"
+        "# Coverage of the 95 % intervals of scaling laws\n\n"
+        "How often does the 95 % bootstrap interval of a fitted constant contain the true one? Each row simulates\n"
+        f"runs of a known law L = E + A / N^alpha + B / D^beta, {repeats} times with different seeds, and fits them.\n"
+        "Numbers are the share of intervals that contain the true constant: 0.95 is ideal, with a standard error of\n"
         f"{error:.3f}.\n\n"
+        "- rows: simulated runs; noise: standard deviation of the log loss.\n"
+        "- designs: grid; IsoFLOP; unbalanced (many small runs, few large ones); truncated (no run above a budget);\n"
+        "  branches (five budgets from each training, which share half of the variance).\n\n"
         f"    {command}\n\n{text}\n"
     )
 
@@ -197,14 +204,14 @@ def main(
     points: int = 5,
     jobs: int = 1,
 ) -> None:
-    """Time the joint fit beside the package chinchilla and SciPy, or count how often its intervals cover the truth.
+    """Compare the scaling-law fit with the package chinchilla and SciPy, or measure the coverage of its intervals.
 
     Args:
-        part: "fit" writes scaling.md and scaling.json, "coverage" coverage.md and coverage.json.
-        output: folder to write to.
-        repeats: timings, 3 by default; or planted laws a design, 400 by default.
+        part: fit writes scaling.md and scaling.json; coverage writes coverage.md and coverage.json.
+        output: folder for the page.
+        repeats: timings (3 by default), or simulations per row of the coverage (400 by default).
         points: starts of chinchilla along each of its five axes.
-        jobs: processes, for coverage.
+        jobs: processes at the same time, for coverage.
     """
     count = repeats or (3 if part == "fit" else 400)
     if count < 1 or points < 2 or jobs < 1:

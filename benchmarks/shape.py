@@ -1,10 +1,10 @@
-"""The shape of the code as a Markdown table: sizes, modules, late imports, circles, duplicates, seconds to start.
+"""The shape of the code as a Markdown table: sizes, modules, late imports, import circles, duplicates, start-up time.
 
 make shape
 python benchmarks/shape.py [--root DIR] [--compare DIR_OR_JSON] [--json FILE] [--tests]
 
-It needs the standard library alone and works on any checkout whose packages are tsfm, data/tsfm_data and
-vision/tsfm_vision, so that an older one can stand in the column "before".
+It needs only the standard library and works on any checkout with the packages tsfm, data/tsfm_data and
+vision/tsfm_vision. So an older checkout can fill the column "before".
 """
 
 import argparse
@@ -33,7 +33,7 @@ LISTS = ("circle members", "duplicate places")
 
 
 def package_files(root: Path) -> dict[str, Path]:
-    """Every module of the packages: dotted name -> file; a folder's ``__init__`` has the name of the folder."""
+    """Dotted name -> file of every module of the packages; an ``__init__`` has the name of its folder."""
     modules = {}
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
@@ -43,12 +43,12 @@ def package_files(root: Path) -> dict[str, Path]:
 
 
 def line_count(paths: list[Path]) -> int:
-    """Lines of all files together, blank ones and comments too."""
+    """Lines of all files together, with blank lines and comments."""
     return sum(len(path.read_text().splitlines()) for path in paths)
 
 
 def inside(tree: ast.AST, late: bool = False, typing: bool = False) -> Iterator[tuple[ast.AST, bool, bool]]:
-    """Every node, whether it stands in a function, and whether it stands under ``if TYPE_CHECKING``."""
+    """Every node, whether it is in a function, and whether it is under ``if TYPE_CHECKING``."""
     for child in ast.iter_child_nodes(tree):
         only_typing = typing or (
             isinstance(tree, ast.If) and "TYPE_CHECKING" in ast.unparse(tree.test) and child in tree.body
@@ -58,7 +58,7 @@ def inside(tree: ast.AST, late: bool = False, typing: bool = False) -> Iterator[
 
 
 def targets(node: ast.AST, name: str, is_folder: bool) -> list[str]:
-    """Dotted names that a statement imports, or that a call with a literal name (``import_module("a.b")``) does."""
+    """Dotted names that a statement imports, or a call with a literal name such as ``import_module("a.b")``."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
@@ -71,10 +71,10 @@ def targets(node: ast.AST, name: str, is_folder: bool) -> list[str]:
 
 
 def import_graph(modules: dict[str, Path], trees: dict[str, ast.Module]) -> dict[str, set[str]]:
-    """Module -> modules that it imports, now or late.
+    """Module -> modules that it imports, at the top of the file or late.
 
-    A name that a folder's ``__init__`` hands on late (it imports it under ``TYPE_CHECKING``) leads to the module that
-    the ``__init__`` takes it from; a name that it has itself leads to the ``__init__``.
+    A folder's ``__init__`` may export a name lazily and import it under ``TYPE_CHECKING``. Such a name counts as an
+    import of the module that defines it; every other name of the ``__init__`` counts as an import of the ``__init__``.
     """
     edges: dict[str, set[str]] = {name: set() for name in modules}
     handed_on: dict[str, str] = {}
@@ -125,7 +125,7 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
 
 
 def code_lines(path: Path, tree: ast.Module) -> list[tuple[int, str]]:
-    """Numbered lines without blank ones, comments, docstrings and imports; white space is made one blank."""
+    """Numbered lines without blank lines, comments, docstrings and imports; runs of white space become one blank."""
     left_out = set()
     for node in ast.walk(tree):
         text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
@@ -140,7 +140,7 @@ def code_lines(path: Path, tree: ast.Module) -> list[tuple[int, str]]:
 
 
 def duplicates(files: list[list[tuple[int, str]]]) -> list[tuple[int, int, int, int]]:
-    """Pairs of places where at least ``BLOCK`` lines are the same: file and line of both; each run counts once."""
+    """Pairs of places with at least ``BLOCK`` equal lines: file and line of both; each block counts once."""
     seen = defaultdict(list)
     pairs = []
     for file, lines in enumerate(files):
@@ -156,7 +156,7 @@ def duplicates(files: list[list[tuple[int, str]]]) -> list[tuple[int, int, int, 
 
 
 def public_functions(tree: ast.AST) -> Iterator[ast.AST]:
-    """Functions of a module, and methods of its public classes whose names do not begin with an underscore."""
+    """Functions of a module and methods of its public classes, without those whose names begin with an underscore."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, FUNCTIONS) and not node.name.startswith("_"):
             yield node
@@ -165,7 +165,7 @@ def public_functions(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def count(root: Path) -> dict[str, Any]:
-    """All that can be counted without running anything."""
+    """All numbers that need no run of the code."""
     modules = package_files(root)
     trees = {name: ast.parse(path.read_text()) for name, path in modules.items()}
     sizes = {name: line_count([path]) for name, path in modules.items()}
@@ -185,8 +185,8 @@ def count(root: Path) -> dict[str, Any]:
         shape |= {f"modules at the top of {name}": top[name], f"folders in {name}": len(rooms)}
     nodes = [entry for tree in trees.values() for entry in inside(tree)]
     shape["late imports"] = sum(isinstance(node, IMPORTS) and late and not typing for node, late, typing in nodes)
-    found = circles(import_graph(modules, trees))
-    shape |= {"import circles": len(found), "modules in circles": sum(map(len, found))}
+    import_circles = circles(import_graph(modules, trees))
+    shape |= {"import circles": len(import_circles), "modules in circles": sum(map(len, import_circles))}
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     shape["runtime dependencies"] = len(project.get("dependencies", []))
     names = list(modules)
@@ -198,11 +198,11 @@ def count(root: Path) -> dict[str, Any]:
     documented = sum(ast.get_docstring(node) is not None for node in public)
     shape["public functions with docstrings, %"] = round(100 * documented / max(len(public), 1), 1)
     places = [f"{names[a]}:{line} and {names[b]}:{other}" for a, line, b, other in pairs]
-    return shape | {"circle members": [", ".join(names) for names in found], "duplicate places": places}
+    return shape | {"circle members": [", ".join(names) for names in import_circles], "duplicate places": places}
 
 
 def seconds(root: Path, words: list[str], times: int = 5) -> float:
-    """Median seconds of fresh interpreters with the root's packages, after one that may compile them."""
+    """Median seconds of fresh interpreters with the packages of ``root``, without the first one, which may compile."""
     path = os.pathsep.join(str((root / package).parent) for package in PACKAGES)
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     taken = []
@@ -214,7 +214,7 @@ def seconds(root: Path, words: list[str], times: int = 5) -> float:
 
 
 def test_seconds(root: Path) -> float | str:
-    """Seconds of the pytest run of ``make test``, as the Makefile has it."""
+    """Seconds of the pytest command of ``make test``, read from the Makefile."""
     recipe = (root / "Makefile").read_text().split("\ntest:")[1].split("\n\n")[0]
     words = shlex.split(next(line for line in recipe.splitlines() if "-m pytest" in line).split("-m pytest")[1])
     begin = time.perf_counter()
@@ -225,7 +225,7 @@ def test_seconds(root: Path) -> float | str:
 
 
 def measure(root: Path, tests: bool) -> dict[str, Any]:
-    """Everything of one checkout."""
+    """All numbers of one checkout."""
     shape = count(root)
     shape["seconds of import tsfm"] = seconds(root, ["-c", "import tsfm"])
     shape["seconds of tsfm --help"] = seconds(root, ["-m", "tsfm", "--help"])
@@ -233,12 +233,12 @@ def measure(root: Path, tests: bool) -> dict[str, Any]:
 
 
 def table(columns: dict[str, dict[str, Any]]) -> str:
-    """Markdown: one row per number and one column per checkout, then the members of the circles."""
+    """Markdown: one row per number and one column per checkout, then the modules of each import circle."""
     rows = dict.fromkeys(key for shape in columns.values() for key in shape if key not in LISTS)
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for key in rows:
-        cells = [shape.get(key, "") for shape in columns.values()]
-        shown = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
+        values = [shape.get(key, "") for shape in columns.values()]
+        shown = [f"{value:,}" if isinstance(value, int) else str(value) for value in values]
         lines.append(f"| {key} | {' | '.join(shown)} |")
     for title, shape in columns.items():
         lines += [f"\nCircle ({title}): {members}" for members in shape["circle members"]]
@@ -246,12 +246,14 @@ def table(columns: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure, print, and write."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description="The shape of the code as a Markdown table.")
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent, help="the checkout")
-    parser.add_argument("--compare", type=Path, help='the checkout, or its --json file, of the column "before"')
-    parser.add_argument("--json", type=Path, help="file to write the numbers to")
-    parser.add_argument("--tests", action="store_true", help="run the tests as well and give their seconds")
+    parser.add_argument(
+        "--root", type=Path, default=Path(__file__).resolve().parent.parent, help="the checkout to measure"
+    )
+    parser.add_argument("--compare", type=Path, help='a checkout, or a --json file of one, for the column "before"')
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument("--tests", action="store_true", help="also run the tests and report their seconds")
     options = parser.parse_args()
     after = measure(options.root.resolve(), options.tests)
     columns = {"now": after}

@@ -1,8 +1,8 @@
-"""Training speed of iTransformer here, as a bare PyTorch loop, and in neuralforecast: same sizes, batch and steps.
+"""Training speed of iTransformer in this suite, in a plain PyTorch loop and in neuralforecast.
 
-Each side runs in a process of its own, in turn, several times. Times on a shared machine mean little by themselves, so
-what is reported is the median, over the repeats, of the ratio of two runs that followed each other. Only the training
-loop is timed, data loading included; start-up (which favours us further) is left out.
+Each side runs several times in a fresh process, in turn. Times vary on a shared machine, so the result is the median
+over repeats of the ratio of two runs that followed each other. The training loop is timed with data loading and without
+start-up.
 
     python benchmarks/speed.py
 """
@@ -24,11 +24,11 @@ from tabulate import tabulate
 from tsfm_data.errors import InputError, unknown_name
 
 CONTEXT = HORIZON = 96
-WARMUP = 3  # steps before the clock starts: allocators and kernels settle
+WARMUP = 3  # steps before the clock starts, for allocators and kernels
 
 
 class Case(NamedTuple):
-    """A training to time: the sizes of a published config on noisy daily seasons of a data set's shape."""
+    """A training to time: the sizes of a published config, on generated data with the shape of a data set."""
 
     name: str
     variates: int
@@ -159,7 +159,7 @@ def time_neuralforecast(case: Case) -> float:
 
 
 def _callback(clock: Clock) -> Any:
-    """A Lightning callback that tells the clock of every step."""
+    """A Lightning callback that reports every step to the clock."""
     import pytorch_lightning as pl
 
     class Steps(pl.Callback):
@@ -170,7 +170,7 @@ def _callback(clock: Clock) -> Any:
 
 
 def _fit(task: Any, loader: Any, clock: Clock, precision: Literal["32-true", "bf16-mixed"]) -> None:
-    """Train with the options that ``tsfm fit`` has, no validation."""
+    """Train with the options of ``tsfm fit``, without validation."""
     import pytorch_lightning as pl
 
     from tsfm.commands.train import quiet
@@ -200,7 +200,7 @@ def run_side(side: str, case: Case, threads: int) -> float:
     """Seconds of one side in a fresh process.
 
     Raises:
-        InputError: the process failed; for neuralforecast most often because it is not installed.
+        InputError: the process failed; a frequent reason is that neuralforecast is not installed.
     """
     code = "import json, sys; from speed import SIDES, Case; "
     code += "print('SECONDS', SIDES[sys.argv[1]](Case(*json.loads(sys.argv[2]))))"
@@ -212,24 +212,24 @@ def run_side(side: str, case: Case, threads: int) -> float:
         capture_output=True,
         text=True,
     )
-    found = [line for line in done.stdout.splitlines() if line.startswith("SECONDS")]
-    if done.returncode or not found:
+    lines = [line for line in done.stdout.splitlines() if line.startswith("SECONDS")]
+    if done.returncode or not lines:
         reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise InputError(f"expected a timing of {side}, found: {reason}: is it installed (pip install neuralforecast)?")
-    return float(found[0].split()[1])
+    return float(lines[0].split()[1])
 
 
 def run_table(
     cases: list[str], sides: list[str], repeats: int = 3, threads: int = 2, steps: int | None = None
 ) -> list[dict[str, Any]]:
-    """Time every side of every case, in turn; returns a row a case with the ratios to ``tsfm``.
+    """Time every side of every case, in turn; returns one row per case with the ratios to ``tsfm``.
 
     Args:
-        cases: names of cases; empty for all.
-        sides: names of sides, ``tsfm`` among them.
-        repeats: runs of each side.
-        threads: CPU threads of each process.
-        steps: optimiser steps timed; by default the case's own.
+        cases: names of cases; all if empty.
+        sides: names of sides, with ``tsfm``.
+        repeats: runs per side.
+        threads: CPU threads per process.
+        steps: timed optimiser steps; by default those of the case.
     """
     rows = []
     for case in CASES:
@@ -238,7 +238,7 @@ def run_table(
         case = case._replace(steps=steps or case.steps)
         times: dict[str, list[float]] = {side: [] for side in sides}
         for repeat in range(repeats):
-            # There and back again: a machine that gets slower or faster favours nobody.
+            # The order is reversed each time, so that a machine that becomes slower favours no side.
             for side in sides if repeat % 2 == 0 else reversed(sides):
                 times[side].append(run_side(side, case, threads))
         row: dict[str, Any] = {"case": case.name, "steps": case.steps, "threads": threads, "repeats": repeats}
@@ -255,10 +255,15 @@ def run_table(
 
 
 def to_markdown(rows: list[dict[str, Any]], command: str) -> str:
-    """The table, what it measures and the command that gives it."""
+    """The page ``benchmarks/speed.md``."""
     sides = [side for side in SIDES if rows and f"{side}_ms_per_step" in rows[0]]
     others = [side for side in sides if side != "tsfm"]
-    head = ["case", "steps", *(f"{side} / tsfm (range)" for side in others), *(f"{side}, ms a step" for side in sides)]
+    head = [
+        "case",
+        "steps",
+        *(f"{side} / tsfm (range)" for side in others),
+        *(f"{side}, ms per step" for side in sides),
+    ]
     table = [
         [row["case"], row["steps"]]
         + ["{:.2f} ({:.2f} to {:.2f})".format(row[f"{s}_over_tsfm"], *row[f"{s}_over_tsfm_range"]) for s in others]
@@ -268,11 +273,16 @@ def to_markdown(rows: list[dict[str, Any]], command: str) -> str:
     text = [
         "# Training speed of iTransformer",
         "",
-        "Wall time of training steps with data loading, context and horizon 96, dropout 0.1, float32, on CPU: through",
-        "the Lightning trainer (tsfm), the same with --trainer.precision bf16-mixed (tsfm-bf16), as a bare PyTorch",
-        "loop over the same model, loader and optimiser (bare), and in neuralforecast at the same sizes, batch, steps",
-        "and loss. A ratio above 1 says that tsfm in float32 is the faster one; it is the median over runs in turn,",
-        "each in a fresh process. Start-up is not counted.",
+        "Wall time of training steps on CPU, data loading included and start-up not: context and horizon 96, dropout",
+        "0.1.",
+        "",
+        "- tsfm: `tsfm fit`, that is the Lightning trainer, in float32.",
+        "- tsfm-bf16: the same with `--trainer.precision bf16-mixed`.",
+        "- bare: a plain PyTorch loop with the same model, loader and optimiser.",
+        "- neuralforecast: its iTransformer with the same sizes, batch size, number of steps and loss.",
+        "",
+        "A ratio is a side's time divided by that of tsfm in float32: above 1, tsfm is faster. It is the median over",
+        "runs in turn, each in a fresh process.",
         *(f"Threads: {row['threads']}. Runs of each: {row['repeats']}." for row in rows[:1]),
         "",
         f"    {command}",
@@ -291,15 +301,15 @@ def main(
     threads: int = 2,
     steps: int | None = None,
 ) -> None:
-    """Time training beside a bare PyTorch loop over the same model and neuralforecast's iTransformer.
+    """Compare training speed with a plain PyTorch loop over the same model and with neuralforecast's iTransformer.
 
     Args:
-        cases: which, for instance ETTh1-96; all by default.
-        sides: of tsfm, tsfm-bf16, bare and neuralforecast; all by default. The last needs the extra "peers".
+        cases: rows of the table, for instance ETTh1-96; all by default.
+        sides: one or more of tsfm, tsfm-bf16, bare and neuralforecast (which needs the extra "peers"); all by default.
         output: folder for speed.md and speed.json.
-        repeats: timings of each, in turn; the median of the ratios counts.
-        threads: CPU threads of each.
-        steps: optimiser steps of a timing; by default as many as a case says.
+        repeats: rounds in which all sides take turns; the median of their ratios is reported.
+        threads: CPU threads per process.
+        steps: optimiser steps per timing; by default those of the case.
     """
     known = [case.name for case in CASES]
     for name in cases or []:

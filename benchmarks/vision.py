@@ -2,11 +2,11 @@
 
     python benchmarks/vision.py --repeats 7 --threads 1
 
-All sides hold the same weights, live in a process of their own and take turns; what counts is the median over the
-rounds of the ratio of their CPU times, which other work on the machine disturbs less than those of the clock. Ours
-runs as under this suite's commands, which keep freed memory (``tsfm.nn.memory``); the other side runs as its user would
-have it, and once more with that setting. Memory is what PyTorch's tensors occupy at the peak of one call beyond what
-was there before it, as its profiler sees every allocation; that inside libraries is not seen.
+All sides have the same weights, run in their own processes and take turns. The result is the median over rounds of the
+ratio of their CPU times, which other work on the machine disturbs less than wall times. Ours runs as in this suite's
+commands, which keep freed memory (``tsfm.nn.memory``). The other side runs with PyTorch's defaults, and once more with
+that setting. Memory is the peak of PyTorch's tensors during one call, beyond what was there before, as its profiler
+records it. Memory inside libraries is not recorded.
 """
 
 import multiprocessing
@@ -55,13 +55,13 @@ def tnt(side: int, batch: int, sizes: Sizes) -> Pair:
 
 
 def with_timm(model: nn.Module, other: nn.Module, side: int, batch: int) -> Pair:
-    """Two models with the weights of the first."""
+    """Two models with the same weights."""
     other.load_state_dict(model.state_dict())
     return nn.ModuleList([model, other]), model, other, torch.randn(batch, 3, side, side)
 
 
 def illama(side: int, batch: int, sizes: Sizes) -> Pair:
-    """iLLaMA-T, and the dense mask after the softmax."""
+    """iLLaMA-T, and the same with a dense mask after the softmax."""
     model = ILlama(img_size=side, **sizes)
     return model, model, partial(vision_references.illama, model), torch.randn(batch, 3, side, side)
 
@@ -81,7 +81,7 @@ def illama_attention(side: int, batch: int, sizes: Sizes) -> Pair:
 
 
 def biformer(side: int, batch: int, sizes: Sizes) -> Pair:
-    """BiFormer-T, and gather and products; 8 regions along a side if 7 do not divide the maps."""
+    """BiFormer-T, and the same by gathering and matrix products; 8 regions per side if 7 do not divide the maps."""
     model = BiFormer(**{"n_win": 8 if side % 224 else 7, **sizes})
     return model, model, partial(vision_references.biformer, model), torch.randn(batch, 3, side, side)
 
@@ -90,12 +90,12 @@ class Case(NamedTuple):
     """What is measured.
 
     Attributes:
-        name: as it stands in the table.
-        make: the two sides.
-        side: of the images, in pixels.
-        batch: images.
+        name: first column of the table.
+        make: builds the two sides.
+        side: height and width of the images, in pixels.
+        batch: images per call.
         memory: whether memory is measured, and not time.
-        sizes: of the models, other than the published ones.
+        sizes: sizes of the models, if they differ from the published ones.
     """
 
     name: str
@@ -142,7 +142,7 @@ def call(side: Callable[[Tensor], Tensor], x: Tensor, mode: str) -> None:
 
 
 def serve(connection: Connection, case: Case, side: Side, threads: int) -> None:
-    """Be one side: run the mode that is asked for and say its CPU time, until asked for nothing."""
+    """The process of one side: run each requested mode and send its CPU time, until None comes."""
     torch.set_num_threads(threads)
     if side.keeps:
         keep_large_blocks()
@@ -157,7 +157,7 @@ def serve(connection: Connection, case: Case, side: Side, threads: int) -> None:
 
 
 def seconds(case: Case, repeats: int, threads: int) -> dict[str, list[list[float]]]:
-    """CPU times of all sides by mode, round by round, after one that does not count."""
+    """CPU times of all sides by mode, round by round, without a first round that does not count."""
     context = multiprocessing.get_context("spawn")
     times_by_mode: dict[str, list[list[float]]] = {mode: [] for mode in (*MODES, *(mode + BFLOAT16 for mode in MODES))}
     pipes, processes = [], []
@@ -187,7 +187,7 @@ def seconds(case: Case, repeats: int, threads: int) -> dict[str, list[list[float
 
 
 def peak_mib(holder: nn.Module, side: Callable[[Tensor], Tensor], x: Tensor, mode: str) -> float:
-    """Most memory of tensors that exist at once within a call, beyond the weights and the input."""
+    """Peak memory of tensors during a call, in MiB, beyond the weights and the input."""
     from torch.profiler import ProfilerActivity, profile
 
     holder.zero_grad()
@@ -203,7 +203,7 @@ def peak_mib(holder: nn.Module, side: Callable[[Tensor], Tensor], x: Tensor, mod
 
 
 def share_of_products(holder: nn.Module, side: Callable[[Tensor], Tensor], x: Tensor, mode: str) -> float:
-    """Share of a call's CPU time in matrix products and convolutions, which libraries make."""
+    """Share of a call's CPU time in matrix products and convolutions of libraries."""
     from torch.profiler import ProfilerActivity, profile
 
     holder.train(mode.startswith("training"))
@@ -215,7 +215,7 @@ def share_of_products(holder: nn.Module, side: Callable[[Tensor], Tensor], x: Te
 
 
 def run(case: Case, repeats: int, threads: int) -> list[dict[str, Any]]:
-    """The rows of a case: ratios above 1 say that ours is faster, or needs less."""
+    """The rows of a case: with ratios above 1, ours is faster or needs less memory."""
     case_row: dict[str, Any] = {"case": case.name, "pixels": case.side, "batch": case.batch}
     rows = []
     before = torch.get_num_threads()
@@ -247,7 +247,7 @@ def table(names: list[str], repeats: int, threads: int) -> list[dict[str, Any]]:
 
 
 def page(rows: list[dict[str, Any]], repeats: int, threads: int, command: str) -> str:
-    """The tables and what they measure."""
+    """The page ``benchmarks/vision.md``."""
     labels = [
         {"compared": row["case"], "pixels": row["pixels"], "batch": row["batch"], "pass": row["mode"]} for row in rows
     ]
@@ -271,7 +271,7 @@ def page(rows: list[dict[str, Any]], repeats: int, threads: int, command: str) -
             **left,
             "ours, MiB": f"{row['mib']:.0f}",
             "other, MiB": f"{row['mib_other']:.0f}",
-            "less": f"{row['ratio']:.2f}",
+            "ratio": f"{row['ratio']:.2f}",
         }
         for left, row in both
         if "mib" in row
@@ -301,7 +301,7 @@ def page(rows: list[dict[str, Any]], repeats: int, threads: int, command: str) -
         lines += [tabulate(speed, headers="keys", tablefmt="github", disable_numparse=True), ""]
     if memory:
         lines += [
-            "Memory of tensors at the peak of a call, beyond weights and input (gradients of the weights are counted):",
+            "Peak memory of tensors during a call, without weights and input, but with the gradients of the weights:",
             "",
             tabulate(memory, headers="keys", tablefmt="github", disable_numparse=True),
             "",
@@ -313,9 +313,9 @@ def main(cases: list[str] | None = None, output: Path = Path("benchmarks"), repe
     """Measure speed and memory of the image backbones and write the page.
 
     Args:
-        cases: which, for instance tnt; all by default.
+        cases: names of cases, for instance tnt; all by default.
         output: folder for vision.md and vision.json.
-        repeats: rounds of both sides; the median of the ratios counts.
+        repeats: rounds in which both sides take turns; the median of their ratios is reported.
         threads: CPU threads.
     """
     for name in cases or []:

@@ -1,6 +1,6 @@
-"""iLLaMA and BiFormer by their arithmetic as it is usually written, over the weights of our models.
+"""iLLaMA and BiFormer written directly from their papers, with the weights of our models.
 
-What ``benchmarks/vision.py`` and the tests compare with: nothing is skipped, fused or kept from one block to the next.
+``benchmarks/vision.py`` and the tests compare with these functions. They skip, fuse and cache nothing.
 
 Shapes: B batch, N tokens, C channels, H heads, D channels of a head, R regions, K regions that a region attends to.
 """
@@ -16,19 +16,19 @@ from tsfm_vision.backbones import BiFormer, BiLevelRoutingAttention, ILlama
 
 
 def rms_norm(norm: Any, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-    """In float32, then of the input's type again, then weighted."""
+    """RMS norm in float32, converted back to the input's type, then weighted."""
     wide = x.float()
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)).type_as(x) * norm.weight
 
 
 def turned(x: Float[Tensor, "B H N D"], angles: Tensor) -> Float[Tensor, "B H N D"]:
-    """Pairs of adjacent channels as complex numbers, multiplied by those of the angles."""
+    """Rotary embedding: pairs of adjacent channels as complex numbers, multiplied by complex angles."""
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * angles).flatten(-2).type_as(x)
 
 
 def dense_attention(attn: Any, x: Float[Tensor, "B N C"], angles: Tensor, rate: float) -> Float[Tensor, "B N C"]:
-    """All weights by softmax, multiplied by a dense mask."""
+    """Softmax attention with its weights multiplied by a dense mask."""
     batch, tokens, width = x.shape
     q, k, v = attn.qkv(x).reshape(batch, tokens, 3, attn.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     q, k = turned(q, angles), turned(k, angles)
@@ -89,7 +89,7 @@ def routed_attention(attn: Any, x: Float[Tensor, "B h w C"]) -> Float[Tensor, "B
 
 
 def global_attention(attn: Any, x: Float[Tensor, "B h w C"]) -> Float[Tensor, "B h w C"]:
-    """Attention over the whole map written out, and a depthwise convolution of its input."""
+    """Attention over the whole map, plus a depthwise convolution of its input."""
     q, k, v = (heads_of(y, attn.heads) for y in attn.qkv(x).flatten(1, 2).chunk(3, -1))
     weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
     mixed = (weights @ v).transpose(1, 2).reshape(x.shape)

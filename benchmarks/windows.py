@@ -1,4 +1,4 @@
-"""Window gathering, ours beside GluonTS's instance-splitter pipeline, in one process on one thread.
+"""Gathering of training windows, compared with GluonTS's instance splitter in one process on one thread.
 
 Run it by ``python benchmarks/windows.py``.
 """
@@ -28,22 +28,22 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Time shuffled training windows of hourly series, without and with calendar features on both sides.
 
-    Ours hands out past, future, both observed masks, item and cut. GluonTS runs its training loader over
-    ``InstanceSplitter`` with one expected window a series and pass, stacked into tensors; with features,
+    Our loader gives past, future, both observed masks, item and cut. GluonTS runs its training loader over
+    ``InstanceSplitter`` with one expected window per series and pass, stacked into tensors. With calendar features,
     ``AddTimeFeatures`` (hour, weekday, day of month, day of year) comes before it.
 
     Args:
         series: number of series.
-        rows: rows of each.
-        context: context steps of a window.
+        rows: rows per series.
+        context: context steps per window.
         horizon: steps to forecast.
-        batch_size: windows in a batch.
-        batches: batches of one timing of GluonTS; ours takes twenty times as many.
-        repeats: timings of each; the best counts.
+        batch_size: windows per batch.
+        batches: batches per timing of GluonTS; ours takes twenty times as many.
+        repeats: timings per loader; the best counts.
 
     Returns:
-        Two rows, without and with calendar features, each with windows a CPU second of both, their ratio and our
-        one-time set-up in CPU seconds.
+        Two rows, without and with calendar features. Each has windows per CPU second of both loaders, their ratio and
+        the CPU seconds of our one-time set-up.
     """
     import torch
 
@@ -58,7 +58,7 @@ def measure(
             setup = time.process_time() - began
             theirs = _gluonts(values, context, horizon, batch_size, batches, marks is not None)
             speed, peer = 0.0, 0.0
-            for _ in range(repeats):  # in turn, so that what else the machine does hits both
+            for _ in range(repeats):  # in turn, so that other work on the machine affects both
                 speed = max(speed, _windows_per_second(ours, 20 * batches))
                 peer = max(peer, _windows_per_second(theirs, batches))
             table.append(
@@ -77,7 +77,7 @@ def measure(
 
 
 def _windows_per_second(loader: Callable[[], Iterator[int]], batches: int) -> float:
-    """Windows a CPU second; the first batch, with what is set up lazily, is not counted."""
+    """Windows per CPU second, without the first batch and its lazy set-up."""
     sizes = loader()
     next(sizes)
     began = time.process_time()
@@ -133,11 +133,11 @@ def _gluonts(
 
 
 def main(output: Path = Path("benchmarks"), batch_size: int = 32) -> None:
-    """Time window gathering beside GluonTS, without and with calendar features, on one thread.
+    """Compare the gathering of training windows with GluonTS, without and with calendar features, on one thread.
 
     Args:
         output: folder for windows.md and windows.json.
-        batch_size: windows in a batch.
+        batch_size: windows per batch.
     """
     rows = measure(batch_size=batch_size)
     command = f"python benchmarks/windows.py --batch_size {batch_size}"
@@ -145,9 +145,9 @@ def main(output: Path = Path("benchmarks"), batch_size: int = 32) -> None:
         [
             "# Window gathering",
             "",
-            "Shuffled training windows of 1000 hourly series of 2000 rows, context 512 and horizon 96, in windows",
-            "a second of CPU time on one thread, as tensors: here and by GluonTS's training loader over its",
-            "instance splitter, the best of three timings each. `setup_s` is spent once, before the first window.",
+            "Shuffled training windows as tensors, per second of CPU time on one thread. The data are 1,000 hourly",
+            "series of 2,000 rows; context 512, horizon 96. Our loader is compared with GluonTS's training loader over",
+            "its `InstanceSplitter`: the best of three timings each. `setup_s` is our one-time set-up in CPU seconds.",
             "",
             f"    {command}",
             "",

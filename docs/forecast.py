@@ -1,8 +1,8 @@
-"""Draws docs/forecast.png: 28 days of a real series that the default model has not seen, without training.
+"""Draw docs/forecast.png: a zero-shot forecast of 28 days of a real series by the default model.
 
     python docs/forecast.py
 
-The table ships with the package vega_datasets (NOAA's daily weather of Seattle).
+The model was not trained on this series: NOAA's daily weather of Seattle, from the package vega_datasets.
 """
 
 from pathlib import Path

@@ -41,6 +41,6 @@ def coded(series: int, length: int, first: int = 0) -> list[np.ndarray]:
 class Noise:
     """The simplest synthetic series: all values far below 0, so that they are told from those of ``coded``."""
 
-    def draw(self, count: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, count: int, length: int, rng: np.random.Generator) -> np.ndarray:
         """White noise around -1,000,000."""
         return (rng.normal(size=(count, length)) - 1e6).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The table of the recipe's choices."""
+"""The ablation table of the zero-shot recipe."""
 
 import math
 

@@ -37,9 +37,9 @@ def test_when_tsfm_is_imported_then_torch_is_not_until_a_name_is_asked_for() -> 
 def test_when_a_table_is_forecast_in_two_lines_then_it_is_as_by_the_command(folder: str) -> None:
     table = waves(100, 2)
     found = tsfm.load(folder).forecast(table, horizon=6, levels=(0.1, 0.5, 0.9))
-    assert list(found.columns) == ["item_id", "timestamp", "mean", "0.1", "0.5", "0.9"]
+    assert list(found.columns) == ["item_id", "date", "mean", "0.1", "0.5", "0.9"]
     assert len(found) == 2 * 6
-    assert found["timestamp"].min() == table["date"].max() + pd.Timedelta("1h")
+    assert found["date"].min() == table["date"].max() + pd.Timedelta("1h")
 
 
 def test_when_a_table_is_fine_tuned_on_in_three_lines_then_the_winner_forecasts_and_is_saved(
@@ -67,7 +67,7 @@ def test_when_the_estimator_is_cloned_then_its_parameters_go_along(folder: str) 
     estimator = TSFMForecaster(folder, method="head", horizon=6, options={"steps": 2, "checks": 1})
     other = base.clone(estimator).set_params(levels=(0.5,))
     assert other.get_params() == estimator.get_params() | {"levels": (0.5,)}
-    assert list(other.fit(waves(160, 1)).predict().columns) == ["item_id", "timestamp", "mean", "0.5"]
+    assert list(other.fit(waves(160, 1)).predict().columns) == ["item_id", "date", "mean", "0.5"]
 
 
 def test_when_the_estimator_is_misused_then_one_line_says_how(folder: str) -> None:

@@ -71,9 +71,9 @@ def assert_same(mask: Mask | None, inputs: list[Tensor]) -> None:
     expected = attend_reference(*exact, mask)
     tolerance = TOLERANCE[inputs[0].dtype]
     torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=tolerance)
-    for found, wanted in zip(gradients(out, inputs), gradients(expected, exact), strict=True):
-        assert torch.isfinite(found).all()
-        torch.testing.assert_close(found.double(), wanted, atol=2 * tolerance, rtol=2 * tolerance)
+    for actual, wanted in zip(gradients(out, inputs), gradients(expected, exact), strict=True):
+        assert torch.isfinite(actual).all()
+        torch.testing.assert_close(actual.double(), wanted, atol=2 * tolerance, rtol=2 * tolerance)
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -166,9 +166,9 @@ def test_when_a_bias_is_learned_then_its_gradient_is_that_of_a_plain_softmax() -
     q, k, v = tensors(2, 10, 4, torch.float64)
     bias = torch.randn(1, 3, 10, 10, dtype=torch.float64, requires_grad=True)
     mask = Mask(bias=bias, is_causal=True)
-    (found,) = gradients(attend(q, k, v, mask), [bias])
+    (actual,) = gradients(attend(q, k, v, mask), [bias])
     (wanted,) = gradients(attend_reference(q, k, v, mask), [bias])
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(actual, wanted)
 
 
 @pytest.mark.parametrize(
@@ -212,12 +212,12 @@ def test_when_a_gradient_is_needed_then_products_give_what_the_fused_kernel_give
     }
     expected = attend(q, k, v, masks[masked])  # without gradient: the fused kernel
     trained = [x.clone().requires_grad_() for x in (q, k, v)]
-    found = attend(*trained, masks[masked])
+    actual = attend(*trained, masks[masked])
     close = {"atol": 2e-2, "rtol": 2e-2} if dtype == torch.bfloat16 else {"atol": 1e-6, "rtol": 1e-5}
-    torch.testing.assert_close(found, expected, **close)
-    found.float().square().sum().backward()
+    torch.testing.assert_close(actual, expected, **close)
+    actual.float().square().sum().backward()
     assert all(x.grad is not None and x.grad.isfinite().all() for x in trained)
     if masked == "blind rows":
-        assert not found[:, 5:].any()
+        assert not actual[:, 5:].any()
         assert trained[0].grad is not None
         assert not trained[0].grad[:, 5:].any()

@@ -40,16 +40,16 @@ SEEN: dict[str, tuple[int, int, int, Mask]] = {
 def test_when_a_mask_is_translated_then_xformers_means_the_same_by_it(name: str) -> None:
     b, n, m, mask = SEEN[name]
     q, k, v = (torch.randn(b, size, 2, 4) for size in (n, m, m))
-    found = xformers_bias(mask, q, k)
-    assert found is not None
-    rows = [x.flatten(0, 1)[None] if found.is_flat else x for x in (q, k, v)]
-    bias = found.bias
+    translation = xformers_bias(mask, q, k)
+    assert translation is not None
+    rows = [x.flatten(0, 1)[None] if translation.is_flat else x for x in (q, k, v)]
+    bias = translation.bias
     if not isinstance(bias, torch.Tensor):
         bias = bias.materialize((1, 2, rows[0].shape[1], rows[1].shape[1]))
-    assert found.bias is not bias or bias.stride(-2) % 8 == 0
+    assert translation.bias is not bias or bias.stride(-2) % 8 == 0
     out = attend_reference(*rows, Mask(bias=bias)).view(b, n, 2, 4)
-    if found.blind is not None:
-        out = out.masked_fill(found.blind, 0)
+    if translation.blind is not None:
+        out = out.masked_fill(translation.blind, 0)
     torch.testing.assert_close(out, attend_reference(q, k, v, mask))
 
 
@@ -168,5 +168,5 @@ def test_when_on_cuda_then_values_and_gradients_are_those_of_a_plain_softmax(nam
         tolerance = 4e-2 if dtype == torch.bfloat16 else 2e-4
         torch.testing.assert_close(out.double(), wanted, atol=tolerance, rtol=tolerance)
         pairs = zip(torch.autograd.grad(out.sum(), inputs), torch.autograd.grad(wanted.sum(), exact), strict=True)
-        for found, right in pairs:
-            torch.testing.assert_close(found.double(), right, atol=2 * tolerance, rtol=2 * tolerance)
+        for actual, right in pairs:
+            torch.testing.assert_close(actual.double(), right, atol=2 * tolerance, rtol=2 * tolerance)

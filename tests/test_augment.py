@@ -57,7 +57,7 @@ def test_when_windows_are_mixed_then_they_are_convex_combinations_of_unit_window
     x = windows()[ROWS // 8 :]
     rows = np.arange(len(x))
     mixed = steps.mixup(x, rows, np.random.default_rng(0))
-    unit = np.nan_to_num(x / steps.size_of(x))
+    unit = np.nan_to_num(x / steps.mean_deviation(x))
     seen = ~np.isnan(mixed)
     counts = []
     for row in range(len(x)):

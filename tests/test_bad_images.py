@@ -75,7 +75,7 @@ def test_when_an_image_is_bad_then_it_is_named_or_skipped_and_counted(kind: str,
     path = bad(kind, folder / "ants" / "bad.x")
     images = open_images(folder)["all"]
     with pytest.raises(InputError, match=KINDS[kind]) as error:
-        images.image([images.places(i) for i in range(len(images))].index(str(path)))
+        images.image([images.locate(i) for i in range(len(images))].index(str(path)))
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     kept = open_images(folder, on_bad="skip")["all"]

@@ -119,7 +119,7 @@ TABLES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "header alone": (lambda p: p.write_text("date,a\n"), ("expected rows of values", "header alone")),
     "folder": (folder_in_place, ("table.csv: expected a file, found a folder",)),
     "binary": (lambda p: p.write_bytes(bytes(range(256)) * 40), ("table.csv", "expected")),
-    "not UTF-8": (lambda p: p.write_bytes(b"date,t\xe9mp\n2024-01-01,1\n"), ("row 1", "UTF-8", "0xe9")),
+    "half UTF-16": (lambda p: p.write_bytes(b"\xff\xfed\x00a"), ("table.csv", "UTF-16")),
     "wrong delimiter": (lambda p: p.write_text("date:a\n2024-01-01:1\n"), ("row 1", "separated by comma")),
     "torn row": (lambda p: p.write_text("date,a\n2024-01-01,1\n2024-01-02,2,3\n"), ("row 3", "expected 2 fields", "found 3")),
     "no header": (lambda p: p.write_text("2024-01-01,1\n2024-01-02,2\n"), ("row 1", "header", "date,target")),
@@ -453,22 +453,22 @@ def test_when_training_is_interrupted_then_the_last_checkpoint_is_whole_and_trai
     named = err.split()[-1]  # best.ckpt where Ctrl-C came after it and before last.ckpt
     assert named.endswith(("best.ckpt", "last.ckpt"))
     epoch = torch.load(workplace / named, weights_only=True)["epoch"]
-    said = done(capsys, *FIT, "--ckpt_path", named, "--trainer.max_epochs", str(epoch + 2))
-    assert f"trained {epoch + 2} epochs" in said
+    output = done(capsys, *FIT, "--ckpt_path", named, "--trainer.max_epochs", str(epoch + 2))
+    assert f"trained {epoch + 2} epochs" in output
 
 
-def test_when_a_checkpoint_was_named_but_not_written_before_an_interruption_then_another_one_is_said(
+def test_when_a_checkpoint_was_named_but_not_written_before_an_interruption_then_another_one_is_named(
     tmp_path: Path,
 ) -> None:
     from pytorch_lightning import Trainer
     from pytorch_lightning.callbacks import ModelCheckpoint
 
-    from tsfm.commands.checkpoints import interrupted
+    from tsfm.commands.checkpoints import interruption_message
 
     best, last = ModelCheckpoint(tmp_path, monitor="val_loss"), ModelCheckpoint(tmp_path)
     trainer = Trainer(callbacks=[best, last], accelerator="cpu", logger=False, enable_progress_bar=False)
     last.best_model_path = str(tmp_path / "last.ckpt")
-    assert "before the first checkpoint" in interrupted(trainer)
+    assert "before the first checkpoint" in interruption_message(trainer)
     best.best_model_path = str(tmp_path / "best.ckpt")
     (tmp_path / "best.ckpt").touch()
-    assert interrupted(trainer).endswith("best.ckpt")
+    assert interruption_message(trainer).endswith("best.ckpt")

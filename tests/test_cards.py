@@ -1,4 +1,4 @@
-"""A card says what is recorded of its model, and follows when that changes; every shipped card is up to date."""
+"""A model card states what is recorded of its model, and every shipped card is up to date."""
 
 import json
 from pathlib import Path
@@ -49,19 +49,19 @@ def test_when_a_card_is_made_then_it_says_what_is_recorded(released: Path, capsy
     for part in (
         f"{parameters:,} parameters",
         'datasets:\n- "solar"\n- "wind"\nmetrics:\n- mase',
-        "1,000 steps over 2,000 batches, 123,456 observed values. Seed 5 of the batches, 7 of the weights.",
-        f"SHA-256 {'ab' * 32}",
-        "- never trained on: m4_hourly",
+        "1,000 steps on 2,000 batches with 123,456 observed values. Seeds: 5 for batches, 7 for weights.",
+        f"its manifest.json has SHA-256 {'ab' * 32}",
+        "- held out: m4_hourly",
         "    tsfm fit X",
         "| gift | **tsfm-encoder-toy** | 22 | 0.812 | 0.700 |",
         "| gift | naive | 22 | 1.500 |  |",
-        "share inside the 80 % interval 0.790",
+        "share of true values inside the 80 % interval 0.790",
         "tsfm evaluate --model tsfm-encoder-toy --suite bench --profiles gift --json scores.json",
         "## Limits",
         "## Licence",
     ):
         assert part in text
-    assert "as recorded" in done(capsys, "weights", "card", str(released), "--check")
+    assert "up to date" in done(capsys, "weights", "card", str(released), "--check")
     (released / "scores.json").write_text(json.dumps(SCORES).replace("0.8123", "0.9"))
     result = run(capsys, "weights", "card", str(released), "--check")
     assert result.status == 2

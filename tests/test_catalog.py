@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tsfm.commands import data as command
+from tsfm.commands.arguments import Columns
 from tsfm_data.errors import InputError
 from tsfm_data.io import catalog
 from tsfm_data.io.catalog import Borders, DatasetSpec
@@ -157,7 +158,7 @@ def test_data_inspect_says_what_was_understood(tmp_path: Path, capsys: pytest.Ca
         + "".join(f"a,2021-01-{d:02d},{d},red\n" for d in (1, 2, 3, 5, 6))
         + "".join(f"b,2021-01-{d:02d},{4 if d != 3 else ''},blue\n" for d in range(1, 7))
     )
-    command.inspect(str(path), item_column="shop", json=tmp_path / "out.json")
+    command.inspect(str(path), Columns(item_column="shop"), json=tmp_path / "out.json")
     shown = capsys.readouterr().out
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["summary"] | {} == {
@@ -174,12 +175,16 @@ def test_data_inspect_says_what_was_understood(tmp_path: Path, capsys: pytest.Ca
         "rows": 11,
         "missing": 1,
         "gaps": 1,
-        "warnings": ["columns not used: colour", "1 series with a column that never changes: b"],
+        "warnings": [
+            "columns not used: colour",
+            "1 series with a column that never changes: b",
+            "2 series shorter than two seasons: a, b",
+        ],
     }
     assert found["rows"] == [
         {
             "frequency": "D",
-            "season": 1,
+            "season": 7,
             "items": 2,
             "shortest": 6,
             "median": 6.0,

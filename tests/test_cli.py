@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import pytest
-from command import Result, done, run, waves
+from command import Result, done, run, script, waves
 
 import tsfm
 import tsfm.commands.cli
@@ -21,6 +21,11 @@ from tsfm.commands.arguments import parse
 from tsfm.commands.cli import COMMANDS, HEADINGS
 from tsfm_data.errors import InputError
 
+BENCHMARKS = sorted(
+    path.stem
+    for path in (Path(__file__).resolve().parent.parent / "benchmarks").glob("*.py")
+    if path.read_text().endswith(("    run(main)\n", "    run_script(main)\n"))
+)
 ADDED = {name: entry for name, entry in added_commands(COMMANDS).items() if name.startswith("image ")}
 
 
@@ -33,12 +38,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_when_help_is_asked_for_then_every_command_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ((), ("--help",), ("-h",)):
-        said = done(capsys, *words)
-        lines = [re.fullmatch(r"(\w* +)tsfm (\w+(?: \w+)?)  +(\S.*)", line) for line in said.splitlines()[1:]]
+        text = done(capsys, *words)
+        lines = [re.fullmatch(r"(\w* +)tsfm (\w+(?: \w+)?)  +(\S.*)", line) for line in text.splitlines()[1:]]
         assert sorted(line[2] for line in lines if line) == sorted([*COMMANDS, *ADDED])
         assert [line[1].strip() for line in lines if line and line[1].strip()] == [*HEADINGS, "other"]
-        assert max(map(len, said.splitlines())) <= 100
-        assert len(said.splitlines()) < 40
+        assert max(map(len, text.splitlines())) <= 100
+        assert len(text.splitlines()) < 40
     assert done(capsys, "--version") == f"tsfm {tsfm.__version__}\n"
 
 
@@ -46,12 +51,12 @@ def test_when_help_is_asked_for_then_every_command_is_in_it(capsys: pytest.Captu
 def test_when_help_of_a_group_is_asked_for_then_only_its_commands_are_in_it(
     capsys: pytest.CaptureFixture[str], group: str
 ) -> None:
-    said = done(capsys, group, "--help")
-    names = re.findall(rf"tsfm {group} (\w+)  ", said)
-    assert len(said.splitlines()) == 1 + len(names)
+    text = done(capsys, group, "--help")
+    names = re.findall(rf"tsfm {group} (\w+)  ", text)
+    assert len(text.splitlines()) == 1 + len(names)
     assert set(names) == {n.split()[1] for n in (*COMMANDS, *ADDED) if n.startswith(group)}
     alone = run(capsys, group)
-    assert (alone.status, alone.out) == (2, said)
+    assert (alone.status, alone.out) == (2, text)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +71,13 @@ def test_when_a_command_is_listed_then_its_function_is_there_and_its_help_explai
 ) -> None:
     module, function = COMMANDS[name][0].split(":")
     target = getattr(importlib.import_module(module), function)
-    said = " ".join(done(capsys, *name.split(), "--help").split())
+    text = " ".join(done(capsys, *name.split(), "--help").split())
     if module.endswith(".train"):  # Lightning's own help
-        assert "--config" in said
+        assert "--config" in text
         return
-    assert said.startswith(f"usage: tsfm {name} ")
+    assert text.startswith(f"usage: tsfm {name} ")
     for owner, key in options(target):
-        assert f"--{key.replace('_', '-')}" in said or f" {key} " in said
+        assert f"--{key.replace('_', '-')}" in text or f" {key} " in text
         assert f"{key}: " in (inspect.getdoc(owner) or ""), f"tsfm {name}: {key} is not explained"
 
 
@@ -96,12 +101,38 @@ def test_when_our_image_package_adds_a_command_then_its_options_are_told_from_it
         assert f"{key}: " in str(inspect.getdoc(function)), f"tsfm {name}: {key} is not explained"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("cifar10", "image_finetune", "vision") else name
+        for name in BENCHMARKS  # those of images import timm
+    ],
+)
+def test_when_help_of_a_benchmark_is_asked_for_then_it_explains_every_option(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    target = importlib.import_module(name).main
+    said = script(capsys, target, "--help").out
+    assert said.startswith(f"usage: python benchmarks/{name}.py ")
+    for key in inspect.signature(target).parameters:
+        assert f"--{key.replace('_', '-')}" in said or f"\n  {key} " in said
+        assert f"{key}: " in str(inspect.getdoc(target)), f"{name}.py: {key} is not explained"
+
+
+def test_when_the_benchmarks_are_listed_then_every_script_and_page_is_among_them() -> None:
+    folder = Path(__file__).resolve().parent.parent / "benchmarks"
+    listed = (folder / "README.md").read_text()
+    assert len(BENCHMARKS) > 10
+    for path in (*folder.glob("*.py"), *folder.glob("*.md")):
+        assert path.name == "README.md" or path.name in listed, f"benchmarks/README.md does not name {path.name}"
+
+
 def test_when_an_option_is_spelt_with_dashes_underscores_or_equals_then_it_is_the_same(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     spellings = (("--batch-size", "2"), ("--batch_size", "2"), ("--batch-size=2",), ("--batch_size=2",))
-    said = [done(capsys, "forecast", "table.csv", "--horizon", "2", *words) for words in spellings]
-    assert len(set(said)) == 1
+    text = [done(capsys, "forecast", "table.csv", "--horizon", "2", *words) for words in spellings]
+    assert len(set(text)) == 1
 
 
 @pytest.mark.parametrize("words", [["0.1", "0.5", "0.9"], ["0.1,0.5,0.9"], ["[0.1, 0.5, 0.9]"], ["0.9", "0.5,0.1"]])
@@ -110,7 +141,7 @@ def test_when_levels_are_given_in_any_form_then_the_table_has_one_column_each(
 ) -> None:
     done(capsys, "forecast", "table.csv", "--horizon", "3", "--levels", *words, "--output", "out.csv")
     frame = pd.read_csv("out.csv")
-    assert list(frame.columns) == ["item_id", "timestamp", "mean", "0.1", "0.5", "0.9"]
+    assert list(frame.columns) == ["item_id", "date", "mean", "0.1", "0.5", "0.9"]
     assert len(frame) == 3 * 3
 
 
@@ -173,15 +204,15 @@ def test_when_a_forecast_is_written_then_every_format_holds_the_same(capsys: pyt
     words = ("forecast", "table.csv", "--horizon", "4", "--output")
     for suffix in ("csv", "parquet", "json"):
         assert f"out.{suffix}: 3 series, 4 steps each" in done(capsys, *words, f"out.{suffix}")
-    csv = pd.read_csv("out.csv", parse_dates=["timestamp"])
+    csv = pd.read_csv("out.csv", parse_dates=["date"])
     parquet = pd.read_parquet("out.parquet")
     written = json.loads(Path("out.json").read_text())
     assert written["summary"] == {"series": 3, "rows": 12}
-    rows = pd.DataFrame(written["rows"]).assign(timestamp=lambda f: pd.to_datetime(f["timestamp"]))
+    rows = pd.DataFrame(written["rows"]).assign(date=lambda f: pd.to_datetime(f["date"]))
     for other in (parquet, rows):
         pd.testing.assert_frame_equal(csv, other, check_dtype=False, rtol=1e-6)
     printed = done(capsys, *words[:-1])
-    assert printed.splitlines()[0] == "item_id,timestamp,mean,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+    assert printed.splitlines()[0] == "item_id,date,mean,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
     assert len(printed.splitlines()) == 13
 
 

@@ -1,4 +1,4 @@
-"""The bench of a first forecast measures whole forecasts, and says what went wrong."""
+"""The benchmark of a first forecast measures complete forecasts, and reports mistakes."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every config that ships is a test by being there: it parses, builds its model, and says how to run it."""
+"""Every config of a forecaster parses, builds its model, and states the command that runs it."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from tsfm_data.corpus.datamodule import PretrainingDataModule
 from tsfm_data.io import catalog
 from tsfm_data.windows.datamodule import ForecastDataModule
 
-# Lists of sources and grids of runs are no configs of one run: test_store and test_scaling_sweep hold them.
+# Lists of sources and grids of runs are tested in test_store.py and test_scaling_sweep.py.
 OTHERS = ("corpus", "scaling")
 CONFIGS = [path for path in map(config_path, config_names()) if path.parent.name not in OTHERS]
 # Image models and their data modules: test_vision_configs.py.
@@ -49,7 +49,7 @@ PUBLISHED = {
 
 
 def commands(path: Path) -> list[str]:
-    """The ``tsfm`` commands in the comment that a config opens with."""
+    """The ``tsfm`` commands in the comment at the top of a config."""
     header = []
     for line in path.read_text().splitlines():
         if not line.startswith("#"):
@@ -77,12 +77,12 @@ def parse(paths: list[Path], words: Sequence[str] = ()) -> tuple[jsonargparse.Ar
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_when_a_config_is_read_then_its_header_holds_a_command_that_names_it(path: Path) -> None:
-    found = commands(path)
-    assert found, f"{path} does not open with its command"
-    for command in found:
+    head_commands = commands(path)
+    assert head_commands, f"{path} does not open with its command"
+    for command in head_commands:
         assert command.startswith("tsfm fit --config ")
         assert " --config configs/" not in command
-    assert any(path in files(command) for command in found)
+    assert any(path in files(command) for command in head_commands)
 
 
 @pytest.mark.parametrize("path", FORECAST_CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")

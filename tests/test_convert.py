@@ -45,8 +45,8 @@ def hub_folder(folder: Path, config: dict[str, Any], weights: dict[str, torch.Te
 
 
 def packed_of(tensors: dict[str, torch.Tensor]) -> Packed:
-    found = {ours: tensors[f"in/{theirs}"] for ours, theirs in FIELDS.items()}
-    return Packed(**{name: x.long() if x.dtype == torch.int32 else x for name, x in found.items()})
+    result = {ours: tensors[f"in/{theirs}"] for ours, theirs in FIELDS.items()}
+    return Packed(**{name: x.long() if x.dtype == torch.int32 else x for name, x in result.items()})
 
 
 def moirai_config(d_model: int, num_layers: int, patch_sizes: list[int]) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def test_when_a_moirai_is_converted_then_its_mixture_is_the_originals(golden_fol
     info, tensors, weights = case(golden_folder / "timeseries/moirai", "moirai_d64_l2_patch8_16_32")
     config = moirai_config(64, 2, info["config"]["patch_sizes"])
     weights = {key: value.float() for key, value in weights.items()}
-    found = convert(hub_folder(tmp_path / "in", config, weights), tmp_path / "out")
-    assert (found.family, found.parameters) == ("moirai", info["n_params"])
+    result = convert(hub_folder(tmp_path / "in", config, weights), tmp_path / "out")
+    assert (result.family, result.parameters) == ("moirai", info["n_params"])
     model = load(tmp_path / "out")
     assert isinstance(model, Moirai)
     found_ids = {ours: tensors[f"in/{theirs}"] for ours, theirs in FIELDS.items()}
@@ -93,8 +93,8 @@ def test_when_a_chronos_bolt_is_converted_then_its_forecast_is_the_originals(
     golden_folder: Path, tmp_path: Path
 ) -> None:
     info, tensors, weights = case(golden_folder / "timeseries/chronos_bolt", "bolt_dummy")
-    found = convert(hub_folder(tmp_path / "in", info["hf_config"], weights), tmp_path / "out")
-    assert found.family == "chronos-bolt"
+    result = convert(hub_folder(tmp_path / "in", info["hf_config"], weights), tmp_path / "out")
+    assert result.family == "chronos-bolt"
     model = load(tmp_path / "out")
     assert isinstance(model, ChronosBolt)
     past, observed = split(tensors["in/context"])
@@ -104,8 +104,8 @@ def test_when_a_chronos_bolt_is_converted_then_its_forecast_is_the_originals(
 @torch.inference_mode()
 def test_when_a_chronos_2_is_converted_then_its_forecast_is_the_originals(golden_folder: Path, tmp_path: Path) -> None:
     info, tensors, weights = case(golden_folder / "timeseries/chronos_2", "chronos2_d64_l2_univariate")
-    found = convert(hub_folder(tmp_path / "in", info["hf_config"], weights), tmp_path / "out")
-    assert (found.family, found.parameters) == ("chronos2", info["n_params"])
+    result = convert(hub_folder(tmp_path / "in", info["hf_config"], weights), tmp_path / "out")
+    assert (result.family, result.parameters) == ("chronos2", info["n_params"])
     model = load(tmp_path / "out")
     assert isinstance(model, Chronos2)
     assert (model.context, model.horizon) == (256, 64)
@@ -141,9 +141,9 @@ def test_when_a_lightning_checkpoint_is_converted_then_the_objects_in_it_stay_un
             "callbacks": {},
         }
         torch.save(whole, tmp_path / f"{name}_16B.ckpt")
-        found = convert(tmp_path / f"{name}_16B.ckpt", tmp_path / "out", options=Options(context=64, horizon=32))
+        result = convert(tmp_path / f"{name}_16B.ckpt", tmp_path / "out", options=Options(context=64, horizon=32))
     assert StudentTOutput.made == 0
-    assert found.family == info["config"]["arch"]
+    assert result.family == info["config"]["arch"]
     model = load(tmp_path / "out")
     packed = packed_of(tensors)
     real = packed.sample_id > 0
@@ -164,8 +164,8 @@ def test_when_an_itransformer_pth_is_converted_then_its_forecast_is_the_original
     convert(tmp_path / "checkpoint.pth", tmp_path / "out", options=options)
     past, marks = tensors["in/x_enc"], tensors.get("in/x_mark_enc")
     batch = Batch(past, torch.ones_like(past, dtype=torch.bool), config["pred_len"], past_marks=marks)
-    found = load(tmp_path / "out")(batch).squeeze(-1)
-    close_by_series(found.transpose(1, 2).flatten(0, 1), tensors["out/forecast"].transpose(1, 2).flatten(0, 1))
+    result = load(tmp_path / "out")(batch).squeeze(-1)
+    close_by_series(result.transpose(1, 2).flatten(0, 1), tensors["out/forecast"].transpose(1, 2).flatten(0, 1))
 
 
 @torch.inference_mode()
@@ -183,8 +183,8 @@ def test_when_an_original_poolformer_is_converted_then_its_logits_are_the_origin
     sizes = {"depths": kwargs["layers"], "dims": kwargs["embed_dims"], "mlp_ratios": kwargs["mlp_ratios"]}
     config = {"architecture": "tsfm_poolformer_s12", "model_args": sizes}
     (tmp_path / "in/config.json").write_text(json.dumps(config))
-    found = convert(tmp_path / "in", tmp_path / "out")
-    assert (found.family, found.facts) == ("PoolFormer", "variant tsfm_poolformer_s12, 10 classes")
+    result = convert(tmp_path / "in", tmp_path / "out")
+    assert (result.family, result.facts) == ("PoolFormer", "variant tsfm_poolformer_s12, 10 classes")
     model, classes = load_image(tmp_path / "out")
     assert len(classes) == 10
     close_image(model(tensors["io/input"]), tensors["io/logits"], "logits")

@@ -11,7 +11,7 @@ import torch
 from golden_images import biformer_sizes, cases, close, illama_sizes, metaformer_sizes, sizes_of, tnt_sizes
 from safetensors.torch import load_file, save_file
 
-from tsfm.weights.conversion import Found, convert
+from tsfm.weights.conversion import Conversion, convert
 
 timm: Any = pytest.importorskip("timm")
 
@@ -56,7 +56,7 @@ def golden(family: str) -> list[Any]:
     return params
 
 
-def converted(file: Path, state: State, form: str, folder: Path) -> Found:
+def converted(file: Path, state: State, form: str, folder: Path) -> Conversion:
     """Convert the weights with a config next to them, into ``folder / "out"``."""
     architecture, _, sizes = FAMILIES[file.parent.name]
     arguments = {key: value for key, value in sizes(sizes_of(file)).items() if key != "num_classes"}

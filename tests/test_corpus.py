@@ -9,7 +9,7 @@ from corpora import Noise, coded, make_source, make_store
 
 from tsfm_data.corpus.augmentation import AugmentConfig
 from tsfm_data.corpus.loader import CorpusLoader
-from tsfm_data.corpus.sampler import Drawer, Drawn
+from tsfm_data.corpus.sampler import WindowPositions, WindowSampler
 from tsfm_data.corpus.store import Store
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch
@@ -47,16 +47,16 @@ def test_when_windows_are_read_then_every_value_stands_where_it_belongs() -> Non
             assert seen.sum() == len(np.trim_zeros(seen.astype(int)))
             series, step = divmod(int(found[0]), 10_000)
             length = LENGTHS[series // 10]
-            assert step == 0 or seen[0]  # filled up only where the series begins
+            assert step == 0 or seen[0]  # filled stride only where the series begins
             assert found[-1] % 10_000 < length - min(int(0.1 * length), 2 * 8)  # nothing of the held-out tail
 
 
 def test_when_a_series_is_long_enough_then_the_whole_horizon_is_known_and_cuts_are_uniform() -> None:
     source = make_source("a", coded(1, 500))
-    drawer = Drawer([source], horizon=8)
-    drawn = drawer.place(drawer.series(20_000, np.random.default_rng(0)), np.random.default_rng(1))
-    assert (drawn.cut.min(), drawn.cut.max()) == (3, 500 - 16 - 8)
-    assert abs(drawn.cut.mean() - (3 + 476) / 2) < 4 * 136 / np.sqrt(20_000)
+    sampler = WindowSampler([source], horizon=8)
+    positions = sampler.cut_at_random(sampler.sample_series(20_000, np.random.default_rng(0)), np.random.default_rng(1))
+    assert (positions.cut.min(), positions.cut.max()) == (3, 500 - 16 - 8)
+    assert abs(positions.cut.mean() - (3 + 476) / 2) < 4 * 136 / np.sqrt(20_000)
 
 
 def test_when_sources_have_weights_then_every_batch_holds_their_share() -> None:
@@ -71,8 +71,8 @@ def test_when_sources_have_weights_then_every_batch_holds_their_share() -> None:
 
 def test_when_series_differ_in_length_then_half_are_drawn_by_length_and_half_evenly() -> None:
     source = make_source("a", [*coded(9, 100), np.arange(9_100.0)])
-    drawn = Drawer([source], horizon=8).series(40_000, np.random.default_rng(0))
-    assert np.mean(drawn.offset == 900) == pytest.approx(0.5 * 0.91 + 0.5 * 0.1, abs=0.01)
+    positions = WindowSampler([source], horizon=8).sample_series(40_000, np.random.default_rng(0))
+    assert np.mean(positions.offset == 900) == pytest.approx(0.5 * 0.91 + 0.5 * 0.1, abs=0.01)
 
 
 def test_when_histories_are_cropped_then_short_ones_are_as_frequent_as_long_ones() -> None:
@@ -120,12 +120,12 @@ def test_when_there_are_two_processes_then_they_share_the_stream_of_one() -> Non
 
 
 def test_when_windows_are_coarser_or_finer_then_values_lie_on_the_line_through_the_series() -> None:
-    drawer = Drawer([make_source("a", coded(2, 300))], horizon=8)
+    sampler = WindowSampler([make_source("a", coded(2, 300))], horizon=8)
     count = np.array([100, 100, 100, 2]), np.array([3, 1, 1, 1]), np.array([1, 2, 1, 4])
-    cut, up, down = (x.astype(np.int64) for x in count)
+    cut, stride, refinement = (x.astype(np.int64) for x in count)
     zero = np.zeros(4, dtype=np.int64)
-    drawn = Drawn(zero, zero + 300, zero + 270, cut, zero + 1, up, down)
-    values = drawer.read(drawn, 8, 4)
+    positions = WindowPositions(zero, zero + 300, zero + 270, cut, zero + 1, stride, refinement)
+    values = sampler.read(positions, 8, 4)
     np.testing.assert_allclose(values[0], 10_000 + 100 + 3 * np.arange(-8, 4))
     np.testing.assert_allclose(values[1], 10_000 + 100 + 0.5 * np.arange(-8, 4))
     np.testing.assert_allclose(values[2], 10_000 + 100 + np.arange(-8, 4))

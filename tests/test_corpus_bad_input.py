@@ -60,8 +60,11 @@ BAD: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     "no frequency": ([{"path": "point.csv"}], ("source 'point'", "expected at least two rows", "give freq")),
     "no rows": ([{"path": "header.csv"}], ("header.csv", "found a header alone")),
     "out of range": ([{"path": "late.csv"}], ("source 'late'", "row 41")),
-    "float32": ([{"path": "huge.csv"}], ("huge.csv", "series 'w'", "float32 holds", "rescale")),
-    "underflow": ([{"path": "tiny.csv"}], ("tiny.csv", "series 'v'", "float32 tells apart", "rescale")),
+    "float32": ([{"path": "huge.csv"}], ("huge.csv", "series 'w'", "expected values of at most 3.40e+38", "rescale")),
+    "underflow": (
+        [{"path": "tiny.csv"}],
+        ("tiny.csv", "series 'v'", "expected a range of at least 1.18e-38", "rescale"),
+    ),
     "text": ([{"path": "text.csv"}], ("text.csv, column 'v', row 2", "expected a number")),
     "vanished": ([{"path": "god.csv"}], ("source 1", "god.csv", "found no file")),
     "nothing fits": ([{"path": "x*.csv"}], ("source 1", "x*.csv", "found no file")),
@@ -72,13 +75,13 @@ BAD: dict[str, tuple[list[Any], tuple[str, ...]]] = {
         [{"path": "good.csv", "generator": "gp"}],
         ("expected one of catalog, path", "found path, generator"),
     ),
-    "twice": ([{"path": "good.csv"}, {"path": "other.csv", "name": "Good"}], ("different names", "'Good' twice")),
+    "twice": ([{"path": "good.csv"}, {"path": "other.csv", "name": "Good"}], ("distinct source names", "'Good' twice")),
     "no sources": ([], ("expected sources as a list", "found []")),
     "not a mapping": (["good.csv"], ("expected sources as a list",)),
-    "evaluation set": ([{"catalog": "ETTh1"}], ("'ETTh1' is for evaluation", "never for pretraining")),
+    "evaluation set": ([{"catalog": "ETTh1"}], ("'ETTh1' is for evaluation", "not for pretraining")),
     "evaluation role": ([{"catalog": {"role": "bench"}}], ("expected role train, found 'bench'",)),
     "near data set": ([{"catalog": "electricty_weekly"}], ("did you mean electricity_weekly",)),
-    "no data set": ([{"catalog": "zz*"}], ("found none that fits 'zz*'",)),
+    "no data set": ([{"catalog": "zz*"}], ("found none that matches 'zz*'",)),
     "near condition": ([{"catalog": {"licence_clas": "open"}}], ("did you mean licence_class?",)),
     "near class": ([{"catalog": {"licence_class": "opne"}}], ("unknown licence_class 'opne'", "did you mean open")),
     "near generator": ([{"generator": "pg"}], ("unknown generator 'pg'",)),
@@ -91,9 +94,9 @@ BAD: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     ),
     "name": ([{"path": "good.csv", "name": "../x"}], ("expected a name of letters", "found '../x'")),
     "gluonts frequency": ([{"gluonts": "gluon"}], ("metadata.json with the frequency", "give freq")),
-    "gluonts content": ([{"gluonts": "gluon/data.json", "freq": "D"}], ("a folder that GluonTS wrote", "found none")),
+    "gluonts content": ([{"gluonts": "gluon/data.json", "freq": "D"}], ("a folder written by GluonTS", "found none")),
     "gluonts entries": ([{"gluonts": "torn", "freq": "D"}], ("source 'torn'", "expected a data set of GluonTS")),
-    "gluonts folder": ([{"gluonts": "glue"}], ("a folder that GluonTS wrote", "found none")),
+    "gluonts folder": ([{"gluonts": "glue"}], ("a folder written by GluonTS", "found none")),
 }
 
 
@@ -172,7 +175,7 @@ def test_when_a_shard_is_corrupt_then_it_is_named(array: str, folder: Path, caps
         assert f"out/sources/good/{array}.npy: expected" in result.err
         assert part in result.err
         assert "run tsfm data build again" in result.err
-    assert "1 made, 0 kept" in done(capsys, "data", "build", "c.yaml", "--output", "out")
+    assert "1 built, 0 reused" in done(capsys, "data", "build", "c.yaml", "--output", "out")
     assert file.read_bytes() == data
 
 

@@ -92,7 +92,8 @@ def test_when_the_known_future_is_shorter_than_the_horizon_then_the_rows_needed_
     with pytest.raises(
         InputError,
         match=r"series 'a': expected 3 rows of the known covariates \(price, holiday\) "
-        "after its last value, found 2: add 1 rows with an empty target, or give a horizon of at most 2",
+        "after its last value, found 2: add 1 row, 2024-02-02 00:00:00, with an empty target, "
+        "or give a horizon of at most 2",
     ):
         Windows(found, T, H, [0, 1], [30, 35], covariates=True)
     Windows(found, T, H, [0, 1], [30, 35])  # a predictor that does not look at them needs none
@@ -304,11 +305,13 @@ def test_when_a_model_takes_no_covariates_then_the_command_says_so(
     )
     said = run(capsys, *words)
     assert said.status == 0
-    assert said.err.strip() == "warning: model seasonal-naive takes no covariates: visitors, price ignored"
+    warning, note = said.err.splitlines()
+    assert note == "note: columns not used: holiday"
+    assert warning == "warning: model seasonal-naive takes no covariates: visitors, price ignored"
     assert said.out.splitlines()[1].startswith("a,2024-01-31")  # after the last target, not after the last row
     save(small(), tmp_path / "model")
     said = run(capsys, *words, "--model", str(tmp_path / "model"))
-    assert (said.status, said.err) == (0, "")
+    assert (said.status, said.err) == (0, "note: columns not used: holiday\n")
     said = run(capsys, *words[:3], "4", *words[4:], "--model", str(tmp_path / "model"))
     assert said.status == 2
     assert "expected 4 rows of the known covariates (price) after its last value, found 3" in said.err
@@ -323,13 +326,13 @@ def test_when_a_model_is_scored_with_covariates_then_it_is_scored_without_them_t
     save(small(), tmp_path / "tiny")
     words = ("evaluate", "--data", str(file), "--horizon", "3", "--known-covariates", "price", "--model")
     said = run(capsys, *words, str(tmp_path / "tiny"), "--json", str(tmp_path / "scores.json"))
-    assert (said.status, said.err) == (0, "")
+    assert (said.status, said.err) == (0, "note: columns not used: visitors, holiday\n")
     rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
     scores = {row["model"]: row["value"] for row in rows if row["metric"] == "MASE"}
     assert scores.keys() == {"tiny", "tiny without covariates", "naive", "seasonal-naive"}
     assert scores["tiny"] != scores["tiny without covariates"]
     said = run(capsys, *words, "naive")
-    assert said.err.strip() == "warning: model naive takes no covariates: price ignored"
+    assert said.err.splitlines()[0] == "warning: model naive takes no covariates: price ignored"
 
 
 def test_when_the_data_module_names_covariates_then_its_windows_hold_them_standardised(tmp_path: Path) -> None:

@@ -61,10 +61,10 @@ def test_page_shows_the_numbers_of_the_json_beside_it(folder: Path) -> None:
 @pytest.mark.slow
 def test_baselines_have_the_errors_known_of_these_series(folder: Path) -> None:
     rows = json.loads((folder / "report.json").read_text())["rows"]
-    found = {(r["dataset"], r["model"]): r["value"] for r in rows if r["metric"] == "MASE"}
-    assert found["us_employment", "seasonal-naive"] == pytest.approx(0.9151, abs=1e-4)
-    assert found["us_employment", "naive"] == pytest.approx(0.2946, abs=1e-4)
-    assert found["seattle_weather", "seasonal-naive"] == pytest.approx(1.6131, abs=1e-4)
+    mase = {(r["dataset"], r["model"]): r["value"] for r in rows if r["metric"] == "MASE"}
+    assert mase["us_employment", "seasonal-naive"] == pytest.approx(0.9151, abs=1e-4)
+    assert mase["us_employment", "naive"] == pytest.approx(0.2946, abs=1e-4)
+    assert mase["seattle_weather", "seasonal-naive"] == pytest.approx(1.6131, abs=1e-4)
     assert {r["windows"] for r in rows if r["dataset"] == "us_employment"} == {24 - 6 + 1}
     assert {r["windows"] for r in rows if r["dataset"] == "seattle_weather"} == {292 - 14 + 1}
 
@@ -120,10 +120,10 @@ def test_commands_of_the_page_run_as_they_are(folder: Path) -> None:
         words = shlex.split(re.sub(r"\$(\w+)", lambda match: values[match[1]], line))
         assert Path(words[0]).name == "tsfm"
         command([*words[1:], "--trainer.max_epochs", "1"] if words[1] == "fit" else words[1:])
-    scores = json.loads((folder / "mine" / "scores.json").read_text())
+    scores = json.loads((folder / "own_table" / "scores.json").read_text())
     assert {row["model"] for row in scores["rows"]} >= {"naive", "seasonal-naive"}
-    assert len((folder / "mine" / "forecast.csv").read_text().splitlines()) == 1 + 2 * 14
-    assert (folder / "mine" / "forecast.png").stat().st_size > 10_000
+    assert len((folder / "own_table" / "forecast.csv").read_text().splitlines()) == 1 + 2 * 14
+    assert (folder / "own_table" / "forecast.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -158,9 +158,9 @@ def test_when_image_packages_are_missing_then_the_demo_says_so_and_goes_on(
 
     monkeypatch.setattr(EntryPoint, "load", missing)
     assert demo_images.run(tmp_path, 0, 1) is None
-    said = capsys.readouterr().out
-    assert "Handwritten digits: skipped (expected the packages of image models, found no timm: pip install " in said
-    assert "'tsfm-suite[vision]')" in said
+    output = capsys.readouterr().out
+    assert "Handwritten digits: skipped (expected the packages of image models, found no timm: pip install " in output
+    assert "'tsfm-suite[vision]')" in output
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from tsfm.commands.doctor import doctor
 
 
 def finding(subject: str) -> checks.Finding:
-    (found,) = (x for x in checks.examine() if x.subject == subject)
-    return found
+    (result,) = (x for x in checks.examine() if x.subject == subject)
+    return result
 
 
 @pytest.fixture(autouse=True)
@@ -24,29 +24,29 @@ def no_xformers_import(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def absent(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    found = importlib.metadata.version
+    installed_version = importlib.metadata.version
 
     def version(name: str) -> str:
         if name in names:
             raise importlib.metadata.PackageNotFoundError(name)
-        return found(name)
+        return installed_version(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
 
 
 def test_when_all_is_well_then_the_status_is_zero(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor() == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("torch", "device", "packed causal", "bfloat16 dropout", "nothing is wrong here"):
-        assert word in said
+        assert word in output
 
 
 def test_when_json_is_asked_for_then_only_json_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor(json=True) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["summary"]["wrong"] == 0
-    assert {"subject", "state", "found", "todo"} == set(said["rows"][0])
-    assert len(said["kernels"]) == 7
+    output = json.loads(capsys.readouterr().out)
+    assert output["summary"]["wrong"] == 0
+    assert {"subject", "state", "found", "todo"} == set(output["rows"][0])
+    assert len(output["kernels"]) == 7
 
 
 def test_when_kernels_are_listed_then_they_are_those_that_attention_chooses() -> None:
@@ -64,25 +64,25 @@ def test_when_data_is_looked_for_nowhere_then_it_is_wrong_and_the_status_is_two(
 ) -> None:
     monkeypatch.setenv("TSFM_DATA", str(tmp_path / "nowhere"))
     assert doctor() == 2
-    said = capsys.readouterr().out
-    assert f"wrong: TSFM_DATA: {tmp_path / 'nowhere'} is not a folder" in said
-    assert "unset it" in said
-    assert "nothing is wrong" not in said
+    output = capsys.readouterr().out
+    assert f"wrong: TSFM_DATA: {tmp_path / 'nowhere'} is not a folder" in output
+    assert "unset it" in output
+    assert "nothing is wrong" not in output
 
 
 def test_when_the_cache_cannot_be_written_then_it_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TSFM_CACHE", str(tmp_path / "file" / "cache"))
-    found = finding("cache")
-    assert found.state == "wrong"
-    assert "TSFM_CACHE" in found.todo
+    result = finding("cache")
+    assert result.state == "wrong"
+    assert "TSFM_CACHE" in result.todo
 
 
 def test_when_an_extra_is_absent_then_how_to_install_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     absent(monkeypatch, "timm")
-    found = finding("timm")
-    assert found.state == "ok"
-    assert "pip install 'tsfm-suite[vision]'" in found.found
+    result = finding("timm")
+    assert result.state == "ok"
+    assert "pip install 'tsfm-suite[vision]'" in result.found
 
 
 def test_when_a_dependency_is_missing_or_too_old_then_it_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,10 +109,10 @@ def test_when_the_library_of_xformers_does_not_load_then_what_to_install_is_said
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_device)
     monkeypatch.setattr(checks, "xformers_problem", lambda: "libcudart.so.12: cannot open")
-    found = checks._xformers()
-    assert found.state == state
-    assert "libcudart.so.12: cannot open" in found.found
-    assert todo in found.todo
+    result = checks._xformers()
+    assert result.state == state
+    assert "libcudart.so.12: cannot open" in result.found
+    assert todo in result.todo
 
 
 def test_when_xformers_is_absent_then_only_a_cuda_device_misses_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +126,6 @@ def test_when_xformers_is_absent_then_only_a_cuda_device_misses_it(monkeypatch: 
 
 def test_when_there_are_more_threads_than_cores_then_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 10_000)
-    found = finding("threads")
-    assert found.state == "note"
-    assert "OMP_NUM_THREADS" in found.todo
+    result = finding("threads")
+    assert result.state == "note"
+    assert "OMP_NUM_THREADS" in result.todo

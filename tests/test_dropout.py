@@ -124,9 +124,9 @@ def test_when_attention_weights_are_dropped_then_values_and_gradients_are_those_
         expected = explicit(*exact, mask, 0.3)
         torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=tolerance)
         weight = torch.randn(out.shape, dtype=torch.float64)
-        found = torch.autograd.grad((out * weight.to(dtype)).sum(), inputs)
+        gradients = torch.autograd.grad((out * weight.to(dtype)).sum(), inputs)
         wanted = torch.autograd.grad((expected * weight).sum(), exact)
-        for a, b in zip(found, wanted, strict=True):
+        for a, b in zip(gradients, wanted, strict=True):
             torch.testing.assert_close(a.double(), b, atol=4 * tolerance, rtol=4 * tolerance)
 
 

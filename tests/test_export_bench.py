@@ -1,4 +1,4 @@
-"""The bench of exports times both sides, and says what smaller weights cost."""
+"""The benchmark of exports times both sides, and scores smaller weights."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Learning rates of fine-tuning: rows, what is kept of an interrupted table, and the page."""
+"""Learning rates of fine-tuning: rows, continuation of an interrupted table, and the page."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tsfm_data.io.series import SeriesSet
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> ZeroShotEncoder:
-    """A tiny model, and two sets in place of those of the catalogue: saw teeth, and one that is too short."""
+    """A tiny model, and two sets instead of those of the catalogue: a sawtooth, and one that is too short."""
     rng = np.random.default_rng(0)
     teeth = [(np.arange(4000) + 3 * k) % 24 + rng.normal(0, 0.5, 4000) for k in range(2)]
     sets = [("teeth", SeriesSet.from_arrays("teeth", teeth, "h"))]
@@ -51,9 +51,9 @@ def test_when_rates_are_tried_then_a_rate_that_learns_is_better_and_nothing_is_t
 
 
 def test_when_a_method_is_unknown_then_near_names_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    found = script(capsys, finetune_rates.main, "--methods", "loro")
-    assert found.status == 2
-    assert "lora" in found.err
+    result = script(capsys, finetune_rates.main, "--methods", "loro")
+    assert result.status == 2
+    assert "lora" in result.err
 
 
 def test_when_weights_are_stored_in_half_precision_then_the_file_halves_and_the_model_is_loaded_as_before(

@@ -60,7 +60,7 @@ def test_when_an_image_model_ships_then_it_is_scored_carded_listed_and_verified_
     text = (released / "README.md").read_text()
     for part in (
         "# tsfm-toy",
-        "classes (cat, dog) of colour images apart, which are brought to 16 x 16 pixels",
+        "classifies colour images into 2 classes: cat, dog.\n\nImages are resized to 16 x 16 pixels",
         "1,234 training images of toys",
         'Recipe: seed 7, epochs 3, precision "32-true", gradient_clip_val 1.0, batch_size 16',
         "- optim: lr 0.002, betas [0.9, 0.999]",
@@ -70,7 +70,7 @@ def test_when_an_image_model_ships_then_it_is_scored_carded_listed_and_verified_
         "## Licence",
     ):
         assert part in text
-    assert "as recorded" in done(capsys, "weights", "card", str(released), "--check")
+    assert "up to date" in done(capsys, "weights", "card", str(released), "--check")
     (row,) = json.loads(done(capsys, "weights", "list", "--task", "image", "--json", "-"))["rows"][:1]
     assert (row["name"], row["family"], row["source"]) == ("tsfm-toy", "tsfm_poolformer_s12", "shipped")
     assert row["scores"] == [{"suite": "pictures", "metric": "top-1", "value": 0.5}]

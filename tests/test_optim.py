@@ -16,12 +16,12 @@ def rates(steps: int, per_epoch: int = 10, **options: object) -> list[float]:
 
 
 def test_when_the_schedule_is_wsd_then_the_rate_rises_stays_and_falls_as_one_minus_a_square_root() -> None:
-    found = rates(100, schedule="wsd", warmup_steps=10, decay=0.25)
-    assert found[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
-    assert found[10:76] == [1.0] * 66  # the decay begins from the peak, at step 75
-    assert found[75:] == pytest.approx([1 - math.sqrt(k / 25) for k in range(26)])
-    assert found[100] == 0.0
-    assert found[99] == pytest.approx(0.0202, abs=1e-4)
+    factors = rates(100, schedule="wsd", warmup_steps=10, decay=0.25)
+    assert factors[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    assert factors[10:76] == [1.0] * 66  # the decay begins from the peak, at step 75
+    assert factors[75:] == pytest.approx([1 - math.sqrt(k / 25) for k in range(26)])
+    assert factors[100] == 0.0
+    assert factors[99] == pytest.approx(0.0202, abs=1e-4)
 
 
 def test_when_wsd_has_no_decay_then_only_the_very_last_step_would_be_zero() -> None:
@@ -30,9 +30,9 @@ def test_when_wsd_has_no_decay_then_only_the_very_last_step_would_be_zero() -> N
 
 @pytest.mark.parametrize("schedule", ["constant", "halving", "cosine", "wsd"])
 def test_when_there_is_a_warm_up_then_every_schedule_rises_by_it(schedule: Schedule) -> None:
-    found = rates(40, schedule=schedule, warmup_steps=4)
-    assert found[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert found[4] == 1.0
+    factors = rates(40, schedule=schedule, warmup_steps=4)
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4] == 1.0
 
 
 def test_when_the_schedule_is_halving_then_two_epochs_keep_the_rate() -> None:
@@ -40,9 +40,9 @@ def test_when_the_schedule_is_halving_then_two_epochs_keep_the_rate() -> None:
 
 
 def test_when_the_schedule_is_cosine_then_the_middle_is_half() -> None:
-    found = rates(110, schedule="cosine", warmup_steps=10)
-    assert found[60] == pytest.approx(0.5)
-    assert found[110] == pytest.approx(0.0)
+    factors = rates(110, schedule="cosine", warmup_steps=10)
+    assert factors[60] == pytest.approx(0.5)
+    assert factors[110] == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import yaml
 from command import done, run
 
 from tsfm_data.corpus.building import build
-from tsfm_data.corpus.overlap import BLOCK, MOST, block_hashes, check_overlap, fingerprints, sample
+from tsfm_data.corpus.overlap import BLOCK, MAX_FINGERPRINTS, block_hashes, check_overlap, fingerprints, subsample
 from tsfm_data.errors import InputError
 from tsfm_data.io import catalog
 
@@ -98,10 +98,12 @@ def test_when_a_block_says_nothing_then_it_has_no_fingerprint() -> None:
 
 
 def test_when_a_source_has_very_many_blocks_then_the_smallest_stand_for_it() -> None:
-    hashes = np.random.default_rng(0).integers(0, 2**63, MOST + 5000, dtype=np.uint64)
-    np.testing.assert_array_equal(sample(np.concatenate([hashes, hashes[:1000]])), np.unique(hashes)[:MOST])
-    np.testing.assert_array_equal(sample(hashes[:5]), np.sort(hashes[:5]))
-    assert len(sample(hashes[:0])) == 0
+    hashes = np.random.default_rng(0).integers(0, 2**63, MAX_FINGERPRINTS + 5000, dtype=np.uint64)
+    np.testing.assert_array_equal(
+        subsample(np.concatenate([hashes, hashes[:1000]])), np.unique(hashes)[:MAX_FINGERPRINTS]
+    )
+    np.testing.assert_array_equal(subsample(hashes[:5]), np.sort(hashes[:5]))
+    assert len(subsample(hashes[:0])) == 0
 
 
 def test_when_only_the_manifest_of_a_card_is_at_hand_then_it_is_enough(tmp_path: Path, corpus: Path) -> None:
@@ -129,7 +131,7 @@ def test_when_raw_series_are_shared_under_another_name_then_the_catalogue_tells(
     assert (ecl.related, ecl.same) == (("electricity_weekly",), ())
     assert same.same == ("electricity_weekly",)
     assert len(same.seen) == 321
-    assert "1 of 1 sets touched" in done(capsys, "data", "overlap", str(tmp_path / "out"), "--data", "ECL")
+    assert "1 of 1 sets overlap" in done(capsys, "data", "overlap", str(tmp_path / "out"), "--data", "ECL")
     assert "unknown suite" in run(capsys, "data", "overlap", str(tmp_path / "out"), "--suite", "gitf").err
 
 

@@ -1,4 +1,4 @@
-"""What the tables beside other fits compare is the same objective, and coverage is counted on every design."""
+"""Scaling-law benchmarks: all fits are compared by the same objective, and coverage is measured on every design."""
 
 import importlib.util
 
@@ -12,7 +12,7 @@ from tsfm.scaling.selftest import STUDY, planted_runs
 from tsfm_data.errors import InputError
 
 
-def test_when_sides_are_compared_then_objective_and_gradient_are_those_of_our_fit() -> None:
+def test_when_fits_are_compared_then_objective_and_gradient_are_those_of_our_fit() -> None:
     runs = planted_runs("grid", 36, 0.01, seed=1)
     fit = fit_joint(runs, 1, 0)
     E, A, B, alpha, beta = fit.law
@@ -25,7 +25,7 @@ def test_when_sides_are_compared_then_objective_and_gradient_are_those_of_our_fi
 
 
 @pytest.mark.parametrize("design", sorted({design for design, *_ in STUDY}))
-def test_when_a_design_is_studied_then_its_runs_are_clusters_of_their_own_or_of_a_training(design: str) -> None:
+def test_when_a_design_is_simulated_then_only_branches_of_one_training_share_a_cluster(design: str) -> None:
     runs = planted_runs(design, 60, 0.01, seed=0)
     assert runs.runs == len(runs) // (5 if design == "branches" else 1)
     row = cover((design, 60, 0.01), 3)
@@ -35,7 +35,7 @@ def test_when_a_design_is_studied_then_its_runs_are_clusters_of_their_own_or_of_
 def test_when_tables_are_written_then_they_name_their_command_and_repeats() -> None:
     row = {"design": "grid", "runs": 36, "noise": 0.01, "repeats": 400} | dict.fromkeys(NAMES, 0.95)
     text = coverage_to_markdown([row, row], "python benchmarks/scaling.py --part coverage")
-    assert "Share of 400 planted laws" in text
+    assert "400 times with different seeds" in text
     assert "0.011" in text
     side = {"side": "tsfm", "seconds": 1.0, "ratio": 1.0, "objective": 1e-3}
     assert "python benchmarks/scaling.py" in side_to_markdown([side], "python benchmarks/scaling.py")

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from command import done, run
 
-from tsfm.scaling.laws.form import NAMES, Joint
+from tsfm.scaling.laws.form import NAMES, JointLaw
 from tsfm.scaling.selftest import CHINCHILLA, PLANTED, planted_runs
 
 
@@ -76,7 +76,7 @@ def test_plan_is_the_optimum_of_the_law_with_its_interval(folder: Path, capsys: 
     fit, out = str(folder / "one" / "fit.json"), folder / "plan.json"
     text = done(capsys, "scaling", "plan", fit, "--flops", "1e20", "--json", str(out))
     assert "warning" not in text
-    plan, law = json.loads(out.read_text()), Joint(*PLANTED)
+    plan, law = json.loads(out.read_text()), JointLaw(*PLANTED)
     low, high = plan["ci95"]["params"]
     assert low < float(law.optimal_params(1e20)) < high
     assert 6 * plan["params"] * plan["tokens"] == pytest.approx(1e20)
@@ -92,7 +92,7 @@ def test_plan_for_inference_is_smaller_and_no_other_size_is_better(
 ) -> None:
     fit, out = str(folder / "one" / "fit.json"), folder / "plan.json"
     record = json.loads((folder / "one" / "fit.json").read_text())["joint"]
-    law = Joint(*(record[name] for name in NAMES))
+    law = JointLaw(*(record[name] for name in NAMES))
     done(capsys, "scaling", "plan", fit, "--flops", "1e20", "--inference-tokens", "1e10", "--json", str(out))
     plan = json.loads(out.read_text())
     assert plan["flops"] + plan["inference_flops"] == pytest.approx(1e20)
@@ -115,14 +115,14 @@ def test_plan_names_the_nearest_model_its_time_and_its_command(
     flops = [1e10, 2e10, 4e10, 1e12]
     wall = [step * 0.01 + flop * 1e-11 for step, flop in zip(steps, flops, strict=True)]
     pd.DataFrame({"steps": steps, "flops": flops, "wall_s": wall}).to_csv(ledger, index=False)
-    said = done(
+    output = done(
         capsys, "scaling", "plan", fit, *words, "--ledger", str(ledger), "--machine", "gaia", "--json", str(out)
     )
     near = json.loads(out.read_text())["nearest"]
     assert (near["size"], near["params"], near["steps"]) == ("1M", 1_876_864, round(1e7 / 100 / 10))
     assert near["seconds"] == pytest.approx(near["steps"] * 0.01 + near["flops"] * 1e-11, rel=1e-3)
-    assert "time on gaia: about" in said
-    command = next(line for line in said.splitlines() if line.startswith("tsfm fit"))
+    assert "time on gaia: about" in output
+    command = next(line for line in output.splitlines() if line.startswith("tsfm fit"))
     assert command == near["command"]
     assert "--data.corpus corpus/x" in command
     assert "--model.forecaster tsfm.models.scaling_law.decoder.Decoder --model.forecaster.config 1M" in command
@@ -155,7 +155,7 @@ def test_command_of_a_plan_trains(
 def test_plan_far_beyond_the_data_is_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit = str(folder / "one" / "fit.json")
     assert "times that of the largest run" in done(capsys, "scaling", "plan", fit, "--flops", "1e23")
-    assert "no law is known to hold so far away" in done(capsys, "scaling", "plan", fit, "--flops", "1e25")
+    assert "no law is known to hold so far from the data" in done(capsys, "scaling", "plan", fit, "--flops", "1e25")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Scaling laws: published fits are reproduced, planted laws are found, and what cannot be told is not claimed."""
+"""Scaling laws: published fits and planted laws are reproduced, and laws that are not identifiable are reported so."""
 
 import json
 from dataclasses import replace
@@ -13,8 +13,8 @@ from tsfm.scaling.figures import draw_all
 from tsfm.scaling.laws.bootstrap import cluster_weights
 from tsfm.scaling.laws.broken import broken_law
 from tsfm.scaling.laws.compare import compare_groups
-from tsfm.scaling.laws.estimate import fit_joint, narrowing, why_not
-from tsfm.scaling.laws.form import NAMES, Joint
+from tsfm.scaling.laws.estimate import fit_joint, narrowing, why_not_identifiable
+from tsfm.scaling.laws.form import NAMES, JointLaw
 from tsfm.scaling.laws.joint import joint_problem
 from tsfm.scaling.laws.minimise import solve
 from tsfm.scaling.laws.repetition import effective_tokens, repetition
@@ -26,7 +26,7 @@ from tsfm.scaling.selftest import CHINCHILLA, PLANTED, coverage, planted_runs, s
 
 
 def runs_of(params: np.ndarray, tokens: np.ndarray, loss: np.ndarray, **more: object) -> Runs:
-    """Runs without a file, each row a run unless said otherwise."""
+    """Runs without a file, each row is a run unless clusters are given."""
     codes = more.pop("clusters", np.arange(len(loss), dtype=np.int64))
     return Runs("made.csv", "0", params, tokens, loss, 6 * params * tokens, codes, **more)  # type: ignore[arg-type]
 
@@ -49,8 +49,8 @@ def test_objective_on_the_chinchilla_runs_is_that_of_scipy_or_lower(data_folder:
         return 1e3 * float(special.huber(1e-3, special.logsumexp(terms, axis=0) - y).sum())
 
     starts = [(5.0, 5.0, 0.5, 0.5, 0.5), (5.0, 10.0, 0.5, 0.5, 0.0), (6.0, 7.0, 0.35, 0.35, 0.5)]
-    found = [optimize.minimize(objective, start, method="L-BFGS-B") for start in starts]
-    assert ours.objective <= min(float(each.fun) for each in found) / 1e3 + 1e-12
+    results = [optimize.minimize(objective, start, method="L-BFGS-B") for start in starts]
+    assert ours.objective <= min(float(each.fun) for each in results) / 1e3 + 1e-12
     assert ours.objective == pytest.approx(objective(_theta(ours.law)) / 1e3, rel=1e-9)
 
 
@@ -91,18 +91,18 @@ def test_training_curves_count_as_one_run_in_the_bootstrap() -> None:
 
 def test_two_laws_that_differ_are_told_apart_and_equal_ones_are_not() -> None:
     base = planted_runs("grid", 64, 0.004, seed=5)
-    other = Joint(1.8, 480.0, 2100.0, 0.33, 0.37)
+    other = JointLaw(1.8, 480.0, 2100.0, 0.33, 0.37)
     noise = np.exp(0.004 * np.random.default_rng(7).normal(size=len(base)))
     groups = ("a",) * len(base) + ("b",) * len(base)
-    found = {}
-    for name, law in (("same", Joint(*PLANTED)), ("different", other)):
+    results = {}
+    for name, law in (("same", JointLaw(*PLANTED)), ("different", other)):
         loss = np.asarray(law.loss(base.params, base.tokens)) * noise
         both = runs_of(np.tile(base.params, 2), np.tile(base.tokens, 2), np.append(base.loss, loss), groups=groups)
         record = compare_groups(both, 300, 0, 1e-3)
         assert record is not None
-        found[name] = record["pairs"][0]["p_one_law"]
-    assert found["same"] > 0.05
-    assert found["different"] == 0.001
+        results[name] = record["pairs"][0]["p_one_law"]
+    assert results["same"] > 0.05
+    assert results["different"] == 0.001
 
 
 @pytest.mark.slow
@@ -111,12 +111,12 @@ def test_worth_of_repeated_data_is_found_and_not_claimed_where_there_is_none() -
     rng = np.random.default_rng(1)
     unique = base.tokens / np.tile([1.0, 2, 4, 10, 20, 40, 100], 7)[rng.permutation(49)]
     noise = np.exp(0.003 * rng.normal(size=49))
-    found = {}
+    results = {}
     for scale in (5.0, np.inf):
         seen = effective_tokens(base.tokens, unique, scale)
-        loss = np.asarray(Joint(*PLANTED).loss(base.params, seen)) * noise
-        found[scale] = repetition(replace(base, loss=loss, unique=unique), 1e-3, PLANTED)
-    known, absent = found[5.0], found[np.inf]
+        loss = np.asarray(JointLaw(*PLANTED).loss(base.params, seen)) * noise
+        results[scale] = repetition(replace(base, loss=loss, unique=unique), 1e-3, PLANTED)
+    known, absent = results[5.0], results[np.inf]
     assert known is not None
     assert absent is not None
     assert known["preferred"]
@@ -131,25 +131,25 @@ def test_worth_of_repeated_data_is_found_and_not_claimed_where_there_is_none() -
 def test_isoflop_profiles_find_the_optimum_and_their_bias_is_that_of_the_law() -> None:
     runs = planted_runs("isoflop", 90, 0.0, seed=0)
     profiles = parabolas(runs)
-    found, law = isoflop(runs, profiles), Joint(*PLANTED)
+    results, law = isoflop(runs, profiles), JointLaw(*PLANTED)
     bias = isoflop_bias(runs, profiles, law)
-    assert found is not None
+    assert results is not None
     assert bias is not None
     assert len(profiles) == 6
-    assert found.exponent == pytest.approx(0.37 / 0.72, abs=0.05)
-    assert bias["exponent_found"] == pytest.approx(found.exponent, abs=1e-9)
+    assert results.exponent == pytest.approx(0.37 / 0.72, abs=0.05)
+    assert bias["exponent_found"] == pytest.approx(results.exponent, abs=1e-9)
     assert bias["exponent_true"] == pytest.approx(0.37 / 0.72)
 
 
 def test_minima_over_training_curves_find_the_exponent() -> None:
     sizes = np.geomspace(1e7, 1e10, 19)
     params, tokens = np.repeat(sizes, 60), np.tile(np.geomspace(1e7, 1e13, 60), 19)
-    loss = np.asarray(Joint(*PLANTED).loss(params, tokens))
+    loss = np.asarray(JointLaw(*PLANTED).loss(params, tokens))
     runs = runs_of(params, tokens, loss, clusters=np.repeat(np.arange(19), 60))
-    found = curve_minima(runs)
-    assert found is not None
-    assert found.exponent == pytest.approx(0.37 / 0.72, abs=0.03)
-    assert found.ci[0] < 0.37 / 0.72 < found.ci[1]
+    results = curve_minima(runs)
+    assert results is not None
+    assert results.exponent == pytest.approx(0.37 / 0.72, abs=0.03)
+    assert results.ci[0] < 0.37 / 0.72 < results.ci[1]
     assert len(runs.last()) == 19
 
 
@@ -172,11 +172,11 @@ def test_broken_law_is_preferred_by_held_out_error_only_where_there_is_a_break()
     x = np.geomspace(1e3, 1e9, 40)
     noise = np.exp(0.001 * np.random.default_rng(0).normal(size=40))
     bent = 0.5 + 20 * x**-0.05 * (1 + (x / 1e6) ** 2) ** (-0.1)
-    found = broken_law(x, bent * noise)
-    assert found.first == pytest.approx(0.05, abs=0.01)
-    assert found.second == pytest.approx(0.25, abs=0.03)
-    assert found.break_at == pytest.approx(1e6, rel=0.3)
-    np.testing.assert_allclose(found.loss(x), bent, rtol=3e-3)
+    results = broken_law(x, bent * noise)
+    assert results.first == pytest.approx(0.05, abs=0.01)
+    assert results.second == pytest.approx(0.25, abs=0.03)
+    assert results.break_at == pytest.approx(1e6, rel=0.3)
+    np.testing.assert_allclose(results.loss(x), bent, rtol=3e-3)
     errors = held_out_errors(x, bent * noise)
     assert errors is not None
     assert preferred_form(errors) == "broken"
@@ -193,12 +193,12 @@ def test_what_the_design_cannot_tell_is_refused_by_name() -> None:
     grid = planted_runs("grid", 64, 0.003, seed=0)
     sizes = np.unique(grid.params)
     two = grid.select(np.isin(grid.params, sizes[[0, -1]]))
-    assert "2 different sizes" in why_not(two)[0]
+    assert "2 different sizes" in why_not_identifiable(two)[0]
     one_budget = runs_of(np.geomspace(1e8, 1e10, 12), 1e20 / 6 / np.geomspace(1e8, 1e10, 12), np.linspace(3, 2.9, 12))
-    assert "one budget" in why_not(one_budget)[0]
+    assert "one budget" in why_not_identifiable(one_budget)[0]
     tied = runs_of(np.geomspace(1e7, 1e10, 12), 20 * np.geomspace(1e7, 1e10, 12), np.linspace(4, 2, 12))
-    assert "fixed proportion" in why_not(tied)[0]
-    assert "5 runs" in why_not(grid.select(np.arange(64) < 5))[0]
+    assert "fixed proportion" in why_not_identifiable(tied)[0]
+    assert "5 runs" in why_not_identifiable(grid.select(np.arange(64) < 5))[0]
     record = analyse(two, draws=100).record
     assert record["joint"]["identifiable"] is False
     assert all(record["joint"][name] is None for name in NAMES)
@@ -247,9 +247,9 @@ def test_compute_that_is_not_6nd_is_told_by_size() -> None:
     base = planted_runs("grid", 36, 0.003, seed=0)
     assert flops_over_rule(base) == []
     factor = np.where(base.params < 1e8, 2.0, 1.1)
-    found = flops_over_rule(replace(base, flops=base.flops * factor))
-    assert [row["params"] for row in found] == sorted(set(base.params.tolist()))
-    assert [round(row["ratio"], 6) for row in found] == [2.0] * 2 + [1.1] * 4
+    results = flops_over_rule(replace(base, flops=base.flops * factor))
+    assert [row["params"] for row in results] == sorted(set(base.params.tolist()))
+    assert [round(row["ratio"], 6) for row in results] == [2.0] * 2 + [1.1] * 4
     analysis = analyse(replace(base, flops=base.flops * factor), 100)
     cells = [row[""] for row in data_table(analysis.record).rows]
     assert "compute over 6 N D at 10,000,000 parameters" in cells

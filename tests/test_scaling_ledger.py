@@ -1,4 +1,4 @@
-"""A ledger with a mistake is refused in one line that names the place, or its rows are left out and that is said."""
+"""A ledger with a mistake raises a one-line error that names the place, or rows are left out with a warning."""
 
 from pathlib import Path
 
@@ -44,17 +44,22 @@ def test_bad_ledger_is_refused_in_one_line_that_names_the_place(tmp_path: Path, 
     assert "\n" not in str(error.value)
 
 
-def test_diverged_repeated_and_unfinished_rows_are_left_out_and_said(tmp_path: Path) -> None:
+def test_diverged_repeated_and_unfinished_rows_are_left_out_with_a_warning(tmp_path: Path) -> None:
     rows = GOOD + "2e6,2e7,2.8\n2e6,4e7,nan\n2e6,4e7,inf\n4e6,4e7,9.5\n4e6,4e7,2.7\n4e6,4e7,2.71\n"
     runs = read_runs(write(tmp_path, rows))
     assert runs.loss.tolist() == [3, 2.9, 2.8, 2.7, 2.71]
-    said = " / ".join(runs.warnings)
-    for words in ("2 rows without a finite loss", "1 row left out that repeat", "1 row left out as diverged", "seeds"):
-        assert words in said
+    warnings = " / ".join(runs.warnings)
+    for words in (
+        "2 rows without a finite loss",
+        "1 row left out as exact copies",
+        "1 row left out as diverged",
+        "seeds",
+    ):
+        assert words in warnings
 
 
-def test_last_row_that_may_be_cut_off_is_warned_of(tmp_path: Path) -> None:
-    assert "cut off" in read_runs(write(tmp_path, GOOD + "4e6,2e7,2.")).warnings[0]
+def test_last_row_that_may_be_truncated_is_warned_of(tmp_path: Path) -> None:
+    assert "truncated" in read_runs(write(tmp_path, GOOD + "4e6,2e7,2.")).warnings[0]
     assert read_runs(write(tmp_path, GOOD)).warnings == ()
 
 

@@ -16,10 +16,10 @@ from command import run
 
 from tsfm.commands import train
 from tsfm.configs import config_path
-from tsfm.scaling.runs.cell import earlier, read_losses, run_cell
+from tsfm.scaling.runs.cell import read_losses, run_cell, seconds_of_killed_tries
 from tsfm.scaling.runs.grid import Grid, cells, overlay, pieces, read_grid
 from tsfm.scaling.runs.ledger import read_runs
-from tsfm.scaling.runs.sweep import Job, edges, is_done, run_index, slurm_files, sweep, write_ledger
+from tsfm.scaling.runs.sweep import Job, is_done, learning_rate_warnings, run_index, slurm_files, sweep, write_ledger
 from tsfm_data.errors import InputError
 
 # Stands for ``tsfm fit``: a checkpoint with the steps that were trained, and losses that follow a law.
@@ -92,15 +92,15 @@ def in_process(grid: Grid, folder: Path) -> object:
 
 def swept(file: Path, folder: Path) -> tuple[list[str], pd.DataFrame, list[str], list[str]]:
     """Failures, ledger, calls of the training command and lines of progress of a whole sweep."""
-    grid, said = read_grid(file), []
-    failed = sweep(grid, file, folder, 2, in_process(grid, folder), said.append)  # type: ignore[arg-type]
+    grid, lines = read_grid(file), []
+    failed = sweep(grid, file, folder, 2, in_process(grid, folder), lines.append)  # type: ignore[arg-type]
     calls = folder / "calls.txt"
-    return failed, pd.read_csv(folder / "ledger.csv"), calls.read_text().splitlines() if calls.exists() else [], said
+    return failed, pd.read_csv(folder / "ledger.csv"), calls.read_text().splitlines() if calls.exists() else [], lines
 
 
 @pytest.mark.slow
 def test_when_a_grid_is_swept_then_every_cell_and_budget_has_one_row_that_a_law_can_read(tmp_path: Path) -> None:
-    failed, ledger, _, said = swept(write_grid(tmp_path), tmp_path / "out")
+    failed, ledger, _, lines = swept(write_grid(tmp_path), tmp_path / "out")
     assert failed == []
     assert len(ledger) == 2 * 2 * 2
     assert not ledger.duplicated(["run", "steps"]).any()
@@ -109,8 +109,8 @@ def test_when_a_grid_is_swept_then_every_cell_and_budget_has_one_row_that_a_law_
     assert (first["params"], first["params_non_embedding"], first["tokens"]) == (5752, 872, 40 * 4 * 3)
     assert first["val_out_loss"] == pytest.approx(first["val_in_loss"] + 1)
     assert first["loss"] == first["val_in_loss"]
-    assert len(said) == 8
-    assert "left" in said[0]
+    assert len(lines) == 8
+    assert "left" in lines[0]
     runs = read_runs(tmp_path / "out" / "ledger.csv", exclude="scan")
     assert (len(runs), runs.runs) == (8, 4)
     assert runs.flops.tolist() == ledger["flops"].tolist()
@@ -132,13 +132,13 @@ def test_when_budgets_share_a_training_then_each_branch_decays_from_the_trunk(tm
 
 @pytest.mark.parametrize(("budgets", "decay"), [([500, 1000, 4000], 0.2), ([7], 0.3), ([3, 4, 5, 90], 0.1), ([1], 0.5)])
 def test_when_budgets_are_cut_into_pieces_then_they_join_without_gaps(budgets: list[int], decay: float) -> None:
-    found, unit = pieces(budgets, decay)
-    ends = {piece.name: piece.end for piece in found}
-    for piece in found:
+    result, unit = pieces(budgets, decay)
+    ends = {piece.name: piece.end for piece in result}
+    for piece in result:
         assert piece.start < piece.end
         assert piece.end % unit == 0
         assert piece.start == (0 if piece.after is None else ends[piece.after])
-    reached = [piece.budget for piece in found if piece.budget]
+    reached = [piece.budget for piece in result if piece.budget]
     assert all(abs(a - b) <= max(1, unit) for a, b in zip(reached, budgets, strict=False))
 
 
@@ -196,7 +196,7 @@ def test_when_a_run_fails_twice_then_the_ledger_says_why_and_the_others_are_done
     file, out = write_grid(tmp_path), tmp_path / "out"
     out.mkdir()
     (out / "broken").touch()
-    failed, ledger, calls, said = swept(file, out)
+    failed, ledger, calls, lines = swept(file, out)
     assert len(failed) == 2
     assert "encoder 1K" in failed[0]
     assert "failed 2 times" in failed[0]
@@ -205,7 +205,7 @@ def test_when_a_run_fails_twice_then_the_ledger_says_why_and_the_others_are_done
     assert len(bad) == 2
     assert bad["status"].str.contains("out of memory").all()
     assert len(read_runs(out / "ledger.csv", exclude="scan")) == 4
-    assert any(line.startswith("failed: ") for line in said)
+    assert any(line.startswith("failed: ") for line in lines)
     (out / "broken").unlink()
     failed, ledger, *_ = swept(file, out)
     assert (failed, set(ledger["status"]), len(ledger)) == ([], {"done"}, 8)
@@ -232,9 +232,9 @@ def test_when_several_rates_are_given_then_each_size_goes_on_with_its_best(tmp_p
     assert len(ledger) == 2 + 4
     assert ledger.loc[~ledger["scan"], "lr"].unique().tolist() == [1e-3]
     assert sum("lr0.001-seed0/trunk-8" in call for call in calls) == 1
-    assert edges(read_grid(file), out) == []
+    assert learning_rate_warnings(read_grid(file), out) == []
     swept(write_grid(tmp_path, lr=[1e-3, 3e-3], size=["1K"]), out)
-    assert "is the smallest tried" in edges(read_grid(file), out)[0]
+    assert "is the smallest tried" in learning_rate_warnings(read_grid(file), out)[0]
 
 
 def test_when_the_folder_holds_another_grid_then_it_is_refused(tmp_path: Path) -> None:
@@ -251,8 +251,8 @@ def test_when_slurm_is_asked_for_then_its_files_run_every_cell_by_index(tmp_path
     assert "--array=0-3" in scan.read_text()
     assert "--array=4-7" in runs.read_text()
     script = runs.read_text().replace(sys.executable, "echo")
-    found = subprocess.run(["sh"], input=script, env={"SLURM_ARRAY_TASK_ID": "5"}, text=True, capture_output=True)
-    assert found.stdout.split()[-2:] == ["--index", "5"]
+    result = subprocess.run(["sh"], input=script, env={"SLURM_ARRAY_TASK_ID": "5"}, text=True, capture_output=True)
+    assert result.stdout.split()[-2:] == ["--index", "5"]
     assert subprocess.run(["sh", "-n", str(runs)], check=False).returncode == 0
 
 
@@ -324,8 +324,8 @@ def test_when_tries_were_killed_then_their_time_to_the_last_log_line_counts(tmp_
         begun = log.parent.stat().st_mtime + 100 * i
         os.utime(log, (begun + seconds, begun + seconds))
         os.utime(log.parent, (begun, begun))
-    assert earlier(tmp_path) == pytest.approx(30, abs=0.01)
-    assert earlier(tmp_path / "none") == 0
+    assert seconds_of_killed_tries(tmp_path) == pytest.approx(30, abs=0.01)
+    assert seconds_of_killed_tries(tmp_path / "none") == 0
 
 
 def test_when_ray_is_there_then_it_runs_the_same_cells(tmp_path: Path) -> None:

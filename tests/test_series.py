@@ -156,8 +156,10 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "empty file": ("", {}, "expected a table, found an empty file"),
     "blank lines": ("\n\n", {}, "found only blank lines"),
     "binary junk": (b"\x89PNG\r\n\x1a\n\x00\x00\x00", {}, "found binary data"),
-    "binary text": (b"date,a\n2021-01-01,\xe9\xff\n", {}, "row 2: expected UTF-8 text, found byte 0xe9"),
-    "utf-16": ("date,a\n".encode("utf-16"), {}, "found UTF-16; save the file as UTF-8"),
+    "binary text": (b"date,a\n2021-01-01,\xe9\xff\n", {}, "column 'a', row 2: expected a number, found 'éÿ'"),
+    "binary after text": (b"date,a\n2021-01-01,\xe9\x01\x02\n", {}, "found binary data"),
+    "utf-16": ("date,a\n".encode("utf-16"), {}, "expected rows of values, found a header alone"),
+    "half utf-16": (b"\xff\xfed\x00a", {}, "expected UTF-16 text after its mark"),
     "header only": (HEAD, {}, "expected rows of values, found a header alone"),
     "no header": ("2021-01-01,1\n2021-01-02,2\n", {}, "row 1: expected a header"),
     "wrong delimiter": ("date#a\n2021-01-01#1\n", {}, "row 1: .*single column 'date#a'"),
@@ -188,13 +190,13 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
         {},
         r"row 2: .*one way, found '01/02/2021'.*YYYY-MM-DD",
     ),
-    "counter for time": ("time,a\n0,1\n1,2\n", {}, "column 'time', row 2: expected dates, found the number 0"),
-    "duplicate time": (HEAD + ROWS + "2021-01-03,7,8\n", {}, "row 5: expected each timestamp once.*found 2021-01-03"),
-    "unsorted": (
-        HEAD + ROWS + "2020-12-31,7,8\n",
+    "fractions for time": ("time,a\n0.5,1\n1.5,2\n", {}, "column 'time', row 2: expected dates, found the number 0.5"),
+    "ids of single rows": (
+        LONG + "a,2021-01-01,1\nb,2021-01-01,2\n",
         {},
-        "row 5: expected ascending.*2020-12-31 00:00:00 after 2021-01-03.*sort",
+        "column 'timestamp', row 2, series 'a': expected at least two rows",
     ),
+    "duplicate time": (HEAD + ROWS + "2021-01-03,7,8\n", {}, "row 5: expected each timestamp once.*found 2021-01-03"),
     "mixed frequencies": (
         HEAD + ROWS + "2021-01-03 07:00,7,8\n",
         {},
@@ -204,12 +206,7 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "wrong date far off": (HEAD + ROWS + "9021-01-04,7,8\n", {}, "row 5"),
     "wrong frequency": (HEAD + ROWS, {"freq": "dayly"}, "unknown frequency 'dayly'"),
     "text": (HEAD + ROWS + "2021-01-04,much,8\n", {}, "column 'a', row 5: expected a number, found 'much'"),
-    "decimal comma": (
-        "date;a\n2021-01-01;1,5\n",
-        {},
-        "row 2: expected a number, found '1,5'; write decimals with a point",
-    ),
-    "thousands": ('date,a\n2021-01-01,"1,234,567"\n', {}, "write numbers without thousands separators"),
+    "two decimal marks": ("date;a\n2021-01-01;1,5\n2021-01-02;1.5\n", {}, "row 2: expected a number, found '1,5'"),
     "all missing": (
         "date,a,b\n2021-01-01,1,\n2021-01-02,2,\n",
         {},
@@ -217,13 +214,13 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     ),
     "infinite": (HEAD + ROWS + "2021-01-04,7,-inf\n", {}, "column 'b', row 5: expected a finite number, found -inf"),
     "empty id": (LONG + "a,2021-01-01,1\na,2021-01-02,2\n", {"item_column": "target"}, "expected a column"),
-    "long unsorted": (
-        LONG + "a,2021-01-02,1\nb,2021-01-01,1\na,2021-01-01,2\n",
+    "one bad series of three": (
+        LONG + "".join(f"{i},2021-01-{d:02d},{d}\n" for i in "abc" for d in (1, 2, 3)) + "b,2021-01-03,9\n",
         {},
-        "row 4, series 'a': expected ascending",
+        "row 11, series 'b': expected each timestamp once.*2 of 3 series are good.*--on-bad-series",
     ),
-    "forgotten id": (
-        "date,shop,a\n2021-01-01,1,5\n2021-01-01,2,6\n",
+    "repeats with other values": (
+        "date,kind,a\n2021-01-01,1,5\n2021-01-01,2,6\n2021-01-02,1,5\n",
         {},
         "row 3: .*tells the series apart with item_column",
     ),

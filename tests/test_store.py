@@ -78,21 +78,21 @@ def test_when_a_source_is_added_or_changed_then_it_alone_is_made(tmp_path: Path)
     table(tmp_path, "a.csv", 1)
     table(tmp_path, "b.csv", 2)
     out = tmp_path / "out"
-    assert build(write(tmp_path, {"path": "a.csv"}), out).made == ("a",)
+    assert build(write(tmp_path, {"path": "a.csv"}), out).built == ("a",)
     both = write(tmp_path, {"path": "a.csv"}, {"path": "b.csv"})
     grown = build(both, out)
-    assert (grown.made, grown.kept) == (("b",), ("a",))
+    assert (grown.built, grown.reused) == (("b",), ("a",))
     fresh = build(both, tmp_path / "fresh")
-    assert fresh.made == ("a", "b")
+    assert fresh.built == ("a", "b")
     assert content(out) == content(tmp_path / "fresh")  # however it came about, the same bytes
     table(tmp_path, "a.csv", 3)
     changed = build(both, out)
-    assert (changed.made, changed.kept) == (("a",), ("b",))
+    assert (changed.built, changed.reused) == (("a",), ("b",))
     only_b = build(write(tmp_path, {"path": "b.csv", "weight": 0.25}), out)  # a stays in the corpus
-    assert (only_b.made, only_b.kept) == ((), ("b", "a"))
+    assert (only_b.built, only_b.reused) == ((), ("b", "a"))
     assert {s.name: s.weight for s in Store(out, verify=True).sources} == {"a": 0.75, "b": 0.25}
     shorter = build(write(tmp_path, {"path": "b.csv", "target": "y", "freq": "D"}), out)
-    assert shorter.made == ("b",)  # other options, another source
+    assert shorter.built == ("b",)  # other options, another source
 
 
 def test_when_an_array_is_damaged_then_the_next_build_mends_it(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_when_an_array_is_damaged_then_the_next_build_mends_it(tmp_path: Path) -
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    assert build(config, out).made == ("a",)
+    assert build(config, out).built == ("a",)
     assert content(out) == before
 
 
@@ -278,9 +278,9 @@ def test_when_the_command_builds_then_it_says_what_is_in_the_corpus(
     table(tmp_path, "a.csv")
     config = write(tmp_path, {"catalog": "us_initial_claims"}, {"path": "a.csv", "weight": 0.1})
     said = done(capsys, "data", "build", str(config), "--output", str(tmp_path / "out"))
-    assert "2 sources (2 made, 0 kept), 8 series" in said
+    assert "2 sources (2 built, 0 reused), 8 series" in said
     assert "10.00%" in said
-    assert "every array as it was written" in done(capsys, "data", "verify", str(tmp_path / "out"))
+    assert "all checksums correct" in done(capsys, "data", "verify", str(tmp_path / "out"))
     entry = Store(tmp_path / "out").sources[0].entry
     assert entry["dropped"] == {"in evaluation sets": 1}  # M4's W4
     assert entry["files"][0]["sha256"] == catalog.get("us_initial_claims").sha256
@@ -292,5 +292,5 @@ def test_when_another_build_is_at_work_then_this_one_waits_for_nothing(tmp_path:
     table(tmp_path, "a.csv")
     out = tmp_path / "out"
     out.mkdir()
-    with FileLock(out / build_module.LOCK), pytest.raises(InputError, match="another build is at work"):
+    with FileLock(out / build_module.LOCK), pytest.raises(InputError, match="another process is building"):
         build(write(tmp_path, {"path": "a.csv"}), out)

@@ -1,4 +1,4 @@
-"""A suite scores every set once, relative to seasonal naive, beside kept baselines and published results."""
+"""A suite scores every set once, relative to seasonal naive, with stored baselines and published results."""
 
 import json
 from dataclasses import dataclass, replace
@@ -11,9 +11,7 @@ from baselines import main as baselines
 from command import done, run, script
 
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation import kept_baselines as reference
-from tsfm_data.evaluation import published as anchors
-from tsfm_data.evaluation import relative
+from tsfm_data.evaluation import kept_baselines, published, relative
 from tsfm_data.evaluation.baselines import Naive, SeasonalNaive
 from tsfm_data.evaluation.evaluator import evaluate
 from tsfm_data.evaluation.profiles import PROFILES
@@ -58,10 +56,10 @@ def test_the_parts_of_m3_are_those_of_the_competition(data_folder: Path) -> None
     assert [len(one) for one in loaded] == [645, 756, 1428, 174]
     assert [set(one.freqs) for one in loaded] == [{"YS"}, {"QS"}, {"MS"}, {"D"}]
     for profile in map(suite_profile, ("gift", "chronos")):
-        found = [profile.horizon(one.name, one.freqs[0]) for one in loaded]
-        assert found == [6, 8, 18, 8]
+        horizons = [profile.horizon(one.name, one.freqs[0]) for one in loaded]
+        assert horizons == [6, 8, 18, 8]
         lengths = [np.diff(one.offsets) for one in loaded]
-        assert [profile.count(one.name, n, h) for one, n, h in zip(loaded, lengths, found, strict=True)] == [1] * 4
+        assert [profile.count(one.name, n, h) for one, n, h in zip(loaded, lengths, horizons, strict=True)] == [1] * 4
 
 
 def test_the_summary_is_the_geometric_mean_over_sets_of_what_evaluate_gives(data_folder: Path) -> None:
@@ -96,7 +94,7 @@ def test_when_processes_share_the_work_then_the_report_stays(data_folder: Path) 
 
 
 def test_the_kept_baselines_are_what_is_computed(data_folder: Path) -> None:
-    if not reference.FILE.is_file():
+    if not kept_baselines.FILE.is_file():
         pytest.skip("no kept scores beside the package")
     for name in ("us_births", "hospital"):
         for model in (SeasonalNaive(), Naive()):
@@ -109,28 +107,29 @@ def test_the_kept_baselines_are_what_is_computed(data_folder: Path) -> None:
 
 def test_when_the_work_changes_then_kept_scores_are_not_used(data_folder: Path, tmp_path: Path) -> None:
     file, one, model = tmp_path / "kept.json", SETS["national_illness"], SeasonalNaive()
-    reference.keep(model, one, score_set(model, one, file=file), file)
+    kept_baselines.save_rows(model, one, score_set(model, one, file=file), file)
     gift = suite_profile("gift")
-    kept = reference.rows(model, one, gift, file)
+    kept = kept_baselines.load_rows(model, one, gift, file)
     assert kept is not None
     assert {row["metric"] for row in kept} == set(gift.metrics)
-    assert reference.rows(model, one, replace(gift, levels=(0.5,)), file) is None
-    assert reference.rows(model, replace(one, items=(0, 3)), gift, file) is None
-    assert reference.rows(model, one, replace(gift, multiplier=2), file) is None
-    assert reference.rows(SeasonalNaive(intervals=False), one, gift, file) is None
-    assert reference.rows(Naive(), one, gift, file) is None
+    assert kept_baselines.load_rows(model, one, replace(gift, levels=(0.5,)), file) is None
+    assert kept_baselines.load_rows(model, replace(one, items=(0, 3)), gift, file) is None
+    assert kept_baselines.load_rows(model, one, replace(gift, multiplier=2), file) is None
+    assert kept_baselines.load_rows(SeasonalNaive(intervals=False), one, gift, file) is None
+    assert kept_baselines.load_rows(Naive(), one, gift, file) is None
 
 
 def test_when_a_metric_is_added_dropped_or_renamed_then_kept_scores_stay(data_folder: Path, tmp_path: Path) -> None:
     file, one, model = tmp_path / "kept.json", SETS["national_illness"], SeasonalNaive()
-    reference.keep(model, one, score_set(model, one, file=file), file)
+    kept_baselines.save_rows(model, one, score_set(model, one, file=file), file)
     gift = suite_profile("gift")
-    before = {row["metric"]: row["value"] for row in reference.rows(model, one, gift, file) or []}
+    before = {row["metric"]: row["value"] for row in kept_baselines.load_rows(model, one, gift, file) or []}
     metrics = {name: key for name, key in gift.metrics.items() if name != "MSIS"}
     metrics["absolute"] = metrics.pop("MAE")
     metrics["MSIS20"] = "MSIS[alpha=0.2]"
     after = {
-        row["metric"]: row["value"] for row in reference.rows(model, one, replace(gift, metrics=metrics), file) or []
+        row["metric"]: row["value"]
+        for row in kept_baselines.load_rows(model, one, replace(gift, metrics=metrics), file) or []
     }
     assert after.pop("absolute") == before.pop("MAE")
     before.pop("MSIS")
@@ -178,7 +177,7 @@ def test_when_seasonal_naive_is_reproduced_then_published_results_are_shown_else
 def test_when_the_published_table_is_absent_or_wrong_then_it_is_said(
     data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(anchors, "anchors_file", lambda: None)
+    monkeypatch.setattr(published, "anchors_file", lambda: None)
     assert "No table of published results" in evaluate_suite(Naive(), sets=["us_births"]).notes[-1]
     monkeypatch.undo()
     monkeypatch.setenv("TSFM_DATA", str(data_folder))
@@ -218,7 +217,7 @@ def test_when_an_error_is_zero_or_undefined_then_the_set_is_named_and_left_out()
         ({"suite": "bensch"}, "unknown suite 'bensch': did you mean bench"),
         ({"profiles": ["lsf"]}, "unknown profile of suite 'bench' 'lsf'"),
         ({"sets": ["ETTh3"]}, "unknown set of suite 'bench' 'ETTh3'"),
-        ({"sets": ["nn5"], "profiles": ["gift-long"]}, "expected sets that gift-long score, found none"),
+        ({"sets": ["nn5"], "profiles": ["gift-long"]}, "expected sets with profile gift-long, found none"),
         ({"baselines": ["arima"]}, "unknown baseline 'arima'"),
         ({"jobs": 0}, "expected jobs of at least 1, found 0"),
     ],

@@ -61,10 +61,10 @@ def test_when_series_are_drawn_then_hardly_one_is_constant(name: str) -> None:
 
 def test_when_a_mixture_is_drawn_then_families_come_by_weight() -> None:
     mixture = SyntheticMixture({"intermittent": 3, "gp": 1, "arma": 0})
-    x = mixture.draw(2000, 32, rng())
+    x = mixture.sample(2000, 32, rng())
     whole = (x == x.round()).all(1).mean()
     assert abs(whole - 0.75) < 0.04
-    np.testing.assert_array_equal(x, mixture.draw(2000, 32, rng()))
+    np.testing.assert_array_equal(x, mixture.sample(2000, 32, rng()))
     assert mixture.weights == {"intermittent": 0.75, "gp": 0.25}
     assert list(WEIGHTS) == list(GENERATORS) == list(SyntheticMixture().weights)
     assert sum(SyntheticMixture().weights.values()) == pytest.approx(1)
@@ -86,7 +86,7 @@ def test_when_a_file_with_a_family_is_there_then_the_mixture_draws_it(tmp_path: 
     code = (
         "import numpy as np; from tsfm_data.synthetic import *; mixture = SyntheticMixture(); print(*mixture.weights);"
         "print(ABOUT['walk'], GENERATORS['walk'](3, 4, np.random.default_rng()).shape);"
-        "print(np.isfinite(mixture.draw(50, 32, np.random.default_rng())).all())"
+        "print(np.isfinite(mixture.sample(50, 32, np.random.default_rng())).all())"
     )
     path = os.pathsep.join([str(tmp_path), *sys.path])
     done = subprocess.run(
@@ -228,7 +228,7 @@ def test_when_errors_are_smoothed_then_the_states_follow_the_published_recursion
         expected.append(level + 0.9 * trend + error[:, t])
         level, trend = level + 0.9 * trend + 0.4 * error[:, t], 0.9 * trend + 0.1 * error[:, t]
     np.testing.assert_allclose(ets.smoothed(error, alpha, beta, phi, slope), np.stack(expected, 1), atol=1e-4)
-    walk = ets.drifting(error, 7)
+    walk = ets.seasonal_walk(error, 7)
     np.testing.assert_allclose(walk[:, :7], 0)
     np.testing.assert_allclose(walk[:, 7:], walk[:, :-7] + error[:, :-7], atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Every image config parses into a model of the suite's with the published recipe; compact ones are of equal size."""
+"""Every image config builds a model with the published recipe; the compact models are of equal size."""
 
 from pathlib import Path
 

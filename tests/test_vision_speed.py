@@ -1,4 +1,4 @@
-"""The table of the image backbones' speed: both sides compute the same, and the rows say what was asked."""
+"""The speed table of the image backbones: both sides give the same outputs, and the rows are the requested ones."""
 
 import re
 from pathlib import Path

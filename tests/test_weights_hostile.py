@@ -59,7 +59,7 @@ def tensor(shape: list[object], offsets: list[int], dtype: str = "F32") -> bytes
         (header(b'{"a":' * 50_000), "a wrong one"),
         (header(tensor([2], [0, 8])), "expected 8 bytes of tensors"),
         (header(tensor([2], [0, 8]), b"12345678extra"), "something appended"),
-        (header(tensor([2**40], [0, 8]), b"12345678"), "does not fill its place"),
+        (header(tensor([2**40], [0, 8]), b"12345678"), "does not fill its span"),
         (header(tensor([-2], [0, 8]), b"12345678"), "a whole number"),
         (header(tensor([2], [0, 8], "X9"), b"12345678"), "'X9'"),
         (header(b'{"a": 3}'), "a wrong one"),
@@ -183,5 +183,5 @@ def test_when_a_foreign_config_is_too_large_for_its_weights_then_it_is_refused(
         (tmp_path / "config.json").write_text(json.dumps(config))
         result = run(capsys, "weights", "convert", str(tmp_path / "model.safetensors"), str(tmp_path / "out"))
         assert result.status == 2
-        assert "they do not belong together" in result.err
+        assert "config and weights do not belong together" in result.err
     assert not (tmp_path / "out").exists()

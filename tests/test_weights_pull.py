@@ -88,7 +88,7 @@ def left(folder: Path) -> list[str]:
 def test_when_a_model_is_pulled_then_its_name_forecasts_and_nothing_is_fetched_twice(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "toy finds it" in done(capsys, "weights", "pull", "toy")
+    assert "use it as --model toy" in done(capsys, "weights", "pull", "toy")
     folder = tmp_path / "cache/weights/toy"
     (found,) = verify(folder)
     assert found.compared == 3
@@ -130,7 +130,7 @@ def test_when_the_connection_drops_then_the_transfer_goes_on_where_it_stopped(hu
         ({"status": 401}, "toy", ("owner/toy", "HF_TOKEN")),
         ({"token": "secret"}, "toy", ("gated", "HF_TOKEN")),
         ({"damage": True}, "toy", ("expected sha256", "found")),
-        ({}, "absent", ("repository owner/absent", "none that may be read")),
+        ({}, "absent", ("repository owner/absent", "none that you may read")),
         ({}, "sourceless", ("no source is known, the links are dead",)),
         ({}, "closed", ("cc-by-nc-4.0, which forbids commercial use", "--accept-licence")),
         ({}, "toi", ("did you mean toy?",)),
@@ -192,7 +192,7 @@ def test_when_a_model_is_mirrored_then_it_works_without_network_and_damage_is_fo
 ) -> None:
     served = tmp_path / "served"
     done(capsys, "weights", "mirror", "toy", str(served))
-    assert "as their checksums say" in done(capsys, "weights", "verify", str(served))
+    assert "match their checksums" in done(capsys, "weights", "verify", str(served))
     assert load_predictor(str(served / "toy")).context == 64
     hub.files = {}
     for place in (str(served), served.as_uri(), hub.url):
@@ -254,10 +254,10 @@ def test_when_two_processes_pull_at_once_then_one_fetches_and_both_find_it(
         subprocess.Popen([sys.executable, "-c", code, *words], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [worker.communicate(timeout=300)[0] for worker in workers]
+    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
-    assert said[0] == said[1]
-    assert "chronos-bolt-tiny finds it" in said[0]
+    assert outputs[0] == outputs[1]
+    assert "use it as --model chronos-bolt-tiny" in outputs[0]
     monkeypatch.setenv("TSFM_CACHE", str(tmp_path / "both"))
     assert sorted(p.name for p in (tmp_path / "both/weights").iterdir()) == [
         "chronos-bolt-tiny",

@@ -1,23 +1,23 @@
-"""The one error type for a user's mistake: the command prints its single line and exits with status 2."""
+"""InputError, the error for a user's mistake: commands print its single line and exit with status 2."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: one line that says what was expected, what was found, where, and what to do."""
+    """A mistake in the user's input: one line with what was expected, what was found, where, and what to do."""
 
 
 def check_horizon(horizon: int, name: str = "horizon", option: str = "") -> None:
-    """Check that there is a step to forecast.
+    """Check that a horizon or context has at least one step.
 
     Args:
-        horizon: steps.
-        name: what they are called, ``"horizon"`` or ``"context"``.
-        option: the option that sets them, for the hint.
+        horizon: number of steps.
+        name: ``"horizon"`` or ``"context"``.
+        option: the option that sets it, for the hint.
 
     Raises:
-        InputError: there is none.
+        InputError: it is less than 1.
     """
     if horizon < 1:
         hint = f"{option} 24".lstrip()
@@ -25,28 +25,28 @@ def check_horizon(horizon: int, name: str = "horizon", option: str = "") -> None
 
 
 def check_positive(holder: object, *names: str, hint: str = "change it in the config") -> None:
-    """Check that sizes are 1 or more.
+    """Check that attributes are at least 1.
 
     Args:
         holder: a config.
-        names: the attributes that are sizes.
+        names: of the attributes.
         hint: what to do.
 
     Raises:
-        InputError: one is not.
+        InputError: one is less than 1.
     """
     check_sizes(hint, **{name: getattr(holder, name) for name in names})
 
 
 def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
-    """Check that numbers are 1 or more; None stands for one that was not given.
+    """Check that numbers are at least 1; None is allowed.
 
     Args:
         hint: what to do.
         **sizes: the numbers by name.
 
     Raises:
-        InputError: one is not.
+        InputError: one is less than 1.
     """
     for name, size in sizes.items():
         if size is not None and size < 1:
@@ -54,15 +54,15 @@ def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """An ``InputError`` for a name that is not in ``known``, with the near ones listed.
+    """An ``InputError`` for a name that is not in ``known``, with similar names listed.
 
     Args:
         kind: what the name stands for, for instance ``"model"``.
-        name: the name that was asked for.
-        known: every name that would have been accepted.
+        name: the unknown name.
+        known: all valid names.
     """
     names = sorted(known)
     spellings = {spelling.lower(): spelling for spelling in names}
-    near = [spellings[found] for found in difflib.get_close_matches(name.lower(), spellings, n=3, cutoff=0.5)]
+    near = [spellings[match] for match in difflib.get_close_matches(name.lower(), spellings, n=3, cutoff=0.5)]
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names)}"
     return InputError(f"unknown {kind} {name!r}: {hint}")

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first asked for."""
+"""Lazy imports: the public names of a package are imported on first use."""
 
 import ast
 import functools
@@ -10,17 +10,17 @@ from typing import Any
 
 
 def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
-    """A package's ``__getattr__``: a name is imported from the module that its ``__init__`` says under TYPE_CHECKING.
+    """Make a package's ``__getattr__``, which imports names by the imports under TYPE_CHECKING in its ``__init__``.
 
     So ``from tsfm_data.io import SeriesSet`` loads one module, not the whole folder, and type checkers see plain
-    imports. A module of the package is imported in the same way: ``tsfm_data.io.catalog``.
+    imports. Modules of the package are imported in the same way: ``tsfm_data.io.catalog``.
 
     Args:
-        package: its ``__name__``.
+        package: ``__name__`` of the package.
         file: its ``__file__``.
     """
 
-    def load(name: str) -> Any:
+    def import_name(name: str) -> Any:
         origins = _origins(file)
         if name in origins:
             value = getattr(importlib.import_module(origins[name]), name)
@@ -31,12 +31,12 @@ def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
         setattr(sys.modules[package], name, value)
         return value
 
-    return load
+    return import_name
 
 
 @functools.cache
 def _origins(file: str) -> dict[str, str]:
-    """Name -> module of the imports that stand under ``if TYPE_CHECKING`` in a file."""
+    """Name -> module of the imports under ``if TYPE_CHECKING`` in a file."""
     blocks = [node for node in ast.parse(Path(file).read_text(encoding="utf-8")).body if isinstance(node, ast.If)]
     imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
     return {alias.asname or alias.name: str(node.module) for node in imports for alias in node.names}

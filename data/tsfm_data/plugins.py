@@ -1,6 +1,6 @@
-"""What other packages add to the suite by entry points: commands, forecasters, backbones, converters, demos.
+"""Entry points by which other packages add commands, forecasters, backbones, converters and demos.
 
-Our own image package comes in by the same door.
+Our own image package is found in the same way.
 """
 
 import functools
@@ -19,54 +19,55 @@ logger = logging.getLogger(__name__)
 def entry_points(group: str, own: Collection[str] = ()) -> list[metadata.EntryPoint]:
     """The entry points of a group, one per name, sorted by name; nothing is imported.
 
-    If a name is there twice, ours is used, or else that of the package that comes first by name. A line on standard
-    error says so.
+    If two packages use the same name, ours wins, else the first package by name; a warning on standard error says so.
 
     Args:
         group: for instance ``tsfm.models``.
-        own: names that are ours without an entry point.
+        own: names that the suite itself uses without an entry point.
     """
     used: dict[str, metadata.EntryPoint] = {}
-    for entry in sorted(metadata.entry_points(group=group), key=lambda e: (e.name, package(e) != OURS, package(e))):
+    for entry in sorted(
+        metadata.entry_points(group=group), key=lambda e: (e.name, package_of(e) != OURS, package_of(e))
+    ):
         if entry.name in own or entry.name in used:
-            winner = OURS if entry.name in own else package(used[entry.name])
-            say(f"{entry.name} of {group} is in {winner} and in {package(entry)}: that of {winner} is used")
+            winner = OURS if entry.name in own else package_of(used[entry.name])
+            warn_once(f"{entry.name} of {group} is in {winner} and in {package_of(entry)}: that of {winner} is used")
         else:
             used[entry.name] = entry
     return list(used.values())
 
 
 def load(entry: metadata.EntryPoint, what: str) -> Any:
-    """What an entry point names.
+    """Import the object of an entry point.
 
     Args:
         entry: of any package.
-        what: it stands for, for the error.
+        what: what it should be, for the error.
 
     Raises:
-        InputError: it cannot be imported. If what is missing belongs to an extra of its package, the line says so.
+        InputError: it cannot be imported. If an extra of its package would help, the message names it.
     """
     try:
         return entry.load()
-    except Exception as error:  # another package's: whatever it raises is its own fault, not ours
+    except Exception as error:  # code of another package may raise anything
         missing = str(error.name) if isinstance(error, ModuleNotFoundError) else ""
-        if extra := extra_of(entry, missing):
-            hint = f"pip install '{package(entry)}[{extra}]'"
+        if extra := find_extra(entry, missing):
+            hint = f"pip install '{package_of(entry)}[{extra}]'"
             raise InputError(f"expected the packages of {what}, found no {missing}: {hint}") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-        raise wrong(entry, what, f"an error on import ({reason})") from error
+        raise entry_point_error(entry, what, f"an error on import ({reason})") from error
 
 
-def wrong(entry: metadata.EntryPoint, what: str, problem: str) -> InputError:
-    """The line for an entry point that does not name what it should."""
+def entry_point_error(entry: metadata.EntryPoint, what: str, problem: str) -> InputError:
+    """The error for an entry point that is not what it should be."""
     return InputError(
         f"expected {what} in {entry.value} (entry point of {entry.group}), found {problem}: update or uninstall "
-        f"{package(entry)}"
+        f"{package_of(entry)}"
     )
 
 
-def extra_of(entry: metadata.EntryPoint, module: str) -> str | None:
-    """The extra of an entry point's package that a module belongs to."""
+def find_extra(entry: metadata.EntryPoint, module: str) -> str | None:
+    """The extra of the entry point's package that installs a module; None if there is none."""
     for requirement in (entry.dist.requires if entry.dist else None) or ():
         parts = re.match(r"""([\w.-]+).*extra == ["']([\w.-]+)["']""", requirement)
         if parts and parts[1].lower().replace("-", "_") == module.split(".")[0].lower():
@@ -74,12 +75,12 @@ def extra_of(entry: metadata.EntryPoint, module: str) -> str | None:
     return None
 
 
-def package(entry: metadata.EntryPoint) -> str:
+def package_of(entry: metadata.EntryPoint) -> str:
     """The name of the package that has an entry point."""
     return entry.dist.name if entry.dist else "a package without a name"
 
 
 @functools.cache
-def say(message: str) -> None:
+def warn_once(message: str) -> None:
     """Print a line on standard error, once per process."""
     logger.warning("warning: %s", message)

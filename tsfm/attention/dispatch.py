@@ -1,8 +1,8 @@
-"""The attention door: one ``Mask`` type and one function, ``attend``, whatever the device.
+"""Scaled-dot-product attention on any device: the function ``attend`` with one ``Mask`` type for all kernels.
 
-On CUDA the work is done by xformers' ``memory_efficient_attention`` and its attention-bias classes, elsewhere by
-PyTorch; both agree with the plain softmax of ``attend_reference``. Nothing else in the suite imports xformers, and it
-is imported when the first CUDA tensor arrives.
+On CUDA it calls xformers' ``memory_efficient_attention`` with its attention-bias classes, elsewhere PyTorch; both agree
+with the plain softmax of ``attend_reference``. No other module imports xformers, and this one does so only when it gets
+the first CUDA tensor.
 
 Shapes: ``B`` batch, ``N`` query tokens, ``M`` key tokens, ``H`` heads, ``D`` channels of a head.
 """
@@ -26,7 +26,7 @@ from tsfm.attention.torch_kernels import layout, torch_attend
 
 __all__ = ["Mask", "attend", "attend_reference", "kernel_name", "load_xformers", "xformers_bias", "xformers_problem"]
 
-# Channels of a head that every kernel of xformers takes are multiples of this.
+# All kernels of xformers accept heads whose number of channels is a multiple of this.
 ALIGNMENT = 8
 
 
@@ -45,15 +45,15 @@ def attend(
         q_BNHD: queries.
         k_BMHD: keys.
         v_BMHD: values.
-        mask: which keys a query may see; ``None``: all of them.
+        mask: which keys a query may see; by default all.
         scale: factor on the scores, by default ``1 / sqrt(D)``.
-        dropout: share of attention weights set to 0 (give 0 outside training).
+        dropout: share of attention weights set to 0; pass 0 outside training.
 
     Returns:
-        The mixed values, in the type of autocast where that is on; 0 for a query that sees no key.
+        The weighted means of the values, in the type of autocast if that is on; 0 for a query that sees no key.
 
     Raises:
-        ValueError: where the mask does not fit the tokens.
+        ValueError: the mask does not fit the tokens.
     """
     kind = q_BNHD.device.type
     if kind != "meta" and torch.is_autocast_enabled(kind):
@@ -79,7 +79,7 @@ def attend_reference(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B N H D"]:
-    """The same as ``attend``, as a plain softmax over all scores: what the tests hold the kernels to."""
+    """The same as ``attend`` by a plain softmax over all scores; the reference for tests of the kernels."""
     scale = 1 / math.sqrt(q_BNHD.shape[-1]) if scale is None else scale
     scores_BHNM = torch.einsum("bnhd,bmhd->bhnm", q_BNHD, k_BMHD) * scale
     bias = None if mask is None else mask.dense(q_BNHD.shape[1], k_BMHD.shape[1], q_BNHD)
@@ -94,10 +94,10 @@ def attend_reference(
 
 @cache
 def load_xformers() -> Any | None:
-    """The module ``xformers.ops`` with its CUDA library loaded; ``None`` where it is not installed.
+    """The module ``xformers.ops`` with its CUDA library loaded; ``None`` if it is not installed.
 
-    xformers' wheel is linked to version 12 of the CUDA runtime, recent PyTorch brings version 13. Without the old one
-    every operator refuses CUDA tensors, so it is loaded here from the wheel ``nvidia-cuda-runtime-cu12``.
+    xformers' wheel is linked to version 12 of the CUDA runtime, but recent PyTorch installs version 13. Without version
+    12 every operator refuses CUDA tensors, so it is loaded here from the wheel ``nvidia-cuda-runtime-cu12``.
     """
     if importlib.util.find_spec("xformers") is None:
         return None
@@ -105,18 +105,18 @@ def load_xformers() -> Any | None:
     for folder in (nvidia.submodule_search_locations or []) if nvidia is not None else []:
         for library in Path(folder).glob("cuda_runtime/lib/libcudart.so.12*"):
             ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    # What it has to say about its library is said by `tsfm doctor`, with what to do.
+    # `tsfm doctor` reports problems with its library, and what to do about them.
     logging.getLogger("xformers").setLevel(logging.ERROR)
     try:
         import xformers.ops
     except (ImportError, OSError, RuntimeError) as error:
-        logging.getLogger(__name__).warning("xformers is not used: %s (`tsfm doctor` says more)", error)
+        logging.getLogger(__name__).warning("xformers is not used: %s (see `tsfm doctor`)", error)
         return None
     return xformers.ops
 
 
 def xformers_problem() -> str | None:
-    """Why xformers cannot run on a CUDA tensor here, in its own words; ``None`` where it can."""
+    """The reason why xformers cannot run on CUDA tensors on this machine; ``None`` if it can."""
     if load_xformers() is None:
         return "it is not installed or does not import"
     from xformers import _cpp_lib
@@ -126,12 +126,12 @@ def xformers_problem() -> str | None:
 
 
 class Translation(NamedTuple):
-    """A mask in xformers' words.
+    """A mask in the form that xformers takes.
 
     Attributes:
         bias: one of its bias classes, a tensor ``[B, H, N, M]``, or ``None``.
-        is_flat: whether the rows are to be laid end to end as a batch of one.
-        blind: True where a query sees no key and must give 0, to broadcast over ``[B, N, H, D]``.
+        is_flat: whether the rows must be concatenated to a batch of one.
+        blind: True for queries that see no key and must give 0; broadcasts to ``[B, N, H, D]``.
     """
 
     bias: Any
@@ -140,7 +140,7 @@ class Translation(NamedTuple):
 
 
 def xformers_bias(mask: Mask | None, q_BNHD: Tensor, k_BMHD: Tensor) -> Translation | None:
-    """The mask as xformers' attention bias; ``None`` where it has no class for it.
+    """The mask as xformers' attention bias; ``None`` if xformers has no class for it.
 
     Args:
         mask: the mask, checked against the tokens.
@@ -169,7 +169,7 @@ def xformers_bias(mask: Mask | None, q_BNHD: Tensor, k_BMHD: Tensor) -> Translat
 
 @lru_cache(maxsize=4)
 def _blocks(lengths: tuple[int, ...], is_causal: bool, left: int | None, device: torch.device) -> Any:
-    """Segments in xformers' words; kept, because every layer of a model asks for the same."""
+    """Segments as a bias class of xformers; cached, because every layer of a model needs the same."""
     classes = load_xformers().fmha.attn_bias  # type: ignore[union-attr]
     blocks: Any = classes.BlockDiagonalMask.from_seqlens(lengths, device=device)
     if is_causal:
@@ -184,8 +184,8 @@ def _tensor_bias(mask: Mask, q_BNHD: Tensor, m: int) -> Translation:
     if bias.dtype == torch.bool:
         bias = torch.zeros(bias.shape, dtype=dtype, device=bias.device).masked_fill(~bias, -math.inf)
     blind = (bias == -math.inf).all(-1, keepdim=True)
-    # The kernels want rows that start at multiples of 8 elements: allocate longer ones, show the first part. Adding to
-    # zeros also makes a plain tensor of a parameter, which xformers would refuse by its type.
+    # The kernels need rows that start at multiples of 8 elements: allocate longer rows and take a view of their start.
+    # Padding also turns a parameter, which xformers would refuse by its type, into a plain tensor.
     rows = F.pad(bias.masked_fill(blind, 0), (0, -m % ALIGNMENT))[..., :m]
     return Translation(rows.expand(b, h, n, m), blind=blind.transpose(1, 2))
 
@@ -198,21 +198,21 @@ class _Call(NamedTuple):
 
 
 def _prepare(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float, dropout: float) -> _Call | None:
-    """The call of xformers for these arguments; ``None`` where none of its kernels takes them."""
+    """The call of xformers for these arguments; ``None`` if none of its kernels accepts them."""
     ops = load_xformers()
     translation = None if ops is None else xformers_bias(mask, q, k)
     if ops is None or translation is None:
         return None
     if q.shape[-1] % ALIGNMENT:
-        # Zeros change neither the scores nor the values that are kept.
+        # The added zeros change neither the scores nor the channels that are returned.
         q, k, v = (F.pad(x, (0, -x.shape[-1] % ALIGNMENT)) for x in (q, k, v))
     if translation.is_flat:
         q, k, v = (x.flatten(0, 1)[None] for x in (q, k, v))
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     inputs = ops.fmha.Inputs(query=q, key=k, value=v, attn_bias=translation.bias, p=dropout, scale=scale)
     for module in (ops.fmha.flash3, ops.fmha.flash, ops.fmha.cutlass):
-        # Both ways are asked now: a refusal in backward would come too late for another kernel.
-        # (The type first: their own questions break on one that they do not know.)
+        # Check forward and backward now: a refusal in backward would come too late for another kernel. Check the type
+        # first, because the checks of xformers fail for types that they do not know.
         if q.dtype not in module.FwOp.SUPPORTED_DTYPES:
             continue
         if not module.FwOp.not_supported_reasons(inputs) and not module.BwOp.not_supported_reasons(inputs):
@@ -238,11 +238,11 @@ def kernel_name(
     *,
     dropout: float = 0.0,
 ) -> str:
-    """What ``attend`` would run for these arguments, found by the code that chooses; for ``tsfm doctor``."""
+    """The name of the kernel that ``attend`` runs for these arguments, for ``tsfm doctor``."""
     if q_BNHD.device.type == "cuda":
         call = _prepare(q_BNHD, k_BMHD, v_BMHD, mask, 1.0, dropout)
         if call is not None:
             return f"xformers {call.name}"
-    where = layout(mask, q_BNHD.shape[0], q_BNHD.shape[1], k_BMHD.shape[1])
+    kernel_layout = layout(mask, q_BNHD.shape[0], q_BNHD.shape[1], k_BMHD.shape[1])
     kernel = "cached dropout" if dropout > 0 and q_BNHD.device.type == "cpu" else "torch SDPA"
-    return {"dense": kernel, "segments": f"{kernel}, by segment", "windows": f"{kernel}, by window"}[where]
+    return {"dense": kernel, "segments": f"{kernel}, by segment", "windows": f"{kernel}, by window"}[kernel_layout]

@@ -1,8 +1,8 @@
-"""Dropout with a mask that is cheap to draw on a CPU; the same distribution as PyTorch's.
+"""Dropout with a mask that is cheap to sample on a CPU; the distribution is that of PyTorch.
 
-``bernoulli_`` of PyTorch takes longer on a CPU than the layers around it. Here one random byte decides an element:
-below ``floor(256 p)`` it is dropped, above it is kept, and only where the byte equals that border (one element in 256)
-a second draw decides, so that the share is exactly ``p`` and not the nearest 256th.
+``bernoulli_`` of PyTorch takes longer on a CPU than the layers around it. Here one random byte decides per element: if
+it is below ``floor(256 p)`` the element is dropped, if it is above it is kept, and if it is equal (one element in 256)
+a second random number decides, so the share is exactly ``p`` and not rounded to a multiple of 1 / 256.
 """
 
 from collections.abc import Iterable
@@ -15,19 +15,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Elements worked on at a time: what one step touches stays in a core's own cache. Fixed, because the stream of random
-# numbers is cut at these borders.
+# Elements processed at a time, so that they fit into the cache of a core. Fixed, because the masks depend on it.
 CHUNK = 1 << 18
-# Below this PyTorch's kernel is as quick as setting up ours.
+# Number of elements below which PyTorch's kernel is as fast.
 SMALL = 1 << 12
 
 
 def _random_stream() -> np.random.Generator:
-    """A fast generator seeded by one number of PyTorch's: ``torch.manual_seed`` or a restored state fixes the masks."""
+    """A fast generator seeded by PyTorch's global generator, so ``torch.manual_seed`` determines the masks."""
     return np.random.Generator(np.random.SFC64(int(torch.randint(2**63 - 1, ()))))
 
 
-def _draw_keep(stream: np.random.Generator, keep: Bool[Tensor, "*shape"], p: float) -> None:
+def _sample_keep(stream: np.random.Generator, keep: Bool[Tensor, "*shape"], p: float) -> None:
     """Fill ``keep``, a contiguous CPU tensor, with False (share ``p``) and True."""
     flat = keep.numpy().reshape(-1)
     words = stream.bit_generator.random_raw((flat.size + 7) // 8)
@@ -40,31 +39,31 @@ def _draw_keep(stream: np.random.Generator, keep: Bool[Tensor, "*shape"], p: flo
 
 
 def _pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """Contiguous tensors of one size, cut alike into pieces of ``CHUNK`` elements."""
+    """Contiguous tensors of one size, cut into pieces of ``CHUNK`` elements."""
     if tensors[0].numel() <= CHUNK:
         return (tensors,)
     return zip(*(x.view(-1).split(CHUNK) for x in tensors), strict=True)
 
 
 def keep_mask(shape: tuple[int, ...], p: float, device: torch.device | str = "cpu") -> Bool[Tensor, "*shape"]:
-    """A mask of elements to keep: each is False with probability ``p``, by PyTorch's global generator.
+    """A random mask of elements to keep: each is False with probability ``p``; uses PyTorch's global generator.
 
     Args:
         shape: the shape of the mask.
         p: the probability of dropping an element, at least 0 and below 1.
-        device: where the mask shall be.
+        device: device of the mask.
     """
     keep = torch.empty(shape, dtype=torch.bool, device=device)
     if keep.device.type != "cpu":
         return keep.bernoulli_(1 - p)
     stream = _random_stream()
     for (piece,) in _pieces(keep):
-        _draw_keep(stream, piece, p)
+        _sample_keep(stream, piece, p)
     return keep
 
 
 class _Dropout(torch.autograd.Function):
-    """Drops, scales, adds; in backward, drops and scales the gradient; a cache-sized piece at a time."""
+    """Dropout plus residual, computed in pieces that fit into the cache."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor | None, p: float) -> Tensor:
@@ -82,7 +81,7 @@ class _Dropout(torch.autograd.Function):
 
 def _apply_keep(x: Tensor, keep: Tensor, p: float, residual: Tensor | None = None) -> Tensor:
     out = torch.empty_like(x)
-    # The bytes of the mask: products with bool take a slow path in PyTorch, products with uint8 a vectorised one.
+    # View the mask as uint8: PyTorch's products with uint8 are vectorised, those with bool are not.
     tensors = (x, keep.view(torch.uint8), out) if residual is None else (x, keep.view(torch.uint8), out, residual)
     for x_piece, keep_piece, out_piece, *residual_piece in _pieces(*tensors):
         torch.mul(x_piece, keep_piece, out=out_piece)
@@ -101,7 +100,7 @@ def dropout(
     Args:
         x: any values.
         p: the share, at least 0 and below 1.
-        training: whether anything is dropped.
+        training: whether elements are dropped.
         residual: added to the result in the same pass over memory.
     """
     if training and p > 0 and x.device.type == "cpu" and x.numel() >= SMALL:
@@ -121,7 +120,7 @@ class Dropout(nn.Module):
         p: the share of elements set to 0 in training, at least 0 and below 1.
 
     Raises:
-        ValueError: where ``p`` is out of range.
+        ValueError: ``p`` is out of range.
     """
 
     def __init__(self, p: float = 0.5) -> None:

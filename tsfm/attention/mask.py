@@ -1,6 +1,6 @@
-"""The one mask type of the suite: what a query may see, said in words that every kernel can be told.
+"""The attention mask type of the suite, independent of the kernel that runs.
 
-Import it from ``tsfm.attention.dispatch``. Shapes: ``B`` batch, ``H`` heads, ``N`` query tokens, ``M`` key tokens.
+Shapes: ``B`` batch, ``H`` heads, ``N`` query tokens, ``M`` key tokens.
 """
 
 import math
@@ -18,20 +18,20 @@ from tsfm.attention.segments import Runs, SegmentGroups, group, runs_of
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Which keys a query may see, and what is added to the scores. The parts combine: a key must pass all of them.
+    """Which keys a query may see, and a bias on the scores. A key is visible if every part allows it.
 
-    Where there are fewer queries than keys, the queries are the last ``N`` of the ``M`` tokens (decoding with a cache).
+    If there are fewer queries than keys, the queries are the last ``N`` of the ``M`` tokens (decoding with a cache).
     A query that sees no key gives 0.
 
     Attributes:
-        is_causal: a token sees itself and what comes before it.
-        lengths: segments laid one after the other along the tokens of a batch of one; a token sees its own segment.
-        segment_ids: the segment of every token in every row, ``0`` for padding; a token sees its own segment.
+        is_causal: a token sees itself and the tokens before it.
+        lengths: lengths of consecutive segments in a batch of one; a token sees its own segment.
+        segment_ids: number of the segment of every token, ``0`` for padding; a token sees its own segment.
         window: ``(left, right)``: a token sees at most ``left`` tokens before it and ``right`` after it.
         bias: added to the scores, broadcastable to ``[B, H, N, M]``; ``-inf`` hides a key.
 
     Raises:
-        ValueError: where the parts contradict each other or are out of range.
+        ValueError: the parts contradict each other or are out of range.
     """
 
     is_causal: bool = False
@@ -50,40 +50,40 @@ class Mask:
 
     @classmethod
     def causal(cls) -> "Mask":
-        """Every token sees itself and what comes before it."""
+        """Every token sees itself and the tokens before it."""
         return cls(is_causal=True)
 
     @classmethod
     def packed(cls, lengths: Sequence[int], *, causal: bool = False) -> "Mask":
-        """Segments of these lengths along the tokens of a batch of one; no segment sees another."""
+        """Consecutive segments of these lengths in a batch of one; no segment sees another."""
         return cls(lengths=tuple(lengths), is_causal=causal)
 
     @classmethod
     def segments(cls, segment_ids: Int[Tensor, "B N"], *, causal: bool = False) -> "Mask":
-        """Rows that hold several segments, told apart by their number; ``0`` marks padding, seen by nobody."""
+        """Rows with several numbered segments; ``0`` marks padding, which no token sees."""
         return cls(segment_ids=segment_ids, is_causal=causal)
 
     @classmethod
     def local(cls, left: int, right: int, *, causal: bool = False) -> "Mask":
-        """A window of ``left`` tokens before and ``right`` tokens after each token, itself always included."""
+        """Every token sees itself, ``left`` tokens before it and ``right`` tokens after it."""
         return cls(window=(left, right), is_causal=causal)
 
     @property
     def is_segmented(self) -> bool:
-        """Whether tokens are divided into segments, in either way."""
+        """Whether tokens are divided into segments, by lengths or by numbers."""
         return self.lengths is not None or self.segment_ids is not None
 
     @property
     def reach(self) -> tuple[int | None, int | None]:
-        """How many tokens back and forward a token sees, ``None`` without a limit; causal is no step forward."""
+        """How many tokens backward and forward a token sees, ``None`` without a limit; causal means 0 forward."""
         left, right = self.window if self.window is not None else (None, None)
         return left, 0 if self.is_causal else right
 
     @cached_property
     def runs(self) -> Runs | None:
-        """The segments as runs of tokens; ``None`` where there are none or one of them is not in one piece.
+        """The segments as runs of tokens; ``None`` without segments or if one of them is not contiguous.
 
-        Found once a mask, whichever number of layers uses it (the ids may have to come from another device).
+        Computed once per mask, however many layers use it, because the numbers may have to be copied from a GPU.
         """
         if self.lengths is not None:
             return Runs(np.array(self.lengths), np.ones(len(self.lengths), dtype=bool))
@@ -93,36 +93,41 @@ class Mask:
 
     @cached_property
     def groups(self) -> SegmentGroups | None:
-        """The segments batched by length; ``None`` where there are no ``runs``. Found once a mask, too."""
+        """The segments batched by length; ``None`` without ``runs``. Computed once per mask, too."""
         return None if self.runs is None else group(self.runs)
 
     def asked_by(self, asking_M: Int[Tensor, " M"]) -> "Mask":
-        """The same mask for these queries alone.
+        """The same mask for some of the queries.
+
+        Args:
+            asking_M: positions of the queries.
 
         Raises:
-            ValueError: it says more than its bias, whose queries would have to be the last tokens.
+            ValueError: the mask has other parts than a bias; these need the queries to be the last tokens.
         """
         if self.bias is None or self.is_segmented or self.reach != (None, None):
-            raise ValueError("expected a mask of a bias alone for some of the queries, found more: give it as a bias")
+            raise ValueError(
+                "expected a mask with only a bias for some of the queries, found other parts: give the mask as a bias"
+            )
         return self if self.bias.shape[2] == 1 else Mask(bias=self.bias[:, :, asking_M])
 
     def check(self, b: int, n: int, m: int) -> None:
-        """Raise ``ValueError`` where the mask does not fit ``b`` rows of ``n`` queries and ``m`` keys."""
+        """Raise ``ValueError`` if the mask does not fit ``b`` rows of ``n`` queries and ``m`` keys."""
         if n > m and self.reach != (None, None):
             raise ValueError(f"expected no more queries than keys under a causal or local mask, found {n} and {m}")
-        found: tuple[int, int] | None = None
+        segmented_shape: tuple[int, int] | None = None
         if self.lengths is not None:
-            found = (1, sum(self.lengths))
+            segmented_shape = (1, sum(self.lengths))
         elif self.segment_ids is not None:
-            found = (self.segment_ids.shape[0], self.segment_ids.shape[1])
-        if found is not None and ((b, n) != found or n != m):
+            segmented_shape = (self.segment_ids.shape[0], self.segment_ids.shape[1])
+        if segmented_shape is not None and ((b, n) != segmented_shape or n != m):
             raise ValueError(
-                f"expected queries and keys of the {found[1]} tokens in {found[0]} rows that the mask divides into "
-                f"segments, found {b} rows of {n} queries and {m} keys"
+                f"expected queries and keys for the {segmented_shape[1]} tokens in {segmented_shape[0]} rows of the "
+                f"mask's segments, found {b} rows of {n} queries and {m} keys"
             )
 
     def visible(self, n: int, m: int, device: torch.device | str = "cpu") -> Bool[Tensor, "_ 1 _ M"] | None:
-        """True where query ``n`` may see key ``m``; ``None`` where all see all. The bias is not counted."""
+        """True where a query may see a key, without regard to the bias; ``None`` if all queries see all keys."""
         left, right = self.reach
         seen: Tensor | None = None
         if (left, right) != (None, None):
@@ -136,7 +141,7 @@ class Mask:
         return seen
 
     def dense(self, n: int, m: int, like: Tensor) -> Tensor | None:
-        """The whole mask as one tensor for the scores: boolean, or additive in the type of ``like`` with a bias."""
+        """The mask as one tensor for the scores: boolean, or additive in the type of ``like`` with a bias."""
         seen = self.visible(n, m, like.device)
         if self.bias is None:
             return seen

@@ -1,6 +1,6 @@
-"""Segments of a packed batch: found as runs of tokens, batched by length, and brought back into order.
+"""Regroups the segments of a packed batch by length, for attention without a dense mask.
 
-Shapes: tokens of all rows laid end to end are ``T``; a group holds ``G`` segments padded to its longest, ``L`` tokens.
+Shapes: ``T`` tokens of all rows concatenated; a group has ``G`` segments padded to its longest, of ``L`` tokens.
 """
 
 from dataclasses import dataclass, replace
@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Segments share a group where none is shorter than this part of the longest: the padding then adds at most
+# Segments of a group have at least this share of the length of its longest: the padding then adds at most
 # 1 / 0.8^2 - 1 = 56 % to the sum of the squared lengths.
 FILL = 0.8
 
 
 class Runs(NamedTuple):
-    """Segments along the tokens of all rows laid end to end; padding is a run of its own, ``real`` False."""
+    """Segments as runs along the concatenated tokens of all rows; ``real`` is False for runs of padding."""
 
     lengths: np.ndarray
     real: np.ndarray
 
 
 def runs_of(ids: np.ndarray) -> Runs | None:
-    """The runs of equal numbers in the rows of ``ids [B, N]``, 0 padding; ``None`` where a segment is in two pieces."""
+    """The runs of equal numbers in the rows of ``ids [B, N]`` (0: padding); ``None`` if a segment is not contiguous."""
     new = np.ones(ids.shape, dtype=bool)
     new[:, 1:] = ids[:, 1:] != ids[:, :-1]
     starts = np.flatnonzero(new)
@@ -38,14 +38,14 @@ def runs_of(ids: np.ndarray) -> Runs | None:
 
 @dataclass(frozen=True)
 class SegmentGroups:
-    """Segments of about the same length, batched: where their tokens are, and the way back.
+    """Segments batched in groups of similar length: the order of their tokens and its inverse.
 
     Attributes:
         shapes: ``(G, L)`` of every group.
-        lengths: ``[G]`` true lengths of every group's segments, ``None`` where all have ``L`` tokens.
-        index: position among the ``T`` tokens of every place in the groups, laid end to end.
-        inverse: ``[T]`` place in the groups of every token.
-        filler: the places that hold no token of their own.
+        lengths: ``[G]`` true lengths of the segments of every group, ``None`` if all have ``L`` tokens.
+        index: for every slot of the concatenated groups, the position of its token among the ``T`` tokens.
+        inverse: ``[T]`` slot of every token.
+        filler: the slots that only pad a segment.
         pad: ``[T]`` True for padding tokens, ``None`` without any.
     """
 
@@ -58,12 +58,12 @@ class SegmentGroups:
 
     @property
     def sizes(self) -> list[int]:
-        """Places in every group."""
+        """Number of slots of every group."""
         return [count * longest for count, longest in self.shapes]
 
     @property
     def cost(self) -> int:
-        """Scores to be computed for a head."""
+        """Number of scores to compute per head."""
         return sum(count * longest**2 for count, longest in self.shapes)
 
     def to(self, device: torch.device) -> "SegmentGroups":
@@ -81,7 +81,7 @@ class SegmentGroups:
 
 
 def group(runs: Runs) -> SegmentGroups:
-    """Sort segments by length and batch those of about the same; every padding token becomes a segment of its own."""
+    """Sort segments by length and batch similar lengths; every padding token becomes its own segment."""
     starts = np.cumsum(runs.lengths) - runs.lengths
     pad = np.repeat(~runs.real, runs.lengths)
     starts = np.concatenate([starts[runs.real], np.flatnonzero(pad)])
@@ -114,10 +114,10 @@ def group(runs: Runs) -> SegmentGroups:
 
 
 class _Regroup(torch.autograd.Function):
-    """Gathers rows; backward gathers too, where ``index_select`` would add row by row.
+    """Gathers rows; its backward also gathers, which is faster than the row-wise additions of ``index_select``.
 
-    That is right because every token has one true place, and a filler's gradient is 0: its key is hidden and its output
-    is not taken.
+    This is correct because every token has one slot, and the gradient of a filler is 0: its key is hidden and its
+    output is not used.
     """
 
     @staticmethod
@@ -134,7 +134,7 @@ class _Regroup(torch.autograd.Function):
 
 
 def regroup(x: Tensor, groups: SegmentGroups, back: bool = False) -> Tensor:
-    """The rows of ``x [T, ...]`` in the order of the groups, fillers included; ``back`` undoes it."""
+    """The rows of ``x [T, ...]`` in the order of the groups, with fillers; ``back`` inverts this."""
     if back:
         out: Tensor = _Regroup.apply(x, groups.inverse, groups.index, groups.filler)
     else:

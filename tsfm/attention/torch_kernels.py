@@ -1,4 +1,4 @@
-"""Attention by PyTorch's kernels: what the door uses away from CUDA, and on CUDA where xformers refuses.
+"""Attention by PyTorch's kernels, for the CPU, and for CUDA if no kernel of xformers accepts the arguments.
 
 Shapes: ``B`` batch, ``N`` query tokens, ``M`` key tokens, ``H`` heads, ``D`` channels of a head; a packed batch is
 regrouped into ``G`` segments of at most ``L`` tokens.
@@ -15,16 +15,17 @@ from tsfm.attention.dropout_kernel import dropout_attention
 from tsfm.attention.mask import Mask
 from tsfm.attention.segments import regroup
 
-MOST_SCORES = 2**26  # scores held at once when attention is written out
-SHORT_ROWS = 64 * 64  # queries times keys up to which that is faster in float32, too
-MOST_SCORES_HELD = 2**23  # scores held at once outside training, where nothing else needs much memory
-LONGER_ROWS = 256 * 256  # queries times keys up to which it is faster outside training, in bfloat16 alone
-SLOW_ROWS = range(16, 65)  # keys
+# Limits of attention by two matrix products, on a CPU.
+MOST_SCORES = 2**26  # scores in memory in training
+SHORT_ROWS = 64 * 64  # queries times keys up to which it is faster in float32, too
+MOST_SCORES_HELD = 2**23  # scores in memory outside training, which otherwise needs little memory
+LONGER_ROWS = 256 * 256  # queries times keys up to which it is faster outside training, only in bfloat16
+SLOW_ROWS = range(16, 65)  # numbers of keys for which softmax is slow in bfloat16
 Layout = Literal["dense", "segments", "windows"]
 
 
 def layout(mask: Mask | None, b: int, n: int, m: int) -> Layout:
-    """How PyTorch is asked: the whole square of scores, segment by segment, or window by window."""
+    """How attention is computed: all scores at once, by segments, or by windows."""
     if mask is None or mask.bias is not None:
         return "dense"
     if mask.groups is not None:
@@ -41,7 +42,7 @@ def _block(left: int, right: int) -> int:
 
 
 def torch_attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float, dropout: float) -> Tensor:
-    """``attend`` on any device; the arguments are checked and of one type."""
+    """``attend`` on any device, for checked arguments of one type."""
     b, n, m = q.shape[0], q.shape[1], k.shape[1]
     match layout(mask, b, n, m):
         case "segments":
@@ -65,7 +66,7 @@ def _kernel(
     dropout: float,
     is_causal: bool = False,
 ) -> Tensor:
-    """One call of a kernel; ``bias`` is boolean (True: seen) or additive, broadcastable to ``[B, H, N, M]``."""
+    """One call of a kernel; ``bias`` is boolean (True: visible) or additive, broadcastable to ``[B, H, N, M]``."""
     q, k, v = (x.transpose(1, 2) for x in (q_BNHD, k_BMHD, v_BMHD))
     learned = bias is not None and bias.requires_grad
     by_products = dropout == 0 and _is_faster_by_products(q, k)
@@ -92,8 +93,8 @@ def _is_faster_by_products(q: Tensor, k: Tensor) -> bool:
     """Whether plain matrix products are faster on a CPU than PyTorch's fused kernel.
 
     The backward pass of the fused kernel does not use the matrix units in bfloat16: products take a third of its time
-    at 512 tokens and a sixth at 40; in float32 they win where the rows are short. Its forward pass alone takes 1.3 to 2
-    times as long as products at 200 tokens and fewer in bfloat16, and less than they at 512.
+    at 512 tokens and a sixth at 40; in float32 they are faster for short rows. Its forward pass alone takes 1.3 to 2
+    times as long as products at up to 200 tokens in bfloat16, and less time at 512.
     """
     if q.device.type != "cpu":
         return False
@@ -105,7 +106,7 @@ def _is_faster_by_products(q: Tensor, k: Tensor) -> bool:
 
 
 def by_products_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Softmax attention written out as two matrix products; axes ``[B, H, N, D]``; every query sees a key."""
+    """Softmax attention as two matrix products; axes ``[B, H, N, D]``; every query must see a key."""
     heads = q.shape[:2]
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     if bias is None:
@@ -113,14 +114,14 @@ def by_products_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, 
     else:
         bias = bias.to(q.dtype).expand(*heads, q.shape[1], k.shape[1]).flatten(0, 1)
         scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale)
-    # PyTorch's softmax in bfloat16 takes up to three times as long on short rows as in float32, back included five.
+    # On short rows PyTorch's softmax takes up to three times as long in bfloat16 as in float32, backward five times.
     is_slow = scores.dtype == torch.bfloat16 and scores.shape[-1] in SLOW_ROWS
     weights = scores.softmax(-1, dtype=torch.float32 if is_slow else None).to(v.dtype)
     return torch.bmm(weights, v).unflatten(0, heads)
 
 
 def _by_segments(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout: float) -> Tensor:
-    """Segments of about the same length in one call: the work grows with the sum of the squared lengths."""
+    """Segments of similar length in one call: the cost grows with the sum of the squared lengths."""
     assert mask.groups is not None
     groups, device = mask.groups.to(q.device), q.device
     within = Mask(is_causal=mask.is_causal, window=mask.window)
@@ -143,7 +144,7 @@ def _by_segments(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, drop
 
 
 def _by_windows(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout: float) -> Tensor:
-    """Blocks of queries, each with the keys it can reach: the work grows with tokens times window."""
+    """Blocks of queries, each with the keys in its reach: the cost grows with tokens times window."""
     (b, n), (left, right) = q.shape[:2], mask.reach
     assert left is not None
     assert right is not None

@@ -1,1 +1,1 @@
-"""The functions behind the command: one file a command, imported only when it is called."""
+"""The command line: one file per command, imported only when the command is called."""

@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NoReturn, Union
 
 from tsfm_data.errors import InputError, unknown_name
@@ -27,6 +28,16 @@ class Columns:
         known_covariates: columns known in the future too; to be forecast, the table goes on for the horizon with them
             filled in and the target empty.
         freq: pandas frequency of the series; inferred by default.
+        no_item_column: the table is one series per value column, whatever its columns are called.
+        future: a second table with the known covariates of the future.
+        season: steps in a season; by default that of the frequency (7 for days, 24 for hours, 12 for months).
+        resample: frequency that the rows are brought to first, such as h or D.
+        aggregate: how the values of one period become one: mean, sum, last or max.
+        on_bad_series: whether series that cannot be read are an error, left out (skip) or mended (fix).
+        timezone: the zone of timestamps that name none, such as Europe/Berlin.
+        dayfirst: whether 01/02/2024 is the first of February; the column decides by default.
+        decimal: the decimal mark; the column decides by default.
+        holidays: dates, or a file with one a line, that are no business days.
     """
 
     time_column: str | None = None
@@ -35,10 +46,29 @@ class Columns:
     past_covariates: list[str] | None = None
     known_covariates: list[str] | None = None
     freq: str | None = None
+    no_item_column: bool | None = None
+    future: Path | None = None
+    season: int | None = None
+    resample: str | None = None
+    aggregate: Literal["mean", "sum", "last", "max"] | None = None
+    on_bad_series: Literal["error", "skip", "fix"] | None = None
+    timezone: str | None = None
+    dayfirst: bool | None = None
+    decimal: Literal[".", ","] | None = None
+    holidays: list[str] | None = None
 
     def given(self) -> dict[str, Any]:
-        """Those that were given."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        """Those that were given, as ``read_series`` takes them.
+
+        Raises:
+            InputError: two that contradict each other.
+        """
+        options = {name: value for name, value in vars(self).items() if value is not None}
+        if options.pop("no_item_column", False):
+            if self.item_column is not None:
+                raise InputError("expected --item-column or --no-item-column, found both: leave one out")
+            options["item_column"] = ""
+        return options
 
 
 class Parser(argparse.ArgumentParser):
@@ -108,6 +138,8 @@ def add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, annotatio
         options |= {"nargs": "+", "action": Joined, "type": splitter(kind)}
     if typing.get_origin(kind) is Literal:
         options |= {"type": str, "choices": typing.get_args(kind)}
+        if "true" in options["choices"]:
+            options |= {"nargs": "?", "const": "true"}
     required = parameter.default is inspect.Parameter.empty
     if required and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
         parser.add_argument(parameter.name, **options)

@@ -1,4 +1,4 @@
-"""The command ``tsfm``: a table of names. What a name needs is imported when it is called, so that help is quick."""
+"""The command ``tsfm``: a table of commands. A command is imported when it is called, so that help is fast."""
 
 import importlib
 import os
@@ -9,8 +9,8 @@ from typing import NoReturn
 import tsfm
 from tsfm_data.errors import InputError, unknown_name
 
-# name -> where its function is, and the line that help shows. A name of two words is a command in a group. Packages add
-# others by entry points (``tsfm.commands.added``).
+# Name -> its function, and its line in the help. A name of two words is a command in a group. Packages add further
+# commands by entry points (``tsfm.commands.added``).
 COMMANDS = {
     "forecast": ("tsfm.commands.forecast:forecast", "forecast past the end of your series"),
     "evaluate": ("tsfm.commands.evaluate:evaluate", "score a model on held-out windows of a data set or your file"),
@@ -25,19 +25,19 @@ COMMANDS = {
     "configs copy": ("tsfm.commands.configs:copy", "copy a config to change it"),
     "scaling sweep": ("tsfm.commands.scaling:sweep", "train a grid of models and record each run in a table"),
     "scaling counts": ("tsfm.commands.scaling:counts", "count parameters and FLOPs, and compare with 6 N D"),
-    "scaling fit": ("tsfm.commands.scaling:fit", "fit scaling laws, with intervals, to a table of runs"),
+    "scaling fit": ("tsfm.commands.scaling:fit", "fit scaling laws to a table of runs"),
     "scaling plan": ("tsfm.commands.scaling:plan", "choose model size and data for a compute budget"),
     "scaling selftest": ("tsfm.commands.scaling:selftest", "reproduce published scaling laws"),
-    "weights list": ("tsfm.commands.weights:list_", "list the models that have a name, ours and published ones"),
+    "weights list": ("tsfm.commands.weights:list_", "list all named models, ours and published ones"),
     "weights pull": ("tsfm.commands.weights:pull", "download a model and verify it"),
     "weights mirror": ("tsfm.commands.weights:mirror", "copy a model for machines without network"),
     "weights verify": ("tsfm.commands.weights:verify", "check the files of a model folder or a mirror"),
     "weights convert": ("tsfm.commands.weights:convert", "turn a published checkpoint into a model folder"),
-    "weights card": ("tsfm.commands.weights:card", "write a model's card from what is recorded of it"),
-    "data list": ("tsfm.commands.data:list_", "list the data sets that have a name"),
+    "weights card": ("tsfm.commands.weights:card", "write the model card from the files of a model folder"),
+    "data list": ("tsfm.commands.data:list_", "list the named data sets"),
     "data pull": ("tsfm.commands.data:pull", "download a data set and verify it"),
     "data inspect": ("tsfm.commands.data:inspect", "show how your file is read"),
-    "data build": ("tsfm.commands.data_build:build", "make a pretraining corpus from a list of sources"),
+    "data build": ("tsfm.commands.data_build:build", "build a pretraining corpus from a list of sources"),
     "data verify": ("tsfm.commands.data_build:verify", "check the files of a corpus"),
     "data overlap": ("tsfm.commands.data_build:overlap", "show which evaluation series a corpus contains"),
     "data gallery": ("tsfm.commands.data_gallery:gallery", "draw synthetic series next to real ones"),
@@ -53,28 +53,28 @@ HEADINGS = {
     "weights": ("weights",),
     "data": ("data",),
 }
-INTERRUPTED = "interrupted: nothing half-written is left"
+INTERRUPTED = "interrupted: no file is left half-written"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 when its work is done, 2 with one line on standard error for a user's mistake."""
+    """Run one command and exit: status 0 on success, 2 with one line on standard error for a user's mistake."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     end_with(lambda: dispatch(words))
 
 
-def end_with(work: Callable[[], int]) -> NoReturn:
-    """Do some work and exit with its status; whatever goes wrong that is no defect of ours is one line and status 2."""
+def end_with(function: Callable[[], int]) -> NoReturn:
+    """Call a function and exit with its status; an error that is not a defect of ours becomes one line and status 2."""
     try:
-        sys.exit(work())
+        sys.exit(function())
     except KeyboardInterrupt:
         fail(INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has closed it
         sys.exit(0)
     except InputError as error:
         fail(str(error))
     except OSError as error:
-        name = error.filename2 or error.filename  # the second is the file that was to appear
+        name = error.filename2 or error.filename  # filename2 is the target of a rename
         where = f" ({name})" if name else ""
         fail(
             f"expected a file or folder that can be read and written, found: {error.strerror or error}{where}; "
@@ -83,20 +83,20 @@ def end_with(work: Callable[[], int]) -> NoReturn:
 
 
 def fail(message: str) -> NoReturn:
-    """One line on standard error, and exit status 2."""
+    """Print one line on standard error and exit with status 2."""
     print("tsfm: error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 
 
 def dispatch(words: list[str]) -> int:
-    """Find the command that the words begin with and call it with the rest; returns the exit status."""
+    """Call the command given by the first words with the other words; returns the exit status."""
     if words[:1] == ["--version"]:
         print(f"tsfm {tsfm.__version__}")
         return 0
     if (name := command_of(words, COMMANDS)) is not None:
         module, function = COMMANDS[name][0].split(":")
         target, rest = getattr(importlib.import_module(module), function), words[len(name.split()) :]
-        if module.endswith(".train"):  # Lightning has a parser of its own
+        if module.endswith(".train"):  # Lightning has its own parser
             return target([name, *rest])
         return call(f"tsfm {name}", target, rest)
     from tsfm.commands.added import added_commands, function_of, outline, summary
@@ -121,15 +121,15 @@ def dispatch(words: list[str]) -> int:
 
 
 def command_of(words: Sequence[str], names: Collection[str]) -> str | None:
-    """The name that the words begin with, the longest if there are several; None if there is none."""
-    begins = (" ".join(words[:count]) for count in range(len(words), 0, -1))
-    return next((begin for begin in begins if begin in names), None)
+    """The longest name that the words begin with; None if there is none."""
+    beginnings = (" ".join(words[:count]) for count in range(len(words), 0, -1))
+    return next((beginning for beginning in beginnings if beginning in names), None)
 
 
 def usage(lines: Mapping[str, str]) -> str:
-    """The help text of the whole command or of one group: a line per command, under headings."""
+    """The help text of all commands or of one group: one line per command, under headings."""
     width = max(map(len, lines))
-    text = ["usage: tsfm COMMAND ... (tsfm COMMAND --help says more)"]
+    text = ["usage: tsfm COMMAND ... (tsfm COMMAND --help shows the options)"]
     headings = {word: heading for heading, words in HEADINGS.items() for word in words}
     for heading in (*HEADINGS, "other"):
         shown = heading
@@ -149,10 +149,10 @@ def call(
     """Parse the words into the function's parameters and call it; returns the exit status.
 
     Args:
-        program: what the words stand after on the command line.
-        function: to call.
-        words: of the command line.
-        options: a function whose parameters and docstring are the options; the same one by default.
+        program: the command, as shown in the help.
+        function: the function to call.
+        words: arguments of the command line.
+        options: a function whose parameters and docstring define the options; by default ``function``.
     """
     from tsfm.commands.arguments import parse
 

@@ -1,4 +1,4 @@
-"""One good line out of the parser's long ones: what was expected, what was found, where, and the near names."""
+"""Turns errors of the config parser into one line: expected, found, file and line, similar names."""
 
 import importlib
 import inspect
@@ -18,7 +18,7 @@ from tsfm.configs import config_path
 from tsfm.models import Forecaster, model_classes
 from tsfm_data.errors import InputError, unknown_name
 
-# What a key of a config must hold a class of.
+# Keys of a config whose values are classes, and the base of these classes.
 BASES = {
     "model": pl.LightningModule,
     "data": pl.LightningDataModule,
@@ -37,10 +37,10 @@ VALUE = re.compile(r"(?:Got value|Given value): (.*?)(?: - Expected a | Given va
 
 
 def with_config_files(words: Sequence[str]) -> list[str]:
-    """The words with each config that ``--config`` names replaced by its file.
+    """The arguments, with the names of configs after ``--config`` replaced by their files.
 
     Raises:
-        InputError: there is no such file or config; near names are listed.
+        InputError: there is no such file or config; similar names are listed.
     """
     paths = list(words)
     for index, word in enumerate(words):
@@ -54,7 +54,7 @@ def with_config_files(words: Sequence[str]) -> list[str]:
 
 
 def config_files(words: Sequence[str]) -> list[Path]:
-    """The files that the words name with ``--config``."""
+    """The files given by ``--config``."""
     files = []
     for word, after in zip(words, [*words[1:], ""], strict=True):
         option, joined, value = word.partition("=")
@@ -64,10 +64,10 @@ def config_files(words: Sequence[str]) -> list[Path]:
 
 
 def check_files(words: Sequence[str]) -> None:
-    """Check that every config file holds YAML with the sections of a config.
+    """Check that every config file is YAML with keys and values.
 
     Raises:
-        InputError: a file is not YAML, or is not a mapping.
+        InputError: a file is not YAML, or not a mapping.
     """
     for path in config_files(words):
         try:
@@ -83,11 +83,11 @@ def check_files(words: Sequence[str]) -> None:
 
 
 def explain(error: BaseException, words: Sequence[str]) -> InputError:
-    """The one line for an error of the parser, or of a class that it made.
+    """The one-line error for an error of the parser, or of a class that it instantiated.
 
     Args:
-        error: what was raised.
-        words: the command line, for the place of the mistake.
+        error: the exception.
+        words: arguments of the command line, to locate the mistake.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -95,36 +95,38 @@ def explain(error: BaseException, words: Sequence[str]) -> InputError:
             return cause
         cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split())
-    if found := UNKNOWN_KEY.search(text):
-        return unknown_key(text, found, words)
-    if (found := UNKNOWN_CLASS.search(text)) and (not found[3] or section_of(text, found) in BASES):
-        return unknown_class(text, found, words)
-    if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
-        return InputError(f"expected a subclass of {found[2]}, found {found[1]}{place(found[1], words)}: name another")
-    if found := re.search(r"the following arguments are required: ([\w., ]+)", text):
-        return missing_key(text[: found.start()], [name.strip() for name in found[1].split(",")])
+    if match := UNKNOWN_KEY.search(text):
+        return unknown_key(text, match, words)
+    if (match := UNKNOWN_CLASS.search(text)) and (not match[3] or section_of(text, match) in BASES):
+        return unknown_class(text, match, words)
+    if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
+        return InputError(
+            f"expected a subclass of {match[2]}, found {match[1]}{location(match[1], words)}: name another"
+        )
+    if match := re.search(r"the following arguments are required: ([\w., ]+)", text):
+        return missing_key(text[: match.start()], [name.strip() for name in match[1].split(",")])
     if (value := VALUE.search(text)) and EXPECTED.search(text[: value.start()]) and "Parser key" in text:
         return wrong_value(text, value, words)
-    return InputError(f"{text.split(' Subtypes:')[0][:300]}{place('', words)}")
+    return InputError(f"{text.split(' Subtypes:')[0][:300]}{location('', words)}")
 
 
-def unknown_key(text: str, found: re.Match[str], words: Sequence[str]) -> InputError:
-    """A key, or an option, that nothing takes."""
-    option = next(group for group in found.groups() if group)
-    if found[3] and not option.startswith("-"):
+def unknown_key(text: str, match: re.Match[str], words: Sequence[str]) -> InputError:
+    """The error for an unknown key or option."""
+    option = next(group for group in match.groups() if group)
+    if match[3] and not option.startswith("-"):
         return InputError(f"expected options such as --config FILE, found the word {option!r}: leave it out")
     *groups, key = option.lstrip("-").split("=")[0].split(".")
     if named := re.search(r"Group '([\w.]+)' does not", text):
         groups = named[1].split(".")
-    owners = re.findall(r"given class_path '([\w.]+)'", text[: found.start()])
-    if inner := re.search(r"Got value: Namespace\(.*?class_path='([\w.]+)'", text[found.start() :]):
+    owners = re.findall(r"given class_path '([\w.]+)'", text[: match.start()])
+    if inner := re.search(r"Got value: Namespace\(.*?class_path='([\w.]+)'", text[match.start() :]):
         owners.append(inner[1])
     if owners:
         owner = load_class(owners[-1])
         if owner in BASES.values():
             return InputError(
                 f"expected --config with a class for {option.lstrip('-').split('.')[0]} before the option {option}, "
-                "found none: move the option behind it"
+                "found none: move the option after it"
             )
         for group in groups:
             owner = parameter_class(owner, group)
@@ -134,11 +136,11 @@ def unknown_key(text: str, found: re.Match[str], words: Sequence[str]) -> InputE
     else:
         key = groups[0] if groups else key
         kind, known = "section of the config", list(SECTIONS)
-    return InputError(f"{unknown_name(kind, key, known)}{place(key, words)}")
+    return InputError(f"{unknown_name(kind, key, known)}{location(key, words)}")
 
 
 def missing_key(head: str, names: Sequence[str]) -> InputError:
-    """A key without a default that nothing gives."""
+    """The error for a missing required key."""
     keys = ".".join(re.findall(r'Parser key "([\w.]+)"', head))
     if not keys:
         sections = " and ".join(name.split(".", 1)[-1] for name in names)
@@ -147,48 +149,48 @@ def missing_key(head: str, names: Sequence[str]) -> InputError:
     return InputError(f"expected a value for {names[0]} of {keys}, found none: give --{keys}.{names[0]} VALUE")
 
 
-def unknown_class(text: str, found: re.Match[str], words: Sequence[str]) -> InputError:
-    """A class, or the module of one, that is not there."""
-    if found[3]:
-        name = found[3].rstrip(".")
-        section = section_of(text, found)
+def unknown_class(text: str, match: re.Match[str], words: Sequence[str]) -> InputError:
+    """The error for an unknown class, or a class in an unknown module."""
+    if match[3]:
+        name = match[3].rstrip(".")
+        section = section_of(text, match)
         models = {kind.__name__ for kind in model_classes().values()}
         known = models if section == "forecaster" else subclasses(BASES[section])
-        return InputError(f"{unknown_name(f'class for {section}', name, known)}{place(name, words)}")
-    module = importlib.import_module(found[1])
-    return InputError(f"{unknown_name(f'name in {found[1]}', found[2], public(module))}{place(found[2], words)}")
+        return InputError(f"{unknown_name(f'class for {section}', name, known)}{location(name, words)}")
+    module = importlib.import_module(match[1])
+    return InputError(f"{unknown_name(f'name in {match[1]}', match[2], public(module))}{location(match[2], words)}")
 
 
-def section_of(text: str, found: re.Match[str]) -> str:
-    """The last part of the key that the words before a mistake speak of.
+def section_of(text: str, match: re.Match[str]) -> str:
+    """The last part of the key that the parser's message names before a mistake.
 
-    A key of another part than those of classes is the value's mistake: where a model may be made in two ways, the
-    parser complains of the class of the second way, too.
+    If a value may have several types, the parser reports a class error for each of them; only a key in ``BASES`` really
+    needs a class.
     """
-    return (re.findall(r'Parser key "([\w.]+)"', text[: found.start()]) or [""])[-1].split(".")[-1]
+    return (re.findall(r'Parser key "([\w.]+)"', text[: match.start()]) or [""])[-1].split(".")[-1]
 
 
 def wrong_value(text: str, value: re.Match[str], words: Sequence[str]) -> InputError:
-    """A value of another type than its key takes."""
+    """The error for a value of the wrong type."""
     head = text[: value.start()]
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', head))
     kinds = [readable(kind) for kind in EXPECTED.findall(head[head.rfind('Parser key "') :])]
     expected = " or ".join(dict.fromkeys(kind for kind in kinds if kind != "NoneType"))
     shown = value[1].rstrip(". ")
-    return InputError(f"expected {expected} at key {key}, found {shown!r:.80}{place(key, words)}: correct it")
+    return InputError(f"expected {expected} at key {key}, found {shown!r:.80}{location(key, words)}: correct it")
 
 
 def readable(kind: str) -> str:
-    """A type as a user would say it."""
-    if found := re.match(r"<class '([\w.]+)'>", kind):
-        return found[1].split(".")[-1]
-    if found := re.match(r"typing\.Literal\[(.*)\]", kind):
-        return "one of " + found[1].replace("'", "")
+    """The name of a type for users."""
+    if match := re.match(r"<class '([\w.]+)'>", kind):
+        return match[1].split(".")[-1]
+    if match := re.match(r"typing\.Literal\[(.*)\]", kind):
+        return "one of " + match[1].replace("'", "")
     return kind.strip()
 
 
-def place(key: str, words: Sequence[str]) -> str:
-    """Where the last part of a key stands: on the command line, or in which line of which config file."""
+def location(key: str, words: Sequence[str]) -> str:
+    """The place of a key, for a message: the command line, or file and line of a config."""
     last = key.split(".")[-1]
     for word in words:
         if last and word.startswith("--") and last in re.split(r"[.=]", word.lstrip("-")):
@@ -202,24 +204,24 @@ def place(key: str, words: Sequence[str]) -> str:
 
 
 def load_class(path: str) -> Any:
-    """The class of a dotted path."""
+    """Import a class by its dotted path."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def parameter_class(owner: Any, name: str) -> Any:
-    """The type that a class declares for a parameter; the class itself where it declares none."""
+    """The annotated type of a parameter of a class; the class itself if there is none."""
     return typing.get_type_hints(owner.__init__).get(name, owner)
 
 
 def parameters(owner: Any) -> list[str]:
-    """Names of the parameters that a class takes."""
+    """Names of the parameters of a class."""
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [name for name, p in inspect.signature(owner).parameters.items() if p.kind not in kinds]
 
 
 def subclasses(base: type) -> set[str]:
-    """Names of all public classes, imported so far, under a base."""
+    """Names of all public subclasses of a class that have been imported."""
     children: list[type] = base.__subclasses__()
     return {child.__name__ for child in children if not child.__name__.startswith("_")}.union(
         *(subclasses(child) for child in children)
@@ -227,10 +229,10 @@ def subclasses(base: type) -> set[str]:
 
 
 def public(module: ModuleType) -> Iterable[str]:
-    """Names of the classes that a module defines, of those that a package exports, and of its modules."""
+    """Names of the classes and modules of a module, and of its exports."""
     classes = [n for n, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module.__name__]
     return [
         *classes,
         *getattr(module, "__all__", ()),
-        *(found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))),
+        *(inner.name for inner in pkgutil.iter_modules(getattr(module, "__path__", []))),
     ]

@@ -1,4 +1,4 @@
-"""``tsfm configs``: the configs that ship, by name."""
+"""``tsfm configs``: lists, shows and copies the configs that ship with the package."""
 
 import shutil
 import textwrap
@@ -10,7 +10,7 @@ from tsfm_data.io import atomic_file
 
 
 def list_() -> None:
-    """List the configs that ship, with the first line of each."""
+    """List the configs that ship with the package, with the first line of each."""
     names = config_names()
     width = max(map(len, names))
     for name in names:
@@ -19,26 +19,26 @@ def list_() -> None:
 
 
 def show(name: str) -> None:
-    """Print a config; its first lines say what it is for and the command that runs it.
+    """Print a config; its first lines describe it and give the command that runs it.
 
     Args:
-        name: of a config that ships, such as itransformer/ETTh1, or a file.
+        name: name of a config, such as itransformer/ETTh1, or a file.
 
     Raises:
-        InputError: no such config; near names are listed.
+        InputError: no such config; similar names are listed.
     """
     print(config_path(name).read_text(encoding="utf-8"), end="")
 
 
 def copy(name: str, *, output: Path | None = None) -> None:
-    """Write a config to a file of your own, to be changed.
+    """Copy a config to a file that you can change.
 
     Args:
-        name: of a config that ships, such as itransformer/ETTh1.
-        output: file to write; by default one of the config's own name in the current folder.
+        name: name of a config, such as itransformer/ETTh1.
+        output: file to write; by default a file with the config's name in the current folder.
 
     Raises:
-        InputError: no such config, or the file is there already.
+        InputError: no such config, or the file exists.
     """
     source = config_path(name)
     target = output or Path(source.name)

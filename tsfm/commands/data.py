@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from tabulate import tabulate
 
 from tsfm.commands.arguments import Columns
@@ -13,7 +14,7 @@ from tsfm_data import io
 from tsfm_data.errors import unknown_name
 
 if TYPE_CHECKING:
-    from tsfm_data.io import Roles, SeriesSet
+    from tsfm_data.io import SeriesSet
 
 SHOWN = 8  # so many names of a long list are printed
 
@@ -98,9 +99,8 @@ def inspect(
     Raises:
         InputError: whatever is wrong with the table.
     """
-    options = columns.given()
-    series = io.catalog.open_source(input, **options)
-    findings, rows = _findings(series, input, options), _frequencies(series)
+    series = io.open_source(input, **columns.given())
+    findings, rows = _findings(series), _frequencies(series)
     findings["warnings"] = [*findings["warnings"], *_warnings(series)]
     if json is not None:
         write_json(json, rows, findings)
@@ -108,41 +108,26 @@ def inspect(
         print(_text(findings, rows))
 
 
-def _findings(series: "SeriesSet", name: str, options: dict[str, Any]) -> dict[str, Any]:
+def _findings(series: "SeriesSet") -> dict[str, Any]:
     """What holds for the whole table."""
-    rows, roles, unused = _columns(series, name, options)
-    added = int(series.offsets[-1]) - rows
+    labels, total = series.labels, int(series.offsets[-1])
+    added = total - labels.rows if labels.rows else 0
     return {
         "source": series.source,
-        "layout": "long" if roles is not None and roles.item else "wide",
-        "time_column": None if roles is None else roles.time,
-        "item_column": None if roles is None else roles.item,
+        "layout": "long" if labels.item else "wide",
+        "time_column": labels.time if labels.rows else None,
+        "item_column": labels.item,
         "items": len(series),
         "item_ids": list(series.item_ids),
         "variates": list(series.variates),
         "past_covariates": list(series.past_names),
         "known_covariates": list(series.known_names),
         "future_rows": int(series.future_rows.sum()),
-        "rows": rows,
+        "rows": total - added,
         "missing": int(np.isnan(series.values).sum()) - (added + int(series.future_rows.sum())) * len(series.variates),
         "gaps": added,
-        "warnings": [f"columns not used: {', '.join(unused)}"] if unused else [],
+        "warnings": list(series.notes),
     }
-
-
-def _columns(series: "SeriesSet", name: str, options: dict[str, Any]) -> tuple[int, "Roles | None", list[str]]:
-    """Rows of the table, roles of its columns, and the columns that have none."""
-    chosen = {key: options.get(key) for key in ("time_column", "item_column", "target")}
-    if name in io.catalog.names() and not Path(name).is_file():
-        spec = io.catalog.get(name)
-        if spec.layout == "matrix":
-            return int(series.offsets[-1]), None, []
-        chosen = {"time_column": spec.time_column, "item_column": spec.item_column, "target": spec.target}
-    table = io.read_table(Path(series.source))
-    past, known = options.get("past_covariates", ()), options.get("known_covariates", ())
-    roles = io.find_roles(table, **chosen, past=past, known=known)
-    used = {roles.time, roles.item, *roles.target, *roles.past, *roles.known}
-    return len(table.frame), roles, [str(c) for c in table.frame.columns if c not in used]
 
 
 def _frequencies(series: "SeriesSet") -> list[dict[str, Any]]:
@@ -152,17 +137,19 @@ def _frequencies(series: "SeriesSet") -> list[dict[str, Any]]:
     rows = []
     for freq in dict.fromkeys(series.freqs):
         items = np.flatnonzero(freqs == freq)
-        last = max(series.timestamps(int(i))[-1] for i in items)
+        ends = [series.timestamps(int(i))[[0, -1]] for i in items]
+        first, last = min(end[0] for end in ends), max(end[1] for end in ends)
+        shown = series.labels.show(pd.DatetimeIndex([first, last]))
         rows.append(
             {
                 "frequency": freq,
-                "season": io.season_length(freq),
+                "season": series.season_of(freq),
                 "items": len(items),
                 "shortest": int(lengths[items].min()),
                 "median": float(np.median(lengths[items])),
                 "longest": int(lengths[items].max()),
-                "first": str(min(series.timestamps(int(i))[0] for i in items)),
-                "last": str(last),
+                "first": str(shown[0]),
+                "last": str(shown[1]),
             }
         )
     return rows
@@ -178,7 +165,7 @@ def _warnings(series: "SeriesSet") -> list[str]:
             empty.append(name)
         elif (np.where(seen, values, -np.inf).max(0) <= np.where(seen, values, np.inf).min(0)).any():
             constant.append(name)
-        if len(values) < 2 * io.season_length(series.freqs[i]):
+        if len(values) < 2 * series.season_of(series.freqs[i]):
             short.append(name)
     texts = (
         (empty, "without any value"),

@@ -1,4 +1,4 @@
-"""``tsfm data build``, ``verify`` and ``overlap``: pretraining corpora on disk."""
+"""``tsfm data build``, ``verify`` and ``overlap``: builds and checks pretraining corpora."""
 
 import sys
 from pathlib import Path
@@ -14,22 +14,22 @@ from tsfm_data.errors import unknown_name
 
 
 def build(config: Path, *, output: Path) -> None:
-    """Turn the sources that a YAML names into one memory-mapped corpus.
+    """Build a memory-mapped corpus from the sources in a YAML file.
 
-    Run again, it adds what is missing, makes anew what changed or was damaged, and keeps the rest.
+    If the corpus exists, missing, changed and damaged sources are built, and the others are kept.
 
     Args:
-        config: YAML with the list of sources, or the name of a config, such as corpus/open.
-        output: folder of the corpus; new, empty, or an earlier corpus.
+        config: YAML file with the list of sources, or the name of a config, such as corpus/open.
+        output: folder of the corpus: new, empty, or an existing corpus.
 
     Raises:
-        InputError: the YAML, a source or the folder is not as it should be; the corpus is then as before.
+        InputError: a mistake in the YAML, a source or the folder; the corpus is then unchanged.
     """
-    built = corpora.build(config_path(config), output)
+    result = corpora.build(config_path(config), output)
     rows = [
         [
             entry["name"],
-            "made" if entry["name"] in built.made else "kept",
+            "built" if entry["name"] in result.built else "reused",
             entry["series"],
             entry["points"],
             sum(entry["dropped"].values()),
@@ -37,62 +37,65 @@ def build(config: Path, *, output: Path) -> None:
             entry["licence_class"],
             f"{entry['weight']:.2%}",
         ]
-        for entry in built.manifest["sources"]
+        for entry in result.manifest["sources"]
     ]
     columns = ("source", "", "series", "points", "dropped", "frequency", "licence", "weight")
     print(tabulate(rows, columns, intfmt=",", disable_numparse=[0, 1, 5, 6, 7], colalign=("left",) * 2))
     print(
-        f"{output}: {len(rows)} sources ({len(built.made)} made, {len(built.kept)} kept), "
-        f"{built.manifest['series']:,} series, {built.manifest['points']:,} points"
+        f"{output}: {len(rows)} sources ({len(result.built)} built, {len(result.reused)} reused), "
+        f"{result.manifest['series']:,} series, {result.manifest['points']:,} points"
     )
-    closed = [entry["name"] for entry in built.manifest["sources"] if entry["licence_class"] != "open"]
+    closed = [entry["name"] for entry in result.manifest["sources"] if entry["licence_class"] != "open"]
     if closed:
-        print(f"not open, so not for released weights: {len(closed)} sources, such as {closed[0]}", file=sys.stderr)
+        print(
+            f"{len(closed)} sources, such as {closed[0]}, have no open licence: do not release weights trained on them",
+            file=sys.stderr,
+        )
 
 
 def verify(corpus: Path) -> None:
-    """Compare every array of a corpus with its digest.
+    """Compare every array of a corpus with its SHA-256.
 
     Args:
         corpus: folder of the corpus.
 
     Raises:
-        InputError: a file is missing, cut off or altered; it is named.
+        InputError: a file is missing, truncated or changed.
     """
     store = corpora.Store(corpus, verify=True)
-    print(f"{corpus}: {len(store)} sources, {store.points:,} points, every array as it was written")
+    print(f"{corpus}: {len(store)} sources, {store.points:,} points, all checksums correct")
 
 
 def overlap(corpus: Path, suite: str = "bench", data: list[str] | None = None, json: Path | None = None) -> None:
-    """Say which evaluation series a corpus has seen: by name, file and groups of the catalogue, and by content.
+    """Show which evaluation series a corpus contains, by content, and by name, file and group in the catalogue.
 
     Args:
-        corpus: folder of the corpus, or the manifest.json that lies with a model (with overlap.npz beside it).
-        suite: the evaluation sets: "bench" is every set of the catalogue that is for evaluation.
-        data: data sets or tables to look at in place of a suite.
-        json: file to write the findings to; "-" writes to standard output in place of the table.
+        corpus: folder of the corpus, or the manifest.json of a model (with overlap.npz in the same folder).
+        suite: evaluation sets to check: "bench" is all evaluation sets of the catalogue.
+        data: data sets or tables to check instead of a suite.
+        json: file to write the results to; "-" writes to standard output instead of the table.
 
     Raises:
         InputError: no corpus, an unknown suite or data set.
     """
     if suite != "bench":
         raise unknown_name("suite", suite, ("bench",))
-    found = corpora.check_overlap(corpus, data or io.catalog.names("bench"))
+    results = corpora.check_overlap(corpus, data or io.catalog.names("bench"))
     rows: list[dict[str, Any]] = [
         {
-            "dataset": one.name,
-            "series": one.series,
-            "checked": one.checked,
-            "seen": len(one.seen),
-            "seen_in": sorted({source for sources in one.seen.values() for source in sources}),
-            "seen_series": sorted(one.seen),
-            "same": list(one.same),
-            "related": list(one.related),
+            "dataset": result.name,
+            "series": result.series,
+            "checked": result.checked,
+            "seen": len(result.seen),
+            "seen_in": sorted({source for sources in result.seen.values() for source in sources}),
+            "seen_series": sorted(result.seen),
+            "same": list(result.same),
+            "related": list(result.related),
         }
-        for one in found
+        for result in results
     ]
-    touched = sum(not one.clean for one in found)
-    summary = {"datasets": len(rows), "touched": touched, "seen_series": sum(len(one.seen) for one in found)}
+    touched = sum(not result.clean for result in results)
+    summary = {"datasets": len(rows), "touched": touched, "seen_series": sum(len(result.seen) for result in results)}
     if json is not None:
         write_json(json, rows, summary)
     if json is None or str(json) != "-":
@@ -100,7 +103,7 @@ def overlap(corpus: Path, suite: str = "bench", data: list[str] | None = None, j
             [
                 row["dataset"],
                 row["series"],
-                "not at hand" if row["checked"] is None else f"{row['checked']:,}",
+                "no data" if row["checked"] is None else f"{row['checked']:,}",
                 row["seen"],
                 _names(row["seen_series"]),
                 _names(row["seen_in"]),
@@ -112,7 +115,7 @@ def overlap(corpus: Path, suite: str = "bench", data: list[str] | None = None, j
         print(
             tabulate(table, columns, intfmt=",", disable_numparse=[0, 2, 4, 5, 6], colalign=("left", "right", "right"))
         )
-        print(f"{touched} of {len(rows)} sets touched, {summary['seen_series']:,} series seen")
+        print(f"{touched} of {len(rows)} sets overlap, {summary['seen_series']:,} series are in the corpus")
 
 
 def _names(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""``tsfm data gallery``: a picture of the synthetic series, and of their statistics beside those of real ones."""
+"""``tsfm data gallery``: draws synthetic series, and compares their statistics with those of real ones."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,44 +15,46 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXAMPLES, LAGS, POINTS = 5, 192, 600
-LONGEST = 8192  # steps that an example still shows
+LONGEST = 8192  # longest example in steps
 SYNTHETIC, REAL = "#0072b2", "#d55e00"
 PERIODS = (2, 4, 7, 12, 24, 48, 96, 168)
 
 
 def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows: int = 3000, seed: int = 0) -> None:
-    """Draw examples of every family of synthetic series, and power spectra and autocorrelations beside real series.
+    """Draw examples of every family of synthetic series, and compare spectra and autocorrelations with real series.
 
     Args:
-        output: picture to write; .png, .svg or .pdf.
-        corpus: folder of a corpus (tsfm data build) to compare with; without it, the training sets at hand.
-        length: steps of a series.
-        windows: series and windows that the statistics are of.
-        seed: of the series, and of the windows drawn.
+        output: picture to write (.png, .svg or .pdf).
+        corpus: folder of a corpus (tsfm data build) to compare with; by default the training sets that are available.
+        length: time steps per series.
+        windows: number of synthetic series and of real windows for the statistics.
+        seed: random seed of the series and windows.
 
     Raises:
-        InputError: no corpus, a number out of range, a suffix that is none of these, or no real series that is as long.
+        InputError: no corpus, a number out of range, another suffix, or no real series of this length.
     """
     if not 64 <= length <= LONGEST or windows < 1:
-        raise InputError(f"expected a length from 64 to {LONGEST:,} and a window or more, found {length} and {windows}")
+        raise InputError(
+            f"expected a length from 64 to {LONGEST:,} and at least 1 window, found {length} and {windows}"
+        )
     sources = corpora.store_sources(corpora.Store(corpus)) if corpus is not None else list(corpora.catalogue_sources())
-    sets = {"synthetic": synthetic.SyntheticMixture().draw(windows, length, np.random.default_rng([seed, 0]))}
+    sets = {"synthetic": synthetic.SyntheticMixture().sample(windows, length, np.random.default_rng([seed, 0]))}
     if sources:
         sets["real"] = corpora.real_windows(sources, windows, length, np.random.default_rng([seed, 1]))
     reports.save_figure(draw(sets, length, seed), output)
-    against = f"beside {len(sets['real']):,} windows of {len(sources)} sources" if sources else "no real series at hand"
+    against = f"compared with {len(sets['real']):,} windows of {len(sources)} sources" if sources else "no real series"
     print(f"{output}: {len(synthetic.GENERATORS)} families, {windows:,} series of the mixture, {against}")
 
 
 def draw(sets: dict[str, np.ndarray], length: int, seed: int) -> "Figure":
-    """The whole picture.
+    """The figure.
 
     Args:
-        sets: "synthetic" and perhaps "real" windows, [count, length], to take statistics of.
-        length: steps of the examples.
-        seed: of the examples.
+        sets: "synthetic" and perhaps "real" windows, [count, length], for the statistics.
+        length: time steps of the examples.
+        seed: random seed of the examples.
     """
-    from matplotlib.figure import Figure  # it would slow the help
+    from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(10.6, 6.9), layout="constrained", facecolor="white")
     grid = figure.add_gridspec(3, 2, width_ratios=[2.5, 1])
@@ -68,7 +70,7 @@ def draw(sets: dict[str, np.ndarray], length: int, seed: int) -> "Figure":
 
 
 def _examples(axis: "Axes", length: int, seed: int) -> None:
-    """One row a family: its name and some of its series, each scaled to the height of the row."""
+    """One row per family: its name and some of its series, each scaled to the height of the row."""
     axis.axis("off")
     axis.set_title(f"Synthetic series of {length} steps", loc="left", fontsize=12)
     across = np.linspace(0, 0.94, length)  # an example is one unit wide and high, with a margin
@@ -79,7 +81,7 @@ def _examples(axis: "Axes", length: int, seed: int) -> None:
         share = f"{100 * synthetic.WEIGHTS[name] / total:.0f} % of the mixture"
         for height, text in ((0.4, synthetic.ABOUT[name]), (0.12, share)):
             axis.text(-1.25, base + height, text, fontsize=7.5, color="#555555", va="center")
-        # Neighbours may share their kind: every eighth is shown.
+        # Neighbouring series may be of one kind: show every eighth.
         series = family(EXAMPLES * 8, length, np.random.default_rng(seed))[::8]
         low, spread = series.min(1, keepdims=True), np.maximum(np.ptp(series, axis=1, keepdims=True), 1e-9)
         for column, x in enumerate((series - low) / spread):
@@ -88,10 +90,10 @@ def _examples(axis: "Axes", length: int, seed: int) -> None:
 
 
 def _spectra(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
-    """Median and band of the power spectra, over periods."""
+    """Median and 80 % band of the power spectra, by period."""
     for name, colour in (("real", REAL), ("synthetic", SYNTHETIC)):
         if name in sets:
-            low, middle, high = np.quantile(corpora.power(sets[name]), (0.1, 0.5, 0.9), axis=0)
+            low, middle, high = np.quantile(corpora.power_spectrum(sets[name]), (0.1, 0.5, 0.9), axis=0)
             periods = sets[name].shape[1] / np.arange(1, len(middle) + 1)
             axis.fill_between(periods, low, high, color=colour, alpha=0.16, linewidth=0)
             axis.plot(periods, middle, color=colour, linewidth=1.2, label=name)
@@ -107,7 +109,7 @@ def _spectra(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
 
 
 def _correlations(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
-    """Median and band of the autocorrelations, over lags."""
+    """Median and 50 % band of the autocorrelations, by lag."""
     for name, colour in (("real", REAL), ("synthetic", SYNTHETIC)):
         if name in sets:
             lags = min(LAGS, sets[name].shape[1] // 2)
@@ -122,14 +124,14 @@ def _correlations(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
 
 
 def _plane(axis: "Axes", sets: dict[str, np.ndarray]) -> None:
-    """Every window as a point: how smooth it is, and how much of it a few frequencies explain."""
+    """Every window as a point: autocorrelation at lag 1 against spectral entropy."""
     for name, colour in (("synthetic", SYNTHETIC), ("real", REAL)):
         if name in sets:
             windows = sets[name][:POINTS]
-            share = corpora.power(windows)
+            share = corpora.power_spectrum(windows)
             entropy = -(share * np.log(np.maximum(share, 1e-300))).sum(1) / np.log(share.shape[1])
             smooth = corpora.autocorrelation(windows, 1)[:, 0]
             axis.scatter(smooth, entropy, s=3, color=colour, alpha=0.3, linewidths=0, rasterized=True)
     axis.set_xlabel("autocorrelation at lag 1 (smooth →)", fontsize=8)
     axis.set_ylabel("spectral entropy (← regular)", fontsize=8)
-    axis.set_title("One point a window", loc="left", fontsize=9.5)
+    axis.set_title("One point per window", loc="left", fontsize=9.5)

@@ -1,7 +1,7 @@
-"""``tsfm demo``: train iTransformer on real series that a dependency ships, score it, and write a report page.
+"""``tsfm demo``: trains iTransformer on real series that a dependency ships, scores it, and writes a report page.
 
-It runs what a user would: ``tsfm fit`` on a CSV file with a YAML config, then the model folder through the same
-functions as ``tsfm evaluate`` and ``tsfm forecast``. Images follow, in the same way, where their packages are there.
+It does what a user would: it runs ``tsfm fit`` on a CSV file with a YAML config, and uses the model folder with the
+functions of ``tsfm evaluate`` and ``tsfm forecast``. The same follows with images, if their packages are installed.
 """
 
 import logging
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tsfm_data.windows import ForecastDataModule
 
 CONFIG = Path(__file__).with_name("demo.yaml")
-# Of each training on series: days, hours, minutes, seconds; epochs and early stopping end it before.
+# Time limit of each training on series (days, hours, minutes, seconds); usually it ends earlier.
 MAX_TIME = "00:00:01:00"
 METRICS = ("MASE", "WQL", "MAE", "coverage80")
 
@@ -38,16 +38,16 @@ class Example:
     """One set of series to forecast.
 
     Attributes:
-        name: of its file and run folder.
+        name: name of its file and run folder.
         title: heading on the page.
-        table: its name in vega_datasets.
-        source: who measured it.
-        columns: timestamps first, then the variates.
-        unit: of the values.
-        context: steps of history in a window.
-        horizon: steps to forecast.
+        table: name of the table in vega_datasets.
+        source: origin of the data.
+        columns: timestamps first, then the variates; empty for all columns.
+        unit: unit of the values.
+        context: time steps of history in a window.
+        horizon: time steps to forecast.
         shown: variates to draw.
-        history: steps of history to draw.
+        history: time steps of history to draw.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Example:
     history: int
 
     def read(self) -> "pd.DataFrame":
-        """The table, with the columns that are forecast.
+        """The table, with its timestamps and the variates to forecast.
 
         Raises:
             InputError: vega_datasets is not installed.
@@ -79,8 +79,8 @@ class Example:
         return frame[columns]
 
 
-# Sizes were chosen by validation windows. The hourly temperatures that vega_datasets also holds are climate normals,
-# averages over thirty years that repeat from day to day, and no test of a forecast.
+# Sizes were chosen on validation windows. The hourly temperatures in vega_datasets are climate normals, averages over
+# thirty years that hardly change from day to day, and not suited to test forecasts.
 EXAMPLES = (
     Example(
         name="us_employment",
@@ -111,14 +111,14 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one example.
+    """Results of one example.
 
     Attributes:
-        example: which one.
+        example: the example.
         series: number of its variates.
-        report: scores of model and baselines.
+        report: scores of the model and the baselines.
         figure: the forecast of the last test window.
-        facts: what the data are and how training went, for the page.
+        facts: facts about the data and the training, for the page.
     """
 
     example: Example
@@ -131,33 +131,35 @@ class Outcome:
 def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int | None = None) -> None:
     """Train iTransformer on US employment and Seattle weather, iLLaMA on digits, and write a report page.
 
-    Training takes a minute or so on two cores and three minutes at most. Nothing is downloaded. The page compares the
-    forecasts of held-out windows with naive ones, and says how to do the same on a table of one's own.
+    Training takes about a minute on two cores, and three minutes at most. Nothing is downloaded. The page compares the
+    forecasts of held-out windows with naive ones, and shows how to do the same on your own table.
 
     Args:
         output: folder of the page (index.html), its numbers (report.json), a picture (forecast.png), the tables and
             the trained models.
-        seed: of weights, dropout and the order of windows; the same seed gives the same numbers.
-        max_epochs: trains shorter, to try the command out.
+        seed: random seed of weights, dropout and the order of windows; the same seed gives the same numbers.
+        max_epochs: largest number of epochs, to try the command quickly.
     """
     check_sizes("leave it out for the full training", max_epochs=max_epochs)
     tables = [example.read() for example in EXAMPLES]
     with io.atomic_file(output / "fit.yaml") as file:
         shutil.copyfile(CONFIG, file)
-    again = ["tsfm", "demo", "--output", output, "--seed", seed]
+    command_words = ["tsfm", "demo", "--output", output, "--seed", seed]
     if max_epochs is not None:
-        again += ["--max_epochs", max_epochs]
-    commands = [shlex.join(map(str, again))] + [fit_command(each, output, seed, max_epochs) for each in EXAMPLES]
+        command_words += ["--max_epochs", max_epochs]
+    commands = [shlex.join(map(str, command_words))] + [
+        fit_command(each, output, seed, max_epochs) for each in EXAMPLES
+    ]
     outcomes = [run(*each, output) for each in zip(EXAMPLES, tables, commands[1:], strict=True)]
     report = sum((outcome.report for outcome in outcomes), evaluation.Report())
     images = demo_images.run(output, seed, max_epochs)
     if images is not None:
         commands.append(images[0])
-    everything = report if images is None else report + demo_images.scores(images[1])
-    everything.save(output / "report.json")
+    all_scores = report if images is None else report + demo_images.scores(images[1])
+    all_scores.save(output / "report.json")
     reports.save_figure(outcomes[0].figure, output / "forecast.png")
-    picture = None if images is None else images[1]
-    reports.save_page(build_page(outcomes, report, commands, output, picture), output / "index.html")
+    image_outcome = None if images is None else images[1]
+    reports.save_page(build_page(outcomes, report, commands, output, image_outcome), output / "index.html")
     for outcome in outcomes:
         print("\n" + terminal_table(score_rows(outcome.report), outcome.example.title))
     if images is not None:
@@ -170,8 +172,8 @@ def run(example: Example, table: "pd.DataFrame", command: str, output: Path) -> 
     """Train, score and draw one example.
 
     Args:
-        example: which one.
-        table: its rows.
+        example: the example.
+        table: its table.
         command: the command that trains.
         output: folder of the demo.
     """
@@ -184,7 +186,7 @@ def run(example: Example, table: "pd.DataFrame", command: str, output: Path) -> 
     print(
         f"\n{example.title}: {variates} series, {len(table)} steps; {example.context} steps in, {example.horizon} out"
     )
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier demo
+    shutil.rmtree(folder, ignore_errors=True)  # from an earlier demo
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     train(shlex.split(command)[1:])
     module = windows.ForecastDataModule(str(path), example.context, example.horizon)
@@ -200,7 +202,7 @@ def run(example: Example, table: "pd.DataFrame", command: str, output: Path) -> 
 
 
 def fit_command(example: Example, output: Path, seed: int, max_epochs: int | None) -> str:
-    """The command that trains on an example."""
+    """The command that trains on an example, as a line for a shell."""
     words = ["tsfm", "fit", "--config", output / "fit.yaml", "--data.source", output / f"{example.name}.csv"]
     words += ["--data.context", example.context, "--data.horizon", example.horizon]
     words += ["--seed_everything", seed, "--data.seed", seed, "--trainer.max_time", MAX_TIME]
@@ -211,11 +213,9 @@ def fit_command(example: Example, output: Path, seed: int, max_epochs: int | Non
 
 
 def score(example: Example, model: "Forecaster", path: Path) -> "Report":
-    """Score model and baselines on every window of the test rows, all variates of a window together."""
+    """Score the model and the baselines on every window of the test rows, with all variates."""
     metrics = {name: evaluation.PROBABILISTIC[name] for name in METRICS}
-    profile = evaluation.Profile(
-        "demo", metrics, "rolling", univariate=False
-    )  # the baselines are given all of the history
+    profile = evaluation.Profile("demo", metrics, "rolling", univariate=False)
     model.name = "iTransformer"
     predictors = (model, evaluation.SeasonalNaive(), evaluation.Naive())
     return sum(
@@ -224,14 +224,14 @@ def score(example: Example, model: "Forecaster", path: Path) -> "Report":
 
 
 def draw(example: Example, model: "Forecaster", path: Path, table: "pd.DataFrame") -> "Figure":
-    """The forecast of the last test window beside what came."""
+    """The forecast of the last test window and the true values."""
     known = io.read_series(table.iloc[: -example.horizon])
     frame = inference.forecast_frame(model, known, example.horizon, nn.DEFAULT_LEVELS)
     return reports.plot_forecast(known, frame, io.read_series(table), example.shown, example.unit, example.history)
 
 
 def data_facts(example: Example, module: "ForecastDataModule") -> dict[str, str]:
-    """Where an example comes from and which of its rows train, validate and test."""
+    """Facts about the data of an example: source, sizes, and the rows for training, validation and test."""
     series, times = module.series, module.series.timestamps(0)
     facts = {"source": example.source, "series": str(len(series.variates))}
     facts["rows"] = f"{series.length(0):,} (frequency {series.freqs[0]})"
@@ -243,8 +243,8 @@ def data_facts(example: Example, module: "ForecastDataModule") -> dict[str, str]
 
 
 def training_facts(folder: Path, model: "Forecaster") -> dict[str, str]:
-    """How training went, from its log: it stopped by itself, at the last epoch, or because its time was up."""
-    import pandas as pd  # it would slow the help
+    """Facts about the training, from its log, and why it ended: early stopping, the last epoch, or the time limit."""
+    import pandas as pd  # slow to import
 
     losses = pd.read_csv(next(folder.glob("logs/*/metrics.csv")))["val_loss"].dropna().tolist()
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -252,11 +252,11 @@ def training_facts(folder: Path, model: "Forecaster") -> dict[str, str]:
     patience = next(c["init_args"]["patience"] for c in callbacks if c["class_path"].endswith("EarlyStopping"))
     best = losses.index(min(losses))
     if len(losses) >= config["trainer"]["max_epochs"]:
-        end = "all that were asked for"
+        end = "all epochs"
     elif len(losses) - 1 - best >= patience:
-        end = f"then no better for {patience} epochs"
+        end = f"stopped after {patience} epochs without improvement"
     else:
-        end = "then its time was up: a faster machine gives other numbers"
+        end = "stopped by the time limit: a faster machine gives other numbers"
     return {
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "epochs": f"{len(losses)}; {end}",

@@ -1,4 +1,4 @@
-"""The image example of ``tsfm demo``: handwritten digits, where the packages of image models are installed."""
+"""The image example of ``tsfm demo``: handwritten digits, if the packages of image models are installed."""
 
 import shlex
 import shutil
@@ -11,12 +11,12 @@ from tsfm_data.evaluation import Report
 from tsfm_data.plugins import entry_points, load
 
 TITLE = "Handwritten digits"
-# Name of a metric in report.json -> how the page calls it.
+# Name of a metric in report.json -> its name on the page.
 METRICS = {"top1": "accuracy", "log_loss": "log loss", "ECE": "calibration error"}
 TEXT = (
-    "The same command trains image models. This one is a small iLLaMA, with random weights at first; it saw each digit "
-    "moved by up to an eighth. Accuracy is the share of test images whose class it finds. Log loss and calibration "
-    "error say how far its probabilities can be taken at their word; less is better."
+    "The same command trains image models. This one is a small iLLaMA, trained from random weights on digits that are "
+    "shifted by up to an eighth of their size. Accuracy is the share of test images that are classified correctly. Log "
+    "loss and calibration error measure how reliable its probabilities are; lower is better."
 )
 
 
@@ -25,32 +25,31 @@ def run(output: Path, seed: int, max_epochs: int | None) -> tuple[str, Any] | No
 
     Args:
         output: folder of the demo.
-        seed: of weights, order, augmentation and held-out images.
-        max_epochs: trains shorter, to try the command out.
+        seed: random seed of weights, order, augmentation and held-out images.
+        max_epochs: largest number of epochs, to try the command quickly.
 
     Returns:
-        The command that trained and its outcome; None if a package that it needs
-        is missing, which is said.
+        The command that trained and its results; None, after a message, if a package is missing.
     """
     from tsfm.commands.train import train  # Lightning takes seconds
 
     try:
         digits = example()
         command = digits.prepare(output, seed, max_epochs)
-    except InputError as missing:
-        print(f"\n{TITLE}: skipped ({missing})")
+    except InputError as error:
+        print(f"\n{TITLE}: skipped ({error})")
         return None
     print(f"\n{TITLE}: images of 8 x 8 pixels")
-    shutil.rmtree(output / digits.RUN, ignore_errors=True)  # of an earlier demo
+    shutil.rmtree(output / digits.RUN, ignore_errors=True)  # from an earlier demo
     train(shlex.split(command)[1:])
     return command, digits.outcome(output)
 
 
 def example() -> Any:
-    """What another package trains for the demo: it has ``prepare``, ``outcome`` and ``RUN``.
+    """The image example, a module of another package with ``prepare``, ``outcome`` and ``RUN``.
 
     Raises:
-        InputError: there is none, or it cannot be imported.
+        InputError: no package provides it, or it cannot be imported.
     """
     entry = next(iter(entry_points("tsfm.demos")), None)
     if entry is None:
@@ -59,12 +58,12 @@ def example() -> Any:
 
 
 def scores(outcome: Any) -> Report:
-    """The scores that are the same in every run: all but the speed."""
+    """The scores that are the same in every run: all except the speed."""
     return Report([row for row in outcome.report.rows if row["metric"] in METRICS])
 
 
 def score_rows(outcome: Any) -> list[dict[str, Value]]:
-    """The scores of all test images, in a line."""
+    """The scores of all test images, as one row."""
     rows = [row for row in scores(outcome).rows if row.get("item_id") is None]
     return [{"model": rows[0]["model"]} | {METRICS[row["metric"]]: row["value"] for row in rows}]
 
@@ -78,15 +77,15 @@ def section(outcome: Any) -> Section:
             TEXT,
             Image(
                 outcome.maps,
-                "Four test images, what the model finds in each, and where it looks",
-                "Test images with the class that was found, and how much each place weighs in the model's attention; "
-                "the last one is a mistake, where there is any.",
+                "Four test images, their predicted classes, and attention maps",
+                "Test images with their predicted classes, and the weight of each position in the model's attention. "
+                "The last one is misclassified, if any is.",
             ),
-            Table(score_rows(outcome), f"{count} test images, none of which chose anything."),
+            Table(score_rows(outcome), f"{count} test images, not used for training or model selection."),
             Image(
                 outcome.calibration,
                 "Reliability plot and confusion matrix of the test images",
-                "How often the model is right at each confidence, and which digits it takes for which.",
+                "How often the model is right at each confidence, and which digits it confuses.",
             ),
             Table([{"": name, TITLE: value} for name, value in outcome.facts.items()]),
         ],

@@ -1,4 +1,4 @@
-"""What ``tsfm demo`` says: its page, its table in the terminal, and the commands for a table of one's own."""
+"""The page of ``tsfm demo``, its tables in the terminal, and the commands for the user's own table."""
 
 import os
 import shlex
@@ -23,33 +23,33 @@ MODEL = "iTransformer"
 # Name of a metric in report.json -> the heading of its column.
 HEADINGS = {"MASE": "MASE", "WQL": "WQL", "MAE": "MAE", "coverage80": "80 % coverage"}
 SCORES = (
-    "Scored are all windows of the test rows, one step apart, and all series. MASE: mean absolute error of the median "
-    "over that of seasonal naive forecasts within the history. WQL: weighted quantile loss at the levels 0.1 to 0.9. "
-    "MAE: mean absolute error of the median, in the units of the data. For these three less is better. 80 % coverage: "
-    "the share of true values inside the 80 % interval; it should be 0.8."
+    "All windows of the test rows, one step apart, are scored on all series. MASE: mean absolute error of the median "
+    "divided by that of seasonal naive forecasts within the history. WQL: weighted quantile loss at the levels 0.1 to "
+    "0.9. MAE: mean absolute error of the median, in the units of the data. For these three, lower is better. 80 % "
+    "coverage: the share of true values inside the 80 % interval; it should be 0.8."
 )
 SEASONS = (
-    "By GluonTS's convention the season of monthly data is twelve steps and that of daily data one step, so that on "
-    "daily data seasonal naive and naive are the same forecast."
+    "By GluonTS's convention the season of monthly data is twelve steps and that of daily data one step, so seasonal "
+    "naive and naive forecasts are the same on daily data."
 )
 INTERVALS = (
-    "iTransformer is trained on the squared error and forecasts one value a step. Its intervals are split-conformal: "
-    "as wide as its errors on the validation windows were, at each step ahead. Validation windows also chose the epoch "
-    "and, before, the sizes of model and windows. Test rows were used for nothing but the scores."
+    "iTransformer is trained on the squared error and forecasts one value per step. Its intervals are split-conformal: "
+    "their width at each step ahead comes from the errors on the validation windows. Validation windows also chose the "
+    "epoch and the sizes of model and windows. Test rows were only used for the scores."
 )
 
 
 def build_page(
     outcomes: "Sequence[Outcome]", report: "Report", commands: Sequence[str], output: Path, images: Any = None
 ) -> str:
-    """The page.
+    """The HTML text of the page.
 
     Args:
-        outcomes: of the examples, in order.
-        report: the scores of all of them.
-        commands: what was run: the demo itself, then the training of each example.
+        outcomes: results of the examples, in order.
+        report: the scores of all examples.
+        commands: the command of the demo, then those of each training.
         output: folder of the demo.
-        images: what became of the example on images, where there was one.
+        images: results of the image example; None if it was skipped.
     """
     examples = [outcome.example for outcome in outcomes]
     sections = [
@@ -57,11 +57,11 @@ def build_page(
         Section("How to read the numbers", [SCORES, SEASONS, INTERVALS]),
         Section("Data and training", [fact_table(outcomes)]),
         *([] if images is None else [demo_images.section(images)]),
-        Section("On your own table", [*own_text(), Code(own_commands(output))]),
+        Section("On your own table", [*table_format(), Code(own_commands(output))]),
         Section(
-            "This page again",
+            "Reproduce this page",
             [
-                "The first command writes this page anew, with the same numbers; the others are the trainings it ran.",
+                "The first command writes this page again, with the same numbers; the others are its trainings.",
                 Code("\n".join(executable() + wrapped(command).removeprefix("tsfm") for command in commands)),
             ],
         ),
@@ -70,7 +70,7 @@ def build_page(
 
 
 def lead(report: "Report", examples: "Sequence[Example]") -> str:
-    """The result in words, whichever way it went."""
+    """The main result in words."""
     parts = []
     for example in examples:
         errors = {row["model"]: row["value"] for row in report.rows if _scores(row, example)}
@@ -80,7 +80,7 @@ def lead(report: "Report", examples: "Sequence[Example]") -> str:
             side = "below" if ours < errors[best] else "above"
             parts.append(f"{100 * abs(1 - ours / errors[best]):.0f}\u00a0% {side} that of {best} on {example.title}")
     return (
-        "An iTransformer, trained within two minutes on a processor and scored on windows that it never saw. "
+        "An iTransformer, trained within two minutes on a CPU and scored on held-out windows. "
         f"Its error (MASE) is {' and '.join(parts)}, in each case the best of the simple baselines."
     )
 
@@ -91,13 +91,13 @@ def _scores(row: dict[str, Any], example: "Example") -> bool:
 
 
 def result_section(outcome: "Outcome") -> Section:
-    """Picture and scores of one example."""
+    """Figure and scores of one example."""
     example, rows = outcome.example, score_rows(outcome.report)
     shown = f"{len(example.shown)} of {outcome.series} series"
     image = Image(
         outcome.figure,
         f"History, truth, median and intervals of {', '.join(example.shown)}",
-        f"The last {example.horizon} steps, which were held out: history, what came, and the forecast ({shown}).",
+        f"The last {example.horizon} steps, which were held out: history, true values, and the forecast ({shown}).",
     )
     windows = outcome.report.rows[0]["windows"]
     caption = f"{windows} held-out windows of {example.horizon} steps, {outcome.series} series; MAE in {example.unit}."
@@ -106,14 +106,14 @@ def result_section(outcome: "Outcome") -> Section:
 
 
 def fact_table(outcomes: "Sequence[Outcome]") -> Table:
-    """What the examples are and how training on them went, a column each."""
+    """Facts about data and training, one column per example."""
     names = list(outcomes[0].facts)
     rows = [{"": name} | {outcome.example.title: outcome.facts[name] for outcome in outcomes} for name in names]
     return Table(rows)
 
 
 def score_rows(report: "Report") -> list[dict[str, Value]]:
-    """One line a data set and model."""
+    """One row per data set and model."""
     lines: dict[tuple[str, str], dict[str, Value]] = {}
     for row in report.rows:
         line = lines.setdefault((row["dataset"], row["model"]), {"model": row["model"]})
@@ -122,29 +122,29 @@ def score_rows(report: "Report") -> list[dict[str, Value]]:
 
 
 def terminal_table(rows: "Sequence[dict[str, Value]]", title: str) -> str:
-    """The scores of one example as the terminal shows them."""
+    """The scores of one example as a table for the terminal."""
     cells = [[reports.show_value(value) for value in row.values()] for row in rows]
     head = [title, *list(rows[0])[1:]]
     return tabulate(cells, head, disable_numparse=True, colalign=["left", *["right"] * (len(head) - 1)])
 
 
-def own_text() -> list[str]:
-    """What a table has to look like."""
+def table_format() -> list[str]:
+    """Paragraphs on the format of a table and on the commands."""
     return [
-        "CSV or Parquet, in one of two shapes: wide, with a date column and one numeric column a series; or long, with "
-        "the columns item_id, timestamp and target. Missing values may stay empty. The first three lines say what to "
-        "forecast: as they stand, the commands run on the demo's own table.",
-        "Training splits the rows by time into 70 % for training, 10 % for validation and 20 % for the test, prints "
-        "what it did, and ends by itself. Evaluation scores the last tenth of every series, each forecast by itself, "
-        "beside naive and seasonal naive forecasts. The forecast is a table with the columns item_id, timestamp, mean "
-        "and one a quantile.",
+        "CSV or Parquet, in one of two formats: wide, with a date column and one numeric column per series; or long, "
+        "with the columns item_id, timestamp and target. Missing values may be empty. The first three lines set table, "
+        "context and horizon; as they are, the commands run on a table of the demo.",
+        "Training splits the rows by time into 70 % for training, 10 % for validation and 20 % for the test, and ends "
+        "by early stopping. Evaluation scores forecasts of the last tenth of every series, together with naive and "
+        "seasonal naive forecasts. The forecast is a table with the columns item_id, timestamp, mean and one per "
+        "quantile.",
     ]
 
 
 def own_commands(output: Path) -> str:
-    """Commands that fit, evaluate and forecast a table; they run as they are."""
+    """Commands that train, evaluate and forecast on the user's table; they run as they are."""
     tsfm, config = executable(), shlex.quote(str(output / "fit.yaml"))
-    run = shlex.quote(str(output / "mine"))
+    run = shlex.quote(str(output / "own_table"))
     return f"""TABLE={shlex.quote(str(output / "seattle_weather.csv"))}
 CONTEXT=365
 HORIZON=14
@@ -158,7 +158,7 @@ HORIZON=14
 
 
 def wrapped(command: str) -> str:
-    """A command on several lines, each option beside its value, as a shell takes it."""
+    """A command on several lines for a shell, with each option and its value on one line."""
     lines = [""]
     for word in shlex.split(command):
         quoted = shlex.quote(word)
@@ -170,10 +170,10 @@ def wrapped(command: str) -> str:
 
 
 def executable() -> str:
-    """How this command is called from the current folder, with or without an activated environment."""
-    beside = Path(sys.executable).parent / "tsfm"
-    found = shutil.which("tsfm")
-    if not beside.exists() or (found and Path(found).resolve() == beside.resolve()):
+    """The path of the ``tsfm`` command from the current folder, or its name if it is on the PATH."""
+    installed = Path(sys.executable).parent / "tsfm"
+    on_path = shutil.which("tsfm")
+    if not installed.exists() or (on_path and Path(on_path).resolve() == installed.resolve()):
         return "tsfm"
-    relative = os.path.relpath(beside)
-    return shlex.quote(str(beside) if relative.startswith("..") else relative)
+    relative = os.path.relpath(installed)
+    return shlex.quote(str(installed) if relative.startswith("..") else relative)

@@ -1,4 +1,4 @@
-"""``tsfm doctor``: which kernels run here, and what is wrong with the installation."""
+"""``tsfm doctor``: shows which kernels run on this machine, and problems of the installation."""
 
 import dataclasses
 import json as json_format
@@ -10,12 +10,12 @@ BROKEN = 2
 
 
 def doctor(json: bool = False) -> int:
-    """Show versions, the device, the attention kernels that run here, and what to do about whatever is wrong.
+    """Show versions, the device, the attention kernels that run on it, problems, and what to do about them.
 
-    The exit status is 0 where everything works (notes included) and 2 where something in the installation is broken.
+    The exit status is 0 if everything works, even with notes, and 2 if something in the installation is broken.
 
     Args:
-        json: print JSON in place of tables.
+        json: print JSON instead of tables.
     """
     from tsfm.commands.health import examine, kernels  # PyTorch takes seconds
 
@@ -29,7 +29,7 @@ def doctor(json: bool = False) -> int:
         print()
         return BROKEN if wrong else 0
     print(tabulate([[x.subject, x.found if x.state == "ok" else f"{x.state.upper()}: {x.found}"] for x in findings]))
-    print("\nKernels that attention runs here, by mask and type:\n")
+    print("\nAttention kernels on this device, by mask and type:\n")
     print(tabulate(table, headers="keys"))
     print()
     for finding in (*wrong, *notes):

@@ -7,7 +7,7 @@ from typing import Any
 from tsfm import inference, reports, weights
 from tsfm.commands.added import added_function
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import check_suffix
+from tsfm.commands.forecast import check_suffix, say_notes
 from tsfm_data import evaluation, io
 from tsfm_data.errors import InputError, check_horizon, check_sizes
 
@@ -41,7 +41,7 @@ def evaluate(
         suite: score on all sets of a suite (bench) instead of data of your own.
         horizon: steps to forecast; by default the protocol's own for the data's frequency.
         profile: the protocol: lsf (standardised MSE and MAE over all test windows), gift (GIFT-Eval) or chronos.
-            gift by default.
+            By default table for your own data (GIFT-Eval's windows, the calendar's seasons), else gift.
         profiles: with --suite, the protocols: gift, chronos, gift-medium, gift-long; the first two by default.
         sets: with --suite, some of its sets.
         output: with --suite, a folder for report.html, report.md and report.json.
@@ -83,11 +83,12 @@ def evaluate(
             report += evaluation.evaluate(
                 predictor,
                 series,
-                profile or "gift",
+                profile or ("table" if series.natural else "gift"),
                 horizon=horizon,
                 batch_size=batch_size,
                 context=predictors[0].context,
             )
+        say_notes(series)
     print(report.to_markdown())
     if json is not None:
         report.save(json)

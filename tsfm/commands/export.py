@@ -1,4 +1,4 @@
-"""``tsfm export``: a model as a file that runs without the suite."""
+"""``tsfm export``: writes a model as a file that runs without the suite."""
 
 from pathlib import Path
 from typing import Literal
@@ -15,27 +15,28 @@ def export(
     format: Literal["onnx", "torch"] = "onnx",
     dtype: Literal["fp32", "bf16", "int8"] = "fp32",
 ) -> None:
-    """Write a model as ONNX or torch.export, of any number of series and steps, and check the file against the model.
+    """Write a model as ONNX or torch.export and compare the file with the model.
 
-    The file takes past [series, steps] (float64, NaN where nothing was observed) and gives quantiles [series, horizon,
-    levels] in the same units; docs/serve_onnx.py runs it with NumPy and ONNX Runtime alone.
+    Its input is past [series, steps] (float64, NaN for missing values), with any number of series and steps, and its
+    output is quantiles [series, horizon, levels] in the same units. docs/serve_onnx.py runs it with only NumPy and ONNX
+    Runtime.
 
     Args:
-        output: where to write (.onnx or .pt2).
+        output: file to write (.onnx or .pt2).
         model: a name of tsfm weights list, or a model folder; by default the model that ships with the package.
-        horizon: steps that the file shall forecast; the model's own by default.
+        horizon: time steps to forecast; by default the model's horizon.
         format: onnx, or torch for torch.export.load.
-        dtype: how weights are stored; bf16 takes half the space and int8 a quarter, and the loss is measured.
+        dtype: type of the stored weights; bf16 takes half the space and int8 a quarter; the error is shown.
     """
     suffix = {"onnx": ".onnx", "torch": ".pt2"}[format]
     if output.suffix != suffix:
         raise InputError(f"expected an output that ends in {suffix} for format {format}, found {output}: rename it")
     if horizon is not None:
         check_horizon(horizon, option="--horizon")
-    made = inference.export(inference.load_model(model), output, horizon, format, dtype)
-    levels = ", ".join(f"{level:g}" for level in made.levels)
-    print(f"{output}: {made.bytes / 1e6:.1f} MB, {made.horizon} steps at the levels {levels}")
+    exported = inference.export(inference.load_model(model), output, horizon, format, dtype)
+    levels = ", ".join(f"{level:g}" for level in exported.levels)
+    print(f"{output}: {exported.bytes / 1e6:.1f} MB, {exported.horizon} steps at the levels {levels}")
     print(
         "difference from the model in float32 on hard inputs, relative to the size of a series: "
-        f"{made.mean:.1e} on average, {made.worst:.1e} at most"
+        f"{exported.mean:.1e} on average, {exported.worst:.1e} at most"
     )

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tsfm import inference, reports, training, weights
 from tsfm.commands.arguments import Columns
+from tsfm.commands.forecast import say_notes
 from tsfm_data import io
 from tsfm_data.errors import InputError
 
@@ -55,6 +56,7 @@ def finetune(
     begin = time.perf_counter()
     result = training.finetune(start, series, horizon, recipe)
     seconds = time.perf_counter() - begin
+    say_notes(series)
     command = ["tsfm", *sys.argv[1:]]
     with io.atomic_folder(output) as temporary:
         weights.save(result.model, temporary / "model")

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 from tsfm import inference, nn, reports, weights
 from tsfm.commands.arguments import Columns
@@ -19,6 +20,9 @@ def forecast(
     horizon: int,
     model: str | None = None,
     levels: list[float] | None = None,
+    interval: list[float] | None = None,
+    lower: str | None = None,
+    integer: Literal["true", "false", "auto"] | None = None,
     output: Path | None = None,
     plot: Path | None = None,
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
@@ -27,7 +31,7 @@ def forecast(
     """Forecast every series of a table past its end.
 
     The table may be wide (a date column and one column a series) or long (item_id, timestamp, target). The forecast
-    has the columns item_id, timestamp, mean and one a quantile level, in the table's own units.
+    has the table's columns of series and time, mean and one a quantile level, in the table's own units.
 
     Args:
         input: CSV, Parquet or Arrow file, or a data set of the catalogue.
@@ -35,6 +39,9 @@ def forecast(
         model: a name of tsfm weights list, a model folder, or naive, seasonal-naive, auto-ets, auto-theta; by default
             the zero-shot model that ships with the package.
         levels: quantile levels, each between 0 and 1; 0.1, 0.2, ... 0.9 by default.
+        interval: central intervals in percent, such as 80 95: the quantile levels at their ends, and the median.
+        lower: least value that a forecast may take, such as 0; auto takes 0 for series that were never below it.
+        integer: round quantiles to whole numbers; auto does so for series that hold nothing else.
         output: where to write the forecast (.csv, .parquet or .json); standard output by default.
         plot: where to draw history, median and interval (.png, .svg or .pdf).
         columns: how the table is read.
@@ -44,20 +51,45 @@ def forecast(
     check_sizes(batch_size=batch_size)
     check_suffix(output, TABLES)
     check_suffix(plot, PICTURES)
-    asked = nn.check_levels(nn.DEFAULT_LEVELS if levels is None else levels)
+    asked = nn.check_levels(asked_levels(levels, interval))
+    bound = inference.check_lower(lower)
     predictor = inference.load_predictor(weights.default() if model is None else model)
     series = io.open_source(input, **columns.given())
     for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
         print(f"warning: {warning}", file=sys.stderr)
     frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size)
+    say_notes(series)
+    frame = inference.limit(frame, series, bound, integer or "false")
+    answer = series.present(frame)
     if output is None:
-        frame.to_csv(sys.stdout, index=False)
+        answer.to_csv(sys.stdout, index=False)
     else:
-        write_frame(frame, output)
+        write_frame(answer, output)
         print(f"{output}: {frame['item_id'].nunique()} series, {horizon} steps each, model {predictor.name}")
     if plot is not None:
         reports.save_figure(reports.plot_forecast(series, frame), plot)
         print(f"{plot}: history, median and interval")
+
+
+def say_notes(series: "io.SeriesSet") -> None:
+    """Say on standard error what was done to a table to read it."""
+    for note in series.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def asked_levels(levels: list[float] | None, interval: list[float] | None) -> list[float]:
+    """Quantile levels that were asked for, by themselves or as the ends of central intervals in percent.
+
+    Raises:
+        InputError: an interval that is not between 0 and 100 percent.
+    """
+    if interval is None:
+        return list(nn.DEFAULT_LEVELS) if levels is None else levels
+    wrong = [percent for percent in interval if not 0 < percent < 100]
+    if wrong:
+        raise InputError(f"expected intervals between 0 and 100 percent, found {wrong[0]:g}: give --interval 80 95")
+    ends = [round(0.5 + sign * percent / 200, 6) for percent in interval for sign in (-1, 1)]
+    return sorted({*(levels or ()), 0.5, *ends})
 
 
 def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
@@ -85,6 +117,7 @@ def write_frame(frame: "pandas.DataFrame", path: Path) -> None:  # type: ignore[
         elif path.suffix == ".parquet":
             frame.to_parquet(file, index=False)
         else:
-            rows = frame.assign(timestamp=frame["timestamp"].astype(str)).to_dict("records")
-            summary = {"series": int(frame["item_id"].nunique()), "rows": len(frame)}
+            ids, times = frame.columns[:2]
+            rows = frame.astype({times: str}).to_dict("records")
+            summary = {"series": int(frame[ids].nunique()), "rows": len(frame)}
             file.write_text(json.dumps({"rows": rows, "summary": summary}, indent=1) + "\n")

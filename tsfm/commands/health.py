@@ -1,4 +1,4 @@
-"""What ``tsfm doctor`` finds out: versions, device, kernels, and what is wrong with an installation."""
+"""The checks of ``tsfm doctor``: versions, device, kernels, and problems of an installation."""
 
 import importlib.metadata
 import importlib.util
@@ -15,7 +15,7 @@ from tsfm.attention import Mask, kernel_name, xformers_problem
 from tsfm_data.io import cache_folder, data_folder
 
 State = Literal["ok", "note", "wrong"]
-# What only some users need: the distribution, and the extra that installs it.
+# Optional distributions, and the extra that installs each.
 EXTRAS = {
     "xformers": "cuda",
     "nvidia-cuda-runtime-cu12": "cuda",
@@ -26,20 +26,20 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "neuralforecast": "peers",
 }
-# One batch of so many tokens, and two segments of it, are what the kernels are asked about.
+# Tokens of the batch, and lengths of its two segments, for which the kernels are shown.
 TOKENS, SEGMENTS = 1024, (300, 724)
 HEADS, CHANNELS = 8, 64
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
+    """The result of one check.
 
     Attributes:
-        subject: what was looked at.
+        subject: what was checked.
         state: ``ok``; ``note`` (works, but could be better); ``wrong`` (the installation is broken).
-        found: what is there.
-        todo: what to do about it; empty where nothing is to be done.
+        found: the result.
+        todo: what to do about it; empty if nothing.
     """
 
     subject: str
@@ -49,7 +49,7 @@ class Finding:
 
 
 def version(distribution: str) -> str | None:
-    """The installed version of a distribution, ``None`` where it is absent."""
+    """The installed version of a distribution; ``None`` if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -57,7 +57,7 @@ def version(distribution: str) -> str | None:
 
 
 def examine() -> list[Finding]:
-    """Look at everything that an installation needs to work and to be quick."""
+    """Check everything that an installation needs to work and to be fast."""
     return [*_versions(), *_extras(), _device(), _xformers(), _threads(), *_folders()]
 
 
@@ -66,27 +66,27 @@ def _versions() -> Iterator[Finding]:
     try:
         needed = importlib.metadata.requires("tsfm-suite") or []
     except importlib.metadata.PackageNotFoundError:
-        yield Finding("tsfm-suite", "note", "runs from a folder, not installed", "pip install -e . in that folder")
+        yield Finding("tsfm-suite", "note", "not installed, runs from a folder", "pip install -e . in that folder")
         return
     yield Finding("tsfm-suite", "ok", str(version("tsfm-suite")))
     for requirement in map(Requirement, needed):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        found = version(requirement.name)
-        if found is None:
+        installed = version(requirement.name)
+        if installed is None:
             yield Finding(requirement.name, "wrong", "missing", f"pip install '{requirement}'")
-        elif not requirement.specifier.contains(found, prereleases=True):
+        elif not requirement.specifier.contains(installed, prereleases=True):
             todo = f"pip install '{requirement}'"
-            yield Finding(requirement.name, "wrong", f"{found}, expected {requirement.specifier}", todo)
+            yield Finding(requirement.name, "wrong", f"{installed}, expected {requirement.specifier}", todo)
         else:
-            yield Finding(requirement.name, "ok", found)
+            yield Finding(requirement.name, "ok", installed)
 
 
 def _extras() -> Iterator[Finding]:
     for name, extra in EXTRAS.items():
-        found = version(name)
-        if found is not None:
-            yield Finding(name, "ok", found)
+        installed = version(name)
+        if installed is not None:
+            yield Finding(name, "ok", installed)
         else:
             yield Finding(name, "ok", f"absent (optional: pip install 'tsfm-suite[{extra}]')")
 
@@ -100,7 +100,7 @@ def _device() -> Finding:
 
 
 def _xformers() -> Finding:
-    """Whether its kernels can be used; without a CUDA device they are not missed."""
+    """Whether its kernels can be used; they are only needed with a CUDA device."""
     has_device = torch.cuda.is_available()
     if version("xformers") is None:
         if not has_device:
@@ -108,49 +108,51 @@ def _xformers() -> Finding:
         return Finding(
             "xformers kernels",
             "note",
-            "absent: PyTorch's run instead",
+            "not installed: PyTorch's kernels run instead",
             "pip install 'tsfm-suite[cuda]' for the faster ones",
         )
     if torch.version.cuda is None:
-        return Finding("xformers kernels", "ok", "not usable with a PyTorch without CUDA, and not needed")
+        return Finding(
+            "xformers kernels", "ok", "not usable with this PyTorch, which is built without CUDA, and not needed"
+        )
     problem = xformers_problem()
     if problem is None:
         return Finding("xformers kernels", "ok", "its CUDA library loads")
     if version("nvidia-cuda-runtime-cu12") is None:
-        todo = "pip install nvidia-cuda-runtime-cu12 (its library wants libcudart.so.12)"
+        todo = "pip install nvidia-cuda-runtime-cu12 (xformers needs libcudart.so.12)"
     else:
         todo = "pip install --upgrade xformers, to get a build for this PyTorch"
-    return Finding("xformers kernels", "wrong" if has_device else "note", f"every one refuses: {problem}", todo)
+    return Finding("xformers kernels", "wrong" if has_device else "note", f"none can be used: {problem}", todo)
 
 
 def _threads() -> Finding:
     threads = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = f"{threads} of {cores} cores"
+    usage = f"{threads} of {cores} cores"
     if threads > cores:
-        return Finding("threads", "note", f"{found}: they wait for each other", f"export OMP_NUM_THREADS={cores}")
-    return Finding("threads", "ok", found)
+        return Finding("threads", "note", f"{usage}: they wait for each other", f"export OMP_NUM_THREADS={cores}")
+    return Finding("threads", "ok", usage)
 
 
 def _folders() -> Iterator[Finding]:
     data = data_folder()
     if data is None:
-        yield Finding("TSFM_DATA", "ok", "not set: data sets are looked for in the cache, then fetched")
+        yield Finding("TSFM_DATA", "ok", "not set: data sets are searched in the cache, then downloaded")
     elif not data.is_dir():
-        todo = "let TSFM_DATA name a folder with data sets, or unset it"
+        todo = "set TSFM_DATA to a folder with data sets, or unset it"
         yield Finding("TSFM_DATA", "wrong", f"{data} is not a folder", todo)
     else:
         yield Finding("TSFM_DATA", "ok", str(data))
     cache = cache_folder()
-    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    if there.is_dir() and os.access(there, os.W_OK):
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK):
         yield Finding("cache", "ok", str(cache))
     else:
-        yield Finding("cache", "wrong", f"{cache} cannot be written", "let TSFM_CACHE name a folder that can")
+        yield Finding("cache", "wrong", f"{cache} cannot be written", "set TSFM_CACHE to a folder that can be written")
 
 
 def kernels() -> list[dict[str, str]]:
-    """Which kernel ``attend`` would run here, asked of the code that chooses: a row a mask, a column a type."""
+    """The kernel that ``attend`` runs on this device: one row per mask, one column per type."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     masks: dict[str, Mask | None] = {
         "none": None,

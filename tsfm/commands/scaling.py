@@ -1,4 +1,4 @@
-"""``tsfm scaling``: laws with intervals from a table of runs, and plans from a law."""
+"""``tsfm scaling``: fit laws to a table of training runs, train a grid of runs, and plan a training with a law."""
 
 import json as json_module
 from pathlib import Path
@@ -31,19 +31,19 @@ def fit(
     """Fit scaling laws to a table of runs, and write report.html, fit.json and figures.
 
     Args:
-        ledger: CSV, Parquet or Arrow table with one row a run, or one a point of a training curve.
+        ledger: CSV, Parquet or Arrow table with one row per run, or one per point of a training curve.
         output: folder to write to.
         params: column of model sizes.
         tokens: column of data seen.
         loss: column of losses, above 0.
-        flops: column of training compute; "flops" where there is one, else 6 times params times tokens.
-        run: column that names the run of each row; "run" where there is one, else every row is a run.
-        group: column whose groups (encoder and decoder, say) get a law each, and a test whether they differ.
-        exclude: column that is true where a row shall be left out.
-        unique: column of the tokens that differ, where data were repeated: what repeated data are worth is then fitted.
-        draws: of the bootstrap.
+        flops: column of training compute; by default "flops" if there is one, else 6 times params times tokens.
+        run: column that names the run of each row; by default "run" if there is one, else every row is a run.
+        group: column of groups, for example encoder and decoder: each gets a law, and a test tells whether they differ.
+        exclude: column that is true for rows to leave out.
+        unique: column of the number of different tokens; if given, the value of repeated data is fitted, too.
+        draws: resamples of the bootstrap.
         delta: width of the Huber loss on log loss.
-        seed: of the bootstrap.
+        seed: random seed of the bootstrap.
     """
     rows = scaling.read_runs(ledger, params, tokens, loss, flops, run, group, exclude, unique)
     analysis = scaling.analyse(rows, draws, seed, delta)
@@ -63,18 +63,18 @@ def sweep(
     backend: Literal["local", "ray", "slurm"] = "local",
     index: int | None = None,
 ) -> int:
-    """Train a grid of models, and write one row a model and budget to ledger.csv.
+    """Train a grid of models, and write one row per model and budget to ledger.csv.
 
-    Started again after a kill, it goes on where it stopped: runs that are done are kept, others resume from their last
-    checkpoint. A run that fails is tried once more, and why is in the ledger; exit status 1 where one failed twice.
+    If it was interrupted, start it again: finished runs are kept, others resume from their last checkpoint. A run that
+    fails is tried once more, and the ledger gives the reason; the exit status is 1 if a run failed twice.
 
     Args:
         grid: YAML file, or the name of a config: "tsfm configs show scaling/grid" explains its keys.
-        output: folder of runs and ledger.
-        jobs: cells (trainings) at once, one thread each.
-        backend: "local" processes, a "ray" cluster that sees the same folder (the extra "ray"), or "slurm", which
-            writes the files of array jobs for sbatch.
-        index: run this cell alone, in this process: what an array job does.
+        output: folder for the runs and the ledger.
+        jobs: number of trainings at once, one thread each.
+        backend: "local" for processes on this machine, "ray" for a Ray cluster with the same file system (needs the
+            extra "ray"), or "slurm" to write array jobs for sbatch.
+        index: number of the one training to run in this process, as array jobs do.
     """
     grid = config_path(grid)
     plan = scaling.read_grid(grid)
@@ -91,7 +91,7 @@ def sweep(
     start = scaling.start_ray if backend == "ray" else scaling.start_local
     print(f"{len(scaling.cells(plan))} cells; ledger: {output / scaling.LEDGER}")
     failed = scaling.sweep(plan, grid, output, jobs, start, lambda line: print(line, flush=True))
-    for warning in scaling.edges(plan, output):
+    for warning in scaling.learning_rate_warnings(plan, output):
         print(f"warning: {warning}")
     print(f"{len(scaling.read_rows(output))} runs done, {len(failed)} cells failed; ledger: {output / scaling.LEDGER}")
     print(f"to fit laws: tsfm scaling fit {output / scaling.LEDGER} --output {output / 'report'} --exclude scan")
@@ -105,13 +105,13 @@ def counts(
     horizon: int = 64,
     json: Path | None = None,
 ) -> None:
-    """Parameters and training FLOPs of the architectures, exactly, and how far 6 N D is from them.
+    """Count parameters and training FLOPs of the architectures exactly, and compare them with the rule 6 N D.
 
     Args:
         archs: architectures; encoder and decoder by default.
         sizes: names of sizes; all by default.
-        context: steps of history of a window.
-        horizon: steps to forecast.
+        context: history of a window in time steps.
+        horizon: time steps to forecast.
         json: file to write the table to.
     """
     rows = models.counts_table(archs or ["encoder", "decoder"], context, horizon, sizes)
@@ -120,7 +120,7 @@ def counts(
         "size": "size",
         "params": "parameters",
         "non_embedding": "non-embedding",
-        "flops": "FLOPs a window",
+        "flops": "FLOPs per window",
         "times_6ND": "/ 6 N D",
         "times_6ND_trunk": "/ 6 N D, N non-embedding",
     }
@@ -152,73 +152,77 @@ def plan(
     machine: str = "this machine",
     json: Path | None = None,
 ) -> None:
-    """Size, data and expected loss for a budget, with 95 % intervals; the nearest model of the suite, and its command.
+    """Plan size, data and expected loss for a budget, with 95 % intervals, and show the command for the nearest model.
 
     Give one quantity for the compute-optimal plan, or two of which one is params or tokens.
 
     Args:
-        fit: the fit.json that "tsfm scaling fit" wrote.
-        flops: compute to spend, on training and on inference where that counts.
+        fit: a fit.json written by "tsfm scaling fit".
+        flops: compute to spend on training, and on inference if inference_tokens is given.
         params: size of the model.
         tokens: data to train on.
         loss: loss to reach.
         inference_tokens: tokens that the model will process after training; the best model is then smaller.
-        arch: architecture whose named sizes are looked at.
-        context: steps of history of a window.
-        horizon: steps to forecast.
-        batch_size: windows of an optimiser step.
-        corpus: folder to train on, for the command.
-        ledger: of a sweep on the machine, from whose times that of the training is told.
-        throughput: FLOPs a second that training reaches, in place of a ledger.
-        machine: what to call it.
+        arch: architecture of the model to train.
+        context: history of a window in time steps.
+        horizon: time steps to forecast.
+        batch_size: windows per optimiser step.
+        corpus: corpus folder for the command that is shown.
+        ledger: table of a sweep on the same machine, to estimate the training time.
+        throughput: FLOPs per second of a training, to estimate its time without a ledger.
+        machine: name of that machine in the output.
         json: file to write the plan to.
     """
     if throughput is not None and not throughput > 0:
-        raise InputError(f"expected a throughput above 0 FLOPs a second, found {throughput:g}")
+        raise InputError(f"expected a throughput above 0 FLOPs per second, found {throughput:g}")
     check_sizes(context=context, horizon=horizon, batch_size=batch_size)
     speed = None if ledger is None else scaling.machine_of(ledger)
     if throughput is not None:
-        speed = scaling.Machine(0.0, 1 / throughput, f"{throughput:.3g} FLOPs a second")
+        speed = scaling.Machine(0.0, 1 / throughput, f"{throughput:.3g} FLOPs per second")
 
-    found = scaling.make_plan(scaling.read_fit(fit), flops, params, tokens, loss, inference_tokens)
+    proposal = scaling.make_plan(scaling.read_fit(fit), flops, params, tokens, loss, inference_tokens)
     shown = [name for name in scaling.QUANTITIES if inference_tokens or name != "inference_flops"]
-    ends = {name: ["open" if end == float("inf") else f"{end:.4g}" for end in found.intervals[name]] for name in shown}
-    rows = [[name, f"{found.values[name]:.4g}", f"{ends[name][0]} to {ends[name][1]}"] for name in shown]
+    ends = {
+        name: ["open" if end == float("inf") else f"{end:.4g}" for end in proposal.intervals[name]] for name in shown
+    }
+    rows = [[name, f"{proposal.values[name]:.4g}", f"{ends[name][0]} to {ends[name][1]}"] for name in shown]
     print(tabulate(rows, ["", "plan", "95 % interval"], disable_numparse=True, colalign=["left", "right", "left"]))
-    near = scaling.realise(arch, found.values["params"], found.values["tokens"], context, horizon, batch_size, corpus)
-    print(
-        f"nearest: {arch} {near.size}, {near.counts.params:,} parameters; {near.steps:,} steps of {batch_size} "
-        f"windows, {near.flops:.4g} FLOPs ({near.times_rule:.2f} times 6 N D)"
+    nearest = scaling.find_nearest_model(
+        arch, proposal.values["params"], proposal.values["tokens"], context, horizon, batch_size, corpus
     )
-    took = None if speed is None else speed.seconds(near.steps, near.flops)
-    if speed is not None and took is not None:
-        print(f"time on {machine}: about {scaling.spoken(took)}, by {speed.source}")
-    print(near.command)
-    warnings = [*found.warnings, *near.warnings]
+    print(
+        f"nearest: {arch} {nearest.size}, {nearest.counts.params:,} parameters; {nearest.steps:,} steps of "
+        f"{batch_size} windows, {nearest.flops:.4g} FLOPs ({nearest.flops_over_6ND:.2f} times 6 N D)"
+    )
+    seconds = None if speed is None else speed.seconds(nearest.steps, nearest.flops)
+    if speed is not None and seconds is not None:
+        print(f"time on {machine}: about {scaling.format_duration(seconds)}, by {speed.source}")
+    print(nearest.command)
+    warnings = [*proposal.warnings, *nearest.warnings]
     for warning in warnings:
         print(f"warning: {warning}")
     if json is not None:
-        ci95 = {n: [None if end == float("inf") else end for end in found.intervals[n]] for n in scaling.QUANTITIES}
-        nearest = {"arch": arch, "size": near.size, "params": near.counts.params, "steps": near.steps}
-        nearest |= {"flops": near.flops, "seconds": took, "command": near.command}
-        more = {"ci95": ci95, "warnings": warnings, "nearest": nearest}
+        ci95 = {n: [None if end == float("inf") else end for end in proposal.intervals[n]] for n in scaling.QUANTITIES}
+        nearest_facts = {"arch": arch, "size": nearest.size, "params": nearest.counts.params, "steps": nearest.steps}
+        nearest_facts |= {"flops": nearest.flops, "seconds": seconds, "command": nearest.command}
+        more = {"ci95": ci95, "warnings": warnings, "nearest": nearest_facts}
         with io.atomic_file(json) as file:
-            file.write_text(json_module.dumps(found.values | more, indent=1) + "\n")
+            file.write_text(json_module.dumps(proposal.values | more, indent=1) + "\n")
 
 
 def selftest(data: Path | None = None, draws: int = 4000, coverage: int = 0) -> int:
     """Reproduce published fits: the Chinchilla runs, and the exponents of the time-series scaling paper.
 
     Args:
-        data: folder of data sets; the one that TSFM_DATA names by default.
-        draws: of the bootstrap.
-        coverage: repeats of each planted law, to count how often it is inside its interval; 0 for none.
+        data: folder of data sets; by default the one named by TSFM_DATA.
+        draws: resamples of the bootstrap.
+        coverage: number of simulated tables per known law, to count how often the intervals contain it; 0 for none.
     """
     if draws < 100 or coverage < 0:
         raise InputError(f"expected at least 100 draws and coverage of 0 or more, found {draws} and {coverage}")
     checks = scaling.selftest.selftest(data, draws)
     rows = [
-        [c.name, f"{c.expected:.6g}", f"{c.found:.6g}", f"{c.tolerance:.2g}", "ok" if c.ok else "FAILED"]
+        [c.name, f"{c.expected:.6g}", f"{c.actual:.6g}", f"{c.tolerance:.2g}", "ok" if c.ok else "FAILED"]
         for c in checks
     ]
     print(tabulate(rows, ["", "known", "found", "tolerance", ""], disable_numparse=True))
@@ -227,7 +231,7 @@ def selftest(data: Path | None = None, draws: int = 4000, coverage: int = 0) -> 
             [f"{design}, {count} runs, noise {noise:g}", *scaling.coverage(design, count, noise, coverage)]
             for design, count, noise in scaling.STUDY
         ]
-        print("\n" + tabulate(table, [f"inside, of {coverage}", *scaling.NAMES], floatfmt=".3f"))
+        print("\n" + tabulate(table, [f"share inside, of {coverage}", *scaling.NAMES], floatfmt=".3f"))
     failed = sum(not check.ok for check in checks)
     print(f"\n{len(checks) - failed} of {len(checks)} known answers reproduced")
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""``tsfm fit | validate | test | predict``: the Lightning CLI over our tasks and data modules."""
+"""``tsfm fit | validate | test | predict``: the Lightning CLI with our tasks and data modules."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from tsfm.commands.checkpoints import NAMED, check_checkpoint, interrupted, read_checkpoint, shown
+from tsfm.commands.checkpoints import NAMED, check_checkpoint, interruption_message, read_checkpoint, short_path
 from tsfm.commands.config_errors import check_files, explain, with_config_files
 from tsfm.commands.forecast import write_frame
 from tsfm.inference import forecast_table
@@ -29,7 +29,7 @@ from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.windows import Forecast, ForecastDataModule, item_lengths
 
 DESCRIPTION = "Train a model from YAML; every option can also be given on the command line."
-# Warnings of Lightning that do not apply here, or ask nothing of a user.
+# Warnings of Lightning that do not apply here, or need no action of the user.
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # gathering a batch takes microseconds
     ".*is smaller than the logging interval.*",
@@ -43,10 +43,10 @@ NOT_FOR_USERS = (
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write the whole resolved config as ``config.yaml`` into the run's folder."""
+    """Write the resolved config as ``config.yaml`` to the run's folder."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write the file once, whole, on the first process."""
+        """Write the file once, atomically, in the first process."""
         if (
             self.already_saved
             or stage != "fit"
@@ -61,22 +61,22 @@ class SaveConfig(SaveConfigCallback):
 
 
 class SuiteCLI(LightningCLI):
-    """Lightning's CLI with our links: the model's context and horizon are those of the data."""
+    """Lightning's CLI; the model's context and horizon are linked to those of the data."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what must agree."""
+        """Link the settings that model and data share."""
         for name in ("context", "horizon"):
             parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and look at the checkpoint before Lightning reads its hyper-parameters."""
+        """Parse, and check the checkpoint before Lightning reads its hyper-parameters."""
         super().parse_arguments(parser, args)
         given = self.config[self.config.subcommand].get("ckpt_path")
         if given is not None and str(given) not in NAMED:
             read_checkpoint(str(given))
 
     def before_instantiate_classes(self) -> None:
-        """Give a run one folder for logs, checkpoints and model: ``runs/DATA_CONTEXT_HORIZON`` unless one is named."""
+        """Set one folder for logs, checkpoints and model; by default ``runs/DATA_CONTEXT_HORIZON``."""
         config = self.config[self.subcommand]
         trainer, data = config.trainer, config.data.init_args
         if trainer.default_root_dir is None:
@@ -97,14 +97,14 @@ class SuiteCLI(LightningCLI):
                 callback.init_args.enable_version_counter = False  # a new run in the folder replaces the old one's
 
     def instantiate_classes(self) -> None:
-        """Make the classes that the config names; what they refuse is a mistake in the config."""
+        """Instantiate the classes of the config; their errors are mistakes in the config."""
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise explain(error, sys.argv[1:]) from error
 
     def before_fit(self) -> None:
-        """Check everything that can be checked before a file is written, and say what is about to be done."""
+        """Check everything that can be checked before a file is written, and print data and model."""
         self.check("train", "val")
         check_monitors(self.trainer, self.model, self.datamodule)
         if not self.trainer.is_global_zero:
@@ -120,15 +120,15 @@ class SuiteCLI(LightningCLI):
             print(f"model: {forecaster.model_type}, {parameters:,} parameters, {steps}")
 
     def before_validate(self) -> None:
-        """Check before anything is written."""
+        """Check data and checkpoint before anything is written."""
         self.check("val")
 
     def before_test(self) -> None:
-        """Check before anything is written."""
+        """Check data and checkpoint before anything is written."""
         self.check("test")
 
     def before_predict(self) -> None:
-        """Check before anything is written."""
+        """Check data and checkpoint before anything is written."""
         if hasattr(self.model, "write_predictions"):
             return
         if not isinstance(self.datamodule, ForecastDataModule):
@@ -141,17 +141,17 @@ class SuiteCLI(LightningCLI):
             raise InputError(f"expected one device, found {self.trainer.world_size}: give --trainer.devices 1")
 
     def check(self, *parts: str) -> None:
-        """Read the data, cut its windows and look at the checkpoint.
+        """Read the data, create the loaders and check the checkpoint.
 
         Raises:
-            InputError: the data have no room for a window, or the checkpoint is missing, broken or of another model.
+            InputError: the data are too short for a window, or the checkpoint is missing, broken or of another model.
         """
         given = self._get(self.config_init, "ckpt_path")
         if given is not None and str(given) not in NAMED:
             check_checkpoint(str(given), self.model)
         elif given is None and self.subcommand != "fit":
             raise InputError(
-                f"expected a checkpoint to {self.subcommand} with, found none: give --ckpt_path FILE, for instance "
+                f"expected a checkpoint to {self.subcommand} with, found none: give --ckpt_path FILE, such as "
                 f"{Path(self.trainer.default_root_dir) / 'checkpoints' / 'best.ckpt'}"
             )
         if isinstance(self.datamodule, ForecastDataModule | PretrainingDataModule):
@@ -160,42 +160,42 @@ class SuiteCLI(LightningCLI):
                 getattr(self.datamodule, f"{part}_dataloader")()
 
     def fit(self, **arguments: Any) -> None:
-        """Train; Ctrl-C ends with the line that says how to go on."""
+        """Train; after Ctrl-C, the message tells how to resume."""
         try:
             self.trainer.fit(**arguments)
-        except SystemExit as error:  # this is how Lightning leaves after Ctrl-C
-            raise InputError(interrupted(self.trainer)) from error
+        except SystemExit as error:  # Lightning raises this after Ctrl-C
+            raise InputError(interruption_message(self.trainer)) from error
 
     def after_fit(self) -> None:
-        """Say where everything is."""
+        """Print where checkpoint and model folder are."""
         if not self.trainer.is_global_zero:
             return
         checkpoint, root = self.trainer.checkpoint_callback, Path(self.trainer.default_root_dir)
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
             best = f"best {checkpoint.monitor} {float(checkpoint.best_model_score):.4f}"
-            print(f"trained {self.trainer.current_epoch} epochs; {best} in {shown(checkpoint.best_model_path)}")
+            print(f"trained {self.trainer.current_epoch} epochs; {best} in {short_path(checkpoint.best_model_path)}")
         if (root / "model").is_dir() and isinstance(self.model, ForecastTask):
             horizon = getattr(getattr(self.model, "forecaster", None), "horizon", "H")
             print(f"model folder: {root / 'model'}")
             print(f"to forecast: tsfm forecast INPUT --horizon {horizon} --model {root}")
 
     def predict(self, **arguments: Any) -> None:
-        """Forecast past the end of the data, in its own units, into ``forecast.csv`` in the run's folder."""
+        """Forecast past the end of the data, in its units, and write ``forecast.csv`` to the run's folder."""
         forecasts = cast(list[dict[str, Tensor]], self.trainer.predict(**arguments))
         if hasattr(self.model, "write_predictions"):
             self.model.write_predictions(forecasts)
         if isinstance(self.datamodule, ForecastDataModule) and isinstance(self.model, ForecastTask):
             path = Path(self.trainer.default_root_dir) / "forecast.csv"
             series, levels = self.datamodule.series, check_levels(self.model.levels)
-            found = [Forecast(batch["mean"], batch["quantiles"], levels) for batch in forecasts]
-            items = np.flatnonzero(item_lengths(series) > 0).tolist()  # those that the loader forecasts
-            frame = forecast_table(series.select(items), self.datamodule.horizon, found)
+            batches = [Forecast(batch["mean"], batch["quantiles"], levels) for batch in forecasts]
+            items = np.flatnonzero(item_lengths(series) > 0).tolist()  # the loader skips empty ones
+            frame = forecast_table(series.select(items), self.datamodule.horizon, batches)
             write_frame(frame, path)
             print(f"{path}: {frame['item_id'].nunique()} series, {self.datamodule.horizon} steps each")
 
 
 def corpus_line(data: PretrainingDataModule) -> str:
-    """One line on what a run pretrains on."""
+    """One line about the data of a pretraining run."""
     if data.store is None:
         return "generated series"
     trained = [source for source in data.store.sources if source.name not in data.held_out]
@@ -204,10 +204,10 @@ def corpus_line(data: PretrainingDataModule) -> str:
 
 
 def check_monitors(trainer: pl.Trainer, model: pl.LightningModule, module: pl.LightningDataModule) -> None:
-    """Check that what early stopping and checkpoints watch is something that the task logs.
+    """Check that the metrics monitored by early stopping and checkpoints are logged by the task.
 
     Raises:
-        InputError: it is not; near names are listed.
+        InputError: one is not; similar names are listed.
     """
     if not isinstance(model, ForecastTask):
         return
@@ -225,21 +225,21 @@ def train(words: Sequence[str]) -> int:
         words: the command (fit, validate, test or predict) and its options.
 
     Raises:
-        InputError: the config is wrong; the line names the key.
+        InputError: a mistake in the config; the message names the key.
     """
     run(words)
     return 0
 
 
 def run(words: Sequence[str]) -> SuiteCLI:
-    """As ``train``, but hands back the finished CLI with its ``trainer``, ``model`` and ``datamodule``."""
+    """Like ``train``, but returns the CLI with its ``trainer``, ``model`` and ``datamodule``."""
     quiet()
     keep_large_blocks()
     words = with_config_files(words)
     check_files(words)
-    # Lightning reads it, to parse and to start the other processes; handing the words over as well makes it warn.
+    # Lightning parses sys.argv and starts other processes with it; if arguments are passed as well, it warns.
     sys.argv = [sys.argv[0], *words]
-    model_classes()  # so that YAML may use the short class names
+    model_classes()  # import the models, so that YAML may use short class names
     try:
         return SuiteCLI(
             pl.LightningModule,
@@ -253,15 +253,15 @@ def run(words: Sequence[str]) -> SuiteCLI:
     except (jsonargparse.ArgumentError, MisconfigurationException) as error:
         raise explain(error, words) from error
     except SystemExit as error:
-        if error.code == 1:  # this is how Lightning leaves after Ctrl-C
+        if error.code == 1:  # Lightning raises this after Ctrl-C
             raise KeyboardInterrupt from error
         raise
 
 
 def quiet() -> None:
-    """Keep Lightning's chatter, advertisements and advice that does not apply here away from the user."""
+    """Silence messages of Lightning that do not help users of this suite."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about Lightning's use of it
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they concern code of Lightning
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)

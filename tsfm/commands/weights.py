@@ -1,4 +1,4 @@
-"""``tsfm weights``: the models that have names, fetching, mirroring, checking and converting them, and their cards."""
+"""``tsfm weights``: lists, downloads, mirrors, verifies and converts models, and writes model cards."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +12,11 @@ from tsfm_data.errors import InputError, check_sizes
 
 
 def list_(*, task: Literal["forecast", "image"] | None = None, json: Path | None = None) -> None:
-    """List the models that have a name: ours, which ship with the package, and published ones.
+    """List all named models: ours, which ship with the package, and published ones.
 
     Args:
-        task: forecast or image alone; both by default.
-        json: file to write the list to; "-" writes to standard output in place of the table.
+        task: only forecast or only image models; by default both.
+        json: file to write the list to; "-" writes to standard output instead of the table.
     """
     rows = [_row(entry) for entry in weights.registry.entries().values() if task in (None, entry.task)]
     here = sum(row["folder"] is not None for row in rows)
@@ -42,8 +42,8 @@ def list_(*, task: Literal["forecast", "image"] | None = None, json: Path | None
     headers = ["name", "family", "parameters", "licence", "size", "SHA-256", "scores", "source", "here"]
     print(tabulate(table, headers=headers, disable_numparse=True))
     print(
-        f"\n{len(rows)} models, {here} here. (!) restricts use or is not known: pull asks for --accept-licence. "
-        "MASE, WQL and CRPS are relative to seasonal naive; top-1 is the share of test images classified rightly."
+        f"\n{len(rows)} models, {here} here. (!) the licence restricts use or is unknown: pull needs --accept-licence. "
+        "MASE, WQL and CRPS are relative to seasonal naive; top-1 is the share of test images classified correctly."
     )
 
 
@@ -72,43 +72,43 @@ def _row(entry: Any) -> dict[str, Any]:
 
 
 def pull(name: str, *, revision: str | None = None, accept_licence: bool = False, mirror: str | None = None) -> None:
-    """Fetch the weights of a model, verified, and make them a model folder that --model NAME finds.
+    """Download a model, verify it and convert it to a model folder, for --model NAME.
 
-    HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE work as everywhere; TSFM_CACHE names another cache.
+    The environment variables HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE apply; TSFM_CACHE sets another cache.
 
     Args:
-        name: see tsfm weights list.
+        name: a name of tsfm weights list.
         revision: another branch, tag or commit of its repository.
-        accept_licence: say that you accept a licence that restricts use, or is not known.
-        mirror: URL or path of a mirror (see tsfm weights mirror) to ask instead; by default TSFM_MIRROR.
+        accept_licence: accept a licence that restricts use or is unknown.
+        mirror: URL or path of a mirror (tsfm weights mirror) to download from; by default TSFM_MIRROR.
     """
     folder = weights.pull(name, revision=revision, accept_licence=accept_licence, mirror=mirror)
-    print(f"{folder}: --model {folder.name} finds it")
+    print(f"{folder}: use it as --model {folder.name}")
 
 
 def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licence: bool = False) -> None:
-    """Write a model into a folder for machines without network.
+    """Copy a model to a folder for machines without network.
 
     Args:
-        name: see tsfm weights list.
-        folder: the mirror; the model becomes its folder NAME, which --model takes as it is.
+        name: a name of tsfm weights list.
+        folder: the mirror; the model is written to its subfolder NAME, which is a model folder.
         revision: another branch, tag or commit of its repository.
-        accept_licence: say that you accept a licence that restricts use, or is not known.
+        accept_licence: accept a licence that restricts use or is unknown.
     """
     print(f"{weights.mirror(name, folder, revision=revision, accept_licence=accept_licence)}: written and verified")
 
 
 def verify(folder: Path) -> None:
-    """Check a model folder, or every model of a mirror: contents, checksums, and nothing else beside them.
+    """Check a model folder, or every model folder of a mirror: contents, checksums, and no other files.
 
     Args:
         folder: the folder.
     """
-    for found in weights.verify(folder):
+    for checked in weights.verify(folder):
         compared = (
-            f"{found.compared} files as their checksums say" if found.compared else "no checksums to compare with"
+            f"{checked.compared} files match their checksums" if checked.compared else "no checksums to compare with"
         )
-        print(f"{found.folder}: {found.kind}, {found.layout.values:,} numbers, {compared}")
+        print(f"{checked.folder}: {checked.kind}, {checked.layout.values:,} parameters, {compared}")
 
 
 def convert(
@@ -122,36 +122,37 @@ def convert(
     activation: Literal["gelu", "relu"] = "gelu",
     window_norm: bool = True,
 ) -> None:
-    """Make a model folder of a published checkpoint, without running anything in it.
+    """Convert a published checkpoint to a model folder, without executing anything in it.
 
-    Moirai 1.x and 2, Chronos-Bolt, the scaling-law encoder and decoder (.ckpt), iTransformer of the original code or
-    of the Time-Series-Library (.pth); PoolFormer, TNT, iLLaMA and BiFormer of timm or of the original code.
+    Supported are Moirai 1.x and 2, Chronos-Bolt, the scaling-law encoder and decoder (.ckpt), iTransformer of the
+    original code or of the Time-Series-Library (.pth); PoolFormer, TNT, iLLaMA and BiFormer of timm or of the original
+    code.
 
     Args:
         foreign: a file of weights, or a folder with one and perhaps a config.json.
-        folder: where the model folder is written.
-        context: steps of history to use, where the checkpoint leaves it open.
-        horizon: steps of one pass, where the checkpoint leaves it open.
+        folder: the model folder to write.
+        context: time steps of history, if the checkpoint does not fix them.
+        horizon: time steps of one forward pass, if the checkpoint does not fix them.
         architecture: name of an image model; by default the variant whose shapes fit.
-        heads: attention heads of an iTransformer, which leave no trace in its checkpoint.
-        activation: of an iTransformer.
+        heads: number of attention heads of an iTransformer, which its checkpoint does not contain.
+        activation: activation function of an iTransformer.
         window_norm: whether an iTransformer was trained with use_norm.
     """
     check_sizes(context=context, horizon=horizon, heads=heads)
     options = weights.Options(context, horizon, heads, activation, window_norm)
-    found = weights.convert(foreign, folder, architecture=architecture, options=options)
-    print(f"{foreign}: {found.family}, {found.parameters:,} numbers, {found.facts}\n{folder}: written")
+    converted = weights.convert(foreign, folder, architecture=architecture, options=options)
+    print(f"{foreign}: {converted.family}, {converted.parameters:,} parameters, {converted.facts}\n{folder}: written")
 
 
 def card(folder: Path, *, scores: Path | None = None, run: Path | None = None, check: bool = False) -> None:
-    """Write README.md of a model of ours from what is recorded of it: config.json, weights and scores.json.
+    """Write the model card, README.md of a model folder, from its config.json, weights and scores.json.
 
     Args:
         folder: the model folder.
-        scores: what tsfm evaluate --suite bench --json wrote, or for an image model tsfm image evaluate --json; its
-            summary, and the model's own errors on every set or class, become scores.json in the folder.
-        run: of an image model, the folder of the training run, whose recipe is kept in the folder's config.json.
-        check: write nothing; fail where the card says something else.
+        scores: output of tsfm evaluate --suite bench --json, or for an image model of tsfm image evaluate --json; its
+            summary, and the errors of the model on every set or class, are written to scores.json in the folder.
+        run: for an image model, the folder of its training run, whose recipe is written to config.json.
+        check: write nothing, and fail if the card differs.
     """
     if run is not None:
         weights.keep_recipe(run, folder)
@@ -159,14 +160,14 @@ def card(folder: Path, *, scores: Path | None = None, run: Path | None = None, c
         weights.keep_scores(scores, folder)
     text, file = weights.card(folder), folder / "README.md"
     if check:
-        found = file.read_text() if file.is_file() else ""
-        if found != text:
-            lines = zip(text.splitlines(), [*found.splitlines(), *[""] * len(text)], strict=False)
-            number, (ours, theirs) = next((i, pair) for i, pair in enumerate(lines, 1) if pair[0] != pair[1])
+        current = file.read_text() if file.is_file() else ""
+        if current != text:
+            lines = zip(text.splitlines(), [*current.splitlines(), *[""] * len(text)], strict=False)
+            number, (expected, actual) = next((i, pair) for i, pair in enumerate(lines, 1) if pair[0] != pair[1])
             raise InputError(
-                f"expected {ours!r:.80} in line {number} of {file}, found {theirs!r:.80}: tsfm weights card"
+                f"expected {expected!r:.80} in line {number} of {file}, found {actual!r:.80}: tsfm weights card"
             )
-        print(f"{file}: as recorded")
+        print(f"{file}: up to date")
         return
     with io.atomic_file(file) as temporary:
         temporary.write_text(text)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from tsfm.inference.api import Model, load, load_model
     from tsfm.inference.estimator import TSFMForecaster
     from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
+    from tsfm.inference.limits import check_lower, limit
     from tsfm.inference.predictors import (
         WithoutCovariates,
         check_covariates,
@@ -24,12 +25,14 @@ __all__ = [
     "TSFMForecaster",
     "WithoutCovariates",
     "check_covariates",
+    "check_lower",
     "check_observed",
     "compress",
     "differences",
     "export",
     "forecast_frame",
     "forecast_table",
+    "limit",
     "load",
     "load_model",
     "load_predictor",

@@ -5,9 +5,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tsfm import training
+from tsfm.inference.limits import check_lower, limit
 from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
 from tsfm.models import Forecaster
 from tsfm.nn import DEFAULT_LEVELS, check_levels
@@ -47,6 +48,8 @@ class Model:
         horizon: int,
         levels: Sequence[float] = DEFAULT_LEVELS,
         batch_size: int = 256,
+        lower: float | Literal["auto"] | None = None,
+        integer: bool | Literal["auto"] = False,
         **columns: Any,
     ) -> "pd.DataFrame":
         """Forecast every series of a table past its end.
@@ -56,22 +59,28 @@ class Model:
             horizon: steps to forecast.
             levels: quantile levels.
             batch_size: most windows forecast at once.
-            **columns: roles of columns and frequency, as for ``tsfm_data.io.tables.read_series``.
+            lower: least value that a forecast may take; "auto" takes 0 for series that were never below it.
+            integer: whether quantiles are rounded to whole numbers; "auto" does so for series that hold nothing else.
+            **columns: roles of columns, frequency, second table of the future and whatever else
+                ``tsfm_data.io.tables.read_series`` takes.
 
         Returns:
-            Columns item_id, timestamp, mean and one a level, in the units of the table.
+            The table's own columns of series and time (item_id and timestamp if it has none), mean and one a level, in
+            the units of the table.
 
         Raises:
             InputError: the table is not as it should be, or horizon or levels are out of range.
         """
         check_horizon(horizon)
-        asked = check_levels(levels)
+        asked, bound = check_levels(levels), check_lower(lower)
         series = series_of(table, **columns)
         if self.history is not None and self.history.ignored:  # tried, and found to be of no use
             series = training.without_covariates(series)
-        for warning in filter(None, (check_covariates(self.predictor, series), check_observed(series))):
+        for warning in filter(None, (*series.notes, check_covariates(self.predictor, series), check_observed(series))):
             warnings.warn(warning, stacklevel=2)
-        return forecast_frame(self.predictor, series, horizon, asked, batch_size)
+        frame = forecast_frame(self.predictor, series, horizon, asked, batch_size)
+        whole: Literal["true", "false", "auto"] = "auto" if integer == "auto" else "true" if integer else "false"
+        return series.present(limit(frame, series, bound, whole))
 
     def finetune(self, table: Table, horizon: int, method: str = "full", **options: Any) -> "Model":
         """Fine-tune on the series of a table; where no backtest prefers the result, the model stays as it is.

@@ -9,7 +9,7 @@ import importlib
 
 from tsfm.models.base import Forecaster
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.plugins import entry_points, load, say, wrong
+from tsfm_data.plugins import entry_point_error, entry_points, load, warn_once
 
 GROUP = "tsfm.models"
 OWN = {
@@ -42,7 +42,7 @@ def model_class(model_type: str) -> type[Forecaster]:
     entry, what = ADDED[model_type], f"the model type {model_type}"
     kind = load(entry, what)
     if not (isinstance(kind, type) and issubclass(kind, Forecaster)):
-        raise wrong(entry, what, f"a {type(kind).__name__}, no Forecaster")
+        raise entry_point_error(entry, what, f"a {type(kind).__name__}, no Forecaster")
     return kind
 
 
@@ -53,5 +53,5 @@ def model_classes() -> dict[str, type[Forecaster]]:
         try:
             classes[model_type] = model_class(model_type)
         except InputError as error:
-            say(str(error))
+            warn_once(str(error))
     return classes

@@ -1,4 +1,4 @@
-"""Figures and HTML pages."""
+"""Reports: figures, self-contained HTML pages, and the pages of an evaluation suite and of a fine-tuning."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Figures. Colours are told apart by colour-blind readers (Okabe and Ito 2008)."""
+"""Figures of series and forecasts, in colours that colour-blind readers can distinguish (Okabe and Ito 2008)."""
 
 import io
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MOST_PANELS = 12
 
 
 def new_figure(panels: int, columns: int = 1, width: float = 9.0, height: float = 2.6) -> tuple[Figure, list[Axes]]:
-    """A figure with a grid of panels, drawn without a screen."""
+    """A figure with a grid of panels; needs no screen."""
     rows = -(-panels // columns)
     figure = Figure(figsize=(width, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
@@ -37,10 +37,10 @@ def new_figure(panels: int, columns: int = 1, width: float = 9.0, height: float 
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure by the suffix of the path, whole or not at all.
+    """Write a figure atomically, in the format given by the suffix of the path.
 
     Raises:
-        InputError: a suffix that is not .png, .svg or .pdf.
+        InputError: the suffix is not .png, .svg or .pdf.
     """
     target = Path(path)
     if target.suffix not in (".png", ".svg", ".pdf"):
@@ -50,10 +50,10 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def write_figure(figure: Figure, file: Path | io.BytesIO, kind: str) -> None:
-    """Write a figure so that the same one always gives the same bytes: no date, no random identifiers.
+    """Write a figure without dates and random identifiers, so that equal figures give equal bytes.
 
     Args:
-        figure: what to write.
+        figure: the figure.
         file: a path or an open file in memory.
         kind: "png", "svg" or "pdf".
     """
@@ -70,15 +70,15 @@ def draw_forecast(
     bands: list[tuple[np.ndarray, np.ndarray, str]],
     truth: np.ndarray | None = None,
 ) -> None:
-    """History, truth, median and intervals on one panel, all joined to the last point of the history.
+    """Draw history, truth, median and intervals on one panel, joined to the last point of the history.
 
     Args:
-        axis: where to draw.
+        axis: the panel.
         history: timestamps and values before the forecast.
         times: timestamps of the forecast.
         middle: the median or point forecast.
         bands: low, high and name of each central interval, the widest first.
-        truth: what came, where it is known.
+        truth: true values, if known.
     """
     start, last = history[0][-1:], history[1][-1:]
     joined = np.concatenate([start, times])
@@ -93,9 +93,9 @@ def draw_forecast(
 
 
 def format_axes(axis: Axes) -> None:
-    """Few dates, each readable without its neighbours; numbers with separated thousands."""
+    """Set few date labels, each readable without its neighbours, and numbers with separated thousands."""
     locator = AutoDateLocator(minticks=3, maxticks=6)
-    # Without these steps there are spans, of 61 hours or 31 months for instance, for which it finds none.
+    # Without these intervals the locator finds no ticks for some spans, such as 61 hours or 31 months.
     for unit, whole in ((MONTHLY, 12), (HOURLY, 24), (MINUTELY, 60), (SECONDLY, 60)):
         locator.intervald[unit] = [*locator.intervald[unit], whole]
     formatter = ConciseDateFormatter(
@@ -112,9 +112,9 @@ def format_axes(axis: Axes) -> None:
 
 
 def central_bands(frame: "pd.DataFrame") -> list[tuple[np.ndarray, np.ndarray, str]]:
-    """The widest and the middle one of the central intervals among the quantile columns of a forecast table."""
+    """The widest and the middle central interval among the quantile columns of a forecast table."""
     levels = sorted(float(c) for c in frame.columns if c not in ("item_id", "timestamp", "mean"))
-    pairs = [level for level in levels if level < 0.5 and any(abs(1 - level - other) < 1e-9 for other in levels)]
+    pairs = [level for level in levels if level < 0.5 and any(abs(1 - level - upper) < 1e-9 for upper in levels)]
     chosen = [pairs[0], pairs[len(pairs) // 2]] if len(pairs) > 2 else pairs
     return [
         (frame[f"{low:g}"].to_numpy(), frame[f"{1 - low:g}"].to_numpy(), f"{100 * (1 - 2 * low):.0f} % interval")
@@ -130,15 +130,15 @@ def plot_forecast(
     unit: str = "",
     history: int | None = None,
 ) -> Figure:
-    """History and forecast of every series, a panel each, at most twelve.
+    """Plot history and forecast, one panel per series, at most twelve panels.
 
     Args:
         series: the histories.
-        frame: what ``forecast_frame`` made of them.
-        truth: the same series with the steps that came after.
-        items: names of the series to show, as in the table; the first ones by default.
-        unit: written on the vertical axes.
-        history: steps of history to show; three times the horizon, and 60 at least, by default.
+        frame: their forecasts, as ``forecast_frame`` gives them.
+        truth: the same series with the true values of the horizon.
+        items: names of the series to show, as in the table; by default the first ones.
+        unit: label of the vertical axes.
+        history: steps of history to show; by default three times the horizon, and at least 60.
     """
     single = series.univariate()
     names = list(single.item_ids)
@@ -146,15 +146,15 @@ def plot_forecast(
     columns = 1 if len(shown) < 4 else 2
     figure, axes = new_figure(len(shown), columns, width=9.0 if columns == 1 else 10.0)
     groups = dict(tuple(frame.groupby("item_id", sort=False, observed=True)))
-    later = truth.univariate() if truth is not None else None
+    truth_series = truth.univariate() if truth is not None else None
     for axis, name in zip(axes, shown, strict=True):
         part, k = groups[name], names.index(name)
         length = single.length(k)
-        keep = min(length, history or max(3 * len(part), 60))
-        past = (single.timestamps(k)[:length][-keep:].to_numpy(), single.item(k)[:length, 0][-keep:])
-        came = None if later is None else later.item(k)[length : length + len(part), 0]
+        shown_steps = min(length, history or max(3 * len(part), 60))
+        past = (single.timestamps(k)[:length][-shown_steps:].to_numpy(), single.item(k)[:length, 0][-shown_steps:])
+        true_values = None if truth_series is None else truth_series.item(k)[length : length + len(part), 0]
         middle = part["0.5"] if "0.5" in part else part["mean"]
-        draw_forecast(axis, past, part["timestamp"].to_numpy(), middle.to_numpy(), central_bands(part), came)
+        draw_forecast(axis, past, part["timestamp"].to_numpy(), middle.to_numpy(), central_bands(part), true_values)
         axis.set_title(str(name), loc="left", fontsize=10)
         axis.set_ylabel(unit, fontsize=9)
     lines, _ = axes[0].get_legend_handles_labels()

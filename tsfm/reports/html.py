@@ -23,12 +23,12 @@ Value = str | int | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns; numbers are set to the right.
+    """Rows under named columns; numbers are aligned to the right.
 
     Attributes:
         rows: each maps column names to values; a missing or None value is shown as a dash.
         caption: a line below the table.
-        strong: indices of the rows to stand out.
+        strong: indices of the rows in bold.
         digits: significant digits of floating-point numbers.
     """
 
@@ -40,11 +40,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Image:
-    """A figure with the text that stands in for it where it cannot be seen.
+    """A figure with its alternative text.
 
     Attributes:
-        figure: drawn as SVG into the page.
-        alt: what it shows, for readers who do not see it.
+        figure: embedded as SVG.
+        alt: what it shows, for readers who cannot see it.
         caption: a line below it.
     """
 
@@ -55,7 +55,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Code:
-    """A block of commands or text, shown as it is."""
+    """A block of commands or preformatted text."""
 
     text: str
 
@@ -66,7 +66,7 @@ class Section:
 
     Attributes:
         title: heading; empty for none.
-        parts: in order; a string is a paragraph.
+        parts: contents in order; a string is a paragraph.
     """
 
     title: str
@@ -79,7 +79,7 @@ def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
     Args:
         title: heading and title of the page.
         sections: its parts, in order.
-        lead: what the page says in a sentence or two.
+        lead: the main result in a sentence or two.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -94,17 +94,17 @@ def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
 
 
 def save_page(html: str, path: str | Path) -> None:
-    """Write a page, whole or not at all."""
+    """Write a page atomically."""
     with atomic_file(path) as file:
         file.write_text(html, encoding="utf-8")
 
 
 def show_value(value: Value, digits: int = 3) -> str:
-    """A value as a table shows it: ``digits`` significant digits, no exponent, thousands separated.
+    """A value as text for a table: ``digits`` significant digits, no exponent, thousands separated.
 
     Args:
         value: None is shown as a dash.
-        digits: significant digits of a floating-point number; those before the point are always all shown.
+        digits: significant digits of a floating-point number; digits before the decimal point are always shown.
     """
     if value is None:
         return "–"
@@ -119,7 +119,7 @@ def show_value(value: Value, digits: int = 3) -> str:
 
 
 def _plain(part: str | Table | Image | Code) -> dict[str, Any]:
-    """What the template needs of one part."""
+    """The variables of the template for one part."""
     if isinstance(part, str):
         return {"kind": "paragraph", "text": part}
     if isinstance(part, Code):
@@ -137,7 +137,7 @@ def _plain(part: str | Table | Image | Code) -> dict[str, Any]:
 
 
 def _svg(figure: "Figure") -> str:
-    """A figure as base64 of an SVG image; as an image of its own its identifiers cannot clash with another's."""
+    """A figure as a base64 SVG image; separate images cannot have clashing identifiers."""
     from tsfm.reports.figures import write_figure  # matplotlib, which a page without figures does not need
 
     stream = io.BytesIO()

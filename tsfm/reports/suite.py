@@ -1,4 +1,4 @@
-"""The report of a model on a suite: a page with tables and plots, Markdown, JSON, and lines for the terminal."""
+"""The report of a model on an evaluation suite: an HTML page, Markdown, JSON, and a summary for the terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 MARKS = {"auto-ets": (TRUTH, "s"), "auto-theta": ("#009e73", "^"), "naive": (HISTORY, "x")}
 LOW, HIGH = 0.2, 5.0  # ratios outside are drawn at the edge
 HOW = (
-    "Every set counts once: its error is divided by that of seasonal naive, and the geometric mean is taken over sets; "
-    "below 1 is better than seasonal naive. The columns over its: the model's error over that of this line's model, on "
-    "the sets that have both. MASE: mean absolute error of the median over that of seasonal naive within the history. "
-    "WQL: weighted quantile loss at the levels 0.1 to 0.9."
+    "Every data set counts once: its error is divided by that of seasonal naive, and the geometric mean is taken over "
+    "the sets; below 1 is better than seasonal naive. The columns 'over its': error of the evaluated model divided by "
+    "that of the model in this row, on the sets that have both. MASE: mean absolute error of the median divided by "
+    "that of seasonal naive within the history. WQL: weighted quantile loss at the levels 0.1 to 0.9."
 )
 COVERAGE = (
-    "80 % coverage, the share of true values inside the 80 % interval, should be 0.8, and the coverage error, the mean "
-    "distance of the quantiles' coverage from their level, 0; both are means over sets."
+    "80 % coverage is the share of true values inside the 80 % interval and should be 0.8; the coverage error is the "
+    "mean absolute difference between the coverage of the quantiles and their levels. Both are means over sets."
 )
 PROTOCOLS = {
     "gift": "GIFT-Eval's short term: the last tenth of each series in at most 20 windows; competition sets one window.",
@@ -42,8 +42,8 @@ PROTOCOLS = {
     "relative WQL is lower here than under GIFT-Eval.",
 }
 SAME = (
-    "Published results count as the same work only where our seasonal naive reproduces the published one in MASE and "
-    "WQL to 1e-4. The means are over these sets alone. Models that are not published on all of them are left out."
+    "Published results are comparable only on sets where our seasonal naive reproduces the published MASE and WQL of "
+    "seasonal naive to 1e-4. The means are over these sets. Models without results on all of them are left out."
 )
 IN_DOMAIN = "The published models were trained on other series of these sets: not zero-shot for them."
 
@@ -53,8 +53,8 @@ def write(report: SuiteReport, folder: Path, command: str) -> None:
 
     Args:
         report: the scores.
-        folder: where.
-        command: what was run.
+        folder: output folder.
+        command: the command that was run.
     """
     save_page(build_page(report, command), folder / "report.html")
     report.save(folder / "report.md")
@@ -62,14 +62,14 @@ def write(report: SuiteReport, folder: Path, command: str) -> None:
 
 
 def say(report: SuiteReport) -> str:
-    """The headline as the terminal shows it, and the notes."""
+    """The summary table and the notes for the terminal."""
     rows = [list(row.values()) for row in summary_rows(report)]
     table = tabulate(rows, list(summary_rows(report)[0]), tablefmt="github", floatfmt=".3f", missingval="–")
     return "\n".join([table, *(f"\n{note}" for note in report.notes)])
 
 
 def build_page(report: SuiteReport, command: str) -> str:
-    """The page."""
+    """The HTML text of the page."""
     headline = summary_rows(report)
     strong = [index for index, row in enumerate(headline) if row["model"] == report.model]
     held = ("80 % coverage", "coverage error")
@@ -88,24 +88,24 @@ def build_page(report: SuiteReport, command: str) -> str:
 
 
 def lead(report: SuiteReport) -> str:
-    """The result in words."""
+    """The main result in a sentence."""
     parts = []
     for profile, models in report.summary.items():
-        found = models[report.model]
-        if found["MASE"]["relative"] is None or found["WQL"]["relative"] is None:
+        scores = models[report.model]
+        if scores["MASE"]["relative"] is None or scores["WQL"]["relative"] is None:
             continue
         parts.append(
-            f"{found['MASE']['relative']:.3f} in MASE and {found['WQL']['relative']:.3f} in WQL "
-            f"over {found['MASE']['datasets']} sets ({profile})"
+            f"{scores['MASE']['relative']:.3f} in MASE and {scores['WQL']['relative']:.3f} in WQL "
+            f"over {scores['MASE']['datasets']} sets ({profile})"
         )
     return f"Error relative to seasonal naive, geometric mean: {'; '.join(parts)}." if parts else ""
 
 
 def ratio_tables(report: SuiteReport, profile: str) -> list[Table]:
-    """What was scored, and each model's ratios."""
+    """Errors of the model per data set, and the ratios of all models to seasonal naive."""
     rows = set_rows(report, profile)
     fixed = ("dataset", "freq", "horizon", "windows", "MASE", "WQL", "80 % coverage")
-    tables = [Table([{name: row[name] for name in fixed} for row in rows], f"Errors of {report.model}, as they are.")]
+    tables = [Table([{name: row[name] for name in fixed} for row in rows], f"Errors of {report.model}.")]
     for metric in relative.HEADLINE:
         names = [name for name in rows[0] if name not in fixed and name.endswith(metric)]
         cells = [{name.replace(metric, "").strip(): row[name] for name in names} for row in rows]
@@ -118,16 +118,18 @@ def ratio_tables(report: SuiteReport, profile: str) -> list[Table]:
 
 
 def published_section(report: SuiteReport, group: str) -> Section:
-    """The model among published ones."""
+    """The model compared with published ones."""
     rows = published_rows(report, group)
     strong = [index for index, row in enumerate(rows) if row["model"] == report.model]
     names = ", ".join(report.same_work[group]["sets"])
     parts: list[str | Table] = [SAME, Table(rows, f"Geometric means over {names}.", strong)]
-    return Section(f"Beside published results: {group}", [*([IN_DOMAIN] if "in-domain" in group else []), *parts])
+    return Section(
+        f"Comparison with published results: {group}", [*([IN_DOMAIN] if "in-domain" in group else []), *parts]
+    )
 
 
 def ratio_image(report: SuiteReport, profile: str) -> Image:
-    """Each set's ratio to seasonal naive, a line a set, for the model and the baselines."""
+    """Ratios to seasonal naive, one line per data set, for the model and the baselines."""
     values = relative.cells(report.report.rows)
     rows = report.report.rows
     models = [m for m in dict.fromkeys(row["model"] for row in rows) if m not in (report.model, BASELINE)]
@@ -136,20 +138,20 @@ def ratio_image(report: SuiteReport, profile: str) -> Image:
     figure, axes = new_figure(2, 2, width=9.0, height=1.2 + 0.24 * len(names))
     for axis, metric in zip(axes, relative.HEADLINE, strict=True):
         for model in [*models, report.model]:
-            found = [relative.ratio(values, profile, name, model, metric) for name in names]
-            if any(value is not None for value in found):
-                _dots(axis, found, model, strong=model == report.model)
+            ratios = [relative.ratio(values, profile, name, model, metric) for name in names]
+            if any(value is not None for value in ratios):
+                _dots(axis, ratios, model, strong=model == report.model)
         _ratio_axis(axis, names, metric)
     axes[1].set_yticklabels([])
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=9)
     alt = f"Errors of {', '.join([report.model, *models])} relative to seasonal naive on {len(names)} sets"
-    caption = f"Errors relative to seasonal naive, a set a line; left of 1 is better. Drawn from {LOW:g} to {HIGH:g}."
+    caption = f"Errors relative to seasonal naive per data set; left of 1 is better. Clipped to {LOW:g} to {HIGH:g}."
     return Image(figure, alt, caption)
 
 
-def _dots(axis: "Axes", found: Sequence[float | None], model: str, strong: bool) -> None:
-    shown = [(min(max(value, LOW), HIGH), place) for place, value in enumerate(found) if value is not None]
+def _dots(axis: "Axes", ratios: Sequence[float | None], model: str, strong: bool) -> None:
+    shown = [(min(max(value, LOW), HIGH), row) for row, value in enumerate(ratios) if value is not None]
     colour, mark = (FORECAST, "o") if strong else MARKS.get(model, (HISTORY, "D"))
     x, y = zip(*shown, strict=True)
     axis.scatter(x, y, s=34 if strong else 18, c=colour, marker=mark, label=model, zorder=3 if strong else 2)
@@ -169,7 +171,7 @@ def _ratio_axis(axis: "Axes", names: Sequence[str], metric: str) -> None:
 
 
 def calibration_image(report: SuiteReport) -> Image:
-    """How often the truth lies below each quantile, beside its level."""
+    """How often the truth is below each quantile, against its level."""
     figure, axes = _calibration(report)
     for axis in axes:
         axis.set_xlabel("quantile level", fontsize=9)
@@ -177,7 +179,7 @@ def calibration_image(report: SuiteReport) -> Image:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=9)
     alt = "Share of true values below each quantile, against its level"
-    return Image(figure, alt, "Calibration, the mean over sets: on the diagonal, quantiles hold what they say.")
+    return Image(figure, alt, "Calibration, mean over sets: on the diagonal, the quantiles are calibrated.")
 
 
 def _calibration(report: SuiteReport) -> "tuple[Figure, list[Axes]]":

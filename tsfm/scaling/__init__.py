@@ -1,4 +1,4 @@
-"""Scaling laws: from a table of runs to laws with intervals, a report, and a plan for a budget."""
+"""Scaling laws: training a grid of models, fitting laws to the runs, a report, and plans for a budget."""
 
 from typing import TYPE_CHECKING
 
@@ -8,13 +8,22 @@ if TYPE_CHECKING:
     from tsfm.scaling.analysis import analyse
     from tsfm.scaling.laws.estimate import fit_joint
     from tsfm.scaling.laws.form import NAMES
-    from tsfm.scaling.nearest_model import Machine, machine_of, realise
+    from tsfm.scaling.nearest_model import Machine, find_nearest_model, machine_of
     from tsfm.scaling.plan import QUANTITIES, make_plan, read_fit
     from tsfm.scaling.report import lead, write_report
     from tsfm.scaling.runs.grid import cells, read_grid
     from tsfm.scaling.runs.ledger import Runs, read_runs
     from tsfm.scaling.runs.ray_jobs import start_ray
-    from tsfm.scaling.runs.sweep import LEDGER, edges, read_rows, run_index, slurm_files, spoken, start_local, sweep
+    from tsfm.scaling.runs.sweep import (
+        LEDGER,
+        format_duration,
+        learning_rate_warnings,
+        read_rows,
+        run_index,
+        slurm_files,
+        start_local,
+        sweep,
+    )
     from tsfm.scaling.selftest import CHINCHILLA, STUDY, coverage
 
 __all__ = [
@@ -28,19 +37,19 @@ __all__ = [
     "analyse",
     "cells",
     "coverage",
-    "edges",
+    "find_nearest_model",
     "fit_joint",
+    "format_duration",
     "lead",
+    "learning_rate_warnings",
     "machine_of",
     "make_plan",
     "read_fit",
     "read_grid",
     "read_rows",
     "read_runs",
-    "realise",
     "run_index",
     "slurm_files",
-    "spoken",
     "start_local",
     "start_ray",
     "sweep",

@@ -1,4 +1,4 @@
-"""Everything that ``tsfm scaling fit`` finds out, in one record that goes to fit.json as it is."""
+"""Fits and tests all laws for ``tsfm scaling fit``; the results are one record, the content of fit.json."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,15 +8,15 @@ import numpy as np
 from tsfm.scaling.laws.bootstrap import percentile_interval, profile_interval
 from tsfm.scaling.laws.broken import broken_law
 from tsfm.scaling.laws.compare import Record, compare_groups
-from tsfm.scaling.laws.estimate import Fit, fit_joint, named_intervals, why_not
-from tsfm.scaling.laws.form import NAMES, PUBLISHED, Joint, training_flops
+from tsfm.scaling.laws.estimate import Fit, fit_joint, named_intervals, why_not_identifiable
+from tsfm.scaling.laws.form import NAMES, PUBLISHED, JointLaw, training_flops
 from tsfm.scaling.laws.joint import COLUMNS, as_dict, joint_problem
 from tsfm.scaling.laws.minimise import DELTA, LARGEST_EXPONENT
 from tsfm.scaling.laws.repetition import repetition
 from tsfm.scaling.laws.routes import Optimum, Parabola, curve_minima, isoflop, isoflop_bias, parabolas
 from tsfm.scaling.laws.single import (
     FEWEST,
-    Power,
+    PowerLaw,
     best_of_bins,
     held_out_errors,
     power_law,
@@ -26,9 +26,9 @@ from tsfm.scaling.laws.single import (
 from tsfm.scaling.runs.ledger import Runs, distinct
 from tsfm_data.errors import InputError
 
-HELD_OUT = 0.1  # share of the runs, those with most compute, that the extrapolation is tested on
+HELD_OUT = 0.1  # share of the runs, those with the most compute, on which the extrapolation is tested
 KEPT_DRAWS = 1000  # in fit.json, for plans
-FLATTEST = 0.005  # least exponent that is taken for one
+FLATTEST = 0.005  # exponents below count as 0
 OUTLIER = 6.0  # robust standard deviations from the law
 BUDGETS_PER_DECADE = 2
 DIFFERENT = 0.05  # below this p two groups do not follow one law
@@ -36,7 +36,7 @@ DIFFERENT = 0.05  # below this p two groups do not follow one law
 
 @dataclass(frozen=True)
 class Analysis:
-    """The record, and what the figures need beside it."""
+    """The record of results, and the data of the figures."""
 
     record: Record
     runs: Runs
@@ -45,15 +45,15 @@ class Analysis:
     profiles: list[Parabola]
     isoflop: Optimum | None
     curves: Optimum | None
-    single: dict[str, tuple[np.ndarray, Power, Power | None]]
+    single: dict[str, tuple[np.ndarray, PowerLaw, PowerLaw | None]]
 
 
 def weak_constants(fit: Fit) -> list[str]:
-    """Constants that the data hardly determine, in words."""
+    """Warnings about constants that the data hardly determine."""
     low, high = percentile_interval(fit.draws)
     words = []
     if low[0] < 0.01 * fit.runs.loss.min():
-        words.append("E is not identifiable: its interval reaches 0, so that no irreducible loss can be claimed")
+        words.append("E is not identifiable: its interval reaches 0, so there may be no irreducible loss")
     for name in ("alpha", "beta"):
         k = NAMES.index(name)
         if low[k] < 0.01 or high[k] > 0.9 * LARGEST_EXPONENT:
@@ -67,27 +67,27 @@ def weak_constants(fit: Fit) -> list[str]:
     return words
 
 
-def no_fall(fit: Fit) -> list[str]:
-    """Reasons for which a fit is no law: an exponent at the end of what is tried."""
+def why_no_law(fit: Fit) -> list[str]:
+    """Reasons why a fit is rejected: an exponent at a bound of the search."""
     reasons = []
     for name, word in (("alpha", "size"), ("beta", "data")):
         exponent = fit.law[NAMES.index(name)]
         if exponent < FLATTEST or exponent > 0.9 * LARGEST_EXPONENT:
-            reasons.append(f"{name} is {exponent:.2g}: the losses do not fall with {word} as the law has it")
+            reasons.append(f"{name} is {exponent:.2g}: the losses do not fall with {word} as a power law")
     return reasons
 
 
-def finite(value: Any) -> Any:
-    """A record in which None stands for every number that is infinite or missing, as JSON has none such."""
+def as_json(value: Any) -> Any:
+    """A record for JSON, which has no infinite or missing numbers: they become None."""
     if isinstance(value, dict):
-        return {key: finite(part) for key, part in value.items()}
+        return {key: as_json(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
+        return [as_json(part) for part in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def profile_intervals(fit: Fit) -> dict[str, list[float | None]]:
-    """95 % intervals of the constants by the profile of the objective; None on a side that stays open."""
+    """95 % intervals of the constants from the profile of the objective; None for an open side."""
     flat = joint_problem(fit.runs.params, fit.runs.tokens, fit.runs.loss, fit.problem.problem.delta, centered=False)
     theta, draws = flat.to_theta(fit.law[None])[0], flat.to_theta(fit.draws)
     result: dict[str, list[float | None]] = {}
@@ -101,7 +101,7 @@ def profile_intervals(fit: Fit) -> dict[str, list[float | None]]:
 
 
 def sensitivity(fit: Fit) -> list[Record]:
-    """The fit again with outliers left out, other widths of the Huber loss, and E = 0."""
+    """Fits without outliers, with other widths of the Huber loss, and with E = 0."""
     runs, delta = fit.runs, fit.problem.problem.delta
     residual = fit.problem.problem.residuals(fit.theta)
     spread = 1.4826 * float(np.median(np.abs(residual)))
@@ -112,54 +112,59 @@ def sensitivity(fit: Fit) -> list[Record]:
     near = np.abs(residual) <= OUTLIER * max(spread, 1e-12)
     if not near.all():
         cases.append(
-            (f"without {int((~near).sum())} runs farther than {OUTLIER:g} spreads", runs.select(near), delta, False)
+            (
+                f"without {int((~near).sum())} runs farther than {OUTLIER:g} standard deviations from the law",
+                runs.select(near),
+                delta,
+                False,
+            )
         )
     cases.append((f"without the {len(highest)} highest losses", runs.select(without), delta, False))
     cases += [(f"Huber width {width:g}", runs, width, False) for width in (1e-4, 1e-2)]
     cases += [("least squares", runs, float("inf"), False), ("E = 0", runs, delta, True)]
     rows = []
     for name, part, width, zero in cases:
-        if why_not(part):
+        if why_not_identifiable(part):
             continue
         problem = joint_problem(part.params, part.tokens, part.loss, width, zero_E=zero)
-        found = problem.fit()
-        law = problem.to_laws(found.theta)[0]
+        solution = problem.fit()
+        law = problem.to_laws(solution.theta)[0]
         values = as_dict(law) | ({"E": 0.0} if zero else {})
-        error = float(np.sqrt((problem.problem.residuals(found.theta[0]) ** 2).mean()))
+        error = float(np.sqrt((problem.problem.residuals(solution.theta[0]) ** 2).mean()))
         rows.append(
-            {"fit": name, "runs": part.runs, **values, "a": float(Joint(*law).size_exponent), "rms_log_error": error}
+            {"fit": name, "runs": part.runs, **values, "a": float(JointLaw(*law).size_exponent), "rms_log_error": error}
         )
     return rows
 
 
 def outlier_warnings(fit: Fit, rows: list[Record]) -> list[str]:
-    """Whether a few runs carry a constant: without them it moves by more than a standard error."""
-    said = []
+    """Warnings about constants that move by more than a standard error without a few runs."""
+    warnings = []
     ends = named_intervals(fit)
     for row in rows:
-        # Without noise standard errors vanish, and rounding would count.
+        # On data without noise the standard errors are 0, and rounding errors would exceed them.
         least = {n: max((ends[n][1] - ends[n][0]) / 4, 1e-3 * abs(fit.law[k])) for k, n in enumerate(NAMES)}
         moved = [n for k, n in enumerate(NAMES) if abs(row[n] - fit.law[k]) > least[n]]
         if row["fit"].startswith("without") and moved:
             changes = ", ".join(f"{n} from {fit.law[NAMES.index(n)]:.4g} to {row[n]:.4g}" for n in moved)
-            said.append(f"a few runs decide: {row['fit']} the fit changes {changes}, more than a standard error")
-    return said
+            warnings.append(f"a few runs decide: {row['fit']} the fit changes {changes}, more than a standard error")
+    return warnings
 
 
 def extrapolation(runs: Runs, delta: float) -> Record | None:
-    """Fit without the runs of the largest compute and predict them; None where too few would be left."""
+    """Fit without the runs of the largest compute and predict them; None if too few would be left."""
     count = max(3, round(HELD_OUT * len(runs)))
     order = np.argsort(runs.flops, kind="stable")
     keep = np.zeros(len(runs), bool)
     keep[order[:-count]] = True
     seen, held = runs.select(keep), runs.select(~keep)
-    if not keep.any() or why_not(seen):
+    if not keep.any() or why_not_identifiable(seen):
         return None
     problem = joint_problem(seen.params, seen.tokens, seen.loss, delta)
-    found = problem.fit()
-    law = problem.to_laws(found.theta)[0]
-    error = np.log(np.asarray(Joint(*law).loss(held.params, held.tokens)) / held.loss)
-    inside = problem.problem.residuals(found.theta[0])
+    solution = problem.fit()
+    law = problem.to_laws(solution.theta)[0]
+    error = np.log(np.asarray(JointLaw(*law).loss(held.params, held.tokens)) / held.loss)
+    inside = problem.problem.residuals(solution.theta[0])
     return {
         "held_out_rows": count,
         "largest_flops_seen": float(seen.flops.max()),
@@ -179,7 +184,7 @@ def optimal_rows(fit: Fit) -> list[Record]:
     for flops in 10 ** (steps / BUDGETS_PER_DECADE):
         values = {}
         for name, law in (("value", fit.law[None]), ("draws", fit.draws)):
-            joint = Joint.of(law)
+            joint = JointLaw.from_rows(law)
             with np.errstate(all="ignore"):
                 params = np.asarray(joint.optimal_params(float(flops)))
                 tokens = float(flops) / 6 / params
@@ -199,7 +204,7 @@ def optimal_rows(fit: Fit) -> list[Record]:
     return rows
 
 
-def single_laws(runs: Runs) -> tuple[list[Record], dict[str, tuple[np.ndarray, Power, Power | None]]]:
+def single_laws(runs: Runs) -> tuple[list[Record], dict[str, tuple[np.ndarray, PowerLaw, PowerLaw | None]]]:
     """The laws in one variable, on the best loss of each tenth of a decade of parameters, data and compute."""
     rows, fits = [], {}
     for name, x in (("params", runs.params), ("tokens", runs.tokens), ("flops", runs.flops)):
@@ -234,9 +239,9 @@ def single_laws(runs: Runs) -> tuple[list[Record], dict[str, tuple[np.ndarray, P
 
 
 def joint_record(fit: Fit) -> Record:
-    """The joint law as fit.json tells it."""
+    """The part of fit.json about the joint law."""
     with np.errstate(invalid="ignore"):  # draws in which neither exponent differs from 0
-        exponents = np.asarray(Joint.of(fit.draws).size_exponent)[:, None]
+        exponents = np.asarray(JointLaw.from_rows(fit.draws).size_exponent)[:, None]
     residual = fit.problem.problem.residuals(fit.theta)
     low, high = percentile_interval(exponents[np.isfinite(exponents[:, 0])])
     return as_dict(fit.law) | {
@@ -247,21 +252,21 @@ def joint_record(fit: Fit) -> Record:
         "objective": fit.objective,
         "huber_delta": fit.problem.problem.delta,
         "rms_log_error": float(np.sqrt((residual**2).mean())),
-        "size_exponent": {"a": float(Joint(*fit.law).size_exponent), "ci95": [float(low[0]), float(high[0])]},
+        "size_exponent": {"a": float(JointLaw(*fit.law).size_exponent), "ci95": [float(low[0]), float(high[0])]},
     }
 
 
 def analyse(rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA) -> Analysis:
-    """Fit every law and test it in every way; what cannot be identified is said instead.
+    """Fit and test every law; for laws that are not identifiable the record gives the reasons.
 
     Args:
         rows: a checked ledger.
-        draws: of the bootstrap.
-        seed: of the draws.
+        draws: resamples of the bootstrap.
+        seed: random seed of the bootstrap.
         delta: width of the Huber loss.
 
     Raises:
-        InputError: too few draws, or a width that is not above 0.
+        InputError: fewer than 100 draws, or a width that is not above 0.
     """
     if draws < 100 or not delta > 0:
         raise InputError(f"expected at least 100 draws and a Huber width above 0, found {draws} and {delta:g}")
@@ -269,27 +274,25 @@ def analyse(rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA
     runs = rows.last() if rows.has_curves else rows
     if rows.has_curves:
         warnings.append(
-            f"{len(rows):,} rows of {rows.runs} runs are training curves: the joint law is fitted to their last rows"
+            f"{len(rows):,} rows of {rows.runs} runs are training curves: the joint law is fitted to the last of each"
         )
-    reasons = why_not(runs)
+    reasons = why_not_identifiable(runs)
     fit = None if reasons else fit_joint(runs, draws, seed, delta)
-    if fit is not None and (reasons := no_fall(fit)):
+    if fit is not None and (reasons := why_no_law(fit)):
         fit = None
     profiles = parabolas(runs)
-    found, curves = isoflop(runs, profiles, seed), curve_minima(rows, seed)
+    isoflop_route, curve_route = isoflop(runs, profiles, seed), curve_minima(rows, seed)
     single_rows, single = single_laws(runs)
     nothing: Record = dict.fromkeys(NAMES) | {"ci95": dict.fromkeys(NAMES)}
     choices = [] if fit is None else sensitivity(fit)
     warnings += [] if fit is None else outlier_warnings(fit, choices)
     repeats = None if fit is None else repetition(runs, delta, fit.law)
     if repeats is not None and repeats.get("preferred"):
-        warnings.append(
-            "the joint law counts repeated tokens as new, but a law in which they are worth less fits better"
-        )
+        warnings.append("the joint law counts repeated tokens as new, but a law in which they count less fits better")
     groups = compare_groups(runs, min(draws, 2000), seed, delta)
     warnings += [
-        f"{pair['first']} and {pair['second']} do not follow one law (p = {pair['p_one_law']:.2g}): the laws of all "
-        "runs mix them; fit the runs of each by themselves"
+        f"{pair['first']} and {pair['second']} do not follow one law (p = {pair['p_one_law']:.2g}), but the "
+        "laws above are fitted to both together; fit each group in a table of its own"
         for pair in ([] if groups is None else groups["pairs"])
         if pair["p_one_law"] < DIFFERENT
     ]
@@ -300,9 +303,9 @@ def analyse(rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA
         "settings": {"draws": draws, "seed": seed, "huber_delta": delta, "interval": "percentile bootstrap over runs"},
         "joint": joint,
         "routes": {
-            "curves": _route(curves),
-            "isoflop": _route(found),
-            "isoflop_bias": None if fit is None else isoflop_bias(runs, profiles, Joint(*fit.law)),
+            "curves": _route(curve_route),
+            "isoflop": _route(isoflop_route),
+            "isoflop_bias": None if fit is None else isoflop_bias(runs, profiles, JointLaw(*fit.law)),
         },
         "single": single_rows,
         "extrapolation": None if fit is None else extrapolation(runs, delta),
@@ -314,7 +317,7 @@ def analyse(rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA
         "warnings": warnings,
         "draws": [] if fit is None else [[float(f"{v:.7g}") for v in row] for row in fit.draws[:KEPT_DRAWS]],
     }
-    return Analysis(finite(record), runs, rows, fit, profiles, found, curves, single)
+    return Analysis(as_json(record), runs, rows, fit, profiles, isoflop_route, curve_route, single)
 
 
 def _data_record(rows: Runs, runs: Runs) -> Record:
@@ -335,7 +338,7 @@ def _data_record(rows: Runs, runs: Runs) -> Record:
 
 
 def flops_over_rule(runs: Runs) -> list[Record]:
-    """Compute of the table over 6 N D, at every size; empty where the table gives none, or where they agree to 1 %."""
+    """Median of compute in the table / 6 N D for every size; empty if all agree to 1 % or the table has no compute."""
     ratio = runs.flops / np.asarray(training_flops(runs.params, runs.tokens))
     if np.abs(ratio - 1).max() < 0.01:
         return []
@@ -344,8 +347,8 @@ def flops_over_rule(runs: Runs) -> list[Record]:
     return [{"params": float(size), "ratio": value} for size, value in zip(sizes, medians, strict=True)]
 
 
-def _route(found: Optimum | None) -> Record | None:
-    if found is None:
+def _route(optimum: Optimum | None) -> Record | None:
+    if optimum is None:
         return None
-    points = [{"flops": float(c), "params": float(n)} for c, n in zip(found.flops, found.params, strict=True)]
-    return {"exponent": found.exponent, "ci95": list(found.ci), "points": points}
+    points = [{"flops": float(c), "params": float(n)} for c, n in zip(optimum.flops, optimum.params, strict=True)]
+    return {"exponent": optimum.exponent, "ci95": list(optimum.ci), "points": points}

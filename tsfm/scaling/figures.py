@@ -1,4 +1,4 @@
-"""The figures of a scaling report. Colours are told apart by colour-blind readers (Okabe and Ito 2008)."""
+"""Figures of the scaling report, in colours that colour-blind readers can distinguish (Okabe and Ito 2008)."""
 
 import matplotlib
 import numpy as np
@@ -11,7 +11,7 @@ from tsfm.reports import new_figure
 from tsfm.scaling.analysis import Analysis
 from tsfm.scaling.laws.bootstrap import percentile_interval
 from tsfm.scaling.laws.estimate import Fit
-from tsfm.scaling.laws.form import NAMES, PUBLISHED, Joint
+from tsfm.scaling.laws.form import NAMES, PUBLISHED, JointLaw
 
 POINTS, LAW, OTHER, THIRD = "#4d4d4d", "#0072b2", "#d55e00", "#009e73"
 BAND = 0.25
@@ -21,7 +21,7 @@ FIGURE_WIDTH = 9.0
 
 
 def draw_all(analysis: Analysis) -> dict[str, tuple[Figure, str, str]]:
-    """Every figure that the data allow: name -> figure, what it shows, and its caption."""
+    """All figures that the data allow, by name: the figure, its alternative text, and its caption."""
     figures = {"loss": (loss_figure(analysis), *LOSS)}
     if analysis.profiles:
         figures["isoflop"] = (isoflop_figure(analysis), *ISOFLOP)
@@ -34,46 +34,48 @@ def draw_all(analysis: Analysis) -> dict[str, tuple[Figure, str, str]]:
             figures["extrapolation"] = (extrapolation_figure(analysis), *EXTRAPOLATION)
     for figure, _, _ in figures.values():
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once; each is written three times
+        figure.set_layout_engine(
+            "none"
+        )  # so that the layout is computed once although each figure is written three times
     return figures
 
 
 def plain_log(axis: Axis) -> None:
-    """Labels such as 1e9 on a logarithmic axis: they need no typesetting."""
+    """Plain labels such as 1e9 on a logarithmic axis."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else power_of_ten(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
 def power_of_ten(value: float) -> str:
-    """A large number in short: 3e9."""
+    """A large number as short text, such as 3e9."""
     return f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
 
 
 LOSS = (
     "Loss against parameters, tokens and compute, with the laws in one variable",
-    "Grey: all rows. Black: the best loss of each tenth of a decade, which the laws in one variable are fitted to; "
-    "orange the pure power law, blue the saturating one.",
+    "Grey: all rows. Black: the best loss in each tenth of a decade, to which the laws in one variable are fitted. "
+    "Orange: the pure power law. Blue: the saturating law.",
 )
 ISOFLOP = (
     "Loss against size at each compute budget, with parabolas and their minima",
-    "Approach 2: runs of about one budget, a parabola in log size each, and its minimum. The dashed line is what the "
-    "joint law says of the optimum.",
+    "Approach 2: for the runs of each budget, a parabola in log size and its minimum. The dashed line is the optimum "
+    "by the joint law.",
 )
 FRONTIER = (
     "Compute-optimal size against compute by each route, with published laws",
-    "The band is the 95 % interval of the joint law. To the right of the dashed line no run has been.",
+    "The band is the 95 % interval of the joint law. There are no runs to the right of the dashed line.",
 )
 RESIDUALS = (
     "Residuals of log loss against size, tokens and compute",
     "log predicted loss minus log measured loss. A trend here means that the joint law does not hold.",
 )
 DRAWS = (
-    "Pairs of constants over the draws of the bootstrap",
-    "Each point is one draw; the cross is the fit. Long narrow clouds mean that only a combination is determined.",
+    "Pairs of constants in the draws of the bootstrap",
+    "Each point is one draw; the cross is the fit. A long narrow cloud means that only a combination is determined.",
 )
 EXTRAPOLATION = (
-    "Loss that the law of the smaller runs predicts for the largest ones",
-    "Blue: runs that the law was fitted to. Orange: the runs of the largest compute, which it had not seen.",
+    "Loss of the largest runs as predicted by a law fitted to the smaller ones",
+    "Blue: runs to which the law was fitted. Orange: the runs with the largest compute, which were held out.",
 )
 
 
@@ -101,7 +103,7 @@ def loss_figure(analysis: Analysis) -> Figure:
 
 
 def log_axes(axis: Axes, loss: np.ndarray) -> None:
-    """Log-log, with plain numbers on the loss axis even where it spans less than a decade."""
+    """Log-log, with plain numbers on the loss axis even if it spans less than a decade."""
     axis.set_xscale("log")
     axis.set_yscale("log")
     plain_log(axis.xaxis)
@@ -129,7 +131,7 @@ def isoflop_figure(analysis: Analysis) -> Figure:
             [np.exp(profile.center + vertex)], [c[0] - c[1] ** 2 / (4 * c[2])], s=46, marker="*", color=OTHER, zorder=4
         )
     if analysis.fit is not None:
-        law = Joint(*analysis.fit.law)
+        law = JointLaw(*analysis.fit.law)
         flops = np.geomspace(analysis.profiles[0].flops, analysis.profiles[-1].flops, 50)
         params = np.asarray(law.optimal_params(flops))
         axis.plot(
@@ -150,26 +152,26 @@ def frontier_figure(analysis: Analysis, fit: Fit) -> Figure:
     flops = np.geomspace(runs.flops.min(), 100 * runs.flops.max(), 60)
     axis.scatter(runs.flops, runs.params, s=6, color="#b0b0b0", linewidths=0, label="runs")
     with np.errstate(all="ignore"):
-        sizes = np.stack([np.asarray(Joint.of(fit.draws).optimal_params(float(c))) for c in flops], axis=1)
+        sizes = np.stack([np.asarray(JointLaw.from_rows(fit.draws).optimal_params(float(c))) for c in flops], axis=1)
     finite = np.isfinite(sizes).all(axis=1)
     if finite.any():
         low, high = percentile_interval(sizes[finite])
         axis.fill_between(flops, low, high, color=LAW, alpha=BAND, linewidth=0)
-    axis.plot(flops, Joint(*fit.law).optimal_params(flops), color=LAW, linewidth=1.8, label="joint law (approach 3)")
-    for found, marker, name in (
+    axis.plot(flops, JointLaw(*fit.law).optimal_params(flops), color=LAW, linewidth=1.8, label="joint law (approach 3)")
+    for route, marker, name in (
         (analysis.isoflop, "*", "IsoFLOP minima (2)"),
         (analysis.curves, "^", "curve minima (1)"),
     ):
-        if found is not None:
-            axis.scatter(found.flops, found.params, s=36, marker=marker, color=OTHER, zorder=4, label=name)
+        if route is not None:
+            axis.scatter(route.flops, route.params, s=36, marker=marker, color=OTHER, zorder=4, label=name)
     for style, (name, law) in zip((":", "-."), PUBLISHED.items(), strict=True):
-        axis.plot(flops, Joint(*law).optimal_params(flops), color=THIRD, linestyle=style, linewidth=1.2, label=name)
+        axis.plot(flops, JointLaw(*law).optimal_params(flops), color=THIRD, linestyle=style, linewidth=1.2, label=name)
     axis.axvline(runs.flops.max(), color=POINTS, linestyle="--", linewidth=0.8)
     axis.set_xscale("log")
     axis.set_yscale("log")
     plain_log(axis.xaxis)
     plain_log(axis.yaxis)
-    axis.set_ylim(runs.params.min() / 3, 3 * float(Joint(*fit.law).optimal_params(flops[-1])))
+    axis.set_ylim(runs.params.min() / 3, 3 * float(JointLaw(*fit.law).optimal_params(flops[-1])))
     axis.set_xlabel(VARIABLES["flops"], fontsize=9)
     axis.set_ylabel("compute-optimal parameters", fontsize=9)
     axis.tick_params(labelsize=8)
@@ -193,7 +195,7 @@ def residual_figure(fit: Fit) -> Figure:
 
 
 def draws_figure(fit: Fit) -> Figure:
-    """Clouds of the constants that depend on one another."""
+    """Scatter plots of pairs of constants over the draws."""
     figure, axes = new_figure(3, 3, FIGURE_WIDTH, 3.0)
     draws = fit.draws[:SHOWN_DRAWS]
     for axis, (first, second) in zip(axes, (("alpha", "A"), ("beta", "B"), ("E", "alpha")), strict=True):
@@ -215,7 +217,7 @@ def draws_figure(fit: Fit) -> Figure:
 def extrapolation_figure(analysis: Analysis) -> Figure:
     """Predicted against measured loss, seen and held out."""
     record, runs = analysis.record["extrapolation"], analysis.runs
-    law = Joint(*(record["law"][name] for name in NAMES))
+    law = JointLaw(*(record["law"][name] for name in NAMES))
     figure, (axis, right) = new_figure(2, 2, FIGURE_WIDTH, 3.4)
     predicted = np.asarray(law.loss(runs.params, runs.tokens))
     held = np.zeros(len(runs), bool)

@@ -1,4 +1,4 @@
-"""From a plan to something that can be run: the nearest model of the suite, its time on a machine, its command."""
+"""The named model size nearest to a plan, its training command, and its training time on a machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,45 +14,45 @@ from tsfm.scaling.laws.form import training_flops
 from tsfm_data.errors import InputError
 from tsfm_data.io import read_table
 
-WIDELY_OFF = 3.0  # times between the planned size and the nearest one
+WIDELY_OFF = 3.0  # ratio of the planned size and the nearest one from which there is a warning
 
 
 @dataclass(frozen=True)
-class Realisation:
-    """The model of the suite that is nearest to a plan.
+class NearestModel:
+    """The named size nearest to a plan, and how to train it.
 
     Attributes:
-        size: its name.
-        counts: its parameters, and FLOPs and tokens of a window.
-        steps: optimiser steps that show it the planned tokens.
+        size: name of the size.
+        counts: parameters, and FLOPs and tokens per window.
+        steps: optimiser steps after which the planned tokens are seen.
         flops: exact training compute.
-        times_rule: ``flops`` over 6 N D.
-        command: that trains it.
-        warnings: in plain words.
+        flops_over_6ND: ``flops`` divided by 6 N D.
+        command: command that trains the model.
+        warnings: texts for the user.
     """
 
     size: str
     counts: Counts
     steps: int
     flops: float
-    times_rule: float
+    flops_over_6ND: float
     command: str
     warnings: tuple[str, ...] = ()
 
 
-def realise(
+def find_nearest_model(
     arch: str, params: float, tokens: float, context: int, horizon: int, batch_size: int, corpus: str | None = None
-) -> Realisation:
-    """The named size nearest to a plan, in the ratio of parameters.
+) -> NearestModel:
+    """The named size nearest to a plan by the ratio of parameters.
 
     Args:
         arch: architecture with named sizes.
         params: planned size, all parameters.
         tokens: planned data.
-        context: steps of history of a window.
-        horizon: steps to forecast.
-        batch_size: windows of an optimiser step.
-        corpus: folder to train on; None leaves the word CORPUS in the command.
+        context: history of a window in time steps.
+        horizon: time steps to forecast.
+        batch_size: windows per optimiser step.
+        corpus: folder to train on; None writes the placeholder CORPUS into the command.
 
     Raises:
         InputError: the architecture has no named sizes.
@@ -63,29 +63,29 @@ def realise(
     with torch.device("meta"):
         totals = {name: parameters(model_class(arch)(context, horizon, sizes))[0] for name, sizes in known.items()}
     name = min(totals, key=lambda key: abs(np.log(totals[key] / params)))
-    found = count_forecaster(arch, known[name], context, horizon)
-    steps = max(1, round(tokens / (batch_size * found.tokens)))
-    said = []
-    off = max(found.params / params, params / found.params)
+    counts = count_forecaster(arch, known[name], context, horizon)
+    steps = max(1, round(tokens / (batch_size * counts.tokens)))
+    warnings = []
+    off = max(counts.params / params, params / counts.params)
     if off > WIDELY_OFF:
-        said.append(f"the nearest size, {name} with {found.params:,} parameters, is {off:.3g} times off the plan")
-    flops = float(steps) * batch_size * found.flops
-    exact = float(steps) * batch_size * found.tokens
-    return Realisation(
+        warnings.append(f"the nearest size, {name} with {counts.params:,} parameters, is {off:.3g} times off the plan")
+    flops = float(steps) * batch_size * counts.flops
+    exact = float(steps) * batch_size * counts.tokens
+    return NearestModel(
         name,
-        found,
+        counts,
         steps,
         flops,
-        flops / float(training_flops(float(found.params), exact)),
+        flops / float(training_flops(float(counts.params), exact)),
         command(arch, name, context, horizon, batch_size, steps, corpus),
-        tuple(said),
+        tuple(warnings),
     )
 
 
 def command(
     arch: str, size: str, context: int, horizon: int, batch_size: int, steps: int, corpus: str | None = None
 ) -> str:
-    """The ``tsfm fit`` command of a training of so many steps."""
+    """The ``tsfm fit`` command that trains a model for ``steps`` optimiser steps."""
     module = MODELS[arch].replace(":", ".")
     words = [
         "tsfm fit --config pretrain/base",
@@ -98,12 +98,12 @@ def command(
 
 @dataclass(frozen=True)
 class Machine:
-    """How long a training takes: ``a * steps + b * FLOPs``.
+    """Speed of a machine: a training takes ``per_step * steps + per_flop * FLOPs`` seconds.
 
     Attributes:
-        per_step: seconds.
-        per_flop: seconds.
-        source: where the numbers come from, in words.
+        per_step: seconds per optimiser step.
+        per_flop: seconds per FLOP.
+        source: description of the measurement.
     """
 
     per_step: float
@@ -111,21 +111,21 @@ class Machine:
     source: str
 
     def seconds(self, steps: int, flops: float) -> float:
-        """Time of a training."""
+        """Seconds that a training takes."""
         return self.per_step * steps + self.per_flop * flops
 
 
 def fit_time(
     steps: Float64[np.ndarray, " N"], flops: Float64[np.ndarray, " N"], wall: Float64[np.ndarray, " N"]
 ) -> tuple[float, float]:
-    """Seconds a step and a FLOP, neither below 0, by least squares on the ratio to the measured times."""
+    """Seconds per step and per FLOP, not below 0, by least squares on the relative error of the measured times."""
     cost = np.stack([steps, flops / 1e9], axis=1) / wall[:, None]
     rate, _ = nnls(cost, np.ones(len(wall)))
     return float(rate[0]), float(rate[1] / 1e9)
 
 
 def machine_of(ledger: Path) -> Machine:
-    """The machine that a ledger of ``tsfm scaling sweep`` was made on.
+    """The speed of the machine on which a ledger of ``tsfm scaling sweep`` was made.
 
     Raises:
         InputError: it has no columns ``steps``, ``flops`` and ``wall_s``, or no row with all three.
@@ -135,7 +135,7 @@ def machine_of(ledger: Path) -> Machine:
     if missing:
         raise InputError(
             f"{ledger}: expected the columns steps, flops and wall_s of tsfm scaling sweep, found no {missing[0]!r}: "
-            "give --throughput FLOPS_PER_SECOND"
+            "give --throughput FLOPS_PER_SECOND instead"
         )
     table = frame[["steps", "flops", "wall_s"]].apply(pd.to_numeric, errors="coerce").dropna()
     table = table[table["wall_s"] > 0]

@@ -1,4 +1,4 @@
-"""From a law to a plan: size, data and loss for a budget, a size, an amount of data or a loss, with intervals."""
+"""Plans from a fitted joint law: size, data, loss and compute from one or two of them, with intervals."""
 
 import json
 from collections.abc import Callable
@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float64
 
 from tsfm.scaling.laws.bootstrap import percentile_interval
-from tsfm.scaling.laws.form import FLOPS_PER_INFERENCE_TOKEN, FLOPS_PER_TOKEN, NAMES, Joint, training_flops
+from tsfm.scaling.laws.form import FLOPS_PER_INFERENCE_TOKEN, FLOPS_PER_TOKEN, NAMES, JointLaw, training_flops
 from tsfm_data.errors import InputError
 
-FAR, TOO_FAR = 10.0, 1000.0  # times beyond the data
-STEPS = 200  # of the search for the best size where inference counts
+FAR, TOO_FAR = 10.0, 1000.0  # factors beyond the range of the runs
+STEPS = 200  # of the search for the best size if inference counts
 QUANTITIES = ("params", "tokens", "loss", "flops", "inference_flops")
 
 
@@ -23,9 +23,9 @@ class Plan:
     """What to train.
 
     Attributes:
-        values: each of ``QUANTITIES``.
-        intervals: 95 % interval of each; an end is infinite where some draws of the law never get there.
-        warnings: in plain words.
+        values: value of each of ``QUANTITIES``.
+        intervals: 95 % interval of each; an end is infinite if the goal is out of reach in too many draws.
+        warnings: texts for the user.
     """
 
     values: dict[str, float]
@@ -34,10 +34,10 @@ class Plan:
 
 
 def read_fit(path: str | Path) -> dict[str, Any]:
-    """The record that ``tsfm scaling fit`` wrote.
+    """The record in a fit.json of ``tsfm scaling fit``.
 
     Raises:
-        InputError: no such file, another one, or a fit whose joint law is not identifiable.
+        InputError: no such file, a file of another kind, or a joint law that is not identifiable.
     """
     if not Path(path).is_file():
         raise InputError(
@@ -67,11 +67,11 @@ def make_plan(
     loss: float | None = None,
     inference_tokens: float = 0.0,
 ) -> Plan:
-    """Plan from one quantity, compute-optimally, or from two, which leave nothing to choose.
+    """The compute-optimal plan for one given quantity, or the plan that two given quantities determine.
 
     Args:
-        record: of the fit.
-        flops: compute of training and, where ``inference_tokens`` is given, of inference.
+        record: the content of fit.json.
+        flops: compute of training and, if ``inference_tokens`` is given, of inference.
         params: size of the model.
         tokens: data to train on.
         loss: loss to reach.
@@ -93,12 +93,12 @@ def make_plan(
     center = np.array([[record["joint"][name] for name in NAMES]])
     laws = np.concatenate([center, np.array(record["draws"])])
     with np.errstate(all="ignore"):
-        table = _solve(Joint.of(laws), known, inference_tokens)
+        table = _solve(JointLaw.from_rows(laws), known, inference_tokens)
     if not np.isfinite(table[0]).all():
-        E = record["joint"]
+        joint = record["joint"]
         raise InputError(
             f"expected a goal that the law can reach, found {', '.join(f'{k} {v:g}' for k, v in known.items())}; its "
-            f"irreducible loss is {E['E']:.4g} ({E['ci95']['E'][0]:.4g} to {E['ci95']['E'][1]:.4g})"
+            f"irreducible loss is {joint['E']:.4g} ({joint['ci95']['E'][0]:.4g} to {joint['ci95']['E'][1]:.4g})"
         )
     draws = np.where(np.isnan(table[1:]), np.inf, table[1:])
     ends = _interval(draws)
@@ -108,15 +108,15 @@ def make_plan(
 
 
 def _interval(draws: Float64[np.ndarray, "S P"]) -> Float64[np.ndarray, "2 P"]:
-    """Intervals by column; infinite draws count as larger than every other."""
+    """95 % intervals by column; infinite values count as the largest."""
     top = np.nanmax(np.where(np.isfinite(draws), draws, 0.0), axis=0) * 1e6 + 1.0
     ends = percentile_interval(np.minimum(draws, top))
     finite = np.where(np.isfinite(draws), draws, -np.inf).max(axis=0)
     return np.where(ends > finite, np.inf, ends)
 
 
-def _solve(law: Joint, known: dict[str, float], inference: float) -> Float64[np.ndarray, "S 5"]:
-    """Size, tokens, loss, training and inference compute under every draw of the law."""
+def _solve(law: JointLaw, known: dict[str, float], inference: float) -> Float64[np.ndarray, "S 5"]:
+    """Size, tokens, loss, training and inference compute for every draw of the law."""
     names, like = set(known), np.ones_like(np.asarray(law.E))
     if names == {"params", "tokens"}:
         params, tokens = known["params"] * like, known["tokens"] * like
@@ -140,7 +140,7 @@ def _solve(law: Joint, known: dict[str, float], inference: float) -> Float64[np.
     return np.where(tokens[:, None] > 0, table, np.nan)
 
 
-def _optimum(law: Joint, known: dict[str, float], inference: float) -> tuple[np.ndarray, np.ndarray]:
+def _optimum(law: JointLaw, known: dict[str, float], inference: float) -> tuple[np.ndarray, np.ndarray]:
     """The compute-optimal pair for one known quantity."""
     like = np.ones_like(np.asarray(law.E))
     ratio = law.alpha * law.A / (law.beta * law.B)  # at the optimum alpha A / N^alpha = beta B / D^beta
@@ -173,34 +173,34 @@ def _optimum(law: Joint, known: dict[str, float], inference: float) -> tuple[np.
 
 
 def _tokens_left(params: np.ndarray, flops: float, inference: float) -> np.ndarray:
-    """Training tokens that a budget leaves beside inference; a negligible number where it leaves none."""
+    """Training tokens that a budget leaves after inference; a negligible number if it leaves none."""
     left = (flops - FLOPS_PER_INFERENCE_TOKEN * inference * params) / (FLOPS_PER_TOKEN * params)
     return np.maximum(left, 1e-30)
 
 
 def _search(cost: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> np.ndarray:
-    """The size of least cost at or below ``start``: with inference the best model is smaller, trained for longer."""
+    """The size of least cost up to ``start``: with inference the best model is smaller and trained for longer."""
     low, high = np.log(start) - 20.0, np.log(start)
     for _ in range(STEPS):
         first, second = low + (high - low) / 3, high - (high - low) / 3
-        worse = cost(np.exp(first)) >= cost(np.exp(second))  # both are infinite where no data suffice
+        worse = cost(np.exp(first)) >= cost(np.exp(second))  # both are infinite if no amount of data suffices
         low, high = np.where(worse, first, low), np.where(worse, high, second)
     return np.exp((low + high) / 2)
 
 
 def _warnings(record: dict[str, Any], values: dict[str, float]) -> list[str]:
-    """What makes the plan doubtful."""
-    said = list(record["joint"]["not_identifiable"])
+    """Warnings about constants that are not identifiable and about extrapolation."""
+    warnings = list(record["joint"]["not_identifiable"])
     words = {"flops": "training compute", "params": "size", "tokens": "data"}
     for name, word in words.items():
         low, high = record["data"][name]
         beyond = max(values[name] / high, low / values[name])
         side = "times that of the largest" if values[name] > high else "times below that of the smallest"
         if beyond >= TOO_FAR:
-            said.append(
-                f"the {word} is {beyond:.3g} {side} run: no law is known to hold so far away, and the intervals "
-                "do not cover that; run larger sizes first"
+            warnings.append(
+                f"the {word} is {beyond:.3g} {side} run: no law is known to hold so far from the data, "
+                "and the intervals do not cover that; train larger models first"
             )
         elif beyond >= FAR:
-            said.append(f"the {word} is {beyond:.3g} {side} run; the intervals hold only if the law does")
-    return said
+            warnings.append(f"the {word} is {beyond:.3g} {side} run; the intervals assume that the law holds there")
+    return warnings

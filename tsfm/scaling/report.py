@@ -12,21 +12,21 @@ from tsfm_data.io import atomic_file
 
 METHOD = (
     "The joint law is L(N, D) = E + A / N^alpha + B / D^beta. It is fitted to log loss with a Huber loss (width 1e-3 "
-    "unless said otherwise) summed over runs: starts come from variable projection on a grid of exponents, and a "
-    "damped Newton method takes the best of them to the minimum. Intervals are 95 % percentile intervals of a "
-    "bootstrap that draws whole runs; those by profile stand beside them. Compute is "
-    "6 N D unless the table gives it."
+    "unless the table gives another) summed over runs: variable projection on a grid of exponents gives starting "
+    "points, and a damped Newton method minimises from the best of them. Intervals are 95 % percentile intervals of a "
+    "bootstrap that draws whole runs; intervals from the profile of the objective are given for comparison. Compute is "
+    "6 N D unless the table of runs gives it."
 )
-FAR = "The intervals hold if the law holds: they say nothing of a law that bends beyond the data."
-MOST_SIZES = 24  # in the table of data
+FAR = "The intervals assume the law: they do not cover a law that bends beyond the data."
+MOST_SIZES = 24  # rows of the table of data
 
 
 def write_report(analysis: Analysis, folder: Path) -> None:
     """Write ``fit.json``, ``report.html`` and the folder ``figures``.
 
     Args:
-        analysis: what was found.
-        folder: where; files of an earlier report are replaced.
+        analysis: the results.
+        folder: output folder; files of an earlier report are replaced.
     """
     figures = draw_all(analysis)
     for name, (figure, _, _) in figures.items():
@@ -39,11 +39,11 @@ def write_report(analysis: Analysis, folder: Path) -> None:
 
 
 def build_page(record: Record, images: dict[str, Image]) -> str:
-    """The page.
+    """The HTML text of the report.
 
     Args:
-        record: of the analysis.
-        images: by name.
+        record: results of the analysis.
+        images: figures by name.
     """
     sections = [
         _warning_section(record),
@@ -61,7 +61,7 @@ def build_page(record: Record, images: dict[str, Image]) -> str:
 
 
 def lead(record: Record) -> str:
-    """The result in a sentence or two."""
+    """The main result in a sentence or two."""
     joint, data = record["joint"], record["data"]
     runs = f"{data['runs']:,} runs of {data['file']}"
     if not joint["identifiable"]:
@@ -75,7 +75,7 @@ def lead(record: Record) -> str:
 
 
 def interval(ends: list[float | None] | None, digits: int = 4) -> str:
-    """An interval in words; an open side is said to be open."""
+    """An interval as text, such as "0.3 to 0.4" or "0.3 to open"."""
     if not ends:
         return "–"
     low, high = ("open" if end is None else number(end, digits) for end in ends)
@@ -83,7 +83,7 @@ def interval(ends: list[float | None] | None, digits: int = 4) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number of any size: plain where it is short, with an exponent where it is not; a dash for None."""
+    """A number as text, with an exponent if it is very large or small; a dash for None."""
     if value is None:
         return "–"
     return f"{value:.{digits}g}" if 1e-3 <= abs(value) < 1e6 or not value else f"{value:.{digits - 1}e}"
@@ -117,7 +117,7 @@ def _joint_section(record: Record) -> Section:
 
 
 def single_table(record: Record) -> Table:
-    """The laws in each variable."""
+    """Table of the laws in one variable."""
     rows: list[dict[str, Value]] = []
     for law in record["single"]:
         row: dict[str, Value] = {"variable": law["variable"], "points": law["points"]}
@@ -150,8 +150,9 @@ def single_table(record: Record) -> Table:
                 }
             )
     caption = (
-        "Least squares on log loss, fitted to the best loss of each tenth of a decade. Residual: root mean square of "
-        "log loss. Held out: the same at the largest quarter of x, by the law of the rest."
+        "Least squares on log loss, fitted to the best loss in each tenth of a decade. Residual: root mean squared "
+        "error of log loss. Held out: the same on the quarter of the points with the largest x, by the law fitted to "
+        "the others."
     )
     return Table(rows, caption)
 
@@ -162,14 +163,14 @@ def _single_note(record: Record) -> str:
         if "not_identifiable" in law:
             notes.append(f"In {law['variable']} there are {law['points']} points: not identifiable.")
         elif "saturating" in law and not law["saturating"]["E_identifiable"]:
-            notes.append(f"In {law['variable']} E is not identifiable: the interval of E begins at 0.")
+            notes.append(f"In {law['variable']} E is not identifiable: its interval begins at 0.")
     names = {"power": "the pure power law", "saturating": "the saturating law", "broken": "the smoothly broken law"}
     chosen = [f"{names[law['preferred']]} in {law['variable']}" for law in record["single"] if "preferred" in law]
     if chosen:
         notes.append(f"Held-out error prefers {', '.join(chosen)}.")
     notes.append(
-        "Where the other quantity is not held fixed or large, E of a law in one variable holds what that quantity "
-        "still costs; the law in compute is that of the efficient frontier."
+        "If the other quantity is neither fixed nor large, E of a law in one variable includes the loss that it "
+        "causes; the law in compute describes the efficient frontier."
     )
     return " ".join(notes)
 
@@ -178,12 +179,12 @@ def _route_section(record: Record, images: dict[str, Image]) -> Section:
     routes, joint = record["routes"], record["joint"]
     rows: list[dict[str, Value]] = []
     for key, name in (("curves", "1: minima over training curves"), ("isoflop", "2: IsoFLOP profiles")):
-        found = routes[key]
-        if found is None:
+        route = routes[key]
+        if route is None:
             rows.append({"approach": name, "a": "not identifiable", "95 % interval": "–"})
         else:
             rows.append(
-                {"approach": name, "a": number(found["exponent"], 3), "95 % interval": interval(found["ci95"], 3)}
+                {"approach": name, "a": number(route["exponent"], 3), "95 % interval": interval(route["ci95"], 3)}
             )
     a = joint["size_exponent"] if joint["identifiable"] else None
     rows.append(
@@ -195,14 +196,14 @@ def _route_section(record: Record, images: dict[str, Image]) -> Section:
     )
     parts: list[str | Table | Image] = [Table(rows, "Exponent a of the compute-optimal size, N_opt ~ C^a.")]
     if routes["curves"] is None:
-        parts.append("Approach 1 needs training curves: ten rows or more of each run, named by a run column.")
+        parts.append("Approach 1 needs training curves: ten or more rows per run, and a column that names the run.")
     if routes["isoflop"] is None:
         parts.append("Approach 2 needs three budgets with five sizes each around their minimum.")
     bias = routes["isoflop_bias"]
     if bias is not None:
         parts.append(
-            f"Bias of approach 2: on losses without noise from the joint law above, at the same runs, it finds "
-            f"a = {bias['exponent_found']:.3f} where {bias['exponent_true']:.3f} is true, and sizes "
+            f"Bias of approach 2: applied to the noise-free losses of the joint law above for the same runs, it gives "
+            f"a = {bias['exponent_found']:.3f} instead of {bias['exponent_true']:.3f}, and sizes "
             f"{bias['size_ratio_smallest_budget']:.2f} (smallest budget) to {bias['size_ratio_largest_budget']:.2f} "
             "(largest) times the optimal ones."
         )
@@ -223,7 +224,8 @@ def _optimal_section(record: Record, images: dict[str, Image]) -> Section:
     if not rows:
         return Section("", [])
     caption = (
-        "95 % intervals in brackets; * more compute than any run had, or a size or amount of data outside theirs. "
+        "95 % intervals in brackets; * beyond the data: more compute than any run, or a size or number of tokens "
+        "outside the range of the runs. "
     )
     return Section("Compute-optimal plans", [Table(rows, caption + FAR)])
 
@@ -239,7 +241,7 @@ def _trust_section(record: Record, images: dict[str, Image]) -> Section:
     parts.append(Table(rows, "The fit under other choices; a is the exponent of the compute-optimal size."))
     ahead = record["extrapolation"]
     if ahead is None:
-        parts.append("Without the runs of the largest compute too few are left to test the extrapolation.")
+        parts.append("There are too few runs to test the extrapolation to the largest compute.")
     else:
         parts.append(
             f"Extrapolation: fitted without the {ahead['held_out_rows']} runs of the largest compute (above "
@@ -252,21 +254,25 @@ def _trust_section(record: Record, images: dict[str, Image]) -> Section:
 
 
 def _repetition_section(record: Record) -> Section:
-    found = record["repetition"]
-    if found is None:
+    repetition = record["repetition"]
+    if repetition is None:
         return Section("", [])
-    if "not_identifiable" in found:
-        return Section("Repeated data", [f"Not identifiable: {found['not_identifiable']}."])
-    held = found["held_out_rms"]
+    if "not_identifiable" in repetition:
+        return Section("Repeated data", [f"Not identifiable: {repetition['not_identifiable']}."])
+    held = repetition["held_out_rms"]
     text = (
-        f"What U different tokens seen 1 + R times are worth is U + U R* (1 - exp(-R / R*)) new ones, with R* = "
-        f"{number(found['R_star'], 3)} ({interval(found['ci95'], 3)}, by profile), from "
-        f"{found['runs_with_repeated_data']} runs with repeated data. On runs left out in turn the law with this term "
+        f"U different tokens seen 1 + R times are worth U + U R* (1 - exp(-R / R*)) new ones, with R* = "
+        f"{number(repetition['R_star'], 3)} ({interval(repetition['ci95'], 3)}, by profile), from "
+        f"{repetition['runs_with_repeated_data']} runs with repeated data. In cross-validation the law with this term "
         f"misses log loss by {held['repetition']:.4f}, the one that counts every token as new by "
         f"{held['all_tokens_new']:.4f} (root mean square)."
     )
-    rows: list[dict[str, Value]] = [{"law": "in effective tokens", **{n: number(v) for n, v in found["law"].items()}}]
-    verdict = "Held-out error prefers the term." if found["preferred"] else "Held-out error does not prefer the term."
+    rows: list[dict[str, Value]] = [
+        {"law": "in effective tokens", **{n: number(v) for n, v in repetition["law"].items()}}
+    ]
+    verdict = (
+        "Held-out error prefers the term." if repetition["preferred"] else "Held-out error does not prefer the term."
+    )
     return Section("Repeated data", [text, verdict, Table(rows)])
 
 
@@ -287,8 +293,8 @@ def _group_section(record: Record) -> Section:
         verdict = "differ" if pair["p_one_law"] < 0.05 else "cannot be told apart"
         single = ", ".join(f"{n} {pair['constants'][n]['p']:.2g}" for n in NAMES)
         parts.append(
-            f"{pair['first']} and {pair['second']} {verdict}: p = {pair['p_one_law']:.2g} that one law holds for both; "
-            f"p of each constant by itself: {single}."
+            f"{pair['first']} and {pair['second']} {verdict}: p = {pair['p_one_law']:.2g} for one law for both; "
+            f"p of no difference, for each constant: {single}."
         )
     return Section("Do the groups differ?", parts)
 
@@ -300,12 +306,12 @@ def _published_section(record: Record) -> Section:
     ]
     if joint["identifiable"]:
         rows.insert(0, {"law": "this fit", **{name: number(joint[name]) for name in NAMES}})
-    note = "Constants compare only where loss, tokens and sizes are counted alike; the exponents compare more widely."
+    note = "The constants are comparable only if loss, tokens and sizes are counted alike; the exponents more widely."
     return Section("Published laws", [Table(rows, note, [0] if joint["identifiable"] else [])])
 
 
 def data_table(record: Record) -> Table:
-    """What was fitted, and its hash."""
+    """Facts about the fitted data, and the hash of the file."""
     data = record["data"]
     rows: list[dict[str, Value]] = [{"": "file", "value": data["file"]}, {"": "SHA-256", "value": data["sha256"]}]
     rows += [

@@ -1,4 +1,4 @@
-"""Known answers: the fit on the Chinchilla runs, the exponents of the time-series paper, and planted laws."""
+"""Checks of the fits against known answers: the Chinchilla runs, the exponents of Yao et al. 2025, simulated laws."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from jaxtyping import Float64
 
 from tsfm.scaling.laws.bootstrap import percentile_interval
 from tsfm.scaling.laws.estimate import Fit, fit_joint
-from tsfm.scaling.laws.form import NAMES, Joint, training_flops
+from tsfm.scaling.laws.form import NAMES, JointLaw, training_flops
 from tsfm.scaling.laws.minimise import DELTA
 from tsfm.scaling.laws.single import power_law
 from tsfm.scaling.runs.ledger import Runs, read_runs
@@ -28,7 +28,7 @@ INTERVALS_240 = {
     "alpha": (0.317, 0.373),
     "beta": (0.331, 0.415),
 }
-# Yao et al. 2025: exponents printed in the figures of the paper's notebooks, for in-distribution, LSF and Monash.
+# Yao et al. 2025: exponents in the figures of the paper's notebooks, in distribution, on LSF and on Monash.
 EVALUATIONS = ("ID", "OOD-LSF", "OOD-Monash")
 EXPONENTS = {
     ("encoder", "N"): (0.029, 0.026, 0.023),
@@ -37,8 +37,8 @@ EXPONENTS = {
     ("decoder", "D"): (0.090, 0.019, 0.030),
 }
 PLANTED = np.array([1.8, 480.0, 2100.0, 0.35, 0.37])
-# Design, runs and noise of each planted law in the study of coverage.
-BRANCHES = 5
+BRANCHES = 5  # runs that share a training in the design "branches"
+# Study of the coverage of intervals: design, number of runs, noise.
 STUDY = (
     ("grid", 36, 0.003),
     ("grid", 36, 0.02),
@@ -57,35 +57,35 @@ STUDY = (
 
 @dataclass(frozen=True)
 class Check:
-    """One known answer.
+    """A comparison with a known answer.
 
     Attributes:
-        name: what is compared.
+        name: description of the value.
         expected: the known value.
-        found: ours.
+        actual: the value that this code computes.
         tolerance: largest difference that passes.
     """
 
     name: str
     expected: float
-    found: float
+    actual: float
     tolerance: float
 
     @property
     def ok(self) -> bool:
-        """Whether it passes."""
-        return bool(abs(self.found - self.expected) <= self.tolerance)
+        """Whether the value is within the tolerance."""
+        return bool(abs(self.actual - self.expected) <= self.tolerance)
 
 
 def selftest(folder: Path | None = None, draws: int = 4000) -> list[Check]:
-    """All known answers.
+    """All comparisons with known answers.
 
     Args:
-        folder: where the data sets are; the folder that TSFM_DATA names by default.
-        draws: of the bootstrap.
+        folder: folder of data sets; by default the one named by TSFM_DATA.
+        draws: resamples of the bootstrap.
 
     Raises:
-        InputError: the data are not at hand.
+        InputError: the data are missing.
     """
     base = folder or data_folder()
     if base is None or not (base / CHINCHILLA).is_file() or not (base / POINTS).is_file():
@@ -107,10 +107,10 @@ def chinchilla_checks(path: Path, draws: int) -> list[Check]:
     ends = percentile_interval(fit.draws)
     for name, published in INTERVALS_240.items():
         for side, value in enumerate(published):
-            found = float(ends[side, NAMES.index(name)])
+            end = float(ends[side, NAMES.index(name)])
             word = ("lower", "upper")[side]
             tolerance = (0.06 if name in ("A", "B") else 0.02) * value
-            checks.append(Check(f"240 runs, published interval: {name} {word}", value, found, tolerance))
+            checks.append(Check(f"240 runs, published interval: {name} {word}", value, end, tolerance))
     return checks
 
 
@@ -122,7 +122,7 @@ def _constants(label: str, known: tuple[float, ...], fit: Fit, relative: float) 
 
 
 def exponent_checks(path: Path) -> list[Check]:
-    """The twelve exponents in size and data; for those in compute there are no digitised points."""
+    """The twelve exponents in size and data; there are no digitised points for those in compute."""
     frame = read_table(path).frame
     checks = []
     for (arch, axis), exponents in EXPONENTS.items():
@@ -134,14 +134,14 @@ def exponent_checks(path: Path) -> list[Check]:
 
 
 def planted_runs(design: str, count: int, noise: float, seed: int) -> Runs:
-    """Runs of a known law with normal noise on log loss.
+    """Simulated runs of the law ``PLANTED`` with normal noise on log loss.
 
     Args:
-        design: "grid" (sizes by data), "isoflop" (budgets by sizes), "unbalanced" (many small runs, few large ones) or
-            "truncated" (no run above a budget), "branches" (five budgets from one training, with a noise in common).
-        count: about how many runs.
+        design: "grid" (sizes by data), "isoflop" (budgets by sizes), "unbalanced" (many small runs, few large ones),
+            "truncated" (no run above a budget) or "branches" (five budgets per training, with noise in common).
+        count: approximate number of runs.
         noise: standard deviation of log loss.
-        seed: of noise and random designs.
+        seed: random seed of noise and designs.
     """
     rng = np.random.default_rng(seed)
     side = round(count**0.5)
@@ -155,8 +155,8 @@ def planted_runs(design: str, count: int, noise: float, seed: int) -> Runs:
         params, tokens = 10 ** (7 + 3 * rng.beta(0.8, 2.0, count)), 10 ** (8.5 + 3 * rng.beta(0.8, 2.0, count))
     elif design == "truncated":
         params, tokens = 10 ** rng.uniform(7, 10, 20 * count), 10 ** rng.uniform(8.5, 11.5, 20 * count)
-        kept = np.flatnonzero(training_flops(params, tokens) < 1e20)[:count]
-        params, tokens = params[kept], tokens[kept]
+        chosen = np.flatnonzero(training_flops(params, tokens) < 1e20)[:count]
+        params, tokens = params[chosen], tokens[chosen]
     elif design == "branches":
         trunks = max(1, count // BRANCHES)
         params = np.repeat(np.geomspace(1e7, 1e10, trunks), BRANCHES)
@@ -165,9 +165,9 @@ def planted_runs(design: str, count: int, noise: float, seed: int) -> Runs:
         raise InputError(f"expected the design grid, isoflop, unbalanced, truncated or branches, found {design!r}")
     clusters = np.arange(len(params)) // (BRANCHES if design == "branches" else 1)
     error = rng.normal(size=len(params))
-    if design == "branches":  # half of the variance is that of the trunk
+    if design == "branches":  # half of the variance is shared by the runs of a training
         error = (error + rng.normal(size=clusters[-1] + 1)[clusters]) / np.sqrt(2)
-    loss = np.asarray(Joint(*PLANTED).loss(params, tokens)) * np.exp(noise * error)
+    loss = np.asarray(JointLaw(*PLANTED).loss(params, tokens)) * np.exp(noise * error)
     flops = np.asarray(training_flops(params, tokens))
     return Runs("planted", "", params, tokens, loss, flops, clusters.astype(np.int64))
 
@@ -175,7 +175,7 @@ def planted_runs(design: str, count: int, noise: float, seed: int) -> Runs:
 def coverage(
     design: str, count: int, noise: float, repeats: int, draws: int = 400, delta: float = DELTA
 ) -> Float64[np.ndarray, " 5"]:
-    """Share of repeats in which the planted value of each constant is inside its 95 % interval."""
+    """Share of simulated tables in which the 95 % interval of each constant contains the true value."""
     inside = np.zeros(len(NAMES))
     for seed in range(repeats):
         fit = fit_joint(planted_runs(design, count, noise, seed), draws, seed, delta)

@@ -1,4 +1,4 @@
-"""What a training run says about its own speed: observations and tokens a second, use of the device, waiting."""
+"""A callback that logs the speed of training: observations and tokens per second, utilisation, waiting time."""
 
 import time
 from typing import Any
@@ -11,7 +11,7 @@ from tsfm.models import Forecaster, count
 from tsfm_data.corpus import PackedRows
 from tsfm_data.windows import Batch
 
-# Dense matrix products a second by the makers' data sheets: half precision, and float32 (as TF32 where it is allowed).
+# Peak FLOPs per second of dense matrix products by the data sheets: half precision, and float32 (as TF32 if allowed).
 GPU_PEAKS = {
     "H200": (989e12, 494.5e12),
     "H100 PCIe": (756e12, 378e12),
@@ -25,24 +25,24 @@ SIDE = 1024  # of the matrices whose product is timed
 
 
 class Throughput(pl.Callback):
-    """Log how fast training goes, over the steps since the last log.
+    """Log the speed of training, over the steps since the last log.
 
-    ``observations/s`` counts observed values, of all devices; ``tokens/s`` the tokens that the model makes of them;
+    ``observations/s`` counts the observed values of all devices, ``tokens/s`` the tokens that the model makes of them.
     ``mfu`` is the share of the device's peak (model FLOPs utilisation, Chowdhery et al. 2022, appendix B), with the
-    operations of one step counted once; ``stall`` is the share of the time that a step waits for its batch. The time
-    of validation and of writing checkpoints is left out.
+    operations counted at the first step. ``stall`` is the share of the time spent waiting for batches. The time of
+    validation and of writing checkpoints is excluded.
 
     Args:
-        peak_flops: operations a second that one device could do at best; by default from the data sheet of a known
-            GPU, else the best of a few matrix products, timed.
+        peak_flops: peak FLOPs per second of one device; by default from the data sheet of a known GPU, otherwise
+            measured on a few matrix products.
     """
 
     def __init__(self, peak_flops: float | None = None) -> None:
         self.peak_flops = peak_flops
         self.observations = 0
         self._step_flops: int | None = None
-        self._ended: float | None = None
-        self._begun = 0.0
+        self._step_ended: float | None = None
+        self._step_started = 0.0
         self._clear()
 
     def _clear(self) -> None:
@@ -54,11 +54,11 @@ class Throughput(pl.Callback):
         return {"observations": self.observations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the number of observations."""
         self.observations = state_dict["observations"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find the peak before the clock starts."""
+        """Determine the peak of the device before training starts."""
         if self.peak_flops is None:
             half = str(trainer.precision) in ("bf16-mixed", "bf16-true", "16-mixed", "16-true")
             self.peak_flops = device_peak(trainer.strategy.root_device, torch.bfloat16 if half else torch.float32)
@@ -66,18 +66,18 @@ class Throughput(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop waiting; before the first step of all, count its operations."""
+        """Add up the waiting time; count the operations of the first step."""
         if self._step_flops is None:
             self._step_flops = step_flops(batch, pl_module)
-            self._ended = None
-        self._begun = time.perf_counter()
-        if self._ended is not None:
-            self._waited += self._begun - self._ended
+            self._step_ended = None
+        self._step_started = time.perf_counter()
+        if self._step_ended is not None:
+            self._waited += self._step_started - self._step_ended
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        """Add a step up; log where the logger writes."""
+        """Add up a step; log at the logger's intervals."""
         logs = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if logs and pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
@@ -86,8 +86,8 @@ class Throughput(pl.Callback):
         self._observed += observed
         self._tokens += tokens
         self._steps += 1
-        self._ended = time.perf_counter()
-        self._worked += self._ended - self._begun
+        self._step_ended = time.perf_counter()
+        self._worked += self._step_ended - self._step_started
         if logs:
             for name, value in self.rates(trainer.world_size).items():
                 shown = name in ("observations/s", "mfu")
@@ -95,35 +95,35 @@ class Throughput(pl.Callback):
             self._clear()
 
     def rates(self, devices: int) -> dict[str, float]:
-        """What is logged, over the steps since the last log."""
+        """The logged values, over the steps since the last log."""
         seconds = self._waited + self._worked
-        found = {
+        rates = {
             "observations/s": devices * self._observed / seconds,
             "tokens/s": devices * self._tokens / seconds,
             "steps/s": self._steps / seconds,
             "stall": self._waited / seconds,
         }
         if self._step_flops and self.peak_flops:
-            found["mfu"] = self._step_flops * self._steps / seconds / self.peak_flops
-        return found
+            rates["mfu"] = self._step_flops * self._steps / seconds / self.peak_flops
+        return rates
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What comes until the next step is no waiting for a batch."""
-        self._ended = None
+        """Do not count the time until the next step as waiting for a batch."""
+        self._step_ended = None
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """As for validation."""
-        self._ended = None
+        """Do not count the time until the next step as waiting for a batch."""
+        self._step_ended = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """As for validation."""
-        self._ended = None
+        """Do not count the time until the next step as waiting for a batch."""
+        self._step_ended = None
 
 
 def batch_size(batch: Batch | PackedRows, task: pl.LightningModule) -> tuple[int, int]:
-    """Observed values of a batch, and tokens that hold some of a series."""
+    """Number of observed values of a batch, and of its tokens without padding."""
     if isinstance(batch, PackedRows):
         return int(batch.observed.sum()), int((batch.sample_id > 0).sum())
     observed = int(batch.past_observed.sum())
@@ -135,10 +135,10 @@ def batch_size(batch: Batch | PackedRows, task: pl.LightningModule) -> tuple[int
 
 
 def step_flops(batch: Batch | PackedRows, task: pl.LightningModule) -> int:
-    """Operations of one training step on a batch, 0 for a task without a forecaster.
+    """FLOPs of one training step on a batch; 0 for a task without a forecaster.
 
-    They are counted on another model of the same sizes that has no numbers (fake tensors): under the counter PyTorch
-    takes other kernels, and a training would depend, in the last bit, on where it was resumed.
+    They are counted on a model of the same sizes with fake tensors: while FLOPs are counted PyTorch uses other kernels,
+    and the results of a real step would differ in the last bit.
     """
     model = getattr(task, "forecaster", None)
     if not isinstance(model, Forecaster):
@@ -152,7 +152,7 @@ def step_flops(batch: Batch | PackedRows, task: pl.LightningModule) -> int:
 
 
 def device_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second that a device does at best in matrix products of a type."""
+    """Peak FLOPs per second of a device in matrix products of a type."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for part, (half, single) in GPU_PEAKS.items():
@@ -161,10 +161,10 @@ def device_peak(device: torch.device, dtype: torch.dtype) -> float:
     a = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
 
     def product() -> float:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         a @ a
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
     return 2 * SIDE**3 / min(product() for _ in range(6))

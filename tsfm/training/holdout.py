@@ -1,4 +1,4 @@
-"""Windows held out at the ends of series, in two parts: one to choose a checkpoint by, one to judge the choice.
+"""Held-out windows at the ends of series: some choose a checkpoint, the others judge whether it is better.
 
 Shapes: W windows, H horizon steps, V variates.
 """
@@ -20,25 +20,28 @@ from tsfm_data.errors import InputError
 from tsfm_data.io import SeriesSet
 from tsfm_data.windows import Batch, Windows, item_lengths
 
-SHARE, MOST_A_SERIES = 0.25, 10  # of the rows of a series that are held out at most; most windows of one series
-BY_SERIES = 16  # from so many short series on, half of them choose and half of them judge
-FEW_WINDOWS = 32  # below, windows overlap
+SHARE = 0.25  # largest share of the rows of a series that is held out
+MOST_PER_SERIES = 10  # windows without overlap per series
+BY_SERIES = 16  # number of short series from which half of them choose and half of them judge
+FEW_WINDOWS = 32  # with fewer windows, they overlap
 LEAST_HISTORY = 8  # steps before a window
-MOST_WINDOWS = 256  # of each part
-LEAST_GAIN = 0.01  # of the error that a challenger must save
-FEW_TIMES = 3  # fewer times of judging windows: what all series share at one time may be chance, and more must be saved
+MOST_WINDOWS = 256  # that choose, and that judge
+LEAST_GAIN = 0.01  # share by which a challenger must reduce the error
+# If the judging windows begin at fewer times than this, all series may share the luck of one time, and the challenger
+# must reduce the error by a larger share.
+FEW_TIMES = 3
 LEAST_GAIN_AT_ONCE = 0.03
-LEAST_SIGMAS = 1.0  # and by so many standard errors: one chance in six that it is none
+LEAST_SIGMAS = 1.0  # standard errors by which a challenger must be better: a chance of one in six without a gain
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """Where training ends in every series, and the windows behind that.
+    """The end of training in every series, and the windows after it.
 
     Attributes:
-        ends: rows of every item to train on.
-        select: windows to choose a checkpoint by.
-        judge: windows that say whether the choice is better than what was there before.
+        ends: number of rows of every item to train on.
+        select: windows that choose a checkpoint.
+        judge: windows on which the checkpoint is compared with the model before.
     """
 
     ends: Int[np.ndarray, " items"]
@@ -50,10 +53,10 @@ def hold_out(series: SeriesSet, model: Forecaster, horizon: int, seed: int) -> H
     """Hold out the ends of the series that are long enough.
 
     Args:
-        series: all that may be used.
-        model: says context, calendar features and whether covariates are shown.
-        horizon: steps of a window.
-        seed: of the choice among many series and windows.
+        series: all series.
+        model: gives the context, calendar features and whether covariates are used.
+        horizon: steps to forecast in a window.
+        seed: random seed of the choice among many series and windows.
 
     Raises:
         InputError: no series is long enough.
@@ -61,37 +64,37 @@ def hold_out(series: SeriesSet, model: Forecaster, horizon: int, seed: int) -> H
     lengths = item_lengths(series)
     usable = lengths >= 3 * horizon + LEAST_HISTORY
     short = lengths >= 2 * horizon + LEAST_HISTORY
-    # Times that choose and times that judge, so that a luck that all series share is no luck twice; where the series
-    # are too short for that, some series choose and others judge.
+    # Earlier windows choose and later ones judge, so that luck shared by all series at one time counts only once. If
+    # the series are too short for that, some series choose and others judge.
     halves = int(short.sum()) >= max(BY_SERIES, 2 * int(usable.sum()))
     usable = short if halves else usable
     if not usable.any():
         needed = 3 * horizon + LEAST_HISTORY
         raise InputError(
-            f"expected a series of at least {needed} rows in {series.source} to hold windows of {horizon} steps out, "
+            f"expected a series of at least {needed} rows in {series.source} to hold out windows of {horizon} steps, "
             f"found {lengths.max(initial=0)} in the longest: give more rows or a smaller horizon"
         )
     least = 1 if halves else 2
-    count = np.clip((SHARE * lengths / horizon).astype(np.int64), least, MOST_A_SERIES) * usable
+    count = np.clip((SHARE * lengths / horizon).astype(np.int64), least, MOST_PER_SERIES) * usable
     ends = lengths - count * horizon
     stride = horizon if count.sum() >= FEW_WINDOWS else max(1, horizon // 4)
     rng = np.random.default_rng([seed, 1])
     chosen = rng.permutation(np.flatnonzero(usable))
-    choosers = set(chosen[: len(chosen) // 2].tolist()) if halves else set()
+    selecting_series = set(chosen[: len(chosen) // 2].tolist()) if halves else set()
     parts: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     for item in np.flatnonzero(usable).tolist():
         last = int(lengths[item]) - horizon
         cuts = list(range(last, int(ends[item]) - 1, -stride))
         if halves:
-            parts[0 if item in choosers else 1].extend((item, cut) for cut in cuts)
+            parts[0 if item in selecting_series else 1].extend((item, cut) for cut in cuts)
         else:  # no window that judges overlaps with one that chooses
             border = int(ends[item]) + int(count[item] // 2) * horizon
             parts[0].extend((item, cut) for cut in cuts if cut + horizon <= border)
             parts[1].extend((item, cut) for cut in cuts if cut >= border)
     windows = []
     for part in parts:
-        kept = sorted(rng.permutation(len(part))[:MOST_WINDOWS].tolist())
-        items, cuts = np.array([part[k] for k in kept], dtype=np.int64).T
+        chosen_windows = sorted(rng.permutation(len(part))[:MOST_WINDOWS].tolist())
+        items, cuts = np.array([part[k] for k in chosen_windows], dtype=np.int64).T
         windows.append(windows_of(series, model, horizon, items, cuts))
     return Holdout(ends, *windows)
 
@@ -99,13 +102,13 @@ def hold_out(series: SeriesSet, model: Forecaster, horizon: int, seed: int) -> H
 def windows_of(
     series: SeriesSet, model: Forecaster, horizon: int, items: Int[np.ndarray, " W"], cuts: Int[np.ndarray, " W"]
 ) -> Windows:
-    """Windows as a model is shown them."""
+    """The windows in the form that a model needs."""
     options: dict[str, Any] = {"marks": model.marks, "dtype": torch.float64, "covariates": model.covariates}
     return Windows(series, model.context, horizon, items, cuts, **options)
 
 
 def until(series: SeriesSet, ends: Int[np.ndarray, " items"]) -> SeriesSet:
-    """The first rows of every item."""
+    """The series cut to the first ``ends`` rows of every item."""
     begins = np.asarray(series.offsets[:-1], dtype=np.int64)
     rows = np.concatenate([np.arange(a, a + n) for a, n in zip(begins, ends, strict=True)])
     return replace(
@@ -123,11 +126,11 @@ class Errors:
     """Errors of a model on windows.
 
     Attributes:
-        scaled: mean pinball loss of every window in units of the seasonal-naive error within its history, at most 10.
+        scaled: mean pinball loss of every window divided by the seasonal-naive error within its history, at most 10.
         total: sum of the losses of every window in the units of the data.
         size: sum of the absolute true values of every window.
         item: the series of every window.
-        time: when every window begins, in nanoseconds.
+        time: start of every window in nanoseconds since 1970.
     """
 
     scaled: Float[np.ndarray, " W"]
@@ -143,53 +146,57 @@ class Errors:
 
     @property
     def wql(self) -> float:
-        """Weighted quantile loss: the losses over the sum of the absolute true values."""
+        """Weighted quantile loss: sum of the losses divided by the sum of the absolute true values."""
         return float(self.total.sum() / max(self.size.sum(), 1e-12))
 
 
 def errors_of(
     model: Forecaster, windows: Windows, levels: Sequence[float] = DEFAULT_LEVELS, batch_size: int = 128
 ) -> Errors:
-    """Errors of a model on every window; variates are averaged."""
-    found = [window_errors(model, batch, levels) for batch in windows.batches(batch_size)]
-    scaled, total, size = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    """Errors of a model on every window, averaged over variates.
+
+    Raises:
+        InputError: the held-out values are constant or missing.
+    """
+    batch_errors = [window_errors(model, batch, levels) for batch in windows.batches(batch_size)]
+    scaled, total, size = (torch.cat(parts).numpy() for parts in zip(*batch_errors, strict=True))
     if not np.isfinite(scaled).any():
         raise InputError(
-            f"expected series of {windows.series.source} that change, found constant or missing values alone in the "
-            "windows held out: there is nothing to compare models on"
+            f"expected series of {windows.series.source} that change, found only constant or missing values in the "
+            "held-out windows: give series that change at their ends"
         )
-    places = zip(windows.items.tolist(), windows.cuts.tolist(), strict=True)
-    stamps = [windows.series.timestamps(item)[cut].value for item, cut in places]
-    return Errors(scaled, total, size, windows.items, np.array(stamps, dtype=np.int64))
+    starts = zip(windows.items.tolist(), windows.cuts.tolist(), strict=True)
+    times = [windows.series.timestamps(item)[cut].value for item, cut in starts]
+    return Errors(scaled, total, size, windows.items, np.array(times, dtype=np.int64))
 
 
 def window_errors(
     model: Forecaster, batch: Batch, levels: Sequence[float]
 ) -> tuple[Float[Tensor, " W"], Float[Tensor, " W"], Float[Tensor, " W"]]:
-    """Scaled loss, loss and absolute value of every window; NaN and 0 where nothing was observed."""
+    """Scaled loss, loss and absolute true value of every window; NaN, 0 and 0 if nothing was observed."""
     if batch.future is None or batch.future_observed is None:
         raise ValueError("expected windows with their future, found none")
-    blind = replace(batch, future=None, future_observed=None)
-    forecast = model.predict(blind, levels)
-    seen: Bool[Tensor, "W H V"] = batch.future_observed
-    asked = forecast.quantiles.new_tensor(forecast.levels)
+    inputs = replace(batch, future=None, future_observed=None)
+    forecast = model.predict(inputs, levels)
+    observed: Bool[Tensor, "W H V"] = batch.future_observed
+    levels_tensor = forecast.quantiles.new_tensor(forecast.levels)
     error = batch.future[..., None] - forecast.quantiles
-    loss = torch.where(seen, 2 * torch.maximum(asked * error, (asked - 1) * error).mean(-1), 0.0)
-    mean = loss.sum(1) / seen.sum(1)  # NaN for a variate of which nothing is observed
+    loss = torch.where(observed, 2 * torch.maximum(levels_tensor * error, (levels_tensor - 1) * error).mean(-1), 0.0)
+    mean = loss.sum(1) / observed.sum(1)  # NaN for a variate without observations
     scaled = (mean / seasonal_scale(batch.past, batch.past_observed, batch.season)).clamp(max=WORST).nanmean(1)
-    size = torch.where(seen, batch.future.abs(), 0.0)
+    size = torch.where(observed, batch.future.abs(), 0.0)
     return scaled, loss.sum((1, 2)), size.sum((1, 2))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A challenger against the model that stands.
+    """A challenger compared with the current model.
 
     Attributes:
-        gain: share of the scaled error that the challenger saves; below 0 it adds some.
-        sigmas: the mean difference over its standard error; NaN where a single cluster leaves none.
-        wql_gain: share of the weighted quantile loss that it saves.
-        times: how many different times the windows begin at.
+        gain: share by which the challenger reduces the scaled loss; negative if it increases it.
+        sigmas: mean difference divided by its standard error; NaN if that is unknown, with a single series or time.
+        wql_gain: share by which the challenger reduces the weighted quantile loss.
+        times: number of different times at which the windows begin.
     """
 
     gain: float
@@ -199,31 +206,31 @@ class Comparison:
 
     @property
     def least(self) -> float:
-        """The gain that is asked for."""
+        """The gain that the challenger needs."""
         return LEAST_GAIN if self.times >= FEW_TIMES else LEAST_GAIN_AT_ONCE
 
     @property
     def wins(self) -> bool:
-        """Whether the challenger is better by a margin that is not chance."""
+        """Whether the challenger is better by a sufficient margin."""
         return self.gain >= self.least and self.sigmas >= LEAST_SIGMAS and self.wql_gain >= 0
 
 
-def compare(standing: Errors, challenger: Errors) -> Comparison:
-    """Compare two models window by window, on the same windows."""
-    seen = np.isfinite(standing.scaled) & np.isfinite(challenger.scaled)
-    saved = (standing.scaled - challenger.scaled)[seen]
-    items, times = standing.item[seen], standing.time[seen]
+def compare(current: Errors, challenger: Errors) -> Comparison:
+    """Compare a challenger with the current model on the same windows."""
+    seen = np.isfinite(current.scaled) & np.isfinite(challenger.scaled)
+    saved = (current.scaled - challenger.scaled)[seen]
+    items, times = current.item[seen], current.time[seen]
     many = [group for group, least in ((items, BY_SERIES // 2), (times, FEW_TIMES)) if len(np.unique(group)) >= least]
-    # Windows of one series fail together, and so do those of one time: the less certain of both views counts.
-    sigmas = min(in_errors(saved, group) for group in many or [np.arange(len(saved))])
-    before = float(standing.scaled[seen].mean())
+    # Errors are correlated within a series and within a time: the smaller of both statistics counts.
+    sigmas = min(t_statistic(saved, group) for group in many or [np.arange(len(saved))])
+    before = float(current.scaled[seen].mean())
     gain = 1 - float(challenger.scaled[seen].mean()) / before if before else 0.0
-    wql_gain = 1 - challenger.wql / standing.wql if standing.wql else 0.0
+    wql_gain = 1 - challenger.wql / current.wql if current.wql else 0.0
     return Comparison(gain, sigmas, wql_gain, len(np.unique(times)))
 
 
-def in_errors(saved: Float[np.ndarray, " W"], group: Int[np.ndarray, " W"]) -> float:
-    """Mean of the groups' means in units of its standard error; NaN where that is unknown."""
+def t_statistic(saved: Float[np.ndarray, " W"], group: Int[np.ndarray, " W"]) -> float:
+    """Mean of the group means divided by its standard error; NaN if that is unknown."""
     _, index = np.unique(group, return_inverse=True)
     means = np.bincount(index, saved) / np.bincount(index)
     spread = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else math.nan

@@ -15,19 +15,19 @@ Schedule = Literal["constant", "halving", "cosine", "wsd"]
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How parameters are updated.
+    """Settings of the optimiser and the learning-rate schedule.
 
     Attributes:
-        name: "adam", or "adamw" (decoupled weight decay on matrices alone).
+        name: "adam", or "adamw" (decoupled weight decay).
         lr: peak learning rate.
         betas: decay rates of the two moments.
         eps: added to the denominator.
         weight_decay: on weights of linear layers; biases, norms and embeddings have none.
         schedule: "constant"; "halving", which keeps the rate for two epochs and then halves it every epoch (the
             long-horizon protocol); "cosine" to zero over the whole training; "wsd" (warm-up, stable, decay), which
-            keeps the peak rate until the last ``decay`` of the steps and then goes to zero as one minus a square root,
-            the best of the shapes tried by Hägele et al. (2024, arXiv 2405.18392, section 3).
-        warmup_steps: steps of linear warm-up before any of them.
+            keeps the peak rate until the last ``decay`` of the steps and then decays to zero as one minus a square
+            root, the best shape in Hägele et al. (2024, arXiv 2405.18392, section 3).
+        warmup_steps: steps of linear warm-up, for every schedule.
         decay: share of all steps over which "wsd" decays.
     """
 
@@ -52,7 +52,7 @@ class OptimConfig:
 
 
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, object]]:
-    """Two groups: weights of linear layers and convolutions, which decay; everything else, which does not."""
+    """Two groups of parameters: weights of linear layers and convolutions with weight decay, all others without."""
     decay: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for root in modules:
@@ -67,13 +67,13 @@ def build_optimizer(config: OptimConfig, model: nn.Module, fused: bool = True) -
     """The optimiser over all parameters of ``model``.
 
     Args:
-        config: which, and its numbers.
-        model: what to train.
-        fused: one kernel for the whole update.
+        config: kind and settings of the optimiser.
+        model: the model to train.
+        fused: whether one kernel does the whole update.
     """
     groups = parameter_groups([model], config.weight_decay)
     kind = AdamW if config.name == "adamw" else Adam
-    # Fused: the update of a small model costs a tenth of its training step otherwise.
+    # Without fusion the update of a small model takes a tenth of its training step.
     return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 
 
@@ -81,7 +81,7 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int, total_steps: int) -> Ca
     """The factor on the peak learning rate at each optimiser step, counted from 0.
 
     Args:
-        config: names the schedule.
+        config: settings with the schedule.
         steps_per_epoch: optimiser steps in an epoch, for "halving".
         total_steps: optimiser steps of the whole training, for "cosine" and "wsd".
     """
@@ -106,10 +106,10 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int, total_steps: int) -> Ca
 
 
 def training_steps(trainer: Any) -> tuple[int, int]:
-    """Optimiser steps of an epoch and of the whole training of a Lightning trainer.
+    """Optimiser steps per epoch and of the whole training of a Lightning trainer.
 
-    Lightning's own estimate makes the training loader before the state of a checkpoint is read, and that state is then
-    lost: training resumed within an epoch would see other batches.
+    Lightning's own estimate creates the training loader before the state of a checkpoint is read, which is then lost:
+    training that is resumed within an epoch would see other batches.
     """
     module = getattr(trainer, "datamodule", None)
     if module is None:
@@ -119,5 +119,5 @@ def training_steps(trainer: Any) -> tuple[int, int]:
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
     epochs = trainer.max_epochs if trainer.max_epochs is not None else 1
-    ends = [end for end in (per_epoch * epochs, trainer.max_steps) if end >= 0]  # -1 stands for no end
+    ends = [end for end in (per_epoch * epochs, trainer.max_steps) if end >= 0]  # -1 means no limit
     return per_epoch, min(ends, default=per_epoch)

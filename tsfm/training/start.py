@@ -1,4 +1,4 @@
-"""Start a training from the weights of a model: what a YAML names as its forecaster to fine-tune."""
+"""A forecaster with pretrained weights, for fine-tuning by a YAML config."""
 
 from typing import Literal
 
@@ -11,13 +11,13 @@ from tsfm_data.errors import InputError
 
 
 class Pretrained:
-    """A forecaster with the weights of a model, at any context and horizon that these weights allow.
+    """Builds a forecaster with pretrained weights for the context and horizon of the data.
 
     Args:
-        model: a name of ``tsfm weights list``, or a model folder; None takes the model that ships with the package.
-        method: "full" trains all weights, "head" what turns tokens into forecasts alone, "lora" low-rank updates of
-            the linear layers of the blocks, which the model folder holds added to the weights.
-        rank: of the updates of "lora".
+        model: a name of ``tsfm weights list``, or a model folder; by default the model that ships with the package.
+        method: "full" trains all weights, "head" only the layers after the blocks, "lora" low-rank updates of the
+            linear layers of the blocks, which are merged into the weights of the model folder.
+        rank: rank of the updates of "lora".
     """
 
     def __init__(
@@ -31,18 +31,18 @@ class Pretrained:
         """The forecaster.
 
         Raises:
-            InputError: no such model, one whose weights are for another context or horizon, or peft is missing.
+            InputError: no such model, weights that do not fit this context or horizon, or peft is not installed.
         """
-        with torch.device("cpu"):  # weights are read into memory, whatever the default device is
-            start = load_named(default() if self.model is None else self.model)
-            made = type(start)(context, horizon, start.config)
+        with torch.device("cpu"):  # load to the CPU, whatever the default device is
+            pretrained = load_named(default() if self.model is None else self.model)
+            forecaster = type(pretrained)(context, horizon, pretrained.config)
         try:
-            made.load_state_dict(start.state_dict())
+            forecaster.load_state_dict(pretrained.state_dict())
         except RuntimeError as error:
             raise InputError(
-                f"expected a context and horizon that {start.name} allows, found {context} and {horizon}: "
-                f"give --data.context {start.context} --data.horizon {start.horizon}"
+                f"expected a context and horizon that {pretrained.name} allows, found {context} and {horizon}: "
+                f"give --data.context {pretrained.context} --data.horizon {pretrained.horizon}"
             ) from error
-        made.pretraining, made.name = start.pretraining, start.name
-        trainable(made, Recipe(self.method, rank=self.rank))
-        return made
+        forecaster.pretraining, forecaster.name = pretrained.pretraining, pretrained.name
+        trainable(forecaster, Recipe(self.method, rank=self.rank))
+        return forecaster

@@ -1,8 +1,8 @@
-"""Pretrained weights: what there is, getting it, checking it, converting it, and cards.
+"""Pretrained weights: models by name, downloads, mirrors, checks, conversion of published checkpoints, model cards.
 
-``tensors`` reads weight files without ever running what is in them; ``registry`` knows the models by name; ``folders``
-checks model folders and their checksums; ``hub`` and ``pull`` fetch; ``convert`` takes published checkpoints over;
-``cards`` writes the README.md of a released model.
+``tensors`` reads weight files without executing anything in them; ``registry`` lists the models by name; ``folders``
+checks model folders and their checksums; ``hub`` and ``download`` fetch models; ``conversion`` converts published
+checkpoints; ``pretrained`` saves and loads models of ours; ``cards`` writes the README.md of a released model.
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,4 @@
-"""Model cards in the Hugging Face format: of released models from what is recorded of them, of converted ones from
-where they come from.
-"""
+"""Model cards in the Hugging Face format, made from what is recorded of a released or converted model."""
 
 import json
 from pathlib import Path
@@ -17,17 +15,19 @@ if TYPE_CHECKING:
 
 LICENCE = "apache-2.0"
 SHOWN = {"MASE": "MASE", "WQL": "WQL"}  # metric of scores.json -> its name on the hub
-CALIBRATION = {"coverage80": "share inside the 80 % interval", "coverage_error": "mean error of the levels' coverage"}
+CALIBRATION = {
+    "coverage80": "share of true values inside the 80 % interval",
+    "coverage_error": "mean distance of a quantile's coverage from its level",
+}
 
 
 def card(folder: Path) -> str:
-    """The text of ``README.md`` of a model of ours, from its config, its weights and ``scores.json``.
+    """The text of ``README.md`` of a model of this suite, from its config, its weights and ``scores.json``.
 
-    Nothing is scored again: ``scores.json`` is what ``tsfm evaluate --suite bench --json`` wrote, or for an image model
-    ``tsfm image evaluate --json``.
+    The scores are read from ``scores.json``, which ``tsfm weights card --scores`` keeps.
 
     Raises:
-        InputError: not such a folder.
+        InputError: no such model folder.
     """
     for name in FILES[:2]:
         if not (folder / name).is_file():
@@ -36,21 +36,22 @@ def card(folder: Path) -> str:
     if "architecture" in config:
         return image_card(folder, LICENCE)
     if "model_type" not in config:
-        raise InputError(f"expected a model of ours in {folder}, found another config.json: no card is made")
+        raise InputError(f"expected a model folder of tsfm in {folder}, found another config.json: name one of tsfm")
     name, weights = folder.resolve().name, layout(folder / FILES[1])
     facts = config.get("pretraining") or {}
     scores = read_object(folder / "scores.json") if (folder / "scores.json").is_file() else {}
     parts = [
         front_matter(config, facts, bool(scores)),
         f"# {name}",
-        f"A {config['model_type']} of {weights.values:,} parameters that forecasts series it was not trained on: "
-        f"{config['context']:,} steps of history at most, trained on horizons of up to {config['horizon']:,} steps, "
-        f"longer ones by passes. Every quantile level can be asked for. Weights are stored as "
-        f"{', '.join(sorted(set(weights.dtypes.values())))}.",
+        f"A {config['model_type']} with {weights.values:,} parameters. It forecasts series that it was not trained on.",
+        f"- History: the last {config['context']:,} steps are used.\n"
+        f"- Horizon: trained for up to {config['horizon']:,} steps; longer horizons are forecast in several passes.\n"
+        "- Output: any quantile levels.\n"
+        f"- Weights: stored as {', '.join(sorted(set(weights.dtypes.values())))}.",
         "## Use",
         f"    tsfm forecast my.csv --horizon 24 --model {name}",
-        "Intended for short- and medium-term forecasts of regular series, with intervals, without training. Compare it "
-        "with seasonal naive on your own series before you rely on it: `tsfm evaluate` does.",
+        "Intended for short- and medium-term forecasts of regular series, with intervals and without training. Before "
+        "you rely on it, compare it with seasonal naive on your own series by `tsfm evaluate`.",
         training(config, facts),
         results(name, scores),
         limits(config, facts),
@@ -60,7 +61,7 @@ def card(folder: Path) -> str:
 
 
 def keep_scores(file: Path, folder: Path) -> None:
-    """Write ``scores.json`` of a model folder: of an evaluation, the summary and the model's own errors on every set.
+    """Write ``scores.json`` of a model folder: the summary of an evaluation and the model's errors on every set.
 
     Args:
         file: what ``tsfm evaluate --suite bench --json`` wrote, or for an image model ``tsfm image evaluate --json``.
@@ -71,25 +72,25 @@ def keep_scores(file: Path, folder: Path) -> None:
     """
     if "architecture" in read_object(folder / FILES[0]):
         return keep_image_scores(file, folder)
-    found = read_object(file)
-    if not {"model", "suite", "rows", "summary"} <= set(found):
+    evaluation = read_object(file)
+    if not {"model", "suite", "rows", "summary"} <= set(evaluation):
         raise InputError(
             f"expected the scores of a suite in {file}: write them with tsfm evaluate --suite bench --json"
         )
     keys = ("dataset", "profile", "horizon", "windows", "metric", "value")
     rows = [
         {key: row[key] for key in keys}
-        for row in found["rows"]
-        if row["model"] == found["model"] and row["metric"] in SHOWN
+        for row in evaluation["rows"]
+        if row["model"] == evaluation["model"] and row["metric"] in SHOWN
     ]
     summary = {
         profile: {
-            model: {key: value for key, value in said.items() if key in SHOWN or key in CALIBRATION}
-            for model, said in models.items()
+            model: {key: value for key, value in scores.items() if key in SHOWN or key in CALIBRATION}
+            for model, scores in models.items()
         }
-        for profile, models in found["summary"].items()
+        for profile, models in evaluation["summary"].items()
     }
-    kept = {"model": found["model"], "suite": found["suite"], "summary": summary, "rows": rows}
+    kept = {"model": evaluation["model"], "suite": evaluation["suite"], "summary": summary, "rows": rows}
     with atomic_file(folder / "scores.json") as temporary:
         temporary.write_text(json.dumps(kept, indent=1) + "\n")
 
@@ -106,46 +107,48 @@ def front_matter(config: dict[str, Any], facts: dict[str, Any], scored: bool) ->
 
 
 def training(config: dict[str, Any], facts: dict[str, Any]) -> str:
-    """What it was trained on, for how long, with which seeds, and the command."""
+    """Sizes, training data, length, seeds and the command."""
     sizes = ", ".join(f"{key} {value}" for key, value in config["config"].items() if not isinstance(value, list))
     lines = ["## Training", "", f"Sizes: {sizes}."]
     if not facts:
-        return "\n".join([*lines, "", "How it was trained is not recorded."])
-    seen = f"{facts['steps']:,} steps over {facts['batches']:,} batches"
+        return "\n".join([*lines, "", "Its training is not recorded."])
+    seen = f"{facts['steps']:,} steps on {facts['batches']:,} batches"
     if facts.get("observations") is not None:
-        seen += f", {facts['observations']:,} observed values"
-    lines += ["", f"{seen}. Seed {facts['seed']} of the batches, {facts.get('global_seed')} of the weights.", ""]
+        seen += f" with {facts['observations']:,} observed values"
+    lines += ["", f"{seen}. Seeds: {facts['seed']} for batches, {facts.get('global_seed')} for weights.", ""]
     if facts.get("corpus") is None:
-        lines.append("Training data: generated series alone.")
+        lines.append("Training data: synthetic series only.")
     else:
-        lines.append(f"Training data: corpus {facts['corpus']}, manifest.json of SHA-256 {facts['manifest_sha256']}.")
+        lines.append(
+            f"Training data: corpus {facts['corpus']}; its manifest.json has SHA-256 {facts['manifest_sha256']}."
+        )
         lines += ["", f"- trained on: {', '.join(facts['sources']) or 'none'}"]
-        lines.append(f"- never trained on: {', '.join(facts['held_out']) or 'none'}")
+        lines.append(f"- held out: {', '.join(facts['held_out']) or 'none'}")
     return "\n".join([*lines, "", f"    {facts['command']}"] if facts.get("command") else lines)
 
 
 def results(name: str, scores: dict[str, Any]) -> str:
     """The tables of ``scores.json``, with the command that computes them."""
     if not scores:
-        return "## Scores\n\nIt was not scored."
+        return "## Scores\n\nThere are no scores yet."
     lines = [
         "## Scores",
         "",
-        "Geometric mean over sets of the error relative to seasonal naive; below 1 is better.",
+        "Error divided by that of seasonal naive, as geometric mean over sets: below 1 is better.",
         "",
     ]
     lines += ["| protocol | model | sets | " + " | ".join(SHOWN) + " |", "|" + "---|" * (3 + len(SHOWN))]
     for profile, models in scores["summary"].items():
-        for model, found in models.items():
-            cells = [_number(found.get(metric, {}).get("relative")) for metric in SHOWN]
-            sets = found.get("MASE", {}).get("datasets", "")
+        for model, errors in models.items():
+            values = [_number(errors.get(metric, {}).get("relative")) for metric in SHOWN]
+            sets = errors.get("MASE", {}).get("datasets", "")
             label = f"**{name}**" if model == scores["model"] else model
-            lines.append(f"| {profile} | {label} | {sets} | " + " | ".join(cells) + " |")
+            lines.append(f"| {profile} | {label} | {sets} | " + " | ".join(values) + " |")
     for profile, models in scores["summary"].items():
         own = models.get(scores["model"], {})
-        said = [f"{text} {_number(own[key])}" for key, text in CALIBRATION.items() if own.get(key) is not None]
-        if said:
-            lines += ["", f"Calibration, {profile}: {'; '.join(said)}."]
+        parts = [f"{text} {_number(own[key])}" for key, text in CALIBRATION.items() if own.get(key) is not None]
+        if parts:
+            lines += ["", f"Calibration, {profile}: {'; '.join(parts)}."]
     profiles = " ".join(scores["summary"])
     command = f"tsfm evaluate --model {name} --suite {scores['suite']} --profiles {profiles} --json scores.json"
     return "\n".join([*lines, "", f"    {command}"])
@@ -156,19 +159,22 @@ def _number(value: float | None) -> str:
 
 
 def limits(config: dict[str, Any], facts: dict[str, Any]) -> str:
-    """What it cannot do, and what it was not tried on."""
-    lines = ["## Limits", "", f"- Of a longer history, only the last {config['context']:,} steps are seen."]
+    """What the model cannot do, and what is not known of it."""
+    lines = ["## Limits", "", f"- Only the last {config['context']:,} steps of a history are used."]
     if facts.get("corpus") is None:
-        lines.append("- It has never seen a real series in training.")
+        lines.append("- It was trained without any real series.")
     else:
-        lines.append("- Accuracy is known for series like those of the suite; on other kinds, score it first.")
-    lines.append("- Each variate is forecast by itself unless its kind says otherwise; events that are in no history")
-    lines[-1] += " are not foreseen."
+        lines.append(
+            "- Its accuracy is known for series like those of the benchmark sets; evaluate it first on others."
+        )
+    if config["model_type"].startswith("zeroshot") and not config["config"].get("any_variate"):
+        lines.append("- Each variate is forecast independently of the others.")
+    lines.append("- It cannot foresee events that the history does not show.")
     return "\n".join(lines)
 
 
 def foreign_card(name: str, task: str, origin: Origin, model: "Forecaster | None" = None) -> str:
-    """The card of a converted checkpoint: whose it is, under which licence, and what it was made from."""
+    """The card of a converted checkpoint: its source, its licence and the files it was made from."""
     licence = origin.licence if origin.licence != "unknown" else "other"
     tag = "time-series-forecasting" if task == "forecast" else "image-classification"
     lines = [
@@ -181,11 +187,11 @@ def foreign_card(name: str, task: str, origin: Origin, model: "Forecaster | None
         f"# {name}",
         "",
     ]
-    lines.append("Published weights of others, converted; the numbers are theirs.")
+    lines.append("Published weights of others in the format of tsfm-suite; their values are unchanged.")
     if origin.source:
         lines.append(f"Source: {origin.source}" + (f", commit {origin.revision}." if origin.revision else "."))
     if origin.licence == "unknown":
-        lines.append("Its licence is not known: ask at the source before use.")
+        lines.append("Its licence is not known: ask its authors before use.")
     elif "-nc" in origin.licence:
         lines.append(f"Licence {origin.licence}: no commercial use.")
     lines += ["", *(f"- {file}: SHA-256 {sha256}" for file, sha256 in (origin.sha256 or {}).items())]

@@ -1,6 +1,7 @@
-"""Published checkpoints as model folders of ours: recognised by their tensors and configs, never run.
+"""Converts published checkpoints to model folders; their kind is recognised by tensors and config.
 
-A foreign config is read as plain values; the classes that it names (``_target_``) are compared as text.
+Nothing in a checkpoint is executed: its config is read as plain values, and classes that it names (``_target_``) are
+compared as text.
 """
 
 import importlib
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.ckpt", "*.pth", "*.pth.tar", "*.pt", "*.bin")
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 ATTENTION = "encoder.layers.0.self_attn.q_norm.weight"
-# What is known and not supported: a key that is in no other kind.
+# Known kinds that are not supported, by a key that no other kind has.
 UNSUPPORTED = {
     "encoder.layers.0.ffn.experts.0.fc1.weight": "Moirai-MoE",
 }
@@ -35,13 +36,13 @@ UNSUPPORTED = {
 
 @dataclass(frozen=True)
 class Options:
-    """What leaves no trace in a checkpoint.
+    """Settings that a checkpoint does not contain.
 
     Attributes:
-        context: steps of history to use; by default the published one, or 2048.
-        horizon: steps of one pass; by default the published one, or 96.
-        heads: of an iTransformer.
-        activation: of an iTransformer.
+        context: time steps of history; by default the published one, or 2048.
+        horizon: time steps of one forward pass; by default the published one, or 96.
+        heads: number of heads of an iTransformer.
+        activation: activation function of an iTransformer.
         window_norm: "use_norm" of an iTransformer.
     """
 
@@ -53,14 +54,14 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a checkpoint was found to be.
+class Conversion:
+    """Facts about a converted checkpoint.
 
     Attributes:
         family: the kind of model.
-        files: that it was read from.
-        parameters: their number.
-        facts: what else to tell the user.
+        files: the files of the checkpoint.
+        parameters: number of parameters.
+        facts: further facts for the user, as text.
     """
 
     family: str
@@ -78,57 +79,57 @@ def convert(
     architecture: str | None = None,
     origin: Origin | None = None,
     options: Options = Options(),
-) -> Found:
+) -> Conversion:
     """Write a model folder with the weights of a published checkpoint.
 
     Args:
         foreign: a file of weights, a folder with one and perhaps a ``config.json``, or the files by name.
-        folder: where; an older one is replaced.
-        name: for the card.
-        family: what it must be found to be; None takes any.
+        folder: the folder to write; an older one is replaced.
+        name: name of the model on its card.
+        family: the expected kind of model; None accepts any.
         architecture: name of an image model; by default the variant whose shapes fit.
-        origin: where it comes from.
-        options: what leaves no trace in a checkpoint.
+        origin: where the checkpoint comes from.
+        options: settings that the checkpoint does not contain.
 
     Raises:
-        InputError: unsafe, corrupt, unknown, or of another family than said.
+        InputError: the checkpoint is unsafe, corrupt, of an unknown kind, or not of the given family.
     """
     files = dict(foreign) if isinstance(foreign, Mapping) else locate(foreign)
     weights = next(path for file, path in files.items() if file != "config.json")
     config = read_object(files["config.json"]) if "config.json" in files else {}
     state = unwrap(read(weights), weights)
     parameters = sum(tensor.numel() for tensor in state.values())
-    found = recognise(state, config, weights)
-    if family is not None and found not in (family, "image"):
-        raise InputError(f"expected a checkpoint of {family} in {weights}, found one of {found}: give another file")
+    kind = recognise(state, config, weights)
+    if family is not None and kind not in (family, "image"):
+        raise InputError(f"expected a checkpoint of {family} in {weights}, found one of {kind}: give another file")
     name = name or folder.name
     origin = origin or Origin(name, "unknown", sha256={key: digest(path) for key, path in files.items()})
-    if found == "image":
+    if kind == "image":
         family, facts = image_converter().convert(
             state, config, weights, folder, architecture, foreign_card(name, "image", origin)
         )
         write_checksums(folder, origin)
-        return Found(family, tuple(files.values()), parameters, facts)
+        return Conversion(family, tuple(files.values()), parameters, facts)
     check_sizes(config, state, weights)
-    model = build(found, config, state, options)
+    model = build(kind, config, state, options)
     save(model, folder, foreign_card(name, "forecast", origin, model))
     write_checksums(folder, origin)
     facts = f"context {model.context}, horizon {model.horizon}, {model.config}"
-    return Found(found, tuple(files.values()), parameters, facts)
+    return Conversion(kind, tuple(files.values()), parameters, facts)
 
 
 def locate(foreign: Path) -> dict[str, Path]:
-    """The files of a checkpoint by name: weights, and a ``config.json`` where there is one.
+    """The files of a checkpoint by name: the weights, and ``config.json`` if there is one.
 
     Raises:
-        InputError: nothing there, several files of weights, or weights in several parts.
+        InputError: no file, several files of weights, or weights in several parts.
     """
     if not foreign.exists():
         raise InputError(f"expected a checkpoint at {foreign}, found nothing: check the path")
     if foreign.is_file():
-        beside = foreign.parent / "config.json"
-        with_config = foreign.suffix in (".safetensors", ".bin") and beside.is_file()
-        files = {foreign.name: foreign} | ({"config.json": beside} if with_config else {})
+        config_file = foreign.parent / "config.json"
+        with_config = foreign.suffix in (".safetensors", ".bin") and config_file.is_file()
+        files = {foreign.name: foreign} | ({"config.json": config_file} if with_config else {})
     else:
         if (foreign / "model.safetensors.index.json").exists():
             raise InputError(f"expected one file of weights in {foreign}, found several parts: join them first")
@@ -147,32 +148,32 @@ def locate(foreign: Path) -> dict[str, Path]:
     return files
 
 
-def unwrap(whole: Mapping[str, Any], file: Path) -> "dict[str, Tensor]":
-    """The tensors in a checkpoint, whether plain or under ``state_dict``, ``model`` and the like.
+def unwrap(content: Mapping[str, Any], file: Path) -> "dict[str, Tensor]":
+    """The tensors of a checkpoint, at the top level or under ``state_dict``, ``model`` and the like.
 
     Raises:
-        InputError: there are none.
+        InputError: it has no tensors.
     """
-    inner = next((whole[name] for name in WRAPPERS if isinstance(whole.get(name), Mapping)), whole)
+    inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), content)
     state = {
         key.removeprefix("module."): value
         for key, value in inner.items()
         if isinstance(key, str) and isinstance(value, Tensor)
     }
     if not state:
-        keys = ", ".join(map(str, list(whole)[:5]))
+        keys = ", ".join(map(str, list(content)[:5]))
         raise InputError(f"expected tensors in {file}, plain or under one of {', '.join(WRAPPERS)}, found: {keys}")
     return state
 
 
 def recognise(state: "Mapping[str, Tensor]", config: Mapping[str, Any], file: Path) -> str:
-    """The kind of model that a state dict is of: a model type of ours, or "image".
+    """The kind of model of a state dict: a model type of ours, or "image".
 
     Raises:
-        InputError: a kind that is not known, or known and not supported.
+        InputError: a kind that is unknown or not supported.
     """
-    for sign, what in UNSUPPORTED.items():
-        if sign in state:
+    for key, what in UNSUPPORTED.items():
+        if key in state:
             raise InputError(f"expected a checkpoint of a known kind, found one of {what} in {file}: not supported")
     if "model_type" in config and "format_version" in config:
         raise InputError(
@@ -203,10 +204,10 @@ def recognise(state: "Mapping[str, Tensor]", config: Mapping[str, Any], file: Pa
 
 
 def image_converter() -> Any:
-    """What converts checkpoints of image models: it has ``family_of`` and ``convert``.
+    """The converter of image checkpoints, an object with ``family_of`` and ``convert``.
 
     Raises:
-        InputError: no package has it, or it cannot be imported.
+        InputError: no package provides it, or it cannot be imported.
     """
     entry = next((entry for entry in entry_points("tsfm.converters") if entry.name == "image"), None)
     if entry is None:
@@ -215,10 +216,10 @@ def image_converter() -> Any:
 
 
 def check_sizes(config: Mapping[str, Any], state: "Mapping[str, Tensor]", file: Path) -> None:
-    """Compare the sizes in a foreign config with what the file holds, before memory is taken for them.
+    """Compare the sizes in a foreign config with the file, before memory is allocated for them.
 
     Raises:
-        InputError: they would make a model of more numbers than the file has.
+        InputError: a model of these sizes has more parameters than the file.
     """
     values = sum(tensor.numel() for tensor in state.values())
     sizes = {key: value for key, value in config.items() if isinstance(value, int) and not isinstance(value, bool)}
@@ -234,8 +235,8 @@ def check_sizes(config: Mapping[str, Any], state: "Mapping[str, Tensor]", file: 
     for key, numbers in needed.items():
         if numbers > values:
             raise InputError(
-                f"expected sizes of a model of {values:,} numbers, the number in {file.name}, found {key} = "
-                f"{config.get(key)!r:.40} of one of at least {numbers:,}: they do not belong together"
+                f"expected sizes of a model with {values:,} parameters, the number in {file.name}, found {key} = "
+                f"{config.get(key)!r:.40}, which needs at least {numbers:,}: config and weights do not belong together"
             )
     own = config.get("chronos_config")
     lengths = own if isinstance(own, Mapping) else {}
@@ -249,7 +250,7 @@ def build(kind: str, config: dict[str, Any], state: "dict[str, Tensor]", options
     """The model of a foreign checkpoint.
 
     Raises:
-        InputError: config and tensors do not fit each other.
+        InputError: config and tensors do not fit.
     """
     module: Any = importlib.import_module(MODELS[kind].split(":")[0])
     context, horizon = options.context or 2048, options.horizon or 96
@@ -270,5 +271,5 @@ def build(kind: str, config: dict[str, Any], state: "dict[str, Tensor]", options
             raise
         reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"expected config and tensors of {kind}, found others ({type(error).__name__}: {reason})"
+            f"expected config and tensors of {kind}, found other ones ({type(error).__name__}: {reason})"
         ) from error

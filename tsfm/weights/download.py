@@ -1,4 +1,4 @@
-"""Fetching models by name into the cache, as model folders; and mirrors for machines without network."""
+"""Downloads models by name into the cache as model folders, and makes mirrors for machines without network."""
 
 import os
 import shutil
@@ -16,20 +16,20 @@ from tsfm_data.io import atomic_folder, cache_folder, disk_errors, fetch
 
 
 def pull(name: str, *, revision: str | None = None, accept_licence: bool = False, mirror: str | None = None) -> Path:
-    """The model folder of a model by name, fetched and converted unless it is there already.
+    """The model folder of a named model, downloaded and converted unless it is in the cache.
 
     Args:
-        name: see ``tsfm weights list``.
+        name: a name of ``tsfm weights list``.
         revision: another branch, tag or commit of its repository.
-        accept_licence: whether the user accepts a licence that restricts use, or is not known.
-        mirror: URL or path of a mirror made by ``mirror``, asked instead of the source; by default the environment
+        accept_licence: whether the user accepts a licence that restricts use or is unknown.
+        mirror: URL or path of a mirror made by ``mirror``, used instead of the source; by default the environment
             variable TSFM_MIRROR.
 
     Returns:
         The folder, in the package or in the cache.
 
     Raises:
-        InputError: an unknown name, a licence that was not accepted, no source, or what went wrong on the way.
+        InputError: an unknown name, a licence that was not accepted, no source, or a failed download.
     """
     entry = registry.get(name)
     if entry.folder is not None:
@@ -37,7 +37,7 @@ def pull(name: str, *, revision: str | None = None, accept_licence: bool = False
     registry.check_licence(entry, accept_licence)
     if revision is not None and entry.repo is None:
         raise InputError(
-            f"{name}: expected no revision, for it comes from {entry.url}, found {revision!r}: leave it out"
+            f"{name}: expected no revision, because the source is {entry.url}, found {revision!r}: leave it out"
         )
     target = registry.pulled_folder(name, revision)
     with disk_errors(target):
@@ -48,7 +48,7 @@ def pull(name: str, *, revision: str | None = None, accept_licence: bool = False
                     verify(target)
                     return target
                 except InputError:
-                    pass  # damaged: once more
+                    pass  # damaged: download it again
             mirror = mirror or os.environ.get("TSFM_MIRROR")
             with atomic_folder(target) as folder:
                 if mirror:
@@ -62,10 +62,10 @@ def pull(name: str, *, revision: str | None = None, accept_licence: bool = False
 def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licence: bool = False) -> Path:
     """Write the model folder of a model into a mirror: ``folder/NAME``, with checksums.
 
-    The folder works without network: as ``--model folder/NAME``, or as a mirror to pull from.
+    The mirror works without network: use ``--model folder/NAME``, or pull from it.
 
     Args:
-        name: see ``tsfm weights list``.
+        name: a name of ``tsfm weights list``.
         folder: the mirror; it may hold other models already.
         revision: another branch, tag or commit of its repository.
         accept_licence: see ``pull``.
@@ -76,25 +76,25 @@ def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licen
     source = pull(name, revision=revision, accept_licence=accept_licence)
     entry = registry.get(name)
     target = folder / source.name
-    with disk_errors(target), atomic_folder(target) as made:
+    with disk_errors(target), atomic_folder(target) as temporary:
         for file in (*FILES, CHECKSUMS):
             if (source / file).is_file():
-                shutil.copyfile(source / file, made / file)
-        if not (made / CHECKSUMS).is_file():
-            write_checksums(made, Origin(name, entry.licence))
-        verify(made)
+                shutil.copyfile(source / file, temporary / file)
+        if not (temporary / CHECKSUMS).is_file():
+            write_checksums(temporary, Origin(name, entry.licence))
+        verify(temporary)
     return target
 
 
 def _from_source(entry: Entry, revision: str, folder: Path) -> None:
-    """Fetch the published files of a model and convert them into a folder."""
+    """Download the published files of a model and convert them into a folder."""
     files, commit = {}, None
     if entry.repo is not None:
         for file in entry.files:
             files[file], commit = download(entry.repo, file, revision if commit is None else commit)
     elif entry.url is not None:
-        last = entry.url.rsplit("/", 1)[-1]
-        files[last] = fetch(f"downloads/{entry.name}-{last}", url=entry.url, sha256=entry.sha256)
+        file_name = entry.url.rsplit("/", 1)[-1]
+        files[file_name] = fetch(f"downloads/{entry.name}-{file_name}", url=entry.url, sha256=entry.sha256)
     else:
         raise InputError(
             f"{entry.name}: no source is known, {entry.note or 'none was published'}: tsfm weights convert"
@@ -103,14 +103,14 @@ def _from_source(entry: Entry, revision: str, folder: Path) -> None:
     origin = Origin(entry.name, entry.licence, entry.source, commit, sums)
     convert(files, folder, name=entry.name, architecture=entry.architecture, family=entry.family, origin=origin)
     if entry.url is not None:
-        files[last].unlink()
+        files[file_name].unlink()
 
 
 def _from_mirror(mirror: str, name: str, folder: Path) -> None:
-    """Fetch a model folder from a mirror, every file compared with the mirror's checksums."""
+    """Download a model folder from a mirror and compare every file with the mirror's checksums."""
     base = (mirror if "://" in mirror else Path(mirror).expanduser().resolve().as_uri()).rstrip("/") + f"/{name}"
     copy = cache_folder() / "downloads" / f"{name}-{CHECKSUMS}"
-    copy.unlink(missing_ok=True)  # of another day, perhaps
+    copy.unlink(missing_ok=True)  # perhaps outdated
     fetched = fetch(f"downloads/{copy.name}", url=f"{base}/{CHECKSUMS}", sha256=None, progress=False, size=2**20)
     _, sums = read_checksums(fetched)
     fetched.replace(folder / CHECKSUMS)

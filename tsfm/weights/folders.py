@@ -1,4 +1,4 @@
-"""Model folders with checksums: written, read from elsewhere, compared, and checked to hold nothing else."""
+"""Writes and verifies the checksums of model folders."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from tsfm_data.io import atomic_file
 
 CHECKSUMS = "checksums.json"
 FORMAT_VERSION = 1
-# What a model folder may hold; the first two it must.
+# The files of a model folder; the first two are required.
 FILES = ("config.json", "model.safetensors", "README.md", "scores.json")
 
 
@@ -21,11 +21,11 @@ class Origin:
     """Where a model folder comes from.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         licence: SPDX name, or "unknown".
-        source: the repository or URL it was made from; None for one's own.
+        source: repository or URL of the original; None for a model of one's own.
         revision: commit of the repository.
-        sha256: of each file that it was made from.
+        sha256: SHA-256 of each original file.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found in a model folder.
+    """Result of the check of a model folder.
 
     Attributes:
         folder: the folder.
         kind: its model type or architecture.
-        layout: its tensors.
-        compared: how many files were compared with their checksums; 0 where there are none.
-        origin: where it comes from, where that is written down.
+        layout: names, types and shapes of its tensors.
+        compared: number of files compared with their checksums; 0 without checksums.
+        origin: where it comes from; None without checksums.
     """
 
     folder: Path
@@ -62,32 +62,32 @@ def digest(file: Path) -> str:
 
 def write_checksums(folder: Path, origin: Origin) -> None:
     """Write ``checksums.json`` for the files of a model folder."""
-    found = {name: folder / name for name in FILES if (folder / name).is_file()}
-    sums = {name: {"size": file.stat().st_size, "sha256": digest(file)} for name, file in found.items()}
-    whole = {"format_version": FORMAT_VERSION, "origin": asdict(origin), "files": sums}
+    files = {name: folder / name for name in FILES if (folder / name).is_file()}
+    sums = {name: {"size": file.stat().st_size, "sha256": digest(file)} for name, file in files.items()}
+    content = {"format_version": FORMAT_VERSION, "origin": asdict(origin), "files": sums}
     with atomic_file(folder / CHECKSUMS) as temporary:
-        temporary.write_text(json.dumps(whole, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_checksums(file: Path) -> tuple[Origin, dict[str, tuple[int, str]]]:
-    """What ``checksums.json`` says: where the folder comes from, and size and SHA-256 of every file.
+    """The content of ``checksums.json``: origin of the folder, and size and SHA-256 of every file.
 
     Raises:
-        InputError: not such a file, of a newer format, or one that names other files than those of a model folder.
+        InputError: another or newer format, or names of files that do not belong in a model folder.
     """
     check_file(file)
-    whole = read_object(file)
-    version = whole.get("format_version")
+    content = read_object(file)
+    version = content.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise InputError(
             f"expected format_version up to {FORMAT_VERSION} in {file}, found {version!r}: upgrade tsfm-suite"
         )
     try:
-        origin = Origin(**whole["origin"])
-        sums = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in whole["files"].items()}
+        origin = Origin(**content["origin"])
+        sums = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in content["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"expected checksums of a model folder in {file}, found others ({error}): get it again"
+            f"expected checksums of a model folder in {file}, found other content ({error}): get it again"
         ) from error
     for name in sums:
         if name not in FILES:
@@ -103,25 +103,25 @@ def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        InputError: something else.
+        InputError: the file is not JSON, or another value.
     """
     try:
-        whole = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"expected JSON in {file}, found an error ({error}): get the file again") from error
-    if not isinstance(whole, dict):
-        raise InputError(f"expected a JSON object in {file}, found {type(whole).__name__}: get the file again")
-    return whole
+    if not isinstance(content, dict):
+        raise InputError(f"expected a JSON object in {file}, found {type(content).__name__}: get the file again")
+    return content
 
 
 def verify(folder: Path) -> list[Checked]:
     """Check a model folder, or every model folder in a mirror.
 
-    Every file is compared with ``checksums.json`` where there is one; the weights are checked to be whole and to be
-    those of the config. Nothing is run and no other file is tolerated.
+    Every file is compared with ``checksums.json``, if there is one; the weights must be complete and fit the config.
+    Nothing is executed, and no other files are allowed.
 
     Raises:
-        InputError: the first thing that is wrong.
+        InputError: the first problem.
     """
     if not folder.is_dir():
         raise InputError(f"expected a model folder or a mirror at {folder}, found none: check the path")
@@ -148,9 +148,9 @@ def _verify(folder: Path) -> Checked:
         file = folder / name
         if not file.is_file():
             raise InputError(f"expected {name} in {folder}, which its checksums name, found none: get the folder again")
-        if file.stat().st_size != size or (found := digest(file)) != expected:
-            found = f"{file.stat().st_size:,} bytes" if file.stat().st_size != size else found
-            raise InputError(f"expected {size:,} bytes of SHA-256 {expected} at {file}, found {found}: get it again")
+        if file.stat().st_size != size or (actual := digest(file)) != expected:
+            actual = f"{file.stat().st_size:,} bytes" if file.stat().st_size != size else actual
+            raise InputError(f"expected {size:,} bytes of SHA-256 {expected} at {file}, found {actual}: get it again")
     unnamed = [name for name in FILES if sums and name not in sums and (folder / name).is_file()]
     if unnamed:
         raise InputError(f"expected checksums of every file of {folder}, found none of {unnamed[0]}: get it again")

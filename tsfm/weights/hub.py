@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: through its own client, compared with the hub's hashes, failures as one line."""
+"""Downloads files from the Hugging Face hub with its own client, and checks their hashes."""
 
 import os
 import re
@@ -12,9 +12,9 @@ from tsfm_data.io import check
 
 
 def download(repo: str, file: str, revision: str) -> tuple[Path, str]:
-    """A file of a repository, from the client's cache where it is there.
+    """A file of a repository, from the client's cache if it is there.
 
-    HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are the client's own.
+    The client uses its environment variables HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE.
 
     Args:
         repo: "owner/name".
@@ -31,14 +31,14 @@ def download(repo: str, file: str, revision: str) -> tuple[Path, str]:
     try:
         _compare(path)
     except InputError:
-        path.resolve().unlink()  # a damaged copy in the cache: once more, from the hub
+        path.resolve().unlink()  # a damaged copy in the cache: download it again
         path = _download(repo, file, revision, again=True)
         _compare(path)
     return path, path.relative_to(_snapshots(path)).parts[0]
 
 
 def _download(repo: str, file: str, revision: str, again: bool) -> Path:
-    where = f"{file} of {repo} at {revision}"
+    wanted_file = f"{file} of {repo} at {revision}"
     try:
         return Path(
             huggingface_hub.hf_hub_download(
@@ -51,34 +51,38 @@ def _download(repo: str, file: str, revision: str, again: bool) -> Path:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise InputError(
-            f"expected the repository {repo} on the hub, found none that may be read: check HF_TOKEN and HF_ENDPOINT"
+            f"expected the repository {repo} on the hub, found none that you may read: check HF_TOKEN and HF_ENDPOINT"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise InputError(f"expected the revision {revision} of {repo}, found none: check --revision") from error
     except errors.LocalEntryNotFoundError as error:
         status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
-        found, todo = "the hub cannot be reached", "check the network and HF_ENDPOINT"
+        problem, todo = "the hub cannot be reached", "check the network and HF_ENDPOINT"
         if constants.HF_HUB_OFFLINE:
-            found, todo = "HF_HUB_OFFLINE is set", "unset it once"
+            problem, todo = "HF_HUB_OFFLINE is set", "unset it for this download"
         elif status is not None:
-            found, todo = f"the hub answered {status}", "try again later"
-        raise InputError(f"expected {where} in the cache, found none, and {found}: {todo}, or pull --mirror") from error
+            problem, todo = f"the hub answered {status}", "try again later"
+        raise InputError(
+            f"expected {wanted_file} in the cache, found none, and {problem}: {todo}, or give --mirror"
+        ) from error
     except errors.EntryNotFoundError as error:
-        raise InputError(f"expected {where} on the hub, found no such file: check --revision") from error
+        raise InputError(f"expected {wanted_file} on the hub, found no such file: check --revision") from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no status")
         hint = "set HF_TOKEN to a token that may read it" if status in (401, 403) else "try again later"
-        raise InputError(f"expected {where}, the hub answered {status}: {hint}") from error
+        raise InputError(f"expected {wanted_file}, found the answer {status} of the hub: {hint}") from error
     except errors.HFValidationError as error:
         raise InputError(f"expected the name of a repository and file, found {repo!r}, {file!r}") from error
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"expected to fetch {where}, found: {reason}: run again to go on from there") from error
-    except Exception as error:  # what the client's transport raises is of a library that changes between releases
+        raise InputError(f"expected to fetch {wanted_file}, found: {reason}: run again to resume") from error
+    except Exception as error:  # the HTTP library of the client, and so its exceptions, differ between releases
         if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"expected to fetch {where}, found the connection broken ({reason}): run again") from error
+        raise InputError(
+            f"expected to fetch {wanted_file}, found the connection broken ({reason}): run again"
+        ) from error
 
 
 def _snapshots(path: Path) -> Path:
@@ -86,7 +90,7 @@ def _snapshots(path: Path) -> Path:
 
 
 def _compare(path: Path) -> None:
-    """Compare a cached file with the hash that the cache names it by: SHA-256 of large files, git's of small ones."""
+    """Compare a cached file with its name in the cache: the SHA-256 of large files, the git hash of small ones."""
     name = path.resolve().name
     sha256 = name if re.fullmatch("[0-9a-f]{64}", name) else None
     git_blob = name if re.fullmatch("[0-9a-f]{40}", name) else None

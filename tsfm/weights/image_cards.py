@@ -1,4 +1,4 @@
-"""Cards of our own image models: what is recorded of them, with the recipe of their run and their scores."""
+"""Model cards of image models, made from the recorded training and scores."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ SHARES = ("top1", "top5")
 
 
 def keep_image_scores(file: Path, folder: Path) -> None:
-    """Write ``scores.json`` of an image model: the scores of the whole part, and top-1 of every class.
+    """Write ``scores.json`` of an image model: the scores on all images, and top-1 of every class.
 
     Args:
         file: what ``tsfm image evaluate --json`` wrote.
@@ -38,10 +38,10 @@ def keep_image_scores(file: Path, folder: Path) -> None:
 
 
 def keep_recipe(run: Path, folder: Path) -> None:
-    """Keep in ``config.json`` of an image model how it was trained.
+    """Write the training recipe of an image model into its ``config.json``.
 
     Args:
-        run: folder of the run, with the ``config.yaml`` that ``tsfm fit`` left there.
+        run: folder of the run, with the ``config.yaml`` that ``tsfm fit`` wrote.
         folder: the model folder.
 
     Raises:
@@ -52,9 +52,13 @@ def keep_recipe(run: Path, folder: Path) -> None:
     if "architecture" not in config:
         raise InputError(f"expected an image model in {folder}, found another: a forecaster keeps its recipe itself")
     try:
-        found = yaml.safe_load(file.read_text())
-        trainer, task, data = found["trainer"], found["model"]["init_args"], found["data"]["init_args"]
-        recipe = {"seed": found["seed_everything"], "epochs": trainer["max_epochs"], "precision": trainer["precision"]}
+        run_config = yaml.safe_load(file.read_text())
+        trainer, task, data = run_config["trainer"], run_config["model"]["init_args"], run_config["data"]["init_args"]
+        recipe = {
+            "seed": run_config["seed_everything"],
+            "epochs": trainer["max_epochs"],
+            "precision": trainer["precision"],
+        }
         recipe |= {"gradient_clip_val": trainer["gradient_clip_val"], "batch_size": data["batch_size"]}
         recipe |= {key: data[key] for key in ("val_fraction", "fraction")}
         recipe |= {"optim": task["optim"], "mix": task["mix"], "augment": data["augment"]}
@@ -82,34 +86,33 @@ def image_card(folder: Path, licence: str) -> str:
     parts = [
         "\n".join([*head, "---"]),
         f"# {name}",
-        f"A compact {config['architecture']} of {weights.values:,} numbers that tells {config['num_classes']} classes "
-        + (f"({shown}) " if shown else "")
-        + f"of {colours} images apart, which are brought to {height} x {width} pixels.",
+        f"A compact {config['architecture']} with {weights.values:,} parameters and buffers that classifies {colours} "
+        f"images into {config['num_classes']} classes" + (f": {shown}." if shown else "."),
+        f"Images are resized to {height} x {width} pixels.",
         "## Use",
         f"    tsfm image predict IMAGES --model {name}\n"
         f"    tsfm image finetune IMAGES --model {name} --output my-model",
-        "Intended for trying image models out without a network, and as a start for fine-tuning on small images. "
-        'timm reads the folder, too: `timm.create_model("local-dir:FOLDER", pretrained=True)` after `import '
-        "tsfm_vision`.",
+        "Intended for a first try of image models without a download, and for fine-tuning on small images. After "
+        '`import tsfm_vision`, timm also reads the folder: `timm.create_model("local-dir:FOLDER", pretrained=True)`.',
         training(config, images),
         results(name, folder),
-        f"## Limits\n\n- It knows the {config['num_classes']} classes that it was trained on and no others; any image "
-        f"gets one of them.\n- Accuracy on images unlike those of {known} is not known.",
+        f"## Limits\n\n- It assigns every image to one of its {config['num_classes']} classes, even if none of them "
+        f"fits.\n- Its accuracy on images unlike those of {known} is not known.",
         f"## Licence\n\n{licence}. Trained with tsfm-suite.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def training(config: dict[str, Any], images: dict[str, Any]) -> str:
-    """What it was trained on and how."""
+    """Training data, sizes and recipe."""
     lines = ["## Training", ""]
     if images:
-        lines += [f"{images['images']:,} training images of {images['source']}, from random weights.", ""]
+        lines += [f"Trained from random weights on {images['images']:,} training images of {images['source']}.", ""]
     sizes = {key: value for key, value in (config.get("model_args") or {}).items() if key != "num_classes"}
     lines += [f"Sizes: {_plain(sizes)}."]
     recipe = config.get("recipe")
     if recipe is None:
-        return "\n".join([*lines, "", "How it was trained is not recorded."])
+        return "\n".join([*lines, "", "Its training is not recorded."])
     groups = {key: value for key, value in recipe.items() if isinstance(value, dict)}
     single = {key: value for key, value in recipe.items() if key not in groups}
     lines += ["", f"Recipe: {_plain(single)}.", ""]
@@ -117,22 +120,22 @@ def training(config: dict[str, Any], images: dict[str, Any]) -> str:
 
 
 def _plain(values: dict[str, Any]) -> str:
-    """Keys and values in a line."""
+    """Keys and values in one line."""
     return ", ".join(f"{key} {json.dumps(value)}" for key, value in values.items())
 
 
 def results(name: str, folder: Path) -> str:
     """The scores, with the command that computes them."""
     if not (folder / "scores.json").is_file():
-        return "## Scores\n\nIt was not scored."
-    found = read_object(folder / "scores.json")
-    lines = ["## Scores", "", f"On {found['images']:,} test images of {found['data']}, which chose nothing.", ""]
+        return "## Scores\n\nThere are no scores yet."
+    scores = read_object(folder / "scores.json")
+    lines = ["## Scores", "", f"On {scores['images']:,} test images of {scores['data']}, used for nothing else.", ""]
     lines += ["| metric | value |", "|---|---|"]
-    for metric, value in found["scores"].items():
+    for metric, value in scores["scores"].items():
         lines.append(
             f"| {METRICS[metric]} | {value:.2%} |" if metric in SHARES else f"| {METRICS[metric]} | {value:.3f} |"
         )
-    if found["classes"]:
-        each = sorted(found["classes"].items(), key=lambda pair: -pair[1])
+    if scores["classes"]:
+        each = sorted(scores["classes"].items(), key=lambda pair: -pair[1])
         lines += ["", "Top-1 of each class: " + ", ".join(f"{label} {value:.1%}" for label, value in each) + "."]
-    return "\n".join([*lines, "", f"    tsfm image evaluate {found['data']} --model {name} --json scores.json"])
+    return "\n".join([*lines, "", f"    tsfm image evaluate {scores['data']} --model {name} --json scores.json"])

@@ -1,4 +1,4 @@
-"""The models that have a name: those that ship with the package, and published ones with where they come from."""
+"""The named models: those that ship with the package, and published models with their sources."""
 
 import difflib
 import json
@@ -15,30 +15,30 @@ from tsfm_data.io import cache_folder
 
 REGISTRY = Path(__file__).with_name("registry.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?")
-OURS = "apache-2.0"  # the licence of what ships with the package
+OUR_LICENCE = "apache-2.0"
 DEFAULT = "tsfm-decoder-small"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model by its name.
+    """A named model.
 
     Attributes:
-        name: what ``--model`` and ``tsfm weights`` take.
+        name: name for ``--model`` and ``tsfm weights``.
         task: "forecast" or "image".
-        family: the kind of model; for forecasts the model type that it becomes.
-        parameters: their number.
-        licence: SPDX name in small letters, or "unknown".
-        repo: repository of the Hugging Face hub.
-        revision: of the repository; a branch, tag or commit.
-        files: what is fetched from the repository.
-        url: where the one file is that is in no repository.
-        sha256: of that file, where it is published.
-        architecture: name of the image model.
-        sizes: what the published config says of the model's size.
+        family: the kind of model; for forecasts the model type after conversion.
+        parameters: number of parameters.
+        licence: SPDX name in lower case, or "unknown".
+        repo: repository on the Hugging Face hub.
+        revision: branch, tag or commit of the repository.
+        files: files to download from the repository.
+        url: URL of the file, if there is no repository.
+        sha256: SHA-256 of that file, if published.
+        architecture: name of the image model in timm.
+        sizes: sizes in the published config.
         scores: published results: suite, metric, value.
-        note: what else to know.
-        folder: where it lies, for a model that ships with the package.
+        note: remark for the user.
+        folder: the model folder, if the model ships with the package.
     """
 
     name: str
@@ -59,12 +59,12 @@ class Entry:
 
     @property
     def restricted(self) -> bool:
-        """Whether the licence forbids commercial use or is not known, so that it must be accepted."""
+        """Whether the licence forbids commercial use or is unknown, so that the user must accept it."""
         return "-nc" in self.licence or self.licence == "unknown"
 
     @property
     def source(self) -> str | None:
-        """Where it comes from, in one word."""
+        """Where the model comes from, as text without spaces."""
         if self.folder is not None:
             return "shipped"
         return f"hub:{self.repo}@{self.revision}" if self.repo else self.url
@@ -72,7 +72,7 @@ class Entry:
 
 @cache
 def published() -> dict[str, Entry]:
-    """The published models of others, by name."""
+    """Published models of other authors, by name."""
     rows: list[dict[str, Any]] = json.loads(REGISTRY.read_text())
     for row in rows:
         row |= {key: tuple(row[key]) for key in ("files", "scores") if key in row}
@@ -80,15 +80,15 @@ def published() -> dict[str, Entry]:
 
 
 def released_folder() -> Path:
-    """Where the models that ship with the package lie."""
+    """The folder of the models that ship with the package."""
     return Path(tsfm.__file__).parent / "released"
 
 
 def default() -> str:
-    """The model that forecasts where none is named.
+    """The model that forecasts if none is named.
 
     Raises:
-        InputError: it does not ship with this package.
+        InputError: its weights are not in this package.
     """
     if not (released_folder() / DEFAULT / "config.json").is_file():
         raise InputError(f"expected the weights of {DEFAULT} in the package, found none: give --model a name or folder")
@@ -96,55 +96,55 @@ def default() -> str:
 
 
 def default_image() -> str:
-    """The image model that classifies where none is named: the first that ships.
+    """The image model that is used if none is named: the first that ships.
 
     Raises:
-        InputError: none ships with this package.
+        InputError: there is none in this package.
     """
-    found = next((name for name, entry in released().items() if entry.task == "image"), None)
-    if found is None:
+    name = next((key for key, entry in released().items() if entry.task == "image"), None)
+    if name is None:
         raise InputError("expected an image model in the package, found none: give --model a name or folder")
-    return found
+    return name
 
 
 def released() -> dict[str, Entry]:
     """The models that ship with the package, by name."""
-    found = {}
+    models = {}
     for config in sorted(released_folder().glob("*/config.json")):
         folder, facts = config.parent, json.loads(config.read_text())
         image = "architecture" in facts
-        found[folder.name] = Entry(
+        models[folder.name] = Entry(
             folder.name,
             "image" if image else "forecast",
             facts["architecture"] if image else facts["model_type"],
             layout(folder / "model.safetensors").values,
-            OURS,
+            OUR_LICENCE,
             scores=tuple(_scores(folder)),
             folder=folder,
         )
-    return found
+    return models
 
 
 def _scores(folder: Path) -> list[dict[str, Any]]:
-    """The headline of ``scores.json``, as the published models have theirs."""
+    """The main scores in ``scores.json``, in the form of ``Entry.scores``."""
     file = folder / "scores.json"
     if not file.is_file():
         return []
-    whole = json.loads(file.read_text())
-    if "data" in whole:
-        return [{"suite": whole["data"], "metric": "top-1", "value": whole["scores"]["top1"]}]
-    found = []
-    for profile, models in whole.get("summary", {}).items():
+    content = json.loads(file.read_text())
+    if "data" in content:
+        return [{"suite": content["data"], "metric": "top-1", "value": content["scores"]["top1"]}]
+    scores = []
+    for profile, models in content.get("summary", {}).items():
         for metric in ("MASE", "WQL"):
-            value = models.get(whole.get("model"), {}).get(metric, {}).get("relative")
+            value = models.get(content.get("model"), {}).get(metric, {}).get("relative")
             if value is not None:
                 name = f"{metric} relative to seasonal naive"
-                found.append({"suite": f"{whole.get('suite')}, {profile}", "metric": name, "value": value})
-    return found
+                scores.append({"suite": f"{content.get('suite')}, {profile}", "metric": name, "value": value})
+    return scores
 
 
 def entries() -> dict[str, Entry]:
-    """Every model by name, ours first."""
+    """All models by name, ours first."""
     return released() | published()
 
 
@@ -152,26 +152,26 @@ def get(name: str) -> Entry:
     """A model by its name.
 
     Raises:
-        InputError: none has it; near ones are listed.
+        InputError: an unknown name; similar names are listed.
     """
     known = entries()
     if name not in known:
-        if found := near(name):
-            raise unknown_name("weights", name, found)
+        if similar := near(name):
+            raise unknown_name("weights", name, similar)
         raise InputError(f"unknown weights {name!r}: tsfm weights list shows all")
     return known[name]
 
 
 def near(name: str) -> list[str]:
-    """Names that are like this one."""
+    """Known names that are similar."""
     return difflib.get_close_matches(name, entries(), n=3, cutoff=0.5)
 
 
 def pulled_folder(name: str, revision: str | None = None) -> Path:
-    """Where the model folder of a pulled model lies; another revision than the registry's has a folder of its own.
+    """The model folder of a downloaded model; another revision than the registry's has its own folder.
 
     Raises:
-        InputError: a name that is none, or that would lead elsewhere.
+        InputError: the name contains other characters than letters, digits and ._-.
     """
     full = name if revision is None else f"{name}@{revision.replace('/', '-')}"
     if not NAME.fullmatch(full):
@@ -182,18 +182,18 @@ def pulled_folder(name: str, revision: str | None = None) -> Path:
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder of a model that ships with the package or was pulled, NAME or NAME@REVISION; None where neither."""
+    """The folder of a model (NAME or NAME@REVISION) that ships with the package or was downloaded, or None."""
     if not NAME.fullmatch(name):
         return None
-    places = (released_folder() / name, pulled_folder(name))
-    return next((place for place in places if (place / "config.json").is_file()), None)
+    folders = (released_folder() / name, pulled_folder(name))
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def image_folder(model: str | None) -> str:
-    """The folder of an image model that ships with the package or was pulled; anything else as it is.
+    """The folder of an image model; a name is resolved to the model that ships or was downloaded.
 
     Args:
-        model: a name or a folder; None takes the image model that ships.
+        model: a name or a folder; None is the image model that ships.
 
     Raises:
         InputError: none ships.
@@ -203,7 +203,7 @@ def image_folder(model: str | None) -> str:
 
 
 def is_image_model(model: str) -> bool:
-    """Whether a model folder, or the run that holds it, is of an image model: its config names a timm architecture."""
+    """Whether a model, its folder or its run folder is an image model: its config names a timm architecture."""
     folder = Path(image_folder(model))
     for file in (folder / "config.json", folder / "model" / "config.json"):
         try:
@@ -214,13 +214,13 @@ def is_image_model(model: str) -> bool:
 
 
 def check_licence(entry: Entry, accepted: bool) -> None:
-    """Refuse a model with a restricted licence that was not accepted.
+    """Check that a restricted licence was accepted.
 
     Raises:
-        InputError: as said.
+        InputError: it was not.
     """
     if entry.restricted and not accepted:
-        what = "not known" if entry.licence == "unknown" else f"{entry.licence}, which forbids commercial use"
+        what = "unknown" if entry.licence == "unknown" else f"{entry.licence}, which forbids commercial use"
         raise InputError(
             f"{entry.name}: its licence is {what}; read it at its source ({entry.source or 'none known'}) and give "
             "--accept-licence"

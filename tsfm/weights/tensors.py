@@ -1,6 +1,6 @@
-"""Weight files read without running what is in them: safetensors, and PyTorch files as tensors and plain values.
+"""Reads safetensors and PyTorch weight files without executing anything in them.
 
-What a file is, is told by its first bytes, never by its name.
+The format of a file is determined by its first bytes, not by its name.
 """
 
 import json
@@ -20,22 +20,22 @@ from tsfm_data.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-HEADER_LIMIT = 16 * 2**20  # bytes; the largest models have headers of some hundred kilobytes
+HEADER_LIMIT = 16 * 2**20  # bytes; headers of the largest models have some hundred kilobytes
 SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 SIZES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
-# Packages whose classes training scripts leave in checkpoints beside the weights. None is imported: an inert object
-# stands in for each.
+# Packages whose classes training scripts store in checkpoints next to the weights. They are not imported: an inert
+# object replaces each.
 LEFT_BY_TRAINING = {"argparse", "lightning", "numpy", "omegaconf", "pathlib", "pytorch_lightning", "timm", "tsfm"}
 LEFT_BY_TRAINING |= {"uni2ts", "yacs"}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a safetensors file says of itself.
+    """The header of a safetensors file.
 
     Attributes:
-        shapes: of every tensor.
-        dtypes: of every tensor, by the format's names ("F32").
+        shapes: shape of every tensor.
+        dtypes: type of every tensor by its name in the format ("F32").
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -43,15 +43,15 @@ class Layout:
 
     @property
     def values(self) -> int:
-        """Numbers in all tensors together."""
+        """Number of elements of all tensors."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 
 class Inert:
-    """Stands in for an object of a class that is not imported; takes whatever the file gives it and does nothing."""
+    """Replaces an object of a class that is not imported; accepts any arguments and does nothing."""
 
     def __new__(cls, *arguments: object, **options: object) -> "Inert":
-        """Without looking at what is given."""
+        """Ignore all arguments."""
         return super().__new__(cls)
 
     def __init__(self, *arguments: object, **options: object) -> None:
@@ -61,39 +61,39 @@ class Inert:
         pass
 
 
-def form(file: Path) -> str:
-    """What a file is by its first bytes: "safetensors", "torch" (a zip of PyTorch) or "pickle".
+def file_format(file: Path) -> str:
+    """The format of a file by its first bytes: "safetensors", "torch" (a zip of PyTorch) or "pickle".
 
     Raises:
-        InputError: none of them, or the name promises something else.
+        InputError: another format, or a name with the suffix of another format.
     """
     check_file(file)
     with file.open("rb") as handle:
         start = handle.read(64)
     if start.startswith(b"PK\x03\x04"):
-        found = "torch"
+        format_name = "torch"
     elif start[8:9] == b"{" and (start[:1] != b"\x80" or start[4:8] == bytes(4)):
-        found = "safetensors"  # its first eight bytes are a length, which may begin as a pickle does
+        format_name = "safetensors"  # its first eight bytes are a length, which may begin as a pickle does
     elif start[:1] == b"\x80":
-        found = "pickle"
+        format_name = "pickle"
     else:
         reasons = {b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself", b"<": "a web page"}
         reason = next((text for sign, text in reasons.items() if start.lstrip().startswith(sign)), "something else")
         raise InputError(f"expected weights (safetensors or a PyTorch file) in {file}, found {reason}: get it again")
-    if (file.suffix == ".safetensors") != (found == "safetensors"):
+    if (file.suffix == ".safetensors") != (format_name == "safetensors"):
         promised = "a safetensors file" if file.suffix == ".safetensors" else "a PyTorch file"
-        what = {"torch": "a PyTorch file", "pickle": "a pickle"}.get(found, "a safetensors file")
+        what = {"torch": "a PyTorch file", "pickle": "a pickle"}.get(format_name, "a safetensors file")
         raise InputError(f"expected {promised} at {file}, found {what} under that name: it was not read, get it again")
-    return found
+    return format_name
 
 
 def check_file(file: Path) -> None:
-    """Refuse what is no plain file, and a link that leads out of the folder it stands in.
+    """Check that a path is a file, and not a link to another folder.
 
-    The links of a Hugging Face cache, from a snapshot to the blobs beside it, are followed.
+    Links of a Hugging Face cache, from a snapshot to its blobs, are allowed.
 
     Raises:
-        InputError: as said.
+        InputError: no file, or a link out of its folder.
     """
     if not file.is_file():
         raise InputError(f"expected a file of weights at {file}, found none: check the path")
@@ -102,25 +102,25 @@ def check_file(file: Path) -> None:
     home, real = file.parent.resolve(), file.resolve()
     snapshots = next((parent for parent in home.parents if parent.name == "snapshots"), None)
     allowed = [home] if snapshots is None else [home, snapshots.parent / "blobs"]
-    if not any(real.is_relative_to(place) for place in allowed):
+    if not any(real.is_relative_to(folder) for folder in allowed):
         raise InputError(f"expected a file at {file}, found a link out of its folder, to {real}: copy the file there")
 
 
 def layout(file: Path) -> Layout:
-    """Names, types and shapes of a safetensors file, checked to be what the file holds; no tensor is read.
+    """Names, types and shapes of a safetensors file, checked against its size; no tensor is read.
 
     Raises:
-        InputError: another form, a header that is too long or wrong, or data that is missing or left over.
+        InputError: another format, a header that is too long or wrong, or missing or excess data.
     """
-    if form(file) != "safetensors":
-        raise InputError(f"expected a safetensors file at {file}, found another form: tsfm weights convert reads it")
+    if file_format(file) != "safetensors":
+        raise InputError(f"expected a safetensors file at {file}, found another format: tsfm weights convert reads it")
     size = file.stat().st_size
     with file.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         if length > min(HEADER_LIMIT, size - 8):
             raise InputError(
                 f"expected a header of at most {min(HEADER_LIMIT, size - 8):,} bytes in {file}, found one that claims "
-                f"{length:,}: the file is truncated or hostile, get it again"
+                f"{length:,}: the file is truncated or malicious, get it again"
             )
         raw = handle.read(length)
     try:
@@ -133,7 +133,7 @@ def layout(file: Path) -> Layout:
         for key in sorted(spans, key=lambda key: spans[key]):
             begin, stop = spans[key]
             if begin != end or stop - begin != math.prod(shapes[key]) * SIZES[dtypes[key]]:
-                raise ValueError(f"tensor {key} does not fill its place")
+                raise ValueError(f"tensor {key} does not fill its span")
             end = stop
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100]
@@ -158,7 +158,7 @@ def read_safetensors(file: Path) -> "dict[str, Tensor]":
     """The tensors of a safetensors file.
 
     Raises:
-        InputError: as ``layout``.
+        InputError: see ``layout``.
     """
     from safetensors.torch import load_file  # PyTorch, which the layout of a file does not need
 
@@ -166,21 +166,21 @@ def read_safetensors(file: Path) -> "dict[str, Tensor]":
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"expected a whole safetensors file, found a corrupt one at {file} ({error})") from error
+        raise InputError(f"expected a complete safetensors file, found a corrupt one at {file} ({error})") from error
 
 
 def read(file: Path) -> Mapping[str, Any]:
-    """What a weight file holds: tensors by name, for a PyTorch file with the plain values beside them.
+    """The content of a weight file: tensors by name, and for a PyTorch file plain values, too.
 
     Raises:
-        InputError: the file is corrupt, or holds more than tensors and plain values. Nothing in it was run.
+        InputError: the file is corrupt, or contains more than tensors and plain values. Nothing in it was executed.
     """
-    found = form(file)
-    if found == "safetensors":
+    format_name = file_format(file)
+    if format_name == "safetensors":
         return read_safetensors(file)
-    import torch  # as above
+    import torch  # slow, and ``layout`` does not need it
 
-    names = _foreign_names(file) if found == "torch" else ["argparse.Namespace"]
+    names = _foreign_names(file) if format_name == "torch" else ["argparse.Namespace"]
     unknown = [name for name in names if name.split(".")[0] not in LEFT_BY_TRAINING]
     if unknown:
         raise InputError(
@@ -188,40 +188,44 @@ def read(file: Path) -> Mapping[str, Any]:
             "it was not run; ask for a safetensors file"
         )
     try:
-        # Each name has a class of its own; the names are compared as text, and nothing is imported.
+        # PyTorch compares the names as text and uses the class ``Inert`` for each; nothing is imported.
         with torch.serialization.safe_globals([(Inert, name) for name in names]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of another pickle protocol, which is read all the same or refused
-            whole = torch.load(file, map_location="cpu", weights_only=True)
+            warnings.simplefilter("ignore")  # about another pickle protocol, which is read or refused below
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"expected tensors and plain values in {file}, found a corrupt or unsafe file, which was not run "
             f"({reason}): get it again"
         ) from error
-    if not isinstance(whole, Mapping):
-        raise InputError(f"expected a state dict in {file}, found {type(whole).__name__}: give the weights of a model")
-    return whole
+    if not isinstance(content, Mapping):
+        raise InputError(
+            f"expected a state dict in {file}, found {type(content).__name__}: give the weights of a model"
+        )
+    return content
 
 
 def _foreign_names(file: Path) -> list[str]:
-    """The classes and functions that a PyTorch zip names and PyTorch itself does not know; the zip is checked.
+    """Check a PyTorch zip; returns the names of classes and functions in it that PyTorch itself does not allow.
 
     Raises:
-        InputError: no zip of PyTorch, a compressed one (PyTorch stores), or a program.
+        InputError: not a zip of PyTorch, a compressed zip (PyTorch does not compress), or a TorchScript program.
     """
-    import torch  # as above
+    import torch  # slow, and ``layout`` does not need it
 
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise InputError(f"expected a whole PyTorch file, found a truncated one at {file} ({error})") from error
+        raise InputError(f"expected a complete PyTorch file, found a truncated one at {file} ({error})") from error
     if any("/code/" in entry.filename for entry in entries):
         raise InputError(f"expected weights in {file}, found a TorchScript program, which was not run: give weights")
     packed = sum(entry.compress_size for entry in entries)
     stored = all(e.compress_type == zipfile.ZIP_STORED and e.file_size == e.compress_size for e in entries)
     if not stored or packed > file.stat().st_size:
-        raise InputError(f"expected a PyTorch file that stores what it holds, found one that would grow: {file}")
+        raise InputError(
+            f"expected a PyTorch file without compression, found one that would grow: {file}: get it again"
+        )
     try:
         return list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, IndexError, pickle.UnpicklingError) as error:

@@ -6,7 +6,7 @@ group ``tsfm.backbones``: a module that registers them when it is imported.
 """
 
 from tsfm_data.errors import InputError
-from tsfm_data.plugins import entry_points, load, say
+from tsfm_data.plugins import entry_points, load, warn_once
 from tsfm_vision.backbones import TNT, BiFormer, ILlama, PoolFormer, PyramidTNT
 
 __all__ = ["TNT", "BiFormer", "ILlama", "PoolFormer", "PyramidTNT"]
@@ -15,4 +15,4 @@ for _entry in entry_points("tsfm.backbones"):
     try:
         load(_entry, f"the backbones {_entry.name}")
     except InputError as _error:
-        say(str(_error))
+        warn_once(str(_error))

@@ -1,4 +1,4 @@
-"""Pretraining corpora: built once, opened memory-mapped, sampled, augmented and packed."""
+"""Pretraining corpora: building, memory-mapped storage, sampling, augmentation, packing."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tsfm_data.corpus.loader import CorpusLoader
     from tsfm_data.corpus.overlap import check_overlap
     from tsfm_data.corpus.packing import PackedLoader, PackedRows
-    from tsfm_data.corpus.spectra import autocorrelation, catalogue_sources, power, real_windows, store_sources
+    from tsfm_data.corpus.spectra import autocorrelation, catalogue_sources, power_spectrum, real_windows, store_sources
     from tsfm_data.corpus.store import ARRAYS, FORMAT, MANIFEST, SOURCES, Store
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "build",
     "catalogue_sources",
     "check_overlap",
-    "power",
+    "power_spectrum",
     "real_windows",
     "store_sources",
 ]

@@ -1,9 +1,8 @@
-"""Augmentation of training windows, a batch at a time.
+"""Augmentation of batches of training windows.
 
-Every step changes, in place, a random share of the rows of ``x``: windows with NaN where nothing is observed. B rows,
-L steps, R chosen rows, K knots or parts. Choices follow what small models of the field were trained with: TSMixup
-(Ansari et al., "Chronos", 2024, section 4.1); censoring, amplitude modulation and spikes (Auer et al., "TiRex", 2025,
-section 3.3).
+Each augmentation changes a random share of the rows of ``x``, in place; NaN means not observed. Letters: B rows,
+L steps, R chosen rows, K knots. Sources: TSMixup (Ansari et al., "Chronos", 2024, section 4.1); censoring, amplitude
+modulation and spikes (Auer et al., "TiRex", 2025, section 3.3).
 """
 
 from collections.abc import Callable
@@ -19,19 +18,19 @@ Windows = Float32[np.ndarray, "B L"]
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How often each augmentation is applied: the share of the windows that it changes; 0, the default, is never.
+    """The share of the windows that each augmentation changes; 0, the default, turns it off.
 
     Attributes:
-        resample: show a series coarser (every 2nd to 6th step) or finer (2 to 4 steps for one, in straight lines).
-        mixup: a convex combination of one to four windows of the batch, each in units of its own.
-        scale: multiply by a factor around 1 (log-normal, deviation 1).
-        modulate: multiply by a line that bends at random steps.
+        resample: a coarser series (every 2nd to 6th step) or a finer one (2 to 4 for 1, interpolated linearly).
+        mixup: a convex combination of one to four windows of the batch, each scaled by its mean absolute deviation.
+        scale: multiply by a log-normal factor (standard deviation 1 of the logarithm).
+        modulate: multiply by a piecewise linear curve with random values at its knots.
         flip_sign: multiply by -1.
-        flip_time: let time run backwards.
-        censor: cut off all above, or all below, a quantile.
-        spikes: add a spike every so many steps, the steps drawn per window.
+        flip_time: reverse the order of the steps.
+        censor: clip at a quantile, from above or from below.
+        spikes: add periodic spikes; the period is random for each window.
         quantise: round to 3 to 50 levels.
-        missing: take a block of the history away.
+        missing: make a block of the history missing.
     """
 
     resample: float = 0.0
@@ -52,24 +51,24 @@ class AugmentConfig:
 
 
 def augment(x: Windows, context: int, config: AugmentConfig, rng: np.random.Generator) -> None:
-    """Apply all but resampling, which is done where windows are drawn.
+    """Apply every augmentation except resampling, which happens when windows are sampled.
 
     Args:
         x: windows, NaN where nothing is observed; changed in place.
-        context: steps of history; the rest is to forecast.
-        config: how often each is applied.
+        context: steps of history; the rest is the future.
+        config: the share of windows for each augmentation.
         rng: source of randomness.
     """
     if config == AugmentConfig(resample=config.resample):
         return
-    with np.errstate(over="ignore", invalid="ignore"):  # a value near the limit of float32 may leave it
+    with np.errstate(over="ignore", invalid="ignore"):  # values near the limit of float32 may overflow
         rows = choose(len(x), config.mixup, rng)
         if len(rows):
             x[rows] = mixup(x, rows, rng)
-        for name, step in STEPS.items():
+        for name, function in AUGMENTATIONS.items():
             rows = choose(len(x), getattr(config, name), rng)
             if len(rows):
-                x[rows] = step(x[rows], rng)
+                x[rows] = function(x[rows], rng)
     rows = choose(len(x), config.missing, rng)
     if len(rows):
         x[rows, :context] = missing(x[rows, :context], rng)
@@ -77,24 +76,24 @@ def augment(x: Windows, context: int, config: AugmentConfig, rng: np.random.Gene
 
 
 def choose(count: int, share: float, rng: np.random.Generator) -> Int[np.ndarray, " R"]:
-    """Each of ``count`` rows with probability ``share``."""
+    """Indices of the chosen rows: each of ``count`` is chosen with probability ``share``."""
     return np.flatnonzero(rng.random(count) < share) if share else np.zeros(0, dtype=np.int64)
 
 
-def size_of(x: Windows) -> Float32[np.ndarray, "B 1"]:
-    """Mean distance of each window from its mean; 1 where there is none."""
-    seen = ~np.isnan(x)
-    count = np.maximum(seen.sum(axis=1, keepdims=True), 1).astype(np.float32)
-    mean = np.where(seen, x, 0).sum(axis=1, keepdims=True) / count
-    size = np.where(seen, np.abs(x - mean), 0).sum(axis=1, keepdims=True) / count
-    return np.where((size > 0) & np.isfinite(size), size, 1).astype(np.float32)
+def mean_deviation(x: Windows) -> Float32[np.ndarray, "B 1"]:
+    """Mean absolute deviation of each window; 1 if it is zero or not finite."""
+    observed = ~np.isnan(x)
+    count = np.maximum(observed.sum(axis=1, keepdims=True), 1).astype(np.float32)
+    mean = np.where(observed, x, 0).sum(axis=1, keepdims=True) / count
+    deviation = np.where(observed, np.abs(x - mean), 0).sum(axis=1, keepdims=True) / count
+    return np.where((deviation > 0) & np.isfinite(deviation), deviation, 1).astype(np.float32)
 
 
 def mixup(x: Windows, rows: Int[np.ndarray, " R"], rng: np.random.Generator) -> Float32[np.ndarray, "R L"]:
     """Convex combinations of 1 to 4 windows, with weights of a Dirichlet distribution of concentration 1.5.
 
-    A combination is observed where all of its parts are; a window stays as it is where that would leave less than half
-    of what it shows.
+    A step of a combination is observed if it is observed in all its parts. A window that would lose more than half of
+    its observed steps stays as it is.
 
     Args:
         x: all windows of the batch.
@@ -105,65 +104,65 @@ def mixup(x: Windows, rows: Int[np.ndarray, " R"], rng: np.random.Generator) -> 
     parts[:, 0] = rows
     weights = rng.gamma(1.5, size=parts.shape) * (np.arange(4) < rng.integers(1, 5, (len(rows), 1)))
     weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    unit = x / size_of(x)
+    unit = x / mean_deviation(x)
     mixed = weights[:, :1] * unit[rows]
     for k in range(1, 4):
-        some = np.flatnonzero(weights[:, k])
-        mixed[some] += weights[some, k, None] * unit[parts[some, k]]
-    kept = (~np.isnan(mixed)).sum(axis=1) * 2 >= (~np.isnan(x[rows])).sum(axis=1)
-    return np.where(kept[:, None], mixed, x[rows])
+        used = np.flatnonzero(weights[:, k])
+        mixed[used] += weights[used, k, None] * unit[parts[used, k]]
+    enough = (~np.isnan(mixed)).sum(axis=1) * 2 >= (~np.isnan(x[rows])).sum(axis=1)
+    return np.where(enough[:, None], mixed, x[rows])
 
 
 def scale(x: Windows, rng: np.random.Generator) -> Windows:
-    """Other units."""
+    """Multiply each window by a random factor."""
     return x * rng.lognormal(size=(len(x), 1)).astype(np.float32)
 
 
 def modulate(x: Windows, rng: np.random.Generator) -> Windows:
-    """An amplitude that changes: a line through 3 to 6 points at even steps, each drawn from N(1, 0.5)."""
+    """Multiply by a piecewise linear curve through 3 to 6 evenly spaced knots with values from N(1, 0.5)."""
     knots = int(rng.integers(3, 7))
-    place = np.linspace(0, knots - 1, x.shape[1])
-    hat_KL = np.maximum(1 - np.abs(place - np.arange(knots)[:, None]), 0).astype(np.float32)
+    position = np.linspace(0, knots - 1, x.shape[1])
+    hat_KL = np.maximum(1 - np.abs(position - np.arange(knots)[:, None]), 0).astype(np.float32)
     return x * (rng.normal(1, 0.5, (len(x), knots)).astype(np.float32) @ hat_KL)
 
 
 def flip_sign(x: Windows, rng: np.random.Generator) -> Windows:
-    """Up is down."""
+    """Multiply by -1."""
     return -x
 
 
 def flip_time(x: Windows, rng: np.random.Generator) -> Windows:
-    """Backwards between the first and the last observed step, so that what is filled up stays where it is."""
-    seen = ~np.isnan(x)
-    first, last = seen.argmax(axis=1), x.shape[1] - 1 - seen[:, ::-1].argmax(axis=1)
+    """Reverse the steps between the first and the last observed one; padding outside them stays in place."""
+    observed = ~np.isnan(x)
+    first, last = observed.argmax(axis=1), x.shape[1] - 1 - observed[:, ::-1].argmax(axis=1)
     step = np.arange(x.shape[1])
-    back = np.where((step >= first[:, None]) & (step <= last[:, None]), (first + last)[:, None] - step, step)
-    return np.take_along_axis(x, back, axis=1)
+    source = np.where((step >= first[:, None]) & (step <= last[:, None]), (first + last)[:, None] - step, step)
+    return np.take_along_axis(x, source, axis=1)
 
 
 def censor(x: Windows, rng: np.random.Generator) -> Windows:
-    """A sensor that reads no more than a limit, or no less, as often one as the other."""
+    """Clip at a random quantile: from below in half of the windows, from above in the others."""
     count = (~np.isnan(x)).sum(axis=1)
-    place = (rng.random(len(x)) * 0.5 * np.maximum(count - 1, 0)).astype(np.int64)
+    rank = (rng.random(len(x)) * 0.5 * np.maximum(count - 1, 0)).astype(np.int64)
     low = rng.random(len(x)) < 0.5
     ordered = np.sort(x, axis=1)  # NaN last
-    limit = ordered[np.arange(len(x)), np.where(low, place, np.maximum(count - 1, 0) - place)][:, None]
+    limit = ordered[np.arange(len(x)), np.where(low, rank, np.maximum(count - 1, 0) - rank)][:, None]
     return np.where(low[:, None], np.maximum(x, limit), np.minimum(x, limit))
 
 
 def spikes(x: Windows, rng: np.random.Generator) -> Windows:
-    """Spikes of one height and width every so many steps: flat ones or peaks, up or down."""
+    """Add periodic spikes of one height and width: flat or pointed, up or down."""
     length, count = x.shape[1], len(x)
     period = np.exp(rng.uniform(np.log(8), np.log(max(length, 9)), (count, 1))).astype(np.int64)
     width = 1 + (rng.random((count, 1)) * 0.1 * period).astype(np.int64)
     since = (np.arange(length) + (rng.random((count, 1)) * period).astype(np.int64)) % period
     shape = np.where(rng.random((count, 1)) < 0.5, 1.0, 1 - since / width)
-    height = rng.normal(scale=5, size=(count, 1)) * size_of(x)
+    height = rng.normal(scale=5, size=(count, 1)) * mean_deviation(x)
     return x + np.where(since < width, shape * height, 0).astype(np.float32)
 
 
 def quantise(x: Windows, rng: np.random.Generator) -> Windows:
-    """3 to 50 levels between the least and the largest value."""
+    """Round to 3 to 50 equally spaced levels between the smallest and the largest value."""
     low, high = np.fmin.reduce(x, axis=1, keepdims=True), np.fmax.reduce(x, axis=1, keepdims=True)
     width = (high - low) / rng.integers(2, 50, (len(x), 1)).astype(np.float32)
     width = np.where((width > 0) & np.isfinite(width), width, 1).astype(np.float32)
@@ -171,29 +170,31 @@ def quantise(x: Windows, rng: np.random.Generator) -> Windows:
 
 
 def missing(x: Windows, rng: np.random.Generator) -> Windows:
-    """A gap of up to a quarter of the history, where that leaves half of what is observed."""
+    """Open a gap of up to a quarter of the history, unless that would hide more than half of the observed steps."""
     length = x.shape[1]
     width = (rng.random((len(x), 1)) * 0.25 * length).astype(np.int64)
     begin = (rng.random((len(x), 1)) * (length - width)).astype(np.int64)
     step = np.arange(length)
     gap = (step >= begin) & (step < begin + width)
-    seen = ~np.isnan(x)
-    gap &= (2 * (seen & ~gap).sum(axis=1) >= seen.sum(axis=1))[:, None]
+    observed = ~np.isnan(x)
+    gap &= (2 * (observed & ~gap).sum(axis=1) >= observed.sum(axis=1))[:, None]
     return np.where(gap, np.float32(np.nan), x)
 
 
-def rates(count: int, share: float, rng: np.random.Generator) -> tuple[Int[np.ndarray, " B"], Int[np.ndarray, " B"]]:
-    """``Drawn.up`` and ``Drawn.down`` of windows of which a share is resampled, half coarser and half finer."""
-    up, down = np.ones((2, count), dtype=np.int64)
+def resampling_rates(
+    count: int, share: float, rng: np.random.Generator
+) -> tuple[Int[np.ndarray, " B"], Int[np.ndarray, " B"]]:
+    """``stride`` and ``refinement`` of windows, of which a share is resampled: half coarser and half finer."""
+    stride, refinement = np.ones((2, count), dtype=np.int64)
     rows = choose(count, share, rng)
     coarser = rng.random(len(rows)) < 0.5
-    up[rows] = np.where(coarser, rng.integers(2, 7, len(rows)), 1)
-    down[rows] = np.where(coarser, 1, rng.integers(2, 5, len(rows)))
-    return up, down
+    stride[rows] = np.where(coarser, rng.integers(2, 7, len(rows)), 1)
+    refinement[rows] = np.where(coarser, 1, rng.integers(2, 5, len(rows)))
+    return stride, refinement
 
 
-# In this order, after mixup and before gaps.
-STEPS: dict[str, Callable[[Windows, np.random.Generator], Windows]] = {
+# Applied in this order, after mixup and before missing.
+AUGMENTATIONS: dict[str, Callable[[Windows, np.random.Generator], Windows]] = {
     "flip_time": flip_time,
     "modulate": modulate,
     "censor": censor,

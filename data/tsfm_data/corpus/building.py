@@ -1,7 +1,7 @@
-"""Building a corpus folder: sources are made one after the other in a staging folder, the manifest is written last.
+"""Building a corpus folder: sources are built one after the other in a staging folder, the manifest is written last.
 
-A build that is stopped leaves the corpus as it was; the sources it had finished are taken up by the next one. A source
-that is in the corpus already is kept when its inputs (files, digests, options) are the same and its arrays are whole.
+An interrupted build leaves the corpus as it was; the next build reuses the sources that were finished. A source of an
+existing corpus is reused if its inputs (files, digests, options) are the same and its arrays are undamaged.
 """
 
 import json
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from jaxtyping import Float64
 from tqdm import tqdm
 
-from tsfm_data.corpus.overlap import sample
+from tsfm_data.corpus.overlap import subsample
 from tsfm_data.corpus.shards import ShardWriter
 from tsfm_data.corpus.sources import Plan, read_plans
 from tsfm_data.corpus.store import (
@@ -32,84 +32,84 @@ from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_file, atomic_folder
 
 STAGING, LOCK = ".build", ".lock"
-# No source has a larger share of the windows than this by default, or than twice the mean share where there are few.
+# The largest default share of the windows of one source; with few sources, twice the mean share if that is more.
 LARGEST_SHARE = 0.08
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """What a build did.
 
     Attributes:
         folder: the corpus.
-        made: sources built, or built anew.
-        kept: sources that were there already.
+        built: names of the sources built or rebuilt.
+        reused: names of the sources that were there already.
         manifest: content of ``manifest.json``.
     """
 
     folder: Path
-    made: tuple[str, ...]
-    kept: tuple[str, ...]
+    built: tuple[str, ...]
+    reused: tuple[str, ...]
     manifest: Mapping[str, Any]
 
 
-def build(config: str | Path, output: str | Path, progress: bool = True) -> Built:
-    """Make the corpus that a YAML describes, or bring one up to date: missing and changed sources are made.
+def build(config: str | Path, output: str | Path, progress: bool = True) -> BuildResult:
+    """Build the corpus that a YAML describes, or update one: missing and changed sources are built.
 
     Sources of an existing corpus that the YAML does not name stay in it.
 
     Args:
         config: YAML as in ``tsfm_data.corpus.sources``.
         output: the corpus folder; new, empty, or a corpus.
-        progress: whether a bar on standard error shows the sources (never when that is no terminal).
+        progress: whether to show a progress bar on standard error (never if that is no terminal).
 
     Raises:
-        InputError: the YAML, a source or the output folder is not as it should be; the corpus is then as before.
+        InputError: the YAML, a source or the output folder is wrong; the corpus is then as before.
         OSError: the folder cannot be written, or the disk is full; the corpus is then as before.
     """
     folder = Path(output)
     plans = read_plans(Path(config))
-    old = _existing(folder)
+    old = _existing_entries(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
-            _clean(folder, old)
+            _remove_leftovers(folder)
             entries: dict[str, dict[str, Any]] = {}
             staged: list[str] = []
-            kept: list[str] = []
+            reused: list[str] = []
             bar = tqdm(plans, unit="source", disable=None if progress else True)
             for plan in bar:
                 bar.set_description(plan.name)
-                place, entries[plan.name] = _source(plan, folder)
-                (staged if place == STAGING else kept).append(plan.name)
+                parent, entries[plan.name] = _build_source(plan, folder)
+                (staged if parent == STAGING else reused).append(plan.name)
             for name, entry in old.items():
                 if name not in entries:
                     check_arrays(folder / SOURCES / name, entry["arrays"], verify=False)
                     entries[name] = entry
-                    kept.append(name)
+                    reused.append(name)
             manifest = _commit(folder, [*old, *(n for n in entries if n not in old)], entries, staged)
     except Timeout as error:
-        raise InputError(f"{folder}: another build is at work on this corpus; wait until it has ended") from error
-    return Built(folder, tuple(staged), tuple(kept), manifest)
+        raise InputError(f"{folder}: another process is building this corpus; wait until it has ended") from error
+    return BuildResult(folder, tuple(staged), tuple(reused), manifest)
 
 
-def _existing(folder: Path) -> dict[str, dict[str, Any]]:
-    """Entries of the corpus in a folder; none where it is absent, empty, or a first build was stopped."""
+def _existing_entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """Entries of the corpus in a folder; none if it is absent, empty, or holds an interrupted first build."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder for the corpus, found a file")
     if (folder / MANIFEST).is_file():
         return {entry["name"]: entry for entry in read_manifest(folder)["sources"]}
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if set(found) - {STAGING, LOCK, SOURCES} or (SOURCES in found and STAGING not in found):
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if set(names) - {STAGING, LOCK, SOURCES} or (SOURCES in names and STAGING not in names):
         raise InputError(
-            f"{folder}: expected a corpus or an empty folder, found {', '.join(found[:3])} and no {MANIFEST}; name "
+            f"{folder}: expected a corpus or an empty folder, found {', '.join(names[:3])} and no {MANIFEST}; name "
             "another folder with --output"
         )
     return {}
 
 
-def _clean(folder: Path, old: Mapping[str, Any]) -> None:
-    """Remove what a stopped build left half-done."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished files of an interrupted build."""
     for parent in (folder / STAGING, folder / SOURCES):
         for path in parent.iterdir() if parent.is_dir() else ():
             if not (path / SOURCE_ENTRY).is_file() or path.name.startswith("."):
@@ -118,12 +118,12 @@ def _clean(folder: Path, old: Mapping[str, Any]) -> None:
         path.unlink()
 
 
-def _source(plan: Plan, folder: Path) -> tuple[str, dict[str, Any]]:
-    """Where the source of a plan is, after it was made if need be, and its entry."""
-    for place in (STAGING, SOURCES):
-        entry = _whole(folder / place / plan.name, plan.inputs())
+def _build_source(plan: Plan, folder: Path) -> tuple[str, dict[str, Any]]:
+    """Build a source unless it can be reused; returns the folder that holds it (staging or sources) and its entry."""
+    for parent in (STAGING, SOURCES):
+        entry = _reusable_entry(folder / parent / plan.name, plan.inputs())
         if entry is not None:
-            return place, {"name": plan.name, **entry, **plan.about()}
+            return parent, {"name": plan.name, **entry, **plan.about()}
     try:
         with atomic_folder(folder / STAGING / plan.name) as new, ShardWriter(new, plan.name) as writer:
             for part in plan.parts():
@@ -135,14 +135,14 @@ def _source(plan: Plan, folder: Path) -> tuple[str, dict[str, Any]]:
     return STAGING, {"name": plan.name, **entry, **plan.about()}
 
 
-def _whole(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The entry of a source that was made of the same inputs and is undamaged; else None."""
+def _reusable_entry(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The entry of a source if it was built from the same inputs and is undamaged, else None."""
     try:
         entry = json.loads((folder / SOURCE_ENTRY).read_text(encoding="utf-8"))
         if {key: entry[key] for key in inputs} != json.loads(json.dumps(inputs)):
             return None
         check_arrays(folder, entry["arrays"], verify=True)
-    except (OSError, ValueError, KeyError):  # an InputError is a ValueError: what is damaged is made anew
+    except (OSError, ValueError, KeyError):  # an InputError is a ValueError: a damaged source is rebuilt
         return None
     return entry
 
@@ -150,7 +150,7 @@ def _whole(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
 def _commit(
     folder: Path, order: Sequence[str], entries: Mapping[str, dict[str, Any]], staged: Sequence[str]
 ) -> dict[str, Any]:
-    """Move the new sources in, then write fingerprints and manifest."""
+    """Move the new sources into the corpus, then write fingerprints and manifest."""
     chosen = [entries[name] for name in order]
     weights = shares([entry["points"] for entry in chosen], [entry["share"] for entry in chosen])
     listed = [{**entry, "weight": float(weight)} for entry, weight in zip(chosen, weights, strict=True)]
@@ -166,7 +166,7 @@ def _commit(
         "points": sum(entry["points"] for entry in listed),
         "sources": listed,
     }
-    hashes = {name: sample(np.load(folder / SOURCES / name / "overlap.npy", mmap_mode="r")) for name in order}
+    hashes = {name: subsample(np.load(folder / SOURCES / name / "overlap.npy", mmap_mode="r")) for name in order}
     with atomic_file(folder / FINGERPRINTS) as file, file.open("wb") as handle:
         np.savez(handle, allow_pickle=False, **hashes)
     with atomic_file(folder / MANIFEST) as file:
@@ -176,18 +176,18 @@ def _commit(
 
 
 def shares(points: Sequence[int], given: Sequence[float | None]) -> Float64[np.ndarray, " sources"]:
-    """Shares of training windows, which sum to 1.
+    """Shares of the training windows per source; they sum to 1.
 
-    Given shares stand. The rest is divided in proportion to the square root of the points, no share larger than 8 %
-    of the rest (or twice the mean share, where there are fewer than 25): many points of one kind teach less than
-    their number, and none should crowd out the others. Where all are given, their ratio counts.
+    Given weights are kept. The rest is divided in proportion to the square root of the points, because many points of
+    one kind teach less than their number. No share exceeds 8 % of the rest (or twice the mean share, if there are fewer
+    than 25 sources). If all weights are given, they are normalised.
 
     Args:
         points: values of each source.
-        given: the weight that the YAML states, or None.
+        given: the weight of each source in the YAML, or None.
 
     Raises:
-        InputError: given shares leave nothing for the others.
+        InputError: the given weights leave nothing for the other sources.
     """
     fixed = np.array([share or 0.0 for share in given])
     free = np.array([share is None for share in given])
@@ -196,13 +196,13 @@ def shares(points: Sequence[int], given: Sequence[float | None]) -> Float64[np.n
     rest = 1 - fixed.sum()
     if rest <= 0:
         raise InputError(
-            f"expected weights that sum to less than 1 where {free.sum()} sources have none, found {fixed.sum():g}; "
+            f"expected weights that sum to less than 1 because {free.sum()} sources have none, found {fixed.sum():g}; "
             "weights are shares of the training windows"
         )
     roots = np.sqrt(np.asarray(points, dtype=np.float64))[free]
     largest = min(1.0, max(LARGEST_SHARE, 2 / len(roots)))
     share = roots / roots.sum()
-    for _ in roots:  # each round caps at least one more, or ends
+    for _ in roots:  # each round caps at least one more source, or ends
         capped = share >= largest
         if not (share > largest + 1e-12).any():
             break

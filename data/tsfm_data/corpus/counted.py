@@ -1,4 +1,4 @@
-"""A loader whose every batch is a pure function of seed, epoch and number: endless data, exact resume."""
+"""A loader whose batches are a pure function of seed, epoch and batch number: endless data, exact resume."""
 
 from abc import abstractmethod
 from collections import deque
@@ -13,17 +13,17 @@ from tsfm_data.windows import B, ResumableLoader
 
 
 class CountedLoader(ResumableLoader[B]):
-    """Batches made on the fly, each from random numbers of its own (Philox, counted by epoch and batch).
+    """Batches made on the fly, each from its own random numbers (Philox with a counter of epoch and batch).
 
-    Of the one stream of batches of an epoch, rank ``r`` of ``w`` takes numbers ``r``, ``r + w``, ...: two processes see
-    in one step what one process sees in two, and no batch depends on those before it.
+    All ranks share one stream of batches per epoch; rank ``r`` of ``w`` takes batches ``r``, ``r + w``, ... So two
+    processes see in one step what one process sees in two, and no batch depends on those before it.
 
     Args:
         batches: batches of an epoch (of this rank).
         seed: of the whole stream.
         rank: number of this process.
         world: number of processes.
-        prefetch: next batches that are made meanwhile, each in a thread of its own; 0 makes each when asked for.
+        prefetch: batches prepared ahead, each in its own thread; 0 makes each batch when it is requested.
 
     Raises:
         InputError: a number is out of range.
@@ -39,26 +39,26 @@ class CountedLoader(ResumableLoader[B]):
         self.batches, self.seed, self.rank, self.world, self.prefetch = batches, seed, rank, world, prefetch
 
     @abstractmethod
-    def make(self, rng: np.random.Generator) -> B:
-        """One batch, of these random numbers alone."""
+    def make_batch(self, rng: np.random.Generator) -> B:
+        """Make one batch from these random numbers alone."""
 
     def __len__(self) -> int:
         return self.batches
 
     def batch(self, epoch: int, number: int) -> B:
-        """Batch ``number`` of an epoch of this rank."""
+        """Batch ``number`` of this rank in an epoch."""
         counter = [0, 0, number * self.world + self.rank, epoch]
-        return self.make(np.random.Generator(np.random.Philox(key=self.seed, counter=counter)))
+        return self.make_batch(np.random.Generator(np.random.Philox(key=self.seed, counter=counter)))
 
     def from_batch(self, epoch: int, first: int) -> Iterator[B]:
         numbers = range(first, self.batches)
-        return self._ahead(epoch, iter(numbers)) if self.prefetch else (self.batch(epoch, n) for n in numbers)
+        return self._prefetched(epoch, iter(numbers)) if self.prefetch else (self.batch(epoch, n) for n in numbers)
 
-    def _ahead(self, epoch: int, numbers: Iterator[int]) -> Iterator[B]:
-        """The same batches, made while those before them are worked on."""
+    def _prefetched(self, epoch: int, numbers: Iterator[int]) -> Iterator[B]:
+        """The same batches, prepared in threads while the earlier ones are used."""
         with ThreadPoolExecutor(self.prefetch, thread_name_prefix="tsfm-loader") as threads:
-            coming = deque(threads.submit(self.batch, epoch, n) for n in islice(numbers, self.prefetch))
-            while coming:
-                ready = coming.popleft().result()
-                coming.extend(threads.submit(self.batch, epoch, n) for n in islice(numbers, 1))
+            pending = deque(threads.submit(self.batch, epoch, n) for n in islice(numbers, self.prefetch))
+            while pending:
+                ready = pending.popleft().result()
+                pending.extend(threads.submit(self.batch, epoch, n) for n in islice(numbers, 1))
                 yield ready

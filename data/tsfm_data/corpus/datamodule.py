@@ -1,4 +1,4 @@
-"""The Lightning data module of pretraining: a corpus and generators to train on, fixed windows to validate on."""
+"""The Lightning data module of pretraining: random training windows and fixed validation windows."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,26 +8,26 @@ import pytorch_lightning as pl
 from jaxtyping import Float32, Int
 
 from tsfm_data.corpus.augmentation import AugmentConfig
-from tsfm_data.corpus.loader import CorpusLoader, Synthetic, shown_sources, to_batch
+from tsfm_data.corpus.loader import CorpusLoader, Synthetic, to_batch, training_sources
 from tsfm_data.corpus.packing import PackedLoader
-from tsfm_data.corpus.sampler import Drawer
+from tsfm_data.corpus.sampler import WindowSampler
 from tsfm_data.corpus.store import Store
 from tsfm_data.errors import InputError, check_sizes
 from tsfm_data.synthetic import SyntheticMixture
 from tsfm_data.windows import Batch, rank_and_world
 
-VALIDATION = 1 << 64  # its random numbers are those of no training seed, and the same for all of them
+VALIDATION = 1 << 64  # a key outside the range of training seeds: validation windows are the same for every seed
 
 
 class PretrainingDataModule(pl.LightningDataModule):
-    """Windows of a corpus, of synthetic series, or of both, to pretrain with.
+    """Windows of a corpus, of synthetic series, or of both, for pretraining.
 
-    Training windows are drawn fresh for ever; an epoch is so many batches. Validation is fixed: "in" forecasts the
-    held-out tails of the training series (fresh synthetic series where there is no corpus), "out" forecasts windows of
-    sources that are never trained on. Every validation batch holds series of one season.
+    Training windows are sampled without end; ``batches_per_epoch`` sets the length of an epoch. The validation windows
+    are fixed: "in" forecasts the held-out tails of the training series (or fresh synthetic series without a corpus),
+    "out" forecasts windows of sources that are never trained on. All series of a validation batch have one season.
 
     Attributes:
-        val_names: names of the validation loaders, in order: "in", and "out" where sources are held out.
+        val_names: names of the validation loaders, in order: "in", and "out" if sources are held out.
         store: the corpus after ``setup``, or None.
     """
 
@@ -53,31 +53,30 @@ class PretrainingDataModule(pl.LightningDataModule):
         prefetch: int = 1,
         seed: int = 0,
     ) -> None:
-        """Remember the options; nothing is read before ``setup``.
+        """Store the options; nothing is read before ``setup``.
 
         Args:
-            corpus: folder that ``tsfm data build`` wrote; null trains on synthetic series alone.
-            synthetic: whether there are synthetic series, or how often each family of them is drawn.
+            corpus: folder written by ``tsfm data build``; null trains on synthetic series alone.
+            synthetic: whether to use synthetic series, or the sampling weight of each family.
             context: context steps of a window.
             horizon: steps to forecast.
             batch_size: windows in a batch (of each process).
             batches_per_epoch: batches in an epoch (of each process).
-            synthetic_share: share of the windows that are synthetic, where there is a corpus too.
-            crop: share of the windows whose history is cut short, to a length between 8 and the context.
+            synthetic_share: share of the windows that are synthetic, if there is a corpus too.
+            crop: share of the windows whose history is shortened, to a length between 8 and the context.
             augment: share of the windows that each augmentation changes; none by default.
             holdout: share of every series, at its end, that is never trained on (two horizons at most).
             held_out: sources of the corpus that are never trained on.
-            variates: variates of a training window; above 1, windows are of items with at least so many, of which each
-                shows a random choice. Validation windows have one.
+            variates: variates of a training window; above 1, windows come from items with at least that many, and each
+                shows a random choice of them. Validation windows have one.
             val_windows: windows of each validation set.
-            eval_batch_size: windows in a validation batch; null takes batch_size.
-            packed: train on packed rows of patches instead of windows, as the scaling-law models are; validation has
-                windows all the same. ``batch_size`` then counts series, and ``crop`` and ``variates`` are of no
-                account.
+            eval_batch_size: windows in a validation batch; null means batch_size.
+            packed: train on packed rows of patches instead of windows, as the scaling-law models do; validation still
+                uses windows. ``batch_size`` then counts series, and ``crop`` and ``variates`` are ignored.
             patch_size: steps of a token of a packed row.
             tokens: tokens of a packed row.
-            prefetch: next batches that are made meanwhile, each in a thread of its own.
-            seed: of the training windows; validation windows do not depend on it, so that runs can be compared.
+            prefetch: batches prepared ahead, each in its own thread.
+            seed: of the training windows; validation windows do not depend on it, so runs can be compared.
         """
         super().__init__()
         self.corpus, self.context, self.horizon, self.seed = corpus, context, horizon, seed
@@ -98,10 +97,10 @@ class PretrainingDataModule(pl.LightningDataModule):
         self._validation: list[ValidationWindows] | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the corpus and draw the validation windows; a second call does nothing.
+        """Open the corpus and sample the validation windows; a second call does nothing.
 
         Args:
-            stage: Lightning's name of what comes next; all is made ready whatever it is.
+            stage: Lightning's name of the next stage; ignored.
 
         Raises:
             InputError: the corpus is damaged, there is nothing to train on, or a name or number is wrong.
@@ -114,46 +113,48 @@ class PretrainingDataModule(pl.LightningDataModule):
         self.store = None if self.corpus is None else Store(self.corpus)
         if self.synthetic_option is not False:
             self.synthetic = SyntheticMixture(None if self.synthetic_option is True else self.synthetic_option)
-        self._loader()  # says what is wrong with the options
-        self._validation = [self._validate_on(name) for name in self.val_names]
+        self._training_loader()  # raises if an option is wrong
+        self._validation = [self._sample_validation(name) for name in self.val_names]
 
-    def _validate_on(self, name: str) -> "ValidationWindows":
+    def _sample_validation(self, name: str) -> "ValidationWindows":
         """The fixed windows of one validation set."""
         number = self.val_names.index(name)
         rng = np.random.Generator(np.random.Philox(key=VALIDATION, counter=[0, 0, 0, number]))
         if self.store is None:
-            values = self._windows().windows(self.val_windows, rng)[: self.val_windows]
+            values = self._window_loader().sample_windows(self.val_windows, rng)[: self.val_windows]
             season = np.ones(len(values), dtype=np.int64)
         else:
-            trained = shown_sources(self.store, self.held_out)
+            training = training_sources(self.store, self.held_out)
             if name == "in":
-                drawer = Drawer(trained, self.horizon, self.holdout)
-                drawn = drawer.series(self.val_windows, rng)
-                drawn = drawer.tails(drawn) if self.holdout > 0 else drawer.place(drawn, rng)
-                if not len(drawn):
+                sampler = WindowSampler(training, self.horizon, self.holdout)
+                positions = sampler.sample_series(self.val_windows, rng)
+                positions = (
+                    sampler.cut_at_tails(positions) if self.holdout > 0 else sampler.cut_at_random(positions, rng)
+                )
+                if not len(positions):
                     raise InputError(
                         f"holdout: expected a share that leaves a tail to validate on, found {self.holdout:g}, less "
-                        "than a step of every series: give a larger one, or 0 to validate on what is trained on"
+                        "than one step of every series: give a larger one, or 0 to validate on the training part"
                     )
             else:
-                drawer = Drawer([s for s in self.store.sources if s not in trained], self.horizon, holdout=0.0)
-                drawn = drawer.place(drawer.series(self.val_windows, rng), rng)
-            values, season = drawer.read(drawn, self.context, self.horizon), drawer.seasons(drawn)
+                sampler = WindowSampler([s for s in self.store.sources if s not in training], self.horizon, holdout=0.0)
+                positions = sampler.cut_at_random(sampler.sample_series(self.val_windows, rng), rng)
+            values, season = sampler.read(positions, self.context, self.horizon), sampler.seasons_of(positions)
         return ValidationWindows(values, season, self.context, self.eval_batch_size, *rank_and_world(self.trainer))
 
-    def _loader(self) -> CorpusLoader | PackedLoader:
+    def _training_loader(self) -> CorpusLoader | PackedLoader:
         if not self.packed:
-            return self._windows()
+            return self._window_loader()
         return PackedLoader(
             self.store,
             self.synthetic,
             horizon=self.horizon,
             patch_size=self.patch_size,
             tokens=self.tokens,
-            **self._common(),
+            **self._common_options(),
         )
 
-    def _windows(self) -> CorpusLoader:
+    def _window_loader(self) -> CorpusLoader:
         return CorpusLoader(
             self.store,
             self.synthetic,
@@ -161,10 +162,10 @@ class PretrainingDataModule(pl.LightningDataModule):
             horizon=self.horizon,
             crop=self.crop,
             variates=self.variates,
-            **self._common(),
+            **self._common_options(),
         )
 
-    def _common(self) -> dict[str, Any]:
+    def _common_options(self) -> dict[str, Any]:
         """Options of both kinds of training loader."""
         rank, world = rank_and_world(self.trainer)
         return {
@@ -178,9 +179,9 @@ class PretrainingDataModule(pl.LightningDataModule):
         }
 
     def train_dataloader(self) -> CorpusLoader | PackedLoader:
-        """Training batches, for ever new: ``Batch``, or ``PackedRows`` with ``packed``."""
+        """Endless training batches: ``Batch``, or ``PackedRows`` with ``packed``."""
         self.setup()
-        return self._loader()
+        return self._training_loader()
 
     def val_dataloader(self) -> list["ValidationWindows"]:
         """The validation sets in the order of ``val_names``."""
@@ -189,12 +190,12 @@ class PretrainingDataModule(pl.LightningDataModule):
 
 
 class ValidationWindows:
-    """Batches of fixed windows, each of one season, in order; across ``world`` ranks each takes every ``world``-th.
+    """Batches of fixed windows, each of one season, in order; each rank takes every ``world``-th window.
 
     Args:
         values: windows, NaN where nothing is observed.
         season: steps in a season of each.
-        context: steps of history of a window; the rest is to forecast.
+        context: steps of history of a window; the rest is the future.
         batch_size: windows in a batch.
         rank: number of this process.
         world: number of processes.
@@ -212,11 +213,11 @@ class ValidationWindows:
         check_sizes(eval_batch_size=batch_size)
         self.context, self.values, self.season = context, values, season
         groups = [np.flatnonzero(season == s)[rank::world] for s in np.unique(season)]
-        self.parts = [rows[i : i + batch_size] for rows in groups for i in range(0, len(rows), batch_size)]
+        self.batches = [rows[i : i + batch_size] for rows in groups for i in range(0, len(rows), batch_size)]
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in self.parts:
+        for rows in self.batches:
             yield to_batch(self.values[rows, None], self.context, int(self.season[rows[0]]))

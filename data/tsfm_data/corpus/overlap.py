@@ -1,15 +1,15 @@
-"""Which evaluation series a corpus has seen: fingerprints of short blocks, the same under scaling, shift and cutting.
+"""Which evaluation series a corpus contains, by fingerprints of short blocks that ignore scale and shift.
 
-A series is cut into blocks of 32 steps, one after the other (16 steps, every 8, where it has fewer than 96). Of each
-block the differences from step to step are divided by their standard deviation and rounded to quarters; the vector of
-those integers, hashed to 64 bits, is the block's fingerprint. It does not change when the series is scaled (by a
-positive factor) or moved up or down. Blocks with a missing value or with little going on (few different rounded values)
-have none: zeros and straight lines are the same everywhere.
+A series is cut into consecutive blocks of 32 steps (16 steps, one every 8, if it has fewer than 96). The differences
+between the steps of a block are divided by their standard deviation and rounded to quarters; the vector of these
+integers, hashed to 64 bits, is the block's fingerprint. It does not change if the series is scaled by a positive factor
+or shifted. Blocks with a missing value or with few different rounded values have no fingerprint, because zeros and
+straight lines are the same everywhere.
 
-The corpus keeps the fingerprints of its blocks; an evaluation series is read at *every* position. So a common stretch
-of 63 steps is found wherever it begins in either. What is resampled, filtered or aggregated is not found by content:
-the ``groups`` of the catalogue tell of those. Of a source with very many blocks a random quarter of a million stands
-for all: a copied series is still found, a short stretch of one perhaps not.
+The corpus keeps the fingerprints of its blocks; an evaluation series is fingerprinted at *every* position. So a common
+stretch of 63 steps is detected wherever it begins in either series. Resampled, filtered or aggregated copies are not
+detected by content; the ``groups`` of the catalogue list those. A source with very many blocks keeps a random sample of
+2^18 fingerprints: a copied series is still detected, a short stretch of one perhaps not.
 """
 
 import zipfile
@@ -32,37 +32,37 @@ BLOCK, SHORT_BLOCK = 32, 16
 SHORT_STRIDE, SHORT_SERIES = 8, 96
 GRAIN = 0.25  # in standard deviations of the differences
 CHUNK = 1 << 15  # blocks hashed at once
-MOST = 1 << 18  # fingerprints kept of a source
-# A block with fewer different rounded differences says too little.
+MAX_FINGERPRINTS = 1 << 18  # per source
+# A block with fewer different rounded differences has no fingerprint.
 DISTINCT = {BLOCK: 12, SHORT_BLOCK: 10}
 
 
 def _multipliers(width: int) -> UInt64[np.ndarray, " steps"]:
-    drawn = np.random.Generator(np.random.PCG64(width)).integers(0, 2**63, width - 1, dtype=np.uint64)
-    return drawn * np.uint64(2) + np.uint64(1)
+    numbers = np.random.Generator(np.random.PCG64(width)).integers(0, 2**63, width - 1, dtype=np.uint64)
+    return numbers * np.uint64(2) + np.uint64(1)
 
 
 MULTIPLIERS = {width: _multipliers(width) for width in (BLOCK, SHORT_BLOCK)}
 
 
 def fingerprints(values: Float[np.ndarray, " T"]) -> UInt64[np.ndarray, " blocks"]:
-    """The fingerprints that a corpus keeps of one series."""
+    """The fingerprints that a corpus keeps for one series."""
     if len(values) < SHORT_SERIES:
         return block_hashes(values, SHORT_BLOCK, SHORT_STRIDE)
     return block_hashes(values, BLOCK, BLOCK)
 
 
-def sample(hashes: UInt64[np.ndarray, " blocks"]) -> UInt64[np.ndarray, " kept"]:
-    """The smallest different fingerprints of a source, ``MOST`` at most: of hashes, a random sample."""
-    kept = np.zeros(0, np.uint64)
-    for start in range(0, len(hashes), MOST):
-        kept = np.sort(np.concatenate([kept, hashes[start : start + MOST]]))
-        kept = kept[np.diff(kept, prepend=~kept[:1]) != 0][:MOST]
-    return kept
+def subsample(hashes: UInt64[np.ndarray, " blocks"]) -> UInt64[np.ndarray, " smallest"]:
+    """The smallest distinct fingerprints, ``MAX_FINGERPRINTS`` at most; as they are hashes, this is a random sample."""
+    smallest = np.zeros(0, np.uint64)
+    for start in range(0, len(hashes), MAX_FINGERPRINTS):
+        smallest = np.sort(np.concatenate([smallest, hashes[start : start + MAX_FINGERPRINTS]]))
+        smallest = smallest[np.diff(smallest, prepend=~smallest[:1]) != 0][:MAX_FINGERPRINTS]
+    return smallest
 
 
 def block_hashes(values: Float[np.ndarray, " T"], width: int, stride: int) -> UInt64[np.ndarray, " blocks"]:
-    """Fingerprints of the blocks of ``width`` steps at every ``stride``-th step; blocks that have none are left out.
+    """Fingerprints of the blocks of ``width`` steps at every ``stride``-th step; blocks without one are left out.
 
     Args:
         values: one series; NaN where missing.
@@ -77,26 +77,26 @@ def block_hashes(values: Float[np.ndarray, " T"], width: int, stride: int) -> UI
     return np.concatenate(parts)
 
 
-def _hash(blocks: Float[np.ndarray, "n steps"], width: int) -> UInt64[np.ndarray, " kept"]:
+def _hash(blocks: Float[np.ndarray, "n steps"], width: int) -> UInt64[np.ndarray, " informative"]:
     scale = blocks.std(axis=1)
-    good = np.isfinite(scale) & (scale > 0)
-    rounded = np.rint(blocks[good] / (GRAIN * scale[good, None])).astype(np.int64)
+    varying = np.isfinite(scale) & (scale > 0)
+    rounded = np.rint(blocks[varying] / (GRAIN * scale[varying, None])).astype(np.int64)
     ordered = np.sort(rounded, axis=1)
-    telling = (np.diff(ordered, axis=1) != 0).sum(axis=1) + 1 >= DISTINCT[width]
-    return (rounded[telling].astype(np.uint64) * MULTIPLIERS[width]).sum(axis=1, dtype=np.uint64)
+    informative = (np.diff(ordered, axis=1) != 0).sum(axis=1) + 1 >= DISTINCT[width]
+    return (rounded[informative].astype(np.uint64) * MULTIPLIERS[width]).sum(axis=1, dtype=np.uint64)
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a corpus has seen of one evaluation set.
+    """The overlap of a corpus with one evaluation set.
 
     Attributes:
-        name: the evaluation set.
-        series: its series.
-        checked: those with a block that has a fingerprint; None where the set or the fingerprints are not at hand.
-        seen: names of series with a block in common, and the sources that hold it.
+        name: of the evaluation set.
+        series: number of its series.
+        checked: number of series with at least one fingerprint; None if the set or the fingerprints are not available.
+        seen: name of each series that shares a block with the corpus -> the sources that contain the block.
         same: sources that are the same data set or file.
-        related: sources that the catalogue says share raw series with it.
+        related: sources that share raw series with the set, according to the catalogue.
     """
 
     name: str
@@ -108,15 +108,15 @@ class Overlap:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing speaks for an overlap."""
+        """Whether no overlap was detected."""
         return not (self.seen or self.same or self.related)
 
 
 def check_overlap(corpus: str | Path, names: Sequence[str]) -> list[Overlap]:
-    """Compare evaluation sets with a corpus: by name, file and groups of the catalogue, and by content.
+    """Compare evaluation sets with a corpus, by name, file and groups of the catalogue, and by content.
 
     Args:
-        corpus: a corpus folder, or a manifest with ``overlap.npz`` beside it, such as a model's card keeps.
+        corpus: a corpus folder, or a manifest with ``overlap.npz`` next to it, as in the folder of a model card.
         names: data sets of the catalogue, or tables.
 
     Raises:
@@ -130,9 +130,9 @@ def check_overlap(corpus: str | Path, names: Sequence[str]) -> list[Overlap]:
         same: tuple[str, ...] = ()
         related: tuple[str, ...] = ()
         if spec is not None:
-            pairs = [(entry, _akin(entry, spec)) for entry in manifest["sources"]]
-            same = tuple(entry["name"] for entry, kin in pairs if kin == "same")
-            related = tuple(entry["name"] for entry, kin in pairs if kin == "related")
+            pairs = [(entry["name"], _relation(entry, spec)) for entry in manifest["sources"]]
+            same = tuple(source for source, relation in pairs if relation == "same")
+            related = tuple(source for source, relation in pairs if relation == "related")
         if known is None or (spec is not None and catalog.at_hand(spec) is None):
             results.append(Overlap(name, 0 if spec is None else spec.series, None, {}, same, related))
             continue
@@ -142,7 +142,7 @@ def check_overlap(corpus: str | Path, names: Sequence[str]) -> list[Overlap]:
     return results
 
 
-def _akin(entry: Mapping[str, Any], spec: "DatasetSpec") -> str:
+def _relation(entry: Mapping[str, Any], spec: "DatasetSpec") -> str:
     digests = {file["sha256"] for file in entry["files"]}
     if spec.name == entry["name"] or spec.sha256 in digests:
         return "same"
@@ -152,7 +152,7 @@ def _akin(entry: Mapping[str, Any], spec: "DatasetSpec") -> str:
 def _read_fingerprints(
     corpus: Path,
 ) -> tuple[UInt64[np.ndarray, " hashes"], Int64[np.ndarray, " hashes"], list[str]] | None:
-    """All fingerprints in ascending order, the source of each, and the names of the sources; None without the file."""
+    """All fingerprints in ascending order, the source of each, and the names of the sources; None without a file."""
     file = (corpus if corpus.is_dir() else corpus.parent) / FINGERPRINTS
     if not file.is_file():
         return None
@@ -170,14 +170,14 @@ def _read_fingerprints(
 def _search(
     series: "SeriesSet", hashes: UInt64[np.ndarray, " hashes"], owner: Int64[np.ndarray, " hashes"], sources: list[str]
 ) -> tuple[int, dict[str, tuple[str, ...]]]:
-    """How many series have fingerprints at all, and which of them the sources share."""
+    """The number of series with a fingerprint, and the series that share one with a source."""
     checked, seen = 0, dict[str, tuple[str, ...]]()
     for i, name in enumerate(series.item_ids):
         values = series.item(i)[:, 0]
-        own = np.unique(np.concatenate([block_hashes(values, width, 1) for width in (BLOCK, SHORT_BLOCK)]))
-        checked += len(own) > 0
-        left, right = np.searchsorted(hashes, own, "left"), np.searchsorted(hashes, own, "right")
-        found = {int(k) for a, b in zip(left[left < right], right[left < right], strict=True) for k in owner[a:b]}
-        if found:
-            seen[name] = tuple(sources[k] for k in sorted(found))
+        own_hashes = np.unique(np.concatenate([block_hashes(values, width, 1) for width in (BLOCK, SHORT_BLOCK)]))
+        checked += len(own_hashes) > 0
+        left, right = np.searchsorted(hashes, own_hashes, "left"), np.searchsorted(hashes, own_hashes, "right")
+        owners = {int(k) for a, b in zip(left[left < right], right[left < right], strict=True) for k in owner[a:b]}
+        if owners:
+            seen[name] = tuple(sources[k] for k in sorted(owners))
     return checked, seen

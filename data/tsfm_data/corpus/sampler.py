@@ -1,7 +1,7 @@
-"""Random windows of a corpus: which series, where they are cut, and their values read from the memory-mapped store.
+"""Sampling of random windows from a memory-mapped corpus: choice of series, cut points, and reading of values.
 
-Nothing here is as long as the corpus: a series is found by two reads of the mapped offsets, a window is one run of
-the mapped values. Shapes: R windows, L steps of a window (context and horizon).
+Memory does not grow with the corpus: a series is located by two reads of the mapped offsets, and a window is one
+contiguous read of the mapped values. Shapes: R windows, L steps of a window (context and horizon).
 """
 
 import warnings
@@ -17,22 +17,22 @@ from torch import Tensor
 from tsfm_data.corpus.store import Source
 from tsfm_data.errors import InputError
 
-LEAST_HISTORY = 3  # steps before a cut
-FUTURE_PART = 8  # a series too short for a whole horizon leaves one part in so many to forecast
+MIN_HISTORY = 3  # steps before a cut
+SHORT_FUTURE = 8  # a series too short for a whole horizon leaves 1 / SHORT_FUTURE of its steps to forecast
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Where windows lie; sorted by source.
+class WindowPositions:
+    """Positions of windows in a corpus; sorted by source.
 
     Attributes:
-        source: number of the source.
+        source: index of the source.
         offset: position of the series in the values of its source.
         end: steps of the series that the window may show.
         cut: step of the series where the forecast begins.
-        series: number of the series in its source.
-        up: a window of rate ``up / down`` shows every ``up``-th step of a grid ``down`` times as fine as the series.
-        down: see ``up``.
+        series: index of the series in its source.
+        stride: the window takes every ``stride``-th step of a grid ``refinement`` times as fine as the series.
+        refinement: see ``stride``.
     """
 
     source: Int[np.ndarray, " R"]
@@ -40,20 +40,20 @@ class Drawn:
     end: Int[np.ndarray, " R"]
     cut: Int[np.ndarray, " R"]
     series: Int[np.ndarray, " R"]
-    up: Int[np.ndarray, " R"]
-    down: Int[np.ndarray, " R"]
+    stride: Int[np.ndarray, " R"]
+    refinement: Int[np.ndarray, " R"]
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, rows: Any) -> "Drawn":
-        """Some of the windows."""
+    def __getitem__(self, rows: Any) -> "WindowPositions":
+        """Select windows."""
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
 @dataclass(frozen=True)
-class SourceTables:
-    """The mapped arrays of one source, as plain arrays: NumPy's memmap class costs microseconds an operation."""
+class SourceArrays:
+    """The mapped arrays of one source, as plain arrays: NumPy's memmap class costs microseconds per operation."""
 
     name: str
     values: Float32[np.ndarray, " points"]
@@ -62,8 +62,8 @@ class SourceTables:
     season: Int[np.ndarray, " series"]
 
     @classmethod
-    def of(cls, source: Source) -> "SourceTables":
-        """Those of a source of a ``Store``."""
+    def from_source(cls, source: Source) -> "SourceArrays":
+        """Wrap the arrays of a source of a ``Store``."""
         values = np.asarray(source.values)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # we only read
@@ -75,26 +75,26 @@ class SourceTables:
 
 
 def held_tail(length: Int[np.ndarray, " R"], holdout: float, horizon: int) -> Int[np.ndarray, " R"]:
-    """Steps at the end of series that training never sees: the share ``holdout``, two horizons at most.
+    """Number of steps at the end of series that training never sees: the share ``holdout``, two horizons at most.
 
-    A series of fewer than four steps keeps all.
+    Nothing is held out of a series of fewer than four steps.
     """
     tail = np.minimum(np.floor(length * holdout).astype(np.int64), 2 * horizon)
-    return np.where(length > LEAST_HISTORY, np.minimum(tail, length - LEAST_HISTORY - 1), 0)
+    return np.where(length > MIN_HISTORY, np.minimum(tail, length - MIN_HISTORY - 1), 0)
 
 
-class Drawer:
-    """Draws windows of some sources of a store.
+class WindowSampler:
+    """Samples windows from sources of a store.
 
-    A source is chosen by its weight, in equal steps through the sum of the weights: every batch holds its share. Half
-    of the series of a source are drawn by their length, half each as likely as any other: neither does one long series
-    crowd out the others, nor do many short ones.
+    Sources are sampled systematically by weight, so every batch contains each source in proportion. Within a source,
+    half of the series are sampled in proportion to their length and half uniformly, so neither one long series nor many
+    short ones dominate.
 
     Args:
-        sources: what is drawn from.
+        sources: to sample from.
         horizon: steps of the future of a window.
-        holdout: share of every series, at its end, that is not shown.
-        variates: above 1, only items of so many aligned variates are drawn, each as likely as any other of its source.
+        holdout: share of every series, at its end, that is never used.
+        variates: above 1, only items with at least that many aligned variates are sampled, uniformly within a source.
 
     Raises:
         InputError: there is no source, or a number is out of range.
@@ -102,143 +102,151 @@ class Drawer:
 
     def __init__(self, sources: Sequence[Source], horizon: int, holdout: float = 0.1, variates: int = 1) -> None:
         if not sources:
-            raise InputError("corpus: expected at least one source to draw from, found none")
+            raise InputError("corpus: expected at least one source to sample from, found none")
         if variates > 1:
-            found = {source.name: wide_items(source, variates) for source in sources}
-            sources = [source for source in sources if len(found[source.name])]
+            items = {source.name: wide_items(source, variates) for source in sources}
+            sources = [source for source in sources if len(items[source.name])]
             if not sources:
                 raise InputError(
                     f"variates: expected a source with items of at least {variates} variates, found none: give fewer"
                 )
-            self._items = [found[source.name] for source in sources]
-        self.count = variates
+            self._items = [items[source.name] for source in sources]
+        self.variates = variates
         if not 0 <= holdout < 1:
             raise InputError(f"holdout: expected a share in [0, 1), found {holdout}")
         self.horizon, self.holdout = horizon, holdout
-        self.tables = [SourceTables.of(source) for source in sources]
+        self.arrays = [SourceArrays.from_source(source) for source in sources]
         weights = np.array([source.weight for source in sources], dtype=np.float64)
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
             raise InputError(f"corpus: expected weights of at least 0, one above, found {weights.tolist()}")
         self._borders = np.cumsum(weights / weights.sum())[:-1]
-        self._points = np.array([len(table.values) for table in self.tables])
-        self._series = np.array([len(table) for table in self.tables])
+        self._points = np.array([len(arrays.values) for arrays in self.arrays])
+        self._series = np.array([len(arrays) for arrays in self.arrays])
 
-    def series(self, count: int, rng: np.random.Generator) -> Drawn:
-        """Whole series for ``count`` windows, each cut at its end."""
+    def sample_series(self, count: int, rng: np.random.Generator) -> WindowPositions:
+        """Sample whole series for ``count`` windows, each cut at its end."""
         source = np.searchsorted(self._borders, (rng.random() + np.arange(count)) / count, side="right")
         share, by_length = rng.random(count), rng.random(count) < 0.5
         series = (share * self._series[source]).astype(np.int64)
         point = (share * self._points[source]).astype(np.int64)
         borders = np.empty((count, 2), dtype=np.int64)
-        for table, rows in self.by_source(source):
-            if self.count > 1:
+        for arrays, rows in self.by_source(source):
+            if self.variates > 1:
                 items = self._items[source[rows.start]]
                 series[rows] = items[(share[rows] * len(items)).astype(np.int64), 0]
             else:
-                longer = np.searchsorted(table.offsets, point[rows], side="right") - 1
-                series[rows] = np.where(by_length[rows], longer, series[rows])
-            borders[rows] = table.offsets[series[rows, None] + np.arange(2)]
-        length, one = borders[:, 1] - borders[:, 0], np.ones(count, dtype=np.int64)
-        return Drawn(source, borders[:, 0], length, length, series, one, one)
+                by_point = np.searchsorted(arrays.offsets, point[rows], side="right") - 1
+                series[rows] = np.where(by_length[rows], by_point, series[rows])
+            borders[rows] = arrays.offsets[series[rows, None] + np.arange(2)]
+        length, unit_rate = borders[:, 1] - borders[:, 0], np.ones(count, dtype=np.int64)
+        return WindowPositions(source, borders[:, 0], length, length, series, unit_rate, unit_rate)
 
-    def place(self, drawn: Drawn, rng: np.random.Generator) -> Drawn:
-        """Cut every series at a random step of what training may see.
+    def cut_at_random(self, positions: WindowPositions, rng: np.random.Generator) -> WindowPositions:
+        """Cut every series at a random step before its held-out tail.
 
-        At least three steps lie before a cut, and behind it a whole horizon; of a series too short for that, an eighth.
+        At least three steps lie before the cut and a whole horizon after it; an eighth if the series is too short.
         """
-        end = drawn.end - held_tail(drawn.end, self.holdout, self.horizon)
-        needed = np.minimum(self.horizon * drawn.up // drawn.down, -(-end // FUTURE_PART))
+        end = positions.end - held_tail(positions.end, self.holdout, self.horizon)
+        needed = np.minimum(self.horizon * positions.stride // positions.refinement, -(-end // SHORT_FUTURE))
         high = np.maximum(end - np.maximum(needed, 1), 1)
-        low = np.minimum(LEAST_HISTORY * drawn.up, high)
-        cut = low + (rng.random(len(drawn)) * (high - low + 1)).astype(np.int64)
-        return replace(drawn, end=end, cut=cut)
+        low = np.minimum(MIN_HISTORY * positions.stride, high)
+        cut = low + (rng.random(len(positions)) * (high - low + 1)).astype(np.int64)
+        return replace(positions, end=end, cut=cut)
 
-    def variates(self, drawn: Drawn, rng: np.random.Generator) -> Drawn:
-        """Random variates of the item of each of these series, in order: ``count`` rows for one."""
-        chosen = np.empty((len(drawn), self.count), dtype=np.int64)
+    def choose_variates(self, positions: WindowPositions, rng: np.random.Generator) -> WindowPositions:
+        """Choose random variates, in order, of the item of each series: one row becomes ``variates`` rows."""
+        chosen = np.empty((len(positions), self.variates), dtype=np.int64)
         offset = np.empty_like(chosen)
-        for table, rows in self.by_source(drawn.source):
-            items = self._items[drawn.source[rows.start]]
-            first, width = items[np.searchsorted(items[:, 0], drawn.series[rows])].T
-            spare = (width - self.count + 1)[:, None]
-            within = np.sort((rng.random((len(width), self.count)) * spare).astype(np.int64), axis=1)
-            chosen[rows] = first[:, None] + within + np.arange(self.count)
-            offset[rows] = table.offsets[chosen[rows]]
-        wide = drawn[np.repeat(np.arange(len(drawn)), self.count)]
+        for arrays, rows in self.by_source(positions.source):
+            items = self._items[positions.source[rows.start]]
+            first, width = items[np.searchsorted(items[:, 0], positions.series[rows])].T
+            spare = (width - self.variates + 1)[:, None]
+            within = np.sort((rng.random((len(width), self.variates)) * spare).astype(np.int64), axis=1)
+            chosen[rows] = first[:, None] + within + np.arange(self.variates)
+            offset[rows] = arrays.offsets[chosen[rows]]
+        wide = positions[np.repeat(np.arange(len(positions)), self.variates)]
         return replace(wide, series=chosen.reshape(-1), offset=offset.reshape(-1))
 
-    def tails(self, drawn: Drawn) -> Drawn:
+    def cut_at_tails(self, positions: WindowPositions) -> WindowPositions:
         """Cut every series where its held-out tail begins; series too short for one are left out."""
-        tail = held_tail(drawn.end, self.holdout, self.horizon)
-        return replace(drawn, cut=drawn.end - tail)[tail > 0]
+        tail = held_tail(positions.end, self.holdout, self.horizon)
+        return replace(positions, cut=positions.end - tail)[tail > 0]
 
-    def by_source(self, source: Int[np.ndarray, " R"]) -> Iterator[tuple[SourceTables, slice]]:
-        """Every source with the rows that are its own."""
+    def by_source(self, source: Int[np.ndarray, " R"]) -> Iterator[tuple[SourceArrays, slice]]:
+        """Iterate over the sources and the rows of each."""
         begins = np.flatnonzero(np.diff(source, prepend=-1))
         for begin, end in zip(begins, [*begins[1:], len(source)], strict=True):
-            yield self.tables[source[begin]], slice(int(begin), int(end))
+            yield self.arrays[source[begin]], slice(int(begin), int(end))
 
-    def read(self, drawn: Drawn, context: int, horizon: int) -> Float32[np.ndarray, "R L"]:
-        """The values of the windows, ``context`` steps before the cut and ``horizon`` from it on.
+    def read(self, positions: WindowPositions, context: int, horizon: int) -> Float32[np.ndarray, "R L"]:
+        """Read the values of the windows: ``context`` steps before the cut and ``horizon`` steps from it on.
 
-        NaN stands where a value is missing, before a series begins, and behind what may be shown.
+        Missing values, steps before the series, and steps after ``end`` are NaN.
         """
         steps = context + horizon
-        out = np.empty((len(drawn), steps), dtype=np.float32)
-        begin = drawn.offset + drawn.cut - context
-        inside = np.clip(begin, 0, np.maximum(self._points[drawn.source] - steps, 0))
-        for table, rows in self.by_source(drawn.source):
-            if len(table.values) >= steps:
-                read_runs(table.tensor, inside[rows], out[rows])
-        fresh = (drawn.up == 1) & (drawn.down == 1) & (begin == inside) & (self._points[drawn.source] >= steps)
-        # What lies around a series are its neighbours.
-        before, behind = np.maximum(context - drawn.cut, 0), np.minimum(context + drawn.end - drawn.cut, steps)
-        partly = np.flatnonzero((before > 0) | (behind < steps))
-        for row, first, last in zip(*(x.tolist() for x in (partly, before[partly], behind[partly])), strict=True):
+        out = np.empty((len(positions), steps), dtype=np.float32)
+        begin = positions.offset + positions.cut - context
+        inside = np.clip(begin, 0, np.maximum(self._points[positions.source] - steps, 0))
+        for arrays, rows in self.by_source(positions.source):
+            if len(arrays.values) >= steps:
+                read_runs(arrays.tensor, inside[rows], out[rows])
+        is_read = (
+            (positions.stride == 1)
+            & (positions.refinement == 1)
+            & (begin == inside)
+            & (self._points[positions.source] >= steps)
+        )
+        # Steps outside the series belong to its neighbours in the file.
+        before, after_end = (
+            np.maximum(context - positions.cut, 0),
+            np.minimum(context + positions.end - positions.cut, steps),
+        )
+        partly = np.flatnonzero((before > 0) | (after_end < steps))
+        for row, first, last in zip(*(x.tolist() for x in (partly, before[partly], after_end[partly])), strict=True):
             out[row, :first] = out[row, max(last, 0) :] = np.nan
-        rest = np.flatnonzero(~fresh)
+        rest = np.flatnonzero(~is_read)
         if len(rest):
-            out[rest] = self.read_steps(drawn[rest], context, horizon)
+            out[rest] = self.interpolate_windows(positions[rest], context, horizon)
         return out
 
-    def read_steps(self, drawn: Drawn, context: int, horizon: int) -> Float32[np.ndarray, "R L"]:
-        """The same for windows at the very ends of a source, or of a rate, in straight lines between the steps."""
-        down = drawn.down[:, None]
-        place = drawn.cut[:, None] * down + drawn.up[:, None] * np.arange(-context, horizon)
-        step, rest = np.divmod(place, down)
-        last = drawn.end[:, None] - 1
-        here = drawn.offset[:, None] + np.clip(step, 0, last)
-        after = np.minimum(here + (rest > 0), drawn.offset[:, None] + last)
-        values, other = np.empty((2, *here.shape), dtype=np.float32)
-        for table, rows in self.by_source(drawn.source):
-            values[rows], other[rows] = table.values[here[rows]], table.values[after[rows]]
-        part = (rest / down).astype(np.float32)
+    def interpolate_windows(self, positions: WindowPositions, context: int, horizon: int) -> Float32[np.ndarray, "R L"]:
+        """As ``read``, step by step with linear interpolation: for resampled windows and at the ends of a source."""
+        refinement = positions.refinement[:, None]
+        fine_step = positions.cut[:, None] * refinement + positions.stride[:, None] * np.arange(-context, horizon)
+        step, rest = np.divmod(fine_step, refinement)
+        last = positions.end[:, None] - 1
+        here = positions.offset[:, None] + np.clip(step, 0, last)
+        after = np.minimum(here + (rest > 0), positions.offset[:, None] + last)
+        values, next_values = np.empty((2, *here.shape), dtype=np.float32)
+        for arrays, rows in self.by_source(positions.source):
+            values[rows], next_values[rows] = arrays.values[here[rows]], arrays.values[after[rows]]
+        part = (rest / refinement).astype(np.float32)
         inside = (step >= 0) & (step + (rest > 0) <= last)
-        # A missing neighbour takes nothing from a step that lies on the grid itself.
-        values = np.where(rest == 0, values, values * (1 - part) + other * part)
+        # A step on the grid of the series does not depend on the next one, which may be missing.
+        values = np.where(rest == 0, values, values * (1 - part) + next_values * part)
         return np.where(inside, values, np.float32(np.nan))
 
-    def seasons(self, drawn: Drawn) -> Int[np.ndarray, " R"]:
+    def seasons_of(self, positions: WindowPositions) -> Int[np.ndarray, " R"]:
         """Steps in a season of every window."""
-        season = np.empty(len(drawn), dtype=np.int64)
-        for table, rows in self.by_source(drawn.source):
-            season[rows] = table.season[drawn.series[rows]]
+        season = np.empty(len(positions), dtype=np.int64)
+        for arrays, rows in self.by_source(positions.source):
+            season[rows] = arrays.season[positions.series[rows]]
         return season
 
 
 def wide_items(source: Source, variates: int) -> Int[np.ndarray, "items 2"]:
-    """First series and number of variates of the items that have at least so many, all of one length."""
+    """First series and number of variates of the items with at least ``variates`` variates of equal length."""
     items, lengths = np.asarray(source.items), np.diff(np.asarray(source.offsets))
     first = np.flatnonzero(np.diff(items, prepend=-1))
     width = np.diff(first, append=len(items))
-    even = np.minimum.reduceat(lengths, first) == np.maximum.reduceat(lengths, first)
-    return np.stack([first, width], axis=1)[even & (width >= variates)]
+    aligned = np.minimum.reduceat(lengths, first) == np.maximum.reduceat(lengths, first)
+    return np.stack([first, width], axis=1)[aligned & (width >= variates)]
 
 
 def read_runs(
     values: Float32[Tensor, " points"], begin: Int[np.ndarray, " R"], out: Float32[np.ndarray, "R L"]
 ) -> None:
-    """Copy runs of ``values`` that lie within it into ``out``."""
+    """Copy the windows of ``values`` that start at ``begin`` into ``out``."""
     steps = out.shape[1]
     runs = values.as_strided((len(values) - steps + 1, steps), (1, 1))
     torch.index_select(runs, 0, torch.from_numpy(begin), out=torch.from_numpy(out))

@@ -1,4 +1,4 @@
-"""Writing one source of a corpus: series by series into files that grow, what cannot be learnt from left out."""
+"""Writing the arrays of one corpus source, series by series; constant and empty series are left out."""
 
 import contextlib
 import json
@@ -17,13 +17,13 @@ from tsfm_data.errors import InputError
 from tsfm_data.io import SeriesSet, season_length
 
 LIMIT, TINY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
-# Rounding to float32 may cost so much of a series' standard deviation; where it would cost more, its median is taken
-# off. Models look at windows in units of their own, so where a series lies is not what they learn.
+# Largest rounding error of float32, in standard deviations of a series; if it would be larger, the median is subtracted
+# first. That loses nothing for training, because models normalise each window.
 ROUNDING = 1e-4
 
 
 class GrowingArray:
-    """A one-dimensional .npy file that is appended to; nothing of it is kept in memory.
+    """A one-dimensional .npy file that is appended to without holding it in memory.
 
     Args:
         path: the file to write.
@@ -48,8 +48,8 @@ class GrowingArray:
             self._file.close()
 
     def abandon(self) -> None:
-        """Close the file as it is; nothing happens to one that is closed."""
-        with contextlib.suppress(OSError):  # a full disk was reported where it was met first
+        """Close the file as it is; does nothing if it is closed."""
+        with contextlib.suppress(OSError):  # the write that met a full disk has reported it
             self._file.close()
 
     def _header(self) -> None:
@@ -59,7 +59,7 @@ class GrowingArray:
 
 
 class ShardWriter:
-    """The arrays of one source.
+    """Writes the arrays of one source.
 
     Args:
         folder: an empty folder.
@@ -83,48 +83,52 @@ class ShardWriter:
         for array in self.arrays.values():
             array.abandon()
 
-    def add(self, series: SeriesSet, without: Collection[str] = ()) -> None:
+    def add(self, series: SeriesSet, excluded: Collection[str] = ()) -> None:
         """Append every variate of every item.
 
         Args:
             series: what to append.
-            without: series to leave out, named as ``SeriesSet.univariate`` does.
+            excluded: series to leave out, named as by ``SeriesSet.univariate``.
 
         Raises:
-            InputError: a value that float32 does not hold.
+            InputError: a value that float32 cannot represent.
         """
         for i, (item, freq) in enumerate(zip(series.item_ids, series.freqs, strict=True)):
-            kept = 0
+            written = 0
             for variate, column in zip(series.variates, series.item(i).T, strict=True):
                 name = item if len(series.variates) == 1 else variate if len(series) == 1 else f"{item}/{variate}"
-                if name in without:
+                if name in excluded:
                     self.dropped["in evaluation sets"] += 1
                 else:
-                    kept += self._one(np.ascontiguousarray(column), f"{series.source}, series {name!r}", freq)
-            self.items += kept > 0
+                    written += self._append_series(
+                        np.ascontiguousarray(column), f"{series.source}, series {name!r}", freq
+                    )
+            self.items += written > 0
 
-    def _one(self, column: Float64[np.ndarray, " T"], where: str, freq: str) -> bool:
-        seen = column[np.isfinite(column)]
-        if len(seen) < 2 or np.ptp(seen) == 0:
-            self.dropped["empty" if len(seen) == 0 else "one point" if len(seen) == 1 else "constant"] += 1
+    def _append_series(self, column: Float64[np.ndarray, " T"], where: str, freq: str) -> bool:
+        observed = column[np.isfinite(column)]
+        if len(observed) < 2 or np.ptp(observed) == 0:
+            self.dropped["empty" if len(observed) == 0 else "one point" if len(observed) == 1 else "constant"] += 1
             return False
         values, shifted = to_float32(column, where)
         self.shifted += shifted
-        self.missing += len(column) - len(seen)
+        self.missing += len(column) - len(observed)
         index = list(self.frequencies).index(freq) if freq in self.frequencies else len(self.frequencies)
         self.frequencies[freq] += 1
         self.arrays["values"].append(values)
         self.arrays["offsets"].append(np.array([self.arrays["values"].length]))
         self.arrays["items"].append(np.array([self.items]))
         self.arrays["freqs"].append(np.array([index]))
-        self.arrays["overlap"].append(fingerprints(column))  # before rounding, which copies in other units do not share
+        self.arrays["overlap"].append(
+            fingerprints(column)
+        )  # before rounding, because copies in other units round differently
         return True
 
     def finish(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Close the arrays and write ``source.json``.
 
         Args:
-            inputs: what the source was made of; part of the result.
+            inputs: what the source is built from; part of the result.
 
         Returns:
             Inputs, counts, frequencies, and size and digest of each array.
@@ -163,32 +167,32 @@ class ShardWriter:
 
 
 def to_float32(column: Float64[np.ndarray, " T"], where: str) -> tuple[Float32[np.ndarray, " T"], bool]:
-    """A series in single precision, its median taken off where rounding would destroy what happens around it.
+    """Convert a series to single precision; its median is subtracted if rounding would lose too much of its variation.
 
     Args:
         column: values; NaN where missing; not constant.
         where: names the series in messages.
 
     Returns:
-        The values, and whether the median was taken off.
+        The values, and whether the median was subtracted.
 
     Raises:
         InputError: values too large for float32, or differences too small for it.
     """
-    seen = column[np.isfinite(column)]
-    low, high = seen.min(), seen.max()
+    observed = column[np.isfinite(column)]
+    low, high = observed.min(), observed.max()
     largest = max(abs(low), abs(high))
     if largest > LIMIT:
         raise InputError(
-            f"{where}: expected values that float32 holds (up to {LIMIT:.2e}), found {largest:.3e}; rescale the series"
+            f"{where}: expected values of at most {LIMIT:.2e} (float32), found {largest:.3e}; rescale the series"
         )
-    spread = (seen / (high - low)).std() * (high - low)  # no overflow on the way
+    spread = (observed / (high - low)).std() * (high - low)  # divided first, to avoid overflow
     values = column.astype(np.float32)
-    shifted = bool(np.abs(seen.astype(np.float32) - seen).max() > ROUNDING * spread)
+    shifted = bool(np.abs(observed.astype(np.float32) - observed).max() > ROUNDING * spread)
     if shifted:
-        values = (column - np.median(seen)).astype(np.float32)
+        values = (column - np.median(observed)).astype(np.float32)
     if high - low < TINY:
         raise InputError(
-            f"{where}: expected values that float32 tells apart, found a range of {high - low:.3e}; rescale the series"
+            f"{where}: expected a range of at least {TINY:.2e} (float32), found {high - low:.3e}; rescale the series"
         )
     return values, shifted

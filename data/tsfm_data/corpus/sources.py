@@ -1,23 +1,23 @@
-"""What a corpus is made of: the YAML that names sources, checked, and the series of each source, part by part.
+"""The YAML that describes a corpus: checking it, and reading the series of each source in parts.
 
 Every source has one of four keys:
 
     sources:
-      - catalog: {role: train, licence_class: open}     # every set that fits; or a name, or a pattern such as hier_*
+      - catalog: {role: train, licence_class: open}     # every matching set; or a name, or a pattern such as hier_*
         exclude: [m5_total]
       - path: sales/*.csv          # CSV, Parquet or Arrow tables, relative to the YAML; read one file at a time
         name: sales
         target: units
         freq: D
-        licence_class: unstated    # the default: only "open" may train weights that are released
-      - gluonts: datasets/m4       # a folder that GluonTS wrote
-      - generator: gp              # synthetic series; "mixture" is all generators
+        licence_class: unstated    # the default; released weights are trained on "open" only
+      - gluonts: datasets/m4       # a folder written by GluonTS
+      - generator: gp              # synthetic series; "mixture" samples from all generators
         count: 20000
         length: 1024
         seed: 1
 
-``weight`` is the source's share of training windows (of each, if a pattern names several;
-``tsfm_data.corpus.building`` says what the others get), ``name`` what reports call it.
+``weight`` is the source's share of the training windows (for each source, if a pattern matches several; for the default
+see ``tsfm_data.corpus.building.shares``). ``name`` is its name in reports.
 """
 
 import fnmatch
@@ -47,7 +47,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "generator": ("count", "length", "seed", "freq", *COMMON),
 }
 FILTERS = ("role", "licence_class", "domain", "freq", "names")
-GENERATED, ENTRIES = 256, 512  # series drawn, GluonTS entries read, at once
+GENERATED, ENTRIES = 256, 512  # series generated, and GluonTS entries read, at once
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Plan:
     Attributes:
         name: folder and name in reports.
         kind: "catalog", "path", "gluonts" or "generator".
-        origin: data-set name, pattern, folder or generator, as the YAML has it.
-        files: what is read, with digests; the source is built anew when they differ.
-        options: the same for what else decides its content.
+        origin: data-set name, pattern, folder or generator, as written in the YAML.
+        files: files to read, with digests; the source is rebuilt if they differ.
+        options: other inputs that determine its content; the source is rebuilt if they differ.
         licence, licence_class, domain, groups: as in ``catalog.DatasetSpec``.
         share: the given weight, or None.
-        paths: where the files are.
+        paths: of the files.
     """
 
     name: str
@@ -78,12 +78,12 @@ class Plan:
     paths: tuple[Path, ...] = ()
 
     def inputs(self) -> dict[str, Any]:
-        """What decides the content of the source; the same inputs give the same bytes."""
+        """All inputs that determine the content of the source; the same inputs give the same bytes."""
         files = [dict(file) for file in self.files]
         return {"kind": self.kind, "origin": self.origin, "files": files, "options": dict(self.options)}
 
     def about(self) -> dict[str, Any]:
-        """What the manifest says besides."""
+        """Other fields of the manifest entry."""
         return {
             "licence": self.licence,
             "licence_class": self.licence_class,
@@ -93,38 +93,38 @@ class Plan:
         }
 
     def parts(self) -> Iterator[SeriesSet]:
-        """The series, never more at once than one file, or some hundred of a generator or GluonTS data set, hold."""
+        """Read the series in parts: one file, or a few hundred generated series or GluonTS entries, at a time."""
         if self.kind == "catalog":
             yield catalog.load(self.origin)
         elif self.kind == "path":
             for path in self.paths:
-                yield read_series(path, **self.options)
+                yield read_series(path, own_hours=False, **self.options)
         elif self.kind == "gluonts":
             yield from _gluonts_parts(self.paths[0], self.options["freq"])
         else:
-            yield from _generated(self.origin, self.options)
+            yield from _generate_parts(self.origin, self.options)
 
 
 def read_plans(config: Path) -> list[Plan]:
-    """The sources that a corpus YAML names, files found and their digests taken.
+    """Read a corpus YAML: resolve the files of its sources and compute their digests.
 
     Raises:
-        InputError: no such file, no YAML, an unknown key, a source that is not at hand, a name given twice, a data set
-            that is for evaluation.
+        InputError: no such file, invalid YAML, an unknown key, a missing source, a duplicate name, or a data set for
+            evaluation.
     """
     entries = _entries(config)
     plans: list[Plan] = []
     for number, entry in enumerate(entries, start=1):
         where = f"{config}, source {number}"
         plans += _PLANNERS[_kind(entry, where)](entry, where, config.parent)
-    seen: dict[str, str] = {}
+    names: set[str] = set()
     for plan in plans:
-        if plan.name.lower() in seen:
+        if plan.name.lower() in names:
             raise InputError(
-                f"{config}: expected different names of sources, found {plan.name!r} twice; give one of them a "
+                f"{config}: expected distinct source names, found {plan.name!r} twice; give one of them a "
                 "name, or leave it out of a catalogue pattern with exclude"
             )
-        seen[plan.name.lower()] = plan.name
+        names.add(plan.name.lower())
     return plans
 
 
@@ -154,8 +154,8 @@ def _kind(entry: dict[str, Any], where: str) -> str:
         for key in entry:
             if key not in itertools.chain(KEYS, *KEYS.values()):
                 raise InputError(f"{where}: {unknown_name('key', str(key), KEYS)}")
-        found = ", ".join(kinds or map(str, entry))
-        raise InputError(f"{where}: expected one of {', '.join(KEYS)}, found {found}")
+        keys = ", ".join(kinds or map(str, entry))
+        raise InputError(f"{where}: expected one of {', '.join(KEYS)}, found {keys}")
     for key in entry:
         if key not in (kinds[0], *KEYS[kinds[0]]):
             raise InputError(f"{where}: {unknown_name('key', str(key), (kinds[0], *KEYS[kinds[0]]))}")
@@ -167,8 +167,8 @@ def _kind(entry: dict[str, Any], where: str) -> str:
     return kinds[0]
 
 
-def _catalog(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
-    chosen = _matching(entry["catalog"], where)
+def _plan_catalog(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
+    chosen = _matching_names(entry["catalog"], where)
     excluded = entry.get("exclude", [])
     if not isinstance(excluded, list):
         raise InputError(f"{where}: expected exclude as a list of names, found {excluded!r}")
@@ -187,16 +187,16 @@ def _catalog(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
         about = (spec.licence, spec.licence_class, spec.domain, spec.groups, entry.get("weight"))
         plans.append(Plan(name, "catalog", name, files, options, *about))
     if not plans:
-        raise InputError(f"{where}: expected data sets, found none that fits {entry['catalog']!r}")
+        raise InputError(f"{where}: expected data sets, found none that matches {entry['catalog']!r}")
     return plans
 
 
-def _matching(wanted: Any, where: str) -> list[str]:
-    """Names of the training sets that a catalogue entry means."""
+def _matching_names(wanted: Any, where: str) -> list[str]:
+    """Names of the training sets that a catalogue entry selects."""
     if isinstance(wanted, str) and not set(wanted) & set("*?["):
         if catalog.get(wanted).role != "train":
             raise InputError(
-                f"{where}: data set {wanted!r} is for evaluation (role {catalog.get(wanted).role}), never for "
+                f"{where}: data set {wanted!r} is for evaluation (role {catalog.get(wanted).role}), not for "
                 "pretraining; leave it out"
             )
         return [wanted]
@@ -208,61 +208,63 @@ def _matching(wanted: Any, where: str) -> list[str]:
             raise InputError(f"{where}, catalog: {unknown_name('key', str(key), FILTERS)}")
     if conditions.get("role", "train") != "train":
         raise InputError(
-            f"{where}: expected role train, found {conditions['role']!r}: sets for evaluation are never for pretraining"
+            f"{where}: expected role train, found {conditions['role']!r}: evaluation sets are not for pretraining"
         )
     licence = conditions.get("licence_class")
     if licence is not None and licence not in get_args(catalog.LicenceClass):
         raise InputError(f"{where}: {unknown_name('licence_class', str(licence), get_args(catalog.LicenceClass))}")
     pattern = str(conditions.get("names", "*"))
-    fits = {key: value for key, value in conditions.items() if key not in ("names", "role")}
+    filters = {key: value for key, value in conditions.items() if key not in ("names", "role")}
     return [
         name
         for name in catalog.names("train")
         if fnmatch.fnmatchcase(name, pattern)
-        and all(getattr(catalog.get(name), key) == value for key, value in fits.items())
+        and all(getattr(catalog.get(name), key) == value for key, value in filters.items())
     ]
 
 
-def _path(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
+def _plan_path(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
     pattern = str(entry["path"])
-    given = Path(pattern).expanduser()
+    expanded = Path(pattern).expanduser()
     if set(pattern) & set("*?["):
-        base = Path(given.anchor) if given.is_absolute() else folder
-        paths = sorted(path for path in base.glob(str(given.relative_to(given.anchor))) if path.is_file())
+        base = Path(expanded.anchor) if expanded.is_absolute() else folder
+        paths = sorted(path for path in base.glob(str(expanded.relative_to(expanded.anchor))) if path.is_file())
     else:
-        paths = [path for path in (folder / given,) if path.is_file()]
+        paths = [path for path in (folder / expanded,) if path.is_file()]
     if not paths:
-        raise InputError(f"{where}: expected a table at {folder / given}, found no file; correct path or leave it out")
+        raise InputError(
+            f"{where}: expected a table at {folder / expanded}, found no file; correct path or leave it out"
+        )
     files = [{"file": path.name, "sha256": file_digest(path)} for path in paths]
     for file in files:
         _refuse_evaluation(file["file"], file["sha256"], where)
     options = {key: entry[key] for key in TABLE_OPTIONS if key in entry}
     _check_freq(entry, where)
-    name = entry.get("name") or given.name.split(".")[0].strip("*") or given.parent.name
-    return [_own(entry, where, str(name), "path", pattern, files, options, paths)]
+    name = entry.get("name") or expanded.name.split(".")[0].strip("*") or expanded.parent.name
+    return [_source_plan(entry, where, str(name), "path", pattern, files, options, paths)]
 
 
 def _refuse_evaluation(file: str, digest: str, where: str) -> None:
     for name in catalog.names("bench"):
         if catalog.get(name).sha256 == digest:
             raise InputError(
-                f"{where}: {file} is the file of data set {name!r}, which is for evaluation, never for pretraining; "
+                f"{where}: {file} is the file of data set {name!r}, which is for evaluation, not for pretraining; "
                 "leave it out"
             )
 
 
-def _gluonts(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
+def _plan_gluonts(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
     path = folder / Path(str(entry["gluonts"])).expanduser()
     train = path / "train" if (path / "train").is_dir() else path
     inside = sorted(file for file in train.rglob("*") if file.is_file() and not file.name.startswith("."))
     if not inside:
-        raise InputError(f"{where}: expected a folder that GluonTS wrote at {path}, found none")
+        raise InputError(f"{where}: expected a folder written by GluonTS at {path}, found none")
     freq = str(entry.get("freq") or _gluonts_freq(path, where))
     _check_freq({"freq": freq}, where)
     freq = period_alias(freq)
     files = [{"file": str(file.relative_to(train)), "sha256": file_digest(file)} for file in inside]
     name = str(entry.get("name") or path.name)
-    return [_own(entry, where, name, "gluonts", str(entry["gluonts"]), files, {"freq": freq}, [train])]
+    return [_source_plan(entry, where, name, "gluonts", str(entry["gluonts"]), files, {"freq": freq}, [train])]
 
 
 def _gluonts_freq(path: Path, where: str) -> str:
@@ -284,7 +286,7 @@ def _gluonts_parts(path: Path, freq: str) -> Iterator[SeriesSet]:
     try:
         next(iter(FileDataset(path, freq=freq)), None)
         single = True
-    except GluonTSException:  # targets of [V, T]; what else is wrong is met again below
+    except GluonTSException:  # targets of shape [V, T]; any other error is raised again below
         single = False
     entries = iter(FileDataset(path, freq=freq, one_dim_target=single))
     for number in itertools.count():
@@ -298,7 +300,7 @@ def _gluonts_parts(path: Path, freq: str) -> Iterator[SeriesSet]:
         yield read_series(part, name=f"{path}, part {number + 1}")
 
 
-def _generator(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
+def _plan_generator(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]:
     generator = str(entry["generator"])
     if generator != "mixture" and generator not in GENERATORS:
         raise InputError(f"{where}: {unknown_name('generator', generator, (*GENERATORS, 'mixture'))}")
@@ -311,14 +313,14 @@ def _generator(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]
             raise InputError(f"{where}: expected {key} as a whole number of at least {least}, found {value!r}")
     _check_freq(options, where)
     name = str(entry.get("name") or generator)
-    return [_own(entry, where, name, "generator", generator, [], options, [])]
+    return [_source_plan(entry, where, name, "generator", generator, [], options, [])]
 
 
-def _generated(generator: str, options: Mapping[str, Any]) -> Iterator[SeriesSet]:
-    draw = SyntheticMixture().draw if generator == "mixture" else GENERATORS[generator]
+def _generate_parts(generator: str, options: Mapping[str, Any]) -> Iterator[SeriesSet]:
+    generate = SyntheticMixture().sample if generator == "mixture" else GENERATORS[generator]
     for start in range(0, options["count"], GENERATED):
         rng = np.random.Generator(np.random.Philox(key=options["seed"], counter=[0, 0, 0, start]))
-        values = draw(min(GENERATED, options["count"] - start), options["length"], rng)
+        values = generate(min(GENERATED, options["count"] - start), options["length"], rng)
         ids = [str(i) for i in range(start, start + len(values))]
         yield SeriesSet.from_arrays(generator, list(values), options["freq"], item_ids=ids)
 
@@ -331,7 +333,7 @@ def _check_freq(entry: Mapping[str, Any], where: str) -> None:
             raise InputError(f"{where}: {error}") from error
 
 
-def _own(
+def _source_plan(
     entry: Mapping[str, Any],
     where: str,
     name: str,
@@ -341,7 +343,7 @@ def _own(
     options: Mapping[str, Any],
     paths: list[Path],
 ) -> Plan:
-    """A source that is not of the catalogue: its licence is what the YAML says."""
+    """The plan of a source outside the catalogue; its licence is taken from the YAML."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise InputError(f"{where}: expected a name of letters, digits, '.', '_' and '-', found {name!r}; give name")
     synthetic = kind == "generator"
@@ -354,4 +356,4 @@ def _own(
     return Plan(name, kind, origin, tuple(files), options, licence, licence_class, domain, (), share, tuple(paths))
 
 
-_PLANNERS = {"catalog": _catalog, "path": _path, "gluonts": _gluonts, "generator": _generator}
+_PLANNERS = {"catalog": _plan_catalog, "path": _plan_path, "gluonts": _plan_gluonts, "generator": _plan_generator}

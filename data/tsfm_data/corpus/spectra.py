@@ -1,4 +1,4 @@
-"""What windows of series look like as a whole: power spectra and autocorrelations, of real series and of any others."""
+"""Power spectra and autocorrelations of windows, to compare synthetic series with real ones."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +9,7 @@ from tsfm_data.corpus.store import Store
 from tsfm_data.errors import InputError
 from tsfm_data.io import catalog
 
-LEAST_OBSERVED = 0.95  # of a window
+MIN_OBSERVED = 0.95  # share of the steps of a window
 
 
 def standardised(x: Float[np.ndarray, "count length"]) -> Float[np.ndarray, "count length"]:
@@ -18,15 +18,15 @@ def standardised(x: Float[np.ndarray, "count length"]) -> Float[np.ndarray, "cou
     return centred / np.maximum(centred.std(1, keepdims=True), 1e-12)
 
 
-def power(x: Float[np.ndarray, "count length"]) -> Float[np.ndarray, "count frequencies"]:
-    """Share of a row's variance at 1, 2, ... cycles a window up to one cycle in two steps, under a Hann window."""
+def power_spectrum(x: Float[np.ndarray, "count length"]) -> Float[np.ndarray, "count frequencies"]:
+    """Share of each row's variance at 1, 2, ... cycles per window, up to one per two steps, with a Hann window."""
     length = x.shape[1]
     spectrum = np.abs(np.fft.rfft(standardised(x) * np.hanning(length), axis=1)[:, 1:]) ** 2
     return spectrum / np.maximum(spectrum.sum(1, keepdims=True), 1e-12)
 
 
 def autocorrelation(x: Float[np.ndarray, "count length"], lags: int) -> Float[np.ndarray, "count lags"]:
-    """Correlation of every row with itself ``1 .. lags`` steps later, as a share of its variance."""
+    """Autocorrelation of every row at lags ``1 .. lags``."""
     length = x.shape[1]
     spectrum = np.abs(np.fft.rfft(standardised(x), 2 * length, axis=1)) ** 2
     return np.fft.irfft(spectrum, axis=1)[:, 1 : lags + 1] / length
@@ -34,14 +34,14 @@ def autocorrelation(x: Float[np.ndarray, "count length"], lags: int) -> Float[np
 
 def real_windows(
     sources: Sequence[tuple[float, Sequence[np.ndarray]]], count: int, length: int, rng: np.random.Generator
-) -> Float32[np.ndarray, "found length"]:
-    """Windows of real series: a source by its weight, one of its series, a place in it.
+) -> Float32[np.ndarray, "windows length"]:
+    """Sample windows of real series: a source by its weight, one of its series, a position in it.
 
-    Gaps are filled with straight lines. Windows with more than a few, and constant ones, are left out.
+    Gaps are interpolated linearly. Windows with more than 5 % missing, and constant ones, are left out.
 
     Args:
-        sources: weight and series of each source; series shorter than ``length`` are passed over.
-        count: windows to try.
+        sources: weight and series of each source; series shorter than ``length`` are skipped.
+        count: windows to sample, before some are left out.
         length: steps of a window.
         rng: source of randomness.
 
@@ -53,15 +53,15 @@ def real_windows(
     if not long:
         raise InputError(f"expected series of at least {length} steps to compare with, found none: lower the length")
     weights = np.array([weight for weight, _ in long])
-    steps, found = np.arange(length), []
+    steps, windows = np.arange(length), []
     for k in rng.choice(len(long), count, p=weights / weights.sum()):
         series = long[k][1][rng.integers(len(long[k][1]))]
         begin = int(rng.integers(len(series) - length + 1))
         window = np.asarray(series[begin : begin + length], np.float32)
-        seen = np.isfinite(window)
-        if seen.mean() >= LEAST_OBSERVED and np.ptp(window[seen]) > 0:
-            found.append(np.interp(steps, steps[seen], window[seen]).astype(np.float32))
-    return np.stack(found) if found else np.zeros((0, length), np.float32)
+        observed = np.isfinite(window)
+        if observed.mean() >= MIN_OBSERVED and np.ptp(window[observed]) > 0:
+            windows.append(np.interp(steps, steps[observed], window[observed]).astype(np.float32))
+    return np.stack(windows) if windows else np.zeros((0, length), np.float32)
 
 
 def store_sources(store: Store) -> list[tuple[float, list[np.ndarray]]]:
@@ -73,7 +73,7 @@ def store_sources(store: Store) -> list[tuple[float, list[np.ndarray]]]:
 
 
 def catalogue_sources() -> Iterator[tuple[float, list[np.ndarray]]]:
-    """The training sets of the catalogue that are at hand, with equal weights."""
+    """The training sets of the catalogue that are stored locally, with equal weights."""
     for name in catalog.names("train"):
         if catalog.at_hand(catalog.get(name)) is not None:
             series = catalog.load(name).univariate()

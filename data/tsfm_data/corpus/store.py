@@ -1,15 +1,15 @@
-"""A pretraining corpus on disk, opened memory-mapped: many sources, each a few arrays, and one manifest.
+"""A pretraining corpus on disk, memory-mapped: a few arrays per source, and one manifest.
 
-    DIR/manifest.json              where every source came from, its licence, counts, weight, digests of its arrays
-    DIR/overlap.npz                fingerprints by source (``tsfm_data.corpus.overlap``): they go with a model's card
+    DIR/manifest.json              origin, licence, counts, weight and array digests of every source
+    DIR/overlap.npz                fingerprints by source (``tsfm_data.corpus.overlap``), copied to a model's folder
     DIR/sources/NAME/values.npy    float32: every variate of every item, one after the other; NaN where missing
                     /offsets.npy   int64: series ``i`` is values ``offsets[i]:offsets[i + 1]``
-                    /items.npy     int32: series with one number are the aligned variates of one item
-                    /freqs.npy     int16: each series' place in the frequencies of the source
+                    /items.npy     int32: series with the same number are the aligned variates of one item
+                    /freqs.npy     int16: index of each series' frequency in the list of the source
                     /overlap.npy   uint64: fingerprints
-                    /source.json   what the arrays were made of, and what was found on the way
+                    /source.json   inputs of the source, counts and array digests
 
-``tsfm_data.corpus.building`` writes it.
+``tsfm_data.corpus.building`` writes these files.
 """
 
 import hashlib
@@ -43,14 +43,14 @@ class Source:
         name: unique in the corpus.
         weight: share of training windows; the weights of a corpus sum to 1.
         licence: as the origin states it.
-        licence_class: "open" may train weights that are released.
+        licence_class: released weights are trained on "open" sources only.
         values: all series, one after the other; NaN where missing.
         offsets: series ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
-        items: series with one number are the aligned variates of one item, in order.
+        items: series with the same number are the aligned variates of one item, in order.
         freqs: index of each series' frequency in ``freq_names``.
         freq_names: pandas aliases.
         season: steps in one season of each series.
-        fingerprints: what ``tsfm_data.corpus.overlap`` compares.
+        fingerprints: of its blocks, for ``tsfm_data.corpus.overlap``.
         entry: the source's entry in the manifest.
     """
 
@@ -72,16 +72,16 @@ class Source:
 
     @property
     def points(self) -> int:
-        """Values in all series, missing ones included."""
+        """Number of values in all series, including missing ones."""
         return len(self.values)
 
 
 class Store:
-    """A corpus folder, opened.
+    """An open corpus folder.
 
     Args:
-        folder: what ``tsfm data build`` wrote.
-        verify: whether to compare every array with its digest, which reads the whole corpus; sizes are always checked.
+        folder: written by ``tsfm data build``.
+        verify: whether to check the digest of every array, which reads the whole corpus; sizes are always checked.
 
     Attributes:
         folder: as given.
@@ -102,7 +102,7 @@ class Store:
 
     @property
     def points(self) -> int:
-        """Values in all series of all sources."""
+        """Number of values in all series of all sources."""
         return sum(source.points for source in self.sources)
 
     def _open(self, entry: Mapping[str, Any], verify: bool) -> Source:
@@ -111,7 +111,7 @@ class Store:
         arrays = {name: _map(folder / f"{name}.npy", dtype) for name, dtype in ARRAYS.items()}
         series, points = len(arrays["items"]), len(arrays["values"])
         if not (len(arrays["freqs"]) == series == len(arrays["offsets"]) - 1 and arrays["offsets"][-1] == points):
-            raise InputError(f"{folder}: expected arrays that fit each other, found others; {REBUILD}")
+            raise InputError(f"{folder}: expected arrays of matching lengths, found others; {REBUILD}")
         seasons = np.array([frequency["season"] for frequency in entry["frequencies"]], dtype=np.int64)
         return Source(
             name=entry["name"],
@@ -129,11 +129,11 @@ class Store:
         )
 
 
-REBUILD = "run tsfm data build again with its YAML, which makes that source anew"
+REBUILD = "run tsfm data build again with its YAML, which rebuilds that source"
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest of a corpus folder, or the manifest file itself (for instance one that lies with a model's card).
+    """The manifest of a corpus folder, or the manifest file itself (for instance that of a released model).
 
     Raises:
         InputError: there is none, or it is not one of ours.
@@ -144,22 +144,22 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{file}: no such file; expected a corpus folder (tsfm data build) or its manifest")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        found = manifest["format"]
+        written = manifest["format"]
         manifest["sources"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: expected the manifest of a corpus, found something else") from error
-    if found != FORMAT:
-        raise InputError(f"{file}: expected a corpus of format {FORMAT}, found format {found}; build it anew")
+    if written != FORMAT:
+        raise InputError(f"{file}: expected a corpus of format {FORMAT}, found format {written}; build it again")
     return manifest
 
 
 def check_arrays(folder: Path, arrays: Mapping[str, Mapping[str, Any]], verify: bool) -> None:
-    """Compare the array files of one source with what was written: sizes, and with ``verify`` digests.
+    """Check the sizes of the array files of one source, and with ``verify`` their digests.
 
     Args:
         folder: of the source.
         arrays: file name -> {"bytes", "sha256"}.
-        verify: whether to read the files.
+        verify: whether to read the files and compare digests.
 
     Raises:
         InputError: a file is missing or differs; it is named.
@@ -171,8 +171,8 @@ def check_arrays(folder: Path, arrays: Mapping[str, Mapping[str, Any]], verify: 
             raise InputError(f"{file}: expected {written['bytes']:,} bytes, found no file; {REBUILD}")
         if size != written["bytes"]:
             raise InputError(f"{file}: expected {written['bytes']:,} bytes, found {size:,}; {REBUILD}")
-        if verify and (found := file_digest(file)) != written["sha256"]:
-            raise InputError(f"{file}: expected sha256 {written['sha256']}, found {found}: it is damaged; {REBUILD}")
+        if verify and (digest := file_digest(file)) != written["sha256"]:
+            raise InputError(f"{file}: expected sha256 {written['sha256']}, found {digest}: it is damaged; {REBUILD}")
 
 
 def file_digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Metrics, protocols, baselines, and scores of forecasts."""
+"""Evaluation of forecasts: metrics, protocols, baselines, benchmark suites, published results."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tsfm_data.evaluation.metrics import LEVELS
     from tsfm_data.evaluation.profiles import PROBABILISTIC, Profile, get_profile
     from tsfm_data.evaluation.report import BASELINE, Report
-    from tsfm_data.evaluation.suite import at_hand, evaluate_suite, score_sets
+    from tsfm_data.evaluation.suite import available_sets, evaluate_suite, score_sets
     from tsfm_data.evaluation.suite_report import SuiteReport
     from tsfm_data.evaluation.suite_sets import ALL_PROFILES, SHORT, SuiteSet, choose, suite_profile
     from tsfm_data.evaluation.suite_tables import coverage_points, published_rows, set_rows, summary_rows
@@ -31,7 +31,7 @@ __all__ = [
     "SeasonalNaive",
     "SuiteReport",
     "SuiteSet",
-    "at_hand",
+    "available_sets",
     "choose",
     "coverage_points",
     "evaluate",

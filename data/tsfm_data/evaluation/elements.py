@@ -1,4 +1,4 @@
-"""Forecasts beside the truth: quantiles of any level, quantiles of samples, and the seasonal error that scales them.
+"""Forecasts with true values, the input of metrics: quantiles at any level, sample quantiles, the seasonal error.
 
 Axes: B windows, T history steps, H horizon steps, V variates, Q quantile levels, S sample paths, C cuts.
 """
@@ -11,18 +11,18 @@ from jaxtyping import Float64, Int64
 
 from tsfm_data.errors import InputError
 
-TAIL_GUARD = 1e-8  # inside the logarithms of extrapolated quantiles, as GluonTS has it
+TAIL_GUARD = 1e-8  # inside the logarithms of extrapolated quantiles, as in GluonTS
 
 
 @dataclass(frozen=True)
 class Elements:
-    """Forecasts beside the truth, all in the same units.
+    """Forecasts and true values, all in the same units.
 
     Attributes:
         label: true values, NaN where not observed.
         quantiles: forecast quantiles along the last axis.
-        levels: their levels, ascending.
-        mean: mean forecast; None falls back to the median.
+        levels: quantile levels, ascending.
+        mean: mean forecast; None means the median.
         scale: in-sample seasonal error of each window, for scaled metrics.
     """
 
@@ -42,22 +42,22 @@ class Elements:
 def quantile_at(
     quantiles: Float64[np.ndarray, "*axes Q"], levels: Sequence[float], level: float
 ) -> Float64[np.ndarray, "*axes"]:
-    """The quantile of any level: linear between known levels, exponential tails beyond them.
+    """The quantile at any level: linear interpolation between known levels, exponential tails beyond them.
 
-    The rule of ``tsfm.nn.quantiles.interpolate_quantiles``, by which models answer levels that they were not trained
-    on. GluonTS has the same tails, with ``TAIL_GUARD``, but lets them begin at 0.1 and 0.9 if known levels lie further
-    out, where its quantiles may cross.
+    The same rule as ``tsfm.nn.quantiles.interpolate_quantiles``, by which models forecast levels on which they were not
+    trained. GluonTS has the same tails, with ``TAIL_GUARD``, but starts them at 0.1 and 0.9 even if known levels lie
+    further out, so its quantiles may cross there.
 
     Raises:
         InputError: ``level`` is not known and fewer than two levels are.
     """
     known = np.asarray(levels)
-    hit = np.flatnonzero(np.abs(known - level) < 1e-9)
-    if hit.size:
-        return quantiles[..., hit[0]]
+    match = np.flatnonzero(np.abs(known - level) < 1e-9)
+    if match.size:
+        return quantiles[..., match[0]]
     if len(known) < 2:
         raise InputError(
-            f"expected at least 2 quantile levels to find level {level}, found {list(levels)}: ask for more"
+            f"expected at least 2 quantile levels to compute level {level}, found {list(levels)}: forecast more levels"
         )
     if level < known[0]:
         inner, outer = known[1], known[0]
@@ -79,7 +79,7 @@ def _log_ratio(above: float, below: float) -> float:
 def sample_quantiles(
     samples: Float64[np.ndarray, "*axes S"], levels: Sequence[float]
 ) -> Float64[np.ndarray, "*axes Q"]:
-    """Quantiles of sample paths: the sorted sample number ``round((S - 1) level)``, as GluonTS."""
+    """Quantiles of sample paths: the sorted sample of index ``round((S - 1) level)``, as in GluonTS."""
     rank = np.round((samples.shape[-1] - 1) * np.asarray(levels)).astype(int)
     return np.sort(samples, axis=-1)[..., rank]
 
@@ -89,13 +89,13 @@ def seasonal_error(
 ) -> Float64[np.ndarray, "C V"]:
     """Mean absolute seasonal difference of the history before each cut: the denominator of MASE.
 
-    The season is 1 where the history is shorter than one season (as GluonTS). NaN where no difference exists.
+    If the history is shorter than one season, the season is 1 (as in GluonTS). NaN if there is no difference.
 
     Args:
         values: one series, NaN where missing.
         season: steps in a season.
         cuts: history lengths.
-        skip_missing: leave differences with a missing end out; otherwise they make the result NaN.
+        skip_missing: ignore differences with a missing value; otherwise they make the result NaN.
     """
     result = np.empty((len(cuts), values.shape[1]))
     short = season > cuts

@@ -121,7 +121,7 @@ def evaluate_series(
     """
     freq, lengths = series.freqs[0], item_lengths(series)
     horizon = horizon or profile.horizon(dataset, freq)
-    season = profile.season(dataset, freq)
+    season = series.season or (series.season_of(freq) if profile.natural else profile.season(dataset, freq))
     predictor = _as_published(predictor, profile)
     items, cuts = profile.cuts(dataset, series.item_ids, lengths, horizon, split)
     scaler = StandardScaler.fit_split(series.values, series.offsets, split) if profile.standardise and split else None
@@ -160,7 +160,13 @@ def evaluate_series(
     rows = _rows(whole, labels, points.sum(keepdims=True))
     if each is not None:
         rows += _rows(each, labels, points, series.item_ids, np.bincount(items, minlength=len(series)))
-    return Report(rows, [f"{dataset}: {split.describe()}"] if split is not None else [])
+    notes = [f"{dataset}: {split.describe()}"] if split is not None else []
+    if season != series.season_of(freq):
+        notes.append(
+            f"{dataset}: season {season} as in profile {profile.name}; that of the calendar is "
+            f"{series.season_of(freq)} (profile table, or --season)"
+        )
+    return Report(rows, notes)
 
 
 def _as_published(predictor: Predictor, profile: Profile) -> Predictor:

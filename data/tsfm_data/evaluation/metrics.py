@@ -1,11 +1,11 @@
-"""Forecast metrics: a statistic per forecast value, and an aggregation, streamed over batches in constant memory.
+"""Forecast metrics: statistics per forecast value, aggregated over batches in constant memory.
 
-A metric such as ``MASE`` is made of statistics (``absolute error / seasonal error``), whose sums and counts are kept in
-float64, and of a formula over those totals. Definitions and names follow ``gluonts.ev`` (GluonTS 0.17), to which the
-tests compare every value; quantile losses therefore carry the factor 2, ND, NRMSE and WQL are ratios of totals, and
+A metric such as ``MASE`` consists of statistics (``absolute error / seasonal error``), whose sums and counts are
+accumulated in float64, and of a formula over these totals. Definitions and names follow ``gluonts.ev`` (GluonTS 0.17),
+with which tests compare every value; quantile losses have the factor 2, ND, NRMSE and WQL are ratios of totals, and
 sMAPE is 2|e| / (|y| + |f|).
 
-Axes: B windows, H horizon steps, V variates, Q quantile levels, G groups that are reported apart.
+Axes: B windows, H horizon steps, V variates, Q quantile levels, G groups that are reported separately.
 """
 
 import re
@@ -21,8 +21,8 @@ from tsfm_data.evaluation.elements import Elements
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
-# What becomes of values that are not finite: "mask" skips them and labels that are not observed, and counts the
-# former (a zero denominator makes them); "nan" skips NaN alone; "keep" lets NaN through into means.
+# Treatment of values that are not finite: "mask" skips them (zero denominators), counts them as undefined, and skips
+# unobserved labels; "nan" skips NaN only; "keep" propagates NaN into means.
 Invalid = Literal["mask", "nan", "keep"]
 
 
@@ -54,7 +54,7 @@ def _inside(e: Elements, share: float | str) -> np.ndarray:
     return ((lower <= e.label) & (e.label <= upper)).astype(np.float64)
 
 
-# One value a forecast value. The second argument is a quantile level, "mean", or the size of an interval.
+# One statistic per forecast value. The second argument is a quantile level, "mean", or the size of an interval.
 STATISTICS: dict[str, Callable[[Elements, float | str], np.ndarray]] = {
     "missing": lambda e, _: np.isnan(e.label).astype(np.float64),
     "absolute_label": lambda e, _: np.abs(e.label),
@@ -78,13 +78,13 @@ Key = tuple[str, float | str]  # a statistic and its argument
 
 @dataclass
 class Total:
-    """Running sums of one statistic, one a group.
+    """Running sums of one statistic, one per group.
 
     Attributes:
-        sum: sum over the values that count.
-        count: how many count.
-        undefined: how many observed values have no finite statistic (zero denominators).
-        nan: how many values are NaN.
+        sum: sum over the counted values.
+        count: number of counted values.
+        undefined: number of observed values without a finite statistic (zero denominators).
+        nan: number of NaN values.
     """
 
     sum: Float64[np.ndarray, " G"]
@@ -93,7 +93,7 @@ class Total:
     nan: Int64[np.ndarray, " G"]
 
     def mean(self, invalid: Invalid) -> Float64[np.ndarray, " G"]:
-        """Sum over count; NaN where nothing counts."""
+        """Sum divided by count; NaN if the count is 0."""
         with np.errstate(invalid="ignore"):
             mean = self.sum / self.count
         return np.where(self.nan > 0, np.nan, mean) if invalid == "keep" else mean
@@ -104,10 +104,10 @@ class Metric:
     """A named formula over totals.
 
     Attributes:
-        name: how it is asked for and reported, for instance ``"MASE"`` or ``"coverage[0.9]"``.
+        name: in requests and reports, for instance ``"MASE"`` or ``"coverage[0.9]"``.
         keys: the statistics it needs.
         formula: from the totals' sums and means, in the order of ``keys``, to the value of each group.
-        levels: the quantile levels it looks at.
+        levels: the quantile levels it needs.
     """
 
     name: str
@@ -134,7 +134,7 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _interval(statistic: str, outer: Callable[[float], float]) -> Callable[[str, float | str], Metric]:
-    """A mean statistic of a central interval, whose lower level is ``outer(size)``."""
+    """The mean of a statistic of a central interval with lower level ``outer(size)``."""
 
     def build(name: str, size: float | str) -> Metric:
         low = outer(float(size))
@@ -182,12 +182,12 @@ POINT_METRICS: dict[str, tuple[float | str | None, Callable[[str, float | str], 
 def _average(
     statistic: str, value: Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
 ) -> Callable[[str, tuple[float, ...]], Metric]:
-    """A mean over quantile levels of ``value(sum, mean, sum of |label|, level)``."""
+    """The mean over quantile levels of ``value(sum, mean, sum of |label|, level)``."""
 
     def build(name: str, levels: tuple[float, ...]) -> Metric:
         def formula(sums: list[np.ndarray], means: list[np.ndarray]) -> np.ndarray:
-            each = [value(s, m, sums[-1], q) for s, m, q in zip(sums[:-1], means[:-1], levels, strict=True)]
-            return np.mean(each, axis=0)
+            losses = [value(s, m, sums[-1], q) for s, m, q in zip(sums[:-1], means[:-1], levels, strict=True)]
+            return np.mean(losses, axis=0)
 
         return Metric(name, (*((statistic, q) for q in levels), LABEL), formula, levels)
 
@@ -203,7 +203,7 @@ LEVEL_METRICS: dict[str, Callable[[str, tuple[float, ...]], Metric]] = {
     "coverage_error": _average("below", lambda _total, mean, _label, q: np.abs(mean - q)),
 }
 
-# The long names of gluonts.ev and the leaderboards' word for the same numbers.
+# Other names of the same metrics, in gluonts.ev and on leaderboards.
 ALIASES = {
     "CRPS": "WQL",
     "mean_weighted_sum_quantile_loss": "WQL",
@@ -217,14 +217,14 @@ ALIASES = {
 
 
 def get_metric(name: str, levels: Sequence[float] = LEVELS) -> Metric:
-    """The metric of a name such as ``MASE``, ``MSE[0.5]``, ``WQL``, ``coverage[0.9]`` or ``MSIS[alpha=0.2]``.
+    """The metric with a name such as ``MASE``, ``MSE[0.5]``, ``WQL``, ``coverage[0.9]`` or ``MSIS[alpha=0.2]``.
 
     Args:
-        name: as in ``METRICS`` or ``gluonts.ev``, with an argument in brackets where another than the default is meant.
-        levels: the quantile levels over which metrics without a level of their own are averaged.
+        name: as in ``METRICS`` or ``gluonts.ev``, with an argument in brackets unless the default is meant.
+        levels: the quantile levels over which metrics without an argument are averaged.
 
     Raises:
-        InputError: the name or its argument is not known.
+        InputError: the name or its argument is unknown.
     """
     match = re.fullmatch(r"(\w+)(?:\[(?:alpha=)?([\w.]+)\])?", name)
     base = ALIASES.get(match[1], match[1]) if match else name
@@ -261,12 +261,12 @@ def _argument(name: str, text: str | None) -> float | str | None:
 
 @dataclass
 class Accumulator:
-    """Metrics of a stream of batches.
+    """Computes metrics over a stream of batches.
 
     Attributes:
-        metrics: what is asked for; statistics that several need are computed once.
-        groups: how many groups are reported apart (1: everything together).
-        invalid: what becomes of values that are not finite.
+        metrics: to compute; statistics used by several metrics are computed once.
+        groups: number of groups that are reported separately.
+        invalid: treatment of values that are not finite.
     """
 
     metrics: Sequence[Metric]
@@ -282,8 +282,8 @@ class Accumulator:
         """Add one batch.
 
         Args:
-            elements: the forecasts and the truth.
-            group: the group of each value, broadcastable to ``[B, H, V]``; None where there is one group.
+            elements: forecasts and true values.
+            group: the group of each value, broadcastable to ``[B, H, V]``; None for one group.
         """
         shape = elements.label.shape
         cells = None if group is None else np.broadcast_to(group, shape).ravel()
@@ -310,7 +310,7 @@ class Accumulator:
         return np.bincount(cells, weights=values.ravel(), minlength=self.groups)
 
     def values(self) -> dict[str, Float64[np.ndarray, " G"]]:
-        """Each metric's value in every group; NaN where nothing could be scored."""
+        """The value of each metric in every group; NaN if nothing could be scored."""
         return {metric.name: self._value(metric) for metric in self.metrics}
 
     def _value(self, metric: Metric) -> Float64[np.ndarray, " G"]:
@@ -319,30 +319,30 @@ class Accumulator:
         return np.where(np.isfinite(value), value, np.nan) if self.invalid == "mask" else value
 
     def undefined(self) -> dict[str, Int64[np.ndarray, " G"]]:
-        """How many observed points each metric could not score, in every group; all of them where it has no value."""
+        """Number of observed points that each metric could not score, in every group; all if it has no value."""
         counts = {}
         for metric in self.metrics:
             totals = [self.totals[key] for key in metric.keys]
-            lost = np.max([t.undefined for t in totals], axis=0)
+            unscored = np.max([t.undefined for t in totals], axis=0)
             observed = np.max([t.undefined + t.count for t in totals], axis=0)
-            counts[metric.name] = np.where(np.isfinite(self._value(metric)), lost, observed)
+            counts[metric.name] = np.where(np.isfinite(self._value(metric)), unscored, observed)
         return counts
 
 
 def build_metrics(names: Iterable[str], levels: Sequence[float] = LEVELS) -> list[Metric]:
-    """The metrics of several names."""
+    """The metrics with these names."""
     return [get_metric(name, levels) for name in names]
 
 
 def needed_levels(metrics: Iterable[Metric], levels: Sequence[float] = ()) -> tuple[float, ...]:
-    """Every quantile level that the metrics look at, together with ``levels``; ascending, no level twice."""
+    """All quantile levels that the metrics need, and ``levels``; ascending and distinct."""
     return tuple(
         sorted({round(float(q), 9) for metric in metrics for q in metric.levels} | {round(q, 9) for q in levels})
     )
 
 
 def score(metrics: Sequence[Metric], elements: Elements) -> Mapping[str, float]:
-    """All metrics of one batch, everything together."""
+    """All metrics of one batch, as one group."""
     accumulator = Accumulator(metrics)
     accumulator.update(elements)
     return {name: float(value[0]) for name, value in accumulator.values().items()}

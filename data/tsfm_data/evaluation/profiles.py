@@ -4,6 +4,8 @@
   with stride 1, values standardised by the training rows, mean over windows, steps and variates.
 - ``gift``, ``gift-medium``, ``gift-long``: the three terms of GIFT-Eval: the last tenth of every series (at most 20
   adjacent windows; one for M4), seasons of GluonTS, errors pooled over all windows.
+- ``table``: for your own tables: windows and metrics of GIFT-Eval, with the calendar season of the frequency (7 for
+  days, 52 for weeks).
 - ``chronos``: the Chronos zero-shot benchmark as computed by fev: the last window of every series, with the published
   horizon and season of each data set.
 """
@@ -22,6 +24,7 @@ from tsfm_data.io import normalise, season_length
 from tsfm_data.windows import Split
 
 GIFT_HORIZON = {"M": 12, "W": 8, "D": 30, "h": 48, "min": 48, "s": 60}
+OWN_HORIZON = {**GIFT_HORIZON, "Y": 6, "Q": 8, "B": 30, "ns": 24}  # steps without a unit are nanoseconds
 M4_HORIZON = {"Y": 6, "Q": 8, "M": 18, "W": 13, "D": 14, "h": 48}
 GIFT_SHARE, GIFT_MOST = 0.1, 20  # share of test rows in a series, most windows per series
 
@@ -92,6 +95,7 @@ class Profile:
             forecast at every quantile level.
         context: history for predictors without a limit, at least one season; None: the whole history.
         multiplier: factor on the short horizon of the frequency.
+        natural: whether seasons are those of the series instead of GluonTS's.
         levels: quantile levels of WQL and other metrics that average over levels.
     """
 
@@ -103,6 +107,7 @@ class Profile:
     naive_intervals: bool = True
     context: int | None = None
     multiplier: int = 1
+    natural: bool = False
     levels: tuple[float, ...] = LEVELS
 
     def horizon(self, dataset: str, freq: str) -> int:
@@ -113,7 +118,7 @@ class Profile:
         """
         unit = _unit(freq)
         if self.windows == "gift":
-            steps = _gift_horizon(dataset, unit)
+            steps = OWN_HORIZON.get(unit) if self.natural else _gift_horizon(dataset, unit)
         elif self.windows == "last":
             steps = task[0] if (task := _chronos_task(dataset)) else CHRONOS_HORIZON.get(unit)
         else:
@@ -192,7 +197,7 @@ def _chronos_task(dataset: str) -> tuple[int, int] | None:
 
 def _unit(freq: str) -> str:
     """The unit of a frequency: "h" of "2h", "W" of "W-SUN", "M" of "MS" and "ME", "Q" of "QE-DEC"."""
-    unit = re.sub(r"^\d+", "", normalise(freq)).split("-")[0]
+    unit = re.split("[-@]", re.sub(r"^\d+", "", normalise(freq)))[0]
     return unit[:-1] if unit in ("MS", "ME", "QS", "QE", "YS", "YE") else unit
 
 
@@ -203,6 +208,7 @@ PROFILES = {
         Profile("gift", PROBABILISTIC, "gift"),
         Profile("gift-medium", PROBABILISTIC, "gift", multiplier=10),
         Profile("gift-long", PROBABILISTIC, "gift", multiplier=15),
+        Profile("table", PROBABILISTIC, "gift", natural=True),
         Profile("chronos", PROBABILISTIC, "last", naive_intervals=False),
     )
 }

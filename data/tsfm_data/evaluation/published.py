@@ -1,8 +1,8 @@
-"""Published results beside ours, where the work is the same.
+"""Published results for the sets of a suite, if they are comparable with ours.
 
-The table (``anchors.csv``: dataset, freq, horizon, model, metric, value, source) holds results of GIFT-Eval, fev and
-the Chronos benchmarks. A set of a suite names the entry that should be the same work; it counts as the same only where
-our seasonal naive reproduces the published one in MASE and WQL to 1e-4: other data, windows or seasons do not do that.
+The table (``anchors.csv``: dataset, freq, horizon, model, metric, value, source) contains results of GIFT-Eval, fev and
+the Chronos benchmarks. A set of a suite names its entry in the table. The entry counts as comparable only if our
+seasonal naive reproduces the published one in MASE and WQL to 1e-4, which fails with other data, windows or seasons.
 """
 
 import csv
@@ -26,14 +26,14 @@ Key = tuple[str, str, str]  # profile, set, model
 
 @dataclass(frozen=True)
 class Published:
-    """Published results of the sets where the work is the same.
+    """Published results of the comparable sets.
 
     Attributes:
         values: profile, set and model -> metric -> value.
-        sources: profile, set and model -> where the results stand.
-        sets: group -> the sets that could be compared. A group is the profile, or the profile and "in-domain" where
-            the publishing models were trained on other series of the same sets.
-        notes: lines for the reader: what could not be compared, and why.
+        sources: profile, set and model -> where the results are published.
+        sets: group -> the comparable sets. A group is the profile, or the profile and "in-domain" if the published
+            models were trained on other series of the same sets.
+        notes: lines for the reader: the sets that are not comparable, and why.
     """
 
     values: Mapping[Key, Mapping[str, float]] = field(default_factory=dict)
@@ -43,81 +43,85 @@ class Published:
 
     def complete(self, group: str) -> list[str]:
         """The models that have results on every set of a group."""
-        wanted = set(self.sets.get(group, ()))
-        have: dict[str, set[str]] = {}
+        names_of_group = set(self.sets.get(group, ()))
+        names_of_model: dict[str, set[str]] = {}
         for profile, name, model in self.values:
-            if profile == group.split()[0] and name in wanted:
-                have.setdefault(model, set()).add(name)
-        return [model for model, names in have.items() if names == wanted]
+            if profile == group.split()[0] and name in names_of_group:
+                names_of_model.setdefault(model, set()).add(name)
+        return [model for model, names in names_of_model.items() if names == names_of_group]
 
 
 def anchors_file() -> Path | None:
-    """The table that TSFM_ANCHORS names, else ``anchors.csv`` beside or in the folder TSFM_DATA; None: there is none.
+    """The table named by TSFM_ANCHORS, else ``anchors.csv`` next to or in the folder TSFM_DATA; None if there is none.
 
     Raises:
-        InputError: TSFM_ANCHORS names a file that is not there.
+        InputError: TSFM_ANCHORS names a missing file.
     """
-    named = os.environ.get("TSFM_ANCHORS")
-    if named:
-        path = Path(named).expanduser()
+    variable = os.environ.get("TSFM_ANCHORS")
+    if variable:
+        path = Path(variable).expanduser()
         if not path.is_file():
             raise InputError(f"TSFM_ANCHORS: expected a table of published results, found no file at {path}")
         return path
     folder = data_folder()
-    places = [] if folder is None else [folder.resolve().parent / "anchors.csv", folder / "anchors.csv"]
-    return next((path for path in places if path.is_file()), None)
+    candidates = [] if folder is None else [folder.resolve().parent / "anchors.csv", folder / "anchors.csv"]
+    return next((path for path in candidates if path.is_file()), None)
 
 
-def published(report: Report, sets: Iterable[SuiteSet], file: Path | None = None) -> Published:
-    """The published results of the sets whose seasonal naive is reproduced.
+def load_published(report: Report, sets: Iterable[SuiteSet], file: Path | None = None) -> Published:
+    """Load the published results of the sets whose seasonal naive is reproduced.
 
     Args:
-        report: rows of an evaluation, seasonal naive among them.
-        sets: the sets evaluated.
-        file: the table; None looks for it (``anchors_file``).
+        report: rows of an evaluation that includes seasonal naive.
+        sets: the evaluated sets.
+        file: the table; None means ``anchors_file()``.
 
     Raises:
-        InputError: the table has other columns or a value that is no number.
+        InputError: the table has other columns, or a value that is not a number.
     """
     file = file or anchors_file()
     if file is None:
-        return Published(notes=["No table of published results is at hand (set TSFM_ANCHORS=FILE): none are shown."])
-    claims = {(profile, one.name): entry for one in sets for profile, entry in one.published.items()}
+        return Published(notes=["No table of published results was found (set TSFM_ANCHORS=FILE); none are shown."])
+    claims = {(profile, suite_set.name): entry for suite_set in sets for profile, entry in suite_set.published.items()}
     table, sources = _read(file, set(claims.values()))
     values, origins, notes = {}, {}, []
-    same: dict[str, list[str]] = {}
+    comparable: dict[str, list[str]] = {}
     for (profile, name), entry in claims.items():
         if profile not in {row["profile"] for row in report.rows if row["dataset"] == name}:
             continue
-        why = _differs(report, profile, name, table.get(entry, {}))
-        if why:
-            notes.append(f"{name} ({profile}) is not {entry} as published: {why}; its published results are not shown.")
+        difference = _difference(report, profile, name, table.get(entry, {}))
+        if difference:
+            notes.append(
+                f"{name} ({profile}) is not {entry} as published: {difference}; its published results are not shown."
+            )
             continue
-        trained_on = any("in-domain" in source for (other, _), source in sources.items() if other == entry)
-        same.setdefault(f"{profile} in-domain" if trained_on else profile, []).append(name)
-        for model, found in table[entry].items():
-            if model != BASELINE and len(found) == 2:
-                # Other baselines may be scored here, too.
+        trained_on = any("in-domain" in source for (key, _), source in sources.items() if key == entry)
+        comparable.setdefault(f"{profile} in-domain" if trained_on else profile, []).append(name)
+        for model, metrics in table[entry].items():
+            if model != BASELINE and len(metrics) == 2:
+                # A baseline may be scored here, too, under its own name.
                 key = (profile, name, f"{model} (published)" if model in BASELINES else model)
-                values[key], origins[key] = found, sources[entry, model]
-    return Published(values, origins, {profile: tuple(names) for profile, names in same.items()}, notes)
+                values[key], origins[key] = metrics, sources[entry, model]
+    return Published(values, origins, {profile: tuple(names) for profile, names in comparable.items()}, notes)
 
 
-def _differs(report: Report, profile: str, name: str, entry: Mapping[str, Mapping[str, float]]) -> str:
-    """Why the work is not the same; empty where it is."""
+def _difference(report: Report, profile: str, name: str, entry: Mapping[str, Mapping[str, float]]) -> str:
+    """Why the published results are not comparable; empty if they are."""
     if not entry:
         return "the table has no such entry"
     if BASELINE not in entry:
         return "no seasonal naive is published to compare with"
-    for metric, there in entry[BASELINE].items():
+    for metric, theirs in entry[BASELINE].items():
         ours = report.value(metric, dataset=name, profile=profile, model=BASELINE)
-        if ours is None or abs(ours - there) > TOLERANCE * abs(there):
-            return f"seasonal naive has {metric} {there:.6f} there and {'none' if ours is None else f'{ours:.6f}'} here"
+        if ours is None or abs(ours - theirs) > TOLERANCE * abs(theirs):
+            return (
+                f"seasonal naive has {metric} {theirs:.6f} there and {'none' if ours is None else f'{ours:.6f}'} here"
+            )
     return ""
 
 
-def _read(file: Path, wanted: set[str]) -> tuple[dict[str, dict[str, dict[str, float]]], dict[tuple[str, str], str]]:
-    """Entry -> model -> metric -> value, and the source of each entry's model; the first line of a model counts."""
+def _read(file: Path, entries: set[str]) -> tuple[dict[str, dict[str, dict[str, float]]], dict[tuple[str, str], str]]:
+    """Entry -> model -> metric -> value, and the source of each entry and model; the first line of a model counts."""
     table: dict[str, dict[str, dict[str, float]]] = {}
     sources: dict[tuple[str, str], str] = {}
     with file.open(newline="", encoding="utf-8") as lines:
@@ -125,13 +129,13 @@ def _read(file: Path, wanted: set[str]) -> tuple[dict[str, dict[str, dict[str, f
         if rows.fieldnames is None or not set(COLUMNS) <= set(rows.fieldnames):
             raise InputError(f"{file}: expected the columns {', '.join(COLUMNS)}, found {rows.fieldnames}")
         for number, row in enumerate(rows, 2):
-            if row["dataset"] not in wanted or row["metric"] not in METRICS:
+            if row["dataset"] not in entries or row["metric"] not in METRICS:
                 continue
             model = row["model"].lower().replace("_", "-")
             metric = METRICS[row["metric"]]
-            found = table.setdefault(row["dataset"], {}).setdefault(model, {})
-            if metric not in found:
-                found[metric] = _number(row["value"], file, number)
+            metrics = table.setdefault(row["dataset"], {}).setdefault(model, {})
+            if metric not in metrics:
+                metrics[metric] = _number(row["value"], file, number)
                 sources[row["dataset"], model] = row["source"]
     return table, sources
 
@@ -143,8 +147,8 @@ def _number(text: str, file: Path, line: int) -> float:
         raise InputError(f"{file}, line {line}: expected a number in column value, found {text!r}") from error
 
 
-def rows(found: Published, report: Report) -> list[dict[str, Any]]:
-    """Published results as rows, one a set, model and metric, with their ``source``."""
+def published_results(published: Published, report: Report) -> list[dict[str, Any]]:
+    """Published results as rows, one per set, model and metric, with their ``source``."""
     places = {(row["profile"], row["dataset"]): row for row in report.rows}
     return [
         {
@@ -152,8 +156,8 @@ def rows(found: Published, report: Report) -> list[dict[str, Any]]:
             "model": model,
             "metric": metric,
             "value": value,
-            "source": found.sources[profile, name, model],
+            "source": published.sources[profile, name, model],
         }
-        for (profile, name, model), metrics in found.values.items()
+        for (profile, name, model), metrics in published.values.items()
         for metric, value in metrics.items()
     ]

@@ -92,7 +92,7 @@ class Report:
         metrics = list(dict.fromkeys(row["metric"] for row in self.rows))
         keys = [
             key
-            for key in ("dataset", "item_id", "freq", "model", "profile", "horizon", "windows")
+            for key in ("dataset", "item_id", "freq", "model", "profile", "horizon", "season", "windows")
             if any(key in row for row in self.rows)
         ]
         lines: dict[tuple[Any, ...], dict[str, str]] = {}

@@ -1,4 +1,4 @@
-"""One model on every set of a suite, beside the baselines: ``evaluate_suite(predictor) -> SuiteReport``."""
+"""Evaluation of a model and baselines on every set of a suite: ``evaluate_suite(predictor) -> SuiteReport``."""
 
 import multiprocessing
 import time
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tsfm_data.errors import InputError, check_sizes, unknown_name
-from tsfm_data.evaluation import kept_baselines as reference
+from tsfm_data.evaluation import kept_baselines
 from tsfm_data.evaluation.baselines import BASELINES, Predictor, get_baseline
 from tsfm_data.evaluation.evaluator import evaluate_series
 from tsfm_data.evaluation.kept_baselines import FILE
@@ -39,143 +39,156 @@ def evaluate_suite(
 ) -> SuiteReport:
     """Score a predictor on the sets of a suite, zero-shot.
 
-    Seasonal naive's scores stand beside it wherever they are, kept ones (``reference``) or computed here; those of the
-    other baselines are shown where they are kept, because fitting them takes the better part of an hour.
+    Scores of seasonal naive are added on every set, stored (``kept_baselines``) or computed here. Scores of the other
+    baselines are added if they are stored, because fitting them takes most of an hour.
 
     Args:
         predictor: a model or a baseline.
         suite: name of the suite.
         profiles: the protocols.
-        sets: names of sets; None takes all whose files are at hand.
-        baselines: names of baselines to show beside seasonal naive.
-        batch_size: most windows in a batch.
+        sets: names of sets; None means all whose files are available.
+        baselines: names of baselines to show in addition to seasonal naive.
+        batch_size: maximum number of windows in a batch.
         jobs: processes, each with one thread; the predictor is copied into each.
-        progress: called with the name of each set that is done.
+        progress: called with the name of each finished set.
 
     Raises:
-        InputError: an unknown suite, set, profile or baseline; or no set is at hand.
+        InputError: an unknown suite, set, profile or baseline; or no set is available.
     """
     for name in baselines:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
     check_sizes(jobs=jobs)
-    chosen, notes = at_hand(suite, choose(suite, profiles, sets))
+    chosen, notes = available_sets(suite, choose(suite, profiles, sets))
     report = Report(notes=notes)
-    for one, rows, _ in score_sets(predictor, chosen, batch_size=batch_size, jobs=jobs):
+    for suite_set, rows, _ in score_sets(predictor, chosen, batch_size=batch_size, jobs=jobs):
         report.rows += rows
         for name in dict.fromkeys((BASELINE, *baselines)):
             if name != predictor.name:
-                report += _beside(name, one, batch_size)
+                report += _baseline_rows(name, suite_set, batch_size)
         if progress is not None:
-            progress(one.name)
-    report.notes += _not_kept(report, baselines)
-    order = {one.name: place for place, one in enumerate(chosen)}
-    report.rows.sort(key=lambda row: order[row["dataset"]])  # whichever process ended first
+            progress(suite_set.name)
+    report.notes += _missing_baselines(report, baselines)
+    order = {suite_set.name: number for number, suite_set in enumerate(chosen)}
+    report.rows.sort(key=lambda row: order[row["dataset"]])  # processes end in any order
     return SuiteReport.build(predictor.name, suite, chosen, report)
 
 
-def at_hand(suite: str, chosen: Sequence[SuiteSet]) -> tuple[list[SuiteSet], list[str]]:
-    """The sets whose files are here, and a line that names the others.
+def available_sets(suite: str, chosen: Sequence[SuiteSet]) -> tuple[list[SuiteSet], list[str]]:
+    """The sets whose files are available, and a note that names the others.
 
     Raises:
-        InputError: none is.
+        InputError: none is available.
     """
-    found = [one for one in chosen if not one.missing()]
-    lost = [one.name for one in chosen if one not in found]
-    if not found:
+    available = [suite_set for suite_set in chosen if not suite_set.missing()]
+    unavailable = [suite_set.name for suite_set in chosen if suite_set not in available]
+    if not available:
         raise InputError(
-            f"suite {suite!r}: expected data sets in the folder that TSFM_DATA names, found none of "
-            f"{', '.join(lost)}: set TSFM_DATA=FOLDER (tsfm data list says which files belong there)"
+            f"suite {suite!r}: expected data sets in the folder TSFM_DATA, found none of "
+            f"{', '.join(unavailable)}: set TSFM_DATA=FOLDER (tsfm data list shows its files)"
         )
-    return found, [f"Not at hand and left out: {', '.join(lost)}."] if lost else []
+    return available, [f"Not available and left out: {', '.join(unavailable)}."] if unavailable else []
 
 
-def score_set(predictor: Predictor, one: SuiteSet, batch_size: int = 256, file: Path = FILE) -> list[dict[str, Any]]:
-    """The rows of one set under all of its profiles; windows that two protocols share are forecast once."""
+def score_set(
+    predictor: Predictor, suite_set: SuiteSet, batch_size: int = 256, file: Path = FILE
+) -> list[dict[str, Any]]:
+    """The rows of one set under all of its profiles; windows shared by two profiles are forecast once."""
     rows: list[dict[str, Any]] = []
-    done: list[tuple[Profile, Any, list[dict[str, Any]]]] = []
+    scored: list[tuple[Profile, Any, list[dict[str, Any]]]] = []
     series = None
-    for profile in map(suite_profile, one.profiles):
-        found = reference.rows(predictor, one, profile, file)
-        if found is None or len(found) < len(profile.metrics):
-            series = series or one.load()
-            work = _work(profile, series)
-            same = [rows for other, before, rows in done if _alike(predictor, profile, other, work, before)]
+    for profile in map(suite_profile, suite_set.profiles):
+        profile_rows = kept_baselines.load_rows(predictor, suite_set, profile, file)
+        if profile_rows is None or len(profile_rows) < len(profile.metrics):
+            series = series or suite_set.load()
+            setup = _setup(profile, series)
+            same = [rows for other, earlier, rows in scored if _are_same(predictor, profile, other, setup, earlier)]
             if same:
-                found = [{**row, "profile": profile.name} for row in same[0]]
+                profile_rows = [{**row, "profile": profile.name} for row in same[0]]
             else:
-                found = evaluate_series(predictor, series, profile, one.name, batch_size=batch_size).rows
-            done.append((profile, work, found))
-        rows += found
+                profile_rows = evaluate_series(predictor, series, profile, suite_set.name, batch_size=batch_size).rows
+            scored.append((profile, setup, profile_rows))
+        rows += profile_rows
     return rows
 
 
-def _work(profile: Profile, series: SeriesSet) -> tuple[int, int, bytes]:
-    """Horizon, season and windows."""
+def _setup(profile: Profile, series: SeriesSet) -> tuple[int, int, bytes]:
+    """Horizon, season and cuts of the windows."""
     horizon = profile.horizon(series.name, series.freqs[0])
     _, cuts = profile.cuts(series.name, series.item_ids, item_lengths(series), horizon)
     return horizon, profile.season(series.name, series.freqs[0]), np.ascontiguousarray(cuts).tobytes()
 
 
-def _alike(predictor: Predictor, profile: Profile, other: Profile, work: Any, before: Any) -> bool:
-    """Whether a predictor gets the same scores under two protocols."""
+def _are_same(predictor: Predictor, profile: Profile, other: Profile, setup: Any, other_setup: Any) -> bool:
+    """Whether a predictor gets the same scores under two profiles."""
     if profile.naive_intervals != other.naive_intervals and predictor.name in ("naive", BASELINE):
         return False
-    alone = replace(profile, name=other.name, windows=other.windows, multiplier=other.multiplier)
-    return work == before and replace(alone, naive_intervals=other.naive_intervals) == other
+    renamed = replace(profile, name=other.name, windows=other.windows, multiplier=other.multiplier)
+    return setup == other_setup and replace(renamed, naive_intervals=other.naive_intervals) == other
 
 
-def _beside(name: str, one: SuiteSet, batch_size: int) -> Report:
-    """The rows of a baseline; none where they are neither kept nor quick to compute."""
+def _baseline_rows(name: str, suite_set: SuiteSet, batch_size: int) -> Report:
+    """The rows of a baseline, stored or quickly computed; else none."""
     baseline = get_baseline(name)
     if baseline is None:
         raise RuntimeError(f"expected a baseline, found {name!r}")
     if name in ("naive", BASELINE):
-        return Report(score_set(baseline, one, batch_size))
-    found = [reference.rows(baseline, one, suite_profile(profile)) for profile in one.profiles]
-    return Report([row for rows in found for row in rows or []])
+        return Report(score_set(baseline, suite_set, batch_size))
+    stored = [kept_baselines.load_rows(baseline, suite_set, suite_profile(profile)) for profile in suite_set.profiles]
+    return Report([row for rows in stored for row in rows or []])
 
 
-def _not_kept(report: Report, baselines: Sequence[str]) -> list[str]:
-    """A line for each baseline that lacks scores somewhere: its means are over other sets than the model's."""
-    places = {(row["profile"], row["dataset"]) for row in report.rows}
+def _missing_baselines(report: Report, baselines: Sequence[str]) -> list[str]:
+    """A note for each baseline without scores on some sets, because its means are then over fewer sets."""
+    pairs = {(row["profile"], row["dataset"]) for row in report.rows}
     metrics = {row["metric"] for row in report.rows}
     notes = []
     for name in baselines:
-        have = {(row["profile"], row["dataset"]) for row in report.rows if row["model"] == name}
-        lost = [f"{one} ({profile})" for profile, one in sorted(places - have)]
-        if lost:
-            which = ", ".join(lost) if len(lost) <= 8 else f"{len(lost)} of {len(places)} pairs of set and profile"
-            notes.append(f"No scores of {name} are kept for {which}: python benchmarks/baselines.py computes them.")
-        lacking = sorted(metrics - {row["metric"] for row in report.rows if row["model"] == name})
-        if have and lacking:
-            notes.append(f"No {', '.join(lacking)} of {name} is kept: python benchmarks/baselines.py computes it.")
+        scored = {(row["profile"], row["dataset"]) for row in report.rows if row["model"] == name}
+        lacking_sets = [f"{name_of_set} ({profile})" for profile, name_of_set in sorted(pairs - scored)]
+        if lacking_sets:
+            which = (
+                ", ".join(lacking_sets)
+                if len(lacking_sets) <= 8
+                else f"{len(lacking_sets)} of {len(pairs)} pairs of set and profile"
+            )
+            notes.append(f"No scores of {name} are stored for {which}: python benchmarks/baselines.py computes them.")
+        lacking_metrics = sorted(metrics - {row["metric"] for row in report.rows if row["model"] == name})
+        if scored and lacking_metrics:
+            notes.append(
+                f"No {', '.join(lacking_metrics)} of {name} is stored: python benchmarks/baselines.py computes it."
+            )
     return notes
 
 
 def score_sets(
-    predictor: Predictor, chosen: Sequence[SuiteSet], *, batch_size: int = 256, jobs: int = 1, kept: Path = FILE
+    predictor: Predictor,
+    chosen: Sequence[SuiteSet],
+    *,
+    batch_size: int = 256,
+    jobs: int = 1,
+    baseline_file: Path = FILE,
 ) -> Iterator[tuple[SuiteSet, list[dict[str, Any]], float]]:
-    """Each set with the predictor's rows and the seconds they took, as they get done.
+    """Score sets; yields each set with its rows and the seconds they took, in order of completion.
 
     Args:
         predictor: a model or a baseline.
         chosen: the sets.
-        batch_size: most windows in a batch.
+        batch_size: maximum number of windows in a batch.
         jobs: processes, each with one thread.
-        kept: the file of baselines' scores, which are not computed again.
+        baseline_file: stored scores of baselines, which are not computed again.
     """
     if jobs == 1:
-        yield from (_timed(predictor, one, batch_size, kept) for one in chosen)
+        yield from (_timed(predictor, suite_set, batch_size, baseline_file) for suite_set in chosen)
         return
-    context = multiprocessing.get_context("spawn")  # a forked child would share the parent's broken thread pools
+    context = multiprocessing.get_context("spawn")  # thread pools do not survive a fork
     with ProcessPoolExecutor(min(jobs, len(chosen)), context, torch.set_num_threads, (1,)) as pool:
-        waiting = [pool.submit(_timed, predictor, one, batch_size, kept) for one in chosen]
-        yield from (future.result() for future in as_completed(waiting))
+        futures = [pool.submit(_timed, predictor, suite_set, batch_size, baseline_file) for suite_set in chosen]
+        yield from (future.result() for future in as_completed(futures))
 
 
 def _timed(
-    predictor: Predictor, one: SuiteSet, batch_size: int, kept: Path
+    predictor: Predictor, suite_set: SuiteSet, batch_size: int, baseline_file: Path
 ) -> tuple[SuiteSet, list[dict[str, Any]], float]:
     start = time.perf_counter()
-    return one, score_set(predictor, one, batch_size, kept), time.perf_counter() - start
+    return suite_set, score_set(predictor, suite_set, batch_size, baseline_file), time.perf_counter() - start

@@ -1,8 +1,8 @@
-"""Which sets a suite scores, under which profiles, and which published result each one repeats.
+"""The sets of a suite, their profiles, and the published results to which they correspond.
 
-Horizons, seasons and windows are those of ``profiles``: the published ones where a benchmark has the set, else the ones
-that the benchmark gives its sets of the same frequency. The competition sets (M3, M4) keep their competition's horizon
-and its one window under both protocols.
+Horizons, seasons and windows come from ``profiles``: the published ones if a benchmark has the set, else those of the
+benchmark's sets of the same frequency. The competition sets (M3, M4) keep their competition's horizon and its one
+window under both profiles.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ class SuiteSet:
     """One set of a suite.
 
     Attributes:
-        name: in reports; by it profiles look horizon and season up.
+        name: in reports; profiles look up horizon and season by it.
         sources: data sets of the catalogue; several are pooled into one.
-        profiles: the protocols that score it.
-        items: first and last + 1 position of the series that belong to it; None takes all.
-        freq: frequency of all series where the file's timestamps are nominal; None keeps the file's.
-        published: profile -> name in the table of published results of what should be the same work.
+        profiles: names of the profiles that score it.
+        items: range ``[first, last)`` of its series in the sources; None means all.
+        freq: frequency of all series, if the timestamps of the file are nominal; None keeps that of the file.
+        published: profile -> its entry in the table of published results.
     """
 
     name: str
@@ -40,11 +40,11 @@ class SuiteSet:
     published: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self) -> list[str]:
-        """The sources whose files are not at hand."""
+        """The sources whose files are not available."""
         return [name for name in self.sources if catalog.at_hand(catalog.get(name)) is None]
 
     def load(self) -> SeriesSet:
-        """The series, every variate one of its own.
+        """Load the series; every variate becomes a univariate series.
 
         Raises:
             InputError: as ``catalog.load``.
@@ -55,12 +55,12 @@ class SuiteSet:
         return series if self.freq is None else replace(series, freqs=(self.freq,) * len(series))
 
     def digest(self, profile: Profile, freq: str, extra: Sequence[str] = ()) -> str:
-        """What identifies the forecasts of this set under a profile and their scale; metrics may come and go.
+        """Digest of everything that determines the forecasts under a profile and their scale; metrics do not change it.
 
         Args:
             profile: the protocol.
-            freq: frequency of the series, which decides horizon and season.
-            extra: what else changes the forecasts, such as the version of a library.
+            freq: frequency of the series, which determines horizon and season.
+            extra: anything else that changes the forecasts, such as the version of a library.
         """
         content = [catalog.get(name).sha256 for name in self.sources]
         windows = (profile.windows, profile.univariate, profile.context, profile.horizon(self.name, freq))
@@ -69,9 +69,9 @@ class SuiteSet:
         return hashlib.sha256(repr(work).encode()).hexdigest()[:16]
 
 
-def _gift(name: str, same: str, terms: Sequence[str] = TERMS) -> SuiteSet:
-    """A set that GIFT-Eval scores, and the Chronos benchmark only pooled with others."""
-    published = {profile: f"gift:{same}/{_term(profile)}" for profile in terms}
+def _gift(name: str, entry: str, terms: Sequence[str] = TERMS) -> SuiteSet:
+    """A set of GIFT-Eval that the Chronos benchmark lacks or only pools with others."""
+    published = {profile: f"gift:{entry}/{_term(profile)}" for profile in terms}
     return SuiteSet(name, (name,), tuple(terms), published=published)
 
 
@@ -80,14 +80,14 @@ def _term(profile: str) -> str:
 
 
 def _plain(name: str, gift: str | None = None, chronos: str | None = None) -> SuiteSet:
-    """A set under both protocols."""
+    """A set under both profiles."""
     published = {"gift": f"gift:{gift}/short"} if gift else {}
     return SuiteSet(name, (name,), published=published | ({"chronos": chronos} if chronos else {}))
 
 
 def _m3(kind: str, first: int, last: int, freq: str, published: bool = True) -> SuiteSet:
-    same = {"chronos": f"monash_m3_{kind}"} if published else {}
-    return SuiteSet(f"m3_{kind}", ("m3",), items=(first, last), freq=freq, published=same)
+    entry = {"chronos": f"monash_m3_{kind}"} if published else {}
+    return SuiteSet(f"m3_{kind}", ("m3",), items=(first, last), freq=freq, published=entry)
 
 
 BENCH = (
@@ -124,42 +124,42 @@ SUITES: Mapping[str, tuple[SuiteSet, ...]] = {"bench": BENCH}
 
 
 def suite_profile(name: str) -> Profile:
-    """A protocol that also says, for each of its levels, how often the truth lies below the quantile."""
+    """A profile with the coverage of each of its quantile levels as additional metrics."""
     profile = PROFILES[name]
     return replace(profile, metrics={**profile.metrics, **{coverage(q): coverage(q) for q in profile.levels}})
 
 
 def coverage(level: float) -> str:
-    """The metric that says how often the truth lies below a quantile."""
+    """Name of the metric for the share of true values below a quantile."""
     return f"coverage[{level:g}]"
 
 
 def choose(suite: str, profiles: Sequence[str], sets: Sequence[str] | None = None) -> list[SuiteSet]:
-    """The sets of a suite that some of the profiles score, in the order of ``sets``, else of the suite.
+    """The sets of a suite scored by any of the profiles, in the order of ``sets``, else of the suite.
 
     Args:
-        suite: its name.
+        suite: name of the suite.
         profiles: names of profiles.
-        sets: names of sets; None takes all.
+        sets: names of sets; None means all.
 
     Raises:
-        InputError: no such suite or set, or nothing is left.
+        InputError: no such suite, set or profile, or no set is left.
     """
     if suite not in SUITES:
         raise unknown_name("suite", suite, SUITES)
-    known = {one.name: one for one in SUITES[suite]}
+    known = {suite_set.name: suite_set for suite_set in SUITES[suite]}
     for name in sets or ():
         if name not in known:
             raise unknown_name(f"set of suite {suite!r}", name, known)
-    allowed = sorted({profile for one in known.values() for profile in one.profiles})
+    allowed = sorted({profile for suite_set in known.values() for profile in suite_set.profiles})
     for profile in profiles:
         if profile not in allowed:
             raise unknown_name(f"profile of suite {suite!r}", profile, allowed)
     chosen = [
-        replace(one, profiles=tuple(p for p in profiles if p in one.profiles))
-        for one in map(known.__getitem__, dict.fromkeys(sets or known))
+        replace(suite_set, profiles=tuple(p for p in profiles if p in suite_set.profiles))
+        for suite_set in map(known.__getitem__, dict.fromkeys(sets or known))
     ]
-    chosen = [one for one in chosen if one.profiles]
+    chosen = [suite_set for suite_set in chosen if suite_set.profiles]
     if not chosen:
-        raise InputError(f"suite {suite!r}: expected sets that {', '.join(profiles)} score, found none: name others")
+        raise InputError(f"suite {suite!r}: expected sets with profile {', '.join(profiles)}, found none: give others")
     return chosen

@@ -15,37 +15,37 @@ Row = dict[str, Any]
 
 
 def summary_rows(report: "SuiteReport") -> list[Row]:
-    """A line a profile and model: geometric means relative to seasonal naive, and calibration."""
+    """One row per profile and model: geometric means relative to seasonal naive, and calibration."""
     lines = []
     for profile, models in report.summary.items():
         ordered = sorted(models, key=lambda name: (name != report.model, models[name]["WQL"]["relative"] or 0))
         for model in ordered:
-            found = models[model]
-            over = found["model_over_it"] if model != report.model else {}
+            scores = models[model]
+            comparison = scores["model_over_it"] if model != report.model else {}
             lines.append(
                 {
                     "profile": profile,
                     "model": model,
-                    "relative MASE": found["MASE"]["relative"],
-                    "relative WQL": found["WQL"]["relative"],
-                    "sets": found["MASE"]["datasets"],
-                    "MASE over its": over.get("MASE"),
-                    "WQL over its": over.get("WQL"),
-                    "80 % coverage": found["coverage80"],
-                    "coverage error": found["coverage_error"],
+                    "relative MASE": scores["MASE"]["relative"],
+                    "relative WQL": scores["WQL"]["relative"],
+                    "sets": scores["MASE"]["datasets"],
+                    "MASE over its": comparison.get("MASE"),
+                    "WQL over its": comparison.get("WQL"),
+                    "80 % coverage": scores["coverage80"],
+                    "coverage error": scores["coverage_error"],
                 }
             )
     return lines
 
 
 def set_rows(report: "SuiteReport", profile: str) -> list[Row]:
-    """A line a set: its work, the model's errors and coverage, and the ratio to seasonal naive of every model."""
+    """One row per set: its windows, the model's errors and coverage, and every model's ratio to seasonal naive."""
     rows = report.report.rows
     values = relative.cells(rows)
     others = [m for m in dict.fromkeys(row["model"] for row in rows) if m not in (report.model, BASELINE)]
     lines = []
-    for name, place in {row["dataset"]: row for row in rows if row["profile"] == profile}.items():
-        line = {key: place[key] for key in ("dataset", "freq", "horizon", "windows")}
+    for name, set_row in {row["dataset"]: row for row in rows if row["profile"] == profile}.items():
+        line = {key: set_row[key] for key in ("dataset", "freq", "horizon", "windows")}
         for metric in relative.HEADLINE:
             line[metric] = values.get((profile, name, report.model, metric))
         for metric in relative.HEADLINE:
@@ -58,32 +58,32 @@ def set_rows(report: "SuiteReport", profile: str) -> list[Row]:
 
 
 def coverage_points(report: "SuiteReport", profile: str, model: str) -> list[tuple[float, float]]:
-    """Quantile level and the share of true values below the quantile, the mean over sets."""
+    """Each quantile level and the share of true values below its quantile, averaged over sets."""
     points = []
     for level in suite_profile(profile).levels:
-        found = [
+        shares = [
             row["value"]
             for row in report.report.rows
             if (row["profile"], row["model"], row["metric"]) == (profile, model, coverage(level))
             and row["value"] is not None
         ]
-        if found:
-            points.append((level, sum(found) / len(found)))
+        if shares:
+            points.append((level, sum(shares) / len(shares)))
     return points
 
 
 def published_rows(report: "SuiteReport", group: str) -> list[Row]:
-    """A line a model: geometric means over the sets where the work is the same, the best WQL first."""
+    """One row per model: geometric means over the comparable sets, best WQL first."""
     models = report.same_work[group]["models"]
-    own = {row["model"] for row in report.report.rows}
+    scored_here = {row["model"] for row in report.report.rows}
     lines = [
         {
             "model": model,
-            "relative MASE": found["MASE"],
-            "relative WQL": found["WQL"],
-            "scored": "here" if model in own else "published",
+            "relative MASE": means["MASE"],
+            "relative WQL": means["WQL"],
+            "scored": "here" if model in scored_here else "published",
         }
-        for model, found in models.items()
+        for model, means in models.items()
     ]
     return sorted(lines, key=lambda line: (line["relative WQL"] is None, line["relative WQL"] or 0))
 

@@ -1,4 +1,4 @@
-"""Image sets from folders, Parquet and arrays; scores of class probabilities."""
+"""Image sets from folders, Parquet files and arrays; classification metrics."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Image files as they come: recognised, decoded, or refused in one line that says why."""
+"""Reading image files: formats, decoding, and clear errors for unsuitable images."""
 
 import difflib
 import io
@@ -17,20 +17,20 @@ from PIL import Image, UnidentifiedImageError
 from tsfm_data.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# What decodes to 8 bits a channel without a choice that only the owner of the image can make.
+# Modes that convert to 8 bits per channel without a choice that only the owner of the image can make.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 def decode(item: bytes | Path, channels: int) -> Image.Image:
-    """An image in grey (1 channel) or RGB (3).
+    """Decode an image to grey (1 channel) or RGB (3).
 
     Args:
         item: a file, or its content.
         channels: 1 or 3.
 
     Raises:
-        InputError: it is empty, corrupt, animated, CMYK or of more than 8 bits a channel.
+        InputError: it is empty, corrupt, animated, CMYK or of more than 8 bits per channel.
     """
     size = item.stat().st_size if isinstance(item, Path) else len(item)
     if not size:
@@ -38,7 +38,7 @@ def decode(item: bytes | Path, channels: int) -> Image.Image:
     try:
         source = io.BytesIO(item) if isinstance(item, bytes) else item
         with warnings.catch_warnings(action="ignore"), Image.open(source) as image:
-            _check_kind(image)
+            _check_mode(image)
             return image.convert("L" if channels == 1 else "RGB")
     except InputError:
         raise
@@ -47,15 +47,15 @@ def decode(item: bytes | Path, channels: int) -> Image.Image:
     except BROKEN as error:
         reason = " ".join(str(error).split())[:80]
         raise InputError(
-            f"expected a whole image, found a corrupt one ({reason}): get it again or remove it"
+            f"expected an intact image, found a corrupt one ({reason}): get it again or remove it"
         ) from error
 
 
-def check_there(path: Path) -> None:
-    """Check that there is such a file; near names are listed.
+def check_exists(path: Path) -> None:
+    """Check that a file exists.
 
     Raises:
-        InputError: there is none.
+        InputError: it does not; similar names are listed.
     """
     if not path.is_file():
         names = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
@@ -64,8 +64,8 @@ def check_there(path: Path) -> None:
         raise InputError(f"{path}: expected an image set, found no such file or folder: {hint}")
 
 
-def _check_kind(image: Image.Image) -> None:
-    """Refuse what could be read as something that its owner did not mean."""
+def _check_mode(image: Image.Image) -> None:
+    """Reject images whose conversion to 8 bits is ambiguous."""
     if not all(image.size):
         raise InputError(f"expected an image with pixels, found one of {image.width} x {image.height}: remove it")
     frames = getattr(image, "n_frames", 1)
@@ -73,17 +73,17 @@ def _check_kind(image: Image.Image) -> None:
         raise InputError(f"expected one image, found an animation of {frames} frames: save one of them")
     if image.mode == "CMYK":
         raise InputError("expected RGB or grey, found CMYK: convert it with its own colour profile")
-    # A PNG of 16 bits and colour opens as one of 8 and tells only by what its decoder is asked for.
+    # A 16-bit colour PNG opens in an 8-bit mode; only the arguments of its decoder show the 16 bits.
     deep = image.mode.startswith("I") or any(
         "16" in str(part[3]) for part in getattr(image, "tile", ()) if len(part) > 3
     )
     if deep or image.mode not in MODES:
-        found = "16 bits" if deep else f"mode {image.mode}"
-        raise InputError(f"expected 8 bits a channel, found {found}: convert it, scaled as its values mean")
+        depth = "16 bits" if deep else f"mode {image.mode}"
+        raise InputError(f"expected 8 bits per channel, found {depth}: convert it with the scale of its values")
 
 
-def encoded(path: Path) -> str | None:
-    """The format of an image file by its content, None for something else."""
+def image_format(path: Path) -> str | None:
+    """The format of an image file by its content; None if it is no image."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             return image.format
@@ -92,9 +92,9 @@ def encoded(path: Path) -> str | None:
 
 
 def list_folder(path: Path) -> dict[str, tuple[Path, list[Path]]]:
-    """Class name -> its folder and the image files in it and below, in order of their names.
+    """Class name -> its folder and the image files in it and below, sorted by name.
 
-    Files that no image format has the suffix of, and hidden ones, are not looked at.
+    Hidden files and files without an image suffix are ignored.
 
     Raises:
         InputError: there are no class folders.
@@ -107,15 +107,15 @@ def list_folder(path: Path) -> dict[str, tuple[Path, list[Path]]]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file has the name of an image."""
+    """Whether a file has an image suffix and is not hidden."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def read_parquet(path: Path) -> tuple[list[bytes], Int[np.ndarray, " N"], list[str] | None, Sequence[str]]:
-    """Encoded images, labels, parts (None without a column ``split``) and class names of a Parquet file.
+    """Read encoded images, labels, parts (None without a column ``split``) and class names of a Parquet file.
 
-    Class names stand in the schema's metadata under ``classes`` (a JSON list) or where Hugging Face's ``datasets``
-    puts them; without either, classes are called by their numbers.
+    Class names are in the schema's metadata, under ``classes`` (a JSON list) or in the form of Hugging Face's
+    ``datasets``; without either, the names are the numbers.
 
     Raises:
         InputError: it is not a Parquet file, or a column is missing, of another type, or has an empty cell.
@@ -158,5 +158,5 @@ def _class_names(metadata: dict[bytes, bytes], labels: Int[np.ndarray, " N"], pa
 
 
 def shorten(line: str, width: int = 120) -> str:
-    """A line of at most ``width`` letters."""
+    """Shorten a line to at most ``width`` characters."""
     return line if len(line) <= width else line[: width - 1] + "…"

@@ -1,4 +1,4 @@
-"""What class probabilities are worth: accuracy, calibration and confusion, as rows of a Report.
+"""Classification metrics of class probabilities: accuracy, calibration and confusion, as rows of a Report.
 
 Shapes: N images, K classes, M bins.
 """
@@ -16,12 +16,12 @@ BINS = 15
 
 def top_k(probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], k: int) -> float:
     """Share of the images whose class is among the ``k`` most probable; ties count against the class."""
-    own = np.take_along_axis(probabilities, labels[:, None], 1)
-    return float((((probabilities >= own).sum(1)) <= k).mean())
+    of_label = np.take_along_axis(probabilities, labels[:, None], 1)
+    return float((((probabilities >= of_label).sum(1)) <= k).mean())
 
 
 def confusion(probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, "K K"]:
-    """Images by their class (rows) and the one that was found (columns)."""
+    """Number of images by true class (rows) and predicted class (columns)."""
     classes = probabilities.shape[1]
     pairs = labels * classes + probabilities.argmax(1)
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
@@ -30,17 +30,17 @@ def confusion(probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, "
 def reliability(
     probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], bins: int = BINS
 ) -> Float[np.ndarray, "M 3"]:
-    """Of each bin of the highest probability, equally wide: its share of the images, their mean confidence, accuracy.
+    """Share of the images, mean confidence and accuracy in equally wide bins of the highest probability.
 
-    A bin without images has share 0 and NaN for the others.
+    An empty bin has share 0 and NaN for the others.
     """
     confidence = probabilities.max(1)
-    right = probabilities.argmax(1) == labels
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(place, minlength=bins)
+    correct = probabilities.argmax(1) == labels
+    bin_index = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(bin_index, minlength=bins)
     with np.errstate(invalid="ignore"):
-        mean = np.bincount(place, confidence, bins) / count
-        accuracy = np.bincount(place, right, bins) / count
+        mean = np.bincount(bin_index, confidence, bins) / count
+        accuracy = np.bincount(bin_index, correct, bins) / count
     return np.stack([count / len(labels), mean, accuracy], 1)
 
 
@@ -53,9 +53,9 @@ def calibration_error(
 
 
 def log_loss(probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
-    """Mean negative log probability of the class, in nats."""
-    own = np.take_along_axis(probabilities.astype(np.float64), labels[:, None], 1)
-    return float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean())
+    """Mean negative log probability of the true class, in nats."""
+    of_label = np.take_along_axis(probabilities.astype(np.float64), labels[:, None], 1)
+    return float(-np.log(np.maximum(of_label, np.finfo(np.float32).tiny)).mean())
 
 
 def score(
@@ -68,14 +68,14 @@ def score(
     """Rows for top-1, top-5 (of more than five classes), log loss and calibration error, and top-1 of each class.
 
     Args:
-        probabilities: of each class, they sum to 1.
-        labels: the classes of the images.
-        classes: names of the classes; the row of one has it as ``item_id``.
+        probabilities: of each class; each row sums to 1.
+        labels: true classes of the images.
+        classes: names of the classes, the ``item_id`` of their rows.
         dataset: name of the data set.
         model: name of the model.
 
     Raises:
-        InputError: no images, another number of classes, or images without labels.
+        InputError: there are no images, the number of classes differs, or images have no labels.
     """
     if not len(labels):
         raise InputError(f"{dataset}: expected images to score, found none: check the part and the source")
@@ -92,14 +92,14 @@ def score(
     whole |= {"log_loss": log_loss(probabilities, labels), "ECE": calibration_error(probabilities, labels)}
     rows = [row(dataset, model, metric, value, len(labels)) for metric, value in whole.items()]
     for label, name in enumerate(classes):
-        own = labels == label
-        if own.any():
-            value = top_k(probabilities[own], labels[own], 1)
-            rows.append(row(dataset, model, "top1", value, int(own.sum()), item_id=name))
+        in_class = labels == label
+        if in_class.any():
+            value = top_k(probabilities[in_class], labels[in_class], 1)
+            rows.append(row(dataset, model, "top1", value, int(in_class.sum()), item_id=name))
     return Report(rows)
 
 
 def row(dataset: str, model: str, metric: str, value: float, images: int, **more: Any) -> dict[str, Any]:
-    """A row of a Report on images; ``points`` counts them."""
-    place = {"dataset": dataset, "model": model, "profile": "images"}
-    return {**place, "metric": metric, "value": value, "points": images, "undefined": 0, **more}
+    """A row of a Report on images; ``points`` is their number."""
+    source = {"dataset": dataset, "model": model, "profile": "images"}
+    return {**source, "metric": metric, "value": value, "points": images, "undefined": 0, **more}

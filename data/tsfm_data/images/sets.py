@@ -1,4 +1,4 @@
-"""Sets of labelled images: a folder of class folders, a Parquet file of encoded bytes, or arrays; decoded when read.
+"""Sets of labelled images: class folders, a Parquet file of encoded images, or arrays; decoded when read.
 
 Shapes: N images, H and W rows and columns of pixels, C channels.
 """
@@ -14,11 +14,11 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from tsfm_data.errors import InputError
-from tsfm_data.images.files import check_there, decode, encoded, is_image, list_folder, read_parquet, shorten
+from tsfm_data.images.files import check_exists, decode, image_format, is_image, list_folder, read_parquet, shorten
 
 OnBad = Literal["error", "skip"]
 Item = bytes | Path | np.ndarray
-# Names that the parts of a set go by, in folders and in split columns.
+# Names of parts in folders and split columns -> our name.
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 WHOLE = "all"
 
@@ -32,16 +32,16 @@ class ImageSet:
         classes: names of the classes; a label is an index into them.
         labels: class of each image.
         items: a file, encoded bytes or pixels ``[H, W, C]`` for each image.
-        places: where each image is, for messages: a file, or the row of one.
+        locate: gives the location of an image by its index, for messages: a file, or a row in one.
         channels: of the decoded images, 1 (grey) or 3 (RGB); arrays may have any number.
-        skipped: a line for each image or class folder that was left out.
+        skipped: a message for each image or class folder that was left out.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: Int[np.ndarray, " N"]
     items: Sequence[Item]
-    places: Callable[[int], str]
+    locate: Callable[[int], str]
     channels: int = 3
     skipped: tuple[str, ...] = ()
 
@@ -49,10 +49,10 @@ class ImageSet:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
-        """One image, decoded.
+        """Decode one image.
 
         Raises:
-            InputError: it cannot be decoded, or is of a kind that would be taken for something else.
+            InputError: it cannot be decoded, or its mode is ambiguous.
         """
         item = self.items[index]
         if isinstance(item, np.ndarray):
@@ -60,24 +60,24 @@ class ImageSet:
         try:
             return decode(item, self.channels)
         except InputError as error:
-            raise InputError(f"{self.places(index)}: {error}") from error
+            raise InputError(f"{self.locate(index)}: {error}") from error
 
     def pixels(self, index: int) -> UInt8[np.ndarray, "H W C"]:
-        """One image as an array; its rows, columns and channels."""
+        """Decode one image to an array."""
         item = self.items[index]
         if isinstance(item, np.ndarray):
             return item
-        found = np.asarray(self.image(index))
-        return found[..., None] if found.ndim == 2 else found
+        pixels = np.asarray(self.image(index))
+        return pixels[..., None] if pixels.ndim == 2 else pixels
 
     def select(self, indices: Sequence[int] | Int[np.ndarray, " M"]) -> "ImageSet":
-        """Some of the images, in the given order."""
+        """Select images, in the given order."""
         chosen = [int(i) for i in indices]
-        items, places = [self.items[i] for i in chosen], self.places
-        return replace(self, labels=self.labels[chosen], items=items, places=lambda i: places(chosen[i]))
+        items, locate = [self.items[i] for i in chosen], self.locate
+        return replace(self, labels=self.labels[chosen], items=items, locate=lambda i: locate(chosen[i]))
 
     def decoded(self) -> "ImageSet":
-        """The same set with every image decoded: for small sets, whose epochs are then spent on the model alone."""
+        """The same set with every image decoded in memory, so that epochs over a small set take no decoding."""
         with ThreadPoolExecutor() as pool:
             return replace(self, items=list(pool.map(self.pixels, range(len(self)))))
 
@@ -88,7 +88,7 @@ class ImageSet:
         return self.pixels(0).shape[0], self.pixels(0).shape[1]
 
     def describe(self) -> str:
-        """One line: images, classes, and what was left out."""
+        """One line for the user: number of images and classes, and what was skipped."""
         text = f"{len(self):,} images of {len(self.classes)} classes"
         if self.skipped:
             text += f" ({len(self.skipped)} skipped, such as {shorten(self.skipped[0])})"
@@ -96,29 +96,29 @@ class ImageSet:
 
 
 def open_images(source: str | Path, channels: int = 3, on_bad: OnBad = "error") -> dict[str, ImageSet]:
-    """The parts of an image set on disk: "train", "val", "test", or "all" where it has none.
+    """Open the parts of an image set on disk: "train", "val", "test", or "all" if it is not split.
 
     Args:
         source: a folder of class folders, or of ``train``, ``val`` and ``test`` folders that hold them; a Parquet file
-            with the columns ``image`` (encoded bytes, or a struct with ``bytes``), ``label`` and, where there are
-            parts, ``split``; one image, or a folder of images without classes, to predict on.
+            with the columns ``image`` (encoded bytes, or a struct with ``bytes``), ``label`` and, if there are
+            parts, ``split``; one image, or a folder of images without classes, for prediction.
         channels: 1 decodes to grey, 3 to RGB.
-        on_bad: what becomes of images that are corrupt, empty, animated, CMYK or of 16 bits, and of empty class
-            folders: ``"error"`` names the first, ``"skip"`` leaves them out and keeps a line on each. To skip, every
-            image is decoded once here; otherwise an image is looked at when it is read.
+        on_bad: treatment of images that are corrupt, empty, animated, CMYK or of 16 bits, and of empty class
+            folders: ``"error"`` raises at the first, ``"skip"`` leaves them out and records a message for each. With
+            "skip" every image is decoded once here; with "error" an image is checked when it is read.
 
     Raises:
-        InputError: there is no such source, it holds no images, or one of them is bad and none may be.
+        InputError: there is no such source, it contains no images, or with "error" one of them is bad.
     """
     path = Path(source)
     if channels not in (1, 3):
         raise InputError(f"expected 1 channel (grey) or 3 (RGB) of images in files, found {channels}: change in_chans")
     if path.is_dir():
-        found = _open_folder(path, channels, on_bad)
+        parts = _open_folder(path, channels, on_bad)
     else:
-        check_there(path)
-        found = _open_parquet(path, channels) if path.suffix in (".parquet", ".pq") else _open_files(path, channels)
-    return {part: drop_bad(images) for part, images in found.items()} if on_bad == "skip" else found
+        check_exists(path)
+        parts = _open_parquet(path, channels) if path.suffix in (".parquet", ".pq") else _open_files(path, channels)
+    return {part: drop_bad(images) for part, images in parts.items()} if on_bad == "skip" else parts
 
 
 def from_arrays(
@@ -127,7 +127,7 @@ def from_arrays(
     classes: Sequence[str],
     name: str = "arrays",
 ) -> ImageSet:
-    """A set of images that are at hand as arrays.
+    """Make an image set from arrays.
 
     Args:
         images: grey, or with channels last; 0 to 255.
@@ -136,21 +136,20 @@ def from_arrays(
         name: of the set.
 
     Raises:
-        InputError: another number of labels than of images, or a label without a class.
+        InputError: the numbers of labels and images differ, or a label is not a class.
     """
     if len(images) != len(labels):
         raise InputError(f"{name}: expected a label for each of {len(images)} images, found {len(labels)} labels")
     pixels = images[..., None] if images.ndim == 3 else images
     _check_labels(labels, classes, name)
-    place = f"{name}, image ".__add__
-    return ImageSet(name, tuple(classes), labels, list(pixels), lambda i: place(str(i)), pixels.shape[3])
+    return ImageSet(name, tuple(classes), labels, list(pixels), lambda i: f"{name}, image {i}", pixels.shape[3])
 
 
 def drop_bad(images: ImageSet) -> ImageSet:
-    """The set without the images that cannot be read, each of which leaves a line in ``skipped``.
+    """Remove images that cannot be read; ``skipped`` gets a message for each.
 
     Raises:
-        InputError: none is left.
+        InputError: no image is left.
     """
 
     def problem(index: int) -> str | None:
@@ -165,12 +164,12 @@ def drop_bad(images: ImageSet) -> ImageSet:
     lines = [line for line in problems if line is not None]
     if images.items and len(lines) == len(images):
         raise InputError(f"{images.name}: expected images that can be read, found none among {len(lines)}: {lines[0]}")
-    kept = images.select([i for i, line in enumerate(problems) if line is None])
-    return replace(kept, skipped=(*images.skipped, *lines))
+    readable = images.select([i for i, line in enumerate(problems) if line is None])
+    return replace(readable, skipped=(*images.skipped, *lines))
 
 
 def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """A set in two parts, the second with about ``fraction`` of each class's images (one at least), drawn by seed.
+    """Split a set at random: the second part has about ``fraction`` of the images of each class, at least one.
 
     Raises:
         InputError: the fraction does not lie between 0 and 1.
@@ -180,8 +179,8 @@ def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Im
     rng = np.random.default_rng(seed)
     held: list[np.ndarray] = []
     for label in range(len(images.classes)):
-        own = rng.permutation(np.flatnonzero(images.labels == label))
-        held.append(own[: max(1, round(fraction * len(own)))] if len(own) > 1 else own[:0])
+        members = rng.permutation(np.flatnonzero(images.labels == label))
+        held.append(members[: max(1, round(fraction * len(members)))] if len(members) > 1 else members[:0])
     out = np.sort(np.concatenate(held)).astype(np.int64)
     return images.select(np.setdiff1d(np.arange(len(images)), out)), images.select(out)
 
@@ -193,7 +192,7 @@ def _open_folder(path: Path, channels: int, on_bad: OnBad) -> dict[str, ImageSet
     parts = {PARTS[d.name.lower()]: d for d in sorted(path.iterdir()) if d.is_dir() and d.name.lower() in PARTS}
     listed = {part: list_folder(folder) for part, folder in (parts or {WHOLE: path}).items()}
     classes = tuple(sorted({name for folders in listed.values() for name in folders}))
-    found = {}
+    sets = {}
     for part, folders in listed.items():
         empty = [f"{folder}: an empty class folder" for folder, files in folders.values() if not files]
         if empty and on_bad == "error":
@@ -208,16 +207,16 @@ def _open_folder(path: Path, channels: int, on_bad: OnBad) -> dict[str, ImageSet
         items = [file for file, _ in pairs]
         if not items:
             raise InputError(f"{path}: expected image files, found none in the {part} part: check the folder")
-        found[part] = ImageSet(path.name, classes, labels, items, _file_places(items), channels, tuple(empty))
-    return found
+        sets[part] = ImageSet(path.name, classes, labels, items, _file_locator(items), channels, tuple(empty))
+    return sets
 
 
-def _file_places(files: Sequence[Path]) -> Callable[[int], str]:
+def _file_locator(files: Sequence[Path]) -> Callable[[int], str]:
     return lambda index: str(files[index])
 
 
 def _open_files(path: Path, channels: int) -> dict[str, ImageSet]:
-    if encoded(path) is None:
+    if image_format(path) is None:
         raise InputError(
             f"{path}: expected an image, a Parquet file or a folder of class folders, found something else"
         )
@@ -225,7 +224,7 @@ def _open_files(path: Path, channels: int) -> dict[str, ImageSet]:
 
 
 def _unlabelled(name: str, files: list[Path], channels: int) -> dict[str, ImageSet]:
-    return {WHOLE: ImageSet(name, (), np.full(len(files), -1), files, _file_places(files), channels)}
+    return {WHOLE: ImageSet(name, (), np.full(len(files), -1), files, _file_locator(files), channels)}
 
 
 def _open_parquet(path: Path, channels: int) -> dict[str, ImageSet]:
@@ -235,7 +234,7 @@ def _open_parquet(path: Path, channels: int) -> dict[str, ImageSet]:
     if parts is None:
         return {WHOLE: whole}
     names = [PARTS.get(str(part).lower(), str(part)) for part in parts]
-    return {name: whole.select([i for i, own in enumerate(names) if own == name]) for name in dict.fromkeys(names)}
+    return {name: whole.select([i for i, part in enumerate(names) if part == name]) for name in dict.fromkeys(names)}
 
 
 def _check_labels(labels: Int[np.ndarray, " N"], classes: Sequence[str], where: str) -> None:

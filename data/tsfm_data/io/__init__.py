@@ -6,18 +6,27 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm_data.io.catalog import Borders, DatasetSpec, open_source
-    from tsfm_data.io.columns import Roles, Table, find_roles, numbers
+    from tsfm_data.io.columns import Table, numbers
     from tsfm_data.io.download import cache_folder, check, data_folder, disk_errors, fetch, find
     from tsfm_data.io.files import atomic_file, atomic_folder
-    from tsfm_data.io.frequency import calendar_features, normalise, period_alias, season_length, step_of
+    from tsfm_data.io.frequency import (
+        calendar_features,
+        natural_season,
+        normalise,
+        period_alias,
+        season_length,
+        step_of,
+    )
     from tsfm_data.io.gluonts import read_gluonts
     from tsfm_data.io.readers import read_table
-    from tsfm_data.io.series import SeriesSet
-    from tsfm_data.io.tables import read_series
+    from tsfm_data.io.roles import Roles, find_roles
+    from tsfm_data.io.series import Labels, SeriesSet
+    from tsfm_data.io.tables import prepare, read_series
 
 __all__ = [
     "Borders",
     "DatasetSpec",
+    "Labels",
     "Roles",
     "SeriesSet",
     "Table",
@@ -31,10 +40,12 @@ __all__ = [
     "fetch",
     "find",
     "find_roles",
+    "natural_season",
     "normalise",
     "numbers",
     "open_source",
     "period_alias",
+    "prepare",
     "read_gluonts",
     "read_series",
     "read_table",

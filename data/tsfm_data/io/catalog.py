@@ -216,13 +216,14 @@ def load(name: str) -> SeriesSet:
         freq=spec.freq if spec.order == "rows" else None,
         order=spec.order,
         name=spec.name,
+        own_hours=False,
     )
     count = len(series.variates) if spec.layout == "wide" else len(series)
     if spec.verified and count != spec.series:
         raise InputError(
             f"{path}: expected {spec.series} series, found {count}; the entry {name!r} does not fit the file"
         )
-    return series
+    return replace(series, natural=False, notes=())  # seasons are those of the published protocols
 
 
 def _read_matrix(spec: DatasetSpec, path: Path) -> SeriesSet:
@@ -249,16 +250,19 @@ def open_source(
     item_column: str | None = None,
     target: str | Sequence[str] | None = None,
     freq: str | None = None,
+    season: int | None = None,
     **options: Any,
 ) -> SeriesSet:
     """A data set of the catalogue by its name, or the table in a file; the options are those of ``read_series``.
+
+    Of these a data set takes the season alone.
 
     Raises:
         InputError: neither a name nor a file, options with a name (its columns are known), or anything about the table.
     """
     path = Path(source)
     known = isinstance(source, str) and source in _specs() and not path.is_file()
-    if not known and not path.suffix and len(path.parts) < 2 and not path.exists():
+    if not known and not path.suffix and len(path.parts) < 2 and str(source) != "-" and not path.exists():
         raise InputError(f"{unknown_name('data set', str(source), _specs())}; nor is it a file")
     chosen = {"time_column": time_column, "item_column": item_column, "target": target, "freq": freq, **options}
     if known:
@@ -267,5 +271,5 @@ def open_source(
             raise InputError(
                 f"data set {source!r}: its columns are known, found {', '.join(given)} given; leave that out"
             )
-        return load(str(source))
-    return read_series(path, **chosen)
+        return replace(load(str(source)), season=season)
+    return read_series(path, season=season, **chosen)

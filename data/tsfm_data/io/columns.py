@@ -1,26 +1,23 @@
-"""What the columns of a table are for, and the checks of every value in them.
+"""A table as read, and the checks of every value in it.
 
 Each check that fails raises ``InputError`` with the file, the column and the row as the user sees it: the line of a
 text file (the header is line 1), the row of any other table (counted from 1).
 """
 
-import gzip
-import io
-import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import InputError
+from tsfm_data.io import numerals
 
-TIME_NAMES = ("timestamp", "ds", "datetime", "date_time", "date", "time", "period", "month", "week", "day", "year")
 ITEM_NAMES = ("item_id", "unique_id", "series_id", "ts_id", "series", "item", "id")
-TARGET_NAMES = ("target", "y", "value", "values")
-MISSING = frozenset({"", "na", "n/a", "#n/a", "#na", "nan", "-nan", "null", "none", "<na>", "nat"})
+CATEGORIES = 30  # most different words of a covariate, each of which becomes a column
+YES = ("yes", "true", "on", "y", "t", "ja", "oui", "si", "sí", "1", "open", "high")
 
 
 @dataclass(frozen=True)
@@ -31,140 +28,79 @@ class Table:
         frame: the columns, in file order.
         source: file or other name of the table.
         name: short name, the stem of the file.
-        text: path of the delimited text file it came from, None for other tables.
+        text: the delimited text it came from, from the header on; None for other tables.
+        delimiter: what separates the fields of the text.
+        header: line of the header, for tables that have lines; 0 for others, whose rows count from 1.
+        notes: what was done to read it that may surprise.
+        later: the rows of a second table, which follow those of the first in ``frame``.
+        decimal: the decimal mark of all its text, if the user named one.
+        first: rows left out at the beginning.
     """
 
     frame: pd.DataFrame
     source: str
     name: str
-    text: Path | None = None
+    text: bytes | None = None
+    delimiter: str | None = None
+    header: int = 0
+    notes: tuple[str, ...] = ()
+    later: "Table | None" = None
+    decimal: str | None = None
+    first: int = 0
 
     def where(self, row: int | None = None, column: str | None = None) -> str:
         """The place of a mistake: ``row`` counts from 0 in the frame, the result as the user sees it."""
+        if row is not None and self.later is not None:
+            own = len(self.frame) - len(self.later.frame)
+            if row >= own:
+                return self.later.where(row - own, column)
         parts = [self.source]
         if column is not None:
             parts.append(f"column {column!r}")
         if row is not None:
-            parts.append(f"row {_line(self.text, row) if self.text else row + 1}")
+            row += self.first
+            parts.append(f"row {self.header + (row + 1 if self.text is None else _line(self.text, row))}")
         return ", ".join(parts)
 
 
-@dataclass(frozen=True)
-class Roles:
-    """Names of the columns by what they are for; ``item`` is None in a wide table."""
-
-    time: str
-    item: str | None
-    target: tuple[str, ...]
-    past: tuple[str, ...]
-    known: tuple[str, ...]
-
-
-def _line(path: Path, row: int) -> int:
-    """Line of a text file that holds data row ``row``: blank lines hold none."""
+def _line(text: bytes, row: int) -> int:
+    """Lines from the header to data row ``row``: blank lines hold none."""
     seen = -2
-    with open_bytes(path) as handle, io.TextIOWrapper(handle, "utf-8-sig", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            seen += bool(line.strip())
-            if seen == row:
-                return number
-    return row + 2
+    for number, line in enumerate(text.split(b"\n")):
+        seen += bool(line.strip())
+        if seen == row:
+            return number
+    return row + 1
 
 
-def open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    """The bytes of a file, unpacked where its name ends in .gz."""
-    return gzip.GzipFile(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-def find_roles(
-    table: Table,
-    *,
-    time_column: str | None,
-    item_column: str | None,
-    target: str | Sequence[str] | None,
-    past: Sequence[str],
-    known: Sequence[str],
-) -> Roles:
-    """Which column is what: as named, else by the usual names.
-
-    Raises:
-        InputError: a named column is absent, or a role cannot be told.
-    """
-    columns = [str(name) for name in table.frame.columns]
-    named = [n for n in (time_column, item_column, *past, *known) if n is not None]
-    targets = () if target is None else (target,) if isinstance(target, str) else tuple(target)
-    for name in (*named, *targets):
-        if name not in columns:
-            raise InputError(f"{table.source}: {unknown_name('column', name, columns)}")
-    both = [n for n in (*named, *targets) if (*named, *targets).count(n) > 1]
-    if both:
-        raise InputError(f"{table.source}: expected one role a column, found column {both[0]!r} named for two")
-    time = time_column or _find_time(table, [c for c in columns if c not in (*named, *targets)])
-    free = [c for c in columns if c != time and c not in named and c not in targets]
-    item = item_column or _by_name(free, ITEM_NAMES)
-    free = [c for c in free if c != item]
-    if not targets:
-        targets = _find_target(table, free, item is not None)
-    return Roles(time, item, targets, tuple(past), tuple(known))
-
-
-def _by_name(columns: list[str], names: Sequence[str]) -> str | None:
-    folded = {column.strip().lower(): column for column in reversed(columns)}
-    return next((folded[name] for name in names if name in folded), None)
-
-
-def _find_time(table: Table, columns: list[str]) -> str:
-    found = _by_name(columns, TIME_NAMES)
-    if found is None:
-        dates = [c for c in columns if pd.api.types.is_datetime64_any_dtype(table.frame[c])]
-        found = dates[0] if len(dates) == 1 else None
-    if found is None:
-        shown = ", ".join(columns[:8]) + (", ..." if len(columns) > 8 else "")
-        raise InputError(
-            f"{table.source}: expected a time column (such as timestamp, date or ds), found columns {shown}; "
-            "name it with time_column"
-        )
-    return found
-
-
-def _find_target(table: Table, free: list[str], long: bool) -> tuple[str, ...]:
-    if not free:
-        raise InputError(f"{table.source}: expected a column of values, found none beside time and item")
-    if not long:
-        return tuple(free)
-    found = _by_name(free, TARGET_NAMES)
-    if found is None:
-        numeric = [c for c in free if pd.api.types.is_numeric_dtype(table.frame[c])]
-        if len(numeric) == 1:
-            return (numeric[0],)
-        raise InputError(
-            f"{table.source}: expected a column named target, y or value, found {', '.join(free)[:200]}; "
-            "name it with target"
-        )
-    return (found,)
-
-
-def numbers(table: Table, columns: Sequence[str], need_values: bool = True) -> Float64[np.ndarray, "rows columns"]:
+def numbers(
+    table: Table, columns: Sequence[str], need_values: bool = True, wrong: dict[int, str] | None = None
+) -> Float64[np.ndarray, "rows columns"]:
     """Columns as numbers, NaN where missing.
 
     Args:
         table: where they are.
         columns: their names.
         need_values: whether a column without any value is a mistake.
+        wrong: takes what is wrong with rows, by row, whose cells then are missing; None raises.
 
     Raises:
         InputError: text in a column, an infinite value, or a column without any value.
     """
     result = np.empty((len(table.frame), len(columns)))
     for i, name in enumerate(columns):
-        result[:, i] = _number(table, name)
+        result[:, i] = _number(table, name, wrong)
     infinite = np.isinf(result)
     if infinite.any():
-        row, i = np.argwhere(infinite)[0]
-        raise InputError(
-            f"{table.where(int(row), columns[i])}: expected a finite number, found {result[row, i]}; leave the cell "
-            "empty where the value is not known"
-        )
+        for row, i in np.argwhere(infinite)[: None if wrong is not None else 1].tolist():
+            text = (
+                f"{table.where(row, columns[i])}: expected a finite number, found {result[row, i]}; leave the cell "
+                "empty if the value is not known"
+            )
+            if wrong is None:
+                raise InputError(text)
+            wrong.setdefault(row, text)
+        result[infinite] = np.nan
     if need_values and len(result):
         empty = np.flatnonzero(np.isnan(result).all(axis=0))
         if len(empty):
@@ -174,7 +110,7 @@ def numbers(table: Table, columns: Sequence[str], need_values: bool = True) -> F
     return result
 
 
-def _number(table: Table, name: str) -> Float64[np.ndarray, " rows"]:
+def _number(table: Table, name: str, every: dict[int, str] | None = None) -> Float64[np.ndarray, " rows"]:
     column = table.frame[name]
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
@@ -182,38 +118,123 @@ def _number(table: Table, name: str) -> Float64[np.ndarray, " rows"]:
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
     if pd.api.types.is_datetime64_any_dtype(column):
         raise InputError(
-            f"{table.where(0, name)}: expected numbers, found dates; name the time column with time_column"
+            f"{table.where(0, name)}: expected numbers, found dates; name the time column with time_column "
+            "(--time-column)"
         )
     text = column.astype("string").str.strip()
-    missing = (text.isna() | text.str.lower().isin(MISSING)).to_numpy(dtype=bool)
-    values = pd.to_numeric(text.mask(missing), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong = np.flatnonzero(np.isnan(values) & ~missing)
-    if len(wrong):
-        found = str(text.iloc[wrong[0]])
-        raise InputError(
-            f"{table.where(int(wrong[0]), name)}: expected a number, found {found[:40]!r}; {_advice(found)}"
+    missing = numerals.missing_cells(text)
+    text = text.mask(missing)
+    values = _parsed(table, text, missing)
+    for row in np.flatnonzero(np.isnan(values) & ~missing).tolist():
+        cell = str(text.iloc[row])[:40]
+        advice = (
+            "correct the cell, leave it empty if the value is missing, or name the value columns with target (--target)"
         )
+        if re.fullmatch(r"[+-]?\d*,\d+", cell):
+            advice = "write decimals with a point, as other cells do"
+        said = f"{table.where(row, name)}: expected a number, found {cell!r}; {advice}"
+        if every is None:
+            raise InputError(said)
+        every.setdefault(row, said)
     return values
 
 
-def _advice(found: str) -> str:
-    plain = found.replace(" ", "").replace("\u00a0", "")
-    if plain.count(",") == 1 and _is_number(plain.replace(".", "").replace(",", ".")):
-        return "write decimals with a point, not a comma"
-    if _is_number(plain.replace(",", "")):
-        return "write numbers without thousands separators"
-    return "correct the cell, leave it empty if the value is missing, or name the value columns with target"
+def _parsed(table: Table, text: pd.Series, missing: np.ndarray) -> Float64[np.ndarray, " rows"]:
+    """Stripped text as numbers, NaN for what is missing or none. The whole column decides on the decimal mark, then the
+    other columns, then the delimiter of the file: semicolons separate where the comma writes decimals."""
+    plain = numerals.plain(text)
+    if table.decimal is None and not plain.str.contains(",", regex=False).fillna(False).any():
+        values = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        if (np.isnan(values) == missing).all() and table.delimiter != ";":
+            return values
+    return numerals.parse(plain, table.decimal or numerals.decimal_mark([plain]) or usual_mark(table))
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
+def usual_mark(table: Table) -> str:
+    """The decimal mark of a table's text columns taken together; of none that tells, that of its delimiter."""
+    if table.decimal is not None:
+        return table.decimal
+    texts = [c for c in table.frame.columns if table.frame[c].dtype == object]
+    cells = [numerals.plain(table.frame[c].dropna().astype("string").str.strip()) for c in texts]
+    return numerals.decimal_mark(cells) or ("," if table.delimiter == ";" else ".")
+
+
+def doubtful(table: Table, columns: Sequence[str]) -> list[str]:
+    """What a user should know of columns whose point or comma may write decimals or group thousands: each number of a
+    file not separated by commas has three digits after it, and no other column of text tells."""
+    notes = []
+    for name in columns if table.delimiter in (";", "\t", "|") and table.decimal is None else ():
+        column = table.frame[name]
+        if pd.api.types.is_float_dtype(column):
+            known = column.dropna().to_numpy()
+            known = known[known != np.floor(known)]
+            three = len(known) and (np.abs(known * 1000 - np.round(known * 1000)) < 1e-6).all() and known.max() < 1000
+            if not three or (np.abs(known * 100 - np.round(known * 100)) < 1e-6).mean() > 0.5:
+                continue
+            mark, shown = ".", f"{known[0]:.3f}"
+        elif column.dtype == object:
+            cells = numerals.plain(column.dropna().astype("string").str.strip())
+            if not cells.str.fullmatch(r"[+-]?\d{1,3}[.,]\d{3}").any() or numerals.decimal_mark([cells]) is not None:
+                continue
+            mark, shown = usual_mark(table), str(cells.iloc[0])
+        else:
+            continue
+        other = "," if mark == "." else "."
+        role = "as its decimals" if mark in shown else "as a group of thousands"
+        notes.append(
+            f"column {name!r}: the last three digits of {shown} read {role}; if that is wrong, give decimal "
+            f"(--decimal {other})"
+        )
+    return notes
+
+
+def is_numeric(table: Table, name: str, share: float = 0.0) -> bool:
+    """Whether more than this share of the cells of a column that hold something are numbers."""
+    column = table.frame[name]
+    if pd.api.types.is_numeric_dtype(column):
+        return True
+    if pd.api.types.is_datetime64_any_dtype(column):
         return False
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return pd.api.types.is_numeric_dtype(column.cat.categories)
+    text = column.astype("string").str.strip()
+    missing = numerals.missing_cells(text)
+    if missing.all():
+        return True
+    values = _parsed(table, text.mask(missing), missing)
+    return bool(np.isfinite(values[~missing]).mean() > share)
 
 
-def item_codes(table: Table, name: str) -> tuple[Int64[np.ndarray, " rows"], tuple[str, ...]]:
-    """Series of each row, counted in order of first appearance, and their names.
+def encoded(table: Table, columns: Sequence[str]) -> tuple[Float64[np.ndarray, "rows C"], tuple[str, ...]]:
+    """Covariates as numbers, and their names: two words become 0 and 1, more words a column each, "column=word".
+
+    Raises:
+        InputError: an infinite value, or too many different words.
+    """
+    blocks: list[np.ndarray] = []
+    names: list[str] = []
+    for name in columns:
+        if is_numeric(table, name, 0.5):
+            blocks.append(numbers(table, (name,))[:, 0])
+            names.append(name)
+            continue
+        text = table.frame[name].astype("string").str.strip()
+        missing = numerals.missing_cells(text)
+        words = sorted(text[~missing].unique(), key=lambda word: (word.lower() in YES, word))
+        if len(words) > CATEGORIES:
+            raise InputError(
+                f"{table.where(None, name)}: expected numbers or at most {CATEGORIES} different words of a covariate, "
+                f"found {len(words)}; leave it out"
+            )
+        for word in words[1:] if len(words) == 2 else words:
+            blocks.append(np.where(missing, np.nan, (text == word).fillna(False).to_numpy(dtype=np.float64)))
+            names.append(name if len(words) == 2 else f"{name}={word}")
+    rows = len(table.frame)
+    return (np.stack(blocks, axis=1) if blocks else np.zeros((rows, 0))), tuple(names)
+
+
+def item_codes(table: Table, name: str) -> tuple[Int64[np.ndarray, " rows"], pd.Series]:
+    """Series of each row, counted in order of first appearance, and what the table calls them, of its own type.
 
     Raises:
         InputError: a row names no series.
@@ -223,4 +244,4 @@ def item_codes(table: Table, name: str) -> tuple[Int64[np.ndarray, " rows"], tup
     lost = np.flatnonzero(codes < 0)
     if len(lost):
         raise InputError(f"{table.where(int(lost[0]), name)}: expected the name of a series, found an empty cell")
-    return codes.astype(np.int64), tuple(str(value) for value in values)
+    return codes.astype(np.int64), pd.Series(values, name=name)

@@ -1,14 +1,15 @@
 """Frequencies of series: their names, their seasons and their calendar features.
 
-A frequency is a pandas alias ("h", "15min", "D", "B", "W-SUN", "MS", "QE", "YS", ...). Inside, it is a ``Step``: so
-many nanoseconds, so many months counted from their first or last day, or business days.
+A frequency is a pandas alias ("h", "15min", "D", "B", "W-SUN", "MS", "QE", "YS", ...), with a pattern after an "@" if
+the series keeps to one (``calendars``). Inside, it is a ``Step``: so many nanoseconds, so many months counted from
+their first or last day, or business days.
 """
 
 import warnings
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,9 @@ from jaxtyping import Float32
 from pandas.tseries import offsets as po
 
 from tsfm_data.errors import InputError
+from tsfm_data.io.calendars import DAY, WEEKDAYS, holidays, split_pattern, week_dates, week_slots
 
-DAY = 86_400_000_000_000
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
-WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 SHORT_MARKS = {"t": "min", "m": "MS", "q": "QS", "y": "YS"}  # lower-case names of the long-horizon literature
 Kind = Literal["tick", "start", "end", "business"]
 
@@ -63,7 +63,8 @@ def _count(n: int) -> str:
 
 
 def _offset(freq: str) -> po.BaseOffset:
-    """The pandas offset of an alias, old spellings ("H", "M", "T") included."""
+    """The pandas offset of an alias, old spellings ("H", "M", "T") included; a pattern is left out."""
+    freq = split_pattern(freq)[0] if isinstance(freq, str) else freq
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # an old spelling is understood, the user need not care
@@ -81,6 +82,9 @@ def normalise(freq: str) -> str:
     Raises:
         InputError: ``freq`` is no pandas frequency.
     """
+    pattern = split_pattern(freq)[1]
+    if pattern:
+        return f"{normalise(split_pattern(freq)[0])}@{pattern}"
     name = str(_offset(freq).freqstr)
     base, _, anchor = name.partition("-")
     usual = {"QS": "JAN", "YS": "JAN", "QE": "DEC", "YE": "DEC"}.get(base.lstrip("0123456789"))
@@ -107,6 +111,55 @@ def season_length(freq: str) -> int:
     except (KeyError, ValueError):
         return 1  # no season is agreed on, for instance milliseconds
     return season // offset.n if season % offset.n == 0 else 1
+
+
+@cache
+def natural_season(freq: str) -> int:
+    """Steps in the season that the calendar gives a frequency: 7 for "D", 5 for "B", 24 for "h", 96 for "15min", 52 for
+    "W", 12 for "MS", 4 for "QS", 1 for years. With a pattern: its steps of a day, or its days of a week.
+
+    Raises:
+        InputError: ``freq`` is no pandas frequency.
+    """
+    alias, pattern = split_pattern(freq)
+    step, _ = step_of(alias)
+    if pattern and step.kind == "tick":
+        slots = week_slots(pattern, step.size)
+        return int(np.bincount(slots // DAY).max()) if step.size < DAY else len(slots)
+    if step.kind == "business":
+        return max(5 // step.size, 1)
+    if step.kind != "tick":
+        return max(12 // step.size, 1) if 12 % step.size == 0 else 1
+    second, week = 1_000_000_000, 7 * DAY
+    if step.size < second:
+        return 1  # no season is agreed on
+    season = 3600 * second if step.size < 60 * second else DAY if step.size < DAY else week
+    season = 52 * week if step.size % week == 0 else season
+    return season // step.size if season % step.size == 0 else 1
+
+
+def dates(start: Any, periods: int, freq: str) -> pd.DatetimeIndex:
+    """Timestamps of a frequency, with a pattern or without, from the first that it allows at or after ``start``.
+
+    Raises:
+        InputError: ``freq`` is no frequency, or a timestamp lies past the year 2262.
+    """
+    alias, pattern = split_pattern(freq)
+    try:
+        if not pattern:
+            return pd.date_range(start, periods=periods, freq=alias)
+        step, _ = step_of(alias)
+        if step.kind == "tick":
+            return week_dates(pd.Timestamp(start), periods, week_slots(pattern, step.size))
+        if step.kind == "business":
+            return pd.date_range(start, periods=periods, freq=po.CustomBusinessDay(holidays=list(holidays(pattern))))
+        late = pd.Timedelta(days=int(pattern) - 1)
+        return pd.date_range(pd.Timestamp(start) - late, periods=periods, freq=alias) + late
+    except (pd.errors.OutOfBoundsDatetime, OverflowError) as error:
+        raise InputError(
+            f"expected timestamps up to the year 2262, found {periods:,} steps of {freq} from {pd.Timestamp(start)}: "
+            "give a smaller horizon"
+        ) from error
 
 
 @cache
@@ -151,7 +204,7 @@ def step_of(freq: str) -> tuple[Step, int]:
         return Step("tick", int(offset.nanos)), 0
     if isinstance(offset, po.Week):
         return Step("tick", 7 * DAY * offset.n), 0
-    if type(offset) is po.BusinessDay:
+    if isinstance(offset, po.BusinessDay):
         return Step("business", offset.n), 0
     months = {po.MonthBegin: 1, po.MonthEnd: 1, po.QuarterBegin: 3, po.QuarterEnd: 3, po.YearBegin: 12, po.YearEnd: 12}
     period = months.get(type(offset))

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int64, Shaped
 
+from tsfm_data.io.calendars import describe_slots, holidays, split_pattern, usual_slots, week_position, week_slots
 from tsfm_data.io.frequency import DAY, Kind, Step, anchor_month, step_of
+from tsfm_data.io.snap import snap
 
 KINDS: tuple[Kind, ...] = ("tick", "start", "end", "business")
 TICK, START, END, BUSINESS = range(4)
@@ -16,12 +18,14 @@ SPARSE = 20  # a grid of more than 20 rows an observed one is taken for a wrong 
 
 
 class BadTime(ValueError):
-    """A timestamp that breaks the grid: ``row`` counts from 0 in the order given, ``text`` says what is wrong."""
+    """A timestamp that breaks the grid: ``row`` counts from 0 in the order given, ``text`` says what is wrong, and
+    ``problems`` what is wrong with each series if several were looked at."""
 
     def __init__(self, row: int | np.integer, text: str) -> None:
         super().__init__(text)
         self.row = int(row)
         self.text = text
+        self.problems: dict[int, BadTime] = {}
 
 
 class Grid(NamedTuple):
@@ -31,13 +35,15 @@ class Grid(NamedTuple):
         position: step of each row within its series, from 0.
         length: steps from the first to the last row of each series.
         starts: timestamp of each series' first step.
-        freqs: pandas alias of each series.
+        freqs: frequency of each series.
+        moved: rows of each series whose timestamps were moved onto the grid.
     """
 
     position: Int64[np.ndarray, " rows"]
     length: Int64[np.ndarray, " items"]
     starts: Shaped[np.ndarray, " items"]
     freqs: tuple[str, ...]
+    moved: Int64[np.ndarray, " items"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,10 @@ class _Calendar:
 
 
 def regular_grid(
-    ns: Int64[np.ndarray, " rows"], bounds: Int64[np.ndarray, " borders"], freq: str | None = None
+    ns: Int64[np.ndarray, " rows"],
+    bounds: Int64[np.ndarray, " borders"],
+    freq: str | None = None,
+    own_hours: bool = True,
 ) -> Grid:
     """The regular grid under ascending timestamps.
 
@@ -91,6 +100,7 @@ def regular_grid(
         bounds: series ``i`` is ``ns[bounds[i]:bounds[i + 1]]``; none is empty.
         freq: pandas alias of all series; None reads each series' most common step. With a monthly, quarterly or yearly
             alias any day of a period stands for that period.
+        own_hours: whether series that keep to hours or weekdays have steps at those alone.
 
     Raises:
         BadTime: timestamps repeat, descend, do not lie on one grid, or mix frequencies.
@@ -100,9 +110,67 @@ def regular_grid(
     _check_order(calendar)
     if freq is not None:
         return _given(calendar, freq)
-    kind, size = _infer(calendar)
+    kind, size, problems = _infer(calendar)
+    moved = np.zeros(len(bounds) - 1, dtype=np.int64)
+    days: dict[int, int] = {}
+    if problems:
+        ns = ns.copy()
+        daily = [i for i in problems if own_hours and _keeps_to_days(ns[bounds[i] : bounds[i + 1]])]
+        kind[daily], size[daily] = TICK, DAY
+        problems = {item: problem for item, problem in problems.items() if item not in daily}
+    if problems:
+        for item in problems:
+            rows = slice(bounds[item], bounds[item + 1])
+            snapped = snap(ns[rows])
+            if snapped is not None:
+                moved[item] = 0 if snapped.day else (snapped.ns != ns[rows]).sum()
+                ns[rows] = snapped.ns
+                if snapped.day:
+                    days[item] = snapped.day
+        calendar = _Calendar.of(ns, bounds) if moved.any() or days else calendar
+        if moved.any() or days:
+            kind, size, problems = _infer(calendar)
+            kind[daily], size[daily] = TICK, DAY
+            problems = {item: problem for item, problem in problems.items() if item not in daily}
+        if problems:
+            first = next(iter(problems.values()))
+            first.problems = problems
+            raise first
     relative = calendar.relative(kind)
-    return _grid(calendar, kind, size, relative // size[calendar.item], calendar.ns[calendar.first])
+    position, patterns = relative // size[calendar.item], None
+    if own_hours:
+        position, patterns = _patterns(calendar, kind, size, position, bounds)
+    grid = _grid(calendar, kind, size, position, calendar.ns[calendar.first], patterns)
+    for item, day in days.items():
+        grid.starts[item] += np.timedelta64(day - 1, "D")
+    freqs = tuple(f"{name}@{days[i]}" if i in days else name for i, name in enumerate(grid.freqs))
+    return grid._replace(moved=moved, freqs=freqs)
+
+
+def _keeps_to_days(ns: Int64[np.ndarray, " rows"]) -> bool:
+    """Whether a series is at one time of some days of the week, such as Monday, Wednesday and Friday."""
+    return len(ns) >= SHORT and bool((ns % DAY == ns[0] % DAY).all()) and usual_slots(ns, DAY) is not None
+
+
+def _patterns(
+    calendar: _Calendar,
+    kind: Int64[np.ndarray, " items"],
+    size: Int64[np.ndarray, " items"],
+    position: Int64[np.ndarray, " rows"],
+    bounds: Int64[np.ndarray, " borders"],
+) -> tuple[Int64[np.ndarray, " rows"], dict[int, str]]:
+    """Positions that count only the steps of the week which a series keeps to, and the patterns of those that do."""
+    rows = np.diff(bounds)
+    length = position[bounds[1:] - 1] + 1
+    patterns: dict[int, str] = {}
+    for item in np.flatnonzero((kind == TICK) & (size <= DAY) & (length > 1.1 * rows) & (rows >= 8)):
+        part = slice(bounds[item], bounds[item + 1])
+        slots = usual_slots(calendar.ns[part], int(size[item]))
+        if slots is not None:
+            place = week_position(calendar.ns[part], slots)
+            position[part] = place - place[0]
+            patterns[int(item)] = describe_slots(slots, int(size[item]))
+    return position, patterns
 
 
 def _check_order(calendar: _Calendar) -> None:
@@ -115,7 +183,7 @@ def _check_order(calendar: _Calendar) -> None:
         raise BadTime(
             row,
             f"expected each timestamp once in a series, found {_time(calendar, row)} again; drop or average the "
-            "repeats, or name the column that tells the series apart with item_column",
+            "repeats, or name the column that tells the series apart with item_column (--item-column)",
         )
     raise BadTime(
         row,
@@ -134,6 +202,9 @@ def _given(calendar: _Calendar, freq: str) -> Grid:
     code = KINDS.index(step.kind)
     items = len(calendar.first)
     kind, size = np.full(items, code), np.full(items, step.size)
+    pattern = split_pattern(freq)[1]
+    if pattern and period == 0:
+        return _given_pattern(calendar, freq, step, pattern)
     if period == 0:
         if code == BUSINESS and not calendar.allowed[BUSINESS].all():
             working = (calendar.ns % DAY == 0) & ((calendar.ns // DAY + 3) % 7 < 5)
@@ -158,7 +229,34 @@ def _given(calendar: _Calendar, freq: str) -> Grid:
     begin = month[calendar.first].astype("datetime64[M]")
     start = begin.astype("datetime64[D]") if code == START else (begin + 1).astype("datetime64[D]") - 1
     starts = start.astype("datetime64[ns]").astype(np.int64)
-    return _grid(calendar, kind, size, relative // step.size, starts)
+    grid = _grid(calendar, kind, size, relative // step.size, starts)
+    if pattern:
+        late = np.timedelta64(int(pattern) - 1, "D")
+        return grid._replace(starts=grid.starts + late, freqs=tuple(f"{name}@{pattern}" for name in grid.freqs))
+    return grid
+
+
+def _given_pattern(calendar: _Calendar, freq: str, step: Step, pattern: str) -> Grid:
+    """The grid of hours of the week, or of business days without holidays, that the user names."""
+    if step.kind == "business":
+        closed = np.array(holidays(pattern), dtype="datetime64[D]")
+        day = calendar.ns.view("datetime64[ns]").astype("datetime64[D]")
+        held = np.is_busday(day, holidays=closed) & (calendar.ns % DAY == 0)
+        place = np.busday_count(day[calendar.first][calendar.item], day, holidays=closed).astype(np.int64)
+    else:
+        place = week_position(calendar.ns, week_slots(pattern, step.size))
+        held = place >= 0
+        place = place - place[calendar.first][calendar.item]
+    off = np.flatnonzero(~held)
+    if len(off):
+        raise BadTime(
+            off[0],
+            f"expected times of {freq}, found {_time(calendar, off[0])}; widen the pattern, or leave freq (--freq) out",
+        )
+    last = np.append(calendar.first[1:], len(calendar.ns)) - 1
+    starts = calendar.ns[calendar.first].view("datetime64[ns]")
+    items = len(starts)
+    return Grid(place, place[last] + 1, starts, (freq,) * items, np.zeros(items, dtype=np.int64))
 
 
 def _check_multiples(
@@ -173,8 +271,11 @@ def _check_multiples(
         )
 
 
-def _infer(calendar: _Calendar) -> tuple[Int64[np.ndarray, " items"], Int64[np.ndarray, " items"]]:
-    """Kind and size of each series' step: its most common one, or that of the others where its own says little."""
+def _infer(
+    calendar: _Calendar,
+) -> tuple[Int64[np.ndarray, " items"], Int64[np.ndarray, " items"], dict[int, "BadTime"]]:
+    """Kind and size of each series' step: its most common one, or that of the others where its own says little; and
+    what is wrong with each series that has none."""
     rows = np.diff(np.append(calendar.first, len(calendar.ns)))
     kind = np.where(calendar.allowed[START], START, np.where(calendar.allowed[END], END, TICK))
     size = _common_step(calendar, kind)
@@ -194,24 +295,26 @@ def _infer(calendar: _Calendar) -> tuple[Int64[np.ndarray, " items"], Int64[np.n
         take = fits & (~good | unsure)
         kind, size = np.where(take, usual[0], kind), np.where(take, usual[1], size)
         good |= take
-    if not good.all():
-        item = int(np.flatnonzero(~good)[0])
-        raise _unreadable(calendar, item, int(rows[item]), int(kind[item]), int(size[item]), int(broken[item]))
-    return kind, size
+    problems = {
+        int(i): _unreadable(calendar, int(i), int(rows[i]), int(kind[i]), int(size[i]), int(broken[i]))
+        for i in np.flatnonzero(~good)
+    }
+    return kind, size, problems
 
 
 def _unreadable(calendar: _Calendar, item: int, rows: int, kind: int, size: int, row: int) -> BadTime:
     """Why no frequency can be read off a series."""
     if rows == 1:
         return BadTime(
-            calendar.first[item], "expected at least two rows to read the frequency off, found one; give freq"
+            calendar.first[item], "expected at least two rows to read the frequency off, found one; give freq (--freq)"
         )
     first = calendar.ns[calendar.first[item]].astype("datetime64[ns]")
     usual = Step(KINDS[kind], size).alias(first)
     return BadTime(
         row,
-        f"expected one frequency in a series, found {_time(calendar, row)} after {_time(calendar, row - 1)} where most "
-        f"steps are {usual} (mixed frequencies); resample to one step, or give the right one with freq",
+        f"expected one frequency in a series, found {_time(calendar, row)} after {_time(calendar, row - 1)} where the "
+        f"most common step is {usual} (mixed frequencies); give resample (--resample h, D or another step, with "
+        "--aggregate mean, sum, last or max)",
     )
 
 
@@ -272,6 +375,7 @@ def _grid(
     size: Int64[np.ndarray, " items"],
     position: Int64[np.ndarray, " rows"],
     starts: Int64[np.ndarray, " items"],
+    patterns: dict[int, str] | None = None,
 ) -> Grid:
     last = np.append(calendar.first[1:], len(calendar.ns)) - 1
     length = position[last] + 1
@@ -293,5 +397,6 @@ def _grid(
     for item, key in enumerate(zip(kind.tolist(), size.tolist(), phase.tolist(), strict=True)):
         if key not in aliases:
             aliases[key] = Step(KINDS[key[0]], key[1]).alias(stamps[item])
-        freqs.append(aliases[key])
-    return Grid(position, length, stamps, tuple(freqs))
+        pattern = (patterns or {}).get(item)
+        freqs.append(aliases[key] if pattern is None else f"{aliases[key]}@{pattern}")
+    return Grid(position, length, stamps, tuple(freqs), np.zeros(len(starts), dtype=np.int64))

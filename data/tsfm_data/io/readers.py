@@ -1,8 +1,14 @@
-"""Files to tables: CSV with any usual delimiter, Parquet, Arrow and Feather; each recognised or refused in one line."""
+"""Files to tables: CSV with any usual delimiter and encoding, Parquet, Arrow, Feather and Excel; each recognised or
+refused in one line."""
 
 import csv
 import difflib
+import gzip
+import importlib.util
 import io
+import re
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -12,44 +18,48 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from tsfm_data.errors import InputError
-from tsfm_data.io.columns import ITEM_NAMES, Table, open_bytes
+from tsfm_data.io.columns import ITEM_NAMES, Table
+from tsfm_data.io.numerals import MISSING
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
 SAMPLE = 1 << 16
+LOOKED_AT = 200  # lines that tell where the header is
+KINDS = {".pq": "a Parquet", ".parquet": "a Parquet", ".arrow": "an Arrow", ".feather": "an Arrow", ".ipc": "an Arrow"}
+EXCEL = (".xlsx", ".xlsm")
 
 
-def read_table(path: Path, item_column: str | None = None) -> Table:
-    """The table in a CSV (comma, semicolon, tab or |; .gz too), Parquet, Arrow or Feather file.
+def read_table(path: Path, item_column: str | None = None, decimal: str | None = None) -> Table:
+    """The table in a CSV (comma, semicolon, tab or |; .gz too), Parquet, Arrow, Feather or Excel file.
 
     Args:
-        path: the file.
+        path: the file; "-" is standard input, which is delimited text.
         item_column: a column that is text whatever its cells look like, as those with the usual names of ids are.
+        decimal: "," keeps numbers as text, since a point in them is none of decimals.
 
     Raises:
         InputError: no such file, a folder, an empty or unreadable file, or one that is not a table.
     """
+    if str(path) == "-":
+        return read_text(sys.stdin.buffer.read(), "standard input", "table", item_column, decimal)
     _check_file(path)
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    suffix = (Path(path.stem).suffix if path.suffix == ".gz" else path.suffix).lower()
+    name = path.name.split(".")[0]
     try:
         if suffix in (".parquet", ".pq"):
-            frame = _from_arrow(pyarrow.parquet.read_table(path), path)
-        elif suffix in (".arrow", ".feather", ".ipc"):
-            frame = _from_arrow(_read_arrow(path), path)
-        else:
-            return Table(_from_arrow(_read_text(path, item_column), path), str(path), path.name.split(".")[0], path)
+            return Table(_from_arrow(pyarrow.parquet.read_table(path), str(path)), str(path), name)
+        if suffix in (".arrow", ".feather", ".ipc"):
+            return Table(_from_arrow(_read_arrow(path), str(path)), str(path), name)
+        if suffix in EXCEL:
+            return _read_excel(path, name)
+        if suffix in (".xls", ".xlsb", ".ods"):
+            raise InputError(f"{path}: expected CSV, Parquet, Arrow or .xlsx, found {suffix}: save it as .xlsx or CSV")
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return read_text(data, str(path), name, item_column, decimal)
     except (pa.ArrowException, OSError, EOFError) as error:
         reason = str(error).splitlines()[0]
-        kind = {
-            ".pq": "a Parquet",
-            ".parquet": "a Parquet",
-            ".arrow": "an Arrow",
-            ".feather": "an Arrow",
-            ".ipc": "an Arrow",
-        }
         raise InputError(
-            f"{path}: expected {kind.get(suffix, 'a text')} file, found something else ({reason})"
+            f"{path}: expected {KINDS.get(suffix, 'a text')} file, found something else ({reason})"
         ) from error
-    return Table(frame, str(path), path.name.split(".")[0])
 
 
 def _check_file(path: Path) -> None:
@@ -80,55 +90,177 @@ def _read_arrow(path: Path) -> pa.Table:
         return pa.ipc.open_stream(source).read_all()
 
 
-def _from_arrow(table: pa.Table, path: Path) -> pd.DataFrame:
+def _from_arrow(table: pa.Table, source: str) -> pd.DataFrame:
     names = table.column_names
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InputError(
-            f"{path}: expected different column names, found {twice[0]!r} more than once; rename one of them"
+            f"{source}: expected different column names, found {twice[0]!r} more than once; rename one of them"
         )
     return table.to_pandas(date_as_object=False)
 
 
-def _read_text(path: Path, item_column: str | None) -> pa.Table:
-    """A delimited text file: numbers and ISO dates as such, everything else as text."""
-    with open_bytes(path) as handle:
-        sample = handle.read(SAMPLE)
-    if sample[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise InputError(f"{path}: expected UTF-8 text, found UTF-16; save the file as UTF-8")
-    if b"\0" in sample:
-        raise InputError(f"{path}: expected a CSV, Parquet or Arrow file, found binary data")
+def _read_excel(path: Path, name: str) -> Table:
+    """The first sheet of a workbook that holds a table, from its header on."""
+    if importlib.util.find_spec("openpyxl") is None:
+        raise InputError(
+            f"{path}: Excel needs openpyxl, which is not installed: pip install 'tsfm-suite[excel]', or save as CSV"
+        )
+    import openpyxl
+
     try:
-        head = sample.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if len(sample) == SAMPLE and error.start > SAMPLE - 4:
-            head = sample[: error.start].decode("utf-8-sig")  # the sample cuts a character in two
-        else:
-            number = sample[: error.start].count(b"\n") + 1
-            raise InputError(
-                f"{path}, row {number}: expected UTF-8 text, found byte 0x{sample[error.start]:02x}; "
-                "save the file as UTF-8"
-            ) from error
-    if not head.strip():
-        raise InputError(f"{path}: expected a table, found only blank lines")
-    lines = [line for line in head.splitlines() if line.strip()]
-    delimiter = _delimiter(path, lines)
-    header = next(csv.reader(lines[:1], delimiter=delimiter))
-    _check_header(path, header)
-    with open_bytes(path) as handle:
-        data = handle.read()
-    table = _parse(path, data, delimiter, header, item_column)
-    table = table.rename_columns([name.strip() for name in table.column_names])
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        sheets = {sheet.title: [list(row) for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets}
+    except Exception as error:
+        raise InputError(f"{path}: expected an Excel file, found something else ({error})") from error
+    filled = {title: rows for title, rows in sheets.items() if any(v is not None for row in rows for v in row)}
+    if not filled:
+        raise InputError(f"{path}: expected a table, found only empty sheets")
+    title, rows = next(iter(filled.items()))
+    widths = [sum(value is not None for value in row) for row in rows]
+    top = next((i for i, width in enumerate(widths) if width >= max(2, max(widths[i:]) - 1)), widths.index(max(widths)))
+    header = ["" if value is None else str(value).strip() for value in rows[top]]
+    body = [row for row in rows[top + 1 :] if any(value is not None for value in row)]
+    frame = pd.DataFrame(body, columns=range(len(header)))
+    kept = [i for i, cell in enumerate(header) if cell or frame[i].notna().any()]
+    if header[0] == "" and list(frame[0]) == list(range(len(frame))):
+        kept = [i for i in kept if i]  # the row numbers that DataFrame.to_excel writes
+    frame = frame[kept].infer_objects().set_axis([header[i] for i in kept], axis="columns")
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"{path}: expected different column names, found {twice[0]!r} more than once")
+    notes = [f"{top} rows above the header skipped"] if top else []
+    if len(filled) > 1:
+        notes.append(f"sheet {title!r} read, of {len(filled)}")
+    return Table(frame, str(path), name, header=top + 1, notes=tuple(notes))
+
+
+def read_text(data: bytes, source: str, name: str, item_column: str | None = None, decimal: str | None = None) -> Table:
+    """The table in the bytes of a delimited text file: numbers and ISO dates as such, everything else as text.
+
+    Raises:
+        InputError: no text, or no table.
+    """
+    data, notes = _decode(data, source)
+    # A quoted cell may hold a line break, but the lines above the header and the header hold none.
+    lines = data[:SAMPLE].decode("utf-8", errors="ignore").splitlines()
+    if not any(line.strip() for line in lines):
+        raise InputError(f"{source}: expected a table, found only blank lines")
+    delimiter, top = _layout(source, lines)
+    above = sum(bool(line.strip()) for line in lines[:top])
+    if above:
+        notes.append(f"{above} line{'s' * (above > 1)} above the header skipped")
+    for _ in range(top):
+        data = data[data.index(b"\n") + 1 :]
+    header = next(csv.reader([lines[top]], delimiter=delimiter))
+    _check_header(source, top + 1, header)
+    if len(header) == 1:
+        data = b"\n".join(line.strip() for line in data.splitlines() if line.strip())
+    texts = set(header) if decimal == "," else {n for n in header if is_id(n, item_column)}
+    table = _parse(source, data, delimiter, header, texts, top, notes)
+    table = table.rename_columns([cell.strip() for cell in table.column_names])
     if table.column_names[0] == "" and pa.types.is_integer(table.schema.types[0]):
         table = table.remove_column(0)  # the row numbers that DataFrame.to_csv writes
-    return table
+    for i in reversed(range(len(table.column_names))):
+        if table.column_names[i] == "" and _empty(table.column(i)):
+            table = table.remove_column(i)  # a delimiter at the end of every line
+    frame = _from_arrow(table, source)
+    return Table(frame, source, name, data, delimiter, top + 1, tuple(notes))
 
 
-def _parse(path: Path, data: bytes, delimiter: str, header: list[str], item_column: str | None) -> pa.Table:
+def _empty(column: pa.ChunkedArray) -> bool:
+    if pa.types.is_string(column.type):
+        return not any((value or "").strip() for value in column.to_pylist())
+    return column.null_count == len(column)
+
+
+def _decode(data: bytes, source: str) -> tuple[bytes, list[str]]:
+    """The bytes as UTF-8 without mark, and a note if they were not."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        try:
+            return data.decode("utf-16").encode(), []
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{source}: expected UTF-16 text after its mark, found something else ({error})"
+            ) from error
+    if b"\0" in data[:SAMPLE]:
+        even, odd = data[:SAMPLE:2].count(0), data[1:SAMPLE:2].count(0)
+        for encoding, zeros, others in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
+            if zeros > 0.4 * len(data[:SAMPLE:2]) and not others:
+                return data.decode(encoding, errors="replace").encode(), []
+        raise InputError(f"{source}: expected a CSV, Parquet or Arrow file, found binary data")
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    try:
+        if not data.isascii():
+            data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", errors="replace")
+        if any(ord(mark) < 32 and mark not in "\t\r\n\f" for mark in text[:SAMPLE]):
+            raise InputError(f"{source}: expected a CSV, Parquet or Arrow file, found binary data") from None
+        return text.encode(), ["not UTF-8, read as Latin-1 (Windows-1252)"]
+    return data, []
+
+
+def _layout(source: str, lines: list[str]) -> tuple[str, int]:
+    """The delimiter, and the line (from 0) that is the header.
+
+    The header is the first line of as many fields as most lines below have. What stands above it has fewer.
+    """
+    filled = [i for i, line in enumerate(lines) if line.strip()][:LOOKED_AT]
+    first = lines[filled[0]]
+    if len(filled) > 1 and first.strip().lower()[:4] == "sep=" and first.strip()[4:] in DELIMITERS:
+        return first.strip()[4:], filled[1]  # what Excel writes above a table
+    if len(filled) > 1 and all(_is_number(lines[i]) or lines[i].strip().lower() in MISSING for i in filled[1:]):
+        mark = next((mark for mark in DELIMITERS if mark in first), None)
+        if mark is None:
+            return ",", filled[0]  # one column of numbers
+    widths = {mark: [len(next(csv.reader([lines[i]], delimiter=mark), [])) for i in filled] for mark in DELIMITERS}
+    best = max(widths, key=lambda mark: widths[mark][0])
+    usual = {mark: Counter(w).most_common(1)[0] for mark, w in widths.items()}
+    if widths[best][0] > 1 and widths[best][0] >= usual[best][0]:
+        titles = 0  # lines with a word in their first field alone
+        while titles < len(filled) - 2 and _is_title(lines[filled[titles]], best):
+            titles += 1
+        return best, filled[titles]
+    mark = max(usual, key=lambda mark: (usual[mark][0] > 1, usual[mark][1], usual[mark][0]))
+    width, count = usual[mark]
+    if width > 1 and count > max(2, len(filled) // 2):
+        top = widths[mark].index(width)
+        if not _holds_values(lines[filled[top]], mark):
+            return mark, filled[top]
+    if widths[best][0] > 1:
+        return best, filled[0]
+    raise InputError(
+        f"{source}, row {filled[0] + 1}: expected a time column and at least one value column, separated by comma, "
+        f"semicolon, tab or |, found the single column {first.strip()[:60]!r}"
+    )
+
+
+def _is_title(line: str, delimiter: str) -> bool:
+    cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+    return len(cells) > 1 and not any(cells[1:])
+
+
+def _holds_values(line: str, delimiter: str) -> bool:
+    """Whether a line holds numbers, which no header does that lines of words stand above."""
+    cells = next(csv.reader([line], delimiter=delimiter))
+    return any(_is_number(cell.strip()) and not re.fullmatch(r"(1[6-9]|2[0-2])\d\d", cell.strip()) for cell in cells)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse(
+    source: str, data: bytes, delimiter: str, header: list[str], texts: set[str], top: int, notes: list[str]
+) -> pa.Table:
     """The columns with the types that their cells show; as text where cells differ, so that we find the odd one."""
     options = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data)
-    ids = {name for name in header if name.strip() == item_column or name.strip().lower() in ITEM_NAMES}
-    types = dict.fromkeys(ids, pa.string())  # "007" is not 7
+    types = dict.fromkeys(texts, pa.string())
 
     def read() -> pa.Table:
         convert = pyarrow.csv.ConvertOptions(column_types=types)
@@ -138,7 +270,10 @@ def _parse(path: Path, data: bytes, delimiter: str, header: list[str], item_colu
         table = read()
     except pa.ArrowInvalid as error:
         if "conversion error" not in str(error):
-            raise _wrong_width(path, data, delimiter, len(header), error) from error
+            mended = _mend_ends(data, delimiter, len(header), notes)
+            if mended is None:
+                raise _wrong_width(source, data, delimiter, len(header), top, error) from error
+            return _parse(source, mended, delimiter, header, texts, top, notes)
         types = dict.fromkeys(header, pa.string())
         table = read()
     zoned = [f.name for f in table.schema if pa.types.is_timestamp(f.type) and f.type.tz is not None]
@@ -148,20 +283,32 @@ def _parse(path: Path, data: bytes, delimiter: str, header: list[str], item_colu
     return table
 
 
-def _delimiter(path: Path, lines: list[str]) -> str:
-    """The delimiter that splits the header into most columns."""
-    header = lines[0]
-    counts = {mark: len(next(csv.reader([header], delimiter=mark))) for mark in DELIMITERS}
-    best = max(counts, key=lambda mark: counts[mark])
-    if counts[best] == 1:
-        raise InputError(
-            f"{path}, row 1: expected a time column and at least one value column, separated by comma, semicolon, "
-            f"tab or |, found the single column {header.strip()[:60]!r}"
-        )
-    return best
+def is_id(name: str, item_column: str | None) -> bool:
+    """Whether a column holds ids, which are text: "007" is not 7."""
+    return name.strip() == item_column or name.strip().lower() in ITEM_NAMES
 
 
-def _check_header(path: Path, header: list[str]) -> None:
+def _mend_ends(data: bytes, delimiter: str, width: int, notes: list[str]) -> bytes | None:
+    """The text without a delimiter at the end of every line but the header, and without a line of words at its end;
+    None if that is not what is wrong with it."""
+    lines = data.splitlines()
+    mark = delimiter.encode()
+    counts = [line.count(mark) + 1 for line in lines]
+    if all(
+        n == width + 1 and line.rstrip().endswith(mark) for n, line in zip(counts[1:], lines[1:], strict=True) if line
+    ):
+        return b"\n".join([lines[0], *(line.rstrip()[: -len(mark)] for line in lines[1:])])
+    last = len(lines) - 1
+    while last > 1 and (not lines[last].strip() or counts[last] == 1):
+        last -= 1
+    cut = [line for line in lines[last + 1 :] if line.strip()]
+    if width > 1 and 0 < len(cut) <= 5 and not any(character.isdigit() for character in cut[0].decode()[:4]):
+        notes.append(f"left out below the table: {cut[0].decode(errors='replace').strip()[:60]!r}")
+        return b"\n".join(lines[: last + 1])
+    return None
+
+
+def _check_header(source: str, line: int, header: list[str]) -> None:
     def is_value(cell: str) -> bool:
         try:
             float(cell)
@@ -171,24 +318,24 @@ def _check_header(path: Path, header: list[str]) -> None:
 
     if all(is_value(cell.strip()) for cell in header):
         raise InputError(
-            f"{path}, row 1: expected a header with the names of the columns, found values ({', '.join(header)[:60]}); "
-            "put a line such as date,target above them"
+            f"{source}, row {line}: expected a header with the names of the columns, found values "
+            f"({', '.join(header)[:60]}); put a line such as date,target above them"
         )
     names = [name.strip() for name in header]
-    twice = [name for name in names if names.count(name) > 1]
+    twice = [name for name in names if name and names.count(name) > 1]
     if twice:
-        raise InputError(f"{path}, row 1: expected different column names, found {twice[0]!r} more than once")
+        raise InputError(f"{source}, row {line}: expected different column names, found {twice[0]!r} more than once")
 
 
-def _wrong_width(path: Path, data: bytes, delimiter: str, width: int, error: Exception) -> InputError:
+def _wrong_width(source: str, data: bytes, delimiter: str, width: int, top: int, error: Exception) -> InputError:
     """The first row that has another number of fields than the header."""
-    lines = io.StringIO(data.decode("utf-8-sig", errors="replace"), newline="")
+    lines = io.StringIO(data.decode("utf-8", errors="replace"), newline="")
     reader = csv.reader(lines, delimiter=delimiter)
     for row in reader:
         if row and len(row) != width:
             return InputError(
-                f"{path}, row {reader.line_num}: expected {width} fields separated by {DELIMITERS[delimiter]}, "
+                f"{source}, row {reader.line_num + top}: expected {width} fields separated by {DELIMITERS[delimiter]}, "
                 f"as in the header, found {len(row)}; quote values that contain the separator, "
                 "or check that the file is whole"
             )
-    return InputError(f"{path}: expected delimited text, found something else ({str(error).splitlines()[0]})")
+    return InputError(f"{source}: expected delimited text, found something else ({str(error).splitlines()[0]})")

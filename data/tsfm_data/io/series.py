@@ -10,7 +10,38 @@ import pandas as pd
 from jaxtyping import Float64, Int64, Shaped
 
 from tsfm_data.errors import InputError
-from tsfm_data.io.frequency import normalise, period_alias
+from tsfm_data.io.frequency import dates, natural_season, normalise, period_alias, season_length
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How a table calls what a ``SeriesSet`` holds, so that an answer joins it.
+
+    Attributes:
+        time: name of its time column.
+        item: name of the column that names its series; None if it has none.
+        zone: the zone that its timestamps are written in; None if they have none.
+        clock: the zone whose clock ``SeriesSet.timestamps`` shows; None if that is what the table shows.
+        integer: whether its time column counts steps; ``SeriesSet.timestamps`` then counts nanoseconds.
+        rows: how many rows it has.
+    """
+
+    time: str = "timestamp"
+    item: str | None = None
+    zone: str | None = None
+    clock: str | None = None
+    integer: bool = False
+    rows: int = 0
+
+    def show(self, index: pd.DatetimeIndex) -> pd.Index:
+        """Timestamps of a ``SeriesSet`` as the table would have written them."""
+        if self.integer:
+            return pd.Index(index.as_unit("ns").asi8)
+        if self.clock is None:
+            return index
+        first = np.ones(len(index), dtype=bool)
+        aware = index.tz_localize(self.clock, ambiguous=first, nonexistent="shift_forward")
+        return aware.tz_convert("UTC").tz_localize(None) if self.zone is None else aware.tz_convert(self.zone)
 
 
 @dataclass(frozen=True)
@@ -32,6 +63,11 @@ class SeriesSet:
         known_names: their names.
         future_rows: rows at the end of each item that hold known covariates alone, the target being still to come.
         static: one row an item, or None.
+        labels: how the table calls what is in here.
+        keys: what the table calls the items, of the type that it has there; None if that is ``item_ids``.
+        season: steps in a season as the user says; None takes it from the frequency.
+        natural: whether the season of a frequency is that of the calendar (7 for days) rather than GluonTS's (1).
+        notes: what was done to read the table that may surprise.
     """
 
     name: str
@@ -48,6 +84,11 @@ class SeriesSet:
     known_names: tuple[str, ...]
     future_rows: Int64[np.ndarray, " items"]
     static: pd.DataFrame | None = None
+    labels: Labels = Labels()
+    keys: pd.Series | None = None
+    season: int | None = None
+    natural: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -62,7 +103,24 @@ class SeriesSet:
 
     def timestamps(self, i: int, extra: int = 0) -> pd.DatetimeIndex:
         """Timestamps of the ``length(i)`` rows of item ``i`` and of ``extra`` steps past them."""
-        return pd.date_range(self.starts[i], periods=self.length(i) + extra, freq=self.freqs[i])
+        return dates(self.starts[i], self.length(i) + extra, self.freqs[i])
+
+    def season_of(self, freq: str) -> int:
+        """Steps in one season of the series of a frequency."""
+        return self.season or (natural_season if self.natural else season_length)(freq)
+
+    def present(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A table with the columns ``item_id`` and ``timestamp``, such as a forecast, as the input would have it: its
+        names of columns, its ids with their type, its time zone or numbers of steps."""
+        frame = frame.copy()
+        if self.keys is not None and len(self.variates) == 1:
+            place = pd.Index(self.item_ids).get_indexer(pd.Index(frame["item_id"]))
+            frame["item_id"] = (
+                self.keys.iloc[place].to_numpy() if self.keys.dtype == object else self.keys.iloc[place].array
+            )
+        stamps = pd.DatetimeIndex(frame["timestamp"])
+        frame["timestamp"] = self.labels.show(stamps)
+        return frame.rename(columns={"item_id": self.labels.item or "item_id", "timestamp": self.labels.time})
 
     def univariate(self) -> "SeriesSet":
         """Every variate as an item of its own, named "item/variate", or by the variate where there is one item.
@@ -90,6 +148,7 @@ class SeriesSet:
             static=None
             if self.static is None
             else self.static.loc[self.static.index.repeat(width)].reset_index(drop=True),
+            keys=None,
         )
 
     def select(self, items: Sequence[int]) -> "SeriesSet":
@@ -109,6 +168,7 @@ class SeriesSet:
             known=self.known[rows],
             future_rows=self.future_rows[chosen],
             static=None if self.static is None else self.static.iloc[chosen].reset_index(drop=True),
+            keys=None if self.keys is None else self.keys.iloc[chosen].reset_index(drop=True),
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -186,7 +246,7 @@ class SeriesSet:
         for what, found, expected in (("variate", names, width), ("item", ids, count), ("frequency", freqs, count)):
             if len(found) != expected:
                 raise InputError(f"{name}: expected {expected} {what} names, found {len(found)}")
-        first = functools.cache(lambda start, freq: pd.date_range(start, periods=1, freq=freq)[0])
+        first = functools.cache(lambda start, freq: dates(start, 1, freq)[0])
         starts = [first(s, f) for s, f in zip(begins, freqs, strict=True)]
         return cls(
             name=name,

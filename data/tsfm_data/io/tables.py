@@ -1,25 +1,50 @@
 """The door through which every table enters.
 
-``read_series`` takes CSV, Parquet, Arrow and Feather files, pandas and pyarrow tables and GluonTS data sets. All checks
-of user input happen here and in what it calls; everything behind works on a ``SeriesSet`` that is regular in time.
+``read_series`` takes CSV, Parquet, Arrow, Feather and Excel files, pandas and pyarrow tables and GluonTS data sets. All
+checks of user input happen here and in what it calls; everything behind works on a ``SeriesSet`` that is regular in
+time.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from tsfm_data.errors import InputError
-from tsfm_data.io.columns import Roles, Table, find_roles, item_codes, numbers
+from tsfm_data.io import zones
+from tsfm_data.io.calendars import DAY, split_pattern
+from tsfm_data.io.columns import Table, doubtful, encoded, item_codes, numbers
+from tsfm_data.io.frequency import normalise
 from tsfm_data.io.gluonts import read_gluonts
 from tsfm_data.io.grid import BadTime, Grid, regular_grid
 from tsfm_data.io.readers import read_table
-from tsfm_data.io.series import SeriesSet, item_offsets
-from tsfm_data.io.timestamps import nanoseconds
+from tsfm_data.io.regroup import Aggregate, periods, regroup
+from tsfm_data.io.roles import Roles, find_roles, joined_time, turned, without_footer, without_units
+from tsfm_data.io.series import Labels, SeriesSet, item_offsets
+from tsfm_data.io.timestamps import Stamps, read_stamps
+
+OnBad = Literal["error", "skip", "fix"]
+SHOWN = 5  # bad series that a message names
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a table is read, beyond the roles of its columns; the arguments are those of ``read_series``."""
+
+    freq: str | None = None
+    order: str = "time"
+    resample: str | None = None
+    aggregate: Aggregate = "mean"
+    on_bad_series: OnBad = "error"
+    dayfirst: bool | None = None
+    timezone: str | None = None
+    season: int | None = None
+    own_hours: bool = True
 
 
 def read_series(
@@ -33,45 +58,138 @@ def read_series(
     freq: str | None = None,
     order: Literal["time", "rows"] = "time",
     name: str | None = None,
+    future: str | Path | pd.DataFrame | pa.Table | None = None,
+    season: int | None = None,
+    resample: str | None = None,
+    aggregate: Aggregate = "mean",
+    on_bad_series: OnBad = "error",
+    timezone: str | None = None,
+    dayfirst: bool | None = None,
+    decimal: Literal[".", ","] | None = None,
+    holidays: Sequence[str] = (),
+    own_hours: bool = True,
 ) -> SeriesSet:
     """Series of a table.
 
     A long table (a column such as ``item_id`` or ``unique_id``) gives one item an id, with ``target`` (or ``y``,
     ``value``) as its variate. A wide table (a date column and one numeric column a variate) gives one item. Gaps in
-    time become missing rows.
+    time become missing rows. What was done to a table that may surprise stands in the ``notes`` of the result.
 
     Args:
-        source: CSV, Parquet, Arrow or Feather file, pandas or pyarrow table, or GluonTS data set.
+        source: CSV, Parquet, Arrow, Feather or Excel file ("-" is standard input), pandas or pyarrow table, or GluonTS
+            data set.
         time_column: name of the time column; None finds it.
-        item_column: name of the column that tells series apart; None finds it.
+        item_column: name of the column that tells series apart; None finds it, "" says that there is none.
         target: name or names of the value columns; None finds them.
         past_covariates: columns known up to the present only.
         known_covariates: columns known in the future too; trailing rows without any target are then the future.
-        freq: pandas alias of all series; None reads each series' most common step.
+        freq: frequency of all series; None reads each series' most common step. Timestamps that are late or early
+            by less than a quarter of a step are moved to their place. A pattern of the day and week may follow an "@"
+            (``15min@MON-FRI 09:30-15:45``); None finds it.
         order: "rows" takes the rows as equally spaced from the first timestamp on, whatever the later timestamps say,
             as the long-horizon literature does; "time" checks them.
         name: name of the set; None takes the stem of the file.
+        future: a second table with the rows of the future: times, ids and known covariates (all its other columns,
+            unless ``known_covariates`` names some).
+        season: steps in a season; None takes the natural one of the frequency.
+        resample: frequency that the rows are brought to first.
+        aggregate: how the targets of one period become one value.
+        on_bad_series: what is done if some series of a long table cannot be read: "error" names them all, "skip" leaves
+            them out, "fix" brings them to the step of the others and takes cells that are no numbers as missing.
+        timezone: zone of timestamps that say none; those that do are shown in it.
+        dayfirst: whether 01/02/2024 is the first of February; None lets the column decide.
+        decimal: decimal mark of numbers in text; None lets the column decide.
+        holidays: dates, or a file with one a line, that are no business days (with ``freq`` "B" or "C").
+        own_hours: whether series that keep to hours or weekdays have steps at those alone; if not, all others are gaps.
 
     Raises:
         InputError: anything about the table that is not as it should be, in one line with its place.
     """
     if isinstance(source, str | Path):
-        table = read_table(Path(source), item_column)
+        table = read_table(Path(source), item_column, decimal)
     elif isinstance(source, pd.DataFrame | pa.Table):
         table = Table(_plain(source), "the table", "table")
     else:
         return read_gluonts(source, freq=freq, name=name or "dataset")
     if len(table.frame) == 0:
         raise InputError(f"{table.source}: expected rows of values, found a header alone")
-    roles = find_roles(
-        table,
-        time_column=time_column,
-        item_column=item_column,
-        target=target,
-        past=past_covariates,
-        known=known_covariates,
-    )
-    return _assemble(table, roles, freq, order, name or table.name)
+    if season is not None and season < 1:
+        raise InputError(f"expected a season of at least 1 step, found {season}: give season (--season 7)")
+    if holidays:
+        freq = _with_holidays(freq, holidays)
+    reading = Reading(freq, order, resample, aggregate, on_bad_series, dayfirst, timezone, season, own_hours)
+    table = prepare(table, time_column, decimal)
+    roles_given: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target}
+    if future is not None:
+        table, known_covariates = _with_future(table, future, roles_given, past_covariates, known_covariates)
+    roles = find_roles(table, **roles_given, past=past_covariates, known=known_covariates)
+    table = without_units(without_footer(table, roles.time), roles.time)
+    return _assemble(table, roles, reading, name or table.name)
+
+
+def prepare(table: Table, time_column: str | None = None, decimal: str | None = None) -> Table:
+    """A table as read with one time column: turned if its dates are columns, joined if date and hour stand apart, and
+    with the numbers of its rows if it has one column alone."""
+    table = replace(table, decimal=decimal)
+    if table.frame.shape[1] == 1 and pd.api.types.is_numeric_dtype(table.frame.iloc[:, 0]) and time_column is None:
+        frame = table.frame.copy()
+        frame.insert(0, "step", np.arange(len(frame)))
+        note = f"one column without times: its rows are steps 0 to {len(frame) - 1}"
+        return replace(table, frame=frame, notes=(*table.notes, note))
+    return joined_time(turned(table), time_column)
+
+
+def _with_holidays(freq: str | None, holidays: Sequence[str]) -> str:
+    given = [holidays] if isinstance(holidays, str) else list(holidays)
+    if len(given) == 1 and Path(given[0]).is_file():
+        given = Path(given[0]).read_text(encoding="utf-8").split()
+    try:
+        days = sorted({str(pd.Timestamp(day).date()) for day in given})
+    except ValueError as error:
+        raise InputError(f"holidays: expected dates such as 2024-12-25, or a file of them, found {error}") from error
+    if freq is not None and normalise(freq) not in ("B", "C"):
+        raise InputError(f"expected frequency B or C with holidays, found {freq!r}: give freq (--freq B)")
+    return f"B@-{'-'.join(days)}"
+
+
+def _with_future(
+    table: Table, future: Any, given: dict[str, Any], past: Sequence[str], known: Sequence[str]
+) -> tuple[Table, Sequence[str]]:
+    """The table with the rows of a second one below, and the names of its known covariates."""
+    if isinstance(future, str | Path):
+        later = read_table(Path(future), given["item_column"])
+    else:
+        later = Table(_plain(future), "the future table", "future")
+    later = prepare(later, given["time_column"])
+    roles = find_roles(table, **given, past=past, known=known)
+    needed = [roles.time, *([roles.item] if roles.item else []), *known]
+    for column in needed:
+        if column not in later.frame.columns:
+            raise InputError(
+                f"{later.source}: expected the columns {', '.join(needed)} of the first table, found no {column!r}"
+            )
+    if not known:
+        others = [c for c in later.frame.columns if c not in (*needed, *roles.target)]
+        known = [c for c in others if c in table.frame.columns]
+        if not known:
+            raise InputError(
+                f"{later.source}: expected a column of the first table that is known in the future, found "
+                f"{', '.join(map(str, others)) or 'none'}; name it with known_covariates (--known-covariates)"
+            )
+    columns = [roles.time, *([roles.item] if roles.item else []), *known]
+    rows = later.frame[columns].copy()
+    if rows[roles.time].dtype != table.frame[roles.time].dtype:
+        stamps = [read_stamps(t, roles.time) for t in (table, later)]
+        if stamps[0].zone == stamps[1].zone:
+            frames = [table.frame.copy(), rows]
+            for frame, stamp in zip(frames, stamps, strict=True):
+                frame[roles.time] = stamp.ns if stamp.integer else stamp.ns.view("datetime64[ns]")
+            table, rows = replace(table, frame=frames[0]), frames[1]
+    if roles.item and rows[roles.item].dtype != table.frame[roles.item].dtype:
+        rows[roles.item] = rows[roles.item].astype(table.frame[roles.item].dtype)
+    frame = pd.concat([table.frame, rows], ignore_index=True)
+    given.update(time_column=roles.time, item_column=roles.item or "", target=roles.target)
+    return replace(table, frame=frame, later=replace(later, frame=rows)), known
 
 
 def _plain(source: pd.DataFrame | pa.Table) -> pd.DataFrame:
@@ -89,27 +207,80 @@ def _plain(source: pd.DataFrame | pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _assemble(table: Table, roles: Roles, freq: str | None, order: str, name: str) -> SeriesSet:
-    """One contiguous set out of columns: rows sorted by item, put on the regular grid."""
-    values = numbers(table, roles.target)
-    past, known = numbers(table, roles.past), numbers(table, roles.known)
-    ns = nanoseconds(table, roles.time)
+@dataclass
+class _Rows:
+    """Rows of a table by series and time, as they are brought into shape.
+
+    Attributes:
+        row: place in the table.
+        code: series.
+        ns: timestamp.
+        blocks: targets, past and known covariates.
+    """
+
+    row: Int64[np.ndarray, " rows"]
+    code: Int64[np.ndarray, " rows"]
+    ns: Int64[np.ndarray, " rows"]
+    blocks: list[np.ndarray]
+
+    def take(self, chosen: np.ndarray) -> "_Rows":
+        """Some of the rows, in the order given."""
+        return _Rows(self.row[chosen], self.code[chosen], self.ns[chosen], [block[chosen] for block in self.blocks])
+
+    def bounds(self, items: int) -> Int64[np.ndarray, " borders"]:
+        """Where the rows of each series begin, if they are in order of series."""
+        return item_offsets(np.bincount(self.code, minlength=items))
+
+
+def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> SeriesSet:
+    """One contiguous set out of columns: rows sorted by item and time, put on the regular grid."""
+    problems: dict[int, str] = {}  # rows whose cells are no numbers
+    lenient = problems if roles.item is not None else None
+    values = numbers(table, roles.target, wrong=lenient)
+    past, past_names = encoded(table, roles.past)
+    known, known_names = encoded(table, roles.known)
+    stamps = read_stamps(table, roles.time, reading.dayfirst, reading.timezone)
+    notes = [*table.notes, *stamps.notes, *doubtful(table, (*roles.target, *roles.past, *roles.known))]
+    if roles.unused:
+        notes.append(f"columns not used: {', '.join(roles.unused)}")
+    keys: pd.Series | None = None
     if roles.item is None:
-        codes = np.zeros(len(ns), dtype=np.int64)
+        codes = np.zeros(len(stamps.ns), dtype=np.int64)
         ids: tuple[str, ...] = roles.target if len(roles.target) == 1 else (name,)
     else:
-        codes, ids = item_codes(table, roles.item)
-    rows = np.argsort(codes, kind="stable")
-    bounds = item_offsets(np.bincount(codes, minlength=len(ids)))
-    try:
-        grid = _sequence(ns[rows], bounds, freq) if order == "rows" else regular_grid(ns[rows], bounds, freq)
-    except BadTime as error:
-        row = int(rows[error.row])
-        series = "" if roles.item is None else f", series {ids[codes[row]]!r}"
-        raise InputError(f"{table.where(row, roles.time)}{series}: {error.text}") from error
+        codes, keys = item_codes(table, roles.item)
+        ids = tuple(str(key) for key in keys)
+        if len(ids) == len(codes) > 2:
+            raise InputError(
+                f"{table.where(None, roles.item)}: expected a column that tells series apart, found another value in "
+                "every row; name the right one with item_column (--item-column), or give --no-item-column"
+            )
+    ns, clock = _clock(stamps, codes, len(ids))
+    rows = _Rows(np.arange(len(ns)), codes, ns, [values, past, known])
+    sequence = reading.order == "rows"
+    rows = rows.take(np.argsort(codes, kind="stable")) if sequence else _sorted(rows, len(ids), notes)
+    bad = _Bad(table, roles, ids, reading.on_bad_series, stamps.integer)
+    bad.rows(problems, codes)
+    if reading.resample is not None:
+        if stamps.integer:
+            raise InputError(
+                f"{table.source}: expected timestamps to resample, found numbers of steps: leave resample out"
+            )
+        rows = _regrouped(rows, reading.resample, reading.aggregate, notes)
+    else:
+        rows = _once(rows, bad, stamps, notes, sequence)
+    grid, rows, kept = _on_grid(rows, bad, reading, notes)
+    if len(kept) < len(ids):
+        ids = tuple(ids[i] for i in kept)
+        keys = None if keys is None else keys.iloc[kept].reset_index(drop=True)
     offsets = item_offsets(grid.length)
-    place = offsets[codes[rows]] + grid.position
-    columns = [_spread(block, rows, place, int(offsets[-1])) for block in (values, past, known)]
+    place = offsets[rows.code] + grid.position
+    columns = [_spread(block, place, int(offsets[-1])) for block in rows.blocks]
+    moved = int(grid.moved.sum())
+    if moved:
+        notes.append(
+            f"{moved:,} of {len(rows.ns):,} timestamps moved to their place on the grid of {_some(grid.freqs)}"
+        )
     future = np.zeros(len(ids), dtype=np.int64)
     if roles.known:
         seen = np.isfinite(columns[0]).any(axis=1)
@@ -125,20 +296,270 @@ def _assemble(table: Table, roles: Roles, freq: str | None, order: str, name: st
         starts=grid.starts,
         freqs=grid.freqs,
         past=columns[1],
-        past_names=roles.past,
+        past_names=past_names,
         known=columns[2],
-        known_names=roles.known,
+        known_names=known_names,
         future_rows=future,
+        static=_static(table, roles, rows, ids),
+        labels=Labels(roles.time, roles.item, stamps.zone, clock, stamps.integer, len(table.frame)),
+        keys=keys,
+        season=reading.season,
+        natural=True,
+        notes=tuple(notes),
     )
 
 
+def _some(names: Sequence[str]) -> str:
+    names = list(dict.fromkeys(names))
+    return ", ".join(names[:SHOWN]) + (f", ... ({len(names)})" if len(names) > SHOWN else "")
+
+
+def _static(table: Table, roles: Roles, rows: _Rows, ids: tuple[str, ...]) -> pd.DataFrame | None:
+    """Columns without another role that never change within a series, one row a series; None if there are none."""
+    if roles.item is None or not roles.unused:
+        return None
+    codes = rows.code
+    first = np.searchsorted(codes, np.arange(len(ids)))
+    columns = {}
+    for column in roles.unused:
+        cells = table.frame[column].iloc[rows.row]
+        now, _ = pd.factorize(cells)
+        if (now == now[first][codes]).all():
+            columns[column] = cells.iloc[first].to_numpy()
+    return pd.DataFrame(columns) if columns else None
+
+
+def _clock(
+    stamps: Stamps, codes: Int64[np.ndarray, " rows"], items: int
+) -> tuple[Int64[np.ndarray, " rows"], str | None]:
+    """Timestamps on the clock that they are regular on, and its zone; None if that is the one the table shows.
+
+    Series that are at one time of the day on their own clock (days, weeks, months) count its days, which may have 23 or
+    25 hours; others count hours that have passed.
+    """
+    ns = stamps.ns
+    if stamps.integer:
+        return ns, None
+    if stamps.zone not in (None, "UTC"):
+        wall = zones.to_wall(ns, stamps.zone)
+        if _one_time_of_day(wall, codes, items):
+            return wall, stamps.zone
+        return ns, "UTC"
+    if not _one_time_of_day(ns, codes, items):
+        zone = zones.midnight_zone(ns)
+        if zone is not None:
+            return zones.to_wall(ns, zone), zone
+    return ns, stamps.zone
+
+
+def _one_time_of_day(ns: Int64[np.ndarray, " rows"], codes: Int64[np.ndarray, " rows"], items: int) -> bool:
+    time = ns % DAY
+    if (time == time[0]).all():
+        return True
+    if items == 1:
+        return False
+    usual = np.zeros(items, dtype=np.int64)
+    usual[codes] = time
+    return bool((time == usual[codes]).all())
+
+
+def _sorted(rows: _Rows, items: int, notes: list[str]) -> _Rows:
+    """Rows by series, then time; a table that was not in order is told so."""
+    if items > 1:
+        rows = rows if (np.diff(rows.code) >= 0).all() else rows.take(np.argsort(rows.code, kind="stable"))
+    back = np.diff(rows.ns) < 0
+    if not back.any():
+        return rows
+    same = np.diff(rows.code) == 0
+    back &= same
+    if not back.any():
+        return rows
+    inner = int(same.sum())
+    newest = back.sum() > 0.9 * inner
+    notes.append(
+        "rows were newest first: sorted by time" if newest else f"rows sorted by time ({int(back.sum()):,} were not)"
+    )
+    return rows.take(np.lexsort((rows.ns, rows.code)))
+
+
+class _Bad:
+    """Series of a table that cannot be read, and what is to be done about them."""
+
+    def __init__(self, table: Table, roles: Roles, ids: tuple[str, ...], what: OnBad, integer: bool) -> None:
+        self.integer = integer
+        self.table, self.roles, self.ids, self.what = table, roles, ids, what
+        self.texts: dict[int, str] = {}  # series -> its first mistake, with its place
+        self.cells: set[int] = set()  # series whose only mistakes are cells
+
+    def rows(self, problems: dict[int, str], codes: Int64[np.ndarray, " rows"]) -> None:
+        """Cells that are no numbers, by row."""
+        for row, text in sorted(problems.items()):
+            self.texts.setdefault(int(codes[row]), text)
+            self.cells.add(int(codes[row]))
+
+    def time(self, row: int, code: int, text: str) -> None:
+        """A timestamp that breaks a series."""
+        if self.integer and "1970-01-01" in text:
+            text = "expected equal steps from row to row, found others; correct them, or name another time column"
+            text += " (--time-column)"
+        series = "" if self.roles.item is None else f", series {self.ids[code]!r}"
+        self.cells.discard(code)
+        self.texts.setdefault(code, f"{self.table.where(row, self.roles.time)}{series}: {text}")
+
+    def check(self) -> None:
+        """Refuse the table if there are bad series and nothing is to be done about them.
+
+        Raises:
+            InputError: names every bad series.
+        """
+        if not self.texts or (self.what != "error" and len(self.ids) > 1 and len(self.texts) < len(self.ids)):
+            return
+        first = next(iter(self.texts.values()))
+        if len(self.ids) == 1:
+            raise InputError(first)
+        names = [repr(self.ids[code]) for code in self.texts]
+        good = len(self.ids) - len(names)
+        others = (
+            "" if len(names) == 1 else f"; also bad: {', '.join(names[1:50])}" + (", ..." if len(names) > 50 else "")
+        )
+        way = "" if not good else "; on_bad_series (--on-bad-series skip or fix) goes on with the rest"
+        raise InputError(f"{first}{others}; {good:,} of {len(self.ids):,} series are good{way}")
+
+
+def _once(rows: _Rows, bad: _Bad, stamps: Stamps, notes: list[str], sequence: bool) -> _Rows:
+    """Rows whose timestamps appear once in a series: identical repeats are dropped and counted."""
+    again = np.flatnonzero(np.diff(rows.ns) == 0) + 1
+    again = again[rows.code[again] == rows.code[again - 1]]
+    if sequence or not len(again):
+        return rows
+    cells = np.concatenate(rows.blocks, axis=1)
+    same = ((cells[again] == cells[again - 1]) | (np.isnan(cells[again]) & np.isnan(cells[again - 1]))).all(axis=1)
+    for i in again[~same]:
+        shown = pd.Timestamp(int(rows.ns[i])) if not stamps.integer else int(rows.ns[i])
+        change = None if stamps.zone or stamps.integer or not rows.ns[i] % DAY else zones.clock_change(int(rows.ns[i]))
+        advice = (
+            "drop or average the repeats (--resample), or name the column that tells the series apart with item_column "
+            "(--item-column)"
+            if change is None
+            else f"clocks are set back then, so that the hour comes twice; give timezone (--timezone {change})"
+        )
+        bad.time(
+            int(rows.row[i]),
+            int(rows.code[i]),
+            f"expected each timestamp once in a series, found {shown} again with other values; {advice}",
+        )
+    if same.any():
+        count = int(same.sum())
+        notes.append(
+            "1 row that repeats another is left out"
+            if count == 1
+            else f"{count:,} rows that repeat others are left out"
+        )
+        keep = np.ones(len(rows.ns), dtype=bool)
+        keep[again[same]] = False
+        rows = rows.take(keep)
+    return rows
+
+
+def _regrouped(rows: _Rows, freq: str, aggregate: Aggregate, notes: list[str]) -> _Rows:
+    """All rows of a period of ``freq`` as one; covariates by their mean."""
+    if aggregate == "sum":
+        kept = ~_unfinished(rows, freq)
+        if not kept.all():
+            rows = rows.take(kept)
+            notes.append(
+                f"the last period of {freq} is not over: its {int((~kept).sum()):,} rows are left out of the sums"
+            )
+    code, ns, first, blocks = regroup(rows.code, periods(rows.ns, freq), rows.blocks, [aggregate, "mean", "mean"])
+    notes.append(f"{len(rows.ns):,} rows brought to {len(ns):,} steps of {normalise(freq)} ({aggregate})")
+    return _Rows(rows.row[first], code, ns, blocks)
+
+
+def _unfinished(rows: _Rows, freq: str) -> Bool[np.ndarray, " rows"]:
+    """Rows in the last period of a series of equal steps, if its next step would fall into that period, too."""
+    bounds, period = _dense(rows), periods(rows.ns, freq)
+    result = np.zeros(len(rows.ns), dtype=bool)
+    for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        step = np.diff(rows.ns[a:b])
+        if b - a > 2 and (step == step[0]).all() and periods(rows.ns[b - 1 : b] + step[0], freq)[0] == period[b - 1]:
+            result[a:b] = period[a:b] == period[b - 1]
+    return result
+
+
+def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tuple[Grid, _Rows, list[int]]:
+    """The regular grid under the rows of the good series, those rows, and which series they are."""
+    items = len(bad.ids)
+    freq = reading.resample if reading.resample is not None else reading.freq
+    if reading.order == "rows":
+        bad.check()
+        return _sequence(rows.ns, rows.bounds(items), freq), rows, list(range(items))
+    repeated = [code for code in bad.texts if code not in bad.cells]
+    good = rows.take(~np.isin(rows.code, repeated)) if repeated else rows
+    grid = _find_bad_times(good, bad, reading, freq) if len(good.ns) else None
+    bad.check()
+    if grid is not None and good is rows and not bad.texts:
+        return grid, rows, list(range(items))
+    broken = [code for code in bad.texts if code not in bad.cells]
+    if bad.texts and reading.on_bad_series == "skip":
+        kept = [i for i in range(items) if i not in bad.texts]
+        notes.append(f"{len(bad.texts):,} of {items:,} series skipped: {_some([bad.ids[i] for i in bad.texts])}")
+        rows = rows.take(np.isin(rows.code, kept))
+        rows = _Rows(rows.row, np.searchsorted(kept, rows.code), rows.ns, rows.blocks)
+        return regular_grid(rows.ns, rows.bounds(len(kept)), freq, reading.own_hours), rows, kept
+    if broken:
+        sound = rows.take(~np.isin(rows.code, broken))
+        step = split_pattern(freq or _usual(regular_grid(sound.ns, _dense(sound)).freqs))[0]
+        part = _regrouped(rows.take(np.isin(rows.code, broken)), step, reading.aggregate, [])
+        rows = _Rows(
+            np.concatenate([sound.row, part.row]),
+            np.concatenate([sound.code, part.code]),
+            np.concatenate([sound.ns, part.ns]),
+            [np.concatenate(pair) for pair in zip(sound.blocks, part.blocks, strict=True)],
+        )
+        rows = rows.take(np.lexsort((rows.ns, rows.code)))
+    if bad.texts:
+        how = f", brought to steps of {step}" if broken else ", cells that are no numbers taken as missing"
+        notes.append(f"{len(bad.texts):,} of {items:,} series mended{how}: {_some([bad.ids[i] for i in bad.texts])}")
+    return regular_grid(rows.ns, rows.bounds(items), freq, reading.own_hours), rows, list(range(items))
+
+
+def _usual(freqs: Sequence[str]) -> str:
+    return max(dict.fromkeys(freqs), key=list(freqs).count)
+
+
+def _dense(rows: _Rows) -> Int64[np.ndarray, " borders"]:
+    """Where the rows of each series begin, series without rows left out."""
+    return np.append(np.flatnonzero(np.diff(rows.code, prepend=-1)), len(rows.code))
+
+
+def _find_bad_times(rows: _Rows, bad: _Bad, reading: Reading, freq: str | None) -> Grid | None:
+    """The grid under all rows; if there is none, which series break it. Each is named once, however often it does."""
+    bounds = _dense(rows)
+    try:
+        return regular_grid(rows.ns, bounds, freq, reading.own_hours)
+    except BadTime as error:
+        if error.problems:
+            for problem in error.problems.values():
+                bad.time(int(rows.row[problem.row]), int(rows.code[problem.row]), problem.text)
+            return None
+        for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            try:
+                if b - a > 1:
+                    regular_grid(rows.ns[a:b], np.array([0, b - a]), freq)
+            except BadTime as own:
+                bad.time(int(rows.row[a + own.row]), int(rows.code[a]), own.text)
+        if not bad.texts:
+            bad.time(int(rows.row[error.row]), int(rows.code[error.row]), error.text)
+    return None
+
+
 def _spread(
-    block: Float[np.ndarray, "rows C"], rows: Int64[np.ndarray, " rows"], place: Int64[np.ndarray, " rows"], total: int
+    block: Float[np.ndarray, "rows C"], place: Int64[np.ndarray, " rows"], total: int
 ) -> Float64[np.ndarray, "total C"]:
-    if total == len(rows) and (rows[:-1] < rows[1:]).all():
-        return block  # nothing to move: no gap, and the rows are in order
+    if total == len(place):
+        return block  # no gap, and the rows are in order
     result = np.full((total, block.shape[1]), np.nan)
-    result[place] = block[rows]
+    result[place] = block
     return result
 
 
@@ -148,4 +569,5 @@ def _sequence(ns: Int64[np.ndarray, " rows"], bounds: Int64[np.ndarray, " border
         raise InputError("expected a frequency with order='rows', found none; give freq")
     first = regular_grid(ns[bounds[:-1]], np.arange(len(bounds)), freq)
     length = np.diff(bounds)
-    return Grid(np.arange(len(ns)) - np.repeat(bounds[:-1], length), length, first.starts, first.freqs)
+    position = np.arange(len(ns)) - np.repeat(bounds[:-1], length)
+    return Grid(position, length, first.starts, first.freqs, np.zeros_like(length))

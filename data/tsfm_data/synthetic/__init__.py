@@ -1,7 +1,7 @@
-"""Synthetic series for pretraining: families of generators, and a mixture of them drawn fresh for every batch.
+"""Synthetic series for pretraining: families of generators, and a mixture that samples from them.
 
-A family is a file in this folder with three things: a function of the file's name; ``WEIGHT``, how often the mixture
-draws it compared with the others (often if most real series look like it); and ``ABOUT``, what it is in a few words.
+A family is a file in this folder that defines three names: a function with the file's name; ``WEIGHT``, its relative
+frequency in the mixture (high if many real series look like it); and ``ABOUT``, a description in a few words.
 """
 
 import importlib
@@ -18,7 +18,7 @@ Generator = Callable[[int, int, np.random.Generator], Float[np.ndarray, "count l
 
 
 def _families() -> dict[str, ModuleType]:
-    """Name -> module of each family, the frequent ones first: the mixture's draws depend on the order."""
+    """Name -> module of each family, by descending weight; the samples of the mixture depend on this order."""
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
     families = {name: module for name, module in modules.items() if hasattr(module, "WEIGHT")}
@@ -34,10 +34,10 @@ __all__ = ["ABOUT", "GENERATORS", "WEIGHTS", "Generator", "SyntheticMixture"]
 
 
 class SyntheticMixture:
-    """Draws every series from one of several families.
+    """Samples series from several families.
 
     Args:
-        weights: family -> how often it is drawn, relative to the others; ``WEIGHTS`` by default.
+        weights: family -> relative frequency; ``WEIGHTS`` by default.
 
     Raises:
         InputError: an unknown family, a weight that is negative or not finite, or no weight above zero.
@@ -55,11 +55,11 @@ class SyntheticMixture:
             raise InputError(f"synthetic weights: expected one above 0, found {chosen}: name one of {list(GENERATORS)}")
         self.weights = {name: weight / total for name, weight in chosen.items() if weight > 0}
 
-    def draw(self, count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
-        """Fresh series, each of a family drawn by weight.
+    def sample(self, count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
+        """Sample series, each from a family chosen by weight.
 
         Args:
-            count: series.
+            count: number of series.
             length: steps of each, at least 1.
             rng: source of randomness; the same state gives the same series.
         """

@@ -1,10 +1,10 @@
-"""Autoregressive moving averages with seasons, integration and changing volatility."""
+"""Seasonal ARIMA processes, some with GARCH volatility."""
 
 import numpy as np
 from jaxtyping import Complex64, Float, Float32
 from scipy import fft
 
-from tsfm_data.synthetic.sampling import chance, choose, finish, log_uniform, noise, normal, recurrence, uniform
+from tsfm_data.synthetic.sampling import chance, choose, log_uniform, noise, normal, recurrence, to_float32, uniform
 
 WEIGHT = 0.08
 ABOUT = "seasonal ARIMA, GARCH"
@@ -23,9 +23,9 @@ def arma(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray,
     """
     circle = CIRCLE * -(-2 * length // CIRCLE)
     drive = noise(rng, count, circle)
-    restless = np.flatnonzero(rng.random(count) < 0.2)
-    drive[restless] = garch(drive[restless], uniform(rng, 0.05, 0.3, len(restless)), rng)
-    angle = np.pi * uniform(rng, 0, 1, count) ** 2  # slow cycles are commoner than fast ones
+    volatile = np.flatnonzero(rng.random(count) < 0.2)
+    drive[volatile] = garch(drive[volatile], uniform(rng, 0.05, 0.3, len(volatile)), rng)
+    angle = np.pi * uniform(rng, 0, 1, count) ** 2  # slow cycles are more common than fast ones
     pair = np.where(chance(rng, 0.5, count), uniform(rng, 0.3, 0.99, count), 0) * np.exp(1j * angle)
     real = np.where(chance(rng, 0.8, count), 1 - log_uniform(rng, 0.005, 1.5, count), 0)
     moving = np.where(chance(rng, 0.4, count), uniform(rng, -0.8, 0.8, count), 0)
@@ -34,14 +34,16 @@ def arma(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray,
     seasonal = np.where(chance(rng, 0.4, count), 1 - log_uniform(rng, 0.005, 0.6, count), 0).astype(np.float32)
     x = filtered(drive, roots, moving.astype(np.float32), period, seasonal)[:, :length]
     x /= np.maximum(x.std(1, keepdims=True), 1e-6)
-    summed = np.flatnonzero(rng.random(count) < 0.5)
-    drift = np.where(chance(rng, 0.5, len(summed)), 0.2 * normal(rng, len(summed), 1), 0)
-    x[summed] = np.cumsum(x[summed] + drift, 1)
-    grown = np.flatnonzero(rng.random(count) < 0.15)  # a walk of the logarithm, as of prices
-    x[grown] = np.exp(
-        x[grown] / np.maximum(np.abs(x[grown]).max(1, keepdims=True), 1) * uniform(rng, 0.2, 2, len(grown))
+    integrated = np.flatnonzero(rng.random(count) < 0.5)
+    drift = np.where(chance(rng, 0.5, len(integrated)), 0.2 * normal(rng, len(integrated), 1), 0)
+    x[integrated] = np.cumsum(x[integrated] + drift, 1)
+    exponential = np.flatnonzero(rng.random(count) < 0.15)  # random walks of the logarithm, like prices
+    x[exponential] = np.exp(
+        x[exponential]
+        / np.maximum(np.abs(x[exponential]).max(1, keepdims=True), 1)
+        * uniform(rng, 0.2, 2, len(exponential))
     )
-    return finish(x)
+    return to_float32(x)
 
 
 def filtered(
@@ -51,13 +53,13 @@ def filtered(
     period: np.ndarray,
     seasonal: Float32[np.ndarray, "count 1"],
 ) -> Float32[np.ndarray, "count circle"]:
-    """``prod(1 - roots z) (1 - seasonal z^period) x = (1 + moving z) drive``, with z one step back on a circle.
+    """``prod(1 - roots z) (1 - seasonal z^period) x = (1 + moving z) drive``, z the backshift on a circle.
 
     Args:
-        drive: innovations; the circle should be long beside the memory of the process.
+        drive: innovations; the circle should be long compared with the memory of the process.
         roots: inverse roots of the autoregressive polynomial, inside the unit circle, in conjugate pairs.
         moving: coefficient of the moving average.
-        period: steps of the season, one a row.
+        period: steps of the season of each row.
         seasonal: coefficient of the seasonal autoregression.
     """
     circle = drive.shape[1]
@@ -75,14 +77,14 @@ def filtered(
 def garch(
     drive: Float32[np.ndarray, "count length"], arch: Float32[np.ndarray, "count 1"], rng: np.random.Generator
 ) -> Float32[np.ndarray, "count length"]:
-    """White noise given the volatility of GARCH(1, 1) with unit variance on average (Bollerslev 1986).
+    """Give white noise the volatility of a GARCH(1, 1) process with mean variance 1 (Bollerslev 1986).
 
-    ``v[t] = (1 - a - b) + (a drive[t-1]^2 + b) v[t-1]`` is linear in v, so that no loop over time is needed.
+    ``v[t] = (1 - a - b) + (a drive[t-1]^2 + b) v[t-1]`` is linear in v, so no loop over time is needed.
 
     Args:
         drive: white noise of unit variance.
-        arch: the weight a of the last square.
-        rng: draws the weight b of the last variance, with a + b below 1.
+        arch: weight a of the last square.
+        rng: source of randomness for the weight b of the last variance, with a + b below 1.
     """
     total = 1 - log_uniform(rng, 0.01, 0.2, len(drive))
     keep = np.ones_like(drive)

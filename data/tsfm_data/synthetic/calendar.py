@@ -1,4 +1,4 @@
-"""Series of a real calendar: hours, weekdays, months and holidays whose effects fall where dates put them."""
+"""Series with effects of the real calendar: hours, weekdays, months and holidays of true dates."""
 
 from functools import cache
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from tsfm_data.synthetic.sampling import (
     chance,
     choose,
     choose_blocks,
-    finish,
     log_uniform,
     noise,
     normal,
     profiles,
+    to_float32,
     uniform,
 )
 from tsfm_data.synthetic.trend_season import trends
@@ -30,7 +30,7 @@ STEP_WEIGHTS = (42, 36, 10, 12)
 
 
 class Almanac(NamedTuple):
-    """What every day of an era is, by days since 1970-01-01."""
+    """Calendar fields of every day of an era, indexed by days since 1970-01-01."""
 
     weekday: Int[np.ndarray, "era"]  # 0 is Monday
     year: Int[np.ndarray, "era"]
@@ -40,7 +40,7 @@ class Almanac(NamedTuple):
 
 @cache
 def almanac() -> Almanac:
-    """The tables of one era."""
+    """Compute the tables of one era."""
     day = np.arange(ERA)
     month = day.astype("datetime64[D]").astype("datetime64[M]")
     year = month.astype("datetime64[Y]")
@@ -50,7 +50,7 @@ def almanac() -> Almanac:
 
 
 def calendar(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
-    """Series of a random start date and frequency, with the effects that this frequency shows.
+    """Series with a random start date and frequency, and the calendar effects visible at that frequency.
 
     Args:
         count: series.
@@ -62,16 +62,16 @@ def calendar(count: int, length: int, rng: np.random.Generator) -> Float[np.ndar
     for k, effects in enumerate((hourly, daily, weekly, monthly)):
         rows = np.flatnonzero(kind == k)
         if len(rows):
-            # Days since 1970-01-01; from 1980 on, so that what lies before a start exists.
+            # Days since 1970-01-01; from 1980 on, so that days before the start have tables, too.
             first = rng.integers(3653, 21915, (len(rows), 1), dtype=np.int32)
             out[rows] = effects(first, length, rng)
-    grown = np.where(chance(rng, 0.6, count), log_uniform(rng, 0.05, 1.5, count), 0)
-    out += grown * trends(count, length, rng)
+    trend_size = np.where(chance(rng, 0.6, count), log_uniform(rng, 0.05, 1.5, count), 0)
+    out += trend_size * trends(count, length, rng)
     out += log_uniform(rng, 0.02, 0.5, count) * noise(rng, count, length)
     product = np.flatnonzero(rng.random(count) < 0.5)
     reach = np.maximum(np.abs(out[product]).max(1, keepdims=True) / 3, 1)
     out[product] = np.exp(out[product] / reach * uniform(rng, 0.2, 1, len(product)))
-    return finish(out)
+    return to_float32(out)
 
 
 def hourly(
@@ -87,22 +87,24 @@ def hourly(
     count = len(first)
     step = MINUTES[rng.integers(0, len(MINUTES), (count, 1))]
     minute = (rng.integers(0, DAY, (count, 1)) // step + np.arange(length)) * step
-    place = minute // DAY  # days since the first
-    day = first + np.arange(place.max(initial=0) + 1)
+    day_index = minute // DAY
+    day = first + np.arange(day_index.max(initial=0) + 1)
     free = free_days(count, rng)
-    out = np.take_along_axis(day_effects(day, free, rng), place, 1)
+    out = np.take_along_axis(day_effects(day, free, rng), day_index, 1)
     profile = profiles(rng, np.full(count, 24))
-    other = 0.6 * (profile + profiles(rng, np.full(count, 24)))
+    free_profile = 0.6 * (profile + profiles(rng, np.full(count, 24)))
     resting = np.take_along_axis(free & chance(rng, 0.5, count), almanac().weekday[day % ERA], 1)
     # Both profiles side by side in one table, so that a step reads one value.
-    index = (minute + 1) % DAY * TABLE // DAY + TABLE * np.take_along_axis(resting, place, 1)
-    return out + log_uniform(rng, 0.3, 3, count) * np.take_along_axis(np.concatenate([profile, other], 1), index, 1)
+    index = (minute + 1) % DAY * TABLE // DAY + TABLE * np.take_along_axis(resting, day_index, 1)
+    return out + log_uniform(rng, 0.3, 3, count) * np.take_along_axis(
+        np.concatenate([profile, free_profile], 1), index, 1
+    )
 
 
 def daily(
     first: Int[np.ndarray, "count 1"], length: int, rng: np.random.Generator
 ) -> Float32[np.ndarray, "count length"]:
-    """Days, or Monday to Friday alone in a fifth of the series; arguments as of ``hourly``."""
+    """Daily steps, or Monday to Friday only in a fifth of the series; arguments as for ``hourly``."""
     n = np.arange(length, dtype=np.int32)
     weekday = almanac().weekday[first % ERA]
     position = n + np.minimum(weekday, 4)
@@ -114,7 +116,7 @@ def daily(
 def weekly(
     first: Int[np.ndarray, "count 1"], length: int, rng: np.random.Generator
 ) -> Float32[np.ndarray, "count length"]:
-    """Weeks, each with the holidays that it holds; arguments as of ``hourly``."""
+    """Weekly steps, each with its holidays; arguments as for ``hourly``."""
     day = first + 7 * np.arange(length, dtype=np.int32)
     return year_profile(day, rng) + holidays(day, 7, rng)
 
@@ -122,14 +124,14 @@ def weekly(
 def monthly(
     first: Int[np.ndarray, "count 1"], length: int, rng: np.random.Generator
 ) -> Float32[np.ndarray, "count length"]:
-    """Months, with their lengths and weekdays; arguments as of ``hourly``."""
+    """Monthly steps, with effects of their lengths and weekdays; arguments as for ``hourly``."""
     months = (first // 30 + np.arange(length)).astype("datetime64[M]")
     start, end = (m.astype("datetime64[D]").astype(np.int64) for m in (months, months + 1))
     return year_profile(start, rng) + trading_days(start, end - start, rng)
 
 
 def free_days(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Which weekdays are free, [count, 7]: Saturday and Sunday, in some places Friday and Saturday."""
+    """Booleans [count, 7] of the free weekdays: Saturday and Sunday, in some series Friday and Saturday."""
     first = np.where(chance(rng, 0.85, count), 5, 4)
     return (np.arange(7) >= first) & (np.arange(7) < first + 2)
 
@@ -137,11 +139,11 @@ def free_days(count: int, rng: np.random.Generator) -> np.ndarray:
 def day_effects(
     day: Int[np.ndarray, "count days"], free: np.ndarray, rng: np.random.Generator
 ) -> Float32[np.ndarray, "count days"]:
-    """Time of the year, a level for every weekday, ends of months, paydays, holidays; in units of about one.
+    """Sum of yearly cycle, weekday levels, ends of months, paydays and holidays, each of about unit size.
 
     Args:
         day: days since 1970-01-01.
-        free: which weekdays are free, [count, 7].
+        free: booleans of the free weekdays, [count, 7].
         rng: source of randomness.
     """
     count = len(day)
@@ -157,7 +159,7 @@ def day_effects(
 
 
 def year_profile(day: Int[np.ndarray, "count days"], rng: np.random.Generator) -> Float32[np.ndarray, "count days"]:
-    """A cycle of the year, in most of the series."""
+    """A yearly cycle, in most of the series."""
     count = len(day)
     table = profiles(rng, np.full(count, 12))
     table *= np.where(chance(rng, 0.7, count), log_uniform(rng, 0.1, 2, count), 0)
@@ -167,7 +169,7 @@ def year_profile(day: Int[np.ndarray, "count days"], rng: np.random.Generator) -
 def holidays(
     day: Int[np.ndarray, "count days"], width: int, rng: np.random.Generator
 ) -> Float32[np.ndarray, "count days"]:
-    """Up to three yearly events, each with its own size, in three fifths of the series.
+    """Up to three yearly events of random size, in three fifths of the series.
 
     Args:
         day: days since 1970-01-01.
@@ -175,33 +177,33 @@ def holidays(
         rng: source of randomness.
     """
     out = np.zeros(day.shape, np.float32)
-    busy = np.flatnonzero(rng.random(len(day)) < 0.6)
+    rows = np.flatnonzero(rng.random(len(day)) < 0.6)
     for _ in range(3):
-        kind = choose(rng, (5, 3, 3), len(busy))[:, None]
-        out[busy] += uniform(rng, -2.5, 2, len(busy)) * holiday(day[busy], width, kind, rng)
+        kind = choose(rng, (5, 3, 3), len(rows))[:, None]
+        out[rows] += uniform(rng, -2.5, 2, len(rows)) * holiday(day[rows], width, kind, rng)
     return out
 
 
 def holiday(
     day: Int[np.ndarray, "count days"], width: int, kind: Int[np.ndarray, "count 1"], rng: np.random.Generator
 ) -> Float32[np.ndarray, "count days"]:
-    """1 at a yearly event, less some days before and after it, 0 elsewhere.
+    """1 at a yearly event, falling to 0 within some days before and after it.
 
     Args:
         day: days since 1970-01-01.
-        width: days in one step; a step of several days has 1 where it holds the event.
-        kind: 0 for a fixed date, 1 for the same weekday at about the same date, 2 for one that moves with the moon:
-            eleven days earlier every year, within a month, and then to a weekday (as Easter does).
+        width: days in one step; a step of several days is 1 if it contains the event.
+        kind: 0 for a fixed date, 1 for a fixed weekday near a date, 2 for a date that moves like Easter: eleven
+            days earlier every year, within a month, and then to a fixed weekday.
         rng: source of randomness.
     """
     count, tables, today = len(day), almanac(), day % ERA
     date = rng.integers(0, 335, (count, 1), dtype=np.int32)
     of_year = tables.of_year[today]
     event = date + np.where(kind == 2, (-11 * tables.year[today]) % 30, 0)
-    # Weekday of that date, from today's; then to the one that it is kept on.
+    # Days from that date to the weekday of the event.
     late = (rng.integers(0, 7, (count, 1), dtype=np.int32) - tables.weekday[today] - (event - of_year)) % 7
     since = of_year - event - np.where(kind > 0, late, 0)
-    since = (since + 182) % 366 - 182  # to the nearest one, be it in another year
+    since = (since + 182) % 366 - 182  # to the nearest event, possibly of another year
     if width > 1:
         return ((since <= 0) & (since > -width)).astype(np.float32)
     before, after = rng.integers(1, 9, (count, 1)), rng.integers(1, 5, (count, 1))
@@ -212,7 +214,7 @@ def holiday(
 def trading_days(
     start: Int[np.ndarray, "count length"], days: Int[np.ndarray, "count length"], rng: np.random.Generator
 ) -> Float32[np.ndarray, "count length"]:
-    """What the weekdays that a month has five times add to it, and its length.
+    """Effects of the weekdays that occur five times in a month, and of its length.
 
     Args:
         start: first day of every month.

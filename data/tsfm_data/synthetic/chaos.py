@@ -1,4 +1,4 @@
-"""Chaotic systems: what is deterministic and yet hard to foresee."""
+"""Chaotic systems: deterministic, yet hard to forecast."""
 
 import numpy as np
 from jaxtyping import Float
@@ -6,11 +6,11 @@ from jaxtyping import Float
 from tsfm_data.synthetic.sampling import (
     chance,
     choose_blocks,
-    finish,
     log_uniform,
     normal,
     recurrence,
     standardise,
+    to_float32,
     uniform,
 )
 
@@ -20,7 +20,7 @@ BURN_IN = 48
 
 
 def chaos(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
-    """Logistic map, Henon map, Mackey-Glass equation and Lorenz system, with a little noise on what is seen.
+    """Logistic map, Henon map, Mackey-Glass equation and Lorenz system, some with a little observation noise.
 
     Args:
         count: series.
@@ -31,10 +31,10 @@ def chaos(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray
     kind = choose_blocks(rng, (1, 1, 3, 3), count)
     for k, system in enumerate((logistic, henon, mackey_glass, lorenz)):
         rows = np.flatnonzero(kind == k)
-        if len(rows):  # what loops over time is not run for nothing
+        if len(rows):  # these functions loop over time, so none is called for zero rows
             out[rows] = standardise(system(len(rows), length, rng))
-    seen = np.where(chance(rng, 0.5, count), log_uniform(rng, 0.01, 0.2, count), 0)
-    return finish(out + seen * normal(rng, count, length))
+    noise_size = np.where(chance(rng, 0.5, count), log_uniform(rng, 0.01, 0.2, count), 0)
+    return to_float32(out + noise_size * normal(rng, count, length))
 
 
 def logistic(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
@@ -61,15 +61,15 @@ def henon(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray
 def mackey_glass(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
     """``x' = 0.2 x(t - delay) / (1 + x(t - delay)^10) - 0.1 x`` with delays from 17 to 30 (Mackey and Glass 1977).
 
-    A delay is ``block`` steps: what enters in one block is known from the block before, so that a block is one
-    linear recurrence.
+    A delay is ``block`` steps, so the input of one block is known from the block before, and each block is one linear
+    recurrence.
     """
     block = int(rng.integers(12, 40))
     step = uniform(rng, 17, 30, count) / block
     keep = np.exp(-0.1 * step).astype(np.float32)
     past = uniform(rng, 0.5, 1.3, count) + 0.1 * normal(rng, count, block)
     blocks = []
-    for _ in range(-(-(length + 10 * block) // block)):  # the first ten are left out
+    for _ in range(-(-(length + 10 * block) // block)):  # the first ten are dropped
         drive = (1 - keep) * 2.0 * past / (1 + np.abs(past) ** 10)
         drive[:, :1] += keep * past[:, -1:]
         past = recurrence(keep, drive)
@@ -78,7 +78,7 @@ def mackey_glass(count: int, length: int, rng: np.random.Generator) -> Float[np.
 
 
 def lorenz(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
-    """One coordinate of the Lorenz system (1963), seen at a random speed between steps of the solver."""
+    """One coordinate of the Lorenz system (1963), sampled at a random speed by interpolation between solver steps."""
     rho = rng.uniform(26, 45, count)
     state = rng.uniform(-10, 10, (3, count)) + np.array([[0.0], [0.0], [25.0]])
     steps = length // 4 + 4
@@ -86,18 +86,18 @@ def lorenz(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarra
     for t in range(len(path)):
         state = runge_kutta(state, rho, 0.04)
         path[t] = state
-    seen = path[BURN_IN:, rng.integers(0, 3, count), np.arange(count)].T
-    place = 1 + np.arange(length) * rng.uniform(0.08, 0.25, (count, 1))
-    left = np.minimum(place.astype(np.intp), steps - 3)
-    four = np.stack([np.take_along_axis(seen, left + k, 1) for k in range(-1, 3)])
-    return catmull_rom(four, place - left)
+    solved = path[BURN_IN:, rng.integers(0, 3, count), np.arange(count)].T
+    position = 1 + np.arange(length) * rng.uniform(0.08, 0.25, (count, 1))
+    left = np.minimum(position.astype(np.intp), steps - 3)
+    neighbours = np.stack([np.take_along_axis(solved, left + k, 1) for k in range(-1, 3)])
+    return catmull_rom(neighbours, position - left)
 
 
 def catmull_rom(
-    four: Float[np.ndarray, "4 count length"], part: Float[np.ndarray, "count length"]
+    neighbours: Float[np.ndarray, "4 count length"], part: Float[np.ndarray, "count length"]
 ) -> Float[np.ndarray, "count length"]:
-    """Cubic interpolation between the second and the third of four neighbours; ``part`` goes from 0 to 1."""
-    before, left, right, after = four
+    """Catmull-Rom interpolation between the second and the third of four neighbours; ``part`` is from 0 to 1."""
+    before, left, right, after = neighbours
     slope = (right - before) / 2
     bend = before - 2.5 * left + 2 * right - after / 2
     twist = 1.5 * (left - right) + (after - before) / 2
@@ -107,7 +107,7 @@ def catmull_rom(
 def runge_kutta(
     state: Float[np.ndarray, "3 count"], rho: Float[np.ndarray, "count"], step: float
 ) -> Float[np.ndarray, "3 count"]:
-    """One step of the classical method of fourth order for the Lorenz system with sigma = 10 and beta = 8 / 3."""
+    """One classical fourth-order Runge-Kutta step for the Lorenz system with sigma = 10 and beta = 8 / 3."""
     first = lorenz_slope(state, rho)
     second = lorenz_slope(state + step / 2 * first, rho)
     third = lorenz_slope(state + step / 2 * second, rho)
@@ -116,7 +116,7 @@ def runge_kutta(
 
 
 def lorenz_slope(state: Float[np.ndarray, "3 count"], rho: Float[np.ndarray, "count"]) -> Float[np.ndarray, "3 count"]:
-    """Derivative of the Lorenz system in time."""
+    """Time derivative of the Lorenz system."""
     x, y, z = state
     out = np.empty_like(state)
     out[0] = 10 * (y - x)

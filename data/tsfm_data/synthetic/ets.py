@@ -1,9 +1,19 @@
-"""Exponential smoothing in its innovations form (Hyndman et al. 2008): level, damped trend, season; random walks."""
+"""Exponential smoothing in innovations form (Hyndman et al. 2008): level, damped trend, season."""
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-from tsfm_data.synthetic.sampling import chance, choose, finish, log_uniform, noise, normal, recurrence, season, uniform
+from tsfm_data.synthetic.sampling import (
+    chance,
+    choose,
+    log_uniform,
+    noise,
+    normal,
+    recurrence,
+    season,
+    to_float32,
+    uniform,
+)
 
 WEIGHT = 0.08
 ABOUT = "exponential smoothing"
@@ -12,7 +22,7 @@ SEASON_WEIGHTS = (25, 15, 15, 25, 12, 8)
 
 
 def ets(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
-    """ETS(A, Ad, A) and its multiplicative kin, which is the same in the logarithm.
+    """ETS(A, Ad, A), and for a third of the series its exponential.
 
     Args:
         count: series.
@@ -33,11 +43,11 @@ def ets(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, 
         x[rows] += strength[rows] * season(
             rng, np.full((len(rows), 1), period, np.float32), np.full(len(rows), period), length
         )
-        x[rows] += drifting(error[rows] * gamma[rows], period)
+        x[rows] += seasonal_walk(error[rows] * gamma[rows], period)
     product = np.flatnonzero(rng.random(count) < 0.35)
     reach = np.maximum(np.abs(x[product] - x[product, :1]).max(1, keepdims=True), 1e-6)
     x[product] = np.exp((x[product] - x[product, :1]) / reach * uniform(rng, 0.1, 2.5, len(product)))
-    return finish(x)
+    return to_float32(x)
 
 
 def smoothed(
@@ -56,7 +66,7 @@ def smoothed(
         alpha: weight of an innovation in the level.
         beta: weight of an innovation in the trend.
         phi: damping of the trend; 1 for none.
-        slope: the trend at the start; the level starts at 0.
+        slope: initial trend; the initial level is 0.
     """
     drive = beta * error
     drive[:, :1] += phi * slope
@@ -66,8 +76,8 @@ def smoothed(
     return level + (1 - alpha) * error
 
 
-def drifting(shocks: Float32[np.ndarray, "count length"], period: int) -> Float32[np.ndarray, "count length"]:
-    """``s[t] = s[t - period] + shocks[t - period]``: a seasonal walk that starts at zeros.
+def seasonal_walk(shocks: Float32[np.ndarray, "count length"], period: int) -> Float32[np.ndarray, "count length"]:
+    """``s[t] = s[t - period] + shocks[t - period]``: a seasonal random walk from zero.
 
     Args:
         shocks: innovations of the season.

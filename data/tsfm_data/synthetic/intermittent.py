@@ -1,9 +1,9 @@
-"""Intermittent demand: many zeros between small counts, as of spare parts, with seasons and trends of the intensity."""
+"""Intermittent demand, as of spare parts: small counts between many zeros, with a varying intensity."""
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-from tsfm_data.synthetic.sampling import chance, choose, finish, log_uniform, season, uniform, wander
+from tsfm_data.synthetic.sampling import chance, choose, log_uniform, season, slow_curve, to_float32, uniform
 
 WEIGHT = 0.03
 ABOUT = "intermittent demand"
@@ -12,7 +12,7 @@ SEASON_WEIGHTS = (8, 30, 30, 14, 10, 8)
 
 
 def intermittent(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
-    """Poisson or negative binomial counts of a varying intensity, or demand at random times of random size.
+    """Poisson or negative binomial counts with a varying intensity, or demand of random size at random times.
 
     Args:
         count: series.
@@ -27,13 +27,13 @@ def intermittent(count: int, length: int, rng: np.random.Generator) -> Float[np.
     out[negative] = negative_binomial(
         pattern[negative] * log_uniform(rng, 0.03, 8, len(negative)), log_uniform(rng, 0.1, 3, len(negative)), rng
     )
-    # Croston's view: whether there is demand, and how much if so.
-    often = np.minimum(pattern[rare] * log_uniform(rng, 0.03, 0.5, len(rare)), 0.95)
-    happens = rng.random((len(rare), length), dtype=np.float32) < often
+    # Croston's model: occurrence and size of demand are independent.
+    probability = np.minimum(pattern[rare] * log_uniform(rng, 0.03, 0.5, len(rare)), 0.95)
+    occurs = rng.random((len(rare), length), dtype=np.float32) < probability
     log_size = uniform(rng, 0.05, 1.2, len(rare)) * rng.standard_normal((len(rare), length), dtype=np.float32)
     size = np.exp(log_size) * log_uniform(rng, 1, 30, len(rare))
-    out[rare] = happens * np.maximum(np.round(size), 1)
-    return finish(out)
+    out[rare] = occurs * np.maximum(np.round(size), 1)
+    return to_float32(out)
 
 
 def intensity(count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
@@ -43,7 +43,7 @@ def intensity(count: int, length: int, rng: np.random.Generator) -> Float32[np.n
     rows = np.flatnonzero(rng.random(count) < 0.5)
     wave = season(rng, period[rows, None].astype(np.float32), period[rows], length)
     logarithm[rows] = uniform(rng, 0.2, 1.0, len(rows)) * wave
-    logarithm += np.where(chance(rng, 0.5, count), uniform(rng, 0.1, 1, count), 0) * wander(rng, count, length)
+    logarithm += np.where(chance(rng, 0.5, count), uniform(rng, 0.1, 1, count), 0) * slow_curve(rng, count, length)
     ends = np.where(chance(rng, 0.06, count), uniform(rng, 1, 5, count), 0)
     logarithm -= ends * np.linspace(0, 1, length, dtype=np.float32)
     return np.exp(np.clip(logarithm, -8, 3)).astype(np.float32)

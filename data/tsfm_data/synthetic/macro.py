@@ -3,7 +3,17 @@
 import numpy as np
 from jaxtyping import Float, Float32
 
-from tsfm_data.synthetic.sampling import chance, choose, finish, log_uniform, noise, normal, recurrence, season, uniform
+from tsfm_data.synthetic.sampling import (
+    chance,
+    choose,
+    log_uniform,
+    noise,
+    normal,
+    recurrence,
+    season,
+    to_float32,
+    uniform,
+)
 
 WEIGHT = 0.1
 ABOUT = "years, quarters, months"
@@ -12,11 +22,11 @@ SEASON_WEIGHTS = (40, 25, 35)
 
 
 def macro(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
-    """Growth whose rate wanders about a mean, a business cycle, a slowly changing season, small noise.
+    """Growth at a mean-reverting rate, a business cycle, a slowly changing season, and small noise.
 
     Args:
         count: series.
-        length: steps of each; the statistics are those of series of 20 to 300 steps, whatever the length.
+        length: steps of each; the statistics resemble those of real series of 20 to 300 steps.
         rng: source of randomness.
     """
     kind = choose(rng, SEASON_WEIGHTS, count)
@@ -28,28 +38,28 @@ def macro(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray
         rows = np.flatnonzero((per_year[:, 0] == period) & (rng.random(count) < 0.85))
         cycle = np.full((len(rows), 1), period, np.float32)
         first, second = (season(rng, cycle, np.full(len(rows), period), length) for _ in range(2))
-        # The season turns into another one over some tens of years.
+        # The season changes into another one and back over some tens of years.
         turn = 0.4 * chance(rng, 0.5, len(rows)) * np.sin(np.arange(length) / (period * uniform(rng, 5, 20, len(rows))))
         x[rows] += log_uniform(rng, 0.01, 0.3, len(rows)) * (first + turn.astype(np.float32) * second)
     x += log_uniform(rng, 0.002, 0.1, count) * noise(rng, count, length)
-    rows = np.flatnonzero(rng.random(count) < 0.08)  # a break: a war, a new definition
+    rows = np.flatnonzero(rng.random(count) < 0.08)  # level shifts: a war, a new definition
     marks = rng.random((len(rows), length), dtype=np.float32) < 1 / 80
     x[rows] += np.cumsum(marks * normal(rng, len(rows), length) * 0.3, 1)
     plain = chance(rng, 0.4, count)
     reach = np.maximum(np.abs(x - x[:, :1]).max(1, keepdims=True) / 6, 1)
-    return finish(np.where(plain, x, np.exp((x - x[:, :1]) / reach)))
+    return to_float32(np.where(plain, x, np.exp((x - x[:, :1]) / reach)))
 
 
 def _growth(
     count: int, length: int, per_year: Float32[np.ndarray, "count 1"], rng: np.random.Generator
 ) -> Float32[np.ndarray, "count length"]:
-    """The sum of a rate a step: a mean, a part that reverts to it within years, and a walk of its own."""
+    """Cumulative sum of growth rates: a mean, a part that reverts to it within years, and independent noise."""
     mean = np.where(chance(rng, 0.75, count), normal(rng, count, 1) * 0.03 + 0.02, 0).astype(np.float32)
     keep = np.exp(-1 / (per_year * log_uniform(rng, 1, 12, count)))
     scale = np.where(chance(rng, 0.8, count), log_uniform(rng, 0.003, 0.08, count), 0)
-    wandering = recurrence(keep, normal(rng, count, length)) * np.sqrt(1 - keep**2) * scale
+    reverting = recurrence(keep, normal(rng, count, length)) * np.sqrt(1 - keep**2) * scale
     walk = normal(rng, count, length) * np.where(chance(rng, 0.6, count), log_uniform(rng, 0.005, 0.12, count), 0)
-    rate = (mean + wandering) / per_year + walk / np.sqrt(per_year)
+    rate = (mean + reverting) / per_year + walk / np.sqrt(per_year)
     damped = np.flatnonzero(rng.random(count) < 0.2)  # growth that dies away
     rate[damped] *= np.exp(
         -np.arange(length, dtype=np.float32) / (per_year[damped] * log_uniform(rng, 5, 60, len(damped)))
@@ -60,7 +70,7 @@ def _growth(
 def _cycle(
     count: int, length: int, period: Float32[np.ndarray, "count 1"], rng: np.random.Generator
 ) -> Float32[np.ndarray, "count length"]:
-    """Damped rotation driven by noise: the real part of a complex recurrence, which no clock keeps."""
+    """A damped rotation driven by noise: a cycle whose phase drifts, the real part of a complex recurrence."""
     radius = np.exp(-1 / (period * uniform(rng, 0.5, 3, count)))
     keep = radius * np.exp(2j * np.pi / period)
     drive = (normal(rng, count, length) * np.sqrt(1 - radius**2)).astype(np.complex64)

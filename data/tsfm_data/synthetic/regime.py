@@ -1,4 +1,4 @@
-"""Mean-reverting diffusions that switch between two regimes, parameters after TempoPFN (Moroshan et al. 2025)."""
+"""Mean-reverting diffusions that switch between two regimes, with parameters after TempoPFN (Moroshan et al. 2025)."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -6,14 +6,14 @@ from jaxtyping import Bool, Float, Float32
 from tsfm_data.synthetic.sampling import (
     chance,
     cycles,
-    finish,
     last_mark,
     log_uniform,
     normal,
     recurrence,
     season,
+    slow_curve,
+    to_float32,
     uniform,
-    wander,
 )
 
 WEIGHT = 0.06
@@ -21,7 +21,7 @@ ABOUT = "switching diffusions"
 
 
 def regime(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
-    """Ornstein-Uhlenbeck processes with a fast and a slow regime, stochastic volatility, moving mean and season.
+    """Ornstein-Uhlenbeck processes with a fast and a slow regime, stochastic volatility, a varying mean and a season.
 
     Args:
         count: series.
@@ -33,19 +33,19 @@ def regime(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarra
     rate = np.where(slow, uniform(rng, 0.05, 0.5, count), uniform(rng, 1, 5, count))
     spread = np.where(slow, log_uniform(rng, 0.1, 1, count), log_uniform(rng, 0.1, 2, count))
     mean = np.where(slow, normal(rng, count, 1), normal(rng, count, 1)) * chance(rng, 0.7, count)
-    mean = mean + np.where(chance(rng, 0.7, count), uniform(rng, 0.3, 2, count), 0) * wander(rng, count, length)
-    # The volatility's logarithm is a slow mean-reverting process of its own.
+    mean = mean + np.where(chance(rng, 0.7, count), uniform(rng, 0.3, 2, count), 0) * slow_curve(rng, count, length)
+    # The logarithm of the volatility is a slow mean-reverting process.
     persistence = 1 - log_uniform(rng, 0.003, 0.1, count)
-    turmoil = recurrence(persistence, normal(rng, count, length)) * np.sqrt(1 - persistence**2)
-    spread = spread * np.exp(np.where(chance(rng, 0.7, count), uniform(rng, 0.2, 0.8, count), 0) * turmoil)
+    log_volatility = recurrence(persistence, normal(rng, count, length)) * np.sqrt(1 - persistence**2)
+    spread = spread * np.exp(np.where(chance(rng, 0.7, count), uniform(rng, 0.2, 0.8, count), 0) * log_volatility)
     x = reverting(rate * step, mean.astype(np.float32), spread, normal(rng, count, length))
     rows = np.flatnonzero(rng.random(count) < 0.6)
     period = np.maximum(cycles(rng, len(rows))[:, :1], 2)
     parts = np.round(period[:, 0]).astype(np.int64)
     wave = season(rng, period, parts, length) * log_uniform(rng, 0.1, 1.5, len(rows))
-    # Half of the seasons are felt in one regime alone.
+    # Half of the seasons act in the slow regime only.
     x[rows] += wave * np.where(chance(rng, 0.5, len(rows)), slow[rows], True)
-    return finish(x)
+    return to_float32(x)
 
 
 def switching(
@@ -53,20 +53,21 @@ def switching(
 ) -> Bool[np.ndarray, "count length"]:
     """Two-state Markov chains without a loop over time.
 
-    One uniform number u drives both states: the next state is 1 where ``u < 1 - stay[0]`` whatever the last one was,
-    0 where ``u >= stay[1]``, and the last one in between. So the state is what the latest decided step made of it.
+    One uniform number u per step drives both states: the next state is 1 if ``u < 1 - stay[0]`` and 0 if
+    ``u >= stay[1]``, whatever the last one was; in between the state stays. So the state is that of the last step
+    where u decided it.
 
     Args:
-        stay: probability of staying in state 0 and in state 1; they sum to 1 at least.
+        stay: probabilities of staying in state 0 and in state 1; their sum is at least 1.
         length: steps.
         rng: source of randomness.
     """
     u = rng.random((len(stay), length), dtype=np.float32)
     leave, keep = 1 - stay[:, :1], stay[:, 1:]
-    one = u < leave
-    decided = one | (u >= keep)
-    one[:, :1] = rng.random((len(stay), 1)) < leave / (leave + 1 - keep)  # the stationary distribution
-    return np.take_along_axis(one, last_mark(decided), 1)
+    is_one = u < leave
+    decided = is_one | (u >= keep)
+    is_one[:, :1] = rng.random((len(stay), 1)) < leave / (leave + 1 - keep)  # the stationary distribution
+    return np.take_along_axis(is_one, last_mark(decided), 1)
 
 
 def reverting(
@@ -78,7 +79,7 @@ def reverting(
     """Exact steps of ``dx = rate (mean - x) dt + spread sqrt(2 rate) dW``, whose stationary deviation is ``spread``.
 
     Args:
-        rate: speed of reversion a step.
+        rate: speed of reversion per step.
         mean: what the process reverts to.
         spread: stationary standard deviation.
         white: standard normal numbers.

@@ -1,6 +1,6 @@
-"""What the generators share: random numbers, recurrences without a loop over time, seasonal profiles.
+"""Building blocks of the generators: random numbers, linear recurrences without a loop over time, seasonal profiles.
 
-Everything works on whole blocks, one series a row. float32 where nothing accumulates.
+All functions work on arrays with one series per row, in float32 unless rounding errors would accumulate.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Float32, Inexact, Int
 
 TABLE = 512  # points in the table of one seasonal cycle
 HARMONICS = 24
-# Seasonal cycles that occur together, in steps, from short to long (0: none), and how often each row is drawn. The
-# last row stands for cycles that no calendar explains.
+# Seasonal cycles that occur together, in steps, from short to long (0: none), and the weight of each row. The last
+# row is replaced by random cycles that follow no calendar.
 CYCLES = np.array(
     [
         (24, 168, 8766),  # hourly
@@ -38,24 +38,24 @@ CYCLE_WEIGHTS = np.array([20, 5, 6, 5, 3, 2, 9, 4, 3, 5, 2, 11, 1, 6, 18], float
 def log_uniform(
     rng: np.random.Generator, low: int | float, high: int | float, count: int
 ) -> Float32[np.ndarray, "count 1"]:
-    """A column of numbers whose logarithm is uniform."""
+    """A column of log-uniform random numbers."""
     return np.exp(rng.uniform(np.log(low), np.log(high), (count, 1))).astype(np.float32)
 
 
 def uniform(
     rng: np.random.Generator, low: int | float, high: int | float, count: int
 ) -> Float32[np.ndarray, "count 1"]:
-    """A column of uniform numbers."""
+    """A column of uniform random numbers."""
     return rng.uniform(low, high, (count, 1)).astype(np.float32)
 
 
 def chance(rng: np.random.Generator, probability: int | float, count: int) -> Bool[np.ndarray, "count 1"]:
-    """A column that is true with a probability."""
+    """A column of random booleans, true with this probability."""
     return rng.random((count, 1)) < probability
 
 
 def choose(rng: np.random.Generator, weights: Sequence[int | float], count: int) -> Int[np.ndarray, "count"]:
-    """Numbers 0, 1, ... drawn by weight."""
+    """Random indices 0, 1, ... with these weights."""
     edges = np.cumsum(weights)
     return np.searchsorted(edges, rng.random(count) * edges[-1], side="right").clip(max=len(edges) - 1)
 
@@ -63,7 +63,7 @@ def choose(rng: np.random.Generator, weights: Sequence[int | float], count: int)
 def choose_blocks(
     rng: np.random.Generator, weights: Sequence[int | float], count: int, block: int = 8
 ) -> Int[np.ndarray, "count"]:
-    """As ``choose``, but the same number for each ``block`` neighbours: for kinds whose every call costs time."""
+    """As ``choose``, but each index is repeated for ``block`` neighbours, so that fewer kinds occur in a batch."""
     return np.repeat(choose(rng, weights, -(-count // block)), block)[:count]
 
 
@@ -75,8 +75,8 @@ def normal(rng: np.random.Generator, count: int, length: int) -> Float32[np.ndar
 def noise(rng: np.random.Generator, count: int, length: int) -> Float32[np.ndarray, "count length"]:
     """White noise of unit variance: normal in most rows, Laplace or Student (4 degrees of freedom) in the others.
 
-    Both are normal numbers with a random scale: the root of an exponential gives Laplace, that of the inverse of a
-    mean of two exponentials gives Student.
+    Laplace and Student noise are normal numbers times a random scale: the root of an exponential variable, or the
+    inverse root of the sum of two.
     """
     out = normal(rng, count, length)
     kind = choose(rng, (6, 2, 2), count)
@@ -88,7 +88,7 @@ def noise(rng: np.random.Generator, count: int, length: int) -> Float32[np.ndarr
 
 
 def standardise(x: Float[np.ndarray, "count length"]) -> Float32[np.ndarray, "count length"]:
-    """Every row with mean 0 and standard deviation 1; a constant row becomes zeros."""
+    """Scale every row to mean 0 and standard deviation 1; a constant row becomes zeros."""
     centred = x - x.mean(1, keepdims=True)
     spread = centred.std(1, keepdims=True)
     return (centred / np.maximum(spread, 1e-9)).astype(np.float32)
@@ -97,11 +97,11 @@ def standardise(x: Float[np.ndarray, "count length"]) -> Float32[np.ndarray, "co
 def recurrence(
     keep: Inexact[np.ndarray, "count width"], drive: Inexact[np.ndarray, "count length"]
 ) -> Inexact[np.ndarray, "count length"]:
-    """``x[t] = keep[t] * x[t-1] + drive[t]`` from ``x[-1] = 0``, by doubling: log2(length) passes over the block.
+    """``x[t] = keep[t] * x[t-1] + drive[t]`` from ``x[-1] = 0``, by doubling: log2(length) passes over the array.
 
     Args:
-        keep: one number a row (width 1) or one a step (width = length), of magnitude about 1 at most.
-        drive: what enters at every step.
+        keep: one number per row (width 1) or per step (width = length), of magnitude about 1 at most.
+        drive: input at every step.
     """
     x, factor = drive.copy(), np.array(keep, drive.dtype)
     steps, step = drive.shape[1], 1
@@ -117,29 +117,29 @@ def recurrence(
 
 
 def last_mark(marks: Bool[np.ndarray, "count length"]) -> Int[np.ndarray, "count length"]:
-    """The step of the latest mark up to every step; 0 before the first one."""
+    """For every step, the last marked step up to it; 0 before the first one."""
     steps = np.arange(marks.shape[1], dtype=np.int32)
     return np.maximum.accumulate(np.where(marks, steps, np.int32(0)), axis=1)
 
 
 def cycles(rng: np.random.Generator, count: int) -> Float32[np.ndarray, "count 3"]:
-    """Periods that occur together, in steps, from short to long; 0 where there is none."""
+    """Random sets of seasonal periods that occur together, in steps, from short to long; 0 for none."""
     row = choose(rng, CYCLE_WEIGHTS.tolist(), count)
     out = CYCLES[row]
-    free = np.flatnonzero(row == len(CYCLES) - 1)
-    out[free, :1] = log_uniform(rng, 3, 200, len(free))
-    whole = chance(rng, 0.7, len(free))  # most cycles are whole numbers of steps
-    out[free, :1] = np.where(whole, out[free, :1].round(), out[free, :1])
-    ratio = np.where(chance(rng, 0.5, len(free)), rng.integers(2, 13, (len(free), 1)), 0)
-    out[free, 1:2] = out[free, :1] * ratio
+    random = np.flatnonzero(row == len(CYCLES) - 1)
+    out[random, :1] = log_uniform(rng, 3, 200, len(random))
+    whole = chance(rng, 0.7, len(random))  # most cycles are whole numbers of steps
+    out[random, :1] = np.where(whole, out[random, :1].round(), out[random, :1])
+    ratio = np.where(chance(rng, 0.5, len(random)), rng.integers(2, 13, (len(random), 1)), 0)
+    out[random, 1:2] = out[random, :1] * ratio
     return out
 
 
 def profiles(rng: np.random.Generator, steps: Int[np.ndarray, "count"]) -> Float32[np.ndarray, "count table"]:
-    """One random seasonal cycle a row, as a table: mean 0, standard deviation 1.
+    """Tables of random seasonal cycles, one per row, with mean 0 and standard deviation 1.
 
-    Harmonics with random decay; peaks, flat bottoms (the sun at night) or plateaus made of them; or a free value for
-    each of ``steps`` equal parts of the cycle (the days of a week, the hours of a day).
+    A cycle is a sum of harmonics with random decay, possibly turned into peaks, flat bottoms (such as solar power at
+    night) or plateaus; or it has an independent value for each of ``steps`` equal parts (such as the days of a week).
     """
     count = len(steps)
     orders = np.arange(1, HARMONICS + 1, dtype=np.float32)
@@ -150,13 +150,13 @@ def profiles(rng: np.random.Generator, steps: Int[np.ndarray, "count"]) -> Float
     table = standardise(np.fft.irfft(spectrum, TABLE, axis=1))
     kind = choose(rng, (35, 15, 15, 10, 25), count)
     strength = uniform(rng, 0.5, 2.0, count)
-    peaked, flat, plateau, free = (np.flatnonzero(kind == k) for k in range(1, 5))
+    peaked, flat, plateau, stepwise = (np.flatnonzero(kind == k) for k in range(1, 5))
     table[peaked] = np.exp(strength[peaked] * table[peaked])
     table[flat] = np.maximum(table[flat] - (strength[flat] - 1.0), 0)
     table[plateau] = np.tanh(4 * strength[plateau] * table[plateau])
-    values = normal(rng, len(free), 64)
-    part = np.arange(TABLE) * np.clip(steps[free], 2, 64)[:, None] // TABLE
-    table[free] = np.take_along_axis(values, part, 1)
+    values = normal(rng, len(stepwise), 64)
+    part = np.arange(TABLE) * np.clip(steps[stepwise], 2, 64)[:, None] // TABLE
+    table[stepwise] = np.take_along_axis(values, part, 1)
     return standardise(table)
 
 
@@ -166,16 +166,16 @@ def season(
     steps: Int[np.ndarray, "count"],
     length: int,
 ) -> Float32[np.ndarray, "count length"]:
-    """A strictly periodic series a row, of about unit variance, with a random start.
+    """Strictly periodic series, one per row, of about unit variance and with a random phase.
 
     Args:
         rng: source of randomness.
         period: length of the cycle in steps, whole or not.
-        steps: equal parts of the cycle for profiles with a free value a part.
-        length: steps to make.
+        steps: number of equal parts of the cycle, for profiles with an independent value per part.
+        length: of the series, in steps.
     """
     start = np.floor(rng.random((len(steps), 1)) * period)
-    # The middle of a step is asked for, so that whole periods hit every part of the table once.
+    # The middle of each step is looked up, so that whole periods hit every part of the table once.
     phase = (np.arange(0.5, length, dtype=np.float32) + start.astype(np.float32)) / period
     phase -= np.floor(phase)
     index = (phase * np.float32(TABLE)).astype(np.intp)
@@ -183,16 +183,16 @@ def season(
     return np.take_along_axis(profiles(rng, steps), index, 1)
 
 
-def wander(rng: np.random.Generator, count: int, length: int) -> Float32[np.ndarray, "count length"]:
-    """Slow curves: straight lines between two to eight random heights at even distances."""
+def slow_curve(rng: np.random.Generator, count: int, length: int) -> Float32[np.ndarray, "count length"]:
+    """Piecewise linear curves through two to eight random, evenly spaced knots."""
     knots = rng.integers(2, 9, (count, 1))
     heights = normal(rng, count, 9)
-    place = np.arange(length, dtype=np.float32) / np.float32(max(length - 1, 1)) * (knots - 1).astype(np.float32)
-    left = np.minimum(place.astype(np.intp), knots - 2)
+    position = np.arange(length, dtype=np.float32) / np.float32(max(length - 1, 1)) * (knots - 1).astype(np.float32)
+    left = np.minimum(position.astype(np.intp), knots - 2)
     low, high = np.take_along_axis(heights, left, 1), np.take_along_axis(heights, left + 1, 1)
-    return low + (high - low) * (place - left.astype(np.float32))
+    return low + (high - low) * (position - left.astype(np.float32))
 
 
-def finish(x: Float[np.ndarray, "count length"]) -> Float32[np.ndarray, "count length"]:
-    """float32 without infinities: what a rare path of a growing process could leave is held at a million."""
+def to_float32(x: Float[np.ndarray, "count length"]) -> Float32[np.ndarray, "count length"]:
+    """Convert to finite float32; the rare values beyond a million are clipped."""
     return np.nan_to_num(np.clip(x, -1e6, 1e6), copy=False).astype(np.float32, copy=False)

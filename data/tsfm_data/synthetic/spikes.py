@@ -1,16 +1,16 @@
-"""Periodic spikes and trapezoids: machines, beacons, schedules. After the corpus of Reverso."""
+"""Periodic spikes and trapezoids, as of machines and schedules; after the synthetic corpus of Reverso."""
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-from tsfm_data.synthetic.sampling import chance, finish, log_uniform, noise, uniform, wander
+from tsfm_data.synthetic.sampling import chance, log_uniform, noise, slow_curve, to_float32, uniform
 
 WEIGHT = 0.03
 ABOUT = "periodic spikes"
 
 
 def spikes(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
-    """Trapezoids that return with a period, up or down, some with changing height or skipped turns, plus noise.
+    """Periodic trapezoids, up or down, some with varying heights or skipped periods, plus noise.
 
     Args:
         count: series.
@@ -24,7 +24,7 @@ def spikes(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarra
     share = log_uniform(rng, 0.03, 0.8, count)
     edges = np.where(chance(rng, 0.4, count), uniform(rng, 0, 0.5, count), 0)  # vertical edges in most
     x = trapezoid(time / period - turn, share, edges)
-    # What belongs to a whole turn is drawn once for it.
+    # Height and skipping are sampled once per period.
     turns = turn.astype(np.intp)
     height = np.exp(uniform(rng, 0.1, 0.6, count) * rng.standard_normal((count, turns.max(initial=0) + 1)))
     height = np.where(chance(rng, 0.3, count), height, 1)
@@ -32,8 +32,8 @@ def spikes(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarra
     x *= np.take_along_axis(np.where(skipped, 0, height).astype(np.float32), turns, 1)
     sign = np.where(chance(rng, 0.75, count), np.float32(1), np.float32(-1))
     x *= sign * uniform(rng, 0.5, 3, count)
-    x += np.where(chance(rng, 0.3, count), uniform(rng, 0.2, 1, count), 0) * wander(rng, count, length)
-    return finish(x + log_uniform(rng, 0.01, 0.3, count) * noise(rng, count, length))
+    x += np.where(chance(rng, 0.3, count), uniform(rng, 0.2, 1, count), 0) * slow_curve(rng, count, length)
+    return to_float32(x + log_uniform(rng, 0.01, 0.3, count) * noise(rng, count, length))
 
 
 def trapezoid(
@@ -41,12 +41,12 @@ def trapezoid(
     share: Float32[np.ndarray, "count 1"],
     edges: Float[np.ndarray, "count 1"],
 ) -> Float32[np.ndarray, "count length"]:
-    """A rise from 0 to 1, a plateau and a fall within the first ``share`` of every turn, else 0.
+    """A rise from 0 to 1, a plateau and a fall within the first ``share`` of every period, else 0.
 
     Args:
-        phase: place in the turn, from 0 to 1.
-        share: part of the turn that is not zero.
-        edges: part of that which the rise takes, and the fall too; at most a half.
+        phase: position in the period, from 0 to 1.
+        share: part of the period that is not zero.
+        edges: part of ``share`` that the rise takes, and the fall, too; at most a half.
     """
     slope = np.maximum(edges * share, 1e-4).astype(np.float32)
     rise, fall = (phase + 0.02) / slope, (share - phase) / slope

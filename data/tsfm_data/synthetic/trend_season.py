@@ -1,4 +1,4 @@
-"""Trend, seasons and noise: the family that most real series resemble."""
+"""Trend, seasons and noise: the family closest to most real series."""
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -7,15 +7,15 @@ from tsfm_data.synthetic.sampling import (
     chance,
     choose,
     cycles,
-    finish,
     last_mark,
     log_uniform,
     noise,
     normal,
     season,
+    slow_curve,
     standardise,
+    to_float32,
     uniform,
-    wander,
 )
 
 WEIGHT = 0.26
@@ -25,7 +25,7 @@ TREND_WEIGHTS = (22, 16, 8, 8, 16, 18, 12)
 
 
 def trend_season(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
-    """Trend plus or times up to three seasons, plus noise, level shifts and outliers.
+    """Trend and up to three seasons, additive or multiplicative, plus noise, level shifts and outliers.
 
     Args:
         count: series.
@@ -36,23 +36,23 @@ def trend_season(count: int, length: int, rng: np.random.Generator) -> Float[np.
     seasons = seasonal(count, length, rng)
     error = noise(rng, count, length)
     uneven = np.flatnonzero(rng.random(count) < 0.2)
-    error[uneven] *= np.exp(0.7 * wander(rng, len(uneven), length))
-    smooth = np.flatnonzero(rng.random(count) < 0.2)  # errors that last
+    error[uneven] *= np.exp(0.7 * slow_curve(rng, len(uneven), length))
+    smooth = np.flatnonzero(rng.random(count) < 0.2)  # autocorrelated errors
     error[smooth, 1:] += uniform(rng, 0.3, 0.95, len(smooth)) * error[smooth, :-1]
     error *= log_uniform(rng, 0.01, 1.0, count)
     trend *= log_uniform(rng, 0.1, 3.0, count)
     seasons *= log_uniform(rng, 0.3, 3.0, count)
     x = trend + seasons + error
-    # Multiplicative: the same parts in the logarithm, within a range that real series have.
+    # Multiplicative: the exponential of the same sum, in a realistic range.
     product = np.flatnonzero(rng.random(count) < 0.35)
     shrink = uniform(rng, 0.1, 1.0, len(product)) / np.maximum(np.abs(x[product]).max(1, keepdims=True) / 3, 1)
     x[product] = np.exp(x[product] * shrink)
-    _disturb(x, rng)
-    return finish(x)
+    _add_shifts_and_outliers(x, rng)
+    return to_float32(x)
 
 
 def trends(count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
-    """Trends of unit standard deviation over the length; zeros where there is none."""
+    """Trends of unit standard deviation over the length; zeros for no trend."""
     kind = choose(rng, TREND_WEIGHTS, count)
     time = np.linspace(0, 1, length, dtype=np.float32)
     out = np.zeros((count, length), np.float32)
@@ -61,38 +61,38 @@ def trends(count: int, length: int, rng: np.random.Generator) -> Float32[np.ndar
     out[growing] = np.exp(uniform(rng, 0.5, 4, len(growing)) * time)
     middle, width = uniform(rng, -0.2, 1.2, len(saturating)), log_uniform(rng, 0.02, 0.5, len(saturating))
     out[saturating] = 1 / (1 + np.exp(-np.clip((time - middle) / width, -30, 30)))
-    # Slopes that hold until the next of a few changepoints.
+    # Constant slopes between a few changepoints.
     rate = rng.integers(1, 9, (len(pieces), 1)) / length
     marks = rng.random((len(pieces), length), dtype=np.float32) < rate
     slope = np.take_along_axis(normal(rng, len(pieces), length), last_mark(marks), 1)
     out[pieces] = np.cumsum(slope, 1)
     out[walk] = np.cumsum(normal(rng, len(walk), length) + 0.1 * normal(rng, len(walk), 1), 1)
-    out[curve] = wander(rng, len(curve), length)
+    out[curve] = slow_curve(rng, len(curve), length)
     return standardise(out) * np.where(chance(rng, 0.5, count), np.float32(1), np.float32(-1))
 
 
 def seasonal(count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
-    """Sums and products of periodic series with the periods of a real calendar, some swelling and fading."""
+    """Sums and products of periodic series with common periods, some with a varying amplitude."""
     periods = cycles(rng, count)
     parts = np.maximum(periods.round(), 2).astype(np.int64)
     parts[:, 1] = np.where(periods[:, 0] > 0, (periods[:, 1] / np.maximum(periods[:, 0], 1)).round(), parts[:, 1])
     present = (periods > 0) & (rng.random((count, 3)) < (0.85, 0.6, 0.35))
-    # A cycle that is far longer than the series is no season of it.
+    # Cycles far longer than the series are left out.
     present &= periods < 3 * length
     out = np.zeros((count, length), np.float32)
     weights = (log_uniform(rng, 0.5, 2, count), log_uniform(rng, 0.15, 1.5, count), log_uniform(rng, 0.2, 1, count))
     for k, weight in enumerate(weights):
         rows = np.flatnonzero(present[:, k])
         wave = weight[rows] * season(rng, periods[rows, k : k + 1], parts[rows, k], length)
-        # A day's profile that depends on the weekday: the longer cycle scales the shorter one.
+        # In some series the longer cycle scales the shorter one, such as a daily profile that depends on the weekday.
         scales = chance(rng, 0.4, len(rows)) & (k == 1)
         out[rows] = np.where(scales, out[rows] * (1 + 0.5 * wave), out[rows]) + np.where(scales, 0.3 * wave, wave)
     swell = np.flatnonzero(rng.random(count) < 0.3)
-    out[swell] *= np.exp(0.5 * wander(rng, len(swell), length))
+    out[swell] *= np.exp(0.5 * slow_curve(rng, len(swell), length))
     return out
 
 
-def _disturb(x: Float32[np.ndarray, "count length"], rng: np.random.Generator) -> None:
+def _add_shifts_and_outliers(x: Float32[np.ndarray, "count length"], rng: np.random.Generator) -> None:
     """Level shifts in some rows and outliers in others, in place."""
     count, length = x.shape
     scale = x.std(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Batches of windows: splits, gathering, loaders that resume, the Lightning data module."""
+"""Windows over series: splits, batches, resumable loaders, the Lightning data module."""
 
 from typing import TYPE_CHECKING
 

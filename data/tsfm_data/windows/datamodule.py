@@ -1,4 +1,4 @@
-"""The Lightning data module: one source of series, split, standardised and cut into windows."""
+"""The Lightning data module of one data set: split, standardised and cut into windows."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from tsfm_data.windows.splits import Part, Split, StandardScaler
 
 
 class ForecastDataModule(pl.LightningDataModule):
-    """Windows of one data set to train, validate, test and predict with.
+    """Windows of one data set for training, validation, test and prediction.
 
-    Every window of the training rows is drawn once an epoch; validation and test score every window and drop none;
-    prediction forecasts past the end of the data, one window a series. The scaler sees the training rows alone.
+    Every training window is used once per epoch; validation and test score every window; prediction forecasts past the
+    end of the data, one window per series. The scaler is fitted on the training rows only.
 
-    After ``setup``, ``series`` is the data set in its own units, ``split`` says which rows train, validate and test,
-    and ``scaler`` is the standard scaler of the training rows, which changes nothing where ``standardize`` is off.
+    After ``setup``, ``series`` is the data set in its own units, ``split`` holds the rows of training, validation and
+    test, and ``scaler`` is the standard scaler of the training rows, or the identity if ``standardize`` is off.
     """
 
     series: SeriesSet
@@ -49,31 +49,31 @@ class ForecastDataModule(pl.LightningDataModule):
         past_covariates: list[str] | None = None,
         known_covariates: list[str] | None = None,
     ) -> None:
-        """Remember the options; nothing is read before ``setup``.
+        """Store the options; nothing is read before ``setup``.
 
         Args:
             source: name of a data set of the catalogue, or path of a CSV, Parquet or Arrow file.
             context: context steps of a window.
             horizon: steps to forecast.
             batch_size: training windows in a batch (of each process).
-            eval_batch_size: windows in a batch when validating, testing and predicting; null takes batch_size.
+            eval_batch_size: windows in a batch when validating, testing and predicting; null means batch_size.
             marks: calendar features: "h" gives hour, weekday, day of month and day of year, "t" adds the minute; null
                 gives none.
-            split: "lsf" takes the published borders of the catalogue; three fractions or three numbers of rows set
-                train, validation and test; "auto" takes "lsf" where the catalogue has it, else 70/10/20 percent.
-            standardize: take each variate to mean 0 and deviation 1 by the training rows.
-            drop_last: leave the last, incomplete batch out of a training epoch, as published; nothing is ever left
-                out of validation and test.
+            split: "lsf" uses the published borders of the catalogue; three fractions or three numbers of rows set
+                train, validation and test; "auto" is "lsf" if the catalogue has it, else 70/10/20 %.
+            standardize: scale each variate to mean 0 and standard deviation 1 on the training rows.
+            drop_last: leave the last, incomplete batch out of a training epoch, as published; validation and test
+                always use every window.
             train_variates: train and validate on some of the variates and test on all: a fraction, a number (both
-                drawn by seed), or their names.
-            variates_per_batch: show a random subset of the training variates in every training batch: a fraction or
-                a number of them.
+                chosen at random with ``seed``), or their names.
+            variates_per_batch: use a random subset of the training variates in every training batch: a fraction or
+                a number.
             seed: seed of the order of windows and of the choice of variates.
-            target: the column or columns to forecast; null takes all numeric ones.
-            time_column: the column of timestamps; null finds it.
-            item_column: the column that tells series apart; null finds it.
+            target: the column or columns to forecast; null means all numeric ones.
+            time_column: the column of timestamps; null detects it.
+            item_column: the column with the ids of series; null detects it.
             freq: pandas frequency of the series; null infers it.
-            past_covariates: columns known up to the present only, for a model that takes covariates.
+            past_covariates: columns known up to the cut only, for models with covariates.
             known_covariates: columns known over the horizon too.
         """
         super().__init__()
@@ -89,41 +89,41 @@ class ForecastDataModule(pl.LightningDataModule):
             "past_covariates": past_covariates or (),
             "known_covariates": known_covariates or (),
         }
-        self._all: Windows | None = None
+        self._windows: Windows | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Read, split and scale; a second call does nothing.
 
         Args:
-            stage: Lightning's name of what comes next; all parts are made ready whatever it is.
+            stage: Lightning's name of the next stage; ignored.
 
         Raises:
             InputError: the source, a column or the split is wrong, or the series are too short for one window.
         """
-        if self._all is not None:
+        if self._windows is not None:
             return
         check_horizon(self.context, "context")
         check_horizon(self.horizon)
         self.series = catalog.open_source(self.source, **self.columns)
         self.split = self._make_split()
-        self.scaler = self._fit(self.series.values)
+        self.scaler = self._fit_scaler(self.series.values)
         self._training_variates = self._choose_variates()
-        nowhere = np.zeros(0, dtype=np.int64)
-        self._all = Windows(
+        empty = np.zeros(0, dtype=np.int64)
+        self._windows = Windows(
             self.series,
             self.context,
             self.horizon,
-            nowhere,
-            nowhere,
+            empty,
+            empty,
             marks=self.marks,
             scaler=self.scaler,
             covariates=True,
-            past_scaler=self._fit(self.series.past),
-            known_scaler=self._fit(self.series.known),
+            past_scaler=self._fit_scaler(self.series.past),
+            known_scaler=self._fit_scaler(self.series.known),
         )
 
-    def _fit(self, columns: Float64[np.ndarray, "rows columns"]) -> StandardScaler:
-        """The scaler of the training rows, or one that changes nothing."""
+    def _fit_scaler(self, columns: Float64[np.ndarray, "rows columns"]) -> StandardScaler:
+        """The scaler of the training rows, or the identity."""
         if self.standardize:
             return StandardScaler.fit_split(columns, self.series.offsets, self.split)
         return StandardScaler(np.zeros(columns.shape[1]), np.ones(columns.shape[1]))
@@ -131,7 +131,7 @@ class ForecastDataModule(pl.LightningDataModule):
     def _make_split(self) -> Split:
         option, lengths = self.split_option, item_lengths(self.series)
         if not isinstance(option, str):
-            return self._own_split(lengths, option)
+            return self._explicit_split(lengths, option)
         if option not in ("auto", "lsf"):
             raise unknown_name("split", option, ("auto", "lsf"))
         known = self.source in catalog.names() and not Path(self.source).is_file()
@@ -142,7 +142,7 @@ class ForecastDataModule(pl.LightningDataModule):
             raise InputError(f"split 'lsf': {self.source!r} has no published borders in the catalogue: use 'auto'")
         return Split.infer(lengths, self.context, self.horizon)
 
-    def _own_split(self, lengths: np.ndarray, option: list[int | float]) -> Split:
+    def _explicit_split(self, lengths: np.ndarray, option: list[int | float]) -> Split:
         """The split of three fractions or three numbers of rows."""
         if len(option) != 3:
             raise InputError(f"split: expected three numbers (train, validation, test), found {len(option)}")
@@ -155,17 +155,17 @@ class ForecastDataModule(pl.LightningDataModule):
 
     def _choose_variates(self) -> list[int] | None:
         """Indices of the variates to train on; None for all."""
-        wanted, names = self.train_variates, self.series.variates
-        if wanted is None:
+        choice, names = self.train_variates, self.series.variates
+        if choice is None:
             return None
-        if isinstance(wanted, list):
-            for name in wanted:
+        if isinstance(choice, list):
+            for name in choice:
                 if name not in names:
                     raise unknown_name("variate", name, names)
-            if not wanted:
+            if not choice:
                 raise InputError("train_variates: expected at least one name, found an empty list")
-            return sorted({names.index(name) for name in wanted})
-        number = count_variates("train_variates", wanted, len(names))
+            return sorted({names.index(name) for name in choice})
+        number = count_variates("train_variates", choice, len(names))
         chosen = np.random.default_rng(self.seed).permutation(len(names))[:number]
         return sorted(int(v) for v in chosen)
 
@@ -176,18 +176,18 @@ class ForecastDataModule(pl.LightningDataModule):
             part: "train", "val" or "test".
 
         Raises:
-            InputError: the part has no room for one window.
+            InputError: the part is too short for one window.
         """
-        base = self._ready()
+        base = self._setup_windows()
         first, last = self.split.cuts(part, self.context, self.horizon)
         items, cuts = rolling_cuts(item_lengths(self.series), self.context, self.horizon, first=first, last=last)
         return base.at(items, cuts, None if part == "test" else self._training_variates)
 
-    def _ready(self) -> Windows:
+    def _setup_windows(self) -> Windows:
         self.setup()
-        if self._all is None:
-            raise RuntimeError("setup() left no windows")
-        return self._all
+        if self._windows is None:
+            raise RuntimeError("setup() made no windows")
+        return self._windows
 
     def train_dataloader(self) -> WindowLoader:
         """Shuffled training windows."""
@@ -212,8 +212,8 @@ class ForecastDataModule(pl.LightningDataModule):
         return self._in_order(self.windows("test"))
 
     def predict_dataloader(self) -> WindowLoader:
-        """One window a series, its cut at the end of the data: the future is not known."""
-        base = self._ready()
+        """One window per series, with its cut at the end of the data, so without a known future."""
+        base = self._setup_windows()
         lengths = item_lengths(self.series)
         items = np.flatnonzero(lengths > 0)
         return self._in_order(base.at(items, lengths[items]))
@@ -223,6 +223,6 @@ class ForecastDataModule(pl.LightningDataModule):
         return WindowLoader(windows, self.eval_batch_size, rank=rank, world=world)
 
     def describe(self) -> str:
-        """One line that a command prints: the split and the number of windows of each part."""
+        """One line for the user: the split and the number of windows of each part."""
         counts = ", ".join(f"{len(self.windows(part))} {part}" for part in ("train", "val", "test"))
         return f"{self.split.describe()}; windows: {counts}"

@@ -120,12 +120,16 @@ class Covariates:
         short = np.flatnonzero(cuts + self.horizon > rows)
         if len(short):
             w = short[0]
-            available = rows[w] - cuts[w]
+            available = int(rows[w] - cuts[w])
             shorter = f", or give a horizon of at most {available}" if available else ""
+            item, lacking = int(items[w]), self.horizon - available
+            ahead = series.timestamps(item, extra=int(cuts[w] + self.horizon) - series.length(item))
+            first, last = series.labels.show(ahead[[-lacking, -1]])
+            add = f"{lacking} rows, {first} to {last}," if lacking > 1 else f"1 row, {first},"
             raise InputError(
                 f"{series.source}, series {series.item_ids[items[w]]!r}: expected {self.horizon} rows of the known "
-                f"covariates ({names}) after its last value, found {available}: add "
-                f"{self.horizon - available} rows with an empty target{shorter}"
+                f"covariates ({names}) after its last value, found {available}: add {add} with an "
+                f"empty target{shorter}"
             )
         missing = np.concatenate([[0], np.cumsum(np.isnan(series.known).any(axis=1))])
         begin = self._offsets[items]
@@ -134,7 +138,7 @@ class Covariates:
             w = gaps[0]
             ahead = np.isnan(series.known[begin[w] + end[w] : begin[w] + cuts[w] + self.horizon])
             row, column = np.argwhere(ahead)[0]
-            time = series.timestamps(int(items[w]), extra=int(row) + 1)[-1]
+            time = series.labels.show(series.timestamps(int(items[w]), extra=int(row) + 1)[-1:])[0]
             raise InputError(
                 f"{series.source}, column {series.known_names[column]!r}, series {series.item_ids[items[w]]!r}, row "
                 f"{row + 1} after the end of the target ({time}): expected a value of the known covariate, found none: "

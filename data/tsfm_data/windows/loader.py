@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tsfm_data.errors import InputError, check_horizon, check_sizes
-from tsfm_data.io import SeriesSet, season_length
+from tsfm_data.io import SeriesSet
 from tsfm_data.windows.batch import Batch
 from tsfm_data.windows.gather import Covariates, gather, lay_out, mark_tables
 from tsfm_data.windows.resumable import ResumableLoader
@@ -38,7 +38,7 @@ class Windows:
         marks: calendar features to add (see ``frequency.calendar_features``), or None.
         scaler: standardises the values; None leaves them in their own units.
         variates: indices of the variates in the windows; None: all.
-        season: steps in a season; None takes it from the frequency of the items.
+        season: steps per season; None takes that of the series.
         dtype: floating-point type of the batches.
         covariates: whether batches hold the covariates of the series.
         past_scaler: standardises the covariates known up to the present; None leaves them in their own units.
@@ -212,7 +212,7 @@ def common_season(series: SeriesSet) -> int:
     Raises:
         InputError: two items have frequencies with different seasons.
     """
-    seasons = {season_length(freq): freq for freq in sorted(set(series.freqs))}
+    seasons = {series.season_of(freq): freq for freq in sorted(set(series.freqs))}
     if len(seasons) > 1:
         raise InputError(
             f"{series.name}: expected series of one season, found frequencies {', '.join(seasons.values())}: use one "

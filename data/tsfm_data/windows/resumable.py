@@ -1,4 +1,4 @@
-"""A loader that says where it stands: two numbers, from which another one goes on."""
+"""A resumable loader: its state is two numbers, epoch and batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -8,14 +8,13 @@ B = TypeVar("B")
 
 
 class ResumableLoader(ABC, Generic[B]):
-    """Batches of one epoch after the other, each a function of its number alone.
+    """An iterable over the batches of an epoch; each batch depends on its epoch and number only.
 
-    A plain iterable with a length. Lightning calls ``set_epoch`` before every epoch; in a
-    plain loop every new iteration is the next epoch by itself. ``state_dict`` is two numbers, and a resumed loader
-    hands out exactly the batches that were not handed out before.
+    Lightning calls ``set_epoch`` before every epoch; in a plain loop every new iteration is the next epoch. A resumed
+    loader yields exactly the batches that were not yielded before.
     """
 
-    batch_sampler = None  # Lightning looks for this name and for ``sampler`` when it announces an epoch
+    batch_sampler = None  # Lightning looks for this attribute and for ``sampler`` when it sets the epoch
 
     def __init__(self) -> None:
         self._epoch = self._batch = 0
@@ -24,7 +23,7 @@ class ResumableLoader(ABC, Generic[B]):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Batches of an epoch (of this rank)."""
+        """Number of batches of an epoch (of this rank)."""
 
     @abstractmethod
     def from_batch(self, epoch: int, first: int) -> Iterator[B]:
@@ -32,25 +31,25 @@ class ResumableLoader(ABC, Generic[B]):
 
     @property
     def sampler(self) -> "ResumableLoader[B]":
-        """Itself: Lightning calls ``sampler.set_epoch``."""
+        """The loader itself, because Lightning calls ``sampler.set_epoch``."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch of the next iteration."""
+        """Set the epoch of the next iteration."""
         self._epoch, self._epoch_is_new = epoch, True
 
     def state_dict(self) -> dict[str, int]:
-        """Where the iteration stands: the epoch, and how many of its batches were handed out."""
+        """The epoch, and the number of its batches already yielded."""
         return {"epoch": self._epoch, "batch": self._batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on, at the next iteration, after the last batch that was handed out when ``state`` was taken."""
+        """Let the next iteration continue after the last batch yielded before ``state`` was taken."""
         self.set_epoch(state["epoch"])
         self._batch = state["batch"]
         self._resume = (state["epoch"], state["batch"])
 
     def __iter__(self) -> Iterator[B]:
-        # The body runs at the first ``next``: Lightning asks for the iterator before it announces the epoch.
+        # A generator body runs at the first ``next``: Lightning creates the iterator before it sets the epoch.
         if not self._epoch_is_new:
             self._epoch += 1
         self._epoch_is_new = False
@@ -63,5 +62,5 @@ class ResumableLoader(ABC, Generic[B]):
 
 
 def rank_and_world(trainer: Any) -> tuple[int, int]:
-    """The number of this process and how many there are, of a Lightning trainer; 0 and 1 without one."""
+    """Rank of this process and number of processes of a Lightning trainer; 0 and 1 without a trainer."""
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)

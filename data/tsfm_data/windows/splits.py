@@ -1,4 +1,4 @@
-"""Which rows train, choose and test a model, and the scaler that sees the training rows alone."""
+"""Split of rows into training, validation and test, and the scaler fitted on the training rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ FRACTIONS = (0.7, 0.1, 0.2)
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Row ranges ``[first, last)`` of the target values of each part, one range an item.
+    """Row ranges ``[first, last)`` of the target values of each part, one range per item.
 
-    A window belongs to a part when all the values to be forecast do. Its context may reach back into the part before
+    A window belongs to a part if all values to be forecast do. Its context may reach back into the previous part
     (the published protocol of the long-horizon benchmarks) unless ``overlap`` is off.
 
     Attributes:
-        train: rows that models and scalers are fitted on.
-        val: rows that choose among models: early stopping, best checkpoint, conformal residuals.
-        test: rows that nothing but the final score sees.
+        train: rows on which models and scalers are fitted.
+        val: rows for model selection: early stopping, best checkpoint, conformal residuals.
+        test: rows used for the final score only.
         origin: where the borders come from, for ``describe``.
         overlap: whether a context may begin before its part does.
     """
@@ -40,14 +40,14 @@ class Split:
     def from_rows(
         cls, lengths: ArrayLike, train: int, val: int, test: int, *, overlap: bool = True, origin: str = "rows"
     ) -> "Split":
-        """The first ``train`` rows of every item, then ``val``, then ``test``; later rows stay unused.
+        """Split every item into ``train``, ``val`` and ``test`` rows in this order; later rows are unused.
 
         Args:
             lengths: rows of each item, [items].
             train: training rows.
             val: validation rows.
             test: test rows.
-            overlap: whether contexts may reach back into the part before.
+            overlap: whether contexts may reach back into the previous part.
             origin: where the numbers come from, for messages.
 
         Raises:
@@ -74,15 +74,15 @@ class Split:
         overlap: bool = True,
         origin: str = "fractions",
     ) -> "Split":
-        """Of every item the first ``int(train * rows)`` train, the last ``int(test * rows)`` test, the others validate.
+        """Split every item: the first ``int(train * rows)`` train, the last ``int(test * rows)`` test, others validate.
 
-        This rounding is the published one (iTransformer, Autoformer: "custom" data sets).
+        This is the published rounding (iTransformer, Autoformer: "custom" data sets).
 
         Args:
             lengths: rows of each item, [items].
             train: fraction of training rows.
             test: fraction of test rows.
-            overlap: whether contexts may reach back into the part before.
+            overlap: whether contexts may reach back into the previous part.
             origin: where the numbers come from, for messages.
 
         Raises:
@@ -97,7 +97,7 @@ class Split:
 
     @classmethod
     def from_spec(cls, lengths: ArrayLike, borders: Borders, *, origin: str) -> "Split":
-        """The split that the catalogue states for a data set.
+        """The published split of a data set, from the catalogue.
 
         Args:
             lengths: rows of each item, [items].
@@ -114,9 +114,9 @@ class Split:
 
     @classmethod
     def infer(cls, lengths: ArrayLike, context: int, horizon: int) -> "Split":
-        """A split for a table that brings none: 70/10/20, where validation and test hold at least one window.
+        """The default split, 70/10/20, stretched so that validation and test contain at least one window.
 
-        Items that are too short for one window in each part (``context + 3 * horizon`` rows) are left out of all parts.
+        Items too short for one window in each part (``context + 3 * horizon`` rows) are left out of all parts.
 
         Args:
             lengths: rows of each item, [items].
@@ -156,7 +156,7 @@ class Split:
     def cuts(
         self, name: Part, context: int, horizon: int
     ) -> tuple[Int[np.ndarray, " items"], Int[np.ndarray, " items"]]:
-        """First and last cut (both included) of every item's windows with a full context; last < first where none fits.
+        """First and last cut (inclusive) of every item's windows with a full context; last < first if there is none.
 
         Raises:
             InputError: no item has a window in this part.
@@ -166,18 +166,18 @@ class Split:
         first = np.maximum(begin, reach + context)
         last = np.where(end > begin, end - horizon, first - 1)
         if not (last >= first).any():
-            found = int((end - (reach if name == "train" or not self.overlap else begin)).max(initial=0))
+            rows = int((end - (reach if name == "train" or not self.overlap else begin)).max(initial=0))
             needed = context + horizon if name == "train" or not self.overlap else horizon
             what = "context + horizon" if needed > horizon else "horizon"
             raise InputError(
                 f"no {name} window: expected at least {needed} {name} rows ({what}; context {context}, horizon "
-                f"{horizon}), found {found} ({self.origin}): give a smaller context or horizon, more rows, or another "
+                f"{horizon}), found {rows} ({self.origin}): give a smaller context or horizon, more rows, or another "
                 "split"
             )
         return first, last
 
     def describe(self) -> str:
-        """One line that a command prints: which rows do what, and why."""
+        """One line for the user: the rows of each part, and where the borders come from."""
         names = ("train", "validate", "test")
         if len(self.train) == 1:
             spans = [f"{n} rows {a + 1}-{b}" for n, (a, b) in zip(names, self._first_ranges(), strict=True)]
@@ -192,17 +192,17 @@ class Split:
 
 
 def _rows_needed(context: int, horizon: int) -> int:
-    """Rows of an item whose 70/10/20 parts hold one window each without being stretched."""
+    """Rows that an item needs for one window in each part of the exact 70/10/20 split."""
     return int(np.ceil(max((context + horizon) / FRACTIONS[0], horizon / FRACTIONS[1])))
 
 
 @dataclass(frozen=True, eq=False)
 class StandardScaler:
-    """Takes each variate to mean 0 and population standard deviation 1 over the rows that it was fitted on.
+    """Scales each variate to mean 0 and population standard deviation 1 on the rows on which it was fitted.
 
     Attributes:
-        mean: mean of each variate; 0 where nothing was observed.
-        std: population standard deviation of each variate; 1 where the variate is constant or unobserved.
+        mean: mean of each variate; 0 if nothing was observed.
+        std: population standard deviation of each variate; 1 if it is constant or unobserved.
     """
 
     mean: Float[np.ndarray, " V"]
@@ -210,19 +210,19 @@ class StandardScaler:
 
     @classmethod
     def fit(cls, rows: Float[np.ndarray, "rows V"]) -> "StandardScaler":
-        """Statistics of the observed (not NaN) values of each column."""
+        """Fit on the observed (not NaN) values of each column."""
         values = np.asarray(rows, dtype=np.float64)
-        seen = ~np.isnan(values)
-        # By an exact power of two, so that neither sums nor squares overflow or vanish.
-        size = np.ldexp(1.0, np.frexp(np.where(seen, np.abs(values), 0.0).max(axis=0, initial=0.0))[1] - 1)
+        observed = ~np.isnan(values)
+        # Divided by an exact power of two, so that neither sums nor squares overflow or vanish.
+        size = np.ldexp(1.0, np.frexp(np.where(observed, np.abs(values), 0.0).max(axis=0, initial=0.0))[1] - 1)
         values = values / size
-        count = np.maximum(seen.sum(axis=0), 1)
-        mean = np.where(seen, values, 0.0).sum(axis=0) / count
-        centred = np.where(seen, values - mean, 0.0)
+        count = np.maximum(observed.sum(axis=0), 1)
+        mean = np.where(observed, values, 0.0).sum(axis=0) / count
+        centred = np.where(observed, values - mean, 0.0)
         std = np.sqrt((centred**2).sum(axis=0) / count)
-        # Rounding gives a constant column a tiny deviation, so constancy is asked of the values themselves.
-        low = np.where(seen, values, np.inf).min(axis=0, initial=np.inf)
-        high = np.where(seen, values, -np.inf).max(axis=0, initial=-np.inf)
+        # Rounding can give a constant column a tiny deviation, so constant columns are detected by their range.
+        low = np.where(observed, values, np.inf).min(axis=0, initial=np.inf)
+        high = np.where(observed, values, -np.inf).max(axis=0, initial=-np.inf)
         return cls(mean * size, np.where((low >= high) | (std == 0), 1.0, std * size))
 
     @classmethod
@@ -245,17 +245,17 @@ class StandardScaler:
         return cls.fit(values[np.cumsum(change[:-1]) > 0])
 
     def transform(self, values: Any, axis: int = -1) -> Any:
-        """Standardised ``values`` (NumPy array or tensor) whose ``axis`` runs over the variates."""
-        mean, std = self._like(values, axis)
+        """Standardise ``values`` (NumPy array or tensor) whose ``axis`` runs over the variates."""
+        mean, std = self._broadcast(values, axis)
         return (values - mean) / std
 
     def inverse(self, values: Any, axis: int = -1) -> Any:
-        """Standardised ``values`` (NumPy array or tensor) back in their own units."""
-        mean, std = self._like(values, axis)
+        """Restore the units of standardised ``values`` (NumPy array or tensor)."""
+        mean, std = self._broadcast(values, axis)
         return values * std + mean
 
-    def _like(self, values: Any, axis: int) -> tuple[Any, Any]:
-        """Mean and deviation of the kind of ``values``, shaped to broadcast along ``axis``."""
+    def _broadcast(self, values: Any, axis: int) -> tuple[Any, Any]:
+        """Mean and deviation as the type of ``values``, shaped to broadcast along ``axis``."""
         shape = [1] * values.ndim
         shape[axis] = len(self.mean)
         mean, std = self.mean.reshape(shape), self.std.reshape(shape)

@@ -1,1 +1,1 @@
-"""Forms of scaling laws, how they are fitted, and their intervals."""
+"""Scaling laws: their forms, fits, intervals and tests."""

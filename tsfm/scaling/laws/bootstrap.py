@@ -1,4 +1,4 @@
-"""Intervals: bootstrap over runs, and profiles of the objective; and the test whether two laws differ."""
+"""Confidence intervals from a bootstrap over runs and from profiles of the objective, and a test for a difference."""
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -11,12 +11,12 @@ PROFILE_POINTS = 33
 
 
 def cluster_weights(clusters: Int64[np.ndarray, " N"], draws: int, seed: int) -> Float64[np.ndarray, "S N"]:
-    """How often each draw of a bootstrap holds each row: whole clusters are drawn with replacement.
+    """How often each row is in each draw of a bootstrap that draws whole clusters with replacement.
 
     Args:
         clusters: the run that each row belongs to, counted from 0.
         draws: number of draws.
-        seed: of the draws.
+        seed: random seed.
     """
     count = int(clusters.max()) + 1
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
@@ -29,16 +29,16 @@ def percentile_interval(draws: Float64[np.ndarray, "S P"], level: float = LEVEL)
 
 
 def profile_scale(residual: Float64[np.ndarray, " N"], delta: float, parameters: int) -> float:
-    """What a rise of the objective is multiplied by to be distributed as chi squared.
+    """The factor that makes a rise of the objective chi squared.
 
-    For a Huber loss twice its rise is chi squared after division by E psi^2 / E psi'. Where the width is small against
-    the noise, E psi' is 2 delta times the density at zero, which is estimated in a window as wide as the noise.
+    For a Huber loss, twice its rise divided by E psi^2 / E psi' is chi squared. If the width is small compared with the
+    noise, E psi' is 2 delta times the density at zero, which is estimated in a window as wide as the noise.
     """
     freedom = max(len(residual) - parameters, 1)
     ordered = np.sort(np.abs(residual))
     spread = 1.4826 * ordered[min(len(ordered) - 1, (len(ordered) + parameters) // 2)]
     width = max(delta, 0.9 * spread * freedom**-0.2)
-    # A fit of P constants makes about P residuals vanish; they say nothing of the density.
+    # A fit of P constants makes about P residuals vanish; they are left out of the density.
     near = max(float((np.abs(residual) <= width).sum()) - parameters, 1.0)
     bend = near / freedom * delta / width if np.isfinite(delta) else 1.0
     slope = float((np.clip(residual, -delta, delta) ** 2).sum()) / freedom
@@ -53,15 +53,15 @@ def profile_interval(
     clusters: int,
     level: float = LEVEL,
 ) -> tuple[float, float]:
-    """Where the profile of one parameter crosses the critical value; infinite on a side where it never does.
+    """The interval of a parameter in which its profile is below the critical value; infinite on an open side.
 
     Args:
         problem: law and runs.
         theta: the best fit.
-        column: the parameter.
-        spread: about the standard error of the parameter, to place the grid.
+        column: index of the parameter.
+        spread: rough standard error of the parameter, the scale of the search grid.
         clusters: number of runs.
-        level: of the interval.
+        level: confidence level.
     """
     residual = problem.residuals(theta)
     least = float(problem.objective(residual[None], np.ones((1, len(residual))))[0])
@@ -74,8 +74,8 @@ def profile_interval(
         start[:, column] = np.clip(theta[column] + offsets, problem.low[column], problem.high[column])
         free = np.ones(start.shape, bool)
         free[:, column] = False
-        found = solve(problem, start, free=free)
-        rise = scale * (found.objective - least) - critical
+        solution = solve(problem, start, free=free)
+        rise = scale * (solution.objective - least) - critical
         above = np.flatnonzero(rise > 0)
         if not len(above):
             ends.append(sign * np.inf)
@@ -86,7 +86,7 @@ def profile_interval(
     return ends[0], ends[1]
 
 
-def two_sided_share(differences: Float64[np.ndarray, " S"]) -> float:
+def two_sided_p(differences: Float64[np.ndarray, " S"]) -> float:
     """Two-sided p of no difference: twice the share of draws on the rarer side of 0, at least 1 / S."""
     count = len(differences)
     rarer = min((differences <= 0).sum(), (differences >= 0).sum())

@@ -2,8 +2,7 @@
 
     L = E + b x^(-c0) (1 + (x / d)^(1 / f))^(-c1 f)
 
-Six constants fit any curve; the law is only of use where it predicts losses that it has not seen better than simpler
-ones do.
+Six constants can fit any curve: use the law only if it predicts held-out losses better than the simpler laws.
 """
 
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ import numpy as np
 from jaxtyping import Float64
 from scipy import optimize
 
-FEWEST = 10  # points for six constants
-SHARPNESS = (0.05, 2.0)  # of the break: f
+FEWEST = 10  # points needed for six constants
+SHARPNESS = (0.05, 2.0)  # range of f, the sharpness of the break
 
 
 @dataclass(frozen=True)
-class Broken:
+class BrokenLaw:
     """The law with one break.
 
     Attributes:
@@ -43,8 +42,8 @@ class Broken:
         return np.exp(_log_loss(np.array(self.theta), np.log(x), self.center))
 
 
-def broken_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> Broken:
-    """Least squares on log loss from several breaks.
+def broken_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> BrokenLaw:
+    """Fit the law by least squares on log loss, from several starting points.
 
     Args:
         x: parameters, data or compute; ten points or more.
@@ -55,10 +54,10 @@ def broken_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) ->
     low = np.array([y.min() - 12, y.min() - 15, 0.0, 0.0, X.min(), np.log(SHARPNESS[0])])
     high = np.array([y.min(), y.max() + 15, 4.0, 4.0, X.max(), np.log(SHARPNESS[1])])
     starts = [
-        (y.min() + np.log(share), y.mean() + np.log(1.1 - share), first, second, np.quantile(X, place), np.log(0.3))
+        (y.min() + np.log(share), y.mean() + np.log(1.1 - share), first, second, np.quantile(X, quantile), np.log(0.3))
         for share in (0.1, 0.8)
         for first, second in ((0.1, 0.3), (0.3, 0.1))
-        for place in (0.3, 0.7)
+        for quantile in (0.3, 0.7)
     ]
     fits = [
         optimize.least_squares(
@@ -69,7 +68,7 @@ def broken_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) ->
     best = min(fits, key=lambda fit: float(fit.cost))
     theta = tuple(map(float, best.x))
     error = float(np.sqrt(2 * best.cost / len(x)))
-    return Broken(float(np.exp(theta[0])), theta[2], theta[3], float(np.exp(theta[4])), theta, center, error)
+    return BrokenLaw(float(np.exp(theta[0])), theta[2], theta[3], float(np.exp(theta[4])), theta, center, error)
 
 
 def _log_loss(theta: np.ndarray, X: np.ndarray, center: float) -> np.ndarray:

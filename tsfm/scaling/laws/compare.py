@@ -1,4 +1,4 @@
-"""The test whether two groups of runs (encoder and decoder, in and out of distribution) have different laws."""
+"""Tests whether groups of runs, such as encoder and decoder, follow different joint laws."""
 
 from itertools import combinations
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from tsfm.scaling.laws.bootstrap import percentile_interval, two_sided_share
-from tsfm.scaling.laws.estimate import Fit, fit_joint, named_intervals, why_not
+from tsfm.scaling.laws.bootstrap import percentile_interval, two_sided_p
+from tsfm.scaling.laws.estimate import Fit, fit_joint, named_intervals, why_not_identifiable
 from tsfm.scaling.laws.form import NAMES
 from tsfm.scaling.laws.joint import as_dict, joint_problem
 from tsfm.scaling.laws.minimise import solve
@@ -18,12 +18,12 @@ DRAWS = 999
 
 
 def compare_groups(runs: Runs, draws: int, seed: int, delta: float) -> Record | None:
-    """Joint laws of each group, and for every pair a test whether they are one law."""
+    """The joint law of each group, and for every pair a test whether both follow one law; None without groups."""
     if runs.groups is None:
         return None
     labels = np.array(runs.groups)
     parts = {str(label): runs.select(labels == label) for label in np.unique(labels)}
-    refused = {label: why_not(part) for label, part in parts.items()}
+    refused = {label: why_not_identifiable(part) for label, part in parts.items()}
     fits = {
         label: fit_joint(part, draws, seed + 1 + k, delta)
         for k, (label, part) in enumerate(parts.items())
@@ -37,7 +37,7 @@ def compare_groups(runs: Runs, draws: int, seed: int, delta: float) -> Record | 
 
 
 def _compare(first: str, second: str, runs: Runs, labels: np.ndarray, fits: dict[str, Fit], seed: int) -> Record:
-    """One law or two: by the rise of the objective when both groups share one, and by the draws of each constant."""
+    """Compare two groups: p for one common law, and the difference of each constant from the bootstrap draws."""
     a, b = fits[first], fits[second]
     both = runs.select((labels == first) | (labels == second))
     p, statistic = one_law(both, labels[(labels == first) | (labels == second)] == first, a, b, seed)
@@ -46,7 +46,7 @@ def _compare(first: str, second: str, runs: Runs, labels: np.ndarray, fits: dict
         name: {
             "difference": float(a.law[k] - b.law[k]),
             "ci95": [float(ends[0, k]), float(ends[1, k])],
-            "p": two_sided_share(a.draws[:, k] - b.draws[:, k]),
+            "p": two_sided_p(a.draws[:, k] - b.draws[:, k]),
         }
         for k, name in enumerate(NAMES)
     }
@@ -56,33 +56,33 @@ def _compare(first: str, second: str, runs: Runs, labels: np.ndarray, fits: dict
 def one_law(
     both: Runs, is_first: Bool[np.ndarray, " N"], a: Fit, b: Fit, seed: int, draws: int = DRAWS
 ) -> tuple[float, float]:
-    """p that one law holds for both groups, and the statistic: the relative rise of the objective of one law.
+    """p for one law for both groups, and the test statistic: the relative rise of the objective with one law.
 
-    Its distribution under one law is drawn: losses of the common law, with residuals whose signs are flipped by run
-    (a wild bootstrap), are fitted again with one law and with two.
+    Its distribution under one law is simulated by a wild bootstrap: the common law with residuals whose signs are
+    flipped at random for each run is fitted again with one law and with two.
 
     Args:
         both: the runs of both groups.
-        is_first: which of them belong to the first.
+        is_first: True for runs of the first group.
         a: fit of the first group.
         b: fit of the second.
-        seed: of the draws.
+        seed: random seed.
         draws: number of draws.
     """
     delta = a.problem.problem.delta
     pooled = joint_problem(both.params, both.tokens, both.loss, delta)
-    found = pooled.fit(np.concatenate([pooled.starts(), pooled.to_theta(np.stack([a.law, b.law]))]))
+    solution = pooled.fit(np.concatenate([pooled.starts(), pooled.to_theta(np.stack([a.law, b.law]))]))
     apart = a.objective + b.objective
-    statistic = max(float(found.objective[0]) / max(apart, 1e-300) - 1, 0.0)
-    residual = pooled.problem.residuals(found.theta[0])
+    statistic = max(float(solution.objective[0]) / max(apart, 1e-300) - 1, 0.0)
+    residual = pooled.problem.residuals(solution.theta[0])
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, both.runs))[:, both.clusters]
     losses = pooled.problem.log_loss + residual + signs * residual  # log of the law, and a residual again
-    start = np.repeat(found.theta, draws, axis=0)
+    start = np.repeat(solution.theta, draws, axis=0)
     together = solve(pooled.problem, start, log_loss=losses).objective
     separate = np.zeros(draws)
     for part in (is_first, ~is_first):
         group = joint_problem(both.params[part], both.tokens[part], both.loss[part], delta)
-        begin = np.repeat(group.to_theta(pooled.to_laws(found.theta)), draws, axis=0)
+        begin = np.repeat(group.to_theta(pooled.to_laws(solution.theta)), draws, axis=0)
         separate += solve(group.problem, begin, log_loss=losses[:, part]).objective
     drawn = together / np.maximum(separate, 1e-300) - 1
     return float((1 + (drawn >= statistic).sum()) / (draws + 1)), statistic

@@ -1,4 +1,4 @@
-"""The joint law of a set of runs with its bootstrap, or the reasons for which there is none."""
+"""The joint law of a set of runs with its bootstrap, or the reasons why it is not identifiable."""
 
 from dataclasses import dataclass
 
@@ -11,20 +11,20 @@ from tsfm.scaling.laws.joint import JointProblem, joint_problem
 from tsfm.scaling.laws.minimise import DELTA, solve
 from tsfm.scaling.runs.ledger import Runs, distinct
 
-FEWEST_ROWS = 8  # five constants and a little more
+FEWEST_ROWS = 8  # for five constants
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A joint law with its draws.
+    """A fitted joint law with its bootstrap draws.
 
     Attributes:
-        runs: what it was fitted to.
-        problem: the joint law on them.
-        theta: solver parameters.
+        runs: the runs to which it was fitted.
+        problem: the optimisation problem.
+        theta: the solution in the parameters of the solver.
         law: constants in the order of ``NAMES``.
         objective: Huber loss, summed.
-        draws: constants of each draw of the bootstrap.
+        draws: constants in each draw of the bootstrap.
     """
 
     runs: Runs
@@ -40,48 +40,48 @@ def fit_joint(runs: Runs, draws: int, seed: int, delta: float = DELTA) -> Fit:
 
     Args:
         runs: rows whose joint law can be identified.
-        draws: of the bootstrap.
-        seed: of the draws.
+        draws: number of bootstrap draws.
+        seed: random seed.
         delta: width of the Huber loss.
     """
     problem = joint_problem(runs.params, runs.tokens, runs.loss, delta)
-    found = problem.fit()
+    solution = problem.fit()
     weights = cluster_weights(runs.clusters, draws, seed)
-    drawn = solve(problem.problem, np.repeat(found.theta, draws, axis=0), weights)
-    spread = found.theta + narrowing(len(runs), found.theta.shape[1]) * (drawn.theta - found.theta)
-    laws = problem.to_laws(found.theta)[0]
-    return Fit(runs, problem, found.theta[0], laws, float(found.objective[0]), problem.to_laws(spread))
+    refits = solve(problem.problem, np.repeat(solution.theta, draws, axis=0), weights)
+    theta = solution.theta + narrowing(len(runs), solution.theta.shape[1]) * (refits.theta - solution.theta)
+    laws = problem.to_laws(solution.theta)[0]
+    return Fit(runs, problem, solution.theta[0], laws, float(solution.objective[0]), problem.to_laws(theta))
 
 
 def narrowing(rows: int, parameters: int) -> float:
-    """What the spread of the draws is multiplied by.
+    """The factor on the spread of the bootstrap draws.
 
-    A draw leaves out a third of the runs, so fits of few runs spread more over draws than over new sets of runs.
-    Without it 95 % intervals hold planted constants 97 times in 100;
-    ``python benchmarks/scaling.py --part coverage`` counts.
+    A draw leaves out a third of the runs, so with few runs the draws spread more than fits to new sets of runs would.
+    Without the factor 95 % intervals contain the true constants 97 times in 100 (measured by
+    ``python benchmarks/scaling.py --part coverage``).
     """
     return ((rows - parameters) / (rows + parameters)) ** 0.5
 
 
-def why_not(runs: Runs) -> list[str]:
-    """Reasons for which the joint law cannot be identified from these rows; empty where it can."""
+def why_not_identifiable(runs: Runs) -> list[str]:
+    """Reasons why the joint law is not identifiable from these runs; empty if it is."""
     reasons = []
     if runs.runs < FEWEST_ROWS:
         reasons.append(f"{runs.runs} runs for five constants; at least {FEWEST_ROWS} are needed")
     for name, values, pair in (("sizes", runs.params, "alpha from E"), ("amounts of data", runs.tokens, "beta from E")):
         if distinct(values) < 3:
-            reasons.append(f"{distinct(values)} different {name}: they cannot tell {pair}; run at least three")
+            reasons.append(f"{distinct(values)} different {name}: they cannot separate {pair}; run at least three")
     if reasons:
         return reasons
     x, z = np.log(runs.params), np.log(runs.tokens)
     if np.ptp(np.log10(runs.flops)) < 0.15 or np.ptp(x + z) < 0.35:
-        return ["all runs have one budget: they cannot tell how loss falls with compute; run a second budget"]
+        return ["all runs have one budget: they do not show how loss falls with compute; run a second budget"]
     if abs(np.corrcoef(x, z)[0, 1]) > 0.9995:
-        return ["data grow in a fixed proportion to size: what each adds cannot be told; vary tokens at one size"]
+        return ["data grow in a fixed proportion to size: their effects cannot be separated; vary tokens at one size"]
     return []
 
 
 def named_intervals(fit: Fit) -> dict[str, list[float]]:
-    """Bootstrap intervals of the constants by name."""
+    """95 % bootstrap intervals of the constants by name."""
     low, high = percentile_interval(fit.draws)
     return {name: [float(low[k]), float(high[k])] for k, name in enumerate(NAMES)}

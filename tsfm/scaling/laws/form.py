@@ -1,8 +1,8 @@
-"""The laws and what follows from them. The joint law is that of Hoffmann et al. 2022 (arXiv 2203.15556, equation 2).
+"""The joint scaling law of Hoffmann et al. 2022 (arXiv 2203.15556, equation 2), and what follows from it.
 
     L(N, D) = E + A / N^alpha + B / D^beta,    training compute C = 6 N D
 
-Every function takes numbers or arrays of one shape, so that all draws of a bootstrap are done at once.
+Every function takes numbers, or arrays of one shape, such as one entry per draw of a bootstrap.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 NAMES = ("E", "A", "B", "alpha", "beta")
-FLOPS_PER_TOKEN = 6.0  # of training, a parameter: forward 2, backward 4
+FLOPS_PER_TOKEN = 6.0  # of training, per parameter: forward 2, backward 4
 FLOPS_PER_INFERENCE_TOKEN = 2.0
 Numbers = float | np.ndarray
 
@@ -23,8 +23,8 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class Joint:
-    """The constants of the joint law: numbers, or arrays with one entry a draw."""
+class JointLaw:
+    """The constants of the joint law: numbers, or arrays with one entry per draw."""
 
     E: Numbers
     A: Numbers
@@ -33,8 +33,8 @@ class Joint:
     beta: Numbers
 
     @classmethod
-    def of(cls, rows: Float64[np.ndarray, "draws 5"]) -> "Joint":
-        """The laws in the rows of an array, in the order of ``NAMES``."""
+    def from_rows(cls, rows: Float64[np.ndarray, "draws 5"]) -> "JointLaw":
+        """The laws whose constants are the rows of an array, in the order of ``NAMES``."""
         return cls(*np.asarray(rows).T)
 
     def loss(self, params: Numbers, tokens: Numbers) -> Numbers:
@@ -52,16 +52,16 @@ class Joint:
         return scale * (flops / FLOPS_PER_TOKEN) ** self.size_exponent
 
     def tokens_for(self, params: Numbers, loss: Numbers) -> Numbers:
-        """Tokens with which a model of a size reaches a loss; infinite where it never does."""
+        """Tokens with which a model of a size reaches a loss; infinite if it never does."""
         left = np.asarray(loss - self.E - self.A * params**-self.alpha)
         return np.where(left > 0, (self.B / np.where(left > 0, left, 1.0)) ** (1 / self.beta), np.inf)
 
     def params_for(self, tokens: Numbers, loss: Numbers) -> Numbers:
-        """The size that reaches a loss on so many tokens; infinite where none does."""
+        """The size that reaches a loss on a number of tokens; infinite if none does."""
         left = np.asarray(loss - self.E - self.B * tokens**-self.beta)
         return np.where(left > 0, (self.A / np.where(left > 0, left, 1.0)) ** (1 / self.alpha), np.inf)
 
 
 def training_flops(params: Numbers, tokens: Numbers) -> Numbers:
-    """Compute of a training by the rule 6 N D, which leaves out attention and is wrong for very small models."""
+    """Training compute by the rule 6 N D, which leaves out attention and is wrong for very small models."""
     return FLOPS_PER_TOKEN * params * tokens

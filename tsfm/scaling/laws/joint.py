@@ -1,4 +1,4 @@
-"""The parametric fit of the joint law (approach 3): the problem, its starts and its solution."""
+"""The parametric fit of the joint law (approach 3 of Hoffmann et al. 2022)."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from tsfm.scaling.laws.minimise import DELTA, EXPONENTS, LARGEST_EXPONENT, START
 
 # theta = (log E, log A', alpha, log B', beta) with A' and B' at the centre of the data.
 COLUMNS = {"E": 0, "A": 1, "alpha": 2, "B": 3, "beta": 4}
-TINY = 1e-3  # share of the mean loss at which a term starts that the linear fit would make negative
+TINY = 1e-3  # starting value, as share of the mean loss, of a term that the linear fit makes negative
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class JointProblem:
     """The joint law on a set of runs.
 
     Attributes:
-        problem: as the solver takes it.
-        center: log size and log tokens at which the terms are measured; far from there they are ill-conditioned.
+        problem: the problem in the form of the solver.
+        center: log size and log tokens at which the terms are measured, so that the problem is well conditioned.
     """
 
     problem: Problem
@@ -39,7 +39,7 @@ class JointProblem:
         return np.stack([e, a - alpha * self.center[0], alpha, b - beta * self.center[1], beta], axis=1)
 
     def starts(self, count: int = STARTS) -> Float64[np.ndarray, "S 5"]:
-        """The best points of a grid over the exponents, where E, A' and B' follow by linear least squares."""
+        """Starting points: the best of a grid over the exponents, with E, A' and B' by linear least squares."""
         size, tokens = (-term[:, 1] for term in self.problem.terms[1:])
         alpha, beta = (grid.ravel() for grid in np.meshgrid(EXPONENTS, EXPONENTS, indexing="ij"))
         columns = np.stack(
@@ -60,10 +60,10 @@ class JointProblem:
         return theta[spread]
 
     def fit(self, start: Float64[np.ndarray, "S 5"] | None = None) -> Solution:
-        """The best of all starts, a batch of one."""
-        found = solve(self.problem, self.starts() if start is None else start)
-        best = int(np.argmin(found.objective))
-        return Solution(found.theta[best : best + 1], found.objective[best : best + 1])
+        """The best solution over all starting points, as a batch of one."""
+        solution = solve(self.problem, self.starts() if start is None else start)
+        best = int(np.argmin(solution.objective))
+        return Solution(solution.theta[best : best + 1], solution.objective[best : best + 1])
 
 
 def joint_problem(
@@ -74,16 +74,16 @@ def joint_problem(
     zero_E: bool = False,
     centered: bool = True,
 ) -> JointProblem:
-    """The joint law on runs.
+    """The optimisation problem of the joint law on a set of runs.
 
     Args:
         params: size of each run.
         tokens: data of each run.
         loss: final loss of each run.
         delta: width of the Huber loss.
-        zero_E: hold E at (almost) nothing, for comparison.
-        centered: measure the terms at the middle of the data; else at size and tokens of 1, as the profiles of A and
-            B need it.
+        zero_E: fix E at (almost) 0, for comparison.
+        centered: measure the terms at the centre of the data; otherwise at a size and tokens of 1, as the profiles of
+            A and B need it.
     """
     x, z, y = np.log(params), np.log(tokens), np.log(loss)
     center = (float(x.mean()), float(z.mean())) if centered else (0.0, 0.0)

@@ -1,11 +1,11 @@
-"""Fits of laws whose logarithm is a log-sum-exp of linear terms, by a Huber loss on log loss.
+"""Fits scaling laws by minimising a Huber loss on log loss; many fits are solved at once.
 
 Every law here has the form log L = logsumexp_k(X_k theta_k). The constant E is the term with X = [1], and A / N^alpha
-the term with X = [1, -log N]. Value, gradient and Hessian are matrix products with the fixed X_k, so that thousands of
-weighted fits (draws of a bootstrap, starts, points of a profile) are solved at once.
+the term with X = [1, -log N]. Value, gradient and Hessian are matrix products with the fixed X_k, so thousands of
+weighted fits (draws of a bootstrap, starting points, points of a profile) are one batch.
 
-Starts come from variable projection: for given exponents the law is linear in E, A and B, which leaves a grid over
-the two exponents alone (as in arXiv 2603.22339). From the best of them a damped Newton method minimises the Huber loss
+Starting points come from variable projection: for given exponents the law is linear in E, A and B, which leaves a grid
+over the two exponents (as in arXiv 2603.22339). From the best of them a damped Newton method minimises the Huber loss
 over all constants (the objective of Hoffmann et al. 2022, approach 3; width 1e-3, summed over runs).
 
 Legend: S fits solved at once, N runs, P parameters of the law.
@@ -22,7 +22,7 @@ DELTA = 1e-3
 STARTS = 24
 EXPONENTS = np.geomspace(0.02, 1.6, 28)
 LARGEST_EXPONENT = 4.0
-CHUNK = 1 << 17  # elements of an [S, N] array that stay in the cache
+CHUNK = 1 << 17  # elements of an [S, N] array that fit into the cache
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Solution:
     """Results of a batch of fits.
 
     Attributes:
-        theta: parameters of each fit, term after term.
+        theta: parameters of each fit, in the order of the terms.
         objective: Huber loss summed over runs with their weights.
     """
 
@@ -57,7 +57,7 @@ class Problem:
     delta: float = DELTA
 
     def slices(self) -> list[slice]:
-        """Where the parameters of each term stand."""
+        """The columns of theta that belong to each term."""
         ends = np.cumsum([0] + [term.shape[1] for term in self.terms])
         return [slice(int(a), int(b)) for a, b in pairwise(ends)]
 
@@ -68,9 +68,9 @@ class Problem:
 
         Args:
             theta: parameters of each fit.
-            log_loss: of each fit where they are not those of the problem.
+            log_loss: log loss of the runs in each fit; by default that of the problem.
         """
-        logs = [theta[:, place] @ term.T for place, term in zip(self.slices(), self.terms, strict=True)]
+        logs = [theta[:, columns] @ term.T for columns, term in zip(self.slices(), self.terms, strict=True)]
         top = logs[0]
         for log in logs[1:]:
             top = np.maximum(top, log)
@@ -101,18 +101,18 @@ class Problem:
         slope = weight_SN * np.clip(residual_SN, -self.delta, self.delta)
         curvature = np.where(absolute <= self.delta, weight_SN, 0.0) - slope
         irls = weight_SN * np.minimum(1.0, self.delta / np.maximum(absolute, 1e-300))
-        places = self.slices()
-        for k, (place, term, share) in enumerate(zip(places, self.terms, shares, strict=True)):
-            gradient[:, place] = (slope * share) @ term
-            scale[:, place] = (irls * share * share) @ (term * term)
-            for m in range(k, len(places)):
+        slices = self.slices()
+        for k, (columns, term, share) in enumerate(zip(slices, self.terms, shares, strict=True)):
+            gradient[:, columns] = (slope * share) @ term
+            scale[:, columns] = (irls * share * share) @ (term * term)
+            for m in range(k, len(slices)):
                 cross = curvature * share * shares[m]
                 if m == k:
                     cross += slope * share
                 products = (term[:, :, None] * self.terms[m][:, None, :]).reshape(len(term), -1)
                 block = (cross @ products).reshape(size, term.shape[1], -1)
-                hessian[:, place, places[m]] = block
-                hessian[:, places[m], place] = block.transpose(0, 2, 1)
+                hessian[:, columns, slices[m]] = block
+                hessian[:, slices[m], columns] = block.transpose(0, 2, 1)
         return gradient, hessian, scale
 
 
@@ -128,11 +128,11 @@ def solve(
 
     Args:
         problem: law and runs.
-        start: where each fit begins.
-        weight: of each run in each fit (how often a bootstrap drew it); 1 by default.
+        start: starting point of each fit.
+        weight: weight of each run in each fit (how often the bootstrap drew it); 1 by default.
         free: parameters that may move; all by default.
-        log_loss: of each fit where they are not those of the problem.
-        steps: most Newton steps.
+        log_loss: log loss of the runs in each fit; by default that of the problem.
+        steps: largest number of Newton steps.
     """
     weights = np.ones((len(start), len(problem.log_loss))) if weight is None else weight
     frees = np.ones(start.shape, bool) if free is None else free
@@ -146,7 +146,7 @@ def solve(
 def _solve_chunk(
     problem: Problem, theta: np.ndarray, weight: np.ndarray, free: np.ndarray, target: np.ndarray, steps: int
 ) -> Solution:
-    """Levenberg-Marquardt with the exact Hessian; fits that have converged drop out of the work."""
+    """Levenberg-Marquardt with the exact Hessian; fits that have converged are not computed further."""
     theta = np.clip(theta, problem.low, problem.high)
     _, residual = problem.parts(theta, target)
     best = problem.objective(residual, weight)

@@ -1,9 +1,9 @@
-"""What repeated data are worth: the data term of Muennighoff et al. 2023 (arXiv 2305.16264, equation 5).
+"""The value of repeated data: the data term of Muennighoff et al. 2023 (arXiv 2305.16264, equation 5).
 
     D' = U + U R* (1 - exp(-R / R*)),    R = D / U - 1,
 
-where U tokens differ and R counts how often they were repeated. The joint law holds in D' instead of D. R* near 0 says
-that repeated tokens are worth nothing, a large R* that they are worth as much as new ones.
+where U is the number of different tokens and R how often they were repeated. The joint law holds in D' instead of D.
+R* near 0 means that repeated tokens are worth nothing, a large R* that they are worth as much as new ones.
 """
 
 from collections.abc import Callable
@@ -14,28 +14,28 @@ from jaxtyping import Float64
 from scipy import optimize, stats
 
 from tsfm.scaling.laws.bootstrap import LEVEL, profile_scale
-from tsfm.scaling.laws.estimate import why_not
-from tsfm.scaling.laws.form import Joint
+from tsfm.scaling.laws.estimate import why_not_identifiable
+from tsfm.scaling.laws.form import JointLaw
 from tsfm.scaling.laws.joint import JointProblem, as_dict, joint_problem
 from tsfm.scaling.laws.minimise import solve
 from tsfm.scaling.runs.ledger import Runs
 
-GRID = np.geomspace(0.05, 500.0, 13)  # R* that are tried
-TOLERANCE = 1e-3  # of log R*
+GRID = np.geomspace(0.05, 500.0, 13)  # values of R* that are tried
+TOLERANCE = 1e-3  # tolerance of log R*
 FOLDS = 5
-FEWEST = 5  # runs with repeated data
-REPEATED = 1.5  # epochs from which a run counts as one with repeated data
+FEWEST = 5  # runs with repeated data that are needed
+REPEATED = 1.5  # epochs from which a run counts as repeating data
 
 
 def effective_tokens(
     tokens: Float64[np.ndarray, " N"], unique: Float64[np.ndarray, " N"], scale: float
 ) -> Float64[np.ndarray, " N"]:
-    """New tokens that are worth as much as the repeated ones.
+    """The number of new tokens that would be worth as much.
 
     Args:
         tokens: tokens seen.
-        unique: tokens that differ.
-        scale: R*, infinite where repeated tokens are worth as much as new ones.
+        unique: number of different tokens.
+        scale: R*, infinite if repeated tokens are worth as much as new ones.
     """
     if not np.isfinite(scale):
         return tokens
@@ -43,12 +43,12 @@ def effective_tokens(
 
 
 def repetition(runs: Runs, delta: float, law: Float64[np.ndarray, " 5"]) -> dict[str, Any] | None:
-    """Fit R* and the joint law in effective tokens; None where the table does not tell which tokens differ.
+    """Fit R* and the joint law in effective tokens; None if the table has no column of different tokens.
 
     Args:
-        runs: what the joint law was fitted to.
+        runs: the runs to which the joint law was fitted.
         delta: width of the Huber loss.
-        law: the joint law that counts every token as new, where the fits start.
+        law: the joint law that counts every token as new, the starting point of the fits.
     """
     if runs.unique is None:
         return None
@@ -79,7 +79,7 @@ def repetition(runs: Runs, delta: float, law: Float64[np.ndarray, " 5"]) -> dict
 
 
 def _crossing(rise: Callable[[float], float], start: float, end: float) -> float | None:
-    """exp of where a profile crosses its critical value on the way to an end; None where it never does."""
+    """exp of the point between start and end at which the profile crosses its critical value; None if there is none."""
     if not start - TOLERANCE > end and not start + TOLERANCE < end:
         return None
     if rise(end) <= 0 or rise(start) >= 0:
@@ -90,17 +90,17 @@ def _crossing(rise: Callable[[float], float], start: float, end: float) -> float
 def _fit(
     runs: Runs, keep: np.ndarray, scale: float, delta: float, law: np.ndarray
 ) -> tuple[JointProblem, np.ndarray, float]:
-    """The joint law in the effective tokens of one R*."""
+    """The joint law in effective tokens for a given R*: problem, solution, objective."""
     unique = runs.tokens if runs.unique is None else runs.unique
     tokens = effective_tokens(runs.tokens[keep], unique[keep], scale)
     problem = joint_problem(runs.params[keep], tokens, runs.loss[keep], delta)
-    found = solve(problem.problem, problem.to_theta(law[None]))
-    return problem, found.theta[0], float(found.objective[0])
+    solution = solve(problem.problem, problem.to_theta(law[None]))
+    return problem, solution.theta[0], float(solution.objective[0])
 
 
 def _best_scale(runs: Runs, keep: np.ndarray, delta: float, law: np.ndarray) -> float:
-    """R* of the least objective: the best point of a grid, and a search between its neighbours."""
-    near = law  # each fit starts where the one before ended
+    """R* of the least objective: the best point of a grid, refined between its neighbours."""
+    near = law  # each fit starts from the solution of the one before
 
     def objective(log: float) -> float:
         nonlocal near
@@ -111,20 +111,20 @@ def _best_scale(runs: Runs, keep: np.ndarray, delta: float, law: np.ndarray) -> 
     logs = np.log(GRID)
     k = int(np.argmin([objective(float(log)) for log in logs]))
     ends = (logs[max(k - 1, 0)], logs[min(k + 1, len(logs) - 1)])
-    found = optimize.minimize_scalar(objective, bounds=ends, method="bounded", options={"xatol": TOLERANCE})
-    return float(np.exp(found.x))
+    minimum = optimize.minimize_scalar(objective, bounds=ends, method="bounded", options={"xatol": TOLERANCE})
+    return float(np.exp(minimum.x))
 
 
 def _held_out(runs: Runs, delta: float, law: np.ndarray) -> tuple[float, float]:
-    """Root mean squared error of log loss on runs left out in turn, with the term and without."""
+    """Root mean squared error of log loss in cross-validation over runs, with the term and without."""
     squared = np.zeros((2, len(runs)))
     for fold in range(FOLDS):
         out = runs.clusters % FOLDS == fold
-        if why_not(runs.select(~out)):
+        if why_not_identifiable(runs.select(~out)):
             return float("inf"), float("inf")
         for row, scale in enumerate((_best_scale(runs, ~out, delta, law), float("inf"))):
             problem, theta, _ = _fit(runs, ~out, scale, delta, law)
-            fitted = Joint(*problem.to_laws(theta[None])[0])
+            fitted = JointLaw(*problem.to_laws(theta[None])[0])
             unique = runs.tokens if runs.unique is None else runs.unique
             tokens = effective_tokens(runs.tokens[out], unique[out], scale)
             squared[row, out] = np.log(np.asarray(fitted.loss(runs.params[out], tokens)) / runs.loss[out]) ** 2

@@ -1,7 +1,7 @@
-"""The two other routes to the compute-optimal size: IsoFLOP profiles (approach 2) and minima over training curves (1).
+"""Compute-optimal size from minima over training curves (approach 1) and from IsoFLOP profiles (approach 2).
 
-Approach 2 is biased even without noise where the parabolas are wide or off their centre, or alpha and beta differ
-(Czech et al. 2026, arXiv 2603.22339); its bias is shown by running it on the noise-free losses of the joint law.
+Even without noise, approach 2 is biased if the parabolas are wide or off centre, or if alpha and beta differ (Czech et
+al. 2026, arXiv 2603.22339). Applying it to the noise-free losses of the joint law shows the bias.
 """
 
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from jaxtyping import Float64, Int64
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from tsfm.scaling.laws.bootstrap import cluster_weights, percentile_interval
-from tsfm.scaling.laws.form import Joint
+from tsfm.scaling.laws.form import JointLaw
 from tsfm.scaling.runs.ledger import Runs, distinct
 
 SPAN = 0.2  # decades of compute that one budget may span
-FEWEST_SIZES = 5  # sizes of a parabola
+FEWEST_SIZES = 5  # sizes needed for a parabola
 FEWEST_BUDGETS = 3
 DRAWS = 1000
-GRID = 40  # budgets at which training curves are compared
+GRID = 40  # number of budgets at which training curves are compared
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """Compute-optimal sizes by one route.
+    """Compute-optimal sizes by one approach.
 
     Attributes:
         flops: budgets.
-        params: the best size at each.
+        params: the best size at each budget.
         exponent: a in N_opt ~ C^a.
         ci: 95 % interval of a.
     """
@@ -49,7 +49,7 @@ class Parabola:
 
 
 def budgets(flops: Float64[np.ndarray, " N"], span: float = SPAN) -> list[Int64[np.ndarray, " K"]]:
-    """Rows by budget, the smallest first: nearest in compute, as long as they span no more than ``span`` decades."""
+    """Rows grouped by compute, the smallest first; a group spans at most ``span`` decades."""
     if len(flops) < 2:
         return [np.arange(len(flops))]
     logs = np.log10(flops)
@@ -60,7 +60,7 @@ def budgets(flops: Float64[np.ndarray, " N"], span: float = SPAN) -> list[Int64[
 
 def parabolas(runs: Runs) -> list[Parabola]:
     """The IsoFLOP profiles whose minimum lies among the sizes that were run."""
-    found = []
+    profiles = []
     for rows in budgets(runs.flops):
         if distinct(runs.params[rows]) < FEWEST_SIZES:
             continue
@@ -69,12 +69,12 @@ def parabolas(runs: Runs) -> list[Parabola]:
         c = _weighted_parabola(size - center, runs.loss[rows], np.ones((1, len(rows))))[0]
         if c[2] > 0 and size.min() < center - c[1] / (2 * c[2]) < size.max():
             budget = float(np.exp(np.log(runs.flops[rows]).mean()))
-            found.append(Parabola(budget, rows, (float(c[0]), float(c[1]), float(c[2])), center))
-    return found
+            profiles.append(Parabola(budget, rows, (float(c[0]), float(c[1]), float(c[2])), center))
+    return profiles
 
 
 def isoflop(runs: Runs, profiles: list[Parabola], seed: int = 0) -> Optimum | None:
-    """Approach 2: the minima of the profiles, and the slope of their logarithms; None with fewer than three."""
+    """Approach 2: the minima of the profiles and the slope of their logarithms; None with fewer than three profiles."""
     if len(profiles) < FEWEST_BUDGETS:
         return None
     weights = np.concatenate([np.ones((1, len(runs))), cluster_weights(runs.clusters, DRAWS, seed)])
@@ -82,8 +82,8 @@ def isoflop(runs: Runs, profiles: list[Parabola], seed: int = 0) -> Optimum | No
     return _slope(np.array([each.flops for each in profiles]), minima)
 
 
-def isoflop_bias(runs: Runs, profiles: list[Parabola], law: Joint) -> dict[str, float] | None:
-    """What approach 2 finds on the losses that the joint law itself predicts, beside what is true of that law."""
+def isoflop_bias(runs: Runs, profiles: list[Parabola], law: JointLaw) -> dict[str, float] | None:
+    """The result of approach 2 on losses predicted by the joint law, compared with the truth under that law."""
     if len(profiles) < FEWEST_BUDGETS:
         return None
     loss = np.asarray(law.loss(runs.params, runs.tokens))
@@ -102,7 +102,7 @@ def isoflop_bias(runs: Runs, profiles: list[Parabola], law: Joint) -> dict[str, 
 
 
 def curve_minima(runs: Runs, seed: int = 0) -> Optimum | None:
-    """Approach 1: at each budget the size whose training curve is lowest there; None without enough curves."""
+    """Approach 1: at each budget the size with the lowest training curve; None without enough curves."""
     if not runs.has_curves:
         return None
     count = runs.runs
@@ -115,20 +115,20 @@ def curve_minima(runs: Runs, seed: int = 0) -> Optimum | None:
         x, y = np.log(runs.flops[rows]), np.log(runs.loss[rows])
         table_KG[k] = np.interp(grid, x, y, left=np.inf, right=np.inf)
     drawn = cluster_weights(np.arange(count), DRAWS, seed) > 0
-    found = np.full((DRAWS + 1, GRID), np.nan)
+    best_sizes = np.full((DRAWS + 1, GRID), np.nan)
     for i, present in enumerate([np.ones(count, bool), *drawn]):
-        part, kept = table_KG[present], sizes[present]
-        best = kept[np.argmin(part, axis=0)]
-        inner = np.isfinite(part).any(axis=0) & (best > kept.min()) & (best < kept.max())
-        found[i, inner] = best[inner]
-    usable = np.isfinite(found[0])
-    if usable.sum() < FEWEST_BUDGETS or distinct(np.exp(found[0, usable])) < FEWEST_BUDGETS:
+        part, present_sizes = table_KG[present], sizes[present]
+        best = present_sizes[np.argmin(part, axis=0)]
+        inner = np.isfinite(part).any(axis=0) & (best > present_sizes.min()) & (best < present_sizes.max())
+        best_sizes[i, inner] = best[inner]
+    usable = np.isfinite(best_sizes[0])
+    if usable.sum() < FEWEST_BUDGETS or distinct(np.exp(best_sizes[0, usable])) < FEWEST_BUDGETS:
         return None
-    return _slope(np.exp(grid[usable]), found[:, usable])
+    return _slope(np.exp(grid[usable]), best_sizes[:, usable])
 
 
 def _weighted_parabola(u: np.ndarray, loss: np.ndarray, weight_SK: np.ndarray) -> Float64[np.ndarray, "S 3"]:
-    """Coefficients of weighted least squares; a draw with fewer than three sizes gives NaN."""
+    """Coefficients of weighted least squares; NaN for a draw with fewer than three sizes."""
     X = np.stack([np.ones_like(u), u, u * u], axis=1)
     matrix = np.einsum("sk,ki,kj->sij", weight_SK, X, X)
     right = np.einsum("sk,ki,k->si", weight_SK, X, loss)
@@ -140,7 +140,7 @@ def _weighted_parabola(u: np.ndarray, loss: np.ndarray, weight_SK: np.ndarray) -
 
 
 def _minima(profile: Parabola, loss: np.ndarray, params: np.ndarray, weights: np.ndarray) -> Float64[np.ndarray, " S"]:
-    """Log of the best size of a profile in every draw; NaN where the parabola has no minimum."""
+    """Log of the best size of a profile in every draw; NaN if the parabola has no minimum."""
     size = np.log(params[profile.rows])
     c = _weighted_parabola(size - profile.center, loss[profile.rows], weights[:, profile.rows])
     positive = c[:, 2] > 0
@@ -149,7 +149,7 @@ def _minima(profile: Parabola, loss: np.ndarray, params: np.ndarray, weights: np
 
 
 def _slope(flops: np.ndarray, sizes_SK: np.ndarray) -> Optimum | None:
-    """Slope of log size on log compute, in the first row and, for its interval, in every draw."""
+    """Slope of log size on log compute: the first row gives the estimate, the others its interval."""
     x = np.log(flops)
     known = np.isfinite(sizes_SK)
     y = np.where(known, sizes_SK, 0.0)

@@ -1,7 +1,7 @@
 """Laws in one variable: the pure power law L = (x0 / x)^a and the saturating law L = E + (x0 / x)^a.
 
-The pure law is ordinary least squares of log L on log x, as in the scaling-law paper of time-series models (Yao et al.
-2025, arXiv 2410.12360). The saturating law is least squares on log L too, so that the two can be compared.
+The pure law is fitted by ordinary least squares of log L on log x, as in Yao et al. 2025 (arXiv 2410.12360). The
+saturating law is fitted by least squares on log L, too, so that the two can be compared.
 """
 
 from collections.abc import Callable
@@ -13,24 +13,24 @@ from scipy import stats
 
 from tsfm.scaling.laws import broken
 from tsfm.scaling.laws.bootstrap import LEVEL, profile_interval
-from tsfm.scaling.laws.broken import Broken, broken_law
+from tsfm.scaling.laws.broken import BrokenLaw, broken_law
 from tsfm.scaling.laws.minimise import EXPONENTS, LARGEST_EXPONENT, Problem, solve
 
-BIN = 0.1  # decades of x of which the best loss is taken
-FARTHEST = 690.0  # logarithm of the largest number that is written
-FLAT = 1e-12  # least slope, so that constant losses have a law too
-FEWEST = 3  # points below which a slope is no law
-CLEAR = 1.5  # times the held-out error of a simpler form
-HELD_OUT = 0.25  # share of the points, at the largest x, that the forms are compared on
+BIN = 0.1  # width in decades of x of the bins whose best loss is used
+FARTHEST = 690.0  # logarithm of the largest number that is reported
+FLAT = 1e-12  # smallest slope, so that constant losses have a law, too
+FEWEST = 3  # points needed for a slope
+CLEAR = 1.5  # factor on the least held-out error up to which a simpler form is preferred
+HELD_OUT = 0.25  # share of the points, those at the largest x, on which the forms are compared
 
 
 @dataclass(frozen=True)
-class Power:
+class PowerLaw:
     """A law in one variable.
 
     Attributes:
         E: irreducible loss; 0 in the pure law.
-        log_x0: logarithm of the x where the falling part is 1.
+        log_x0: logarithm of x0, the x at which the falling part is 1.
         exponent: a.
         exponent_ci: 95 % interval of a.
         E_ci: 95 % interval of E; None in the pure law.
@@ -46,7 +46,7 @@ class Power:
 
     @property
     def x0(self) -> float | None:
-        """Where the falling part is 1; None where it is too far away to be written as a number."""
+        """The x at which the falling part is 1; None if it is too large or small for a number."""
         return float(np.exp(self.log_x0)) if abs(self.log_x0) < FARTHEST else None
 
     def loss(self, x: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
@@ -64,8 +64,8 @@ def best_of_bins(
     return order[first].astype(np.int64)
 
 
-def power_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> Power:
-    """The pure power law, with Student's interval for its exponent.
+def power_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> PowerLaw:
+    """Fit the pure power law, with Student's interval for its exponent.
 
     Args:
         x: parameters, data or compute.
@@ -82,13 +82,13 @@ def power_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> 
     slope = slope if abs(slope) > FLAT else -FLAT
     log_x0 = float((X.mean() - intercept / slope) * np.log(10))
     error = float(np.sqrt((residual**2).mean()) * np.log(10))
-    return Power(0.0, log_x0, float(-slope), (float(-slope - width), float(-slope + width)), None, error)
+    return PowerLaw(0.0, log_x0, float(-slope), (float(-slope - width), float(-slope + width)), None, error)
 
 
-def saturating_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> Power:
-    """The saturating law, with intervals by the profile of the sum of squares.
+def saturating_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> PowerLaw:
+    """Fit the saturating law, with intervals from the profile of the sum of squares.
 
-    An interval of E that begins at 0 says that the data cannot tell the law from a pure power law.
+    If the interval of E begins at 0, the data cannot distinguish the law from a pure power law.
     """
     X, y = np.log(x), np.log(loss)
     center, one = float(X.mean()), np.ones((len(X), 1))
@@ -99,8 +99,8 @@ def saturating_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]
     starts = np.array(
         [[y.min() + np.log(share), y.mean() + np.log(1.1 - share), a] for share in (0.02, 0.5, 0.9) for a in EXPONENTS]
     )
-    found = solve(problem, starts)
-    theta = found.theta[int(np.argmin(found.objective))]
+    solution = solve(problem, starts)
+    theta = solution.theta[int(np.argmin(solution.objective))]
     error = float(np.sqrt((problem.residuals(theta) ** 2).mean()))
     ends = []
     for column in (0, 2):
@@ -109,11 +109,11 @@ def saturating_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]
     log_x0 = float(theta[1] / max(theta[2], FLAT) + center)
     exponent_ci = (max(ends[1][0], 0.0), ends[1][1])
     E_ci = (float(np.exp(ends[0][0])), float(np.exp(min(ends[0][1], y.min()))))
-    return Power(float(np.exp(theta[0])), log_x0, float(theta[2]), exponent_ci, E_ci, error)
+    return PowerLaw(float(np.exp(theta[0])), log_x0, float(theta[2]), exponent_ci, E_ci, error)
 
 
 def _curvature_spread(problem: Problem, theta: np.ndarray, column: int, error: float) -> float:
-    """Standard error from the Gauss-Newton matrix, which places the grid of the profile."""
+    """Standard error from the Gauss-Newton matrix, the scale of the grid of the profile."""
     shares, _ = problem.parts(theta[None])
     jacobian = np.concatenate([s[0][:, None] * t for s, t in zip(shares, problem.terms, strict=True)], axis=1)
     inverse = np.linalg.pinv(jacobian.T @ jacobian)
@@ -121,13 +121,13 @@ def _curvature_spread(problem: Problem, theta: np.ndarray, column: int, error: f
 
 
 def held_out_errors(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> dict[str, float] | None:
-    """Root mean squared error of log L at the largest x, of each form fitted to the rest; None with too few points."""
+    """Root mean squared error of log L at the largest x for each form fitted to the rest; None with too few points."""
     order = np.argsort(x, kind="stable")
     held = max(1, round(HELD_OUT * len(x)))
     seen, rest = order[:-held], order[-held:]
     if len(seen) < FEWEST + 2:
         return None
-    forms: dict[str, Callable[..., Power | Broken]] = {"power": power_law, "saturating": saturating_law}
+    forms: dict[str, Callable[..., PowerLaw | BrokenLaw]] = {"power": power_law, "saturating": saturating_law}
     if len(seen) >= broken.FEWEST:
         forms["broken"] = broken_law
     return {
@@ -137,9 +137,9 @@ def held_out_errors(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"
 
 
 def preferred_form(errors: dict[str, float]) -> str:
-    """The simplest form whose held-out error is not clearly above the least: chance alone moves it by a half.
+    """The simplest form whose held-out error is at most ``CLEAR`` times the least, a difference due to chance.
 
     Args:
-        errors: by form, the simplest first.
+        errors: held-out error of each form, the simplest first.
     """
     return next(form for form, error in errors.items() if error <= CLEAR * min(errors.values()))

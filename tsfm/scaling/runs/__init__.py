@@ -1,1 +1,1 @@
-"""Grids of training runs: what is trained, the sweep, and the ledger of results."""
+"""Grids of training runs: reading a grid, running it as a sweep, and the ledger of results."""

@@ -1,10 +1,10 @@
-"""One cell of a sweep: its pieces run in order, each resumed where it was killed, each budget a row on disk.
+"""Runs one cell of a sweep: its pieces in order, each resumed from its last checkpoint, with one row per budget.
 
-DIR/runs/CELL/PIECE/fit.yaml      what was run: tsfm fit --config fit.yaml [--ckpt_path ...]
-DIR/runs/CELL/PIECE/...           what tsfm fit writes: logs, checkpoints, the resolved config.yaml
-DIR/runs/CELL/PIECE/done.json     the piece is done: its time, losses, digest of fit.yaml
+DIR/runs/CELL/PIECE/fit.yaml      the config of the piece: tsfm fit --config fit.yaml [--ckpt_path ...]
+DIR/runs/CELL/PIECE/...           the output of tsfm fit: logs, checkpoints, the resolved config.yaml
+DIR/runs/CELL/PIECE/done.json     written when the piece is done: its time, losses, digest of fit.yaml
 DIR/runs/CELL/rows/BUDGET.json    a row of the ledger
-DIR/runs/CELL/failed.json         why the last try failed
+DIR/runs/CELL/failed.json         reasons of failure, written if a try failed
 """
 
 import csv
@@ -30,19 +30,18 @@ from tsfm_data.io import atomic_file
 
 DONE, FAILED, ROWS = "done.json", "failed.json", "rows"
 
-
-# Trains by the words of ``tsfm fit``.
+# Trains by the command-line arguments of ``tsfm fit``.
 Train = Callable[[Sequence[str]], object]
 
 
 def run_cell(grid: Grid, cell: Cell, folder: Path, train: Train) -> None:
-    """Run what of a cell is not done yet; of two processes with the same cell one waits for the other.
+    """Run the unfinished pieces of a cell; of two processes with the same cell one waits for the other.
 
     Args:
-        grid: the whole grid.
-        cell: which.
-        folder: of the sweep.
-        train: trains by the words of ``tsfm fit``, in this process.
+        grid: the grid.
+        cell: the cell to run.
+        folder: folder of the sweep.
+        train: trains in this process by the command-line arguments of ``tsfm fit``.
 
     Raises:
         InputError: a piece could not be run, its losses were not found, or the folder holds another grid's run.
@@ -60,12 +59,12 @@ def run_cell(grid: Grid, cell: Cell, folder: Path, train: Train) -> None:
             config = piece_config(grid, cell, lr, piece, unit, root)
             done = run_piece(grid, piece, config, root, train)
             if piece.budget is not None:
-                write_json(root / ROWS / f"{piece.budget}.json", row(grid, cell, lr, piece, config, done, root))
+                write_json(root / ROWS / f"{piece.budget}.json", ledger_row(grid, cell, lr, piece, config, done, root))
         (root / FAILED).unlink(missing_ok=True)
 
 
 def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path, train: Train) -> dict[str, Any]:
-    """Run a piece of training unless it is done; returns what ``done.json`` says."""
+    """Run a piece of training unless it is done; returns the content of ``done.json``."""
     folder = root / piece.name
     text = yaml.safe_dump(config, sort_keys=False)
     digest = hashlib.sha256(text.replace(str(root), "").encode()).hexdigest()
@@ -73,47 +72,54 @@ def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path, trai
         done = json.loads((folder / DONE).read_text())
         if done["config_sha256"] != digest:
             raise InputError(
-                f"{folder}: expected a run of this grid, found one of another config: name another --output, or "
+                f"{folder}: expected a run of this grid, found one of another config: give another --output, or "
                 "delete the folder"
             )
         return done
     with atomic_file(folder / "fit.yaml") as file:
         file.write_text(text)
-    own = folder / CHECKPOINT
-    start = own if own.is_file() else None if piece.after is None else root / piece.after / CHECKPOINT
-    begun = time.perf_counter()
+    checkpoint = folder / CHECKPOINT
+    start = checkpoint if checkpoint.is_file() else None if piece.after is None else root / piece.after / CHECKPOINT
+    started = time.perf_counter()
     fit(grid.command, folder / "fit.yaml", start, train)
-    wall = time.perf_counter() - begun
+    wall = time.perf_counter() - started
     losses = read_losses(folder) if piece.budget is not None else {}
-    if not own.is_file() or (piece.budget is not None and not losses):
-        missing = "checkpoint" if not own.is_file() else "validation losses"
-        shutil.rmtree(folder)  # killed between its last checkpoint and its last line: cheap to do again
+    if not checkpoint.is_file() or (piece.budget is not None and not losses):
+        missing = "checkpoint" if not checkpoint.is_file() else "validation losses"
+        shutil.rmtree(folder)  # killed between its last checkpoint and its last log line: cheap to repeat
         raise InputError(f"expected {missing} in {folder}, found none: the piece will be run again")
-    done = {"config_sha256": digest, "wall_s": wall + earlier(folder), "losses": losses, "observations": seen(own)}
+    done = {
+        "config_sha256": digest,
+        "wall_s": wall + seconds_of_killed_tries(folder),
+        "losses": losses,
+        "observations": observations_seen(checkpoint),
+    }
     write_json(folder / DONE, done)
     return done
 
 
 def fit(command: list[str] | None, config: Path, start: Path | None, train: Train) -> None:
-    """Train by a config, within this process or by another command.
+    """Train by a config, in this process or by another command.
 
     Raises:
-        InputError: the command failed; its last line says why.
+        InputError: the command failed; its last line is part of the message.
     """
     words = ["--config", str(config)] + ([] if start is None else ["--ckpt_path", str(start)])
     if command is None:
         train(["fit", *words])
         return
-    found = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
-    if found.returncode:
-        said = (found.stderr.strip() or found.stdout.strip() or "nothing").splitlines()[-1]
-        raise InputError(f"expected {' '.join(command)} to end with status 0, found {found.returncode}: {said:.300}")
+    process = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    if process.returncode:
+        last_line = (process.stderr.strip() or process.stdout.strip() or "nothing").splitlines()[-1]
+        raise InputError(
+            f"expected {' '.join(command)} to end with status 0, found {process.returncode}: {last_line:.300}"
+        )
 
 
-def earlier(folder: Path) -> float:
-    """Seconds of tries that were killed, from their first to their last log line; 0 where there were none."""
+def seconds_of_killed_tries(folder: Path) -> float:
+    """Seconds of the tries that were killed, from their first to their last log line; 0 without any."""
     logs = sorted(folder.glob("logs/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)[:-1]
-    # A folder is as old as the last file that came into it: the log, with its first line.
+    # The folder was last modified when the log was created, with its first line.
     return float(sum(max(0.0, path.stat().st_mtime - path.parent.stat().st_mtime) for path in logs))
 
 
@@ -124,26 +130,26 @@ def read_losses(folder: Path) -> dict[str, float]:
         with path.open(newline="") as handle:
             lines = list(csv.DictReader(handle))
         for line in reversed(lines):
-            found = {k: float(v) for k, v in line.items() if k.startswith("val_") and v}
-            if found:
-                return found
+            losses = {k: float(v) for k, v in line.items() if k.startswith("val_") and v}
+            if losses:
+                return losses
     return {}
 
 
-def seen(checkpoint: Path) -> int | None:
-    """Observed values that a training has seen, where its callback counted them."""
+def observations_seen(checkpoint: Path) -> int | None:
+    """Number of observed values that a training has seen; None if its callback did not count them."""
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception:  # of another command, in another format
+    except Exception:  # a checkpoint of another command, in another format
         return None
     states = state.get("callbacks", {}).values() if isinstance(state, dict) else ()
     return next((s["observations"] for s in states if isinstance(s, dict) and "observations" in s), None)
 
 
-def row(
+def ledger_row(
     grid: Grid, cell: Cell, lr: float, piece: Piece, config: dict[str, Any], done: dict[str, Any], root: Path
 ) -> dict[str, Any]:
-    """A row of the ledger: what was trained, what it cost, and what it reached."""
+    """A row of the ledger: what was trained, its cost and its losses."""
     assert piece.budget is not None
     counts, batch, init = grid.counts(cell.arch, cell.size), grid.batch(cell.data), config["data"]["init_args"]
     windows = piece.budget * batch
@@ -174,14 +180,14 @@ def row(
 
 
 def trunk_time(piece: Piece, root: Path) -> float:
-    """Seconds of the pieces that led to a branch."""
+    """Seconds of the trunk pieces before a branch."""
     trunk = (path.parent for path in root.glob(f"trunk-*/{DONE}"))
     before = [path for path in trunk if int(path.name.split("-")[1]) <= piece.start]
     return float(sum(json.loads((path / DONE).read_text())["wall_s"] for path in before))
 
 
 def corpus_facts(init: dict[str, Any], tokens: int, window_tokens: int) -> dict[str, Any]:
-    """Hash of the corpus, and how many of the tokens differ: those of the corpus once, synthetic ones always."""
+    """Name and hash of the corpus, and the number of different tokens: synthetic ones are all different."""
     corpus = init.get("corpus")
     if corpus is None or not (Path(corpus) / "manifest.json").is_file():
         return {"corpus": "", "corpus_sha256": "", "unique_tokens": tokens}
@@ -195,22 +201,22 @@ def corpus_facts(init: dict[str, Any], tokens: int, window_tokens: int) -> dict[
 
 
 def commit() -> str:
-    """The commit of the code that runs, or its version outside its own checkout."""
-    where = Path(__file__).resolve().parents[3]
+    """The commit of this code, or its version if it does not run from its own checkout."""
+    checkout = Path(__file__).resolve().parents[3]
     git = ["git", "rev-parse", "--show-toplevel", "HEAD"]
-    # Installed within another repository, git would answer with that one's commit.
-    if shutil.which("git") is None or not (where / "data/tsfm_data").is_dir():
+    # If the package is installed inside another repository, git would give the commit of that repository.
+    if shutil.which("git") is None or not (checkout / "data/tsfm_data").is_dir():
         return tsfm.__version__
-    answer = subprocess.run(git, cwd=where, capture_output=True, text=True, check=False)
+    answer = subprocess.run(git, cwd=checkout, capture_output=True, text=True, check=False)
     top, _, head = answer.stdout.strip().partition("\n")
-    return head if answer.returncode == 0 and Path(top).resolve() == where else tsfm.__version__
+    return head if answer.returncode == 0 and Path(top).resolve() == checkout else tsfm.__version__
 
 
 def best_lr(grid: Grid, cell: Cell, folder: Path) -> float:
-    """The rate of the least validation loss at the smallest budget, for the cell's architecture and size.
+    """The learning rate with the least validation loss at the smallest budget, for the cell's architecture and size.
 
     Raises:
-        InputError: not every rate has been tried yet.
+        InputError: not every rate has been tried, or all diverged.
     """
     tried = scanned(grid, cell, folder)
     if len(tried) < len(grid.lr):
@@ -225,20 +231,20 @@ def best_lr(grid: Grid, cell: Cell, folder: Path) -> float:
 
 
 def scanned(grid: Grid, cell: Cell, folder: Path) -> dict[float, float]:
-    """Validation loss of every rate tried so far."""
+    """Validation loss of every learning rate tried so far; NaN if it diverged."""
     first = next(iter(grid.data or {"all": {}}))
     smallest = next(piece.budget for piece in pieces(grid.budgets(cell), grid.decay)[0] if piece.budget)
-    found = {}
+    loss_by_rate = {}
     for lr in grid.lr:
         name = Cell(cell.arch, cell.size, first, lr, grid.seed[0]).name(lr)
         file = folder / "runs" / name / ROWS / f"{smallest}.json"
         if file.is_file():
             loss = json.loads(file.read_text()).get(grid.choose)
-            found[lr] = math.nan if loss is None else float(loss)
-    return found
+            loss_by_rate[lr] = math.nan if loss is None else float(loss)
+    return loss_by_rate
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a small file, whole or not at all."""
+    """Write a small JSON file atomically."""
     with atomic_file(path) as file:
         file.write_text(json.dumps(overlay({}, content), indent=1) + "\n")

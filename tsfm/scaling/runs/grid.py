@@ -1,8 +1,8 @@
-"""A grid of training runs: read from YAML and checked, its cells, and the config of every piece of training.
+"""Grids of training runs: reading and checking the YAML file, its cells, and the config of every piece of training.
 
-A cell is one training with a constant learning rate after warm-up. At every budget a short decay branches off, so that
-one training gives many budgets (Hägele et al. 2024, arXiv 2405.18392). Each piece, of the trunk or a branch, is an
-ordinary ``tsfm fit`` run that goes on from the checkpoint of the piece before it.
+A cell is one training with a constant learning rate after warm-up. At every budget a short decay branches off, so one
+training gives results for many budgets (Hägele et al. 2024, arXiv 2405.18392). Each piece, of the trunk or a branch, is
+an ordinary ``tsfm fit`` run that goes on from the checkpoint of the piece before it.
 """
 
 import copy
@@ -20,29 +20,30 @@ from tsfm.weights import from_plain
 from tsfm_data.errors import InputError, unknown_name
 
 CHECKPOINT = "checkpoints/last.ckpt"
-NOT_HERE = ("EarlyStopping", "ModelCheckpoint", "ModelFolder")  # callbacks of a config that a sweep does in its own way
+NOT_HERE = ("EarlyStopping", "ModelCheckpoint", "ModelFolder")  # callbacks that a sweep replaces or leaves out
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What ``tsfm scaling sweep`` runs; its attributes are the keys of the YAML file.
+    """The runs of ``tsfm scaling sweep``; the attributes are the keys of the YAML file.
 
     Attributes:
-        arch: architectures, by their names in ``tsfm.models.registry.MODELS``.
+        arch: names of architectures in ``tsfm.models.registry.MODELS``.
         size: names of sizes, or a mapping from names to sizes.
-        lr: peak learning rates. Of several, each is tried with the first seed at the smallest budget, for every
-            architecture and size; the best by ``choose`` goes on.
+        lr: peak learning rates. If there are several, each is tried with the first seed at the smallest budget, for
+            every architecture and size, and the best by ``choose`` is used for the other runs.
         steps: budgets in optimiser steps.
-        tokens: budgets in tokens, in place of ``steps``.
-        seed: of weights and batches.
-        data: name -> arguments of the data module, for laws in data; by default the data of ``configs`` alone.
-        configs: configs of ``tsfm fit`` under every run: names, or YAML files relative to the grid.
-        fit: more of such a config, on top of them.
+        tokens: budgets in tokens, instead of ``steps``.
+        seed: random seeds of weights and batches.
+        data: arguments of the data module by name, for laws in data; by default the data of ``configs``.
+        configs: configs of ``tsfm fit`` that all runs share: names, or YAML files relative to the grid.
+        fit: settings that override those configs.
         decay: share of every budget over which the learning rate goes to zero.
         warmup: optimiser steps of warm-up.
         choose: validation loss that chooses the learning rate.
-        loss: column of the ledger that becomes ``loss``.
-        command: of a training run; by default ``tsfm fit`` within the worker.
+        loss: logged loss that becomes the column ``loss`` of the ledger.
+        command: command of a training run; by default ``tsfm fit`` in the same process.
+        folder: folder of the YAML file.
     """
 
     arch: list[str]
@@ -62,7 +63,7 @@ class Grid:
     folder: Path = Path()
 
     def base(self) -> dict[str, Any]:
-        """The config that all runs share."""
+        """The config shared by all runs."""
         merged: dict[str, Any] = {}
         for name in self.configs:
             merged = overlay(merged, read_yaml(config_path(name, self.folder), "a config that the grid names"))
@@ -82,17 +83,17 @@ class Grid:
         return known[size]
 
     def counts(self, arch: str, size: str) -> Counts:
-        """Parameters, and FLOPs and tokens of one window."""
+        """Parameters, and FLOPs and tokens per window."""
         data = self.base().get("data", {}).get("init_args", {})
         return count_forecaster(arch, self.config_of(arch, size), data["context"], data["horizon"])
 
     def batch(self, data: str) -> int:
-        """Windows of an optimiser step."""
+        """Windows per optimiser step."""
         init = overlay(self.base(), {"data": {"init_args": (self.data or {}).get(data, {})}})["data"]["init_args"]
         return int(init["batch_size"])
 
     def budgets(self, cell: "Cell") -> list[int]:
-        """Optimiser steps of every budget of a cell, ascending, in multiples of its ``unit``."""
+        """Budgets of a cell in optimiser steps, ascending."""
         if self.steps is not None:
             return sorted(self.steps)
         per_step = self.batch(cell.data) * self.counts(cell.arch, cell.size).tokens
@@ -104,7 +105,7 @@ class Cell:
     """One training.
 
     Attributes:
-        scan: whether it is there to choose the learning rate, at the smallest budget alone.
+        scan: whether it only tries a learning rate, at the smallest budget.
     """
 
     arch: str
@@ -115,7 +116,7 @@ class Cell:
     scan: bool = False
 
     def name(self, lr: float) -> str:
-        """Its folder."""
+        """Name of its folder."""
         return f"{self.arch}-{self.size}-{self.data}-lr{lr:g}-seed{self.seed}"
 
 
@@ -124,11 +125,11 @@ class Piece:
     """One ``tsfm fit`` run: a stretch of the trunk, or the decay at the end of a budget.
 
     Attributes:
-        name: its folder within that of the cell.
-        start: optimiser steps done before it.
-        end: steps done after it.
-        after: the piece whose checkpoint it starts from.
-        budget: the budget that it ends; None for the trunk.
+        name: its folder in the folder of the cell.
+        start: optimiser steps before it.
+        end: optimiser steps after it.
+        after: name of the piece whose checkpoint it starts from.
+        budget: the budget at its end; None for the trunk.
     """
 
     name: str
@@ -139,24 +140,24 @@ class Piece:
 
 
 def pieces(budgets: list[int], decay: float) -> tuple[list[Piece], int]:
-    """The training of a cell in order, and the steps of an epoch, which divide every border.
+    """The pieces of a cell in order, and the steps per epoch, a divisor of every piece's start and end.
 
     Args:
-        budgets: in steps, ascending.
-        decay: share of a budget over which the rate decays.
+        budgets: budgets in steps, ascending.
+        decay: share of a budget over which the learning rate decays.
     """
     unit = max(1, math.floor(budgets[0] * min(decay, 1 - decay)))
-    found: list[Piece] = []
+    result: list[Piece] = []
     before: str | None = None
     start = 0
     for budget in dict.fromkeys(max(2, round(steps / unit)) for steps in budgets):
         stable = max(1, budget - max(1, round(decay * budget)))
         if stable * unit > start:
-            found.append(Piece(f"trunk-{stable * unit}", start, stable * unit, before))
-            before, start = found[-1].name, stable * unit
-        origin = max((p for p in found if p.budget is None and p.end <= stable * unit), key=lambda p: p.end)
-        found.append(Piece(f"budget-{budget * unit}", origin.end, budget * unit, origin.name, budget * unit))
-    return found, unit
+            result.append(Piece(f"trunk-{stable * unit}", start, stable * unit, before))
+            before, start = result[-1].name, stable * unit
+        origin = max((p for p in result if p.budget is None and p.end <= stable * unit), key=lambda p: p.end)
+        result.append(Piece(f"budget-{budget * unit}", origin.end, budget * unit, origin.name, budget * unit))
+    return result, unit
 
 
 def piece_config(grid: Grid, cell: Cell, lr: float, piece: Piece, unit: int, root: Path) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def piece_config(grid: Grid, cell: Cell, lr: float, piece: Piece, unit: int, roo
     forecaster = {"class_path": f"{module}.{name}", "init_args": {"config": sizes}}
     base = grid.base()
     data = overlay({"seed": cell.seed, "batches_per_epoch": unit}, (grid.data or {}).get(cell.data, {}))
-    kept = [c for c in base.get("trainer", {}).get("callbacks", []) if not c["class_path"].endswith(NOT_HERE)]
+    kept_callbacks = [c for c in base.get("trainer", {}).get("callbacks", []) if not c["class_path"].endswith(NOT_HERE)]
     callbacks = [
         {
             "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
@@ -183,17 +184,17 @@ def piece_config(grid: Grid, cell: Cell, lr: float, piece: Piece, unit: int, roo
         "num_sanity_val_steps": 0,
         "enable_progress_bar": False,
         "default_root_dir": str(root / piece.name),
-        "callbacks": kept + callbacks,
+        "callbacks": kept_callbacks + callbacks,
     }
     if piece.budget is None:
         trainer["limit_val_batches"] = 0
-    own = {
+    piece_settings = {
         "seed_everything": cell.seed,
         "model": {"init_args": {"forecaster": forecaster, "optim": optim | ({"decay": decay} if decay else {})}},
         "data": {"init_args": data},
         "trainer": trainer,
     }
-    return overlay(base, own)
+    return overlay(base, piece_settings)
 
 
 def _key(cell: Cell) -> tuple[str, str]:
@@ -201,7 +202,7 @@ def _key(cell: Cell) -> tuple[str, str]:
 
 
 def cells(grid: Grid) -> list[Cell]:
-    """All cells: first those that choose the learning rate, where there are several, then the others."""
+    """All cells: first those that try learning rates, if there are several, then the others."""
     sizes, names = list(grid.size), list(grid.data or {"all": {}})
     several = len(grid.lr) > 1
     scans = [
@@ -216,7 +217,7 @@ def read_grid(path: str | Path) -> Grid:
     """Read a grid and check everything that can be checked before a run.
 
     Raises:
-        InputError: a file is missing, a key is unknown or missing, or a value is out of range; the line names it.
+        InputError: a file is missing, a key is unknown or missing, or a value is out of range.
     """
     plain = read_yaml(Path(path), "a grid")
     known = [field.name for field in fields(Grid) if field.name != "folder"]
@@ -276,24 +277,24 @@ def _check(grid: Grid, path: str | Path) -> None:
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """A mapping in a YAML file.
+    """The mapping in a YAML file.
 
     Raises:
-        InputError: no such file, no YAML, or no mapping.
+        InputError: no such file, no YAML, or no mapping in it.
     """
     if not path.is_file():
         raise InputError(f"expected {what}, found no file at {path}: check the path")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"expected YAML in {path}, found {' '.join(str(error).split()):.150}: correct it") from error
-    if not isinstance(found, dict):
-        raise InputError(f"expected keys and values in {path}, found {type(found).__name__}: correct it")
-    return found
+    if not isinstance(content, dict):
+        raise InputError(f"expected keys and values in {path}, found {type(content).__name__}: correct it")
+    return content
 
 
 def overlay(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Two configs stacked: mappings are merged, everything else is replaced."""
+    """Two configs combined: mappings are merged, other values of ``under`` are replaced by those of ``over``."""
     merged = copy.deepcopy(under)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)

@@ -1,4 +1,4 @@
-"""A table of runs, checked: every mistake that would lead to a confident wrong law is refused or said."""
+"""Reads and checks tables of training runs: mistakes that would lead to a wrong law raise an error or a warning."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -12,29 +12,29 @@ from tsfm.scaling.laws.form import training_flops
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io import Table, numbers, read_table
 
-CURVE = 10  # rows a run from which they are a training curve
-MIXED = 1000.0  # a gap this wide between neighbouring sizes is a change of unit, not a design
-DIVERGED = 3.0  # times the loss of a run that is smaller and saw less: diverged
-HOPELESS = 100.0  # times the median loss: diverged
-SAME = 0.02  # sizes this near (in log) are one size
+CURVE = 10  # rows per run from which they count as a training curve
+MIXED = 1000.0  # ratio of neighbouring values from which units must be mixed
+DIVERGED = 3.0  # a run has diverged if its loss exceeds that of a smaller run on less data by this factor
+HOPELESS = 100.0  # or the median loss by this factor
+SAME = 0.02  # values with a smaller difference of logarithms count as equal
 SMALLEST = {"params": 100.0, "tokens": 1000.0}
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The rows of a ledger that a law is fitted to.
+    """The rows of a table of runs to which laws are fitted.
 
     Attributes:
-        source: the file.
+        source: name of the file.
         digest: SHA-256 of the file.
-        params: size of the model of each row.
-        tokens: data seen.
+        params: parameters of the model.
+        tokens: tokens seen.
         loss: final loss, or the loss at that point of a training curve.
         flops: training compute, from the table or by 6 N D.
-        clusters: the run that each row belongs to, counted from 0.
-        groups: label of each row where laws are compared; None otherwise.
-        warnings: what was left out or looks odd, in plain words.
-        unique: tokens that differ, where the table tells: the rest of ``tokens`` repeats them.
+        clusters: number of the run of each row, from 0.
+        groups: label of each row if laws of groups are compared.
+        warnings: rows that were left out, and odd values.
+        unique: number of different tokens, if the table has it: the rest of ``tokens`` repeats them.
     """
 
     source: str
@@ -54,16 +54,16 @@ class Runs:
 
     @property
     def runs(self) -> int:
-        """Number of runs: rows, or training curves where a run has several rows."""
+        """Number of runs; a run has several rows if the table holds training curves."""
         return len(np.unique(self.clusters))
 
     @property
     def has_curves(self) -> bool:
-        """Whether the rows of a run are a training curve, by their number."""
+        """Whether the runs have so many rows that they are training curves."""
         return len(self) >= CURVE * self.runs
 
     def last(self) -> "Runs":
-        """The row with most tokens of each run."""
+        """The row with the most tokens of each run."""
         order = np.lexsort((self.tokens, self.clusters))
         ends = np.append(self.clusters[order][1:] != self.clusters[order][:-1], True)
         keep = np.zeros(len(self), bool)
@@ -71,7 +71,7 @@ class Runs:
         return self.select(keep)
 
     def select(self, keep: Bool[np.ndarray, " N"]) -> "Runs":
-        """Some of the rows."""
+        """The rows for which ``keep`` is True."""
         groups = None if self.groups is None else tuple(g for g, k in zip(self.groups, keep, strict=True) if k)
         codes = np.unique(self.clusters[keep], return_inverse=True)[1].astype(np.int64)
         return replace(
@@ -102,17 +102,17 @@ def read_runs(
     Args:
         path: the file.
         params: column of model sizes.
-        tokens: column of data seen.
-        loss: column of losses; they must be above 0, since laws are fitted to their logarithm.
-        flops: column of training compute; by default ``flops`` where there is one, else 6 N D.
-        run: column that names the run of each row; by default ``run`` where there is one, else every row is a run.
-        group: column of labels whose laws are compared.
-        exclude: column whose true (or 1) rows are left out.
-        unique: column of the tokens that differ, where data were repeated.
+        tokens: column of tokens seen.
+        loss: column of losses; they must be above 0, because laws are fitted to their logarithm.
+        flops: column of training compute; by default ``flops`` if there is one, else 6 N D.
+        run: column that names the run of each row; by default ``run`` if there is one, else every row is a run.
+        group: column of groups whose laws are compared.
+        exclude: column that is true (or 1) for rows to leave out.
+        unique: column of the number of different tokens, if data were repeated.
 
     Raises:
-        InputError: a column is absent or named twice, a size or loss is impossible, units are mixed, a run is logged
-            twice, or nothing is left.
+        InputError: a column is missing or given twice, a size or loss is impossible, units are mixed, a run has two
+            losses at one point, or no row is left.
     """
     table = read_table(Path(path))
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -162,7 +162,7 @@ def read_runs(
 
 
 def rows(count: int) -> str:
-    """A number of rows in words."""
+    """A number of rows as text: "1 row", "2 rows"."""
     return f"{count:,} row" + ("s" if count != 1 else "")
 
 
@@ -183,7 +183,7 @@ def _check_column(table: Table, name: str | None, role: str) -> None:
 
 
 def _values(table: Table, name: str) -> Float64[np.ndarray, " N"]:
-    """A column as numbers; infinite values count as missing."""
+    """A column as numbers; infinite values become NaN."""
     column = table.frame[name]
     if pd.api.types.is_float_dtype(column):
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -193,7 +193,7 @@ def _values(table: Table, name: str) -> Float64[np.ndarray, " N"]:
     try:
         return numbers(Table(pd.DataFrame({name: column}), table.source, table.name, table.text), [name])[:, 0]
     except InputError as error:
-        reason = str(error).split(";")[0]  # what follows there is advice on series
+        reason = str(error).split(";")[0]  # the rest is advice about series
         raise InputError(f"{reason}; write plain numbers such as 7e7, all in one unit") from error
 
 
@@ -230,40 +230,40 @@ def _once(
     run: str | None,
     warnings: list[str],
 ) -> Bool[np.ndarray, " N"]:
-    """Rows that are not a repetition; a run that has two losses at one point is a mistake."""
+    """True for rows that do not repeat another one; a run with two losses at one point is an error."""
     columns = {"params": params, "tokens": tokens} | ({} if run is None else {"run": names})
     frame = pd.DataFrame(columns).assign(loss=loss)[keep]
-    again = frame.duplicated().to_numpy()
-    rest = frame[~again]
-    twice = rest.duplicated(list(columns)).to_numpy()
-    if run is not None and twice.any():
-        row = int(rest.index[twice][0])
+    is_copy = frame.duplicated().to_numpy()
+    rest = frame[~is_copy]
+    is_second_loss = rest.duplicated(list(columns)).to_numpy()
+    if run is not None and is_second_loss.any():
+        row = int(rest.index[is_second_loss][0])
         raise InputError(
-            f"{table.where(row, run)}: expected one loss a run and point, found run {names[row]!r} at "
+            f"{table.where(row, run)}: expected one loss per run and point, found run {names[row]!r} at "
             f"{tokens[row]:g} tokens twice with different losses; keep the row that counts"
         )
-    if again.any():
-        warnings.append(f"{rows(int(again.sum()))} left out that repeat another one exactly")
-    if twice.any():
+    if is_copy.any():
+        warnings.append(f"{rows(int(is_copy.sum()))} left out as exact copies of another one")
+    if is_second_loss.any():
         warnings.append(
-            f"{rows(int(twice.sum()))} with the size and tokens of another one but a different loss, taken as runs "
-            "with other seeds"
+            f"{rows(int(is_second_loss.sum()))} with the size and tokens of another one but a different loss, taken as "
+            "runs with other seeds"
         )
     first = np.ones(len(keep), bool)
-    first[frame.index[again]] = False
+    first[frame.index[is_copy]] = False
     return first
 
 
 def _converged(
     params: np.ndarray, tokens: np.ndarray, loss: np.ndarray, keep: Bool[np.ndarray, " N"], warnings: list[str]
 ) -> Bool[np.ndarray, " N"]:
-    """Rows whose loss is not far above that of a smaller run on less data."""
+    """False for rows that have diverged: their loss is far above that of a smaller run on less data."""
     fine = np.ones(len(keep), bool)
-    places = np.flatnonzero(keep)
-    if not len(places):
+    kept_rows = np.flatnonzero(keep)
+    if not len(kept_rows):
         return fine
-    order = places[np.lexsort((tokens[places], params[places]))]
-    middle = float(np.median(loss[places]))
+    order = kept_rows[np.lexsort((tokens[kept_rows], params[kept_rows]))]
+    middle = float(np.median(loss[kept_rows]))
     for position, row in enumerate(order):
         before = order[:position]
         smaller = loss[before][tokens[before] <= tokens[row]]
@@ -288,17 +288,17 @@ def _check_units(
         row = int(order[int(np.argmax(gaps))])
         raise InputError(
             f"{table.where(row, name)}: expected one unit, found {values[row]:g} and next {values[row] * gaps.max():g} "
-            f"with nothing between; write plain numbers of {role}, not millions or billions, in every row"
+            f"with nothing between; write plain numbers of {role} in every row, not millions or billions"
         )
     if values[order[-1]] < SMALLEST[role]:
         warnings.append(
             f"the largest value of {name!r} is {values[order[-1]]:g}: this looks like millions or billions. Constants "
-            f"and compute below count in that unit; write plain numbers of {role}"
+            f"and compute are in that unit; write plain numbers of {role}"
         )
 
 
 def _check_compute(compute: np.ndarray, rule: np.ndarray, warnings: list[str]) -> None:
-    """Compare the compute in the table with 6 N D."""
+    """Warn if the ratio of the compute in the table to 6 N D varies widely."""
     ratio = compute / rule
     if ratio.max() / ratio.min() > 100:
         warnings.append(
@@ -307,12 +307,7 @@ def _check_compute(compute: np.ndarray, rule: np.ndarray, warnings: list[str]) -
 
 
 def _end_warning(table: Table) -> list[str]:
-    """A text file that does not end with a line break may be cut off within its last number."""
-    if table.text is None or table.text.suffix == ".gz":
+    """A warning if a text file does not end with a line break: it may be truncated within its last number."""
+    if table.text is None or table.text.endswith((b"\n", b"\r")):
         return []
-    with table.text.open("rb") as handle:
-        handle.seek(-1, 2)
-        last = handle.read(1)
-    if last in (b"\n", b"\r"):
-        return []
-    return ["the file does not end with a line break: its last row may be cut off within a number"]
+    return ["the file does not end with a line break: its last number may be truncated"]

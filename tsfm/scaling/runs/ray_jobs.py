@@ -1,4 +1,4 @@
-"""Cells of a sweep on a Ray cluster whose machines see the same folder: the extra "ray"."""
+"""Runs cells of a sweep on a Ray cluster whose machines share a file system; needs the extra "ray"."""
 
 import functools
 import os
@@ -11,13 +11,13 @@ from tsfm_data.errors import InputError
 
 
 class RayJob:
-    """A cell that Ray runs."""
+    """A cell that runs on a Ray cluster."""
 
     def __init__(self, reference: Any) -> None:
         self.reference = reference
 
     def poll(self) -> int | None:
-        """Its exit status, or None while it runs; 1 where the worker itself was lost."""
+        """Exit status, or None while it runs; 1 if its worker was lost."""
         ray = connect()
         ready, _ = ray.wait([self.reference], timeout=0)
         if not ready:
@@ -28,13 +28,13 @@ class RayJob:
             return 1
 
     def kill(self) -> None:
-        """End it."""
+        """Stop the job."""
         connect().cancel(self.reference, force=True)
 
 
 @functools.cache
 def connect() -> Any:
-    """The module ``ray``, joined to the cluster that RAY_ADDRESS names or to a new one on this machine.
+    """The module ``ray``, connected to the cluster named by RAY_ADDRESS or to a new one on this machine.
 
     Raises:
         InputError: Ray is not installed.
@@ -50,12 +50,12 @@ def connect() -> Any:
 
 def start_ray(command: Sequence[str], log: Path) -> RayJob:
     """Start a cell on one CPU of the cluster."""
-    job = connect().remote(num_cpus=1, max_retries=0)(work)
+    job = connect().remote(num_cpus=1, max_retries=0)(run_command)
     return RayJob(job.remote(list(command), str(log.resolve()), os.getcwd()))
 
 
-def work(command: list[str], log: str, folder: str) -> int:
-    """Run the command line of a cell; returns its exit status."""
+def run_command(command: list[str], log: str, folder: str) -> int:
+    """Run the command line of a cell with one thread; returns its exit status."""
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with open(log, "a") as handle:

@@ -1,7 +1,7 @@
-"""``tsfm scaling sweep``: many cells at once, on this machine, a Ray cluster or SLURM; the ledger; the time left.
+"""Runs the cells of ``tsfm scaling sweep`` in parallel, writes the ledger and reports progress.
 
-The state of a sweep is what is on disk, so that any process may be killed and started again. Every cell runs in a
-process of its own by one command line, whatever starts it: ``tsfm scaling sweep GRID --output DIR --index K``.
+The state of a sweep is its files, so any process may be killed and started again. Every cell runs in its own process
+by the command ``tsfm scaling sweep GRID --output DIR --index K``, whether on this machine, a Ray cluster or SLURM.
 """
 
 import csv
@@ -27,29 +27,29 @@ from tsfm_data.io import atomic_file
 
 LEDGER = "ledger.csv"
 TRIES = 2
-POLL = 0.2  # seconds
-REFUSED = 2  # exit status of a cell that tried twice and said why
+POLL = 0.2  # seconds between looks at the running jobs
+FAILED_STATUS = 2  # exit status of a cell that failed twice and recorded why
 
 
 @runtime_checkable
 class Job(Protocol):
-    """A cell that is running."""
+    """A running cell."""
 
     def poll(self) -> int | None:
-        """Its exit status, or None while it runs."""
+        """Exit status, or None while it runs."""
 
     def kill(self) -> None:
-        """End it."""
+        """Stop the job."""
 
 
 def run_index(grid: Grid, index: int, folder: Path, train: Train) -> None:
-    """Run one cell in this process, twice if it fails; then bring the ledger up to date.
+    """Run one cell in this process, twice if it fails, and update the ledger.
 
     Args:
-        grid: the whole grid.
-        index: of the cell.
-        folder: of the sweep.
-        train: trains by the words of ``tsfm fit``.
+        grid: the grid.
+        index: number of the cell.
+        folder: folder of the sweep.
+        train: trains by the command-line arguments of ``tsfm fit``.
 
     Raises:
         InputError: no such cell, or it failed twice.
@@ -62,16 +62,16 @@ def run_index(grid: Grid, index: int, folder: Path, train: Train) -> None:
         try:
             run_cell(grid, every[index], folder, train)
             break
-        except Exception as error:  # whatever a training may raise is a reason to try again, and to be recorded
+        except Exception as error:  # whatever a training raises is recorded, and a reason to try again
             reasons.append(f"{type(error).__name__}: {' '.join(str(error).split()):.500}")
             record_failure(grid, every[index], folder, reasons)
     write_ledger(grid, folder)
     if len(reasons) == TRIES:
-        raise InputError(f"cell {index} ({label(every[index])}) failed {TRIES} times: {reasons[-1]}")
+        raise InputError(f"cell {index} ({describe(every[index])}) failed {TRIES} times: {reasons[-1]}")
 
 
 def record_failure(grid: Grid, cell: Cell, folder: Path, reasons: list[str]) -> None:
-    """Keep why a cell failed beside its runs."""
+    """Write the reasons why a cell failed to its folder."""
     try:
         lr = cell.lr if cell.lr is not None else best_lr(grid, cell, folder)
     except InputError:
@@ -79,8 +79,8 @@ def record_failure(grid: Grid, cell: Cell, folder: Path, reasons: list[str]) -> 
     write_json(folder / "runs" / cell.name(lr) / FAILED, {"reasons": reasons})
 
 
-def label(cell: Cell) -> str:
-    """A cell in words."""
+def describe(cell: Cell) -> str:
+    """A cell as text for the user."""
     rate = f", learning rate {cell.lr:g}" if cell.scan else ""
     return f"{cell.arch} {cell.size}, data {cell.data}, seed {cell.seed}{rate}"
 
@@ -92,7 +92,7 @@ def command_of(grid_file: Path, folder: Path, index: int | str) -> list[str]:
 
 
 def start_local(command: Sequence[str], log: Path) -> Job:
-    """Start a cell as a process of one thread."""
+    """Start a cell as a process with one thread."""
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with log.open("a") as handle:
@@ -105,25 +105,25 @@ def sweep(
     folder: Path,
     jobs: int = 1,
     start: Callable[[Sequence[str], Path], Job] = start_local,
-    say: Callable[[str], None] = print,
+    show: Callable[[str], None] = print,
 ) -> list[str]:
     """Run all cells that are not done.
 
     Args:
-        grid: what to run.
-        grid_file: where it was read from.
-        folder: of the sweep.
-        jobs: cells at once.
-        start: starts a cell by its command line, whose output goes to a file.
-        say: takes lines of progress.
+        grid: the grid.
+        grid_file: the file of the grid.
+        folder: folder of the sweep.
+        jobs: number of cells that run at once.
+        start: starts a job by its command line and a file for its output.
+        show: called with each line of progress.
 
     Returns:
         The last reason of every cell that failed.
     """
     every = cells(grid)
-    progress = Progress(grid, every, folder, jobs, say)
+    progress = Progress(grid, every, folder, jobs, show)
     failed: list[str] = []
-    for scan in (True, False):  # the learning rates must be known before the rest can start
+    for scan in (True, False):  # the other cells need the best learning rates
         waiting = [k for k, cell in enumerate(every) if cell.scan == scan and not is_done(grid, cell, folder)]
         running: dict[int, tuple[Job, Path]] = {}
         killed: set[int] = set()
@@ -134,7 +134,7 @@ def sweep(
                     log = folder / "logs" / f"{index}.txt"
                     running[index] = start(command_of(grid_file, folder, index), log), log
                 time.sleep(POLL)
-                progress.tell()
+                progress.show_new_rows()
                 for index, (job, log) in list(running.items()):
                     status = job.poll()
                     if status is None:
@@ -142,56 +142,58 @@ def sweep(
                     del running[index]
                     if is_done(grid, every[index], folder):
                         continue
-                    reason = last_line(log) if status == REFUSED else f"ended with status {status}: {last_line(log)}"
-                    if status != REFUSED:  # the process died, so that it could not try again itself
+                    reason = (
+                        last_line(log) if status == FAILED_STATUS else f"ended with status {status}: {last_line(log)}"
+                    )
+                    if status != FAILED_STATUS:  # the process died, so it could not try again itself
                         record_failure(grid, every[index], folder, [reason])
                         if index not in killed:
                             killed.add(index)
                             waiting.append(index)
-                            say(f"again: {label(every[index])}: {reason}")
+                            show(f"again: {describe(every[index])}: {reason}")
                             continue
-                    failed.append(f"{label(every[index])}: {reason}")
-                    say(f"failed: {failed[-1]}")
+                    failed.append(f"{describe(every[index])}: {reason}")
+                    show(f"failed: {failed[-1]}")
         finally:
             for job, _ in running.values():
                 job.kill()
-    progress.tell()
+    progress.show_new_rows()
     write_ledger(grid, folder)
     return failed
 
 
 def last_line(log: Path) -> str:
-    """The last line that a cell wrote."""
+    """The last line of a cell's output."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
     return lines[-1].removeprefix("tsfm: error: ") if lines else ""
 
 
-def wanted(grid: Grid, cell: Cell) -> list[int]:
-    """The budgets of a cell in steps, as they are run."""
-    found = [piece.budget for piece in pieces(grid.budgets(cell), grid.decay)[0] if piece.budget]
-    return found[:1] if cell.scan else found
+def steps_to_run(grid: Grid, cell: Cell) -> list[int]:
+    """The budgets that a cell runs, in steps: multiples of its epoch."""
+    budgets = [piece.budget for piece in pieces(grid.budgets(cell), grid.decay)[0] if piece.budget]
+    return budgets[:1] if cell.scan else budgets
 
 
 def is_done(grid: Grid, cell: Cell, folder: Path) -> bool:
-    """Whether all rows of a cell are there."""
+    """Whether all rows of a cell have been written."""
     try:
         lr = cell.lr if cell.lr is not None else best_lr(grid, cell, folder)
     except InputError:
         return False
     root = folder / "runs" / cell.name(lr) / ROWS
-    return all((root / f"{budget}.json").is_file() for budget in wanted(grid, cell))
+    return all((root / f"{budget}.json").is_file() for budget in steps_to_run(grid, cell))
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """All rows that are there, in order of their names."""
+    """All rows written so far, in the order of their paths."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob(f"runs/*/{ROWS}/*.json"))]
 
 
 def write_ledger(grid: Grid, folder: Path) -> Path:
-    """Make ``ledger.csv`` of all rows on disk, whole or not at all; one process at a time.
+    """Write ``ledger.csv`` from all rows on disk, atomically and by one process at a time.
 
-    The column ``scan`` is true where a learning rate was tried that another one beat. A cell that failed has a row
-    without a loss whose ``status`` says why.
+    The column ``scan`` is true for learning rates that were tried and were not the best. A cell that failed has a row
+    without a loss, with the reason in the column ``status``.
     """
     chosen = {}
     for cell in cells(grid):
@@ -217,38 +219,38 @@ def write_ledger(grid: Grid, folder: Path) -> Path:
 
 
 class Progress:
-    """Lines of progress: every budget that is done, and the time left.
+    """Shows every budget that is done, and the time left.
 
-    The time of a run is taken as ``a * steps + b * FLOPs`` with ``a`` and ``b`` at or above 0, fitted to what is done.
+    The time of a run is modelled as ``a * steps + b * FLOPs``, with ``a`` and ``b`` >= 0 fitted to finished runs.
     """
 
-    def __init__(self, grid: Grid, every: list[Cell], folder: Path, jobs: int, say: Callable[[str], None]) -> None:
-        self.grid, self.folder, self.jobs, self.say = grid, folder, jobs, say
-        # Of several rates every seed's later budgets are run at one, and the first seed's smallest budget at each.
+    def __init__(self, grid: Grid, every: list[Cell], folder: Path, jobs: int, show: Callable[[str], None]) -> None:
+        self.grid, self.folder, self.jobs, self.show = grid, folder, jobs, show
+        # Runs of a scan are told apart by their learning rate; the other runs have one rate per architecture and size.
         self.goal = {
             (cell.arch, cell.size, cell.data, cell.seed, cell.lr if cell.scan else None, budget)
             for cell in every
-            for budget in wanted(grid, cell)
+            for budget in steps_to_run(grid, cell)
         }
         self.known = {str(path) for path in folder.glob(f"runs/*/{ROWS}/*.json")}
         if self.known:
-            say(f"{len(self.known)} runs are done already")
+            show(f"{len(self.known)} runs are done already")
 
-    def tell(self) -> None:
-        """Say what is new since the last call."""
-        found = sorted(path for path in self.folder.glob(f"runs/*/{ROWS}/*.json") if str(path) not in self.known)
-        for path in found:
+    def show_new_rows(self) -> None:
+        """Show the rows written since the last call."""
+        new_rows = sorted(path for path in self.folder.glob(f"runs/*/{ROWS}/*.json") if str(path) not in self.known)
+        for path in new_rows:
             row = json.loads(path.read_text())
             self.known.add(str(path))
-            left = self.left()
-            after = "" if left is None else f"; about {spoken(left)} left"
-            self.say(
+            left = self.seconds_left()
+            after = "" if left is None else f"; about {format_duration(left)} left"
+            self.show(
                 f"[{len(self.known)}] {row['run']}, {row['steps']} steps: {self.grid.loss} {row['loss']:.4f}, "
                 f"{row['wall_s']:.0f} s{after}"
             )
 
-    def left(self) -> float | None:
-        """Seconds until all is done; None before anything can be said."""
+    def seconds_left(self) -> float | None:
+        """Estimated seconds until all runs are done; None before the first one is."""
         rows = read_rows(self.folder)
         if not rows:
             return None
@@ -267,40 +269,41 @@ class Progress:
         return total / self.jobs
 
     def new_share(self, budget: int) -> float:
-        """Share of a budget's steps that are not run for smaller ones."""
+        """Share of a budget's steps that smaller budgets do not share."""
         budgets = sorted({b for *_, b in self.goal})
         before = budgets[max(0, budgets.index(budget) - 1)]
         return 1 - (1 - self.grid.decay) * before / budget if before < budget else 1.0
 
 
-def spoken(seconds: float) -> str:
-    """A time in words."""
+def format_duration(seconds: float) -> str:
+    """A time as text, such as "40 s" or "1.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def edges(grid: Grid, folder: Path) -> list[str]:
-    """Warnings where the best learning rate is the largest or smallest tried: an untuned size bends the law."""
-    said = []
+def learning_rate_warnings(grid: Grid, folder: Path) -> list[str]:
+    """Warnings for sizes whose best learning rate is the largest or smallest tried: badly tuned sizes bias the law."""
+    warnings = []
     for cell in {(c.arch, c.size): c for c in cells(grid)}.values():
         tried = {k: v for k, v in scanned(grid, cell, folder).items() if math.isfinite(v)}
         if len(grid.lr) > 1 and len(tried) == len(grid.lr):
             best = min(tried, key=lambda lr: tried[lr])
             if best in (min(tried), max(tried)):
                 side = "largest" if best == max(tried) else "smallest"
-                said.append(
-                    f"the best learning rate of {cell.arch} {cell.size}, {best:g}, is the {side} tried: add one"
+                warnings.append(
+                    f"the best learning rate of {cell.arch} {cell.size}, {best:g}, is the {side} tried: add a "
+                    f"{'larger' if side == 'largest' else 'smaller'} one"
                 )
-    return said
+    return warnings
 
 
 def slurm_files(grid: Grid, grid_file: Path, folder: Path) -> list[Path]:
-    """Write the files of SLURM array jobs, one task a cell: first the learning rates, then the rest."""
+    """Write the files of SLURM array jobs, one task per cell: first the learning rates, then the other cells."""
     every = cells(grid)
     scans = sum(cell.scan for cell in every)
     parts = [("scan", 0, scans), ("runs", scans, len(every))] if scans else [("runs", 0, len(every))]
-    found = []
+    files = []
     for name, first, end in parts:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         line = shlex.join(command_of(grid_file, folder, "INDEX")).replace("INDEX", '"$SLURM_ARRAY_TASK_ID"')
@@ -310,7 +313,7 @@ def slurm_files(grid: Grid, grid_file: Path, folder: Path) -> list[Path]:
             f"#SBATCH --cpus-per-task=1\n#SBATCH --output={(folder / 'logs').resolve()}/slurm-%a.txt\n"
             f"export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1\nexec {line}\n"
         )
-        found.append(folder / f"{name}.sbatch")
-        with atomic_file(found[-1]) as file:
+        files.append(folder / f"{name}.sbatch")
+        with atomic_file(files[-1]) as file:
             file.write_text(text)
-    return found
+    return files

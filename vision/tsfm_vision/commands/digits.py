@@ -1,4 +1,4 @@
-"""An example on real images that a dependency ships: scikit-learn's 8 x 8 digits, for the demo."""
+"""The image example of ``tsfm demo``: trains iLLaMA on the 8 x 8 digits that scikit-learn ships."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from tsfm_data.evaluation import Report
 from tsfm_data.images import open_images
 from tsfm_data.io import atomic_file
 from tsfm_vision import evaluation
-from tsfm_vision.commands.image import explained
+from tsfm_vision.commands.image import draw_explanation
 from tsfm_vision.weights import load
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ TEST_EVERY = 5
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the example.
+    """Results of the example.
 
     Attributes:
         report: accuracy, calibration and throughput on the test images.
-        calibration: reliability and confusion.
-        maps: where the model looks in some test images.
-        facts: what the data are and how large the model is.
+        calibration: reliability plot and confusion matrix.
+        maps: attention maps of some test images.
+        facts: facts about the data and the model, for the page.
     """
 
     report: Report
@@ -52,8 +52,8 @@ def prepare(output: Path, seed: int = 2023, max_epochs: int | None = None) -> st
 
     Args:
         output: folder of the demo.
-        seed: of weights, order, augmentation and held-out images.
-        max_epochs: trains shorter, to try it out.
+        seed: random seed of weights, order, augmentation and held-out images.
+        max_epochs: largest number of epochs, to try it quickly.
     """
     write_digits(output / "digits.parquet")
     with atomic_file(output / "digits.yaml") as file:
@@ -66,19 +66,19 @@ def prepare(output: Path, seed: int = 2023, max_epochs: int | None = None) -> st
 
 
 def outcome(output: Path) -> Outcome:
-    """Score and draw what the command of ``prepare`` has trained in the same folder."""
+    """Score the model that the command of ``prepare`` has trained in the same folder, and draw figures."""
     model, classes = load(output / RUN)
     images = open_images(output / "digits.parquet", channels=1)["test"].decoded()
-    found = evaluation.probabilities(model, images, batch_size=360)
-    wrong = np.flatnonzero(found.argmax(1) != images.labels)[:1].tolist()
-    others = np.unique(images.labels, return_index=True)[1].tolist()  # the first of each digit
-    chosen = [*others[: 4 - len(wrong)], *wrong]
+    probabilities = evaluation.probabilities(model, images, batch_size=360)
+    wrong = np.flatnonzero(probabilities.argmax(1) != images.labels)[:1].tolist()
+    one_per_digit = np.unique(images.labels, return_index=True)[1].tolist()  # the first of each digit
+    chosen = [*one_per_digit[: 4 - len(wrong)], *wrong]
     parameters = sum(p.numel() for p in model.parameters())
     train = pq.read_table(output / "digits.parquet", columns=["split"]).num_rows - len(images)
     return Outcome(
         report=evaluation.evaluate(model, images, MODEL, batch_size=360),
-        calibration=evaluation.draw_calibration(found, images.labels, classes),
-        maps=explained(model, images.select(chosen), classes, across=True),
+        calibration=evaluation.draw_calibration(probabilities, images.labels, classes),
+        maps=draw_explanation(model, images.select(chosen), classes, across=True),
         facts={
             "source": "UCI optical recognition of handwritten digits, as scikit-learn ships it",
             "images": f"{train:,} to train and validate on, {len(images):,} to test (every {TEST_EVERY}th)",
@@ -88,7 +88,7 @@ def outcome(output: Path) -> Outcome:
 
 
 def write_digits(path: Path) -> None:
-    """Write scikit-learn's digits as Parquet: lossless PNG bytes, label and split (every fifth image is a test image).
+    """Write scikit-learn's digits as Parquet: PNG bytes, label and split (every fifth image is a test image).
 
     Raises:
         InputError: scikit-learn is not installed.

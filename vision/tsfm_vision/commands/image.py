@@ -1,6 +1,7 @@
 """The commands ``tsfm image evaluate | predict | explain | finetune``.
 
-Their options need the standard library alone, so that help is quick (``tsfm.commands.added``).
+Annotations and defaults of their options only use the standard library, so that help is fast (see
+``tsfm.commands.added``).
 """
 
 from pathlib import Path
@@ -40,17 +41,17 @@ def evaluate(
         data: a folder of class folders, a Parquet file with image, label and split, or a set's name.
         model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
             image model that ships with the package.
-        part: which part of the set: test, val, train, or all if it has no parts.
+        part: part of the set: test, val, train, or all if it has no parts.
         robustness: also score under noise, blur, contrast, brightness, JPEG and pixelation at five severities.
-        json: where to write the rows (.json, .md or .parquet).
-        plot: where to draw reliability and confusion (.png, .svg or .pdf).
-        batch_size: images classified at once.
-        limit: score so many images of the part at most.
-        on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
+        json: file for the scores (.json, .md or .parquet).
+        plot: file for the reliability plot and the confusion matrix (.png, .svg or .pdf).
+        batch_size: images per batch.
+        limit: largest number of images to score.
+        on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise InputError("expected batch_size and limit of at least 1, found less: change them")
-    folder, net, classes = opened(model)
+    folder, net, classes = open_model(model)
     images = pick(data, net, part, on_bad, limit)
     if images.classes and images.classes != classes and len(images.classes) == len(classes):
         raise InputError(
@@ -62,7 +63,7 @@ def evaluate(
     if robustness:
         report += evaluation.robustness(net, images, name, batch_size=batch_size)
     print(Report([row for row in report.rows if row.get("item_id") is None], report.notes).to_markdown())
-    say_skipped(images)
+    print_skipped(images)
     if json is not None:
         report.save(json)
         print(f"{json}: {len(report.rows)} rows")
@@ -84,17 +85,17 @@ def predict(
     """Print the most probable classes of images.
 
     Args:
-        data: an image, a folder of images, or an image set (of one with parts, the test part).
+        data: an image, a folder of images, or an image set (the test part, if it has parts).
         model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
             image model that ships with the package.
-        top: classes to print of each image, at most.
+        top: number of classes to print per image.
         output: a CSV file for all probabilities.
-        batch_size: images classified at once.
-        on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
+        batch_size: images per batch.
+        on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if batch_size < 1:
         raise InputError(f"expected a batch_size of at least 1, found {batch_size}: change it")
-    _, net, classes = opened(model)
+    _, net, classes = open_model(model)
     if top < 1:
         raise InputError(f"expected top of at least 1, found {top}: change --top")
     images = pick(data, net, None, on_bad, None)
@@ -103,10 +104,10 @@ def predict(
     shown = range(min(len(images), 20))
     for index in shown:
         text = ", ".join(f"{classes[k]} {scores[index, k]:.1%}" for k in best[index])
-        print(f"{images.places(index)}: {text}")
+        print(f"{images.locate(index)}: {text}")
     if len(images) > len(shown):
         print(f"... {len(images):,} images in all; give --output FILE.csv for the others")
-    say_skipped(images)
+    print_skipped(images)
     if output is not None:
         evaluation.write_probabilities(output, scores, images, classes)
         print(f"{output}: {len(images):,} images")
@@ -121,26 +122,26 @@ def explain(
     seed: int = 0,
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
-    """Draw where an image model looks.
+    """Draw attention maps of an image model.
 
-    That is its attention, its routing, or gradients over the input.
+    The map shows attention, routing, or gradients with respect to the input, depending on the model.
 
     Args:
-        data: an image, a folder of images, or an image set (of one with parts, the test part).
+        data: an image, a folder of images, or an image set (the test part, if it has parts).
         model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
             image model that ships with the package.
         output: the picture (.png, .svg or .pdf).
-        count: images to draw, chosen at random if there are more.
-        seed: of the choice.
-        on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
+        count: number of images to draw, chosen at random if there are more.
+        seed: random seed of the choice.
+        on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if count < 1:
         raise InputError(f"expected at least 1 image to draw, found {count}: change --count")
-    _, net, classes = opened(model)
+    _, net, classes = open_model(model)
     images = pick(data, net, None, on_bad, None)
     if len(images) > count:
         images = images.select(np.sort(np.random.default_rng(seed).permutation(len(images))[:count]))
-    figure = explained(net, images, classes)
+    figure = draw_explanation(net, images, classes)
     evaluation.save_figure(figure, output)
     print(f"{output}: {len(images)} images")
 
@@ -169,11 +170,11 @@ def finetune(
             image model that ships with the package.
         steps: optimiser steps.
         batch_size: images per step.
-        lr: peak learning rate; deeper layers have less.
-        checks: times that held-out training images are looked at; the best checkpoint is kept.
-        seed: of held-out images, order, augmentation and a new head.
+        lr: peak learning rate; layers closer to the input have a smaller one.
+        checks: number of evaluations on held-out training images; the best checkpoint is kept.
+        seed: random seed of held-out images, order, augmentation and a new head.
         scratch: start from random weights instead, for comparison.
-        on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
+        on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if output.exists() and not (output / "config.json").is_file() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"expected a new folder or a model folder, found {output}: give another --output")
@@ -185,58 +186,58 @@ def finetune(
     print(f"{output}: a model folder; tsfm image predict IMAGES --model {output}")
 
 
-def opened(model: str | None) -> tuple[str, nn.Module, tuple[str, ...]]:
-    """The folder of a model, the model, and the names of its classes."""
+def open_model(model: str | None) -> tuple[str, nn.Module, tuple[str, ...]]:
+    """Load a model: its folder, the model, and the names of its classes."""
     keep_large_blocks()
     folder = image_folder(model)
     return folder, *load(folder)
 
 
-def explained(net: nn.Module, images: ImageSet, classes: tuple[str, ...], across: bool = False) -> Any:
-    """A figure of the images, what the model finds in each, and where it looks; one row per image, or one column."""
+def draw_explanation(net: nn.Module, images: ImageSet, classes: tuple[str, ...], across: bool = False) -> Any:
+    """A figure of images, predicted classes and attention maps; one row per image, or one column if ``across``."""
     config = data_config(net)
     pixels = evaluation.inputs(net, images)(range(len(images)))
     mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
     x = (pixels - mean) / std
-    found = evaluation.probabilities(net, images, len(images))
-    title, large = evaluation.look(net, x)
-    columns = [(title, large.numpy())]
+    probabilities = evaluation.probabilities(net, images, len(images))
+    title, maps = evaluation.look(net, x)
+    columns = [(title, maps.numpy())]
     if isinstance(net, BiFormer) and (routes := evaluation.region_routes(net, x)) is not None:
         size = tuple(x.shape[2:])
         enlarged = torch.nn.functional.interpolate(routes[:, None], size, mode="nearest")[:, 0]
-        columns.append(("where the middle region looks", enlarged.numpy()))
+        columns.append(("routing of the middle region", enlarged.numpy()))
     captions = []
-    for index, values in enumerate(found):
+    for index, values in enumerate(probabilities):
         best, label = int(values.argmax()), int(images.labels[index])
-        known = "" if label < 0 else " (right)" if label == best else f" (is {images.classes[label]})"
-        captions.append(f"{classes[best]} {values[best]:.0%}{known}")
+        verdict = "" if label < 0 else " (right)" if label == best else f" (is {images.classes[label]})"
+        captions.append(f"{classes[best]} {values[best]:.0%}{verdict}")
     shown = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return evaluation.draw_maps(list(shown), columns, captions, across)
 
 
 def pick(data: str, net: nn.Module, part: str | None, on_bad: OnBad, limit: int | None) -> ImageSet:
-    """The images of one part; by default those to test with, which are all if the set has no parts."""
-    found = training.open_source(data, None, data_config(net)["input_size"][0], on_bad)
-    if "all" in found and part in (None, "all"):
-        images = found["all"]
+    """The images of one part; by default the test images, or all if the set has no parts."""
+    source = training.open_source(data, None, data_config(net)["input_size"][0], on_bad)
+    if "all" in source and part in (None, "all"):
+        images = source["all"]
     else:
-        parts = training.divide(found, 0.1, 2023) if "all" not in found else found
-        wanted = part or "test"
-        if wanted not in parts:
+        parts = training.divide(source, 0.1, 2023) if "all" not in source else source
+        name = part or "test"
+        if name not in parts:
             raise InputError(
-                f"{data}: expected a part {wanted}, found {', '.join(parts)}: give --part {next(iter(parts))}"
+                f"{data}: expected a part {name}, found {', '.join(parts)}: give --part {next(iter(parts))}"
             )
-        images = parts[wanted]
+        images = parts[name]
     return images if limit is None else images.select(range(min(limit, len(images))))
 
 
-def say_skipped(images: ImageSet) -> None:
+def print_skipped(images: ImageSet) -> None:
     """Print how many images were left out, and which."""
     if images.skipped:
         print(f"{len(images.skipped)} bad ones skipped:", *images.skipped, sep="\n  ")
 
 
 def name_of(model: str) -> str:
-    """What a model folder is called in rows: the run's name if it is the folder ``model`` of a run."""
+    """The name of a model in score tables: that of its folder, or of the run if the folder is RUN/model."""
     path = Path(model).resolve()
     return path.parent.name if path.name == "model" else path.name

@@ -157,7 +157,7 @@ def write_probabilities(
         writer.writerow(["image", "prediction", *classes])
         for index, values in enumerate(probabilities):
             writer.writerow(
-                [images.places(index), classes[int(values.argmax())], *(f"{value:.6f}" for value in values)]
+                [images.locate(index), classes[int(values.argmax())], *(f"{value:.6f}" for value in values)]
             )
 
 
