@@ -167,7 +167,7 @@ def padded(rows: Packed) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             line[: int(at.sum())] = x[r][at]
         return out
 
-    return fill(rows.target), fill(rows.observed), fill(ids) > 0, fill(rows.prediction)
+    return fill(rows.target), fill(rows.observed), fill(ids) > 0, fill(rows.is_predicted)
 
 
 def time_case(size: str, rows: Packed, threads: int, half: bool, repeats: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from tsfm.models.packing import Packed
 
 # A field of ``Packed`` -> its name in the golden files.
 FIELDS = {"target": "target", "observed": "observed_mask", "sample_id": "sample_id", "time_id": "time_id"}
-FIELDS |= {"variate_id": "variate_id", "prediction": "prediction_mask"}
+FIELDS |= {"variate_id": "variate_id", "is_predicted": "prediction_mask"}
 PARAMETERS = ("c0_df", "c0_loc", "c0_scale", "c1_loc", "c2_total_count", "c2_logits", "c3_loc", "c3_scale")
 
 

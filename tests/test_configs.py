@@ -16,6 +16,7 @@ import tsfm.models.itransformer  # noqa: F401  so that its short class name is k
 from tsfm.commands.config_errors import with_config_files
 from tsfm.configs import CONFIG_FOLDER, config_names, config_path
 from tsfm.training.task import ForecastTask
+from tsfm.weights import default
 from tsfm_data.corpus.datamodule import PretrainingDataModule
 from tsfm_data.io import catalog
 from tsfm_data.windows.datamodule import ForecastDataModule
@@ -104,6 +105,17 @@ def test_when_the_command_of_a_config_is_parsed_then_model_and_data_module_are_b
     spec = catalog.get(data.source)
     if data.split_option == "lsf":
         assert "lsf" in spec.splits
+
+
+def test_when_the_config_of_an_earlier_run_is_parsed_then_its_class_path_is_still_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    text = config_path("finetune/full").read_text().replace("from_pretrained.FromPretrained", "start.Pretrained")
+    (tmp_path / "config.yaml").write_text(text)
+    parser, config = parse([tmp_path / "config.yaml"])
+    assert config.model.init_args.forecaster.class_path == "tsfm.training.start.Pretrained"
+    assert parser.instantiate_classes(config).model.forecaster.name == default()
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, name) for k in ("encoder", "decoder") for name in choose(k, [])])

@@ -206,7 +206,7 @@ def test_when_a_model_forecasts_nan_then_there_is_no_report() -> None:
     ("options", "message"),
     [
         ({"horizon": 0}, "expected a horizon of at least 1 step, found 0"),
-        ({"horizon": 500}, "needs at least 501 rows a series"),
+        ({"horizon": 500}, "needs at least 501 rows per series"),
         ({"profile": "lsff"}, "unknown profile 'lsff': did you mean lsf"),
     ],
 )

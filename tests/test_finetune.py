@@ -269,10 +269,10 @@ def test_when_the_output_is_another_folder_then_it_is_left_as_it_is(
 
 
 def test_when_weights_start_a_training_then_they_are_the_models_and_only_the_head_is_trained(tmp_path: Path) -> None:
-    from tsfm.training.start import Pretrained
+    from tsfm.training.from_pretrained import FromPretrained
 
     save(tiny(), tmp_path / "start")
-    made = Pretrained(str(tmp_path / "start"), "head")(32, 24)
+    made = FromPretrained(str(tmp_path / "start"), "head")(32, 24)
     assert (made.context, made.horizon) == (32, 24)
     assert same(made, tiny())
     assert {is_head(name) for name, p in made.named_parameters() if p.requires_grad} == {True}

@@ -58,7 +58,7 @@ def test_when_a_series_holds_no_value_then_it_is_forecast_and_named(
     assert check_observed(read_series(table)) is None
     table.loc[table["item_id"] == "w", "target"] = np.nan
     table.to_csv(tmp_path / "table.csv", index=False)
-    expected = "1 of 3 series hold no value at all, so their forecasts say nothing: 'w'"
+    expected = "1 of 3 series have no value at all, so their forecasts mean nothing: 'w'"
     said = run(capsys, "forecast", str(tmp_path / "table.csv"), "--horizon", "2", "--model", "seasonal-naive")
     assert (said.status, said.err.strip()) == (0, f"warning: {expected}")
     assert len(said.out.splitlines()) == 1 + 3 * 2

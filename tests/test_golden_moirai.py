@@ -70,7 +70,7 @@ def windows(tensors: dict[str, torch.Tensor], patch: int, future: torch.Tensor) 
     known, seen = tensors["in/feat_dynamic_real"], tensors["in/observed_feat_dynamic_real"]
     feature = pack_window(known[:, :context], seen[:, :context], pad, patch)
     feature = append_future(feature, known[:, context:], seen[:, context:], patch)
-    feature = replace(feature, prediction=torch.zeros_like(feature.prediction), variate_id=feature.variate_id + 2)
+    feature = replace(feature, is_predicted=torch.zeros_like(feature.is_predicted), variate_id=feature.variate_id + 2)
     seen = tensors["in/past_observed_feat_dynamic_real"]
     past = pack_window(tensors["in/past_feat_dynamic_real"], seen, pad, patch)
     past = replace(past, variate_id=past.variate_id + 3)
@@ -109,7 +109,7 @@ def test_golden_forecast_when_covariates_are_given_then_packing_and_forecast_agr
         torch.testing.assert_close(getattr(packed, ours), tensors[f"out/packed_{theirs}"], check_dtype=False)
     packed = model.sized(packed, patch)
     check_distribution(model, packed, tensors)
-    mean = model.distribution(packed).mean[packed.prediction].view(len(packed.target), 2, -1)[..., :horizon]
+    mean = model.distribution(packed).mean[packed.is_predicted].view(len(packed.target), 2, -1)[..., :horizon]
     reference = tensors["out/forecast_mean"].transpose(1, 2)
     for found, expected in zip(mean.flatten(0, 1), reference.flatten(0, 1), strict=True):
         close_or_infinite(found, expected)
@@ -118,7 +118,7 @@ def test_golden_forecast_when_covariates_are_given_then_packing_and_forecast_agr
     assert whole.any()
     batch = batch_of(tensors, whole)
     packed = model.pack(batch, patch)
-    mean = model.distribution(packed).mean[packed.prediction].view(len(packed.target), 2, -1)[..., :horizon]
+    mean = model.distribution(packed).mean[packed.is_predicted].view(len(packed.target), 2, -1)[..., :horizon]
     for found, expected in zip(mean.flatten(0, 1), reference[whole].flatten(0, 1), strict=True):
         close_or_infinite(found, expected)
     every = torch.ones_like(future[whole], dtype=torch.bool)
@@ -127,6 +127,6 @@ def test_golden_forecast_when_covariates_are_given_then_packing_and_forecast_agr
         close_or_infinite(model.window_loss(batch, (future[whole], every), size), tensors[key][whole])
         rows = model.sized(windows(tensors, size, future), size)
         nll = -model.distribution(rows).log_prob(rows.target)
-        counts = rows.observed & rows.prediction[..., None]
+        counts = rows.observed & rows.is_predicted[..., None]
         # A sum over variates of the means over their steps.
         close_or_infinite(torch.where(counts, nll, 0.0).sum((1, 2)) / horizon, tensors[key])

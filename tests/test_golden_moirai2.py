@@ -18,7 +18,7 @@ from tsfm.nn.quantiles import DEFAULT_LEVELS
 
 CASES = [path for path in golden_cases("timeseries/moirai") if path.stem.startswith("moirai2")]
 FIELDS = {"target": "target", "observed": "observed_mask", "sample_id": "sample_id", "time_id": "time_id"}
-FIELDS |= {"variate_id": "variate_id", "prediction": "prediction_mask"}
+FIELDS |= {"variate_id": "variate_id", "is_predicted": "prediction_mask"}
 
 
 def load(path: Path) -> tuple[dict, dict[str, torch.Tensor], Moirai2]:

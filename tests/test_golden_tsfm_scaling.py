@@ -21,7 +21,7 @@ from tsfm.nn.layers import Rotary
 CASES = golden_cases("timeseries/tsfm_scaling")
 PATCH = 32
 FIELDS = {"target": "target", "observed": "observed_mask", "sample_id": "sample_id", "time_id": "time_id"}
-FIELDS |= {"variate_id": "variate_id", "prediction": "prediction_mask"}
+FIELDS |= {"variate_id": "variate_id", "is_predicted": "prediction_mask"}
 
 
 class Case:
@@ -64,7 +64,7 @@ def check_layers(case: Case, packed: Packed) -> None:
     x = model.in_proj((packed.target - model.scale(packed)[0]) / model.scale(packed)[1])
     close(x, case.out("embedded"))
     if isinstance(model, Encoder):
-        x = torch.where(packed.prediction[..., None], model.mask_encoding.weight, x)
+        x = torch.where(packed.is_predicted[..., None], model.mask_encoding.weight, x)
     rotary = Rotary.at(packed.time_id, model.encoder.rotated)
     for k, layer in enumerate(model.encoder.layers):
         x = layer(x, mask_of(packed, causal=isinstance(model, Decoder)), rotary)
@@ -127,7 +127,7 @@ def test_golden_forecast_when_a_raw_context_is_given_then_packing_and_forecast_a
     if "out/val_loss" in tensors:
         known = append_future(window, tensors["in/future_target"], torch.ones_like(future, dtype=torch.bool), PATCH)
         nll = -model.distribution(known).log_prob(known.target)
-        counts = known.observed & known.prediction[..., None]
+        counts = known.observed & known.is_predicted[..., None]
         close(torch.where(counts, nll, 0.0).sum((1, 2)) / counts.sum((1, 2)), case.out("val_loss"))
 
 

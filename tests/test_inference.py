@@ -47,8 +47,8 @@ def test_when_a_batch_is_worked_on_in_pieces_then_nothing_changes(
     past = torch.randn(7, 64, 2, generator=torch.Generator().manual_seed(0)).cumsum(1)
     batch = Batch(past, torch.ones_like(past, dtype=torch.bool), 40)
     found = []
-    for piece in (None, 64, 4, 1):
-        monkeypatch.setattr(kind, "piece", piece)
+    for chunk_size in (None, 64, 4, 1):
+        monkeypatch.setattr(kind, "chunk_size", chunk_size)
         found.append(model.predict(batch, (0.1, 0.5, 0.9)).quantiles)
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], atol=1e-5, rtol=1e-5)

@@ -85,7 +85,7 @@ def sample(number: int, tokens: int, predicted: int, seed: int) -> Packed:
         sample_id=torch.full_like(time_id, number),
         time_id=time_id,
         variate_id=torch.zeros_like(time_id),
-        prediction=time_id >= tokens - predicted,
+        is_predicted=time_id >= tokens - predicted,
         patch_size=torch.full_like(time_id, 8) if number else torch.zeros_like(time_id),
     )
 
@@ -120,7 +120,7 @@ def test_when_padding_holds_garbage_then_loss_and_gradients_are_the_same_and_fin
 
 
 def both(first: Packed, second: Packed) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-    names = ("target", "observed", "sample_id", "time_id", "variate_id", "prediction", "patch_size")
+    names = ("target", "observed", "sample_id", "time_id", "variate_id", "is_predicted", "patch_size")
     return [(name, getattr(first, name), getattr(second, name)) for name in names]
 
 
@@ -139,13 +139,13 @@ def test_when_trained_in_bfloat16_then_the_likelihood_stays_near_that_of_float32
 @pytest.mark.parametrize("kind", [Encoder, Moirai])
 def test_when_values_to_predict_change_then_a_masked_model_says_the_same(kind: type[Model]) -> None:
     model, packed = make(kind), sample(1, 6, 2, seed=1)
-    other = replace(packed, target=torch.where(packed.prediction[..., None], 99.0, packed.target))
+    other = replace(packed, target=torch.where(packed.is_predicted[..., None], 99.0, packed.target))
     assert torch.equal(model.distribution(packed).mean, model.distribution(other).mean)
 
 
 def test_when_the_future_changes_then_a_decoder_says_the_same_before_it() -> None:
     model, packed = make(Decoder), sample(1, 6, 2, seed=1)
-    other = replace(packed, target=torch.where(packed.prediction[..., None], 99.0, packed.target))
+    other = replace(packed, target=torch.where(packed.is_predicted[..., None], 99.0, packed.target))
     ours, theirs = (model.distribution(rows).mean for rows in (packed, other))
     assert torch.equal(ours[:, :4], theirs[:, :4])
     assert not torch.equal(ours[:, 4:], theirs[:, 4:])

@@ -31,7 +31,7 @@ def crops(rows: PackedRows) -> list[dict[str, np.ndarray]]:
         for number in range(1, int(rows.sample_id[row].max()) + 1):
             place = np.flatnonzero(rows.sample_id[row].numpy() == number)
             assert np.all(np.diff(place) == 1)
-            parts = {name: getattr(rows, name)[row].numpy()[place] for name in ("target", "observed", "prediction")}
+            parts = {name: getattr(rows, name)[row].numpy()[place] for name in ("target", "observed", "is_predicted")}
             all_crops.append({**parts, "time_id": rows.time_id[row].numpy()[place]})
     return all_crops
 
@@ -42,7 +42,7 @@ def test_when_crops_are_packed_then_each_is_whole_and_in_the_order_of_time() -> 
         assert len(all_crops) == 48
         padding = rows.sample_id == 0
         assert not rows.observed[padding].any()
-        assert not rows.prediction[padding].any()
+        assert not rows.is_predicted[padding].any()
         for crop in all_crops:
             tokens = len(crop["time_id"])
             np.testing.assert_array_equal(crop["time_id"], np.arange(tokens))
@@ -51,7 +51,7 @@ def test_when_crops_are_packed_then_each_is_whole_and_in_the_order_of_time() -> 
             assert np.all(crop["target"][~crop["observed"]] == 0)
             length = LENGTHS[int(values[0]) // 100_000]
             assert values[-1] % 10_000 < length - int(0.1 * length)
-            predicted = crop["prediction"]
+            predicted = crop["is_predicted"]
             assert np.all(np.diff(predicted.astype(int)) >= 0)
             assert predicted[-1]
             assert not predicted[0]
@@ -63,7 +63,7 @@ def test_when_series_are_long_then_crops_and_masks_follow_the_recipe() -> None:
     loader = PackedLoader(make_store(make_source("a", coded(4, 5000))), **{**OPTIONS, "tokens": 100, "batches": 20})
     all_crops = [crop for rows in loader for crop in crops(rows)]
     shown = np.array([len(crop["time_id"]) for crop in all_crops])
-    share = np.array([crop["prediction"].mean() for crop in all_crops])
+    share = np.array([crop["is_predicted"].mean() for crop in all_crops])
     assert (shown.min(), shown.max()) == (51, 100)
     assert shown.mean() == pytest.approx(75.5, abs=3)
     assert share.min() >= 0.14
@@ -91,7 +91,7 @@ def test_when_a_loader_resumes_then_rows_are_the_same() -> None:
     whole, resumed = list(loader()), loader()
     resumed.load_state_dict({"epoch": 0, "batch": 2})
     for ours, theirs in zip(resumed, whole[2:], strict=True):
-        for name in ("target", "observed", "sample_id", "time_id", "variate_id", "prediction"):
+        for name in ("target", "observed", "sample_id", "time_id", "variate_id", "is_predicted"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name))
 
 

@@ -396,7 +396,7 @@ def test_the_profile_of_your_own_tables_has_the_season_of_the_calendar(
         shown = done(capsys, *words, path, *more)
         assert "season" in shown
         if name == "gift":
-            assert "season 1 as profile gift has it; that of the calendar is 7" in shown
+            assert "season 1 as in profile gift; that of the calendar is 7" in shown
         rows[name] = pd.DataFrame(json.loads(Path(path).read_text())["rows"]).query(
             "model == 'seasonal-naive' and metric == 'MAE'"
         )

@@ -9,7 +9,7 @@ import torch
 from tsfm.models.zeroshot.decoder import ZeroShotDecoder
 from tsfm.models.zeroshot.encoder import ZeroShotEncoder
 from tsfm.models.zeroshot.recipe import ZeroShotConfig, ZeroShotForecaster
-from tsfm.models.zeroshot.seasonal_features import Rows, draft_steps
+from tsfm.models.zeroshot.seasonal_features import ScaledRows, seasonal_naive_features
 from tsfm_data.errors import InputError
 from tsfm_data.windows.batch import Batch
 
@@ -64,18 +64,18 @@ def test_when_y_equals_a_known_covariate_then_it_is_learnt_from_it(
     assert test.future is not None
     error = (model.predict(test, (0.5,)).mean - test.future).abs().mean().item()
     blind = replace(test, known_future=None, known_future_observed=None, known_past=None, known_past_observed=None)
-    assert (model.predict(blind, (0.5,)).mean - test.future).abs().mean().item() > 0.7  # E|x| is .80
+    assert (model.predict(blind, (0.5,)).mean - test.future).abs().mean().item() > 0.7  # E|x| is 0.80
     assert error < most
 
 
-def test_when_a_season_repeats_then_the_drafts_continue_it() -> None:
+def test_when_a_season_repeats_then_the_seasonal_naive_features_continue_it() -> None:
     config = replace(SMALL, lags=2, drift=True)
     period = 6
     time = torch.arange(30)
     season = torch.tensor([0.0, 1, 4, 2, -1, -3])[time % period]
     x = (season + 0.5 * (time // period))[None]
     seen = torch.ones_like(x, dtype=torch.bool)
-    rows = Rows(
+    rows = ScaledRows(
         x,
         seen,
         torch.tensor([[period, 0]]),
@@ -86,8 +86,8 @@ def test_when_a_season_repeats_then_the_drafts_continue_it() -> None:
         x[:, -1],
     )
     step = torch.arange(30, 44)
-    drafts = draft_steps(rows, step, torch.full_like(step, 30), config.lags, config.drift)[0]
-    last, with_drift, newest, mean, on_level, seasonal_drift = drafts.unbind(-1)[:6]
+    features = seasonal_naive_features(rows, step, torch.full_like(step, 30), config.lags, config.drift)[0]
+    last, with_drift, newest, mean, on_level, seasonal_drift = features.unbind(-1)[:6]
     assert (last == x[0, -1]).all()
     torch.testing.assert_close(with_drift, x[0, -1] + 0.1 * (step - 29))
     torch.testing.assert_close(newest, x[0, 24 + (step % period)])
@@ -101,7 +101,7 @@ def test_when_a_value_is_missing_then_the_period_before_stands_in() -> None:
     x = torch.arange(12.0)[None]
     seen = torch.ones_like(x, dtype=torch.bool)
     seen[0, 9] = False
-    rows = Rows(
+    rows = ScaledRows(
         x * seen,
         seen,
         torch.tensor([[3]]),
@@ -111,9 +111,11 @@ def test_when_a_value_is_missing_then_the_period_before_stands_in() -> None:
         torch.ones(1),
         x[:, -1],
     )
-    drafts = draft_steps(rows, torch.tensor([12, 13]), torch.tensor([12, 12]), config.lags, config.drift)[0]
-    assert drafts[:, 1].tolist() == [6.0, 10.0]
-    assert drafts[:, 2].tolist() == pytest.approx([4.5, 7.0])
+    features = seasonal_naive_features(rows, torch.tensor([12, 13]), torch.tensor([12, 12]), config.lags, config.drift)[
+        0
+    ]
+    assert features[:, 1].tolist() == [6.0, 10.0]
+    assert features[:, 2].tolist() == pytest.approx([4.5, 7.0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -171,10 +173,10 @@ def test_when_the_decoder_is_trained_then_no_token_sees_what_it_forecasts() -> N
     patch, history = SMALL.patch_size, 4
 
     def tokens(values: torch.Tensor) -> torch.Tensor:
-        from tsfm.models.zeroshot.patches import window_of
+        from tsfm.models.zeroshot.patches import pad_to_patches
 
-        window = window_of(batch_of(values[..., None]), HORIZON, patch, False)
-        rows = model.trunk.rows(window.target, window.known, history)
+        window = pad_to_patches(batch_of(values[..., None]), HORIZON, patch, False)
+        rows = model.trunk.describe_rows(window.target, window.known, history)
         return model.tokens(rows, window, 1, history - 1, 10)
 
     changed = x.clone()
@@ -195,7 +197,7 @@ def test_when_units_are_those_of_the_noise_then_a_trend_does_not_widen_them() ->
     model = ZeroShotEncoder(CONTEXT, HORIZON, SMALL)
     time = torch.arange(CONTEXT, dtype=torch.float32)
     x = (0.05 * time + 0.05 * torch.sin(2 * math.pi * time / 8))[None]
-    rows = model.trunk.rows(x, torch.ones_like(x, dtype=torch.bool), CONTEXT // SMALL.patch_size)
+    rows = model.trunk.describe_rows(x, torch.ones_like(x, dtype=torch.bool), CONTEXT // SMALL.patch_size)
     assert rows.period[0, 0] == 8
     assert rows.change[0, 1].item() == pytest.approx(0.4, rel=1e-3)
-    assert rows.unit.item() == pytest.approx(0.02)
+    assert rows.error_scale.item() == pytest.approx(0.02)

@@ -1,4 +1,4 @@
-"""Our models in other people's evaluations: a GluonTS ``Predictor`` (GIFT-Eval's scripts take it), and fev tasks.
+"""Adapters to other evaluation packages: a GluonTS ``Predictor`` (as used by GIFT-Eval), and fev tasks.
 
 Shapes: H horizon, V variates, Q quantile levels.
 """
@@ -16,30 +16,31 @@ from tsfm_data.evaluation import LEVELS, Predictor
 from tsfm_data.io import SeriesSet, read_gluonts
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # GluonTS would like a faster JSON parser, which nothing here needs
+    warnings.simplefilter("ignore")  # GluonTS recommends a faster JSON parser, which is not needed here
     from gluonts.model.forecast import QuantileForecast
     from gluonts.model.predictor import Predictor as GluonTSBase
 
 COVARIATES = ("feat_dynamic_real", "past_feat_dynamic_real")
-SQUARED = ("MSE", "RMSE", "RMSSE")  # fev's metrics that the mean forecast minimises; the median does the others
+SQUARED = ("MSE", "RMSE", "RMSSE")  # metrics of fev that the mean minimises; the others are minimised by the median
 
 
 class GluonTSPredictor(GluonTSBase):
-    """Any predictor of ours as GluonTS knows one: entries in, ``QuantileForecast`` objects out, in the same order.
+    """A model or baseline as a GluonTS predictor: one ``QuantileForecast`` per entry, in order.
 
-    ``gluonts.model.evaluation.evaluate_model(GluonTSPredictor(model, horizon), test_data=..., metrics=...)`` and the
-    scripts of GIFT-Eval run on it. Univariate entries (``target`` of shape [T]) give forecasts [H], multivariate ones
-    ([V, T]) give [H, V]. Covariates (``feat_dynamic_real``, ``past_feat_dynamic_real``) reach models that take them.
+    Use it in ``gluonts.model.evaluation.evaluate_model(GluonTSPredictor(model, horizon), test_data=..., metrics=...)``
+    and the scripts of GIFT-Eval. Univariate entries (``target`` of shape [T]) give forecasts [H], multivariate ones
+    ([V, T]) give [H, V]. Covariates (``feat_dynamic_real``, ``past_feat_dynamic_real``) are given to models that use
+    them.
 
     Args:
         predictor: a model or a baseline.
         prediction_length: steps to forecast.
         levels: ascending quantile levels of the forecasts; GluonTS interpolates others.
-        batch_size: entries read and forecast at once.
-        season: steps in a season, for baselines; None takes it from each entry's frequency.
+        batch_size: entries per batch.
+        season: steps per season, for baselines; None takes it from each entry's frequency.
 
     Raises:
-        InputError: a number below 1; and, while forecasting, an entry that is not one.
+        InputError: a number below 1; in ``predict``, an invalid entry.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class GluonTSPredictor(GluonTSBase):
         self.predictor, self.levels, self.batch_size, self.season = predictor, tuple(levels), batch_size, season
 
     def predict(self, dataset: Iterable[dict[str, Any]], **kwargs: Any) -> Iterator[QuantileForecast]:
-        """A forecast for each entry, from the step after its end. ``kwargs`` of GluonTS's own models are ignored."""
+        """Forecast every entry past its end. ``kwargs``, for the models of GluonTS, are ignored."""
         entries = iter(dataset)
         keys = ["mean", *(str(level) for level in self.levels)]
         while chunk := list(itertools.islice(entries, self.batch_size)):
@@ -65,36 +66,36 @@ class GluonTSPredictor(GluonTSBase):
             )
             for entry, values in zip(chunk, forecasts, strict=True):
                 target = np.asarray(entry["target"])
-                shown = values.transpose(2, 0, 1) if target.ndim == 2 else values[:, 0].T
+                arrays = values.transpose(2, 0, 1) if target.ndim == 2 else values[:, 0].T
                 start = entry["start"] + target.shape[-1]
-                yield QuantileForecast(shown, start_date=start, forecast_keys=keys, item_id=entry.get("item_id"))
+                yield QuantileForecast(arrays, start_date=start, forecast_keys=keys, item_id=entry.get("item_id"))
 
 
 def to_series(
     predictor: Predictor, entries: Sequence[Mapping[str, Any]], name: str, freq: str | None = None
 ) -> SeriesSet:
-    """GluonTS entries as series, without covariates where the predictor takes none.
+    """GluonTS entries as series, with covariates only if the predictor uses them.
 
     Args:
-        predictor: says whether it takes covariates.
-        entries: with ``start``, ``target`` and so on.
-        name: for messages.
-        freq: of all entries, where ``start`` is no period.
+        predictor: a model or a baseline.
+        entries: entries with ``start``, ``target`` and so on.
+        name: name of the entries in messages.
+        freq: frequency of all entries, if ``start`` is not a period.
 
     Raises:
-        InputError: an entry that is not one, or does not fit the others.
+        InputError: an invalid entry, or entries that do not fit together.
     """
     left_out = () if predictor.covariates else COVARIATES
-    kept = [{key: value for key, value in entry.items() if key not in left_out} for entry in entries]
-    series: SeriesSet = read_gluonts(kept, freq=freq, name=name)
+    used = [{key: value for key, value in entry.items() if key not in left_out} for entry in entries]
+    series: SeriesSet = read_gluonts(used, freq=freq, name=name)
     return series
 
 
 def fev_predictions(predictor: Predictor, task: Any, batch_size: int = 256) -> list[dict[str, list[dict[str, Any]]]]:
-    """The forecasts that ``fev.Task.evaluation_summary`` takes: a window each, by target column, an item each.
+    """Forecasts for ``fev.Task.evaluation_summary``: per window and target column, one forecast per item.
 
-    The point forecast is the mean where the task's metric is a squared error, else the median. Numeric covariates reach
-    models that take them; others are ignored.
+    The point forecast is the mean if the task's metric is a squared error, else the median. Numeric covariates are
+    given to models that use them; others are ignored.
 
     Args:
         predictor: a model or a baseline.
@@ -126,7 +127,7 @@ def fev_predictions(predictor: Predictor, task: Any, batch_size: int = 256) -> l
 
 
 def fev_summary(predictor: Predictor, task: Any, batch_size: int = 256) -> dict[str, Any]:
-    """Score a predictor on a fev task; the result is what ``fev.leaderboard`` takes.
+    """Score a predictor on a fev task; the result is a row for ``fev.leaderboard``.
 
     Args:
         predictor: a model or a baseline.

@@ -1,4 +1,4 @@
-"""Fit and predict in the manner of scikit-learn and sktime: ``TSFMForecaster().fit(table).predict(24)``."""
+"""An estimator in the style of scikit-learn and sktime: ``TSFMForecaster().fit(table).predict(24)``."""
 
 import inspect
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ class TSFMForecaster:
     Args:
         model: name or folder of a model, or a baseline; None takes the model that ships with the package.
         method: "full", "lora" or "head" fine-tunes in ``fit``; None forecasts zero-shot.
-        horizon: steps to forecast, where ``fit`` or ``predict`` is given none; fine-tuning needs one.
+        horizon: default steps to forecast for ``fit`` and ``predict``; fine-tuning needs it.
         levels: quantile levels.
         options: other fields of ``tsfm.training.finetuning.Recipe``, such as {"steps": 100, "seed": 1}.
 
     Attributes:
-        model_: after ``fit``, the model that forecasts.
+        model_: the model that forecasts, after ``fit``.
     """
 
     model_: Model
@@ -43,15 +43,15 @@ class TSFMForecaster:
         self.options = options
 
     def fit(self, table: Table, horizon: int | None = None, **columns: Any) -> "TSFMForecaster":
-        """Take the histories of a table; fine-tune on them where a method is set.
+        """Read the histories of a table; fine-tune on them if a method is set.
 
         Args:
             table: as for ``tsfm.Model.forecast``.
-            horizon: steps that shall be forecast; None takes the estimator's.
+            horizon: steps to forecast; None takes that of the estimator.
             **columns: roles of columns and frequency, as for ``tsfm_data.io.tables.read_series``.
 
         Raises:
-            InputError: the table is not as it should be, or there is no horizon to fine-tune for.
+            InputError: an invalid table, or no horizon for fine-tuning.
         """
         model, series = load(self.model), series_of(table, **columns)
         steps = horizon or self.horizon
@@ -71,7 +71,7 @@ class TSFMForecaster:
             horizon: steps to forecast; None takes that of ``fit`` or of the estimator.
 
         Returns:
-            Columns item_id, timestamp, mean and one a level.
+            Columns item_id, timestamp, mean and one per level.
 
         Raises:
             InputError: not fitted yet, or no horizon is known.
@@ -84,7 +84,7 @@ class TSFMForecaster:
         return self.model_.forecast(self.series_, steps, self.levels)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The arguments of the constructor, as scikit-learn's ``clone`` and searches want them."""
+        """The arguments of the constructor, for ``clone`` and parameter searches of scikit-learn."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **params: Any) -> "TSFMForecaster":

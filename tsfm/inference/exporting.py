@@ -1,7 +1,7 @@
-"""Models as files that run without the suite: ONNX and ``torch.export``, each checked against the model itself.
+"""Export to ONNX and ``torch.export``, for use without this package; every file is checked against the model.
 
-The exported model takes ``past`` [series, steps] in float64, in the units of the data and NaN where nothing is seen,
-of any number of series and steps, and gives ``quantiles`` [series, horizon, levels] in the same units.
+The exported model takes ``past`` [series, steps] in float64, in the units of the data, with NaN for missing
+values and any number of series and steps, and returns ``quantiles`` [series, horizon, levels] in the same units.
 """
 
 import copy
@@ -26,16 +26,16 @@ from tsfm_data.windows import Batch
 
 Format = Literal["onnx", "torch"]
 Dtype = Literal["fp32", "bf16", "int8"]
-LEAST_WEIGHTS = 4096  # a smaller matrix is not worth compressing
-TOLERANCE = 1e-3  # of the size of a series: float32 through another order of sums
+MIN_WEIGHTS = 4096  # smaller matrices are not compressed
+TOLERANCE = 1e-3  # relative to the size of a series: float32 sums in another order
 Run = Callable[[Float[np.ndarray, "B T"]], Float[np.ndarray, "B H K"]]
 
 
 class Exportable(nn.Module):
-    """A forecaster as a function of an array: what ``Forecaster.predict`` does, at the trained levels.
+    """A forecaster as a function of an array, like ``Forecaster.predict`` at the trained levels.
 
     Args:
-        model: the forecaster; it sees every series on its own.
+        model: the forecaster; every series is forecast independently.
         horizon: steps to forecast.
     """
 
@@ -45,17 +45,17 @@ class Exportable(nn.Module):
         self.horizon = horizon
 
     def forward(self, past: Float[Tensor, "B T"]) -> Float[Tensor, "B H K"]:
-        """Quantiles of every series; its last ``context`` steps are looked at."""
-        # Rows of the model's own length whatever comes: the exported graph has no other shapes inside.
+        """Quantiles of every series, from its last ``context`` steps."""
+        # Always padded or cut to the model's context, so that the exported graph has fixed shapes inside.
         empty = past.new_full((past.shape[0], self.model.context), float("nan"))
         rows = torch.cat([empty, past], 1)[:, -self.model.context :, None]
         seen = ~rows.isnan()
         batch, scale = self.model.standardise(Batch(torch.where(seen, rows, 0.0), seen, self.horizon))
-        found = self.model.rollout(batch).double()
+        quantiles = self.model.rollout(batch).double()
         conformal = self.model.conformal
         if conformal is not None and conformal.calibrated:
-            found = conformal.double().quantiles(self.model.centre(found), self.levels)
-        return (found * scale.scale[..., None] + scale.loc[..., None])[:, :, 0]
+            quantiles = conformal.double().quantiles(self.model.centre(quantiles), self.levels)
+        return (quantiles * scale.scale[..., None] + scale.loc[..., None])[:, :, 0]
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -65,15 +65,15 @@ class Exportable(nn.Module):
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """An exported file.
 
     Attributes:
-        file: where.
+        file: its path.
         bytes: its size.
-        levels: of the quantiles.
+        levels: quantile levels.
         horizon: steps that it forecasts.
-        worst: the largest difference from the model in float32 on hard inputs, relative to the size of a series.
-        mean: the mean of these differences.
+        worst: largest difference from the float32 model on difficult inputs, relative to the size of a series.
+        mean: mean of these differences.
     """
 
     file: Path
@@ -90,15 +90,15 @@ def export(
     """Write a model as ONNX or ``torch.export``, run the file, and compare it with the model.
 
     Args:
-        model: what to export; it is left as it is.
-        file: where to.
-        horizon: steps that the file shall forecast; None takes the model's own.
+        model: the model; it is not changed.
+        file: path to write.
+        horizon: steps to forecast; None takes the model's own.
         kind: "onnx", or "torch" for ``torch.export.load``.
-        dtype: of the stored weights: "fp32", "bf16" (half the size) or "int8" (a quarter, with a scale a row).
-            Computed is in float32 all the same.
+        dtype: type of the stored weights: "fp32", "bf16" (half the size) or "int8" (a quarter, with a scale per row).
+            Computation is always in float32.
 
     Raises:
-        InputError: the model wants calendar features, an exporter is missing, or the file does not repeat the model.
+        InputError: the model needs calendar features, an exporter is missing, or the file differs from the model.
     """
     if model.marks is not None:
         raise InputError(
@@ -108,7 +108,7 @@ def export(
     whole = Exportable(copy.deepcopy(model).cpu(), steps)
     small = Exportable(copy.deepcopy(model).cpu(), steps)
     compress(small, dtype)
-    program = traced(small)
+    program = trace(small)
     with atomic_file(file) as temporary:
         run = write_onnx(program, temporary, whole.levels) if kind == "onnx" else write_torch(program, temporary)
         size = temporary.stat().st_size
@@ -118,18 +118,18 @@ def export(
                 f"expected a file that repeats the model, found a difference of {exact.max():.2g} times the size "
                 f"of a series in {file.name}: export with --format {'torch' if kind == 'onnx' else 'onnx'}"
             )
-        found = exact if dtype == "fp32" else differences(run, whole, model.context)
-    return Exported(file, size, whole.levels, steps, float(found.max()), float(found.mean()))
+        errors = exact if dtype == "fp32" else differences(run, whole, model.context)
+    return Exported(file, size, whole.levels, steps, float(errors.max()), float(errors.mean()))
 
 
-def traced(model: Exportable) -> torch.export.ExportedProgram:
-    """The graph of a model, of any number of series and steps."""
+def trace(model: Exportable) -> torch.export.ExportedProgram:
+    """The graph of a model, for any number of series and steps."""
     example = torch.randn(3, model.model.context, dtype=torch.float64).cumsum(1)
     torch.compiler.assume_constant_result(fourier_matrices)
     shapes = {"past": {0: torch.export.Dim("series", min=1), 1: torch.export.Dim("steps", min=1)}}
     with torch.no_grad(), quiet():
         try:
-            # Strict, for it alone keeps len(x) of a tensor a symbol.
+            # Only the strict mode keeps len(x) of a tensor symbolic.
             return torch.export.export(model, (example,), dynamic_shapes=shapes, strict=True)
         except Exception as error:
             raise InputError(
@@ -139,8 +139,8 @@ def traced(model: Exportable) -> torch.export.ExportedProgram:
 
 
 def write_torch(program: torch.export.ExportedProgram, file: Path) -> Run:
-    """Write the graph for ``torch.export.load``; gives the function that the file holds."""
-    stream = io.BytesIO()  # by name it would insist on the suffix .pt2
+    """Write the graph for ``torch.export.load``; returns the function that runs the file."""
+    stream = io.BytesIO()  # a file name would need the suffix .pt2
     torch.export.save(program, stream)
     file.write_bytes(stream.getvalue())
     loaded = torch.export.load(io.BytesIO(file.read_bytes())).module()
@@ -148,7 +148,7 @@ def write_torch(program: torch.export.ExportedProgram, file: Path) -> Run:
 
 
 def write_onnx(program: torch.export.ExportedProgram, file: Path, levels: tuple[float, ...]) -> Run:
-    """Write the graph as ONNX; gives the function that ONNX Runtime makes of the file.
+    """Write the graph as ONNX; returns the function that runs the file.
 
     Raises:
         InputError: an exporter is missing.
@@ -166,7 +166,7 @@ def write_onnx(program: torch.export.ExportedProgram, file: Path, levels: tuple[
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what exporters say of their own inner workings."""
+    """Suppress warnings and log messages of the exporters."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -181,11 +181,11 @@ def quiet() -> Iterator[None]:
 
 
 class Compressed(nn.Module):
-    """A linear layer whose weights are stored in fewer bytes and computed with in float32.
+    """A linear layer with weights stored in fewer bytes; computation is in float32.
 
     Args:
-        layer: what to store.
-        dtype: "bf16", or "int8" with one scale an output.
+        layer: the layer.
+        dtype: "bf16", or "int8" with one scale per output.
     """
 
     def __init__(self, layer: nn.Linear, dtype: Dtype) -> None:
@@ -203,7 +203,7 @@ class Compressed(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Float[Tensor, "*S _"]) -> Float[Tensor, "*S _"]:
-        """As the layer."""
+        """The output of the layer."""
         return nn.functional.linear(x, self.stored.float() * self.scale, self.bias)
 
 
@@ -212,13 +212,13 @@ def compress(model: nn.Module, dtype: Dtype) -> None:
     if dtype == "fp32":
         return
     for name, part in list(model.named_modules()):
-        if isinstance(part, nn.Linear) and part.weight.numel() >= LEAST_WEIGHTS:
+        if isinstance(part, nn.Linear) and part.weight.numel() >= MIN_WEIGHTS:
             above, _, own = name.rpartition(".")
             setattr(model.get_submodule(above), own, Compressed(part, dtype))
 
 
 def hard_inputs(context: int, seed: int = 0) -> list[Float[np.ndarray, "B T"]]:
-    """Series on which exports go wrong: with a season, missing values, constants, large offsets; of several lengths."""
+    """Series that are difficult for exports: seasons, missing values, constants, large offsets; of several lengths."""
     rng = np.random.default_rng(seed)
     tables = []
     for rows, steps in ((5, context), (1, max(2, context // 3)), (4, context + 37), (2, 1)):
@@ -236,12 +236,12 @@ def hard_inputs(context: int, seed: int = 0) -> list[Float[np.ndarray, "B T"]]:
 
 
 def differences(run: Run, model: Exportable, context: int) -> Float[np.ndarray, " N"]:
-    """Differences between a file and a model on hard inputs, relative to the size of each series.
+    """Differences between a file and a model on difficult inputs, relative to the size of each series.
 
-    The size is the spread of its values, or the reach of its forecast from their mean where that is larger, as it is
-    without any value: float32 is exact to a share of the numbers.
+    The size is the standard deviation of its values, or the largest distance of its forecast from their mean if that is
+    larger, because the rounding errors of float32 are relative.
     """
-    found = []
+    errors = []
     for past in hard_inputs(context):
         with torch.no_grad():
             expected = model(torch.from_numpy(past)).numpy()
@@ -250,5 +250,5 @@ def differences(run: Run, model: Exportable, context: int) -> Float[np.ndarray, 
         spread = np.sqrt(np.square(np.where(seen, past - mean[:, None], 0.0)).sum(1) / seen.sum(1).clip(min=1))
         reach = np.abs(expected - mean[:, None, None]).max((1, 2))
         size = np.maximum(np.where(spread > 0, spread, 1.0), reach)[:, None, None]
-        found.append((np.abs(run(past) - expected) / size).ravel())
-    return np.concatenate(found)
+        errors.append((np.abs(run(past) - expected) / size).ravel())
+    return np.concatenate(errors)

@@ -1,4 +1,4 @@
-"""A traced model as an ONNX file. Its libraries are the extra "export", so it is imported when a file is written."""
+"""Writes a traced model as an ONNX file. It needs the extra "export", so it is imported only for writing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +16,9 @@ from onnxscript.function_libs.torch_lib.ops.core import aten_sum_dim_IntList
 def write(
     program: torch.export.ExportedProgram, file: Path, levels: tuple[float, ...]
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Write the graph as ONNX; gives the function that ONNX Runtime makes of the file."""
+    """Write the graph as ONNX; returns the function that runs the file with ONNX Runtime."""
     table: dict[Any, Any] = missing_operators()
-    made = torch.onnx.export(
+    onnx_program = torch.onnx.export(
         program,
         dynamo=True,
         input_names=["past"],
@@ -26,10 +26,10 @@ def write(
         custom_translation_table=table,
         verbose=False,
     )
-    if made is None:
+    if onnx_program is None:
         raise RuntimeError("expected an ONNX program, found none")
-    proto = made.model_proto
-    for node in proto.graph.node:  # the exporter notes the source of every line, four fifths of a small file
+    proto = onnx_program.model_proto
+    for node in proto.graph.node:  # the exporter records source lines, which are four fifths of a small file
         del node.metadata_props[:]
     onnx.helper.set_model_props(proto, {"levels": ", ".join(f"{level:g}" for level in levels)})
     file.write_bytes(proto.SerializeToString())
@@ -38,7 +38,7 @@ def write(
 
 
 def missing_operators() -> dict[Any, Any]:
-    """What stands for the operators of PyTorch that ONNX or ONNX Runtime does not have, or is slow at."""
+    """Translations of PyTorch operators that ONNX or ONNX Runtime lacks, or for which it is slow."""
 
     def part(x: Any, begin: int, end: int, axis: int) -> Any:
         bounds: Any = [op.Constant(value_ints=[value]) for value in (begin, end, axis)]
@@ -46,11 +46,11 @@ def missing_operators() -> dict[Any, Any]:
 
     def cummax(x: Any, dim: int) -> tuple[Any, Any]:
         steps, step = x.shape[dim], 1
-        while step < steps:  # every turn doubles how far a maximum reaches
+        while step < steps:  # every iteration doubles the range of the maximum
             later = op.Max(part(x, step, steps, dim), part(x, 0, steps - step, dim))
             x = op.Concat(part(x, 0, step, dim), later, axis=dim)
             step *= 2
-        return x, x  # no model asks where the maximum was
+        return x, x  # no model uses the indices
 
     def where(condition: Any, yes: Any, no: Any) -> Any:
         if yes.dtype != DataType.BOOL:
@@ -62,11 +62,11 @@ def missing_operators() -> dict[Any, Any]:
         return op.Mul(x, x) if exponent == 2 else op.Pow(x, op.CastLike(number, x))
 
     def total(x: Any, dim: Any = None, keepdim: bool = False, dtype: int = -1) -> Any:
-        made = x.producer() if dim is not None and x.dtype == DataType.INT64 else None
-        if made is None or made.op_type != "Cast" or made.inputs[0].dtype != DataType.BOOL:
+        cast = x.producer() if dim is not None and x.dtype == DataType.INT64 else None
+        if cast is None or cast.op_type != "Cast" or cast.inputs[0].dtype != DataType.BOOL:
             return aten_sum_dim_IntList(x, dim, keepdim, dtype)
-        # How many are true: exact in float32, and faster than in whole numbers.
-        true: Any = op.Cast(made.inputs[0], to=DataType.FLOAT)
+        # A count of true elements: exact in float32, and faster than in integers.
+        true: Any = op.Cast(cast.inputs[0], to=DataType.FLOAT)
         axes: Any = op.Constant(value_ints=dim)
         counted: Any = op.ReduceSum(true, axes, keepdims=keepdim)
         return op.Cast(counted, to=DataType.INT64)

@@ -1,4 +1,4 @@
-"""From series to a table of forecasts, with any predictor by its name."""
+"""Tables of forecasts for series, with any model or baseline by its name."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
 
 
 def load_predictor(model: str) -> Predictor:
-    """A baseline by its name, a model that ships with the package or was pulled, or the model of a folder.
+    """A baseline or a model by its name, or the model of a folder.
 
     Args:
         model: "naive", "seasonal-naive", ..., a name of ``tsfm weights list``, or a folder with ``config.json`` and
-            ``model.safetensors``; the folder of a training run will do, too.
+            ``model.safetensors``, or the folder of a training run.
 
     Raises:
-        InputError: neither; near names are listed.
+        InputError: no such name or folder; similar names are listed.
     """
     baseline = get_baseline(model)
     if baseline is not None:
@@ -40,13 +40,13 @@ def forecast_frame(
 
     Args:
         predictor: a model or a baseline.
-        series: histories; those of one item are forecast together, so a multivariate model sees all of its variates.
+        series: histories; the variates of one item are forecast together.
         horizon: steps to forecast.
         levels: ascending quantile levels.
-        batch_size: most windows forecast at once; long ones or many variates are forecast in smaller batches.
+        batch_size: most windows per batch; batches of long windows or many variates are smaller.
 
     Returns:
-        Columns item_id, timestamp, mean and one a level, named by it; item by item, in the units of the series.
+        Columns item_id, timestamp, mean and one per level, named by it; in the order and units of the series.
 
     Raises:
         InputError: as ``forecast_ends``.
@@ -66,11 +66,10 @@ def forecast_ends(
 
     Args:
         predictor, series, horizon, levels, batch_size: as there.
-        season: steps in a season; None takes it from the frequency.
+        season: steps per season; None takes it from the frequency.
 
     Raises:
-        InputError: no series, a series without any value, or, for a predictor that takes covariates, one whose known
-            covariates do not cover the horizon.
+        InputError: no series, a series without rows, or known covariates that do not cover the horizon.
     """
     lengths = item_lengths(series)
     if len(lengths) == 0:
@@ -82,7 +81,7 @@ def forecast_ends(
         )
     arrays: dict[int, np.ndarray] = {}
     for freq in dict.fromkeys(series.freqs):  # a batch has one season and one set of calendar features
-        items = [i for i, other in enumerate(series.freqs) if other == freq]
+        items = [i for i, item_freq in enumerate(series.freqs) if item_freq == freq]
         part = series.select(items)
         ends = item_lengths(part)
         windows = Windows(
@@ -107,9 +106,9 @@ def forecast_table(series: SeriesSet, horizon: int, forecasts: Sequence[Forecast
     """Forecasts past the end of every series as a table.
 
     Args:
-        series: what was forecast.
-        horizon: steps forecast.
-        forecasts: batches that together hold one window a series, in order and in the units of the series.
+        series: the series.
+        horizon: steps of the forecasts.
+        forecasts: batches that together contain one window per series, in order and in the units of the series.
 
     Returns:
         As ``forecast_frame``.
@@ -133,7 +132,7 @@ def _frame(series: SeriesSet, horizon: int, rows: Sequence[np.ndarray], levels: 
             stacklevel=2,
         )
     frame = pd.DataFrame(table, columns=["mean", *(f"{level:g}" for level in levels)])
-    ahead: dict[tuple[object, str, int], np.ndarray] = {}  # most series of a table begin and end together
+    ahead: dict[tuple[object, str, int], np.ndarray] = {}  # most series of a table have the same timestamps
     times = []
     for i, key in enumerate(
         zip(series.starts, series.freqs, (series.length(i) for i in range(len(series))), strict=True)
@@ -147,62 +146,62 @@ def _frame(series: SeriesSet, horizon: int, rows: Sequence[np.ndarray], levels: 
 
 
 def check_observed(series: SeriesSet) -> str | None:
-    """What a user should know about series whose values are all missing, in one line, or None.
+    """A warning, in one line, about series whose values are all missing, or None.
 
     Args:
-        series: what is to be forecast.
+        series: the series to forecast.
     """
     single = series.univariate()
     empty = [name for i, name in enumerate(single.item_ids) if single.length(i) and np.isnan(single.item(i)).all()]
     if not empty:
         return None
     named = ", ".join(map(repr, empty[:3])) + (", ..." if len(empty) > 3 else "")
-    return f"{len(empty)} of {len(single)} series hold no value at all, so their forecasts say nothing: {named}"
+    return f"{len(empty)} of {len(single)} series have no value at all, so their forecasts mean nothing: {named}"
 
 
 @dataclass(frozen=True)
 class WithoutCovariates:
-    """A predictor that is kept from looking at covariates, to see what they buy it."""
+    """A predictor without its covariates, to measure their benefit."""
 
     predictor: Predictor
     covariates = False
 
     @property
     def name(self) -> str:
-        """Its name, and that it sees none."""
+        """The name of the predictor, with a suffix."""
         return f"{self.predictor.name} without covariates"
 
     @property
     def context(self) -> int | None:
-        """As the predictor's."""
+        """That of the predictor."""
         return self.predictor.context
 
     @property
     def marks(self) -> str | None:
-        """As the predictor's."""
+        """That of the predictor."""
         return self.predictor.marks
 
     @property
     def dtype(self) -> torch.dtype:
-        """As the predictor's."""
+        """That of the predictor."""
         return self.predictor.dtype
 
     @property
     def joint(self) -> bool:
-        """As the predictor's."""
+        """That of the predictor."""
         return getattr(self.predictor, "joint", True)
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
-        """As the predictor, of batches that hold no covariates."""
+        """As the predictor, for batches without covariates."""
         return self.predictor.predict(batch, levels)
 
 
 def check_covariates(predictor: Predictor, series: SeriesSet) -> str | None:
-    """What a user should know about the covariates of a table and a predictor, in one line, or None.
+    """A warning, in one line, about covariates that are ignored or missing, or None.
 
     Args:
         predictor: a model or a baseline.
-        series: what it is to forecast.
+        series: the series to forecast.
     """
     given = [*series.past_names, *series.known_names]
     if given and not predictor.covariates:

@@ -1,4 +1,4 @@
-"""Time-series models: one file each; no model imports another."""
+"""Time-series models, one per file; no model imports another."""
 
 from typing import TYPE_CHECKING
 

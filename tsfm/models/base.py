@@ -1,6 +1,7 @@
-"""The contract that every forecaster keeps, and the loops that reach beyond a model's own horizon.
+"""The base class of all forecasters, and autoregressive forecasting beyond a model's own horizon.
 
-Shapes: B batch, T context, H asked horizon, S the model's own horizon, V variates, K trained levels, Q asked levels.
+Shapes: B batch, T context, H requested horizon, S the model's own horizon, V variates, K trained levels, Q requested
+levels.
 """
 
 import math
@@ -26,22 +27,23 @@ from tsfm.nn import (
 from tsfm_data.errors import InputError
 from tsfm_data.windows import Batch, Forecast
 
-# Levels of the paths on which forecasts go on beyond a model's reach. Fewer paths say less of what may come; from more,
-# most of them near the middle, intervals come out too narrow: of a random walk nine lose half in 25 passes.
+# Levels of the sample paths that continue a forecast beyond the model's own horizon. With more paths, most of them near
+# the median, intervals become too narrow: with nine, those of a random walk lose half of their width in 25 passes.
 PATHS = (0.1, 0.3, 0.5, 0.7, 0.9)
-POINTS = tuple((i + 0.5) / 20 for i in range(20))  # levels that stand for a whole forecast where forecasts are mixed
+POINTS = tuple((i + 0.5) / 20 for i in range(20))  # levels that represent each forecast in a mixture
 
-# How fast the history's share in the mean falls with the width of a forecast. On 72 training sets the squared error of
-# the mean, over that of the median, is 1.002 (decoder) and 0.990 (encoder); without any share 1.023 and 0.998.
+# How fast the weight of the history's mean falls if a forecast is narrower than its history. On 72 training sets the
+# squared error of the mean, relative to that of the median, is 1.002 (decoder) and 0.990 (encoder); without the
+# history's mean it is 1.023 and 0.998.
 WIDTH_POWER = 4
 
-# What a batch holds of the past and knows of the future, by the names of both.
+# Fields of a batch that are also known in the future: past field -> future field.
 KNOWN = {
     "past_marks": "future_marks",
     "known_past": "known_future",
     "known_past_observed": "known_future_observed",
 }
-# All that has as many steps as the context.
+# Fields with as many steps as the context.
 HISTORY = ("past", "past_observed", "past_covariates", "past_covariates_observed", *KNOWN)
 
 
@@ -54,10 +56,10 @@ class TrainingData:
         freq: pandas frequency alias.
         marks: calendar-feature set given with every window, or None.
         variates: names of the training variates.
-        mean: of each variate over the training rows, in the data's own units.
+        mean: mean of each variate over the training rows, in the data's own units.
         std: population standard deviation of each variate over the training rows.
-        past_covariates: covariates known up to the present that came with every window.
-        known_covariates: those known over the horizon too.
+        past_covariates: names of the covariates known up to the present.
+        known_covariates: names of those known over the horizon, too.
     """
 
     source: str
@@ -75,16 +77,16 @@ class Pretraining:
     """What a model was pretrained on and for how long, kept with its weights.
 
     Attributes:
-        corpus: name of the corpus; None where all series were generated.
+        corpus: name of the corpus; None if all series were generated.
         manifest_sha256: hash of the corpus's ``manifest.json``.
-        sources: sources in training.
-        held_out: sources of the corpus that never were in training.
-        seed: of the stream of batches.
-        global_seed: of the first weights and of everything else random; None where none was set.
+        sources: sources used in training.
+        held_out: sources of the corpus that were never used in training.
+        seed: seed of the sampler.
+        global_seed: seed of the initial weights and everything else; None if none was set.
         steps: optimiser steps.
-        batches: batches seen, on every device.
-        observations: observed values in them, where they were counted.
-        command: the command line, where there was one.
+        batches: batches seen, on all devices together.
+        observations: observed values in them; None if they were not counted.
+        command: the command line, if there was one.
     """
 
     corpus: str | None
@@ -103,15 +105,15 @@ class Forecaster(nn.Module, ABC):
     """A model that forecasts windows.
 
     Args:
-        context: steps of history it looks at.
-        horizon: steps it forecasts in one pass.
-        config: its sizes, a frozen dataclass.
+        context: steps of history.
+        horizon: steps to forecast in one pass.
+        config: sizes, a frozen dataclass.
     """
 
     model_type: ClassVar[str]
     config_type: ClassVar[type]
-    dtype: ClassVar[torch.dtype] = torch.float64  # of the batches it is given: units are taken off in full precision
-    piece: ClassVar[int | None] = None  # series that ``predict`` works on at a time on a CPU; None: all of the batch
+    dtype: ClassVar[torch.dtype] = torch.float64  # of the batches: they are standardised in full precision
+    chunk_size: ClassVar[int | None] = None  # series per forward pass of ``predict`` on a CPU; None: the whole batch
     levels: tuple[float, ...]
     conformal: ConformalIntervals | None
 
@@ -132,12 +134,12 @@ class Forecaster(nn.Module, ABC):
 
     @property
     def covariates(self) -> bool:
-        """Whether the model looks at the covariates of a batch; if not, it is given none."""
+        """Whether the model uses covariates; if not, its batches hold none."""
         return False
 
     @property
     def joint(self) -> bool:
-        """Whether the variates of a window see each other; if not, each is forecast as if it were alone."""
+        """Whether the variates of a window affect each other's forecasts."""
         return True
 
     @abstractmethod
@@ -146,40 +148,40 @@ class Forecaster(nn.Module, ABC):
 
     @abstractmethod
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
-        """The training loss of what ``forward`` returned for this batch, over the observed future values."""
+        """The training loss of the output of ``forward`` for this batch, over the observed future values."""
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """The training loss of a batch whose future is known and as long as the model's own horizon."""
+        """The training loss of a batch with a known future of the model's own horizon."""
         return self.loss_of(self(batch), batch)
 
     def centre(self, output: Float[Tensor, "B S V K"]) -> Float[Tensor, "B S V"]:
-        """The point forecast in what ``forward`` returned: the middle level."""
+        """The point forecast: the middle level of the output of ``forward``."""
         return output[..., len(self.levels) // 2]
 
     def standardise(self, batch: Batch) -> tuple[Batch, WindowScale]:
         """Bring each window and variate to mean 0 and standard deviation 1 over its observed history.
 
-        It makes forecasts follow any change of units exactly, and those of a constant be the constant.
-        Covariates are brought to a scale of their own in the same way, what is known of their future included.
+        So forecasts do not depend on the units, and a constant is forecast as that constant. Covariates are
+        standardised in the same way, including their known future.
         """
         past, scale = standardise_windows(batch.past, batch.past_observed)
         dtype = next(self.parameters()).dtype
         return standardise_covariates(replace(batch, past=past)).to(dtype), scale
 
     def on_training_scale(self, batch: Batch) -> tuple[Batch, WindowScale]:
-        """As ``standardise``, for a batch that the data module has brought to its own standard scale already."""
+        """As ``standardise``, for a batch that the data module has already standardised."""
         return self.standardise(batch)
 
     @torch.inference_mode()
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast ``batch.horizon`` steps, in the units of ``batch.past``, whatever the model's own horizon is.
 
-        In float32, on every machine alike. Under ``torch.autocast`` matrix products are in bfloat16, which takes a CPU
-        that has instructions for it about three quarters of the time.
+        The model runs in float32. Under ``torch.autocast`` matrix products are in bfloat16, which takes about three
+        quarters of the time on a CPU with bfloat16 instructions.
 
         Args:
-            batch: windows of any context length; longer ones are cut, shorter ones count as unobserved before.
-            levels: quantile levels to answer.
+            batch: windows of any context length; longer ones are cut, shorter ones padded as unobserved.
+            levels: quantile levels.
 
         Returns:
             The forecast on the CPU, in float64.
@@ -187,7 +189,7 @@ class Forecaster(nn.Module, ABC):
         Raises:
             InputError: levels outside (0, 1), or a batch without windows.
         """
-        asked = check_levels(levels)
+        requested = check_levels(levels)
         if not len(batch) or not batch.past.shape[2]:
             raise InputError("expected at least one series in a batch, found none: give windows to forecast")
         was_training = self.training
@@ -196,42 +198,42 @@ class Forecaster(nn.Module, ABC):
         if device.type == "cpu":
             keep_large_blocks()
         standard, scale = self.standardise(fit_context(batch.to(device), self.context))
-        trained = torch.cat([self.rollout(part) for part in self.pieces(standard)]).double()
+        trained = torch.cat([self.rollout(part) for part in self.chunks(standard)]).double()
         centre = self.centre(trained)
         if self.conformal is not None and self.conformal.calibrated:
-            quantiles = self.conformal.double().quantiles(centre, asked)
+            quantiles = self.conformal.double().quantiles(centre, requested)
         else:
-            quantiles = interpolate_quantiles(trained, self.levels, asked)
+            quantiles = interpolate_quantiles(trained, self.levels, requested)
         self.train(was_training)
         restored = quantiles * scale.scale.unsqueeze(-1) + scale.loc.unsqueeze(-1)
         mean = centre if len(self.levels) == 1 else forecast_mean(trained, self.levels, standard)
-        return Forecast(scale.restore(mean).cpu(), restored.cpu(), asked)
+        return Forecast(scale.restore(mean).cpu(), restored.cpu(), requested)
 
-    def pieces(self, batch: Batch) -> list[Batch]:
-        """The batch in parts of at most ``piece`` series (on a CPU): what stays in its caches is worked on faster."""
+    def chunks(self, batch: Batch) -> list[Batch]:
+        """The batch in chunks of at most ``chunk_size`` series (on a CPU), which fit into its caches."""
         count, columns = len(batch), batch.past.shape[2]
-        if self.piece is None or batch.past.device.type != "cpu" or count * columns <= self.piece:
+        if self.chunk_size is None or batch.past.device.type != "cpu" or count * columns <= self.chunk_size:
             return [batch]
-        return [select(batch, rows) for rows in torch.arange(count).split(max(1, self.piece // columns))]
+        return [select(batch, rows) for rows in torch.arange(count).split(max(1, self.chunk_size // columns))]
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
-        """Forecast chunk by chunk, feeding the middle level back as history, until ``batch.horizon`` is reached."""
+        """Forecast ``batch.horizon`` steps autoregressively, with the middle level as history."""
         return roll_out(batch, self, self.centre)
 
 
 def forecast_mean(
     quantiles: Float[Tensor, "B H V K"], levels: tuple[float, ...], batch: Batch
 ) -> Float[Tensor, "B H V"]:
-    """The mean of the distributions that quantiles say.
+    """The mean of predictive distributions that are given by quantiles.
 
-    Their integral, in which what lies beyond the outermost levels is a rule and no knowledge. So, as far as a forecast
-    is as wide as its history, which then says all there is to know, its mean is that of the history, moved until the
-    forecast's median lies between the history's median and mean.
+    It is the integral of the quantile function, whose tails beyond the outermost levels are an assumption. Therefore
+    the wider a forecast is relative to its history, the more its mean is that of the history instead, shifted so that
+    the forecast's median lies between the history's median and mean.
 
     Args:
-        quantiles: of each step, ascending.
-        levels: of the quantiles.
-        batch: the windows forecast, in the same units.
+        quantiles: ascending quantiles of each step.
+        levels: their levels.
+        batch: the windows, in the same units.
     """
     median = interpolate_quantiles(quantiles, levels, (0.5,))
     spread = mean_of_quantiles((quantiles - median).abs(), levels)
@@ -250,12 +252,12 @@ def roll_out(
     forecast: Callable[[Batch], Float[Tensor, "B S V K"]],
     centre: Callable[[Float[Tensor, "B S V K"]], Float[Tensor, "B S V"]],
 ) -> Float[Tensor, "B H V K"]:
-    """Forecasts of a horizon of any length. Memory grows by what is forecast alone.
+    """Autoregressive forecasts of a horizon of any length.
 
     Args:
         batch: windows.
-        forecast: gives the next steps of windows.
-        centre: what of them becomes history.
+        forecast: forecasts the next steps of windows.
+        centre: point forecast of these steps, which becomes history.
     """
     chunks, horizon = [forecast(batch)], batch.horizon
     missing = horizon - chunks[0].shape[1]
@@ -269,16 +271,16 @@ def roll_out(
 def roll_out_paths(
     batch: Batch, forecast: Callable[[Batch], Float[Tensor, "B S V K"]], levels: tuple[float, ...]
 ) -> Float[Tensor, "B H V K"]:
-    """Quantiles of a horizon of any length that stay as wide as the model is unsure.
+    """Autoregressive quantile forecasts of a horizon of any length, whose intervals keep growing.
 
-    Forecasts become history along paths from low to high; the quantiles of later steps are those of the mixture of
-    what is forecast from all of them, and every path goes on at its own level of that. (The middle alone
-    would be history without any doubt, and every interval behind it too narrow.)
+    Several quantiles of a chunk become histories (paths). The quantiles of the next chunk are those of the mixture of
+    the forecasts from all paths, and each path continues at its own level of this mixture. (With the median as the only
+    history, its uncertainty would be lost and all further intervals too narrow.)
 
     Args:
         batch: windows.
-        forecast: gives the next steps of windows, at most ``batch.horizon``.
-        levels: of what it gives.
+        forecast: forecasts the next steps of windows, at most ``batch.horizon``.
+        levels: quantile levels of these forecasts.
     """
     chunks, horizon = [forecast(batch)], batch.horizon
     missing = horizon - chunks[0].shape[1]
@@ -287,8 +289,8 @@ def roll_out_paths(
     while missing > 0:
         history = interpolate_quantiles(chunks[-1], levels, PATHS).movedim(-1, 0)
         batch = extend(batch, history.flatten(0, 1))
-        found = forecast(batch).unflatten(0, (len(PATHS), -1))
-        points = interpolate_quantiles(found, levels, POINTS).movedim(0, -2).flatten(-2).sort(dim=-1).values
+        by_path = forecast(batch).unflatten(0, (len(PATHS), -1))
+        points = interpolate_quantiles(by_path, levels, POINTS).movedim(0, -2).flatten(-2).sort(dim=-1).values
         count = points.shape[-1]
         chunks.append(interpolate_quantiles(points, [(i + 0.5) / count for i in range(count)], levels))
         missing -= chunks[-1].shape[1]
@@ -297,13 +299,13 @@ def roll_out_paths(
 
 def select(batch: Batch, rows: Int[Tensor, " b"]) -> Batch:
     """Some windows of a batch, in the given order."""
-    held: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    held |= {name: x[rows] for name, x in held.items() if isinstance(x, Tensor)}
-    return replace(batch, **held)
+    values: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    values |= {name: x[rows] for name, x in values.items() if isinstance(x, Tensor)}
+    return replace(batch, **values)
 
 
 def fit_context(batch: Batch, context: int) -> Batch:
-    """The batch with exactly ``context`` steps of history: the last ones, or padded in front as unobserved."""
+    """The batch with exactly ``context`` steps of history: the last ones, or padded on the left as unobserved."""
     missing = context - batch.past.shape[1]
     if missing == 0:
         return batch
@@ -316,30 +318,29 @@ def fit_context(batch: Batch, context: int) -> Batch:
 
 
 def extend(batch: Batch, values: Float[Tensor, "B S V"]) -> Batch:
-    """The batch after its forecast ``values`` have become history: the window moves on by their number of steps.
+    """Append forecast ``values`` to the history and move the windows on by as many steps.
 
-    What is known of the future (calendar features, covariates) moves with it; a covariate known up to the present is
-    from then on not observed.
+    Calendar features and known covariates move along; a covariate known up to the present is unobserved from there on.
 
     Args:
-        batch: the windows forecast.
+        batch: windows.
         values: the forecast, S steps, fewer than the horizon of the batch.
     """
     steps, context = values.shape[1], batch.past.shape[1]
     moved: dict[str, Any] = {"horizon": batch.horizon - steps, "future": None, "future_observed": None}
 
-    def on(name: str, new: Tensor) -> None:
+    def append(name: str, new: Tensor) -> None:
         moved[name] = torch.cat([getattr(batch, name), new], dim=1)[:, -context:]
 
-    on("past", values.to(batch.past.dtype))
-    on("past_observed", torch.ones_like(values, dtype=torch.bool))
+    append("past", values.to(batch.past.dtype))
+    append("past_observed", torch.ones_like(values, dtype=torch.bool))
     for name in ("past_covariates", "past_covariates_observed"):
         value = getattr(batch, name)
         if value is not None:
-            on(name, value.new_zeros(len(value), steps, value.shape[2]))
+            append(name, value.new_zeros(len(value), steps, value.shape[2]))
     for name, future in KNOWN.items():
         value = getattr(batch, future)
         if value is not None:
-            on(name, value[:, :steps])
+            append(name, value[:, :steps])
             moved[future] = value[:, steps:]
     return replace(batch, **moved)

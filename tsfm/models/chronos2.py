@@ -1,10 +1,10 @@
-"""Chronos-2: an encoder whose blocks look along time and, at each patch, at the other variates of a window
+"""Chronos-2: an encoder with attention along time and, at each patch, across the variates of a window
 (Ansari et al., "Chronos-2: From Univariate to Universal Forecasting", 2025, and chronos-forecasting).
 
-Module names are those of the published weights. The columns of a window (variates and covariates) are one group.
+Module names are those of the published weights. The columns of a window (variates and covariates) form one group.
 
 Shapes: B windows, W columns, V variates, T context, N tokens, P steps of a patch, C channels, K levels, S the model's
-own horizon, F asked horizon, A steps ahead in one pass, U unrolled paths.
+own horizon, F requested horizon, A steps ahead in one pass, U unrolled paths.
 """
 
 import math
@@ -36,9 +36,9 @@ from tsfm_data.errors import InputError, check_positive
 from tsfm_data.windows import Batch
 
 SCALE_EPS = 1e-5
-REGISTER = 1  # row of the table of learnt tokens; the other is never read
+REGISTER = 1  # row of the register token in the table of learnt tokens; the other row is not used
 LEVELS = (0.01, *(k / 20 for k in range(1, 20)), 0.99)
-PATHS = DEFAULT_LEVELS  # quantiles that become histories of their own beyond the first pass
+PATHS = DEFAULT_LEVELS  # levels of the quantiles that become histories beyond the first pass
 NAMES = ("self_attention", "self_attention", "mlp")  # along time, along the group, feed-forward
 
 
@@ -53,7 +53,7 @@ class Chronos2Config:
         heads: attention heads.
         layers: blocks.
         patch_size: steps of a token.
-        time_scale: steps that the time index is divided by.
+        time_scale: divisor of the time index, in steps.
         rope_theta: base of the rotations along time.
         arcsinh: whether scaled values are compressed by arcsinh.
         levels: trained quantile levels.
@@ -80,12 +80,12 @@ class Chronos2Config:
 
     @classmethod
     def tiny(cls) -> "Chronos2Config":
-        """Sizes for a test, or for a first try."""
+        """Sizes for tests and first tries."""
         return cls(d_model=16, d_ff=16, d_kv=8, heads=2, layers=1, patch_size=4, time_scale=24)
 
 
 class Scale(NamedTuple):
-    """Mean and deviation of every column."""
+    """Mean and standard deviation of every column."""
 
     loc: Float[Tensor, "B 1 W"]
     scale: Float[Tensor, "B 1 W"]
@@ -109,7 +109,7 @@ class Encoder(nn.Module):
         self.final_layer_norm = RMSNorm(config.d_model, eps=NORM_EPS)
 
     def forward(self, x: Float[Tensor, "B W N C"], seen: Bool[Tensor, "B W N"]) -> Float[Tensor, "B W N C"]:
-        """The tokens after all blocks; those not ``seen`` are looked at by none."""
+        """The tokens after all blocks; those not ``seen`` are masked."""
         windows, columns, tokens, _ = x.shape
         hidden = torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, -math.inf)
         along_time = hidden.flatten(0, 1)[:, None, None]  # [B W, 1, 1, N]
@@ -129,12 +129,12 @@ class Encoder(nn.Module):
 
 
 class Chronos2(Forecaster):
-    """Quantiles of all variates of a window at once, with covariates of the past and of the future in view.
+    """Quantiles of all variates of a window at once, with past and known covariates.
 
-    The quantiles of ``forward`` may cross, as in the original; ``rollout``, and so ``predict``, puts them in order.
+    The quantiles of ``forward`` may cross, as in the original; ``rollout`` and ``predict`` sort them.
 
     Args:
-        context: longest history looked at ("context_length").
+        context: longest history ("context_length").
         horizon: steps forecast in one pass ("max_output_patches" patches).
         config: sizes.
     """
@@ -152,13 +152,13 @@ class Chronos2(Forecaster):
 
     @property
     def covariates(self) -> bool:
-        """It looks at covariates as at further variates."""
+        """Covariates are further variates."""
         return True
 
     @staticmethod
     def scale(x_BTW: Float[Tensor, "B T W"], observed_BTW: Bool[Tensor, "B T W"]) -> Scale:
-        """Mean and population deviation of what is observed; a constant column has 1e-5, an unobserved one 0 and 1."""
-        # Sums along neighbours in memory round least: a column that is constant but for rounding is scaled by 1e-5.
+        """Mean and deviation of observed values; a constant has deviation 1e-5, an unobserved column has 0 and 1."""
+        # Sums over contiguous memory round least, so that a constant column gets a deviation of 0.
         x, seen = (part.transpose(1, 2).contiguous() for part in (x_BTW, observed_BTW))
         count = seen.sum(2, keepdim=True)
         loc = torch.where(seen, x, 0.0).sum(2, keepdim=True) / count.clamp(min=1)
@@ -168,17 +168,17 @@ class Chronos2(Forecaster):
         return Scale(loc.transpose(1, 2), scale.transpose(1, 2))
 
     def compress(self, x: Float[Tensor, "B T W"], scale: Scale) -> Float[Tensor, "B T W"]:
-        """Values on the scale on which the network works."""
+        """Values on the scale of the network."""
         scaled = (x - scale.loc) / scale.scale
         return scaled.asinh() if self.config.arcsinh else scaled
 
     def embed(
         self, x: Float[Tensor, "B T W"], observed: Bool[Tensor, "B T W"], start: int
     ) -> tuple[Float[Tensor, "B W N C"], Bool[Tensor, "B W N"]]:
-        """Tokens of the patches of scaled columns, and which of them hold anything.
+        """Tokens of the patches of scaled columns, and which of them are not empty.
 
         Args:
-            x: as many steps as whole patches.
+            x: a whole number of patches.
             observed: where ``x`` holds a value.
             start: time index of the first step; the first one to forecast has 0.
         """
@@ -190,13 +190,13 @@ class Chronos2(Forecaster):
         return self.input_patch_embedding(torch.cat([time, values, seen.to(x.dtype)], dim=-1)), seen.any(-1)
 
     def tokens(self, columns: WithCovariates) -> tuple[Float[Tensor, "B W N C"], Bool[Tensor, "B W N"], Scale]:
-        """All tokens after the encoder (history, register, future), which of them hold anything, and the scale."""
+        """All tokens after the encoder (history, register, future), which of them are not empty, and the scale."""
         size = self.config.patch_size
         past, observed = columns.past[:, -self.context :], columns.past_observed[:, -self.context :]
         scale = self.scale(past, observed)
         seen_steps = observed.any(0).any(-1)
         empty = int(seen_steps.int().argmax()) if bool(seen_steps.any()) else len(seen_steps) - 1
-        past, observed = past[:, empty:], observed[:, empty:]  # what nobody saw is not worked on
+        past, observed = past[:, empty:], observed[:, empty:]  # steps at which no window has a value
         fill = (0, 0, -past.shape[1] % size, 0)
         past, observed = F.pad(self.compress(past, scale), fill), F.pad(observed, fill)
         history, seen = self.embed(past, observed, -past.shape[1])
@@ -208,28 +208,28 @@ class Chronos2(Forecaster):
         return self.encoder(torch.cat([history, register, ahead], dim=2), seen), seen, scale
 
     def compressed_quantiles(self, columns: WithCovariates) -> tuple[Float[Tensor, "B A W K"], Scale]:
-        """Quantiles of the steps of ``columns.future``, on the scale on which the network works."""
+        """Quantiles of the steps of ``columns.future``, on the scale of the network."""
         steps = columns.future.shape[1]
         hidden, _, scale = self.tokens(columns)
         ahead = hidden[:, :, hidden.shape[2] - math.ceil(steps / self.config.patch_size) :]
-        found = self.output_patch_embedding(ahead).unflatten(-1, (len(self.levels), self.config.patch_size))
-        return found.transpose(3, 4).flatten(2, 3).transpose(1, 2)[:, :steps], scale
+        quantiles = self.output_patch_embedding(ahead).unflatten(-1, (len(self.levels), self.config.patch_size))
+        return quantiles.transpose(3, 4).flatten(2, 3).transpose(1, 2)[:, :steps], scale
 
     def quantiles(self, columns: WithCovariates) -> Float[Tensor, "B A W K"]:
-        """Quantiles of the steps of ``columns.future``, as the network says them, in the units of the columns."""
-        found, scale = self.compressed_quantiles(columns)
-        found = found.sinh() if self.config.arcsinh else found
-        return found * scale.scale[..., None] + scale.loc[..., None]
+        """Quantiles of the steps of ``columns.future`` in the units of the columns; they may cross."""
+        quantiles, scale = self.compressed_quantiles(columns)
+        quantiles = quantiles.sinh() if self.config.arcsinh else quantiles
+        return quantiles * scale.scale[..., None] + scale.loc[..., None]
 
     def unroll(self, columns: WithCovariates) -> Float[Tensor, "B F W K"]:
-        """Quantiles of all steps of ``columns.future``: beyond the first pass some become histories of their own.
+        """Quantiles of all steps of ``columns.future``; beyond the first pass, some quantiles become histories.
 
-        Theirs are pooled again, each weighed by the probability that stands for it.
+        The forecasts from all of them are pooled, weighted by the probability that each represents.
         """
         steps, size = columns.future.shape[1], self.config.patch_size
         most = -(-self.horizon // size) * size
         chunks = [self.quantiles(first(columns, most))]
-        weights = torch.outer(masses(PATHS), masses(self.levels)).flatten().to(columns.past)
+        weights = torch.outer(probabilities(PATHS), probabilities(self.levels)).flatten().to(columns.past)
         levels = columns.past.new_tensor(self.levels)
         past, observed = (x.repeat_interleave(len(PATHS), 0) for x in columns[:2])
         done = chunks[0].shape[1]
@@ -240,8 +240,8 @@ class Chronos2(Forecaster):
             past = torch.cat([past, torch.where(seen, known, ahead)], dim=1)[:, -self.context :]
             observed = torch.cat([observed, torch.ones_like(seen)], dim=1)[:, -self.context :]
             coming = (x[:, done:].repeat_interleave(len(PATHS), 0) for x in first(columns, done + most)[2:])
-            found = self.quantiles(WithCovariates(past, observed, *coming)).unflatten(0, (-1, len(PATHS)))
-            chunks.append(weighted_quantiles(found.movedim(1, -2).flatten(-2), weights, levels))  # [B, U, A, W, K]
+            by_path = self.quantiles(WithCovariates(past, observed, *coming)).unflatten(0, (-1, len(PATHS)))
+            chunks.append(weighted_quantiles(by_path.movedim(1, -2).flatten(-2), weights, levels))  # [B, U, A, W, K]
             done += chunks[-1].shape[1]
         return torch.cat(chunks, dim=1)
 
@@ -254,18 +254,18 @@ class Chronos2(Forecaster):
         return self.unroll(with_covariates(batch))[:, :, : batch.past.shape[2]].sort(dim=-1).values
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """As ``loss_of``, without the rounding of the way to the batch's units and back."""
-        found, scale = self.compressed_quantiles(with_covariates(batch, self.horizon))
+        """As ``loss_of``, without the rounding errors of a change of units."""
+        quantiles, scale = self.compressed_quantiles(with_covariates(batch, self.horizon))
         variates = batch.past.shape[2]
-        return self.pinball(found[:, :, :variates], Scale(*(x[..., :variates] for x in scale)), batch)
+        return self.pinball(quantiles[:, :, :variates], Scale(*(x[..., :variates] for x in scale)), batch)
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the pinball loss on the scale of the network: sum over levels, mean over observed steps."""
         scale = self.scale(batch.past[:, -self.context :], batch.past_observed[:, -self.context :])
-        found = (output - scale.loc[..., None]) / scale.scale[..., None]
-        return self.pinball(found.asinh() if self.config.arcsinh else found, scale, batch)
+        quantiles = (output - scale.loc[..., None]) / scale.scale[..., None]
+        return self.pinball(quantiles.asinh() if self.config.arcsinh else quantiles, scale, batch)
 
-    def pinball(self, found: Float[Tensor, "B S V K"], scale: Scale, batch: Batch) -> Float[Tensor, ""]:
+    def pinball(self, quantiles: Float[Tensor, "B S V K"], scale: Scale, batch: Batch) -> Float[Tensor, ""]:
         """The loss of quantiles on the scale of the network.
 
         Raises:
@@ -275,21 +275,21 @@ class Chronos2(Forecaster):
             length = "none" if batch.future is None else f"{batch.future.shape[1]} steps"
             raise InputError(f"expected a future of at most {self.horizon} steps in the batch, found {length}")
         target = self.compress(batch.future, scale)
-        loss = 2 * pinball_loss(found[:, : target.shape[1]], target, self.levels).sum(-1)
+        loss = 2 * pinball_loss(quantiles[:, : target.shape[1]], target, self.levels).sum(-1)
         seen = batch.future_observed
         return torch.where(seen, loss, 0.0).sum() / seen.sum().clamp(min=1)
 
 
 def first(columns: WithCovariates, steps: int) -> WithCovariates:
-    """The columns with the first steps of their future alone."""
+    """The columns with only the first steps of their future."""
     return columns._replace(future=columns.future[:, :steps], future_observed=columns.future_observed[:, :steps])
 
 
-def masses(levels: tuple[float, ...]) -> Float[Tensor, " K"]:
-    """The probability that each quantile level stands for: half the way to its neighbours, 0 and 1; together 1."""
+def probabilities(levels: tuple[float, ...]) -> Float[Tensor, " K"]:
+    """The probability that each level represents: half of the distance between its neighbours; normalised to sum 1."""
     borders = torch.tensor([0.0, *levels, 1.0])
-    found = (borders[2:] - borders[:-2]) / 2
-    return found / found.sum()
+    widths = (borders[2:] - borders[:-2]) / 2
+    return widths / widths.sum()
 
 
 def from_reference(config: dict[str, Any], state: dict[str, Tensor]) -> Chronos2:
@@ -300,13 +300,13 @@ def from_reference(config: dict[str, Any], state: dict[str, Tensor]) -> Chronos2
         state: its state dict.
 
     Raises:
-        InputError: not a Chronos-2, of a kind never published, or keys and shapes that do not fit.
+        InputError: not a Chronos-2, an unpublished variant, or keys and shapes that do not fit.
     """
     try:
         own = config["chronos_config"]
         size = own["input_patch_size"]
-        kind = {"use_reg_token": own["use_reg_token"], "feed_forward_proj": config["feed_forward_proj"]}
-        kind |= {"strides": own["input_patch_stride"] == size == own["output_patch_size"]}
+        variant = {"use_reg_token": own["use_reg_token"], "feed_forward_proj": config["feed_forward_proj"]}
+        variant |= {"strides": own["input_patch_stride"] == size == own["output_patch_size"]}
         sizes = Chronos2Config(
             d_model=config["d_model"],
             d_ff=config["d_ff"],
@@ -322,8 +322,8 @@ def from_reference(config: dict[str, Any], state: dict[str, Tensor]) -> Chronos2
         model = Chronos2(own["context_length"], own["max_output_patches"] * size, sizes)
     except KeyError as error:
         raise InputError(f"expected the config.json of a Chronos-2, found no key {error}") from error
-    if kind != {"use_reg_token": True, "feed_forward_proj": "relu", "strides": True}:
-        raise InputError(f"expected a Chronos-2 with register token, ReLU and patches side by side, found {kind}")
+    if variant != {"use_reg_token": True, "feed_forward_proj": "relu", "strides": True}:
+        raise InputError(f"expected a Chronos-2 with register token, ReLU and patches side by side, found {variant}")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

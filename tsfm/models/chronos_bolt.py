@@ -1,10 +1,10 @@
-"""Chronos-Bolt: a T5 encoder over patches and one decoder token that says all quantiles of the horizon at once
+"""Chronos-Bolt: a T5 encoder over patches and one decoder token that gives all quantiles of the horizon at once
 (Ansari et al., "Chronos: Learning the Language of Time Series", TMLR 2024, and chronos-forecasting).
 
 Module names are those of the published weights. Variates are forecast one at a time.
 
 Shapes: R series, T context, N patches and the register token, M keys, H heads, C channels, P steps of a patch,
-S the model's own horizon, F asked horizon, K levels, V variates.
+S the model's own horizon, F requested horizon, K levels, V variates.
 """
 
 import math
@@ -48,8 +48,8 @@ class ChronosBoltConfig:
         layers: encoder blocks.
         decoder_layers: decoder blocks.
         patch_size: steps of a token.
-        buckets: kinds of distance that the attention's position bias tells apart.
-        max_distance: distance in patches from which on all are of one kind.
+        buckets: number of buckets of relative positions in the attention bias.
+        max_distance: distance in patches from which on all positions are in one bucket.
         levels: trained quantile levels.
     """
 
@@ -75,18 +75,18 @@ class ChronosBoltConfig:
 
     @classmethod
     def tiny(cls) -> "ChronosBoltConfig":
-        """Sizes for a test, or for a first try."""
+        """Sizes for tests and first tries."""
         return cls(d_model=16, d_ff=16, d_kv=8, heads=2, layers=1, decoder_layers=1, patch_size=8)
 
 
 def bucket(distance: Int[Tensor, "N M"], buckets: int, max_distance: int, both_ways: bool) -> Int[Tensor, "N M"]:
-    """T5's kinds of distance (key minus query): near ones exactly, far ones by their logarithm.
+    """T5's buckets of relative positions (key minus query): one each for near ones, logarithmic for far ones.
 
     Args:
         distance: in tokens.
-        buckets: number of kinds.
-        max_distance: distance from which on all are of one kind.
-        both_ways: half of the kinds for keys that come after the query; else those count as distance 0.
+        buckets: number of buckets.
+        max_distance: distance from which on all are in one bucket.
+        both_ways: half of the buckets are for keys after the query; otherwise these count as distance 0.
     """
     offset = torch.zeros_like(distance)
     if both_ways:
@@ -102,36 +102,36 @@ def bucket(distance: Int[Tensor, "N M"], buckets: int, max_distance: int, both_w
 
 
 class T5Stack(nn.Module):
-    """Pre-norm blocks of self-attention, in a decoder cross-attention, and feed-forward; then a norm.
+    """Pre-norm blocks of self-attention, cross-attention (decoder only) and feed-forward; then a norm.
 
     Args:
         config: sizes.
         layers: number of blocks.
-        is_decoder: whether blocks look at an encoder's output, and tokens only at what comes before them.
+        is_decoder: whether blocks have cross-attention, and relative positions are causal.
     """
 
     def __init__(self, config: ChronosBoltConfig, layers: int, is_decoder: bool) -> None:
         super().__init__()
         self.is_decoder = is_decoder
-        self.kinds = config.buckets, config.max_distance
+        self.bucket_sizes = config.buckets, config.max_distance
         self.names = ["SelfAttention", *(["EncDecAttention"] if is_decoder else []), "DenseReluDense"]
         self.block = nn.ModuleList()
         for number in range(layers):
             parts: list[nn.Module] = [
                 T5Attention(config.d_model, config.heads, config.d_kv) for _ in range(1 + is_decoder)
             ]
-            if number == 0:  # it holds the bias of distances that all blocks of the stack use
+            if number == 0:  # all blocks use the position bias of the first
                 parts[0].relative_attention_bias = nn.Embedding(config.buckets, config.heads)
             parts.append(T5FeedForward(config.d_model, config.d_ff))
             self.block.append(t5_block(config.d_model, self.names, parts))
         self.final_layer_norm = RMSNorm(config.d_model, eps=NORM_EPS)
 
     def position_bias(self, tokens: int, device: torch.device) -> Float[Tensor, "1 H N N"]:
-        """What is added to the scores of the self-attention, by the distance of the tokens."""
-        place = torch.arange(tokens, device=device)
-        kinds = bucket(place - place[:, None], *self.kinds, both_ways=not self.is_decoder)
+        """Bias on the scores of the self-attention by relative position."""
+        position = torch.arange(tokens, device=device)
+        buckets = bucket(position - position[:, None], *self.bucket_sizes, both_ways=not self.is_decoder)
         table = self.block[0]["layer"][0]["SelfAttention"].relative_attention_bias  # type: ignore[index, union-attr]
-        return table(kinds).movedim(-1, 0).unsqueeze(0)  # type: ignore[operator]
+        return table(buckets).movedim(-1, 0).unsqueeze(0)  # type: ignore[operator]
 
     def forward(
         self,
@@ -143,7 +143,7 @@ class T5Stack(nn.Module):
 
         Args:
             x_RNC: tokens; a decoder takes one, which sees itself.
-            seen_RM: which tokens of the encoder are looked at.
+            seen_RM: which tokens of the encoder are not masked.
             source_RMC: the encoder's output, for a decoder.
         """
         hidden = torch.zeros_like(seen_RM, dtype=x_RNC.dtype).masked_fill(~seen_RM, -math.inf)[:, None, None]
@@ -163,10 +163,10 @@ class T5Stack(nn.Module):
 class ChronosBolt(Forecaster):
     """Direct quantile forecasts of one series at a time.
 
-    The quantiles of ``forward`` may cross, as in the original; ``rollout``, and so ``predict``, puts them in order.
+    The quantiles of ``forward`` may cross, as in the original; ``rollout`` and ``predict`` sort them.
 
     Args:
-        context: longest history looked at ("context_length").
+        context: longest history ("context_length").
         horizon: steps forecast in one pass ("prediction_length").
         config: sizes.
     """
@@ -192,7 +192,7 @@ class ChronosBolt(Forecaster):
     def scale(
         x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]
     ) -> tuple[Float[Tensor, "R 1"], Float[Tensor, "R 1"]]:
-        """Mean and population deviation of what is observed; a constant series has 1e-5, an unobserved one 0 and 1."""
+        """Mean and deviation of observed values; a constant has deviation 1e-5, an unobserved series has 0 and 1."""
         count = observed_RT.sum(1, keepdim=True)
         loc = torch.where(observed_RT, x_RT, 0.0).sum(1, keepdim=True) / count.clamp(min=1)
         square = torch.where(observed_RT, x_RT - loc, 0.0).square().sum(1, keepdim=True)
@@ -202,7 +202,7 @@ class ChronosBolt(Forecaster):
     def embed(
         self, x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]
     ) -> tuple[Float[Tensor, "R N C"], Bool[Tensor, "R N"]]:
-        """Tokens of the patches of a scaled series and the register token; which of them hold anything."""
+        """Tokens of the patches of a scaled series and the register token; and which of them are not empty."""
         missing = -x_RT.shape[1] % self.config.patch_size
         values, seen = (F.pad(x, (missing, 0)).unflatten(1, (-1, self.config.patch_size)) for x in (x_RT, observed_RT))
         values = torch.where(seen, values, 0.0)
@@ -211,56 +211,55 @@ class ChronosBolt(Forecaster):
         return torch.cat([x_RNC, register], dim=1), F.pad(seen.any(-1), (0, 1), value=True)
 
     def scaled_quantiles(self, x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]) -> "Scaled":
-        """Quantiles of the next S steps, as the network says them."""
+        """Quantiles of the next S steps on the scale of the network."""
         x_RT, observed_RT = x_RT[:, -self.context :], observed_RT[:, -self.context :]
         loc, scale = self.scale(x_RT, observed_RT)
         tokens, seen = self.embed((x_RT - loc) / scale, observed_RT)
         start = self.shared.weight[START].expand(len(tokens), 1, -1)
         decoded = self.decoder(start, seen, self.encoder(tokens, seen))
-        found = self.output_patch_embedding(decoded).unflatten(-1, (len(self.levels), self.horizon))
-        return Scaled(found.squeeze(1).transpose(1, 2), loc, scale)
+        quantiles = self.output_patch_embedding(decoded).unflatten(-1, (len(self.levels), self.horizon))
+        return Scaled(quantiles.squeeze(1).transpose(1, 2), loc, scale)
 
     def quantiles(self, x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]) -> Float[Tensor, "R S K"]:
-        """Quantiles of the next S steps, as the network says them, in the units of ``x_RT``."""
-        found, loc, scale = self.scaled_quantiles(x_RT, observed_RT)
-        return found * scale[..., None] + loc[..., None]
+        """Quantiles of the next S steps in the units of ``x_RT``; they may cross."""
+        quantiles, loc, scale = self.scaled_quantiles(x_RT, observed_RT)
+        return quantiles * scale[..., None] + loc[..., None]
 
     def unroll(
         self, x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"], horizon: int
     ) -> Float[Tensor, "R F K"]:
-        """Quantiles of any horizon: each quantile becomes a history of its own, and theirs are pooled again."""
+        """Quantiles of any horizon: each quantile becomes a history, and the forecasts from all of them are pooled."""
         count, levels = len(self.levels), x_RT.new_tensor(self.levels)
         chunks = [self.quantiles(x_RT, observed_RT)]
         paths, seen = (x[:, None].expand(-1, count, -1) for x in (x_RT, observed_RT))
         for _ in range(1, -(-horizon // self.horizon)):
             paths = torch.cat([paths, chunks[-1].transpose(1, 2)], dim=-1)[..., -self.context :]
             seen = F.pad(seen, (0, self.horizon), value=True)[..., -self.context :]
-            found = self.quantiles(paths.flatten(0, 1), seen.flatten(0, 1)).unflatten(0, (-1, count))
-            pooled = found.transpose(1, 2).flatten(2)
-            chunks.append(pooled_quantiles(pooled, levels))
+            by_path = self.quantiles(paths.flatten(0, 1), seen.flatten(0, 1)).unflatten(0, (-1, count))
+            chunks.append(pooled_quantiles(by_path.transpose(1, 2).flatten(2), levels))
         return torch.cat(chunks, dim=1)[:, :horizon]
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Quantiles of the model's own horizon at its levels, in the batch's units."""
-        found = self.quantiles(*by_series(batch.past, batch.past_observed))
-        return found.unflatten(0, (-1, batch.past.shape[2])).transpose(1, 2)
+        quantiles = self.quantiles(*by_series(batch.past, batch.past_observed))
+        return quantiles.unflatten(0, (-1, batch.past.shape[2])).transpose(1, 2)
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B F V K"]:
         """Quantiles of ``batch.horizon`` steps, in ascending order."""
-        found = self.unroll(*by_series(batch.past, batch.past_observed), batch.horizon).sort(dim=-1).values
-        return found.unflatten(0, (-1, batch.past.shape[2])).transpose(1, 2)
+        quantiles = self.unroll(*by_series(batch.past, batch.past_observed), batch.horizon).sort(dim=-1).values
+        return quantiles.unflatten(0, (-1, batch.past.shape[2])).transpose(1, 2)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """As ``loss_of``, without the rounding of the way to the batch's units and back."""
+        """As ``loss_of``, without the rounding errors of a change of units."""
         return self.pinball(self.scaled_quantiles(*by_series(batch.past, batch.past_observed)), batch)
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the pinball loss on the scale of each window: mean over levels and series, sum over steps."""
         loc, scale = self.scale(*(x[:, -self.context :] for x in by_series(batch.past, batch.past_observed)))
-        found = output.transpose(1, 2).flatten(0, 1)
-        return self.pinball(Scaled((found - loc[..., None]) / scale[..., None], loc, scale), batch)
+        quantiles = output.transpose(1, 2).flatten(0, 1)
+        return self.pinball(Scaled((quantiles - loc[..., None]) / scale[..., None], loc, scale), batch)
 
-    def pinball(self, found: "Scaled", batch: Batch) -> Float[Tensor, ""]:
+    def pinball(self, scaled: "Scaled", batch: Batch) -> Float[Tensor, ""]:
         """The loss of scaled quantiles.
 
         Raises:
@@ -270,13 +269,13 @@ class ChronosBolt(Forecaster):
             length = "none" if batch.future is None else f"{batch.future.shape[1]} steps"
             raise InputError(f"expected a future of at most {self.horizon} steps in the batch, found {length}")
         future, observed = by_series(batch.future, batch.future_observed)
-        target = (future - found.loc) / found.scale
-        loss = mean_pinball_loss(found.quantiles[:, : target.shape[1]], target, self.levels)
+        target = (future - scaled.loc) / scaled.scale
+        loss = mean_pinball_loss(scaled.quantiles[:, : target.shape[1]], target, self.levels)
         return torch.where(observed, loss, 0.0).sum(1).mean()
 
 
 class Scaled(NamedTuple):
-    """Quantiles on the scale of each series, and that scale."""
+    """Quantiles on the scale of each series, with this scale."""
 
     quantiles: Float[Tensor, "R S K"]
     loc: Float[Tensor, "R 1"]
@@ -295,14 +294,14 @@ def from_reference(config: dict[str, Any], state: dict[str, Tensor]) -> ChronosB
 
     Args:
         config: its ``config.json``.
-        state: its state dict; tables tied to ``shared.weight`` may be there or not.
+        state: its state dict, with or without the embeddings tied to ``shared.weight``.
 
     Raises:
-        InputError: not a Chronos-Bolt, of a kind never published, or keys and shapes that do not fit.
+        InputError: not a Chronos-Bolt, an unpublished variant, or keys and shapes that do not fit.
     """
     try:
         own = config["chronos_config"]
-        kind = {"use_reg_token": own["use_reg_token"], "feed_forward_proj": config["feed_forward_proj"]}
+        variant = {"use_reg_token": own["use_reg_token"], "feed_forward_proj": config["feed_forward_proj"]}
         sizes = ChronosBoltConfig(
             d_model=config["d_model"],
             d_ff=config["d_ff"],
@@ -318,8 +317,8 @@ def from_reference(config: dict[str, Any], state: dict[str, Tensor]) -> ChronosB
         model = ChronosBolt(own["context_length"], own["prediction_length"], sizes)
     except KeyError as error:
         raise InputError(f"expected the config.json of a Chronos-Bolt, found no key {error}") from error
-    if kind != {"use_reg_token": True, "feed_forward_proj": "relu"} or own["input_patch_stride"] != sizes.patch_size:
-        raise InputError(f"expected a Chronos-Bolt with register token, ReLU and patches side by side, found {kind}")
+    if variant != {"use_reg_token": True, "feed_forward_proj": "relu"} or own["input_patch_stride"] != sizes.patch_size:
+        raise InputError(f"expected a Chronos-Bolt with register token, ReLU and patches side by side, found {variant}")
     tied = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     try:
         model.load_state_dict({key: value for key, value in state.items() if key not in tied})

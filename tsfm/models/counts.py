@@ -1,9 +1,9 @@
-"""Parameters and training FLOPs of a model, from its configuration: no weight is stored and no number computed.
+"""Parameters and training FLOPs of a model from its configuration, without memory for weights and without computing.
 
-The model is built and its loss differentiated with PyTorch's fake tensors, which have shapes but no storage, under
-PyTorch's own counter: two FLOPs a multiply-add of matrix products, convolutions and attention, forward and backward.
-Integers (the segments of packed rows) stay real, since masks are made from them. Attention is counted as the fused
-kernels do it: the whole square of scores also under a causal mask, and the scores once more in the backward pass.
+Forward and backward pass run on PyTorch's fake tensors, which have shapes but no storage, under PyTorch's FLOP counter:
+two FLOPs per multiply-add of matrix products, convolutions and attention. Integer tensors (the segments of packed rows)
+stay real, because masks depend on their values. Attention is counted as the fused kernels compute it: all scores, also
+under a causal mask, and the scores once more in the backward pass.
 """
 
 import functools
@@ -23,8 +23,8 @@ from tsfm.models.registry import MODELS, model_class
 from tsfm_data.errors import check_horizon, unknown_name
 from tsfm_data.windows import Batch
 
-# Children of a model that turn data into tokens or tokens into an answer: what "non-embedding" leaves out.
-EDGES = frozenset(
+# Modules that turn data into tokens or tokens into outputs; "non-embedding" counts leave them out.
+EMBEDDINGS_AND_HEADS = frozenset(
     {
         "embedding",
         "head",
@@ -42,15 +42,15 @@ EDGES = frozenset(
 
 @dataclass(frozen=True)
 class Counts:
-    """What a model costs.
+    """Parameters and FLOPs of a model.
 
     Attributes:
-        params: trainable numbers.
-        non_embedding: those without the layers from data to tokens and from tokens to the answer.
-        active: those that one token meets; fewer than all where a token chooses its layer.
-        forward_flops: of the loss of one window (or image).
-        flops: of the loss of one window and its gradients.
-        tokens: of one window, those of the horizon included.
+        params: trainable parameters.
+        non_embedding: parameters without the layers from data to tokens and from tokens to outputs.
+        active: parameters that one token uses; fewer than all if a layer is chosen per token.
+        forward_flops: FLOPs of the loss of one window (or image).
+        flops: FLOPs of the loss of one window and its gradients.
+        tokens: tokens of one window and its horizon.
     """
 
     params: int
@@ -60,21 +60,21 @@ class Counts:
     flops: int
     tokens: int
 
-    def rule(self, params: int) -> float:
-        """How many times 6 N D the training FLOPs are, for a choice of N."""
+    def times_6nd(self, params: int) -> float:
+        """Training FLOPs relative to 6 N D, for a number of parameters N."""
         return self.flops / (6 * params * self.tokens)
 
 
 def parameters(model: nn.Module) -> tuple[int, int, int]:
-    """Total, non-embedding and active parameters; of buffers and frozen weights none."""
+    """Total, non-embedding and active parameters, without buffers and frozen weights."""
     sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     total = sum(sizes.values())
     idle = 0
     for module in model.modules():
-        layers = len(getattr(module, "sizes", ()))  # one linear layer a patch size, of which a token takes one
+        layers = len(getattr(module, "sizes", ()))  # one linear layer per patch size; a token uses one of them
         if layers > 1 and all(name in module._parameters for name in ("weight", "bias")):
             idle += sum(p.numel() * (layers - 1) // layers for p in module.parameters(recurse=False))
-    edges = sum(size for name, size in sizes.items() if name.split(".")[0] in EDGES)
+    edges = sum(size for name, size in sizes.items() if name.split(".")[0] in EMBEDDINGS_AND_HEADS)
     return total, total - edges, total - idle
 
 
@@ -82,13 +82,13 @@ def count(build: Callable[[], nn.Module], loss: Callable[[nn.Module, Callable[..
     """Count any model by its loss.
 
     Args:
-        build: makes the model.
-        loss: calls the model and gives a number to differentiate; makes its floating-point inputs with its second
-            argument, which takes a shape. ``tokens`` of the result is 1.
+        build: creates the model.
+        loss: calls the model and returns its scalar loss; its second argument creates a floating-point input of a
+            given shape. ``tokens`` of the result is 1.
     """
     try:
         return _count(build, loss, FakeTensorMode(allow_non_fake_inputs=True))
-    except (DataDependentOutputException, DynamicOutputShapeException):  # shapes come from values: run it for real
+    except (DataDependentOutputException, DynamicOutputShapeException):  # shapes depend on values: compute them
         return _count(build, loss, None)
 
 
@@ -107,9 +107,9 @@ def _count(
         with fake:
             model = build()
     with FlopCounterMode(display=False) as counter:
-        found = loss(model, zeros)
+        scalar = loss(model, zeros)
         forward = counter.get_total_flops()
-        found.backward()
+        scalar.backward()
     return Counts(*parameters(model), forward, counter.get_total_flops(), 1)
 
 
@@ -122,10 +122,10 @@ def count_forecaster(model_type: str, config: Any, context: int, horizon: int, v
         config: its sizes.
         context: steps of history.
         horizon: steps to forecast.
-        variates: series of the window.
+        variates: variates of the window.
 
     Raises:
-        InputError: no such model, or sizes that do not fit each other.
+        InputError: no such model, or inconsistent sizes.
     """
     kind = model_class(model_type)
 
@@ -144,7 +144,7 @@ def count_forecaster(model_type: str, config: Any, context: int, horizon: int, v
 
 
 def sizes_of(model_type: str) -> dict[str, Any]:
-    """The named sizes of an architecture; empty where it has none."""
+    """The named sizes of an architecture; empty if it has none."""
 
     if model_type not in MODELS:
         raise unknown_name("architecture", model_type, MODELS)
@@ -156,10 +156,10 @@ def sizes_of(model_type: str) -> dict[str, Any]:
 
 
 def counts_table(archs: list[str], context: int, horizon: int, sizes: list[str] | None = None) -> list[dict[str, Any]]:
-    """One row an architecture and size: counts, and how many times 6 N D the training FLOPs are.
+    """One row per architecture and size: counts, and training FLOPs relative to 6 N D.
 
     Args:
-        archs: keys of ``tsfm.models.registry.MODELS``; one without named sizes is counted at its default size.
+        archs: keys of ``tsfm.models.registry.MODELS``; those without named sizes are counted at their default size.
         context: steps of history.
         horizon: steps to forecast.
         sizes: names of sizes; all by default.
@@ -175,7 +175,10 @@ def counts_table(archs: list[str], context: int, horizon: int, sizes: list[str] 
         for name in sizes or known:
             if name not in known:
                 raise unknown_name(f"size of {arch}", name, known)
-            found = count_forecaster(arch, known[name], context, horizon)
-            rule = {"times_6ND": found.rule(found.params), "times_6ND_trunk": found.rule(found.non_embedding)}
-            rows.append({"arch": arch, "size": name} | asdict(found) | rule)
+            counts = count_forecaster(arch, known[name], context, horizon)
+            ratios = {
+                "times_6ND": counts.times_6nd(counts.params),
+                "times_6ND_trunk": counts.times_6nd(counts.non_embedding),
+            }
+            rows.append({"arch": arch, "size": name} | asdict(counts) | ratios)
     return rows

@@ -1,4 +1,4 @@
-"""Covariates as further variates of a window, and their scale.
+"""Covariates as further variates of a window, and their standardisation.
 
 Shapes: B windows, T context, H horizon, V variates, P covariates known up to the present, K known in the future too,
 W = V + P + K columns.
@@ -17,12 +17,12 @@ from tsfm_data.windows import Batch
 
 
 class WithCovariates(NamedTuple):
-    """A window whose columns are the variates, the covariates of the past, and the known ones, in this order.
+    """Windows whose columns are the variates, the past covariates and the known covariates, in this order.
 
     Attributes:
         past: values of the context; 0 where not observed.
         past_observed: where ``past`` holds a value.
-        future: values of the horizon, of the known covariates alone; 0 elsewhere.
+        future: values of the known covariates over the horizon; 0 for all other columns.
         future_observed: where ``future`` holds a value.
     """
 
@@ -33,12 +33,12 @@ class WithCovariates(NamedTuple):
 
 
 def with_covariates(batch: Batch, horizon: int | None = None) -> WithCovariates:
-    """The columns of a batch with its covariates behind them; without covariates, the variates alone.
+    """The variates of a batch, followed by its covariates, if there are any.
 
     Args:
         batch: windows.
-        horizon: steps of the future to show; None takes the batch's. What is known beyond is left out, and what is
-            not known so far is not observed.
+        horizon: steps of the future; None takes the batch's. Known values beyond it are left out, and missing ones are
+            marked as not observed.
     """
     steps = batch.horizon if horizon is None else horizon
     past, observed = [batch.past], [batch.past_observed]
@@ -61,20 +61,20 @@ def with_covariates(batch: Batch, horizon: int | None = None) -> WithCovariates:
 
 
 def standardise_covariates(batch: Batch) -> Batch:
-    """Bring each window and covariate to mean 0 and standard deviation 1, by all that is observed of it.
+    """Bring each covariate of each window to mean 0 and standard deviation 1 over its observed values.
 
-    That is its past, and of a known covariate its future too. Computed in float64; a constant one is only shifted.
+    These are the past ones, and for a known covariate the future ones, too. Computed in float64; constants become 0.
     """
     if batch.past_covariates is not None and batch.past_covariates_observed is not None:
-        found, _ = standardise_windows(batch.past_covariates, batch.past_covariates_observed)
-        batch = replace(batch, past_covariates=found)
+        standard, _ = standardise_windows(batch.past_covariates, batch.past_covariates_observed)
+        batch = replace(batch, past_covariates=standard)
     if batch.known_past is not None and batch.known_past_observed is not None:
         values, seen, context = batch.known_past, batch.known_past_observed, batch.known_past.shape[1]
         if batch.known_future is not None and batch.known_future_observed is not None:
             values = torch.cat([values, batch.known_future], dim=1)
             seen = torch.cat([seen, batch.known_future_observed], dim=1)
-        found, _ = standardise_windows(values, seen)
-        batch = replace(batch, known_past=found[:, :context])
+        standard, _ = standardise_windows(values, seen)
+        batch = replace(batch, known_past=standard[:, :context])
         if batch.known_future is not None:
-            batch = replace(batch, known_future=found[:, context:])
+            batch = replace(batch, known_future=standard[:, context:])
     return batch

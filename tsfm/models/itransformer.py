@@ -1,4 +1,4 @@
-"""iTransformer: one token a variate (Liu et al., "iTransformer: Inverted Transformers Are Effective for Time Series
+"""iTransformer: one token per variate (Liu et al., "iTransformer: Inverted Transformers Are Effective for Time Series
 Forecasting", ICLR 2024).
 
 Shapes: B batch, T context, S horizon, V variates, M calendar features, N = V + M tokens, C channels, K levels.
@@ -60,12 +60,12 @@ class ITransformerConfig:
 
     @classmethod
     def tiny(cls) -> "ITransformerConfig":
-        """Sizes for a test, or for a first try."""
+        """Sizes for tests and first tries."""
         return cls(d_model=16, d_ff=16, heads=2)
 
 
 class ITransformer(Forecaster):
-    """Attention across variates, each a token made of its whole window; calendar features are tokens too.
+    """Attention across variates, each a token of its whole window; calendar features are tokens, too.
 
     Args:
         context: steps of history, T ("seq_len").
@@ -104,7 +104,7 @@ class ITransformer(Forecaster):
         return self.dropout(self.embedding(tokens_BNT)), scale
 
     def encode(self, x_BNC: Float[Tensor, "B N C"], variates: int) -> Float[Tensor, "B V C"]:
-        """The variates' tokens after all blocks and the final norm; the last block spares the calendar's."""
+        """The variates' tokens after all blocks and the final norm; the last block leaves out the calendar tokens."""
         *blocks, last = self.blocks
         for block in blocks:
             x_BNC = block(x_BNC)
@@ -125,12 +125,12 @@ class ITransformer(Forecaster):
             InputError: the batch holds no future of the model's horizon.
         """
         if batch.future is None or batch.future_observed is None or batch.future.shape[1] != self.horizon:
-            found = "none" if batch.future is None else f"{batch.future.shape[1]} steps"
-            raise InputError(f"expected a future of {self.horizon} steps in the batch, found {found}")
+            length = "none" if batch.future is None else f"{batch.future.shape[1]} steps"
+            raise InputError(f"expected a future of {self.horizon} steps in the batch, found {length}")
         return self.head.loss(output, batch.future, batch.future_observed)
 
     def standardise(self, batch: Batch) -> tuple[Batch, WindowScale]:
-        """As every forecaster, but a model without window normalisation keeps the levels it was trained at.
+        """As for every forecaster; without window normalisation, by the mean and deviation of the training rows.
 
         Raises:
             InputError: such a model is given another number of variates than it was trained on.
@@ -149,7 +149,7 @@ class ITransformer(Forecaster):
         return replace(batch, past=past).to(self.embedding.weight.dtype), scale
 
     def on_training_scale(self, batch: Batch) -> tuple[Batch, WindowScale]:
-        """Without window normalisation that scale is the one to forecast on."""
+        """As for every forecaster; without window normalisation, the batch is on the right scale already."""
         if self.config.window_norm:
             return super().on_training_scale(batch)
         unit = batch.past.new_ones((1, 1, 1), dtype=torch.float64)
@@ -161,11 +161,11 @@ def from_reference_state(
 ) -> ITransformer:
     """An ``ITransformer`` with the weights of the original code or of the Time-Series-Library.
 
-    Sizes are read from the shapes. The number of heads, the activation and the window normalisation leave no trace in
-    a state dict, so they are arguments, with the defaults of the published scripts.
+    Sizes are read from the shapes. Heads, activation and window normalisation are not part of a state dict, so they are
+    arguments, with the defaults of the published scripts.
 
     Args:
-        state: ``Model.state_dict()``; a prefix ``module.`` is taken off. The output layer is called ``projector`` in
+        state: ``Model.state_dict()``; a prefix ``module.`` is removed. The output layer is called ``projector`` in
             the original and ``projection`` in the Time-Series-Library.
         heads: attention heads.
         activation: of the feed-forward part.
@@ -174,30 +174,30 @@ def from_reference_state(
     Raises:
         InputError: a key is missing or left over.
     """
-    foreign = {key.removeprefix("module."): value for key, value in state.items()}
+    state = {key.removeprefix("module."): value for key, value in state.items()}
     prefix = "encoder.attn_layers."
-    count = len({key.split(".")[2] for key in foreign if key.startswith(prefix)})
+    count = len({key.split(".")[2] for key in state if key.startswith(prefix)})
     names: dict[str, list[str]] = {"embedding": ["enc_embedding.value_embedding"], "norm": ["encoder.norm"]}
-    names["head"] = ["projector" if "projector.weight" in foreign else "projection"]
+    names["head"] = ["projector" if "projector.weight" in state else "projection"]
     for k in range(count):
-        ours, theirs = f"blocks.{k}.", f"{prefix}{k}."
-        names[ours + "attention.qkv"] = [f"{theirs}attention.{part}_projection" for part in ("query", "key", "value")]
-        names[ours + "attention.out"] = [theirs + "attention.out_projection"]
-        names[ours + "feed_forward.up"] = [theirs + "conv1"]
-        names[ours + "feed_forward.down"] = [theirs + "conv2"]
-        names[ours + "norm1"] = [theirs + "norm1"]
-        names[ours + "norm2"] = [theirs + "norm2"]
+        own, original = f"blocks.{k}.", f"{prefix}{k}."
+        names[own + "attention.qkv"] = [f"{original}attention.{part}_projection" for part in ("query", "key", "value")]
+        names[own + "attention.out"] = [original + "attention.out_projection"]
+        names[own + "feed_forward.up"] = [original + "conv1"]
+        names[own + "feed_forward.down"] = [original + "conv2"]
+        names[own + "norm1"] = [original + "norm1"]
+        names[own + "norm2"] = [original + "norm2"]
     expected = {f"{part}.{kind}" for parts in names.values() for part in parts for kind in ("weight", "bias")}
-    wrong = sorted(expected ^ foreign.keys())
+    wrong = sorted(expected ^ state.keys())
     if wrong:
         raise InputError(
             f"expected the keys of an iTransformer state dict, {len(wrong)} differ, the first {wrong[0]!r}"
         )
     converted = {}
-    for ours, parts in names.items():
-        weight = torch.cat([foreign[f"{part}.weight"] for part in parts])
-        converted[f"{ours}.weight"] = weight.squeeze(-1) if weight.ndim == 3 else weight  # 1x1 convolutions
-        converted[f"{ours}.bias"] = torch.cat([foreign[f"{part}.bias"] for part in parts])
+    for own, parts in names.items():
+        weight = torch.cat([state[f"{part}.weight"] for part in parts])
+        converted[f"{own}.weight"] = weight.squeeze(-1) if weight.ndim == 3 else weight  # 1x1 convolutions
+        converted[f"{own}.bias"] = torch.cat([state[f"{part}.bias"] for part in parts])
     width, context = converted["embedding.weight"].shape
     config = ITransformerConfig(
         d_model=width,

@@ -22,7 +22,7 @@ from tsfm.nn import LogNormal, Mixture, NarrowNormal, NegativeBinomial, Stack, S
 from tsfm_data.errors import InputError, check_positive
 from tsfm_data.windows import Batch
 
-Future = tuple[Tensor, Tensor]  # values of the variates [B, H, V], and where they count
+Future = tuple[Tensor, Tensor]  # values of the variates [B, H, V], and where they are known
 FAMILIES = (StudentT, NarrowNormal, NegativeBinomial, LogNormal)
 # What the published config.json calls them.
 FAMILY_NAMES = ("StudentTOutput", "NormalFixedScaleOutput", "NegativeBinomialOutput", "LogNormalOutput")
@@ -36,10 +36,10 @@ class MoiraiConfig:
         d_model: channels of a token.
         layers: Transformer blocks.
         heads: attention heads; ``d_model / heads`` must be a multiple of 4.
-        patch_sizes: sizes that the model has projections for, ascending.
-        patch_size: the one of them that windows are cut into; "auto" takes, window by window, the one under which the
-            end of the history is most likely, and in training one at random.
-        levels: quantile levels that ``forward`` answers; any other is interpolated.
+        patch_sizes: ascending patch sizes for which the model has projections.
+        patch_size: the patch size to use; "auto" chooses, per window, the size under which the end of the history is
+            most likely, and in training a random one.
+        levels: quantile levels of ``forward``; others are interpolated.
     """
 
     d_model: int = 384
@@ -61,19 +61,19 @@ class MoiraiConfig:
 
     @classmethod
     def tiny(cls) -> "MoiraiConfig":
-        """Sizes for a test, or for a first try."""
+        """Sizes for tests and first tries."""
         return cls(d_model=16, layers=1, heads=2, patch_sizes=(4, 8), patch_size=4)
 
 
 class SizedLinear(nn.Module):
-    """One linear layer a patch size; every token goes through that of its own, and a token of size 0 gives 0.
+    """One linear layer per patch size; every token uses that of its own size, and a token of size 0 gives 0.
 
     Args:
         sizes: the patch sizes.
-        inputs: channels that come in; None: the steps of a patch, of which a smaller one uses the first.
-        outputs: channels that go out; None: ``per_step`` numbers a step of the largest patch. A smaller patch of ``p``
-            steps has weights for the first ``per_step * p`` alone, the others are their biases (uni2ts).
-        per_step: numbers a step.
+        inputs: input channels; None: the steps of a patch.
+        outputs: output channels; None: ``per_step`` numbers per step of the largest patch. A smaller patch of ``p``
+            steps has weights for the first ``per_step * p`` of them only, the others equal their biases (uni2ts).
+        per_step: outputs per step.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class SizedLinear(nn.Module):
         out = x_BNC.new_zeros(*x_BNC.shape[:2], height)
         for number, (columns, rows) in enumerate(self.used):
             chosen = size_BN == self.sizes[number]
-            found = F.linear(x_BNC[chosen][:, :columns], self.weight[number, :rows, :columns])
-            out[chosen] = (F.pad(found, (0, height - rows)) + self.bias[number]).to(out.dtype)
+            projected = F.linear(x_BNC[chosen][:, :columns], self.weight[number, :rows, :columns])
+            out[chosen] = (F.pad(projected, (0, height - rows)) + self.bias[number]).to(out.dtype)
         return out
 
 
@@ -129,18 +129,18 @@ class Moirai(Forecaster):
     def embed(
         self, packed: Packed, loc: Float[Tensor, "B N 1"], scale: Float[Tensor, "B N 1"]
     ) -> Float[Tensor, "B N C"]:
-        """Tokens of the scaled patches, before those to predict are replaced."""
+        """Tokens of the scaled patches, before those to predict are masked."""
         return self.in_proj((packed.target - loc) / scale, packed.patch_size)
 
     def represent(
         self, packed: Packed, loc: Float[Tensor, "B N 1"], scale: Float[Tensor, "B N 1"]
     ) -> Float[Tensor, "B N C"]:
-        """The tokens after the stack; what is to be predicted is not looked at."""
-        x_BNC = torch.where(packed.prediction[..., None], self.mask_encoding.weight, self.embed(packed, loc, scale))
+        """The tokens after the Transformer; patches to predict are masked."""
+        x_BNC = torch.where(packed.is_predicted[..., None], self.mask_encoding.weight, self.embed(packed, loc, scale))
         return self.encoder(x_BNC, mask_of(packed), packed.time_id, packed.variate_id)
 
     def distribution(self, packed: Packed) -> Mixture:
-        """What the model says of every token's own values."""
+        """The predictive distribution of every token's own values."""
         loc, scale = packed.scale()
         return self.param_proj(self.represent(packed, loc, scale), loc, scale, packed.patch_size)
 
@@ -149,15 +149,15 @@ class Moirai(Forecaster):
         return packed.loss(-self.distribution(packed).log_prob(packed.target), packed.observed)
 
     def pack(self, batch: Batch, patch: int, future: Future | None = None) -> Packed:
-        """Every window as a row of all variates and covariates, the past and then what is to come of each.
+        """One row per window: the past of all variates and covariates, then their future.
 
         Patches before the first observed step are padding. The future of the variates is to be predicted, that of the
-        known covariates is seen, and covariates known up to the present have none.
+        known covariates is seen; past covariates have no future.
 
         Args:
             batch: windows.
             patch: steps of a token.
-            future: values of the variates and where they count; None: nothing is known of the model's own horizon.
+            future: values of the variates and where they are known; None: unknown, over the model's own horizon.
         """
         variates = batch.past.shape[2]
         if future is None:
@@ -171,13 +171,13 @@ class Moirai(Forecaster):
         ahead = torch.cat([future[0], columns.future[..., first:]], dim=2)
         seen = torch.cat([future[1], columns.future_observed[..., first:]], dim=2)
         packed = append_future(rows, ahead, seen, patch)
-        covariate = packed.prediction & (packed.variate_id >= variates)
+        covariate = packed.is_predicted & (packed.variate_id >= variates)
         variate_id = torch.where(covariate, packed.variate_id + first - variates, packed.variate_id)
-        packed = replace(packed, variate_id=variate_id, prediction=packed.prediction & ~covariate)
+        packed = replace(packed, variate_id=variate_id, is_predicted=packed.is_predicted & ~covariate)
         return self.sized(packed, patch)
 
     def sized(self, packed: Packed, patch: int) -> Packed:
-        """Rows of patches of one size in the layout of all sizes."""
+        """Pad patches of one size to the largest size."""
         fill = (0, self.config.patch_sizes[-1] - packed.target.shape[2])
         size = torch.where(packed.sample_id > 0, patch, 0)
         return replace(
@@ -185,7 +185,7 @@ class Moirai(Forecaster):
         )
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Mean negative log likelihood of a batch whose future is known, every patch size by itself."""
+        """Mean negative log likelihood of a batch with a known future, one patch size at a time."""
         future, observed = known_future(batch, self.horizon)
         total = batch.past.new_zeros(())
         for patch, rows in self.by_patch_size(batch):
@@ -195,38 +195,37 @@ class Moirai(Forecaster):
         return total
 
     def by_patch_size(self, batch: Batch) -> list[tuple[int, Tensor]]:
-        """The patch sizes in use, and the windows that are cut into each."""
-        everything = torch.arange(len(batch), device=batch.past.device)
+        """The patch sizes in use, with the windows that use each."""
+        all_rows = torch.arange(len(batch), device=batch.past.device)
         size = self.config.patch_size
         if size != "auto":
-            return [(size, everything)]
+            return [(size, all_rows)]
         sizes = [size for size in self.config.patch_sizes if 2 * size <= batch.past.shape[1]]
         sizes = sizes or [self.config.patch_sizes[0]]
         if self.training:
-            return [(sizes[int(torch.randint(len(sizes), ()))], everything)]
+            return [(sizes[int(torch.randint(len(sizes), ()))], all_rows)]
         best = torch.stack([self.recent_loss(batch, size) for size in sizes]).argmin(0)
-        chosen = [(size, everything[best == number]) for number, size in enumerate(sizes)]
+        chosen = [(size, all_rows[best == number]) for number, size in enumerate(sizes)]
         return [(size, rows) for size, rows in chosen if len(rows)]
 
     @torch.no_grad()
     def recent_loss(self, batch: Batch, patch: int) -> Float[Tensor, " B"]:
-        """How unlikely the last steps of every history are, given what came before: those of a horizon, or half.
+        """Negative log likelihood of the end of every history (a horizon, at most half) given the rest.
 
-        The original holds out a horizon beyond the context, for which it asks for a longer history; here it is the end
-        of the context.
+        The original holds out a horizon after the context and needs a longer history; here it is in the context.
         """
         steps = min(self.horizon, batch.past.shape[1] // 2)
         return self.window_loss(*hold_out(batch, steps), patch)
 
     def window_loss(self, batch: Batch, future: Future, patch: int) -> Float[Tensor, " B"]:
-        """Negative log likelihood of the future of every window: over its variates the sum of the means over time."""
+        """Negative log likelihood of the future of every window: mean over time, sum over variates."""
         packed = self.pack(batch, patch, future)
-        counts = packed.observed & packed.prediction[..., None]
+        counts = packed.observed & packed.is_predicted[..., None]
         nll = torch.where(counts, -self.distribution(packed).log_prob(packed.target), 0.0)
         return nll.sum((1, 2)) / future[0].shape[1]
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
-        """Twice the mean pinball loss of the quantiles: what validation watches, comparable over kinds of models."""
+        """Twice the mean pinball loss of the quantiles, for validation; comparable across models."""
         return quantile_loss(output, batch, self.levels)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
@@ -234,21 +233,21 @@ class Moirai(Forecaster):
         return self.each_size(batch, self.quantiles)
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
-        """As every forecaster; the patch size is chosen once, by what was observed."""
+        """As for every forecaster; the patch size is chosen once, from the observed history."""
         return self.each_size(
             batch, lambda part, patch: roll_out(part, lambda b: self.quantiles(b, patch), self.centre)
         )
 
     def each_size(self, batch: Batch, forecast: Callable[[Batch, int], Tensor]) -> Float[Tensor, "B _ V K"]:
-        """The forecasts of all windows, made by the size that they are cut into."""
+        """The forecasts of all windows, each with its own patch size."""
         sizes = self.by_patch_size(batch)
         if len(sizes) == 1:
             return forecast(batch, sizes[0][0])
-        found = torch.cat([forecast(select(batch, rows), patch) for patch, rows in sizes])
-        return found[torch.cat([rows for _, rows in sizes]).argsort()]
+        forecasts = torch.cat([forecast(select(batch, rows), patch) for patch, rows in sizes])
+        return forecasts[torch.cat([rows for _, rows in sizes]).argsort()]
 
     def quantiles(self, batch: Batch, patch: int) -> Float[Tensor, "B S V K"]:
-        """Quantiles of the model's own horizon from patches of one size."""
+        """Quantiles of the model's own horizon, with one patch size."""
         packed, variates = self.pack(batch, patch), batch.past.shape[2]
         loc, scale = packed.scale()
         x_BNC = self.represent(packed, loc, scale)
@@ -256,13 +255,13 @@ class Moirai(Forecaster):
         tokens, known = -(-self.horizon // patch), 0 if batch.known_past is None else batch.known_past.shape[2]
         begin = x_BNC.shape[1] - (variates + known) * tokens  # after the past
         ahead = slice(begin, begin + variates * tokens)
-        found = self.param_proj(*(x[:, ahead] for x in (x_BNC, loc, scale, packed.patch_size)))
-        steps = found.quantiles(self.levels)[:, :, :patch].unflatten(1, (variates, -1)).flatten(2, 3)
+        mixture = self.param_proj(*(x[:, ahead] for x in (x_BNC, loc, scale, packed.patch_size)))
+        steps = mixture.quantiles(self.levels)[:, :, :patch].unflatten(1, (variates, -1)).flatten(2, 3)
         return steps[:, :, : self.horizon].transpose(1, 2)
 
 
 def hold_out(batch: Batch, steps: int) -> tuple[Batch, Future]:
-    """The windows as they were that many steps ago, and the values of their variates since."""
+    """The windows without their last steps, and these steps of the variates as the future."""
     past = {name: getattr(batch, name) for name in HISTORY}
     cut: dict[str, Any] = {"horizon": steps, "future": None, "future_observed": None}
     cut |= {name: x[:, :-steps] for name, x in past.items() if x is not None}
@@ -280,7 +279,7 @@ def from_reference(
         state: its state dict.
         context: steps of history to use.
         horizon: steps to forecast in one pass.
-        patch_size: the size that windows are cut into, or "auto".
+        patch_size: the patch size to use, or "auto".
 
     Raises:
         InputError: another mixture, or keys and shapes that do not fit.

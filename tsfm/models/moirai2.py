@@ -1,7 +1,7 @@
-"""Moirai 2: a decoder over the patches of all variates that says quantiles of the next patches (uni2ts).
+"""Moirai 2: a decoder over the patches of all variates that gives quantiles of the next patches (uni2ts).
 
 Shapes: B rows, N tokens, P steps of a patch, J patches predicted at once, C channels, V variates, K levels,
-S steps of J patches, F asked horizon.
+S steps of J patches, F requested horizon.
 """
 
 import math
@@ -21,7 +21,7 @@ from tsfm.nn import DEFAULT_LEVELS, ResidualMLP, Stack, check_levels, pooled_qua
 from tsfm_data.errors import InputError, check_positive
 from tsfm_data.windows import Batch
 
-SCORES = 2**24  # pairs of tokens that attention weighs at once when it forecasts
+MAX_SCORES = 2**24  # attention scores per batch of forecasts
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ class Moirai2Config:
 
     @classmethod
     def tiny(cls) -> "Moirai2Config":
-        """Sizes for a test, or for a first try."""
+        """Sizes for tests and first tries."""
         return cls(d_model=16, d_ff=16, layers=1, heads=2, patch_size=4, predict_tokens=1)
 
 
 class Moirai2(Forecaster):
-    """Causal over time, with every variate in view.
+    """Attention over all variates, causal in time.
 
-    The quantiles of ``forward`` may cross, as in the original; ``rollout``, and so ``predict``, puts them in order.
+    The quantiles of ``forward`` may cross, as in the original; ``rollout`` and ``predict`` sort them.
 
     Args:
         context: steps of history.
-        horizon: steps that ``forward`` gives; beyond ``predict_tokens`` patches every quantile becomes a history.
+        horizon: steps of ``forward``; beyond ``predict_tokens`` patches, every quantile becomes a history.
         config: sizes.
     """
 
@@ -81,13 +81,13 @@ class Moirai2(Forecaster):
     def embed(
         self, packed: Packed, loc: Float[Tensor, "B N 1"], scale: Float[Tensor, "B N 1"]
     ) -> Float[Tensor, "B N C"]:
-        """Tokens of the scaled patches and of where they are observed."""
+        """Tokens of the scaled patches and their masks."""
         return self.in_proj(torch.cat([(packed.target - loc) / scale, packed.observed.to(loc.dtype)], dim=-1))
 
     def represent(
         self, packed: Packed, loc: Float[Tensor, "B N 1"], scale: Float[Tensor, "B N 1"]
     ) -> Float[Tensor, "B N C"]:
-        """The tokens after the stack; a token sees all variates of its sample up to its own time."""
+        """The tokens after the Transformer; a token sees all variates of its sample up to its own time."""
         later = packed.time_id[:, None, None, :] > packed.time_id[:, None, :, None]
         bias = torch.zeros_like(later, dtype=loc.dtype).masked_fill(later, -math.inf)
         mask = Mask(segment_ids=packed.sample_id, bias=bias)
@@ -96,44 +96,44 @@ class Moirai2(Forecaster):
     def next_quantiles(self, packed: Packed) -> Float[Tensor, "B N K S"]:
         """Quantiles of the J patches after every token, in the units of the data."""
         loc, scale = packed.scale()
-        found = self.out_proj(self.represent(packed, loc, scale))
+        output = self.out_proj(self.represent(packed, loc, scale))
         sizes = (self.config.predict_tokens, len(self.levels), self.config.patch_size)
-        steps = found.unflatten(-1, sizes).transpose(2, 3).flatten(3)
+        steps = output.unflatten(-1, sizes).transpose(2, 3).flatten(3)
         return steps * scale[..., None] + loc[..., None]
 
     def pack(self, batch: Batch) -> Packed:
-        """Every window as a row with all of its variates; patches before the first observed step are padding."""
+        """One row per window with all of its variates; patches before the first observed step are padding."""
         before = batch.past_observed.any(-1).cumsum(1) == 0
         return pack_window(batch.past, batch.past_observed, before, self.config.patch_size)
 
     def unroll(self, packed: Packed, horizon: int, variates: int) -> Float[Tensor, "B F V K"]:
-        """Quantiles of any horizon: each quantile becomes a history of its own, and theirs are pooled again.
+        """Quantiles of any horizon: each quantile becomes a history, and the forecasts from all of them are pooled.
 
-        A history grows to twice the window, then its oldest patches are left out, which bounds the memory.
+        A history grows to twice the window; then its oldest patches are dropped, which bounds the memory.
 
         Args:
             packed: windows of ``variates`` variates, from ``pack``.
             horizon: steps to forecast.
-            variates: how many variates a row holds.
+            variates: variates per row.
         """
         count, levels = len(self.levels), packed.target.new_tensor(self.levels)
         tokens, step = packed.target.shape[1] // variates, self.config.predict_tokens
         longest = max(2 * tokens, tokens + step)
         chunks = [self.next_quantiles(packed)[:, tokens - 1 :: tokens]]  # [B, V, K, S]
         rows = replace(packed, **{name: x.repeat_interleave(count, 0) for name, x in tensors(packed)})
-        place = torch.arange(tokens, device=packed.target.device).repeat(variates)  # of every token in time
+        position = torch.arange(tokens, device=packed.target.device).repeat(variates)  # of every token in time
         missing = horizon - chunks[0].shape[3]
         while missing > 0:
             paths = chunks[-1].permute(0, 2, 3, 1).flatten(0, 1)  # [B K, S, V]
             rows = append_future(rows, paths, torch.ones_like(paths, dtype=torch.bool), self.config.patch_size)
-            rows = replace(rows, prediction=torch.zeros_like(rows.prediction))  # the scaler sees them as history
-            ahead = torch.arange(tokens, tokens + step, device=place.device).repeat(variates)
-            place, tokens = torch.cat([place, ahead]), tokens + step
-            recent = place >= tokens - longest
+            rows = replace(rows, is_predicted=torch.zeros_like(rows.is_predicted))  # the scaler sees them as history
+            ahead = torch.arange(tokens, tokens + step, device=position.device).repeat(variates)
+            position, tokens = torch.cat([position, ahead]), tokens + step
+            recent = position >= tokens - longest
             if tokens > longest:
-                place, rows = place[recent], replace(rows, **{name: x[:, recent] for name, x in tensors(rows)})
-            found = self.next_quantiles(rows)[:, -variates * step :][:, step - 1 :: step]
-            pooled = found.unflatten(0, (-1, count)).movedim(1, 2).flatten(2, 3)  # [B, V, K K, S]
+                position, rows = position[recent], replace(rows, **{name: x[:, recent] for name, x in tensors(rows)})
+            by_path = self.next_quantiles(rows)[:, -variates * step :][:, step - 1 :: step]
+            pooled = by_path.unflatten(0, (-1, count)).movedim(1, 2).flatten(2, 3)  # [B, V, K K, S]
             chunks.append(pooled_quantiles(pooled.movedim(2, -1), levels).movedim(-1, 2))
             missing -= chunks[-1].shape[3]
         return torch.cat(chunks, dim=3)[..., :horizon].permute(0, 3, 1, 2)
@@ -146,7 +146,7 @@ class Moirai2(Forecaster):
         """Quantiles of ``batch.horizon`` steps, in ascending order."""
         packed, variates = self.pack(batch), batch.past.shape[2]
         paths = 1 if batch.horizon <= self.config.predict_tokens * self.config.patch_size else len(self.levels)
-        size = max(1, SCORES // (paths * (2 * packed.target.shape[1]) ** 2))
+        size = max(1, MAX_SCORES // (paths * (2 * packed.target.shape[1]) ** 2))
         parts = [
             replace(packed, **{name: x[i : i + size] for name, x in tensors(packed)})
             for i in range(0, len(batch), size)
@@ -161,8 +161,8 @@ class Moirai2(Forecaster):
 
 
 def tensors(packed: Packed) -> list[tuple[str, Tensor]]:
-    """The fields of packed rows that all rows have."""
-    names = ("target", "observed", "sample_id", "time_id", "variate_id", "prediction")
+    """The tensors of packed rows, by name."""
+    names = ("target", "observed", "sample_id", "time_id", "variate_id", "is_predicted")
     return [(name, getattr(packed, name)) for name in names]
 
 
@@ -173,7 +173,7 @@ def from_reference(config: dict[str, Any], state: dict[str, Tensor], context: in
         config: its ``config.json``.
         state: its state dict.
         context: steps of history to use.
-        horizon: steps that ``forward`` gives.
+        horizon: steps of ``forward``.
 
     Raises:
         InputError: keys and shapes that do not fit.

@@ -1,4 +1,4 @@
-"""Packed rows: patches of several series laid one after the other, and what is averaged a series at a time.
+"""Packed rows: patches of several series in one row, with their scales and their loss per series.
 
 Shapes: B rows, N tokens, P steps of a patch, T context, H horizon, V variates, G groups (a variate of a sample).
 """
@@ -19,10 +19,10 @@ from tsfm_data.windows import Batch
 
 @dataclass(frozen=True, eq=False)
 class Packed(PackedRows):
-    """Rows of patches, with what models compute of them.
+    """Packed rows, with the computations that several models share.
 
     Attributes:
-        patch_size: steps of every token, for a model of several patch sizes; the rest of the patch is 0.
+        patch_size: steps of every token, for a model with several patch sizes; the rest of the patch is 0.
     """
 
     patch_size: Int[Tensor, "B N"] | None = None
@@ -34,14 +34,14 @@ class Packed(PackedRows):
 
     @cached_property
     def groups(self) -> "VariateGroups":
-        """The variates of the samples, told apart over all rows."""
+        """Index of the variate of every token, unique over all samples and rows."""
         row = torch.arange(len(self.sample_id), device=self.sample_id.device)[:, None]
         samples, variates = (int(x.max()) + 1 if x.numel() else 1 for x in (self.sample_id, self.variate_id))
         index = (row * samples + self.sample_id) * variates + self.variate_id
         return VariateGroups(index, len(self.sample_id) * samples * variates)
 
     def compact(self) -> "Packed":
-        """All tokens but padding in one row, so that nothing is computed for padding; the loss is the same."""
+        """All tokens except padding in one row, which saves time; the loss is the same."""
         row = torch.arange(len(self.sample_id), device=self.sample_id.device)[:, None]
         index = (self.sample_id.flatten() > 0).nonzero()[:, 0]
         parts = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
@@ -49,26 +49,26 @@ class Packed(PackedRows):
         return replace(self, **{name: x.flatten(0, 1).index_select(0, index)[None] for name, x in parts.items()})
 
     def scale(self) -> tuple[Float[Tensor, "B N 1"], Float[Tensor, "B N 1"]]:
-        """Location and scale of every token's series, found on what is observed and not to be predicted."""
-        seen = self.observed & ~self.prediction[..., None]
+        """Location and scale of every token's series, over the values that are observed and not to be predicted."""
+        seen = self.observed & ~self.is_predicted[..., None]
         loc, scale = packed_scale(self.target, seen, self.groups.index, self.groups.count)
         padding = (self.sample_id == 0)[..., None]
         return loc.masked_fill(padding, 0.0), scale.masked_fill(padding, 1.0)
 
     def next_patch(self) -> tuple[Float[Tensor, "B N P"], Bool[Tensor, "B N P"]]:
-        """The patch that follows every token within its sample, and where it is observed: what a decoder learns."""
+        """The patch that follows every token within its sample, and where it is observed: the labels of a decoder."""
         label, observed = (F.pad(x[:, 1:], (0, 0, 0, 1)) for x in (self.target, self.observed))
         follows = F.pad(self.sample_id[:, 1:] == self.sample_id[:, :-1], (0, 1))[..., None]
         return label.masked_fill(~follows, 0.0), observed & follows
 
     def loss(self, nll: Float[Tensor, "B N P"], observed: Bool[Tensor, "B N P"]) -> Float[Tensor, ""]:
-        """Mean over the variates of all samples of their mean error over the observed steps to be predicted.
+        """Mean loss over the observed steps to predict: per variate first, then over all variates of all samples.
 
         Args:
-            nll: error of every step.
+            nll: negative log likelihood of every step.
             observed: steps that have a label.
         """
-        counts = observed & self.prediction[..., None]
+        counts = observed & self.is_predicted[..., None]
         total = self.groups.sum(torch.where(counts, nll, 0.0).sum(-1))
         number = self.groups.sum(counts.sum(-1).to(nll.dtype))
         return (total / number.clamp(min=1)).sum() / (number > 0).sum().clamp(min=1)
@@ -76,7 +76,7 @@ class Packed(PackedRows):
 
 @dataclass(frozen=True, eq=False)
 class VariateGroups:
-    """The variate that every token belongs to, and how many there may be; some may have no token."""
+    """The variate of every token, and the number of variates; some may have no token."""
 
     index: Int[Tensor, "B N"]
     count: int
@@ -89,12 +89,12 @@ class VariateGroups:
 def pack_window(
     past_BTV: Float[Tensor, "B T V"], observed_BTV: Bool[Tensor, "B T V"], pad_BT: Bool[Tensor, "B T"], patch: int
 ) -> Packed:
-    """The patches of every variate, one variate after the other; the window is filled up in front to whole patches.
+    """Cut windows into patches, one variate after the other; a window is padded on the left to whole patches.
 
     Args:
         past_BTV: values, 0 where not observed.
         observed_BTV: where there is a value.
-        pad_BT: steps before the series began; patches of nothing else are padding.
+        pad_BT: steps before the series began; patches of such steps only are padding.
         patch: steps of a patch.
     """
     variates, missing = past_BTV.shape[2], -past_BTV.shape[1] % patch
@@ -106,8 +106,10 @@ def pack_window(
     time_id = (real.cumsum(1) - 1).clamp(min=0)
     variate_id = torch.arange(variates, device=past_BTV.device).repeat_interleave(real.shape[1])
     sample_id = real.long().repeat(1, variates)
-    nowhere = torch.zeros_like(sample_id, dtype=torch.bool)
-    return Packed(target, observed, sample_id, time_id.repeat(1, variates), variate_id.expand_as(sample_id), nowhere)
+    not_predicted = torch.zeros_like(sample_id, dtype=torch.bool)
+    return Packed(
+        target, observed, sample_id, time_id.repeat(1, variates), variate_id.expand_as(sample_id), not_predicted
+    )
 
 
 def append_future(
@@ -117,12 +119,12 @@ def append_future(
     patch: int,
     first_variate: int = 0,
 ) -> Packed:
-    """Put the patches of a horizon, to be predicted, after those of a window; they are filled up behind.
+    """Append the patches of a horizon, which are to be predicted, to those of a window; padded on the right.
 
     Args:
         packed: the window, from ``pack_window``; all of its variates end at the same time.
         future_BHV: values, 0 where not known.
-        observed_BHV: where a value counts.
+        observed_BHV: where a value is known.
         patch: steps of a patch.
         first_variate: number of the first variate.
     """
@@ -133,7 +135,7 @@ def append_future(
     )
     tokens = target.shape[1] // variates
     steps = torch.arange(1, tokens + 1, device=target.device).repeat(variates)
-    # A window that is all padding ends before its first patch.
+    # A window of padding only ends before its first patch.
     last = torch.where(packed.sample_id.amax(1) > 0, packed.time_id.amax(1), -1)[:, None]
     variate = torch.arange(first_variate, first_variate + variates, device=target.device).repeat_interleave(tokens)
     time_id = last + steps
@@ -152,15 +154,15 @@ def known_future(batch: Batch, horizon: int) -> tuple[Float[Tensor, "B H V"], Bo
     """The future of a batch, and where it is observed.
 
     Raises:
-        InputError: the batch holds none of that many steps.
+        InputError: the batch holds no future of that many steps.
     """
     if batch.future is None or batch.future_observed is None or batch.future.shape[1] != horizon:
-        found = "none" if batch.future is None else f"{batch.future.shape[1]} steps"
-        raise InputError(f"expected a future of {horizon} steps in the batch, found {found}")
+        length = "none" if batch.future is None else f"{batch.future.shape[1]} steps"
+        raise InputError(f"expected a future of {horizon} steps in the batch, found {length}")
     return batch.future, batch.future_observed
 
 
 def join(*parts: Packed) -> Packed:
-    """Rows laid one behind the other."""
+    """Concatenate rows along the tokens."""
     names = [f.name for f in fields(Packed) if getattr(parts[0], f.name) is not None]
     return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts], dim=1) for name in names})

@@ -1,8 +1,8 @@
-"""The forecasters by name: ours, and those that other packages add.
+"""The registry of forecasters: model type -> class, of this package and of others.
 
-Everything that lists models reads this: the command line's class names, ``tsfm weights convert``, the counts, the tests
-of the contract. Another package adds a model by an entry point of the group ``tsfm.models``, whose name is the model
-type and whose value is ``module:Class``.
+The command line, ``tsfm weights convert``, the parameter counts and the tests of the contract use it. Another package
+adds a model by an entry point of the group ``tsfm.models``, whose name is the model type and whose value is
+``module:Class``.
 """
 
 import importlib
@@ -24,7 +24,7 @@ OWN = {
     "zeroshot-encoder": "tsfm.models.zeroshot.encoder:ZeroShotEncoder",
 }
 ADDED = {entry.name: entry for entry in entry_points(GROUP, OWN)}
-# Model type in config.json -> module and class. A class is imported only when it is asked for.
+# Model type in config.json -> module and class. A class is imported when it is first used.
 MODELS = {**{name: entry.value for name, entry in ADDED.items()}, **OWN}
 
 
@@ -47,7 +47,7 @@ def model_class(model_type: str) -> type[Forecaster]:
 
 
 def model_classes() -> dict[str, type[Forecaster]]:
-    """Every model type that can be imported, with its class; others are named on standard error."""
+    """Every model type that can be imported, with its class; the others are listed on standard error."""
     classes = {}
     for model_type in MODELS:
         try:

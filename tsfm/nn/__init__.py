@@ -1,4 +1,4 @@
-"""Layers, heads and scalers that several models are made of."""
+"""Layers, heads, scalers and predictive distributions that several models share."""
 
 from typing import TYPE_CHECKING
 

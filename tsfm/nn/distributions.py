@@ -1,6 +1,6 @@
-"""Predictive distributions of a step: Student-T, normal, negative binomial, log-normal, and mixtures of them.
+"""Predictive distributions: Student-T, normal, negative binomial, log-normal, and their mixtures.
 
-Shapes: ``*S`` whatever the parameters have, K components of a mixture, Q levels.
+Shapes: ``*S`` shape of the parameters (steps), K components of a mixture, Q levels.
 """
 
 import math
@@ -17,29 +17,29 @@ from torch.nn import functional as F
 
 from tsfm.nn.special import incomplete_beta, normal_cdf, sinh
 
-# Counts whose probabilities are tabulated.
+# Counts with tabulated probabilities.
 TABLE = 64
-# Halvings of the bracket around a quantile, down to what float32 can tell apart.
+# Halvings of the bracket around a quantile, down to the resolution of float32.
 HALVINGS = 28
-# Newton's search for a quantile on the scale of ``asinh``: widest bracket that will do (relative beyond 1), longest
-# step and largest difference of the log odds after which another step would change nothing, most steps.
-BRACKET, STEP, ODDS, MOST = 1e-6, 2e-4, 5e-4, 60
+# Newton's method for a quantile, on the scale of ``asinh``, has converged if the bracket is narrower than BRACKET
+# (relative beyond 1), or if the step and the difference of the log odds are below STEP and ODDS.
+BRACKET, STEP, ODDS, MAX_STEPS = 1e-6, 2e-4, 5e-4, 60
 
 
 class Distribution(ABC):
-    """A distribution a step. ``of`` makes it from what a network puts out."""
+    """One distribution per step. ``of`` creates it from the outputs of a network."""
 
     parameters: ClassVar[tuple[str, ...]]
-    steps: ClassVar[bool] = False  # whether the probability jumps
+    is_discrete: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
     def of(cls, raw: dict[str, Tensor]) -> "Distribution":
-        """From unbounded numbers, one tensor a parameter."""
+        """From unbounded outputs, one tensor per parameter."""
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log density; ``-inf`` where ``x`` is outside the support."""
+        """Log density; ``-inf`` outside the support."""
 
     @abstractmethod
     def cdf(self, x: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def bracket(self, levels: Float[Tensor, "Q 1"]) -> tuple[Tensor, Tensor]:
-        """Bounds of the quantile of every level, [Q, S], for parameters of shape [S]."""
+        """Lower and upper bound of the quantile of every level, [Q, S], for parameters of shape [S]."""
 
     def take(self, chosen: Tensor) -> "Distribution":
         """The distributions of some of the steps, for parameters of shape [S]."""
@@ -69,13 +69,13 @@ class Distribution(ABC):
 
 
 def positive(raw: Tensor) -> Tensor:
-    """Softplus, kept above the smallest number that does not vanish beside 1."""
+    """Softplus, at least the machine epsilon."""
     return F.softplus(raw).clamp(min=torch.finfo(raw.dtype).eps)
 
 
 @dataclass(frozen=True)
 class StudentT(Distribution):
-    """Student's t with more than two degrees of freedom, moved and stretched."""
+    """Student's t with more than two degrees of freedom, location and scale."""
 
     df: Tensor
     loc: Tensor
@@ -98,7 +98,7 @@ class StudentT(Distribution):
         return self.scale.log() + 0.5 * (self.df * math.pi).log() + torch.lgamma(half) - torch.lgamma(half + 0.5)
 
     def cdf(self, x: Tensor) -> Tensor:
-        """Hill's expansion (1970, Algorithm 395), within 2.1e-4 of the probability at 2 degrees, 2e-7 at 5."""
+        """Hill's expansion (1970, Algorithm 395); error at most 2.1e-4 for 2 degrees of freedom, 2e-7 for 5."""
         t = (x - self.loc) / self.scale
         return self._hill(t, torch.log1p(t.square() / self.df))
 
@@ -127,7 +127,7 @@ class StudentT(Distribution):
         return self.scale.square() * self.df / (self.df - 2)
 
     def bracket(self, levels: Float[Tensor, "Q 1"]) -> tuple[Tensor, Tensor]:
-        """Between the quantiles of the normal and of two degrees of freedom, both in closed form, and a little more."""
+        """Quantiles of the normal and of two degrees of freedom, both in closed form, with a margin."""
         near = 0.98 * torch.special.ndtri(levels)
         far = 1.03 * (2 * levels - 1) / (2 * levels * (1 - levels)).sqrt()
         low, high = torch.minimum(near, far) - 0.01, torch.maximum(near, far) + 0.01
@@ -136,7 +136,7 @@ class StudentT(Distribution):
 
 @dataclass(frozen=True)
 class NarrowNormal(Distribution):
-    """Normal with the fixed deviation 0.001, for values that are almost known."""
+    """Normal with a fixed standard deviation of 0.001, for values that are almost certain."""
 
     loc: Tensor
     parameters: ClassVar[tuple[str, ...]] = ("loc",)
@@ -144,7 +144,7 @@ class NarrowNormal(Distribution):
 
     @classmethod
     def of(cls, raw: dict[str, Tensor]) -> "NarrowNormal":
-        """The location as it is."""
+        """The location without a transformation."""
         return cls(raw["loc"])
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -173,19 +173,19 @@ class NarrowNormal(Distribution):
 
 @dataclass(frozen=True)
 class NegativeBinomial(Distribution):
-    """Counts; its density is taken at real numbers too, as Moirai does, its distribution function steps at whole ones.
+    """Counts. The density is also defined for real numbers (as in Moirai), the distribution function has steps.
 
-    ``logits`` are the log odds that every trial adds to the count.
+    ``logits`` are the log odds that a trial adds to the count.
     """
 
     total_count: Tensor
     logits: Tensor
     parameters: ClassVar[tuple[str, ...]] = ("total_count", "logits")
-    steps: ClassVar[bool] = True
+    is_discrete: ClassVar[bool] = True
 
     @classmethod
     def of(cls, raw: dict[str, Tensor]) -> "NegativeBinomial":
-        """Number of failures to wait for: softplus."""
+        """Total count (failures until the end) by softplus."""
         return cls(positive(raw["total_count"]), raw["logits"])
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class NegativeBinomial(Distribution):
 
     @cached_property
     def table(self) -> Tensor:
-        """Probabilities of at most 0, 1, ... along a first axis: small counts, which are asked for most."""
+        """Probabilities of at most 0, 1, ... along a first axis, for small counts, which are the most frequent."""
         k = torch.arange(TABLE, dtype=self.logits.dtype, device=self.logits.device)
         return self.log_prob(k.view(-1, *(1,) * self.logits.ndim)).exp().cumsum(0).clamp(max=1)
 
@@ -206,12 +206,12 @@ class NegativeBinomial(Distribution):
         """Probability of at most ``x``, which may have axes before those of the parameters."""
         k = x.floor()
         index = k.clamp(0, TABLE - 1).long().view(-1, *self.logits.shape)
-        found = torch.where(k < 0, 0.0, self.table.gather(0, index).view(x.shape))
+        probability = torch.where(k < 0, 0.0, self.table.gather(0, index).view(x.shape))
         far = k >= TABLE
         if bool(far.any()):
             count, chance = (p.expand_as(x)[far] for p in (self.total_count, torch.sigmoid(-self.logits)))
-            found[far] = incomplete_beta(count, k[far] + 1, chance)
-        return found
+            probability[far] = incomplete_beta(count, k[far] + 1, chance)
+        return probability
 
     @property
     def mean(self) -> Tensor:
@@ -231,7 +231,7 @@ class NegativeBinomial(Distribution):
 
 @dataclass(frozen=True)
 class LogNormal(Distribution):
-    """The exponential of a normal."""
+    """The exponential of a normal variable."""
 
     loc: Tensor
     scale: Tensor
@@ -274,13 +274,13 @@ class LogNormal(Distribution):
 
 @dataclass(frozen=True)
 class Mixture:
-    """A weighted sum of distributions, moved and stretched as a whole.
+    """A mixture of distributions on the scale of the data.
 
     Attributes:
-        log_weights: normalised, one a component.
-        components: the parts.
-        loc: of the whole, 0 before it is put on the scale of the data.
-        scale: of the whole, 1 before.
+        log_weights: normalised log weights of the components.
+        components: the distributions, on the normalised scale.
+        loc: location of the data.
+        scale: scale of the data.
     """
 
     log_weights: Float[Tensor, "*S K"]
@@ -289,7 +289,7 @@ class Mixture:
     scale: Tensor
 
     def log_prob(self, x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """Log density in the units of ``x``; a component whose support excludes ``x`` drops out."""
+        """Log density in the units of ``x``; a component whose support excludes ``x`` contributes nothing."""
         z = (x - self.loc) / self.scale
         parts = torch.stack([part.log_prob(z) for part in self.components], dim=-1)
         return torch.logsumexp(self.log_weights + parts, dim=-1) - self.scale.log()
@@ -302,7 +302,7 @@ class Mixture:
 
     @property
     def variance(self) -> Float[Tensor, "*S"]:
-        """Variance: the components' own and that of their means."""
+        """Variance: within components plus between their means."""
         weights = self.log_weights.exp()
         means = torch.stack([part.mean for part in self.components], dim=-1)
         own = (weights * torch.stack([part.variance for part in self.components], dim=-1)).sum(-1)
@@ -311,70 +311,75 @@ class Mixture:
 
     @torch.no_grad()
     def quantiles(self, levels: Sequence[float]) -> Float[Tensor, "*S Q"]:
-        """Quantiles at ascending levels, without gradient; ascending as the levels are."""
+        """Ascending quantiles at ascending levels, without gradient."""
         shape = self.log_weights.shape[:-1]
         parts = [
             type(part)(*(getattr(part, name).expand(shape).flatten() for name in part.parameters))
             for part in self.components
         ]
-        asked = self.log_weights.new_tensor(levels)[:, None]
-        found = find_quantiles(parts, self.log_weights.exp().flatten(0, -2), asked)
-        return self.loc[..., None] + self.scale[..., None] * found.T.unflatten(0, shape)
+        level_Q1 = self.log_weights.new_tensor(levels)[:, None]
+        quantiles = find_quantiles(parts, self.log_weights.exp().flatten(0, -2), level_Q1)
+        return self.loc[..., None] + self.scale[..., None] * quantiles.T.unflatten(0, shape)
 
 
 def find_quantiles(
-    parts: list[Distribution], weights_SK: Float[Tensor, "S K"], asked: Float[Tensor, "Q 1"]
+    parts: list[Distribution], weights_SK: Float[Tensor, "S K"], level_Q1: Float[Tensor, "Q 1"]
 ) -> Float[Tensor, "Q S"]:
     """Quantiles of the mixtures of S steps.
 
-    The brackets of heavy tails are wide, so the search is on the scale of ``asinh``: linear near 0 and logarithmic far
-    out. A quantile of a mixture lies between those of its parts.
+    A quantile of a mixture lies between those of its components. The brackets of heavy tails are wide, so the search is
+    on the scale of ``asinh``, which is linear near 0 and logarithmic far from it.
     """
-    bounds = [part.bracket(asked) for part in parts]
+    bounds = [part.bracket(level_Q1) for part in parts]
     low = torch.stack([left for left, _ in bounds]).amin(0).asinh()
     high = torch.stack([right for _, right in bounds]).amax(0).asinh()
     weights = list(weights_SK.unbind(-1))
-    if any(part.steps for part in parts):
-        found = bisect(parts, weights, asked, low, high)
+    if any(part.is_discrete for part in parts):
+        quantiles = bisect(parts, weights, level_Q1, low, high)
     else:
         centres = (weight * (left + right) / 2 for weight, (left, right) in zip(weights, bounds, strict=True))
         start = sum(centres, torch.zeros_like(low)).asinh()
-        found = newton(parts, weights, asked, low, high, torch.minimum(torch.maximum(start, low), high))
-    return sinh(found.cummax(0).values)  # rounding must not let two levels cross
+        quantiles = newton(parts, weights, level_Q1, low, high, torch.minimum(torch.maximum(start, low), high))
+    return sinh(quantiles.cummax(0).values)  # quantiles must not cross by rounding
 
 
 def bisect(
-    parts: list[Distribution], weights: list[Tensor], asked: Float[Tensor, "Q 1"], low: Tensor, high: Tensor
+    parts: list[Distribution], weights: list[Tensor], level_Q1: Float[Tensor, "Q 1"], low: Tensor, high: Tensor
 ) -> Float[Tensor, "Q S"]:
-    """Halve brackets around quantiles."""
+    """Bisection."""
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         x, chance = sinh(middle), torch.zeros_like(middle)
         for part, weight in zip(parts, weights, strict=True):
             chance = chance.addcmul(weight, part.cdf(x))
-        below = chance < asked
+        below = chance < level_Q1
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return high
 
 
 def newton(
-    parts: list[Distribution], weights: list[Tensor], asked: Float[Tensor, "Q 1"], low: Tensor, high: Tensor, at: Tensor
+    parts: list[Distribution],
+    weights: list[Tensor],
+    level_Q1: Float[Tensor, "Q 1"],
+    low: Tensor,
+    high: Tensor,
+    at: Tensor,
 ) -> Float[Tensor, "Q S"]:
-    """Newton's method on the log odds, which are almost straight lines in the tails.
+    """Newton's method on the log odds, which are almost linear in the tails.
 
-    The bracket is halved where a step would leave it or is not much shorter than the last. Mixtures whose quantiles are
-    all found are left out of the search.
+    If a step would leave the bracket or is not much shorter than the last, the bracket is halved instead. Mixtures
+    whose quantiles have all converged are left out.
     """
-    eps, odds = torch.finfo(asked.dtype).eps, torch.logit(asked)
+    eps, odds = torch.finfo(level_Q1.dtype).eps, torch.logit(level_Q1)
     last, done = 2 * (high - low), torch.zeros_like(low, dtype=torch.bool)
-    found, steps = torch.empty_like(at), torch.arange(at.shape[1], device=at.device)
-    for _ in range(MOST):
+    quantiles, steps = torch.empty_like(at), torch.arange(at.shape[1], device=at.device)
+    for _ in range(MAX_STEPS):
         x = sinh(at)
         chance, slope = torch.zeros_like(x), torch.zeros_like(x)
         for part, weight in zip(parts, weights, strict=True):
             probability, density = part.cdf_and_slope(x)
             chance, slope = chance.addcmul(weight, probability), slope.addcmul(weight, density)
-        below = chance < asked
+        below = chance < level_Q1
         low, high = torch.where(below, at, low), torch.where(below, high, at)
         chance = chance.clamp(eps, 1 - eps)
         missing = odds - torch.logit(chance)
@@ -390,8 +395,8 @@ def newton(
         if count == 0:
             break
         if count < 0.7 * len(steps):
-            found[:, steps] = at
+            quantiles[:, steps] = at
             steps, parts, weights = steps[live], [part.take(live) for part in parts], [w[live] for w in weights]
             at, low, high, last, done = (x[:, live] for x in (at, low, high, last, done))
-    found[:, steps] = at
-    return found
+    quantiles[:, steps] = at
+    return quantiles

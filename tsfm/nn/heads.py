@@ -1,6 +1,6 @@
-"""From a model's output to quantiles: monotone quantile head, split-conformal intervals around a point forecast.
+"""Forecast heads: point forecasts, quantiles that do not cross, split-conformal intervals around a point forecast.
 
-Shapes: B batch, H horizon, V variates, N rows, C channels, Q asked levels, K trained levels, S steps with scores.
+Shapes: B batch, H horizon, V variates, N rows, C channels, Q requested levels, K trained levels, S steps with scores.
 """
 
 import bisect
@@ -18,7 +18,7 @@ from tsfm_data.errors import InputError
 
 
 class PointHead(nn.Linear):
-    """One linear map from a variate's token to its horizon: a single "level", the point forecast, trained on MSE."""
+    """One linear layer from a variate's token to its horizon: a point forecast, trained on MSE."""
 
     levels: tuple[float, ...] = (0.5,)
 
@@ -34,12 +34,12 @@ class PointHead(nn.Linear):
 
 
 class QuantileHead(nn.Module):
-    """Quantiles that cannot cross: the middle level plus positive steps outwards.
+    """Quantiles that cannot cross: the middle level plus positive increments outwards.
 
     Args:
         width: channels of a token.
         horizon: steps to forecast.
-        levels: ascending levels to train; any other is interpolated.
+        levels: ascending levels to train; others are interpolated.
     """
 
     def __init__(self, width: int, horizon: int, levels: Sequence[float] = DEFAULT_LEVELS) -> None:
@@ -60,31 +60,31 @@ class QuantileHead(nn.Module):
     def loss(
         self, output: Float[Tensor, "B H V K"], target: Float[Tensor, "B H V"], observed: Bool[Tensor, "B H V"]
     ) -> Float[Tensor, ""]:
-        """Twice the mean pinball loss over observed values and levels; at the median that is the absolute error."""
+        """Twice the mean pinball loss over observed values and levels; at the median, the absolute error."""
         return masked_mean(mean_pinball_loss(output, target, self.levels), observed)
 
 
 def masked_mean(x: Float[Tensor, "*shape"], observed: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Mean of ``x`` where observed; 0 when nothing is."""
+    """Mean of the observed elements of ``x``; 0 if there are none."""
     if is_complete(observed):
         return x.mean()
     return torch.where(observed, x, 0.0).sum() / observed.sum().clamp(min=1)
 
 
-# Coverages whose scores are kept; between them scores are interpolated, beyond the last they stay.
+# Coverages with stored scores; scores are interpolated between them and constant beyond the last.
 COVERAGES = (*(round(0.02 * k, 2) for k in range(1, 50)), 0.99, 0.995, 0.999)
 
 
 class ConformalIntervals(nn.Module):
-    """Split-conformal intervals around a point forecast, one width a step ahead.
+    """Split-conformal intervals around a point forecast, with one width per step ahead.
 
     The score of a residual is its absolute value in units of the forecast's own scale. The interval of coverage c is
     the point plus and minus the ``ceil((n + 1) c)``-th smallest of the n validation scores, so a new window that is
     exchangeable with them is covered with probability at least c (Vovk et al. 2005; Lei et al. 2018, section 2.2).
-    Rolling windows overlap and series drift, so that guarantee is approximate here: the coverage found is reported.
+    Rolling windows overlap and series drift, so the guarantee is approximate; evaluations report the measured coverage.
 
     Args:
-        horizon: steps with a width of their own; further steps widen the last with the square root of time.
+        horizon: steps with their own width; beyond, the last width grows with the square root of time.
     """
 
     scores: Tensor
@@ -102,11 +102,11 @@ class ConformalIntervals(nn.Module):
         """Set the scores from validation residuals.
 
         Args:
-            residuals: forecast minus truth, a row a window and variate, in units of the forecast's scale.
+            residuals: forecast minus truth, one row per window and variate, in units of the forecast's scale.
             observed: where the truth was observed.
 
         Raises:
-            InputError: a step at which no validation value was observed.
+            InputError: no validation value was observed at some step.
         """
         for step in range(self.scores.shape[1]):
             sizes = residuals[observed[:, step], step].abs().sort().values

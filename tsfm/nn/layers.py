@@ -1,7 +1,7 @@
-"""Building blocks that every model of the suite shares.
+"""Layers that several models share: attention, feed-forward parts, norms, rotary positions.
 
-Shapes: B batch, N tokens, K tokens kept, H heads, D channels of a head, R rotated pairs of channels, C channels of a
-token, W channels inside a feed-forward part.
+Shapes: B batch, N tokens, K returned tokens, H heads, D channels of a head, R rotated pairs of channels, C channels of
+a token, W channels inside a feed-forward part.
 """
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -18,7 +18,7 @@ Activation = Literal["gelu", "relu"]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention through the attention door, with one fused projection to queries, keys and values.
+    """Multi-head self-attention with one fused projection to queries, keys and values.
 
     Args:
         width: channels of a token, C.
@@ -42,15 +42,17 @@ class SelfAttention(nn.Module):
     def forward(
         self, x_BNC: Float[Tensor, "B N C"], mask: Mask | None = None, first: int | None = None
     ) -> Float[Tensor, "B K C"]:
-        """Every token attends to all; with ``first``, only the first K = ``first`` tokens ask and are returned."""
+        """Every token attends to all; with ``first``, only the first K = ``first`` tokens are queries."""
         if first is None or first == x_BNC.shape[1]:
             q_BNC, k_BNC, v_BNC = self.qkv(x_BNC).chunk(3, dim=-1)
         else:
             width = x_BNC.shape[2]
-            query, others = self.qkv.weight.split((width, 2 * width))
-            query_bias, other_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split((width, 2 * width))
+            query, key_value = self.qkv.weight.split((width, 2 * width))
+            query_bias, key_value_bias = (
+                (None, None) if self.qkv.bias is None else self.qkv.bias.split((width, 2 * width))
+            )
             q_BNC = F.linear(x_BNC[:, :first], query, query_bias)
-            k_BNC, v_BNC = F.linear(x_BNC, others, other_bias).chunk(2, dim=-1)
+            k_BNC, v_BNC = F.linear(x_BNC, key_value, key_value_bias).chunk(2, dim=-1)
         q_BKHD, k_BNHD, v_BNHD = (x.unflatten(2, (self.heads, -1)) for x in (q_BNC, k_BNC, v_BNC))
         mixed_BKHD = attend(q_BKHD, k_BNHD, v_BNHD, mask, dropout=self.dropout if self.training else 0.0)
         return self.out(mixed_BKHD.flatten(2))
@@ -81,7 +83,7 @@ class FeedForward(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """PyTorch's, with the weight in the type of the tokens: under autocast the fused kernel refuses a mixture."""
+    """PyTorch's RMSNorm with the weight cast to the type of the tokens: the fused kernel needs equal types."""
 
     def forward(self, x: Float[Tensor, "*S C"]) -> Float[Tensor, "*S C"]:
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
@@ -101,19 +103,19 @@ class Rotary(NamedTuple):
 
     @classmethod
     def at(cls, position_BN: Int[Tensor, "B N"], channels: int, base: float = 10_000.0) -> "Rotary":
-        """The rotations that turn pair i of ``channels / 2`` by ``position * base ** (-2 i / channels)``."""
+        """The rotations of pair i of ``channels / 2`` by ``position * base ** (-2 i / channels)``."""
         angle = rotary_angles(position_BN, channels, base)[:, :, None]
         return cls(angle.cos(), angle.sin())
 
     def rotate(self, x_BNHD: Float[Tensor, "B N H D"]) -> Float[Tensor, "B N H D"]:
-        """Turn neighbouring channels as pairs: the first 2 R channels of every head, the others stay."""
+        """Rotate pairs of neighbouring channels: the first 2 R channels of every head; the others are unchanged."""
         if torch.compiler.is_exporting():  # ONNX has no complex numbers: (a, b) cos + (-b, a) sin, turned by a product
             stay = (0, x_BNHD.shape[-1] - 2 * self.cos.shape[-1])
             cos, sin = (F.pad(x.repeat_interleave(2, -1), stay, value=v) for x, v in ((self.cos, 1.0), (self.sin, 0.0)))
             quarter = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=x_BNHD.dtype, device=x_BNHD.device)
             turned = x_BNHD @ torch.block_diag(*[quarter] * (x_BNHD.shape[-1] // 2))
             return (x_BNHD * cos + turned * sin).to(x_BNHD.dtype)
-        # One product of complex numbers a pair: a sixth of the time of the six products and copies above.
+        # One complex product per pair takes a sixth of the time of the six products and copies above.
         stay = (0, x_BNHD.shape[-1] // 2 - self.cos.shape[-1])
         turn = torch.complex(F.pad(self.cos, stay, value=1.0), F.pad(self.sin, stay))
         pairs = x_BNHD.to(torch.promote_types(x_BNHD.dtype, torch.float32)).unflatten(-1, (-1, 2))
@@ -126,7 +128,7 @@ class SwiGLU(nn.Module):
     Args:
         width: channels of a token.
         hidden: channels inside; by default two thirds of ``4 * width``, rounded up to a multiple of 8.
-        names: of the layers gate and value, as published weights call them.
+        names: names of the gate and value layers in published weights.
     """
 
     if TYPE_CHECKING:  # TorchScript takes an annotated module for an interface
@@ -142,9 +144,9 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BNC: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         gate, value = (getattr(self, name)(x_BNC) for name in self.names)
-        return self.fc2(self.weighed(gate, value))
+        return self.fc2(self.apply_gate(gate, value))
 
-    def weighed(self, gate: Float[Tensor, "B N W"], value: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
+    def apply_gate(self, gate: Float[Tensor, "B N W"], value: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
         """Values times the SiLU of their gates."""
         return F.silu(gate) * value
 
@@ -173,6 +175,6 @@ class PostNormBlock(nn.Module):
     def forward(
         self, x_BNC: Float[Tensor, "B N C"], mask: Mask | None = None, first: int | None = None
     ) -> Float[Tensor, "B K C"]:
-        """All tokens, or the first K = ``first`` when nobody needs the others after this block."""
+        """All tokens, or only the first K = ``first``."""
         x_BKC = self.norm1(self.dropout(self.attention(x_BNC, mask, first), residual=x_BNC[:, :first]))
         return self.norm2(self.feed_forward(x_BKC, residual=x_BKC))

@@ -1,10 +1,10 @@
-"""How the C library hands memory back to the system, for work on a CPU."""
+"""Memory allocation of the C library, for speed on a CPU."""
 
 import ctypes
 import platform
 from functools import cache
 
-# Of mallopt(3).
+# Parameters of mallopt(3).
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGE = 1 << 30
 
@@ -13,12 +13,12 @@ LARGE = 1 << 30
 def keep_large_blocks() -> bool:
     """Let the process keep large freed blocks instead of returning them to the system after every use.
 
-    Every step of training and every batch of forecasts allocates the same large tensors again; by default glibc maps
-    each of them anew, and the system clears every page of it, which takes as long as the work on them. Peak memory
-    stays what it is. Linux with glibc; elsewhere nothing is done.
+    Every training step and every batch of forecasts allocates the same large tensors again. By default glibc maps each
+    of them anew and the system clears all its pages, which takes as long as the computation. Peak memory is unchanged.
+    Without glibc, nothing is done.
 
     Returns:
-        Whether the setting took.
+        Whether the setting was accepted.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

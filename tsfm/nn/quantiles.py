@@ -1,6 +1,6 @@
-"""Quantiles: their levels, the pinball loss that trains them, and one set of quantiles made from another.
+"""Quantiles: levels, pinball loss, interpolation between levels, means and pooling.
 
-Shapes: K known levels, Q asked levels, N values.
+Shapes: K known levels, Q requested levels, N values.
 """
 
 import math
@@ -22,10 +22,10 @@ def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
     Raises:
         InputError: no level, a level outside (0, 1), or one given twice.
     """
-    found = tuple(sorted(float(level) for level in levels))
-    if not found or not all(0 < level < 1 for level in found) or len(set(found)) != len(found):
+    ascending = tuple(sorted(float(level) for level in levels))
+    if not ascending or not all(0 < level < 1 for level in ascending) or len(set(ascending)) != len(ascending):
         raise InputError(f"expected distinct quantile levels between 0 and 1, found {tuple(levels)}: try 0.1 0.5 0.9")
-    return found
+    return ascending
 
 
 def pinball_loss(
@@ -39,36 +39,36 @@ def pinball_loss(
         levels: the levels of the quantiles, in their order.
     """
     error = target.unsqueeze(-1) - quantiles
-    asked = error.new_tensor(levels)
-    return torch.maximum(asked * error, (asked - 1) * error)
+    level = error.new_tensor(levels)
+    return torch.maximum(level * error, (level - 1) * error)
 
 
 def mean_pinball_loss(
     quantiles: Float[Tensor, "*shape K"], target: Float[Tensor, "*shape"], levels: Sequence[float]
 ) -> Float[Tensor, "*shape"]:
-    """Twice the mean of the pinball loss over the levels; at the median alone this is the absolute error."""
+    """Twice the mean pinball loss over the levels; with the median as the only level, the absolute error."""
     return 2 * pinball_loss(quantiles, target, levels).mean(-1)
 
 
 def interpolate_quantiles(
-    values: Float[Tensor, "*shape K"], known: Sequence[float], asked: Sequence[float]
+    values: Float[Tensor, "*shape K"], known: Sequence[float], requested: Sequence[float]
 ) -> Float[Tensor, "*shape Q"]:
-    """Quantiles at any level from quantiles at some: linear between known levels, exponential tails beyond them.
+    """Quantiles at any levels from those at known levels: linear in between, exponential tails beyond.
 
-    The tails continue the two outermost known quantiles, so the result is monotone if ``values`` is. This is the rule
-    behind every published score; ``tsfm_data.evaluation.elements.quantile_at`` is the same for arrays.
+    The tails continue the two outermost known quantiles, so the result is monotone if ``values`` is. All published
+    scores use this rule; ``tsfm_data.evaluation.elements.quantile_at`` is the same for arrays.
 
     Args:
         values: quantiles at the known levels, non-decreasing along the last axis.
         known: ascending known levels.
-        asked: ascending levels to answer.
+        requested: ascending levels of the result.
     """
     if len(known) == 1:
-        return values.expand(*values.shape[:-1], len(asked))
+        return values.expand(*values.shape[:-1], len(requested))
     columns = []
-    for level in asked:
-        # Not by bisect, which PyTorch's exporter cannot follow.
-        right = min(max(sum(one < level for one in known), 1), len(known) - 1)
+    for level in requested:
+        # Not with bisect, which PyTorch's exporter cannot trace.
+        right = min(max(sum(lower < level for lower in known), 1), len(known) - 1)
         low, high = known[right - 1], known[right]
         if level < low:
             weight = math.log(level / low) / math.log(high / low)
@@ -81,7 +81,7 @@ def interpolate_quantiles(
 
 
 def mean_of_quantiles(values: Float[Tensor, "*shape K"], known: Sequence[float]) -> Float[Tensor, "*shape"]:
-    """The mean of the distribution whose quantiles at any level are those of ``interpolate_quantiles``: their integral.
+    """The mean of the distribution with the quantile function of ``interpolate_quantiles``, by integration.
 
     Args:
         values: quantiles at the known levels, non-decreasing along the last axis.
@@ -90,9 +90,9 @@ def mean_of_quantiles(values: Float[Tensor, "*shape K"], known: Sequence[float])
     if len(known) == 1:
         return values[..., 0]
     low, high = known[0], 1 - known[-1]
-    # Trapeziums between the levels, the outermost quantiles on to 0 and 1 ...
+    # Trapezoidal rule between the levels, the outermost quantiles constant up to 0 and 1 ...
     weights = [(right - left) / 2 for left, right in zip((-low, *known[:-1]), (*known[1:], 1 + high), strict=True)]
-    # ... and from there the mean of an exponential: what a tail gains until e times less is left of it.
+    # ... plus the mean excess of the exponential tails.
     below, above = low / math.log(known[1] / low), high / math.log((1 - known[-2]) / high)
     weights[0], weights[1] = weights[0] + below, weights[1] - below
     weights[-1], weights[-2] = weights[-1] + above, weights[-2] - above
@@ -100,35 +100,35 @@ def mean_of_quantiles(values: Float[Tensor, "*shape K"], known: Sequence[float])
 
 
 def pooled_quantiles(values: Float[Tensor, "*shape N"], levels: Float[Tensor, " Q"]) -> Float[Tensor, "*shape Q"]:
-    """Quantiles of equally likely values, linear between them: ``torch.quantile`` without its limit of 2^24 values.
+    """Quantiles of equally likely values, as ``torch.quantile`` without its limit of 2^24 values.
 
     Args:
-        values: in any order along the last axis.
+        values: values along the last axis, in any order.
         levels: from 0 to 1.
     """
     ordered = values.sort(dim=-1).values
-    place = levels * (values.shape[-1] - 1)
-    below = place.floor()
-    left, right = ordered[..., below.long()], ordered[..., place.ceil().long()]
-    return torch.lerp(left, right, place - below)
+    position = levels * (values.shape[-1] - 1)
+    below = position.floor()
+    left, right = ordered[..., below.long()], ordered[..., position.ceil().long()]
+    return torch.lerp(left, right, position - below)
 
 
 def weighted_quantiles(
     values: Float[Tensor, "*shape N"], weights: Float[Tensor, " N"], levels: Float[Tensor, " Q"]
 ) -> Float[Tensor, "*shape Q"]:
-    """Quantiles of values of different probability, linear between the levels up to which each of them reaches.
+    """Quantiles of values with different probabilities, linear between their cumulative probabilities.
 
     Args:
-        values: in any order along the last axis.
-        weights: the probability of each; together 1.
+        values: values along the last axis, in any order.
+        weights: probability of each value; the sum is 1.
         levels: from 0 to 1.
     """
     ordered, order = values.sort(dim=-1)
-    reached = weights[order].cumsum(-1).clamp(max=1.0)
-    reached = F.pad(F.pad(reached, (1, 0)), (0, 1), value=1.0)
+    cumulative = weights[order].cumsum(-1).clamp(max=1.0)
+    cumulative = F.pad(F.pad(cumulative, (1, 0)), (0, 1), value=1.0)
     ordered = torch.cat([ordered[..., :1], ordered, ordered[..., -1:]], dim=-1)
-    asked = levels.expand(*values.shape[:-1], -1).contiguous()
-    above = torch.searchsorted(reached, asked, right=True).clamp(max=reached.shape[-1] - 1)
-    low, high = reached.gather(-1, above - 1), reached.gather(-1, above)
-    share = torch.where(high > low, (asked - low) / (high - low).clamp(min=1e-30), 0.0)
+    requested = levels.expand(*values.shape[:-1], -1).contiguous()
+    above = torch.searchsorted(cumulative, requested, right=True).clamp(max=cumulative.shape[-1] - 1)
+    low, high = cumulative.gather(-1, above - 1), cumulative.gather(-1, above)
+    share = torch.where(high > low, (requested - low) / (high - low).clamp(min=1e-30), 0.0)
     return torch.lerp(ordered.gather(-1, above - 1), ordered.gather(-1, above), share)

@@ -1,4 +1,4 @@
-"""Normalisation of each window by its own history, and its inverse."""
+"""Normalisation of each window by the location and scale of its own history."""
 
 import math
 from typing import NamedTuple
@@ -11,22 +11,22 @@ from tsfm_data.windows import binary_size
 
 
 def is_complete(observed: Bool[Tensor, "*shape"]) -> bool:
-    """Whether ``observed`` is one True seen everywhere, as the data layer gives it for series without gaps.
+    """Whether ``observed`` is a single True that is broadcast, as in batches of series without gaps.
 
-    Known from the strides without looking at the elements; False for other masks, also where all elements are True.
+    Read from the strides, without checking all elements; False for any other mask, even if all its elements are True.
     """
     return observed.numel() > 0 and not any(observed.stride()) and bool(observed[(0,) * observed.ndim])
 
 
 class WindowScale(NamedTuple):
-    """Location and scale of each window and variate, broadcast along time; a scale of 0 is that of a constant."""
+    """Location and scale of each window and variate, broadcast along time; a constant has scale 0."""
 
     loc: Float[Tensor, "B 1 V"]
     scale: Float[Tensor, "B 1 V"]
 
     @property
-    def unit(self) -> Float[Tensor, "B 1 V"]:
-        """What errors are counted in: the scale, and for a constant 1."""
+    def error_scale(self) -> Float[Tensor, "B 1 V"]:
+        """Unit of errors: the scale; 1 for a constant."""
         return torch.where(self.scale > 0, self.scale, 1.0)
 
     def normalise(self, x: Float[Tensor, "B T V"], observed: Bool[Tensor, "B T V"]) -> Float[Tensor, "B T V"]:
@@ -42,11 +42,11 @@ class WindowScale(NamedTuple):
 def standardise_windows(
     x: Float[Tensor, "B T V"], observed: Bool[Tensor, "B T V"]
 ) -> tuple[Float[Tensor, "B T V"], WindowScale]:
-    """Every window and variate with mean 0 and standard deviation 1 over its observed steps, and the way back.
+    """Every window and variate with mean 0 and standard deviation 1 over its observed steps, and the scale to undo it.
 
-    In float64 and for numbers of any size: neither sums nor squares overflow or vanish, and a signal that is small
-    beside its offset keeps the digits that it has. A constant becomes 0 with scale 0, so that whatever is said of it
-    comes back as itself; nothing observed has location 0 and scale 1.
+    In float64 and for numbers of any size: neither sums nor squares overflow or underflow, and a signal that is small
+    compared with its offset keeps its digits. A constant becomes 0 with scale 0, so that any forecast of it is restored
+    to the constant. Without observed values, location is 0 and scale 1.
 
     Args:
         x: values.
@@ -75,7 +75,7 @@ def window_scale(
 ) -> WindowScale:
     """Mean and biased standard deviation ``sqrt(var + eps)`` over the observed steps of each window and variate.
 
-    A variate that is nowhere observed gets location 0 and scale ``sqrt(eps)``.
+    A variate without observed values gets location 0 and scale ``sqrt(eps)``.
 
     Args:
         x: values, 0 where not observed.
@@ -98,15 +98,15 @@ def packed_scale(
     groups: int,
     eps: float = 1e-5,
 ) -> tuple[Float[Tensor, "B N 1"], Float[Tensor, "B N 1"]]:
-    """Mean and standard deviation ``sqrt(var + eps)`` of every group of patches, given back for every patch.
+    """Mean and standard deviation ``sqrt(var + eps)`` of every group of patches, returned for every patch.
 
     Computed in float64, without gradient; the variance divides by one less than the number of values (uni2ts). A group
     without any value gets location 0 and scale ``sqrt(eps)``.
 
     Args:
         target: patches.
-        seen: the values that count.
-        group: group of every patch, from 0 on.
+        seen: the values to use.
+        group: group of every patch, from 0.
         groups: number of groups.
         eps: added to the variance.
     """

@@ -1,4 +1,4 @@
-"""Special functions of tensors that PyTorch has not, or has slower."""
+"""Special functions that PyTorch does not have, or that are faster here."""
 
 import math
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 
 def normal_cdf(z: Tensor) -> Tensor:
-    """Standard normal distribution function, exact in both tails."""
+    """Standard normal distribution function, accurate in both tails."""
     return 0.5 * torch.erfc(-z / math.sqrt(2))
 
 
 def asinh(x: Tensor) -> Tensor:
-    """Inverse hyperbolic sine, exact near 0; PyTorch's own is several times slower on a CPU."""
+    """Inverse hyperbolic sine, accurate near 0; PyTorch's is several times slower on a CPU."""
     size = x.abs()
     square = size * size
     return torch.log1p(size + square / (1 + (square + 1).sqrt())) * x.sign()
 
 
 def sinh(x: Tensor) -> Tensor:
-    """Hyperbolic sine; PyTorch's own is several times slower on a CPU."""
+    """Hyperbolic sine; PyTorch's is several times slower on a CPU."""
     return (x.exp() - (-x).exp()) / 2
 
 
@@ -30,7 +30,7 @@ def incomplete_beta(a: Tensor, b: Tensor, x: Tensor, terms: int = 300) -> Tensor
         a: above 0.
         b: above 0.
         x: from 0 to 1.
-        terms: of the fraction, at most; about the square root of the larger of ``a`` and ``b`` are needed.
+        terms: most terms of the fraction; about the square root of the larger of ``a`` and ``b`` are needed.
     """
     dtype = x.dtype
     a, b, x = (value.double() for value in torch.broadcast_tensors(a, b, x))
@@ -55,5 +55,5 @@ def incomplete_beta(a: Tensor, b: Tensor, x: Tensor, terms: int = 300) -> Tensor
         if bool(((c * d - 1).abs() < 1e-10).all()):
             break
     log_front = torch.lgamma(a + b) - torch.lgamma(a) - torch.lgamma(b) + a * x.log() + b * torch.log1p(-x)
-    found = log_front.exp() * fraction / a
-    return torch.where(flipped, 1 - found, found).clamp(0, 1).to(dtype)
+    value = log_front.exp() * fraction / a
+    return torch.where(flipped, 1 - value, value).clamp(0, 1).to(dtype)

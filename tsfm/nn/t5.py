@@ -1,4 +1,4 @@
-"""Layers of T5 as time-series models use them: no biases, no factor on the scores (Raffel et al. 2020).
+"""Layers of T5 as time-series models use them: no biases, unscaled attention scores (Raffel et al. 2020).
 
 Shapes: R rows, N query tokens, M key tokens, H heads, C channels.
 """
@@ -18,7 +18,7 @@ NORM_EPS = 1e-6
 
 
 class T5Attention(nn.Module):
-    """Multi-head attention without biases and without a factor on the scores.
+    """Multi-head attention without biases and with unscaled scores.
 
     Args:
         width: channels of a token.
@@ -34,7 +34,7 @@ class T5Attention(nn.Module):
         self.k = nn.Linear(width, inner, bias=False)
         self.v = nn.Linear(width, inner, bias=False)
         self.o = nn.Linear(inner, width, bias=False)
-        # The scores are not divided by sqrt(head_width): queries start smaller instead.
+        # The scores are not divided by sqrt(head_width): the initial query weights are smaller instead.
         with torch.no_grad():
             self.q.weight.div_(math.sqrt(head_width))
 
@@ -45,25 +45,25 @@ class T5Attention(nn.Module):
         bias: Float[Tensor, "#R #H #N M"],
         rotary: Rotary | None = None,
     ) -> Float[Tensor, "R N C"]:
-        """Tokens ask, the source answers; ``bias`` is added to the scores, ``-inf`` hides a key.
+        """Attention of the tokens to the source.
 
         Args:
-            x_RNC: tokens.
-            source_RMC: the tokens themselves, or others.
-            bias: what is added to the scores.
-            rotary: turns queries and keys by their place: channel i with channel ``head_width / 2 + i``.
+            x_RNC: tokens, the queries.
+            source_RMC: the same tokens or others, the keys and values.
+            bias: added to the scores; ``-inf`` masks a key.
+            rotary: rotates queries and keys by their position: channel i with channel ``head_width / 2 + i``.
         """
         q, k, v = (
             layer(x).unflatten(2, (self.heads, -1))
             for layer, x in ((self.q, x_RNC), (self.k, source_RMC), (self.v, source_RMC))
         )
-        if rotary is not None:  # the same new order of channels for both leaves the scores as they are
+        if rotary is not None:  # reordering the channels of both does not change the scores
             q, k = (rotary.rotate(x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)) for x in (q, k))
         return self.o(attend(q, k, v, Mask(bias=bias), scale=1.0).flatten(2))
 
 
 class T5FeedForward(nn.Module):
-    """Two linear layers with ReLU between.
+    """Two linear layers with a ReLU in between.
 
     Args:
         width: channels of a token.
@@ -80,7 +80,7 @@ class T5FeedForward(nn.Module):
 
 
 def t5_block(width: int, names: Sequence[str], parts: Sequence[nn.Module]) -> nn.ModuleDict:
-    """A block by the key names of its state dict: ``layer.K.NAME`` with its ``layer.K.layer_norm``."""
+    """A block with the key names of published state dicts: ``layer.K.NAME`` and ``layer.K.layer_norm``."""
     norms = (RMSNorm(width, eps=NORM_EPS) for _ in parts)
     named = zip(names, parts, norms, strict=True)
     return nn.ModuleDict({"layer": nn.ModuleList(nn.ModuleDict({n: p, "layer_norm": norm}) for n, p, norm in named)})

@@ -1,6 +1,6 @@
-"""The pre-norm Transformer of recent foundation models: RMSNorm, rotary positions, normed queries and keys, SwiGLU.
+"""Pre-norm Transformer: RMSNorm, rotary positions, normalised queries and keys, SwiGLU.
 
-Module names are those of uni2ts and of the scaling-law code, so their state dicts load as they are.
+Module names are those of uni2ts and of the scaling-law code, so that their state dicts load unchanged.
 
 Shapes: B batch, N tokens, M of them, H heads, D channels of a head, R rotated pairs of channels, C channels of a token.
 """
@@ -20,12 +20,12 @@ NORM_EPS = 1e-5
 
 
 class ResidualMLP(nn.Module):
-    """A hidden layer, and a linear path around it: how patches become tokens and tokens become patches.
+    """One hidden layer with a linear residual connection, for embeddings and outputs of patches.
 
     Args:
-        inputs: channels that come in.
+        inputs: input channels.
         hidden: channels of the hidden layer.
-        outputs: channels that go out.
+        outputs: output channels.
         activation: of the hidden layer.
     """
 
@@ -41,7 +41,7 @@ class ResidualMLP(nn.Module):
 
 
 class VariateBias(nn.Module):
-    """Any-variate attention: a number a head on the scores within a variate, another between variates (Moirai)."""
+    """Any-variate attention (Moirai): per head, a learnt bias on scores within a variate and one between variates."""
 
     def __init__(self, heads: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class VariateBias(nn.Module):
 
 
 class NormedAttention(nn.Module):
-    """Self-attention whose queries and keys are normed a head at a time and turned by their position; no biases.
+    """Self-attention without biases; queries and keys are normalised per head and rotated by their position.
 
     Args:
         width: channels of a token.
@@ -82,7 +82,7 @@ class NormedAttention(nn.Module):
         mask: Mask | None,
         rotary: Rotary,
         same_BNN: Bool[Tensor, "#B N N"] | None = None,
-        asking_M: Int[Tensor, " M"] | None = None,
+        query_M: Int[Tensor, " M"] | None = None,
     ) -> Float[Tensor, "B _ C"]:
         """Mix the tokens.
 
@@ -90,16 +90,16 @@ class NormedAttention(nn.Module):
             x_BNC: tokens.
             mask: which tokens a token sees.
             rotary: rotation of every token.
-            same_BNN: which pairs are of one variate, for an any-variate model.
-            asking_M: the tokens that look, None for all; the others are only looked at.
+            same_BNN: which pairs of tokens are of one variate, for an any-variate model.
+            query_M: the tokens that are queries, None for all; the others are keys and values only.
         """
         heads = (self.heads, -1)
         k_BNHD = rotary.rotate(self.k_norm(self.k_proj(x_BNC).unflatten(2, heads)))
         v_BNHD = self.v_proj(x_BNC).unflatten(2, heads)
-        if asking_M is not None:
-            x_BNC, rotary = x_BNC[:, asking_M], Rotary(*(x[:, asking_M] for x in rotary))
-            mask = None if mask is None else mask.asked_by(asking_M)
-            same_BNN = None if same_BNN is None else same_BNN[:, asking_M]
+        if query_M is not None:
+            x_BNC, rotary = x_BNC[:, query_M], Rotary(*(x[:, query_M] for x in rotary))
+            mask = None if mask is None else mask.asked_by(query_M)
+            same_BNN = None if same_BNN is None else same_BNN[:, query_M]
         q_BNHD = rotary.rotate(self.q_norm(self.q_proj(x_BNC).unflatten(2, heads)))
         if self.var_attn_bias is not None and same_BNN is not None:
             mask = Mask() if mask is None else mask
@@ -109,7 +109,7 @@ class NormedAttention(nn.Module):
 
 
 class PreNormBlock(nn.Module):
-    """Attention and feed-forward part, each on the normed tokens and added to them; arguments as for the stack."""
+    """Attention and feed-forward part, each with a norm and a residual connection; arguments as for ``Stack``."""
 
     def __init__(self, width: int, heads: int, any_variate: bool = False, hidden: int | None = None) -> None:
         super().__init__()
@@ -124,24 +124,24 @@ class PreNormBlock(nn.Module):
         mask: Mask | None,
         rotary: Rotary,
         same_BNN: Bool[Tensor, "#B N N"] | None = None,
-        asking_M: Int[Tensor, " M"] | None = None,
+        query_M: Int[Tensor, " M"] | None = None,
     ) -> Float[Tensor, "B _ C"]:
-        mixed = self.self_attn(self.norm1(x_BNC), mask, rotary, same_BNN, asking_M)
-        x_BNC = (x_BNC if asking_M is None else x_BNC[:, asking_M]) + mixed
+        mixed = self.self_attn(self.norm1(x_BNC), mask, rotary, same_BNN, query_M)
+        x_BNC = (x_BNC if query_M is None else x_BNC[:, query_M]) + mixed
         return x_BNC + self.ffn(self.norm2(x_BNC))
 
 
 class Stack(nn.Module):
-    """Pre-norm blocks and a final norm. An encoder and a decoder are this stack with another mask.
+    """Pre-norm blocks and a final norm: an encoder, or with a causal mask a decoder.
 
-    Half of every head's channels are turned by the token's position, the others carry content alone.
+    Half of the channels of every head are rotated by the token's position.
 
     Args:
         width: channels of a token.
         layers: number of blocks.
         heads: attention heads; must divide ``width``.
         any_variate: whether scores within and between variates get a learnt bias.
-        hidden: channels inside the feed-forward parts, by default those of ``SwiGLU``.
+        hidden: channels inside the feed-forward parts; None takes the default of ``SwiGLU``.
     """
 
     def __init__(
@@ -169,9 +169,9 @@ class Stack(nn.Module):
         Args:
             x_BNC: tokens.
             mask: which tokens a token sees.
-            position_BN: place of every token within its series; only differences matter.
+            position_BN: position of every token within its series; only differences matter.
             variate_BN: variate of every token, for an any-variate model.
-            wanted_M: the tokens to return, None for all; the last block spends nothing on the others but being seen.
+            wanted_M: the tokens to return, None for all; in the last block the others are keys and values only.
         """
         rotary = Rotary.at(position_BN, self.rotated)
         same_BNN = None if variate_BN is None else variate_BN[:, :, None] == variate_BN[:, None, :]

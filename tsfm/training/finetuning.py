@@ -325,7 +325,7 @@ def standardised(model: Forecaster, batch: Batch) -> Batch:
     standard, scale = model.standardise(batch)
     if batch.future is None or batch.future_observed is None:
         raise ValueError("expected windows with their future, found none")
-    future: Tensor = torch.where(batch.future_observed, (batch.future - scale.loc) / scale.unit, 0.0)
+    future: Tensor = torch.where(batch.future_observed, (batch.future - scale.loc) / scale.error_scale, 0.0)
     return replace(standard, future=future.to(standard.past.dtype))
 
 

@@ -22,8 +22,8 @@ from tsfm.models import Forecaster, PackedForecaster, Pretraining, TrainingData
 from tsfm.nn import DEFAULT_LEVELS
 from tsfm.training.callbacks import Throughput
 from tsfm.training.finetuning import merge
+from tsfm.training.from_pretrained import FromPretrained
 from tsfm.training.optim import OptimConfig, build_optimizer, lr_factor, training_steps
-from tsfm.training.start import Pretrained
 from tsfm.training.validation import scaled_errors
 from tsfm.weights import calibrate, save
 from tsfm_data.corpus import MANIFEST, PackedRows, PretrainingDataModule
@@ -45,7 +45,7 @@ class ForecastTask(pl.LightningModule):
 
     def __init__(
         self,
-        forecaster: Callable[[int, int], Forecaster] | Pretrained,
+        forecaster: Callable[[int, int], Forecaster] | FromPretrained,
         context: int = 96,
         horizon: int = 96,
         optim: OptimConfig = OptimConfig(),  # noqa: B008

@@ -251,7 +251,7 @@ def calibrate(model: Forecaster, batches: Iterable[Batch], values: int = CALIBRA
         keep = (torch.arange(index, index + len(batch)) % every == 0).to(device)
         index += len(batch)
         standard, scale = model.on_training_scale(batch)
-        error = model.centre(model(standard)) - (batch.future - scale.loc) / scale.unit
+        error = model.centre(model(standard)) - (batch.future - scale.loc) / scale.error_scale
         residuals.append(error[keep].transpose(1, 2).flatten(0, 1).float())
         seen.append(batch.future_observed[keep].transpose(1, 2).flatten(0, 1))
     if not residuals:

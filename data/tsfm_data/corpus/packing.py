@@ -34,7 +34,7 @@ class PackedRows:
         sample_id: series of every token, 1, 2, ... within a row; 0 for padding, which attention ignores.
         time_id: position of every token within its series, counted in patches.
         variate_id: variate of every token within its series.
-        prediction: tokens to predict; scaler and encoder do not see their values.
+        is_predicted: tokens to predict; scaler and encoder do not see their values.
     """
 
     target: Float[Tensor, "R N P"]
@@ -42,7 +42,7 @@ class PackedRows:
     sample_id: Int[Tensor, "R N"]
     time_id: Int[Tensor, "R N"]
     variate_id: Int[Tensor, "R N"]
-    prediction: Bool[Tensor, "R N"]
+    is_predicted: Bool[Tensor, "R N"]
 
     def to(self: Rows, device: torch.device | str) -> Rows:
         """A copy on another device."""
@@ -196,15 +196,15 @@ def arrange_rows(
         position = (row * tokens + begin)[numbers, None] + token
         target[position[real]] = pieces[real]
     sample_id, time_id = np.zeros((2, rows * tokens), dtype=np.int64)
-    prediction = np.zeros(rows * tokens, dtype=bool)
+    is_predicted = np.zeros(rows * tokens, dtype=bool)
     within = np.arange(shown.sum()) - np.repeat(np.cumsum(shown) - shown, shown)
     position = np.repeat(row * tokens + begin, shown) + within
     order = np.lexsort((begin, row))
     number = np.empty(len(row), dtype=np.int64)
     number[order] = np.arange(len(row)) - np.searchsorted(row[order], row[order]) + 1
     sample_id[position], time_id[position] = np.repeat(number, shown), within
-    prediction[position] = within >= np.repeat(shown - predicted, shown)
+    is_predicted[position] = within >= np.repeat(shown - predicted, shown)
     patches = torch.from_numpy(target).view(rows, tokens, patch_size)
     observed = ~patches.isnan()
-    ids = [torch.from_numpy(x).view(rows, tokens) for x in (sample_id, time_id, prediction)]
+    ids = [torch.from_numpy(x).view(rows, tokens) for x in (sample_id, time_id, is_predicted)]
     return PackedRows(patches.nan_to_num_(nan=0.0), observed, ids[0], ids[1], torch.zeros_like(ids[0]), ids[2])

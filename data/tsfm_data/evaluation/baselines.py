@@ -1,4 +1,4 @@
-"""Forecasts that a model has to beat: naive, seasonal naive, and AutoETS / AutoTheta through statsforecast.
+"""Baselines: naive, seasonal naive, and AutoETS and AutoTheta of statsforecast; the ``Predictor`` protocol.
 
 Axes: B windows, T context steps, H horizon steps, V variates, Q quantile levels.
 """
@@ -18,23 +18,25 @@ from torch import Tensor
 from tsfm_data.errors import InputError
 from tsfm_data.windows import Batch, Forecast, binary_size
 
-PLAIN = range(-16, 24)  # powers of two of ordinary series
-NEAR, FAR = 2.0**9, 2.0**16  # distances from 0, in what a series changes by
+# A series is scaled if the exponent of its largest value is outside PLAIN, and shifted if its distance from 0 is more
+# than FAR times half of its range; then the distance becomes NEAR times that.
+PLAIN = range(-16, 24)
+NEAR, FAR = 2.0**9, 2.0**16
 
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What can be evaluated: a baseline or a model.
+    """Anything that forecasts batches of windows: a baseline or a model.
 
     Attributes:
-        name: what reports call it.
-        context: the longest history it can use; None: all of it.
-        marks: the calendar features it wants in its batches; None: none.
-        dtype: the floating-point type it wants its batches in.
-        covariates: whether it wants the covariates of the series in them.
+        name: name in reports.
+        context: the longest history it can use; None: any length.
+        marks: the calendar features that it needs in its batches, or None.
+        dtype: floating-point type of its batches.
+        covariates: whether it uses covariates.
 
-    One that forecasts every variate as if it were alone may say so by ``joint = False``: that makes tables with uneven
-    ends cheaper.
+    A predictor that forecasts every variate independently may set ``joint = False``, which makes series that end at
+    different times cheaper.
     """
 
     @property
@@ -63,9 +65,9 @@ class SeasonalNaive:
 
     Intervals are normal, from the root mean square of the in-sample seasonal differences, and grow with the square
     root of the number of seasons ahead (Hyndman & Athanasopoulos, Forecasting: Principles and Practice, 5.5;
-    statsforecast's ``SeasonalNaive``). GIFT-Eval's published seasonal naive is this one; the Chronos benchmarks'
-    repeats the point forecast at every level, which is ``intervals=False``. A history shorter than a season is
-    forecast by its last value, and a window without any observed value by 0.
+    statsforecast's ``SeasonalNaive``), as in GIFT-Eval. The Chronos benchmark repeats the point forecast at every level
+    (``intervals=False``). A history shorter than a season is forecast by its last value, and a window without any
+    observed value by 0.
 
     Attributes:
         intervals: False repeats the point forecast at every level.
@@ -103,7 +105,7 @@ def _seasonal(batch: Batch, levels: Sequence[float], season: int, intervals: boo
         length = filled.shape[1] - first
         seasonal_mean, seasonal_sigma = _season_forecast(filled, first, season, batch.horizon)
         mean = torch.where((length >= season)[:, None], seasonal_mean, mean)
-        # With one season exactly there is a point forecast but no seasonal difference to take an error from.
+        # With exactly one season there is a point forecast, but no seasonal difference to estimate its error.
         sigma = torch.where((length > season)[:, None], seasonal_sigma, sigma)
     z_Q = torch.special.ndtri(torch.as_tensor(levels, dtype=mean.dtype, device=mean.device))
     spread = sigma[..., None] * z_Q if intervals else torch.zeros_like(z_Q)
@@ -116,7 +118,7 @@ def forward_fill(
     """Fill missing values with the last observed one.
 
     Returns:
-        The filled values (0 before the first observed one), and the step of the first observed value (T: none is).
+        The filled values (0 before the first observed one), and the step of the first observed value (T if none is).
     """
     steps = past.shape[1]
     index = torch.arange(steps, device=past.device)[None, :, None]
@@ -129,11 +131,11 @@ def forward_fill(
 def _season_forecast(
     filled: Float[Tensor, "B T V"], first: Int[Tensor, "B V"], season: int, horizon: int
 ) -> tuple[Float[Tensor, "B H V"], Float[Tensor, "B H V"]]:
-    """Point forecast and standard error of repeating the last season, wherever the history reaches that far."""
+    """Point forecast and standard error of repeating the last season; valid if the history is long enough."""
     steps = filled.shape[1]
     ahead = torch.arange(horizon, device=filled.device)
     source = steps - min(season, steps) + ahead % min(season, steps)
-    size = binary_size(filled.abs().amax(dim=1))  # so that squares neither overflow nor vanish
+    size = binary_size(filled.abs().amax(dim=1))  # so that squares neither overflow nor underflow
     scaled = filled / size[:, None]
     difference = scaled[:, season:] - scaled[:, :-season]
     index = torch.arange(difference.shape[1], device=filled.device)[None, :, None]
@@ -146,16 +148,15 @@ def _season_forecast(
 
 @dataclass(frozen=True)
 class Statistical:
-    """A model of statsforecast, fitted to every window and variate by itself (extra ``stats``).
+    """A model of statsforecast, fitted to every window and variate separately (extra ``stats``).
 
-    Where the fit fails (a series too short for it) the forecast is the seasonal naive one, that of a constant is the
-    constant. The history is cut to
-    2,500 steps as in the Chronos benchmarks (fev), because the time to fit grows with it. One series is fitted after
-    the other, in this process.
+    If the fit fails, for instance on a short series, the forecast is seasonal naive; a constant is forecast as itself.
+    The history is cut to 2,500 steps as in the Chronos benchmark (fev), because the time to fit grows with it. Series
+    are fitted one after the other, in this process.
 
     Attributes:
-        name: the name it is asked for by.
-        model: the class in ``statsforecast.models``.
+        name: name of the baseline.
+        model: name of a class in ``statsforecast.models``.
     """
 
     name: str
@@ -183,33 +184,33 @@ class Statistical:
         ]
         loc, scale = zip(*map(plain_units, series), strict=True)
         plain = [(values - a) / b for values, a, b in zip(series, loc, scale, strict=True)]
-        # One column a level after the mean, [windows x variates, H, 1 + Q].
+        # The mean, then one column per level: [windows x variates, H, 1 + Q].
         fitted = self._fit(plain, batch.horizon, batch.season, levels)
         fitted = fitted * np.array(scale)[:, None, None] + np.array(loc)[:, None, None]
         fitted = fitted.reshape(*first.shape, batch.horizon, 1 + len(levels)).swapaxes(1, 2)
         constant = np.array([values.min() == values.max() for values in series]).reshape(first.shape)
-        kept = torch.from_numpy(np.isfinite(fitted).all(axis=(1, 3)) & ~constant).to(filled.device)[:, None]
+        is_fitted = torch.from_numpy(np.isfinite(fitted).all(axis=(1, 3)) & ~constant).to(filled.device)[:, None]
         values = torch.from_numpy(fitted).to(filled)
-        mean = torch.where(kept, values[..., 0], naive.mean)
-        return Forecast(mean, torch.where(kept[..., None], values[..., 1:], naive.quantiles), tuple(levels))
+        mean = torch.where(is_fitted, values[..., 0], naive.mean)
+        return Forecast(mean, torch.where(is_fitted[..., None], values[..., 1:], naive.quantiles), tuple(levels))
 
     def _fit(
         self, series: list[np.ndarray], horizon: int, season: int, levels: Sequence[float]
     ) -> Float[np.ndarray, "series H columns"]:
-        """Mean and quantiles of each series; NaN where the fit fails."""
+        """Mean and quantiles of each series; NaN if the fit fails."""
         model = self._build(season)
-        # statsforecast speaks of central intervals in per cent: level 0.9 is the upper end of the 80 % one.
+        # statsforecast has central intervals by coverage in per cent: level 0.9 is the upper end of the 80 % one.
         sizes = [round(abs(level - 0.5) * 200, 6) for level in levels]
         ends = ["hi" if level > 0.5 else "lo" for level in levels]
         columns = [f"{end}-{size}" if size > 0 else "mean" for end, size in zip(ends, sizes, strict=True)]
         wanted = sorted({size for size in sizes if size > 0}) or None
         result = np.full((len(series), horizon, 1 + len(levels)), np.nan)
         for i, values in enumerate(series):
-            # Not through the class StatsForecast, which mixes up columns when its fallback model steps in.
-            with warnings.catch_warnings(), contextlib.suppress(Exception):  # whatever a short series makes it raise
+            # Not with the class StatsForecast, which mixes up columns if it uses its fallback model.
+            with warnings.catch_warnings(), contextlib.suppress(Exception):  # a short series may raise any error
                 warnings.simplefilter("ignore")
-                found = model.forecast(y=values, h=horizon, level=wanted)
-                result[i] = np.stack([found[column] for column in ("mean", *columns)], axis=1)
+                forecast = model.forecast(y=values, h=horizon, level=wanted)
+                result[i] = np.stack([forecast[column] for column in ("mean", *columns)], axis=1)
         return result
 
     def _build(self, season: int) -> Any:
@@ -223,10 +224,10 @@ class Statistical:
 
 
 def plain_units(values: Float[np.ndarray, " T"]) -> tuple[float, float]:
-    """Location and scale that bring a series to numbers that statsforecast, partly in single precision, can hold.
+    """Location and scale for numbers that statsforecast, which partly uses single precision, can represent.
 
-    0 and 1 for ordinary series. Else what takes a far series nearer to 0 (not to it: there, models are of another
-    kind), and a power of two.
+    0 and 1 for ordinary series. Otherwise a shift that brings a distant series closer to 0 (not to 0, where other
+    models would be fitted), and a power of two.
     """
     low, high = float(values.min()), float(values.max())
     middle, half = 0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low
@@ -245,5 +246,5 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
 
 
 def get_baseline(name: str) -> Predictor | None:
-    """The baseline of a name in ``BASELINES``, or None where it is not one (a model's name or folder)."""
+    """The baseline of this name, or None if there is none (it may be a model's name or folder)."""
     return BASELINES[name]() if name in BASELINES else None

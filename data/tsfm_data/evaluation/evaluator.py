@@ -1,7 +1,7 @@
-"""One way to score any predictor on any series: ``evaluate(predictor, source, profile) -> Report``.
+"""Evaluation of any predictor on any series: ``evaluate(predictor, source, profile) -> Report``.
 
-The predictor sees windows in the data's own units and never their future. Errors are summed batch by batch in float64,
-so that memory does not grow with the number of windows. Windows scored = windows expected, or there is no report.
+The predictor gets windows in the data's own units without their future. Errors are summed batch by batch in float64, so
+that memory does not grow with the number of windows. If not all expected windows are scored, there is no report.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,18 +48,18 @@ def evaluate(
         predictor: a baseline or a model.
         source: series; the name of a data set in the catalogue; or the path of a table. Several are pooled into one
             data set of univariate series, as the Chronos benchmark pools ETTh1 and ETTh2.
-        profile: "lsf", "gift", "gift-medium", "gift-long", "chronos", or a protocol of one's own.
+        profile: "lsf", "gift", "gift-medium", "gift-long", "chronos", or your own ``Profile``.
         horizon: steps to forecast; None takes the protocol's.
         batch_size: most windows in a batch.
         levels: quantile levels; None takes the protocol's.
-        dataset: name in the report, by which the protocol also looks horizon, season and borders up; None takes the
+        dataset: name in the report, by which the protocol also looks up horizon, season and borders; None takes the
             source's.
-        context: history that an inferred split leaves room for; None takes the predictor's. Give one number where
-            several predictors shall be scored on the same windows.
+        context: history for which an inferred split leaves room; None takes the predictor's. Give a number to score
+            several predictors on the same windows.
         per_series: add rows for each series, with its ``item_id``.
 
     Returns:
-        One row a metric; series of different frequencies are reported apart.
+        One row per metric and frequency.
 
     Raises:
         InputError: the source cannot be read, or a series is too short for the horizon.
@@ -70,13 +70,13 @@ def evaluate(
     if horizon is not None:
         check_horizon(horizon)
     sources = [source] if isinstance(source, SeriesSet | str | Path) else list(source)
-    sets = [one if isinstance(one, SeriesSet) else catalog.open_source(one) for one in sources]
-    series = sets[0] if len(sets) == 1 else pool("+".join(one.name for one in sets), sets)
+    sets = [item if isinstance(item, SeriesSet) else catalog.open_source(item) for item in sources]
+    series = sets[0] if len(sets) == 1 else pool("+".join(item.name for item in sets), sets)
     if protocol.univariate:
         series = series.univariate()
     name, report = dataset or series.name, Report()
     for freq in dict.fromkeys(series.freqs):
-        same = [i for i, other in enumerate(series.freqs) if other == freq]
+        same = [i for i, item_freq in enumerate(series.freqs) if item_freq == freq]
         part = series if len(same) == len(series) else series.select(same)
         split = None
         if protocol.windows == "rolling":
@@ -88,7 +88,7 @@ def evaluate(
 
 
 def _published_split(name: str, series: SeriesSet) -> Split | None:
-    """The borders that the catalogue has for this data set, or None."""
+    """The borders of this data set in the catalogue, or None."""
     borders = catalog.get(name).splits.get("lsf") if name in catalog.names() else None
     return None if borders is None else Split.from_spec(item_lengths(series), borders, origin=f"lsf borders of {name}")
 
@@ -107,12 +107,12 @@ def evaluate_series(
 
     Args:
         predictor: a baseline or a model.
-        series: series of one frequency, already split into univariate ones where the protocol wants that.
+        series: series of one frequency, univariate if the protocol requires that.
         profile: the protocol.
         dataset: name in the report.
         horizon: steps to forecast; None takes the protocol's.
         batch_size: most windows in a batch.
-        split: borders for rolling windows, and of the rows that standardise; None counts windows from the end.
+        split: borders of rolling windows and of the rows for standardisation; None counts windows from the end.
         per_series: add rows for each series.
 
     Raises:
@@ -155,22 +155,22 @@ def evaluate_series(
         scored += len(elements.label)
     if scored != len(items):
         raise RuntimeError(f"{dataset}: expected {len(items)} windows, scored {scored}")
-    place: dict[str, Any] = {"dataset": dataset, "model": predictor.name, "profile": profile.name, "freq": freq}
-    place |= {"horizon": horizon, "season": season, "windows": len(items)}
-    rows = _rows(whole, place, points.sum(keepdims=True))
+    labels: dict[str, Any] = {"dataset": dataset, "model": predictor.name, "profile": profile.name, "freq": freq}
+    labels |= {"horizon": horizon, "season": season, "windows": len(items)}
+    rows = _rows(whole, labels, points.sum(keepdims=True))
     if each is not None:
-        rows += _rows(each, place, points, series.item_ids, np.bincount(items, minlength=len(series)))
+        rows += _rows(each, labels, points, series.item_ids, np.bincount(items, minlength=len(series)))
     notes = [f"{dataset}: {split.describe()}"] if split is not None else []
     if season != series.season_of(freq):
         notes.append(
-            f"{dataset}: season {season} as profile {profile.name} has it; that of the calendar is "
+            f"{dataset}: season {season} as in profile {profile.name}; that of the calendar is "
             f"{series.season_of(freq)} (profile table, or --season)"
         )
     return Report(rows, notes)
 
 
 def _as_published(predictor: Predictor, profile: Profile) -> Predictor:
-    """Naive forecasts take the intervals that the protocol's published ones have."""
+    """Naive forecasts with or without intervals, as the protocol publishes them."""
     if isinstance(predictor, SeasonalNaive) and not profile.naive_intervals:
         return replace(predictor, intervals=False)
     return predictor
@@ -190,7 +190,7 @@ def _forecasts(
     levels: tuple[float, ...],
     scaler: StandardScaler | None,
 ) -> Iterator[Elements]:
-    """The forecasts of each batch beside the truth, on the scale of the scores."""
+    """Forecasts and true values of each batch, on the scale of the scores."""
     dtype = predictor.dtype
     for batch in windows.batches(batch_size):
         label, observed = batch.future, batch.future_observed
@@ -198,7 +198,7 @@ def _forecasts(
             raise RuntimeError("evaluation windows must end within their series")
         blind = replace(batch, future=None, future_observed=None).to(dtype)
         with torch.no_grad():
-            # The published naive forecasts repeat the last value where the end is missing.
+            # The published naive forecasts repeat the last value if the end is missing.
             published = isinstance(predictor, SeasonalNaive)
             forecast = predictor.predict(blind, levels) if published else forecast_windows(predictor, blind, levels)
         _check(forecast, predictor, tuple(label.shape), levels)
@@ -215,7 +215,7 @@ def _float64(values: Tensor) -> np.ndarray:
 
 
 def _check(forecast: Forecast, predictor: Predictor, shape: tuple[int, ...], levels: tuple[float, ...]) -> None:
-    """A forecast that cannot be scored is an error of the model, not a window to leave out."""
+    """Raise an error if a forecast cannot be scored; no window is left out."""
     if tuple(forecast.mean.shape) != shape or tuple(forecast.quantiles.shape) != (*shape, len(levels)):
         raise RuntimeError(
             f"model {predictor.name!r}: expected forecasts of shape {shape} with {len(levels)} quantiles, found "
@@ -244,7 +244,7 @@ def _scale(
 
 def _rows(
     accumulator: Accumulator,
-    place: dict[str, Any],
+    labels: dict[str, Any],
     points: Int64[np.ndarray, " G"],
     item_ids: Sequence[str] = (),
     windows: np.ndarray | None = None,
@@ -252,7 +252,7 @@ def _rows(
     values, undefined = accumulator.values(), accumulator.undefined()
     rows = []
     for group in range(accumulator.groups):
-        where = dict(place)
+        where = dict(labels)
         if windows is not None:
             where |= {"item_id": item_ids[group], "windows": int(windows[group])}
         for name in values:
@@ -268,7 +268,7 @@ def pool(name: str, sets: Sequence[SeriesSet]) -> SeriesSet:
         name: name of the pooled set.
         sets: the sets; covariates and static features are left out.
     """
-    parts = [one.univariate() for one in sets]
+    parts = [part.univariate() for part in sets]
     lengths = np.concatenate([np.diff(part.offsets) for part in parts])
     values = np.concatenate([part.values for part in parts])
     return SeriesSet(

@@ -1,13 +1,13 @@
-"""Named evaluation protocols: each fixes windows, horizon, season, scale and metrics, so that numbers can be compared.
+"""Named evaluation protocols: each defines windows, horizon, season, scale and metrics, to make scores comparable.
 
-- ``lsf``: long-horizon forecasting as iTransformer (and Informer before it) reports it: every window of the test rows,
-  stride 1, values standardised by the training rows, mean over windows, steps and variates.
-- ``gift``, ``gift-medium``, ``gift-long``: GIFT-Eval's three terms: the last tenth of every series (at most 20 windows
-  that touch but do not overlap; M4 one), GluonTS's seasons, errors of all windows pooled.
-- ``table``: for tables of one's own: GIFT-Eval's windows and metrics, with the season that the calendar gives the
-  frequency (7 for days, 52 for weeks).
-- ``chronos``: the Chronos zero-shot benchmark as fev computes it: the last window of every series; horizon and season
-  of each data set as published.
+- ``lsf``: long-horizon forecasting as reported by iTransformer (and Informer before it): every window of the test rows
+  with stride 1, values standardised by the training rows, mean over windows, steps and variates.
+- ``gift``, ``gift-medium``, ``gift-long``: the three terms of GIFT-Eval: the last tenth of every series (at most 20
+  adjacent windows; one for M4), seasons of GluonTS, errors pooled over all windows.
+- ``table``: for your own tables: windows and metrics of GIFT-Eval, with the calendar season of the frequency (7 for
+  days, 52 for weeks).
+- ``chronos``: the Chronos zero-shot benchmark as computed by fev: the last window of every series, with the published
+  horizon and season of each data set.
 """
 
 import re
@@ -26,11 +26,11 @@ from tsfm_data.windows import Split
 GIFT_HORIZON = {"M": 12, "W": 8, "D": 30, "h": 48, "min": 48, "s": 60}
 OWN_HORIZON = {**GIFT_HORIZON, "Y": 6, "Q": 8, "B": 30, "ns": 24}  # steps without a unit are nanoseconds
 M4_HORIZON = {"Y": 6, "Q": 8, "M": 18, "W": 13, "D": 14, "h": 48}
-GIFT_SHARE, GIFT_MOST = 0.1, 20  # share of a series that is test, most windows of one series
+GIFT_SHARE, GIFT_MOST = 0.1, 20  # share of test rows in a series, most windows per series
 
-# (horizon, season) where the data set says it, from fev's benchmarks/chronos_zeroshot/tasks.yaml and, for the M4 sets
-# it leaves to training, chronos-forecasting's scripts/evaluation/configs/in-domain.yaml. A season given here replaces
-# the frequency's. Keys are patterns of catalogue names.
+# (horizon, season) of data sets, from fev's benchmarks/chronos_zeroshot/tasks.yaml and, for the M4 sets that are
+# training data there, from chronos-forecasting's scripts/evaluation/configs/in-domain.yaml. The season replaces that of
+# the frequency. Keys are patterns of catalogue names.
 CHRONOS_TASKS = {
     r"ETTh.*": (24, 24),
     r"ETTm.*": (24, 96),
@@ -59,11 +59,10 @@ CHRONOS_TASKS = {
     r"\w*m[134]_yearly\w*": (6, 1),
     r"m3_other": (8, 1),  # not in the benchmark: the competition's horizon
 }
-# For tables that are not in the benchmark: the horizon that its sets of the same frequency have.
+# Horizons for tables that are not in the benchmark: those of its data sets of the same frequency.
 CHRONOS_HORIZON = {"Y": 6, "Q": 8, "M": 12, "W": 8, "D": 30, "B": 30, "h": 24, "min": 48}
 
-# Reported name -> definition. Absolute errors are those of the median, squared ones of the mean, as in GIFT-Eval; of a
-# point forecast, which the long-horizon literature scores, the two are one.
+# Reported name -> definition. As in GIFT-Eval, absolute errors are those of the median, squared ones of the mean.
 POINT = {"MSE": "MSE[mean]", "MAE": "MAE[0.5]"}
 PROBABILISTIC = {
     "MASE": "MASE[0.5]",
@@ -87,17 +86,17 @@ class Profile:
     """One evaluation protocol.
 
     Attributes:
-        name: how it is asked for.
-        metrics: what is reported: name -> definition that ``metrics.get_metric`` knows.
-        windows: all windows of the test rows, GIFT-Eval's, or the last one.
-        univariate: every variate is a series of its own.
-        standardise: errors are measured after standardisation by the training rows.
+        name: name of the protocol.
+        metrics: reported name -> definition, as for ``metrics.get_metric``.
+        windows: all windows of the test rows, those of GIFT-Eval, or the last one.
+        univariate: whether every variate is a separate series.
+        standardise: whether errors are measured after standardisation by the training rows.
         naive_intervals: whether the published (seasonal) naive forecasts have intervals; without, they repeat the point
             forecast at every quantile level.
-        context: history given to predictors that could use all of it, lengthened to a season; None gives it all.
-        multiplier: horizon over the frequency's short one.
-        natural: seasons are those of the series rather than GluonTS's.
-        levels: quantile levels of WQL and of everything else that is averaged over levels.
+        context: history for predictors without a limit, at least one season; None: the whole history.
+        multiplier: factor on the short horizon of the frequency.
+        natural: whether seasons are those of the series instead of GluonTS's.
+        levels: quantile levels of WQL and other metrics that average over levels.
     """
 
     name: str
@@ -119,17 +118,17 @@ class Profile:
         """
         unit = _unit(freq)
         if self.windows == "gift":
-            found = OWN_HORIZON.get(unit) if self.natural else _gift_horizon(dataset, unit)
+            steps = OWN_HORIZON.get(unit) if self.natural else _gift_horizon(dataset, unit)
         elif self.windows == "last":
-            found = task[0] if (task := _chronos_task(dataset)) else CHRONOS_HORIZON.get(unit)
+            steps = task[0] if (task := _chronos_task(dataset)) else CHRONOS_HORIZON.get(unit)
         else:
-            found = 96
-        if found is None:
+            steps = 96
+        if steps is None:
             raise InputError(f"{dataset}: profile {self.name!r} has no horizon for frequency {freq!r}: give a horizon")
-        return found * self.multiplier
+        return steps * self.multiplier
 
     def season(self, dataset: str, freq: str) -> int:
-        """Steps in the season of seasonal naive and of MASE."""
+        """Steps per season, for seasonal naive and MASE."""
         task = _chronos_task(dataset) if self.windows == "last" else None
         return task[1] if task else season_length(freq)
 
@@ -141,14 +140,14 @@ class Profile:
         horizon: int,
         split: Split | None = None,
     ) -> tuple[Int64[np.ndarray, " W"], Int64[np.ndarray, " W"]]:
-        """All windows that the protocol scores.
+        """All windows to score.
 
         Args:
             dataset: name of the data set.
             item_ids: names of the series, for messages.
             lengths: rows of each series.
             horizon: steps to forecast.
-            split: borders whose test rows are rolled over; None counts windows from the end of each series.
+            split: borders of the test rows; None counts windows from the end of each series.
 
         Returns:
             The series of each window, and its first row to forecast.
@@ -166,7 +165,7 @@ class Profile:
             if (first < 1).any():
                 short = int(np.argmin(first))
                 raise InputError(
-                    f"{dataset}: profile {self.name!r} needs at least {number * horizon + 1} rows a series ({number} "
+                    f"{dataset}: profile {self.name!r} needs at least {number * horizon + 1} rows per series ({number} "
                     f"windows of {horizon} steps after some history), found {lengths[short]} in {item_ids[short]!r}: "
                     "give a smaller horizon"
                 )
@@ -175,14 +174,14 @@ class Profile:
         return items, np.asarray(first)[items] + step * stride
 
     def count(self, dataset: str, lengths: Int64[np.ndarray, " items"], horizon: int) -> int:
-        """Windows of every series under GIFT-Eval's rule; the shortest series decides."""
+        """Windows per series under the rule of GIFT-Eval, which depends on the shortest series."""
         if _is_competition(dataset):
             return 1
         return min(GIFT_MOST, max(1, int(np.ceil(GIFT_SHARE * lengths.min() / horizon))))
 
 
 def _is_competition(dataset: str) -> bool:
-    """Sets of M4, which GIFT-Eval scores at the competition's horizon and in one window, and M3's, treated alike."""
+    """Data sets of M4, for which GIFT-Eval takes one window with the competition's horizon, and M3, treated alike."""
     return dataset.lower().startswith(("m3_", "m4_"))
 
 

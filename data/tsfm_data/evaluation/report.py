@@ -1,4 +1,4 @@
-"""What an evaluation found: rows for tables and files, and a summary of several data sets."""
+"""Reports of evaluations: rows, a summary over data sets, and files in JSON, Markdown and Parquet."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_file
 
 BASELINE = "seasonal-naive"
-RELATIVE = ("MSE", "MAE", "MASE", "WQL")  # errors whose ratio to the baseline's makes sense
+RELATIVE = ("MSE", "MAE", "MASE", "WQL")  # errors that are reported relative to the baseline's
 COLUMNS = (
     "dataset",
     "model",
@@ -33,12 +33,12 @@ COLUMNS = (
 
 @dataclass
 class Report:
-    """Rows of an evaluation, one a data set, model and metric.
+    """Rows of an evaluation, one per data set, model and metric.
 
     Attributes:
-        rows: each with the keys in ``COLUMNS`` (and ``item_id`` where series are reported apart). ``value`` is None
-            where nothing could be scored; ``points`` counts the observed values, ``undefined`` those among them that
-            the metric could not score (a constant history in MASE, a zero label in MAPE).
+        rows: each with the keys in ``COLUMNS`` (and ``item_id`` in rows of single series). ``value`` is None if the
+            metric is undefined everywhere; ``points`` counts the observed values, ``undefined`` those for which the
+            metric is undefined (a constant history in MASE, a true value of zero in MAPE).
         notes: lines for the reader, for instance how rows were split.
     """
 
@@ -54,24 +54,24 @@ class Report:
         Raises:
             KeyError: there is no such row, or more than one.
         """
-        found = [r for r in self.rows if r["metric"] == metric and all(r[key] == v for key, v in where.items())]
-        if len(found) != 1:
-            raise KeyError(f"{metric} {where}: expected one row, found {len(found)}")
-        return found[0]["value"]
+        rows = [r for r in self.rows if r["metric"] == metric and all(r[key] == v for key, v in where.items())]
+        if len(rows) != 1:
+            raise KeyError(f"{metric} {where}: expected one row, found {len(rows)}")
+        return rows[0]["value"]
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Per profile and model the geometric mean over data sets of each error relative to seasonal naive's.
+        """Per profile and model, the geometric mean over data sets of each error relative to seasonal naive.
 
-        Empty where the baseline's rows are not there. A ratio with an undefined or zero error is left out and counted.
+        Empty without rows of the baseline. Ratios with an undefined or zero error are left out and counted.
         """
         whole = [row for row in self.rows if row.get("item_id") is None and row["metric"] in RELATIVE]
-        base = {_place(row): row["value"] for row in whole if row["model"] == BASELINE}
+        base = {_group(row): row["value"] for row in whole if row["model"] == BASELINE}
         ratios: dict[tuple[str, str, str], list[float | None]] = {}
         for row in whole:
-            if _place(row) in base:
+            if _group(row) in base:
                 ratios.setdefault((row["profile"], row["model"], row["metric"]), []).append(
-                    _quotient(row["value"], base[_place(row)])
+                    _quotient(row["value"], base[_group(row)])
                 )
         summary: dict[str, Any] = {}
         for (profile, model, metric), values in ratios.items():
@@ -84,11 +84,11 @@ class Report:
         return summary
 
     def to_json(self) -> str:
-        """``{"rows": [...], "summary": {...}, "notes": [...]}``; what is undefined is null."""
+        """``{"rows": [...], "summary": {...}, "notes": [...]}``; undefined values are null."""
         return json.dumps({"rows": self.rows, "summary": self.summary, "notes": self.notes}, indent=1, allow_nan=False)
 
     def to_markdown(self) -> str:
-        """A table with one line a data set and model, one column a metric, and the notes below it."""
+        """A table with one line per data set and model and one column per metric, then the notes."""
         metrics = list(dict.fromkeys(row["metric"] for row in self.rows))
         keys = [
             key
@@ -99,14 +99,14 @@ class Report:
         for row in self.rows:
             line = lines.setdefault(tuple(row.get(key) for key in keys), {})
             line[row["metric"]] = _cell(row)
-        table = [[*place, *(line.get(metric, "") for metric in metrics)] for place, line in lines.items()]
+        table = [[*values, *(line.get(metric, "") for metric in metrics)] for values, line in lines.items()]
         text = tabulate(table, [*keys, *metrics], tablefmt="github", disable_numparse=True)
         if any(row["undefined"] for row in self.rows):
-            text += "\n\n(n) behind a value: n observed points that the metric is not defined for are left out of it."
+            text += "\n\n(n) after a value: n observed points are left out because the metric is undefined for them."
         return "\n".join([text, *(f"\n{note}" for note in self.notes)]) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Write in the form that the suffix names: .json, .md or .parquet.
+        """Write the report as .json, .md or .parquet, by the suffix.
 
         Raises:
             InputError: another suffix.
@@ -115,7 +115,7 @@ class Report:
 
 
 def save_report(report: Any, rows: list[dict[str, Any]], path: str | Path) -> None:
-    """Write what a report's ``to_json`` or ``to_markdown`` gives, or its rows as Parquet, by the suffix of the path."""
+    """Write ``report`` as JSON or Markdown, or its rows as Parquet, by the suffix of the path."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".json", ".md", ".parquet"):
         raise InputError(f"{path}: expected a name that ends in .json, .md or .parquet, found {suffix!r}: rename it")
@@ -127,28 +127,28 @@ def save_report(report: Any, rows: list[dict[str, Any]], path: str | Path) -> No
             temporary.write_text(text, encoding="utf-8")
 
 
-def make_row(place: Mapping[str, Any], metric: str, value: float, points: int, undefined: int) -> dict[str, Any]:
+def make_row(labels: Mapping[str, Any], metric: str, value: float, points: int, undefined: int) -> dict[str, Any]:
     """A row of plain Python values in the order of ``COLUMNS``.
 
     Args:
-        place: the keys that all metrics of one evaluation share.
+        labels: the columns that all metrics of one evaluation share.
         metric: name of the metric.
-        value: what it came to; NaN where nothing could be scored.
-        points: observed values.
-        undefined: those among them that the metric could not score.
+        value: its value; NaN if it is undefined everywhere.
+        points: number of observed values.
+        undefined: number of those for which the metric is undefined.
     """
-    found = {
-        **place,
+    row = {
+        **labels,
         "metric": metric,
         "value": value if math.isfinite(value) else None,
         "points": points,
         "undefined": undefined,
     }
-    order: Sequence[str] = (*COLUMNS, *(key for key in found if key not in COLUMNS))
-    return {key: found[key] for key in order}
+    order: Sequence[str] = (*COLUMNS, *(key for key in row if key not in COLUMNS))
+    return {key: row[key] for key in order}
 
 
-def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _group(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[key] for key in ("dataset", "profile", "freq", "horizon", "metric"))
 
 

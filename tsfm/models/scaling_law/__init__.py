@@ -1,1 +1,1 @@
-"""The encoder and the decoder of the published scaling-law study."""
+"""The encoder and the decoder of the scaling-law study of Yao et al. (ICLR 2025)."""

@@ -1,4 +1,4 @@
-"""The scaling-law decoder: every token sees what comes before it and predicts the next patch.
+"""The scaling-law decoder: causal attention; every token predicts the next patch.
 
 Shapes: B rows or windows, N tokens, C channels, P steps of a patch, S horizon, V variates, K levels.
 """
@@ -19,7 +19,7 @@ from tsfm_data.windows import Batch
 
 
 class Decoder(PackedForecaster):
-    """Causal decoder; forecasts patch by patch, taking its own median as history. Arguments as for its base."""
+    """Causal decoder; forecasts patch by patch with its own median as history. Arguments as for its base."""
 
     model_type: ClassVar[str] = "decoder"
     sizes: ClassVar[dict[str, TrunkConfig]] = DECODER_SIZES
@@ -27,14 +27,14 @@ class Decoder(PackedForecaster):
     def represent(
         self, packed: Packed, loc: Float[Tensor, "B N 1"], scale: Float[Tensor, "B N 1"]
     ) -> Float[Tensor, "B N C"]:
-        """The tokens after the stack."""
+        """The tokens after the Transformer."""
         return self.encoder(self.in_proj((packed.target - loc) / scale), mask_of(packed, causal=True), packed.time_id)
 
     def packed_loss(self, packed: Packed) -> Float[Tensor, ""]:
-        """Mean negative log likelihood of the patches to predict, each said by the token before it."""
+        """Mean negative log likelihood of the patches to predict, each predicted by the token before it."""
         label, observed = packed.next_patch()
-        says = F.pad(packed.prediction[:, 1:], (0, 1))
-        return replace(packed, prediction=says).loss(self.nll(packed, label, says), observed)
+        is_used = F.pad(packed.is_predicted[:, 1:], (0, 1))
+        return replace(packed, is_predicted=is_used).loss(self.nll(packed, label, is_used), observed)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Quantiles of the model's own horizon at its levels, in the batch's units."""
@@ -43,20 +43,20 @@ class Decoder(PackedForecaster):
         return self.by_variate(torch.cat([patch.quantiles(self.levels) for patch in patches], 1), batch.past.shape[2])
 
     def decode(self, packed: Packed, patches: int, point: Callable[[Mixture], Tensor]) -> list[Mixture]:
-        """The distributions of the next patches, one after the other.
+        """The distributions of the next patches, forecast autoregressively.
 
         Args:
-            packed: rows of one series each, padded in front.
-            patches: how many.
-            point: what of a patch's distribution becomes history for the next.
+            packed: rows of one series each, padded on the left.
+            patches: number of patches.
+            point: point forecast from a distribution, which becomes history.
         """
-        found: list[Mixture] = []
+        distributions: list[Mixture] = []
         for _ in range(patches):
-            if found:
-                value = point(found[-1]).transpose(1, 2)
+            if distributions:
+                value = point(distributions[-1]).transpose(1, 2)
                 seen = torch.ones_like(value, dtype=torch.bool)
                 packed = append_future(packed, value, seen, self.config.patch_size)
             loc, scale = self.scale(packed)
             last = self.represent(packed, loc, scale)[:, -1:]
-            found.append(self.param_proj(last, loc[:, -1:], scale[:, -1:]))
-        return found
+            distributions.append(self.param_proj(last, loc[:, -1:], scale[:, -1:]))
+        return distributions

@@ -1,4 +1,4 @@
-"""The scaling-law encoder: patches to predict are replaced by one learnt token, and all tokens see each other.
+"""The scaling-law encoder: patches to predict are replaced by a learnt mask token; attention is bidirectional.
 
 Shapes: B rows or windows, N tokens, C channels, S horizon, V variates, K levels.
 """
@@ -26,14 +26,14 @@ class Encoder(PackedForecaster):
     def represent(
         self, packed: Packed, loc: Float[Tensor, "B N 1"], scale: Float[Tensor, "B N 1"]
     ) -> Float[Tensor, "B N C"]:
-        """The tokens after the stack; what is to be predicted is not looked at."""
+        """The tokens after the Transformer; patches to predict are masked."""
         x_BNC = self.in_proj((packed.target - loc) / scale)
-        x_BNC = torch.where(packed.prediction[..., None], self.mask_encoding.weight, x_BNC)
+        x_BNC = torch.where(packed.is_predicted[..., None], self.mask_encoding.weight, x_BNC)
         return self.encoder(x_BNC, mask_of(packed), packed.time_id)
 
     def packed_loss(self, packed: Packed) -> Float[Tensor, ""]:
         """Mean negative log likelihood of the patches to predict."""
-        return packed.loss(self.nll(packed, packed.target, packed.prediction), packed.observed)
+        return packed.loss(self.nll(packed, packed.target, packed.is_predicted), packed.observed)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Quantiles of the model's own horizon at its levels, in the batch's units."""

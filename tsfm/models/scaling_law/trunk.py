@@ -1,4 +1,4 @@
-"""What the scaling-law encoder and decoder share: sizes, projections, the stack, the mixture head, packed rows
+"""What the scaling-law encoder and decoder share: sizes, Transformer, mixture head, packed rows
 (Yao et al., "Towards Neural Scaling Laws for Time Series Foundation Models", ICLR 2025).
 
 Shapes: B rows, N tokens, P steps of a patch, C channels, T context, S horizon, V variates, K levels or components.
@@ -22,7 +22,7 @@ from tsfm_data.errors import InputError, check_positive, unknown_name
 from tsfm_data.windows import Batch
 
 COMPONENTS = 4
-# What a mixture answers unless told otherwise: its own tails instead of interpolated ones.
+# Default levels of ``forward``: with these, the tails are the mixture's own and not interpolated ones.
 MIXTURE_LEVELS = (0.01, 0.05, *DEFAULT_LEVELS, 0.95, 0.99)
 
 
@@ -35,8 +35,8 @@ class TrunkConfig:
         layers: Transformer blocks.
         heads: attention heads; ``d_model / heads`` must be a multiple of 4.
         patch_size: steps of a token.
-        scaling: normalise every series by what is seen of it.
-        levels: quantile levels that ``forward`` answers; any other is interpolated.
+        scaling: whether every series is normalised by its history.
+        levels: quantile levels of ``forward``; others are interpolated.
     """
 
     d_model: int = 64
@@ -52,11 +52,11 @@ class TrunkConfig:
 
     @classmethod
     def tiny(cls) -> "TrunkConfig":
-        """Sizes for a test, or for a first try."""
+        """Sizes for tests and first tries."""
         return cls(d_model=16, patch_size=4)
 
 
-# The published family; a name is about the number of parameters of the stack.
+# The published sizes; the name is about the number of parameters of the Transformer.
 SIZES = {
     "1K": TrunkConfig(8, 1, 1),
     "10K": TrunkConfig(24, 2, 1),
@@ -70,17 +70,17 @@ SIZES = {
     "300M": TrunkConfig(1024, 24, 16),
     "1B": TrunkConfig(1536, 36, 24),
 }
-# The largest decoder was trained four blocks shorter.
+# The largest decoder has four blocks fewer.
 DECODER_SIZES = {**SIZES, "1B": TrunkConfig(1536, 32, 24)}
 Size = Literal["1K", "10K", "100K", "300K", "1M", "3M", "10M", "30M", "100M", "300M", "1B"]
 
 
 class MixtureHead(nn.Module):
-    """One projection a parameter of every component, and one to the weights of the mixture.
+    """One projection per parameter of every component, and one to the weights of the mixture.
 
     Args:
-        families: the components.
-        linear: makes the projection to so many numbers a step; they come component by component.
+        families: distributions of the components.
+        linear: creates a projection to the given number of outputs per step, ordered by component.
     """
 
     def __init__(self, families: Sequence[type[Distribution]], linear: Callable[[int], nn.Module]) -> None:
@@ -94,9 +94,9 @@ class MixtureHead(nn.Module):
     def forward(
         self, x_BNC: Float[Tensor, "B N C"], loc: Float[Tensor, "B N 1"], scale: Float[Tensor, "B N 1"], *size: Tensor
     ) -> Mixture:
-        """The distribution of every step, on the scale of the data; ``size`` goes on to the projections."""
+        """The distribution of every step, on the scale of the data; ``size`` is passed on to the projections."""
 
-        def at_least_float32(x: Tensor) -> Tensor:  # likelihoods are lost in the half precision of autocast
+        def at_least_float32(x: Tensor) -> Tensor:  # likelihoods need more than the half precision of autocast
             return x.to(torch.promote_types(x.dtype, torch.float32))
 
         logits = at_least_float32(self.proj["weights_logits"](x_BNC, *size))
@@ -110,14 +110,14 @@ class MixtureHead(nn.Module):
 
 
 class PackedForecaster(Forecaster):
-    """A univariate model of patches, with a mixture of four Student-T distributions a step.
+    """A univariate patch model with a mixture of four Student-T distributions per step.
 
-    Trained on the likelihood of packed rows (``packed_loss``); forecasts windows one variate at a time.
+    Trained on the likelihood of packed rows (``packed_loss``); windows are forecast one variate at a time.
 
     Args:
         context: steps of history.
         horizon: steps to forecast in one pass.
-        config: sizes, or the name of a published one.
+        config: sizes, or the name of a published size.
     """
 
     config_type: ClassVar[type] = TrunkConfig
@@ -152,38 +152,40 @@ class PackedForecaster(Forecaster):
     def represent(
         self, packed: Packed, loc: Float[Tensor, "B N 1"], scale: Float[Tensor, "B N 1"]
     ) -> Float[Tensor, "B N C"]:
-        """The tokens after the stack."""
+        """The tokens after the Transformer."""
 
     @abstractmethod
     def packed_loss(self, packed: Packed) -> Float[Tensor, ""]:
         """Mean negative log likelihood of the patches to predict, in the units of the data."""
 
-    def nll(self, packed: Packed, label: Float[Tensor, "B N P"], said: Bool[Tensor, "B N"]) -> Float[Tensor, "B N P"]:
-        """Negative log likelihood of the labels, said by some of the tokens; 0 at the others.
+    def nll(
+        self, packed: Packed, label: Float[Tensor, "B N P"], is_used: Bool[Tensor, "B N"]
+    ) -> Float[Tensor, "B N P"]:
+        """Negative log likelihood of the labels under the mixtures of the used tokens; 0 at the other tokens.
 
-        The mixture has 16 numbers a step, more than all layers of a small model together: the tokens that say nothing
-        are left out of it.
+        The mixture takes 16 numbers per step, more than all layers of a small model: it is computed for used tokens
+        only.
         """
         loc, scale = self.scale(packed)
         x_BNC = self.represent(packed, loc, scale)
-        index = said.flatten().nonzero()[:, 0]
+        index = is_used.flatten().nonzero()[:, 0]
         x, loc, scale, target = (x.flatten(0, 1).index_select(0, index)[None] for x in (x_BNC, loc, scale, label))
-        found = -self.param_proj(x, loc, scale).log_prob(target)[0]
-        return found.new_zeros(said.numel(), found.shape[-1]).index_copy(0, index, found).view_as(label)
+        nll = -self.param_proj(x, loc, scale).log_prob(target)[0]
+        return nll.new_zeros(is_used.numel(), nll.shape[-1]).index_copy(0, index, nll).view_as(label)
 
     def distribution(self, packed: Packed) -> Mixture:
-        """What the model says of every token: of its own values (encoder) or of the next patch (decoder)."""
+        """The predictive distribution of every token: of its own values (encoder) or of the next patch (decoder)."""
         loc, scale = self.scale(packed)
         return self.param_proj(self.represent(packed, loc, scale), loc, scale)
 
     def pack(self, batch: Batch) -> Packed:
-        """Every window and variate as a row; patches before the first observed step are padding."""
+        """One row per window and variate; patches before the first observed step are padding."""
         past, observed = (x.transpose(1, 2).flatten(0, 1)[..., None] for x in (batch.past, batch.past_observed))
         before = observed[..., 0].cumsum(1) == 0
         return pack_window(past, observed, before, self.config.patch_size)
 
     def pack_known(self, batch: Batch) -> Packed:
-        """The same with the known future of the model's horizon as patches to predict.
+        """As ``pack``, followed by the known future as patches to predict.
 
         Raises:
             InputError: the batch holds no such future.
@@ -201,7 +203,7 @@ class PackedForecaster(Forecaster):
         return self.packed_loss(packed.compact())
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
-        """Twice the mean pinball loss of the quantiles: what validation watches, comparable over kinds of models."""
+        """Twice the mean pinball loss of the quantiles, for validation; comparable across models."""
         return quantile_loss(output, batch, self.levels)
 
 
@@ -212,7 +214,7 @@ def quantile_loss(output: Float[Tensor, "B S V K"], batch: Batch, levels: tuple[
 
 
 def mask_of(packed: Packed, causal: bool = False) -> Mask:
-    """Every token sees its own sample; causal: only what comes before it in the row."""
+    """Every token sees its own sample; if ``causal``, only the tokens up to itself."""
     return Mask.segments(packed.sample_id, causal=causal)
 
 

@@ -1,1 +1,1 @@
-"""Our own zero-shot encoder and decoder."""
+"""The suite's own zero-shot models: an encoder and a decoder over patches."""

@@ -1,4 +1,4 @@
-"""Windows as rows of whole patches, and back: how the zero-shot models are shown a batch.
+"""Batches as rows of whole patches, the input of the zero-shot models, and the way back.
 
 Shapes: B windows, V variates, R rows (a variate of a window), L steps, K levels.
 """
@@ -15,15 +15,15 @@ from tsfm_data.windows import Batch
 
 
 class Window(NamedTuple):
-    """Windows as rows of whole patches: the variates of a window and, for a model that looks at them, its covariates.
+    """Windows as rows of whole patches: one row per variate and, for a model that uses them, per covariate.
 
     Attributes:
         x: values, 0 where not seen.
         seen: what the model may look at: the history, and the future of known covariates.
         target: values with the future of the variates filled in where it is known.
         known: where ``target`` holds a value.
-        history: tokens of the history; the others are the future.
-        columns: variates and covariates of a window.
+        history: number of tokens of the history; the others are the future.
+        columns: number of variates and covariates per window.
     """
 
     x: Float[Tensor, "R L"]
@@ -34,20 +34,20 @@ class Window(NamedTuple):
     columns: int
 
 
-def window_of(batch: Batch, horizon: int, patch: int, covariates: bool) -> Window:
-    """The rows of a batch, filled up to whole patches in front of the history and behind the future.
+def pad_to_patches(batch: Batch, horizon: int, patch: int, covariates: bool) -> Window:
+    """The rows of a batch, padded to whole patches before the history and after the future.
 
     Args:
         batch: windows.
         horizon: steps of the future.
         patch: steps of a token.
-        covariates: whether the covariates come along.
+        covariates: whether to add the covariates as rows.
     """
     if covariates:
         wide = with_covariates(batch, horizon)
     else:
-        nothing = batch.past.new_zeros(len(batch), horizon, batch.past.shape[2])
-        wide = WithCovariates(batch.past, batch.past_observed, nothing, nothing.bool())
+        empty = batch.past.new_zeros(len(batch), horizon, batch.past.shape[2])
+        wide = WithCovariates(batch.past, batch.past_observed, empty, empty.bool())
     future, known = wide.future, wide.future_observed
     if batch.future is not None and batch.future_observed is not None:
         unknown = (0, wide.past.shape[2] - batch.past.shape[2])
@@ -68,8 +68,8 @@ def window_of(batch: Batch, horizon: int, patch: int, covariates: bool) -> Windo
     )
 
 
-def by_window(
+def group_by_window(
     quantiles_RLK: Float[Tensor, "R L K"], columns: int, variates: int, horizon: int
 ) -> Float[Tensor, "B H V K"]:
-    """The first ``horizon`` steps of the variates, window by window."""
+    """The first ``horizon`` steps of the variates of every window."""
     return quantiles_RLK[:, :horizon].unflatten(0, (-1, columns))[:, :variates].transpose(1, 2)

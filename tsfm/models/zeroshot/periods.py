@@ -1,4 +1,4 @@
-"""Seasons of a series found in its spectrum, as lags in steps.
+"""Seasonal periods of a series, found in its power spectrum.
 
 Shapes: R rows, T steps, P periods, L lags, V = C J numbers of a block.
 """
@@ -10,23 +10,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-LEAST_SCORE = 0.1  # of a period, whatever the length
-NOISE_SCORE = 1.25  # deviation of the score of noise times sqrt(observed steps): about sqrt(1 + 2 / 4)
-FIRST_SHARE = 0.75  # the shortest lag with this share of the best score is on the fundamental bump
-BUMP = 1.25  # a bump reaches so much further
-FEW_CYCLES = 2.0  # how much more a period must score of which two cycles are seen, not three
+LEAST_SCORE = 0.1  # lowest score of a period, for a history of any length
+NOISE_SCORE = 1.25  # standard deviation of the score of noise times sqrt(observed steps): about sqrt(1 + 2 / 4)
+FIRST_SHARE = 0.75  # the shortest lag with this share of the best score lies on the peak of the fundamental period
+PEAK_WIDTH = 1.25  # that peak ends at this multiple of that lag
+FEW_CYCLES = 2.0  # how much more a period must score if two cycles are observed instead of three
 LONGER_GAIN = 0.03  # what a longer period must add to the autocorrelation of the first one
 
 
 def find_periods(
     x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"], count: int = 2
 ) -> tuple[Int[Tensor, "R P"], Float[Tensor, "R P"]]:
-    """The fundamental period of every row, and longer ones that explain more of it (a week above a day).
+    """The fundamental period of every row, and a longer one that explains more of it (a week, next to a day).
 
-    The autocorrelation of the detrended row comes from its power spectrum (Wiener-Khinchin), over pairs that are
-    observed. A lag l scores ``acf(l) - (acf(l / 2) + acf(3 l / 2)) / 2``: high where the series repeats itself after l
-    and not after half of it, about zero for a random walk, whose autocorrelation falls without a bump. Two full
-    periods must lie within what is observed.
+    The autocorrelation of the detrended row is computed from its power spectrum (Wiener-Khinchin), over observed pairs.
+    A lag l scores ``acf(l) - (acf(l / 2) + acf(3 l / 2)) / 2``: high if the series repeats itself after l steps and not
+    after half as many, about zero for a random walk, whose autocorrelation falls without a peak. At least two full
+    periods must be observed.
 
     Args:
         x_RT: values, 0 where not observed.
@@ -34,42 +34,42 @@ def find_periods(
         count: how many periods to look for, 1 or 2.
 
     Returns:
-        The periods in steps, 0 where there is none, and their scores, 0 where there is none.
+        The periods in steps and their scores, both 0 if there is none.
     """
     level_RT = detrend(x_RT.float(), observed_RT)
     both_RT = observed_RT & observed_RT.roll(1, 1)
     both_RT[:, 0] = False
     change_RT = torch.where(both_RT, level_RT - level_RT.roll(1, 1), 0.0)
-    score, acf = bumps(torch.cat([level_RT, change_RT]), torch.cat([observed_RT, both_RT]))
+    score, acf = score_peaks(torch.cat([level_RT, change_RT]), torch.cat([observed_RT, both_RT]))
     (score_RL, other_RL), (acf_RL, other_acf_RL) = (x.unflatten(0, (2, -1)) for x in (score, acf))
     score_RL, acf_RL = torch.maximum(score_RL, other_RL), torch.where(other_RL > score_RL, other_acf_RL, acf_RL)
     lag_L = torch.arange(score_RL.shape[1], device=x_RT.device)
     cycles_RL = length_of(observed_RT)[:, None] / lag_L.clamp(min=1)
-    # The largest of so many scores of noise as there are lags (extreme values of a normal distribution).
+    # Expected maximum of the scores of white noise over all lags (extreme values of a normal distribution).
     count_R1 = observed_RT.sum(1, keepdim=True).clamp(min=4)
     noise_R1 = NOISE_SCORE * (2 * (count_R1 / 2).log() / count_R1).sqrt()
     least_RL = noise_R1.clamp(min=LEAST_SCORE) * (1 + FEW_CYCLES * (3 - cycles_RL).clamp(min=0))
     usable_RL = (lag_L >= 2) & (cycles_RL >= 2) & (score_RL > least_RL)
     score_RL = torch.where(usable_RL, score_RL, 0.0)
     first_R = (usable_RL & (score_RL >= FIRST_SHARE * score_RL.amax(1, keepdim=True))).float().argmax(1)
-    bump_RL = (lag_L >= first_R[:, None]) & (lag_L <= BUMP * first_R[:, None])
-    first_R = torch.where(bump_RL, score_RL, -1.0).argmax(1)
-    found = [first_R]
+    peak_RL = (lag_L >= first_R[:, None]) & (lag_L <= PEAK_WIDTH * first_R[:, None])
+    first_R = torch.where(peak_RL, score_RL, -1.0).argmax(1)
+    periods = [first_R]
     if count > 1:
         gain_R1 = acf_RL.gather(1, first_R[:, None]) + LONGER_GAIN
         longer_RL = usable_RL & (2 * lag_L > 3 * first_R[:, None]) & (acf_RL > gain_R1)
-        found.append(torch.where(longer_RL, acf_RL, 0.0).argmax(1))
-    period_RP = torch.stack(found, 1)
+        periods.append(torch.where(longer_RL, acf_RL, 0.0).argmax(1))
+    period_RP = torch.stack(periods, 1)
     score_RP = score_RL.gather(1, period_RP)
     return torch.where(score_RP > 0, period_RP, 0), score_RP
 
 
-def bumps(
+def score_peaks(
     x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]
 ) -> tuple[Float[Tensor, "R L"], Float[Tensor, "R L"]]:
-    """Score of every lag whose autocorrelation is a local maximum, 0 for the others; and the autocorrelation."""
+    """Score of every lag at a local maximum of the autocorrelation, 0 elsewhere; and the autocorrelation."""
     acf_RL = autocorrelation(x_RT, observed_RT)
-    reach = acf_RL.shape[1] // 3  # half of the lags with a point at 3 l / 2: even and odd ones, by slices
+    reach = acf_RL.shape[1] // 3  # half of the lags for which 3 l / 2 exists: even and odd lags, by slices
     start, end = acf_RL[:, :reach], acf_RL[:, 1 : reach + 1]
     half_RL = torch.stack([start, 0.5 * (start + end)], -1).flatten(1)
     start, middle, end = (acf_RL[:, i : 3 * reach : 3] for i in range(3))
@@ -98,7 +98,7 @@ def detrend(x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]) -> Flo
 
 def autocorrelation(x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]) -> Float[Tensor, "R L"]:
     """Autocorrelation at lags 0 to T - 1 over the observed pairs; rows are centred, 0 where not observed."""
-    # An exported graph multiplies matrices: ONNX Runtime's own transform takes eight times as long as PyTorch's.
+    # An exported graph uses matrix products: ONNX Runtime's Fourier transform takes eight times as long as PyTorch's.
     products = lag_products_by_matrices if torch.compiler.is_exporting() else lag_products
     if without_gaps(observed_RT):
         sum_RT = products(x_RT)
@@ -111,9 +111,9 @@ def autocorrelation(x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]
 
 
 def without_gaps(observed_RT: Bool[Tensor, "R T"]) -> bool:
-    """Whether rows are observed from some step on, so that lengths tell how many pairs lie a lag apart.
+    """Whether every row is observed from its first value on, so that its length gives the number of pairs per lag.
 
-    Said on a CPU alone, where looking costs nothing; a graph takes what may come.
+    Checked on a CPU only, where it costs nothing, and not in a compiled or exported graph, which must handle any input.
     """
     if observed_RT.device.type != "cpu" or torch.compiler.is_compiling():
         return False
@@ -128,10 +128,10 @@ def lag_products(x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R L"]:
 
 
 def lag_products_by_matrices(x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R L"]:
-    """As ``lag_products``, by products with small matrices: Cooley and Tukey's transform of S * S values in two stages.
+    """As ``lag_products``, by products with small matrices: a Cooley-Tukey transform of S * S values in two stages.
 
-    I blocks of J = S steps: step S i + j. Frequency f + S g; f up to S / 2 alone, for the others mirror them. C: real
-    and imaginary part.
+    I blocks of J = S steps: step S i + j. Frequency f + S g, with f up to S / 2 only (the others are their mirror
+    images). C: real and imaginary part.
     """
     over_blocks, over_steps, to_steps, to_blocks = fourier_matrices(steps := x_RT.shape[1])
     size = to_steps.shape[1]
@@ -143,12 +143,12 @@ def lag_products_by_matrices(x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R L"]
 
 
 def fourier_matrices(steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Turns [FC, I], [F, CJ, CG], [F, G, CJ] and [I, FC] for ``lag_products_by_matrices``, in float32.
+    """Rotations [FC, I], [F, CJ, CG], [F, G, CJ] and [I, FC] for ``lag_products_by_matrices``, in float32.
 
-    An exported graph holds them as constants (``tsfm.inference.exporting`` sees to that: to mark the function here
-    would load the compiler with every forecast).
+    They are constants in an exported graph: ``tsfm.inference.exporting`` marks the function, because marking it here
+    would load the compiler with every forecast.
     """
-    size = math.isqrt(2 * steps - 1) + 1  # as many zeros as steps, at least, so that nothing wraps around
+    size = math.isqrt(2 * steps - 1) + 1  # padded with at least as many zeros as steps, so that nothing wraps around
     step_J = torch.arange(size)
     f_F, i_I = step_J[: size // 2 + 1], torch.arange(-(-steps // size))
     frequency_FG = f_F[:, None] + size * step_J

@@ -1,7 +1,7 @@
-"""What the zero-shot encoder and decoder share: their choices, how steps become tokens, how tokens become quantiles.
+"""What the zero-shot encoder and decoder share: config, scaling, tokens from patches, quantiles from tokens.
 
 Shapes: B windows, V variates, R rows (a variate of a window), T known steps, L all steps, N tokens, P steps of a patch,
-W of them wanted, S steps that one token forecasts, D drafts, C channels, K levels, G inputs of a token.
+W of them wanted, S steps that one token forecasts, D seasonal-naive features, C channels, K levels, G token inputs.
 """
 
 import math
@@ -18,7 +18,7 @@ from tsfm.attention import Mask
 from tsfm.models.base import Forecaster, roll_out_paths
 from tsfm.models.packing import known_future
 from tsfm.models.zeroshot.periods import find_periods, length_of
-from tsfm.models.zeroshot.seasonal_features import Rows, changes, draft_steps
+from tsfm.models.zeroshot.seasonal_features import ScaledRows, measure_changes, seasonal_naive_features
 from tsfm.nn import (
     DEFAULT_LEVELS,
     ResidualMLP,
@@ -33,40 +33,40 @@ from tsfm.nn import (
 from tsfm_data.errors import InputError, check_positive
 from tsfm_data.windows import Batch
 
-PLAIN_LAG = 4  # steps over which the change of a series without season is measured
-LEAST_UNIT = 0.02  # of errors, on the model's scale
-VALUES = ("past", "future", "past_covariates", "known_past", "known_future")  # of a batch
-FARTHEST = 20.0  # asinh of a value: 2e8 scales away; keeps sinh finite
+CHANGE_LAG = 4  # steps over which the change of a series is measured, seasons aside
+MIN_ERROR_SCALE = 0.02  # on the model's scale
+VALUE_FIELDS = ("past", "future", "past_covariates", "known_past", "known_future")  # of a batch
+MAX_ASINH = 20.0  # a value 2e8 scales away; keeps sinh finite
 
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
-    """Sizes of a zero-shot model and the choices of its recipe, each of which can be taken back.
+    """Sizes of a zero-shot model and the options of its recipe, each of which can be switched off.
 
     Attributes:
         d_model: channels of a token.
-        hidden: channels of the layer that turns a token and its drafts into quantiles.
+        hidden: channels of the layer that turns a token and its seasonal-naive features into quantiles.
         layers: Transformer blocks.
         heads: attention heads; ``d_model / heads`` must be a multiple of 4.
         patch_size: steps of a token.
         predict_patches: patches that one token of the decoder forecasts at once.
-        levels: trained quantile levels; any other is interpolated.
-        residual_mlp: patches become tokens, and tokens quantiles, through a hidden layer and a linear path around it;
-            otherwise through one linear map.
+        levels: trained quantile levels; others are interpolated.
+        residual_mlp: patches become tokens, and tokens quantiles, through a hidden layer with a residual connection;
+            otherwise through one linear layer.
         scale: "robust" (median and interquartile range) or "standard" (mean and standard deviation).
-        arcsinh: whether scaled values go through asinh, which tames outliers.
-        periods: how many periods, found by the spectrum, are given as coordinates; 0, 1 or 2.
-        lags: how many earlier periods a token is shown at its own phase; 0 shows none.
-        drift: whether drafts that go on with the mean change so far are among them.
-        naive_unit: whether quantiles and losses are counted in units of the error of a naive forecast within the
-            history, so that a series that repeats itself closely is learnt as closely. The encoder is better with it,
-            the decoder without (``python benchmarks/ablation.py``).
-        copy: whether quantiles start from a learnt mixture of the drafts.
-        span_masking: share of the training batches in which spans of the history are hidden, too, and to be filled in.
-        random_horizon: whether training batches of the encoder ask for random horizons, even on a logarithmic scale,
-            so that long ones are learnt without spending most of the training on them.
-        any_variate: whether the variates of a window, its covariates among them, see each other.
-        flip_average: whether a forecast is averaged with the mirrored one of the mirrored history.
+        arcsinh: whether scaled values go through asinh, which limits the effect of outliers.
+        periods: how many periods found in the spectrum are given to the model as phases; 0, 1 or 2.
+        lags: how many earlier periods the seasonal-naive features use; 0 uses none.
+        drift: whether there are features that continue the mean change so far.
+        naive_unit: whether quantiles and losses are in units of the in-sample error of a naive forecast, so that a
+            series that repeats itself closely is also learnt closely. The encoder is better with it, the decoder
+            without (``python benchmarks/ablation.py``).
+        copy: whether the median starts from a learnt mixture of the seasonal-naive features.
+        span_masking: share of the training batches in which spans of the history are hidden and must be filled in, too.
+        random_horizon: whether the encoder is trained on random horizons, uniform on a logarithmic scale, so that long
+            ones are learnt without taking most of the training.
+        any_variate: whether the variates and covariates of a window attend to each other.
+        flip_average: whether a forecast is averaged with the negated forecast of the negated history.
     """
 
     d_model: int = 128
@@ -99,21 +99,19 @@ class ZeroShotConfig:
         check_levels(self.levels)
 
     @property
-    def drafts(self) -> int:
-        """Drafts of every step: the last value; of every period the last one, the mean of the last ``lags``, and the
-        last one on the present level; and the last value and the last period with drift.
-        """
+    def feature_count(self) -> int:
+        """Number of seasonal-naive features per step."""
         seasonal = self.periods if self.lags else 0
         return 1 + 3 * seasonal + (1 + seasonal if self.drift else 0)
 
     @classmethod
     def tiny(cls) -> "ZeroShotConfig":
-        """Sizes for a test, or for a first try."""
+        """Sizes for tests and first tries."""
         return cls(d_model=16, layers=1, heads=2, patch_size=4, predict_patches=2)
 
 
 class Normaliser(NamedTuple):
-    """The model's own scale of every row, and back."""
+    """Location and scale of every row, and the transformation to the model's scale and back."""
 
     loc: Float[Tensor, "R 1"]
     scale: Float[Tensor, "R 1"]
@@ -125,12 +123,12 @@ class Normaliser(NamedTuple):
 
     def restore(self, x: Float[Tensor, "R S K"]) -> Float[Tensor, "R S K"]:
         """Forecasts in the units of the rows."""
-        x = sinh(x.clamp(-FARTHEST, FARTHEST)) if self.arcsinh else x
+        x = sinh(x.clamp(-MAX_ASINH, MAX_ASINH)) if self.arcsinh else x
         return x * self.scale[..., None] + self.loc[..., None]
 
 
 def fit_normaliser(x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], config: ZeroShotConfig) -> Normaliser:
-    """Location and scale of what is seen of every row; a row that never changes keeps its units."""
+    """Location and scale of the seen values of every row; a constant row keeps its units."""
     count = seen_RL.sum(1, keepdim=True).clamp(min=1)
     mean = torch.where(seen_RL, x_RL, 0.0).sum(1, keepdim=True) / count
     std = torch.where(seen_RL, x_RL - mean, 0.0).square().sum(1, keepdim=True).div(count).sqrt()
@@ -138,27 +136,27 @@ def fit_normaliser(x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], con
     if config.scale == "robust":
         values = torch.where(seen_RL, x_RL, math.nan)
         low, loc, high = torch.nanquantile(values, x_RL.new_tensor([0.25, 0.5, 0.75]), dim=1).nan_to_num()[..., None]
-        # Where half of the values are equal, as in intermittent demand, the quartiles say nothing of the spread.
+        # If half of the values are equal, as in intermittent demand, the quartiles do not measure the spread.
         scale = torch.maximum((high - low) / 1.349, 0.25 * std)
     flat = scale <= 1e-6 * loc.abs()
     return Normaliser(loc, torch.where(flat | (scale == 0), 1.0, scale), config.arcsinh)
 
 
 class QuantilePatches(nn.Module):
-    """Quantiles of the steps that a token forecasts: in order by construction, around a mixture of drafts.
+    """Quantiles of the steps that a token forecasts, ascending by construction, around a mixture of naive forecasts.
 
-    Drafts come in here and not with the tokens: what is not forecast needs none.
+    The seasonal-naive features enter here and not with the tokens, because only forecast steps need them.
 
     Args:
-        config: levels, and the width of a token.
+        config: sizes and options.
         steps: steps that a token forecasts.
     """
 
     def __init__(self, config: ZeroShotConfig, steps: int) -> None:
         super().__init__()
         self.middle = len(config.levels) // 2
-        self.sizes = [len(config.levels), config.drafts if config.copy else 0]
-        inputs, outputs = config.d_model + config.drafts * steps, steps * sum(self.sizes)
+        self.sizes = [len(config.levels), config.feature_count if config.copy else 0]
+        inputs, outputs = config.d_model + config.feature_count * steps, steps * sum(self.sizes)
         self.projection = (
             ResidualMLP(inputs, config.hidden, outputs, F.silu) if config.residual_mlp else nn.Linear(inputs, outputs)
         )
@@ -167,51 +165,57 @@ class QuantilePatches(nn.Module):
     def forward(
         self,
         x_RNC: Float[Tensor, "R N C"],
-        drafts_RNSD: Float[Tensor, "R N S D"],
-        near_RNSD: Float[Tensor, "R N S D"],
-        unit_R: Float[Tensor, " R"],
+        features_RNSD: Float[Tensor, "R N S D"],
+        distance_RNSD: Float[Tensor, "R N S D"],
+        error_scale_R: Float[Tensor, " R"],
     ) -> Float[Tensor, "R N S K"]:
         """Quantiles on the model's scale.
 
         Args:
             x_RNC: tokens.
-            drafts_RNSD: the drafts of every step.
-            near_RNSD: how far they are from the present, as the model is shown it.
-            unit_R: what distances from the drafts are counted in.
+            features_RNSD: seasonal-naive features of every step.
+            distance_RNSD: their distances from the last value, from ``asinh_distance``.
+            error_scale_R: unit of the distances of quantiles from the features.
         """
-        raw = self.projection(torch.cat([x_RNC, near_RNSD.flatten(2)], -1))
-        # A level after the other, each in one piece of memory: three times as fast as levels side by side.
+        raw = self.projection(torch.cat([x_RNC, distance_RNSD.flatten(2)], -1))
+        # Levels first, so that each is contiguous in memory: three times as fast as levels last.
         raw = raw.unflatten(-1, (self.steps, sum(self.sizes))).float().movedim(-1, 0).contiguous()
         raw, weight = raw.split(self.sizes)
         m = self.middle
-        unit = unit_R[:, None, None]
+        unit = error_scale_R[:, None, None]
         centre = raw[m : m + 1] * unit
         if len(weight):
-            centre = centre + (weight.softmax(0) * drafts_RNSD.movedim(-1, 0)).sum(0, keepdim=True)
+            centre = centre + (weight.softmax(0) * features_RNSD.movedim(-1, 0)).sum(0, keepdim=True)
         down = centre - unit * F.softplus(raw[:m]).flip(0).cumsum(0).flip(0)
         up = centre + unit * F.softplus(raw[m + 1 :]).cumsum(0)
         return torch.cat([down, centre, up]).movedim(0, -1)
 
 
 class PatchTrunk(nn.Module):
-    """Tokens of patches, the stack over them, and quantiles.
+    """Tokens from patches, the Transformer over them, and quantiles.
 
     Args:
-        config: sizes and choices.
-        ahead: steps that a token forecasts.
+        config: sizes and options.
+        steps_per_token: steps that a token forecasts.
     """
 
-    def __init__(self, config: ZeroShotConfig, ahead: int) -> None:
+    def __init__(self, config: ZeroShotConfig, steps_per_token: int) -> None:
         super().__init__()
         self.config = config
         width, patch = config.d_model, config.patch_size
         inputs = 3 * patch + 4 * config.periods + 3
         self.embed = ResidualMLP(inputs, width, width, F.silu) if config.residual_mlp else nn.Linear(inputs, width)
         self.stack = Stack(width, config.layers, config.heads, config.any_variate)
-        self.head = QuantilePatches(config, ahead)
+        self.head = QuantilePatches(config, steps_per_token)
 
-    def rows(self, x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], history: int) -> Rows:
-        """What is seen of rows on the model's own scale, with the periods of the first ``history`` tokens."""
+    def describe_rows(self, x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], history: int) -> ScaledRows:
+        """Rows with statistics of their history, the first ``history`` tokens.
+
+        Args:
+            x_RL: values on the model's scale.
+            seen_RL: where the model may look.
+            history: tokens of the history.
+        """
         x_RL = torch.where(seen_RL, x_RL, 0.0)
         x_RT, seen_RT = (x[:, : history * self.config.patch_size] for x in (x_RL, seen_RL))
         if self.config.periods:
@@ -219,27 +223,29 @@ class PatchTrunk(nn.Module):
         else:
             period_RP = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
             score_RP = period_RP.float()
-        plain_R = (length_of(seen_RT) // 3).clamp(min=1, max=PLAIN_LAG)
-        found = [changes(x_RT, seen_RT, lag_R) for lag_R in (plain_R, *period_RP.unbind(1))]
-        change_RQ = torch.stack([found[0][0] / plain_R, *(mean for mean, _ in found[1:])], 1)
-        least_R = torch.stack([spread for _, spread in found]).amin(0)
-        # Where there are no two changes to compare, the scale itself is the unit.
-        unit_R = torch.where(least_R.isfinite(), least_R.clamp(min=LEAST_UNIT), 1.0)
+        plain_R = (length_of(seen_RT) // 3).clamp(min=1, max=CHANGE_LAG)
+        changes = [measure_changes(x_RT, seen_RT, lag_R) for lag_R in (plain_R, *period_RP.unbind(1))]
+        change_RQ = torch.stack([changes[0][0] / plain_R, *(mean for mean, _ in changes[1:])], 1)
+        least_R = torch.stack([spread for _, spread in changes]).amin(0)
+        # Without two changes to compare, errors are in units of the model's scale.
+        error_scale_R = torch.where(least_R.isfinite(), least_R.clamp(min=MIN_ERROR_SCALE), 1.0)
         if not self.config.naive_unit:
-            unit_R = torch.ones_like(unit_R)
+            error_scale_R = torch.ones_like(error_scale_R)
         latest_R1 = torch.where(seen_RT, torch.arange(x_RT.shape[1], device=x_RT.device), 0).amax(1, keepdim=True)
-        level_R = x_RT.gather(1, latest_R1)[:, 0]
-        return Rows(x_RL, seen_RL, period_RP, score_RP, length_of(seen_RT), change_RQ, unit_R, level_R)
+        last_R = x_RT.gather(1, latest_R1)[:, 0]
+        return ScaledRows(x_RL, seen_RL, period_RP, score_RP, length_of(seen_RT), change_RQ, error_scale_R, last_R)
 
-    def drafts(self, rows: Rows, step_NS: Int[Tensor, "N S"], known_N: Int[Tensor, " N"]) -> Float[Tensor, "R N S D"]:
-        """The drafts of the steps that every token forecasts, from before ``known``."""
+    def seasonal_naive_features(
+        self, rows: ScaledRows, step_NS: Int[Tensor, "N S"], known_N: Int[Tensor, " N"]
+    ) -> Float[Tensor, "R N S D"]:
+        """Features of the steps that every token forecasts, from values before step ``known_N``."""
         known = known_N[:, None].expand_as(step_NS).flatten()
-        return draft_steps(rows, step_NS.flatten(), known, self.config.lags, self.config.drift).unflatten(
+        return seasonal_naive_features(rows, step_NS.flatten(), known, self.config.lags, self.config.drift).unflatten(
             1, step_NS.shape
         )
 
-    def inputs(self, rows: Rows, future_N: Bool[Tensor, " N"]) -> Float[Tensor, "R N G"]:
-        """Everything that a token is made of: its patch and where it is seen, phases, periods, length."""
+    def token_inputs(self, rows: ScaledRows, future_N: Bool[Tensor, " N"]) -> Float[Tensor, "R N G"]:
+        """Input of every token: values, distances, mask, phases, periods, length, error scale, whether it is future."""
         patch, tokens = self.config.patch_size, len(future_N)
         x_RNP, seen_RNP = (x.unflatten(1, (tokens, patch)) for x in (rows.x, rows.seen.to(rows.x.dtype)))
         start_N1 = torch.arange(tokens, device=rows.x.device)[:, None] * patch
@@ -247,43 +253,43 @@ class PatchTrunk(nn.Module):
         turn = 2 * math.pi * (start_N1 % period_R1.clamp(min=1)) / period_R1.clamp(min=1)
         phases = torch.cat([turn.sin(), turn.cos()], -1) * (period_R1 > 0).repeat(1, 1, 2)
         length_R1 = rows.length[:, None].clamp(min=1).to(rows.x.dtype)
-        length_unit = torch.cat([length_R1.log2() / 8, rows.unit[:, None].log()], -1)
-        row = torch.cat([rows.period.clamp(min=1).log2() / 8, rows.score, length_unit], -1)
-        near_RNP = near(rows, x_RNP) * seen_RNP
+        sizes_R2 = torch.cat([length_R1.log2() / 8, rows.error_scale[:, None].log()], -1)
+        row = torch.cat([rows.period.clamp(min=1).log2() / 8, rows.score, sizes_R2], -1)
+        distance_RNP = asinh_distance(rows, x_RNP) * seen_RNP
         future = future_N.to(rows.x.dtype)[None, :, None].expand(len(rows.x), -1, 1)
         shared = row[:, None].expand(-1, tokens, -1)
-        return torch.cat([x_RNP, near_RNP, seen_RNP, phases, shared, future], -1)
+        return torch.cat([x_RNP, distance_RNP, seen_RNP, phases, shared, future], -1)
 
     def forecast(
         self,
-        rows: Rows,
-        drafts_RWSD: Float[Tensor, "R W S D"],
+        rows: ScaledRows,
+        features_RWSD: Float[Tensor, "R W S D"],
         future_N: Bool[Tensor, " N"],
         allowed: Bool[Tensor, "B #M M"],
         variates: int,
         wanted: slice,
     ) -> Float[Tensor, "R W S K"]:
-        """Quantiles on the model's scale of what some tokens forecast.
+        """Quantiles of the steps that some tokens forecast, on the model's scale.
 
         Args:
-            rows: what is seen.
-            drafts_RWSD: the drafts of the wanted tokens.
+            rows: the series.
+            features_RWSD: seasonal-naive features of the wanted tokens.
             future_N: which tokens are the future.
-            allowed: which tokens a token sees, over all variates of a window if these see each other.
+            allowed: which tokens a token sees; over all variates of a window if these see each other.
             variates: V.
-            wanted: tokens whose forecasts are asked for.
+            wanted: the tokens to forecast from.
         """
-        x_RWC = self.mix(self.inputs(rows, future_N), allowed, variates, wanted)
-        return self.head(x_RWC, drafts_RWSD, near(rows, drafts_RWSD), rows.unit)
+        x_RWC = self.apply_stack(self.token_inputs(rows, future_N), allowed, variates, wanted)
+        return self.head(x_RWC, features_RWSD, asinh_distance(rows, features_RWSD), rows.error_scale)
 
-    def mix(
+    def apply_stack(
         self, inputs_RNG: Float[Tensor, "R N G"], allowed: Bool[Tensor, "B #M M"], variates: int, wanted: slice
     ) -> Float[Tensor, "R _ C"]:
-        """The wanted tokens after the stack; a token always sees itself.
+        """The wanted tokens after the Transformer; a token always sees itself.
 
         Args:
-            inputs_RNG: from ``inputs``; rows are windows, and variates within a window.
-            allowed: which tokens a token sees, over all variates of a window if these see each other.
+            inputs_RNG: from ``token_inputs``; rows are ordered by window, then by variate.
+            allowed: which tokens a token sees; over all variates of a window if these see each other.
             variates: V.
             wanted: tokens to return.
         """
@@ -304,10 +310,10 @@ class PatchTrunk(nn.Module):
         return x_RNC.unflatten(1, (variates, -1)).flatten(0, 1) if self.config.any_variate else x_RNC
 
 
-def near(rows: Rows, x: Float[Tensor, "R ..."]) -> Float[Tensor, "R ..."]:
-    """Distances from the present in units of the row's own noise, tamed: they show what its whole scale hides."""
-    level, unit = (v.view(-1, *(1,) * (x.ndim - 1)) for v in (rows.level, rows.unit))
-    return asinh((x - level) / unit)
+def asinh_distance(rows: ScaledRows, x: Float[Tensor, "R ..."]) -> Float[Tensor, "R ..."]:
+    """``asinh`` of distances from the last value in error scales: small changes of large series become visible."""
+    last_value, error_scale = (v.view(-1, *(1,) * (x.ndim - 1)) for v in (rows.last_value, rows.error_scale))
+    return asinh((x - last_value) / error_scale)
 
 
 class ZeroShotForecaster(Forecaster):
@@ -315,22 +321,22 @@ class ZeroShotForecaster(Forecaster):
 
     Args:
         context: steps of history.
-        horizon: steps that ``forward`` gives.
-        config: sizes and choices.
+        horizon: steps that ``forward`` forecasts.
+        config: sizes and options.
     """
 
     config_type: ClassVar[type] = ZeroShotConfig
-    piece: ClassVar[int | None] = 256
+    chunk_size: ClassVar[int | None] = 256
     config: ZeroShotConfig
 
     def __init__(self, context: int, horizon: int, config: ZeroShotConfig = ZeroShotConfig()) -> None:
         super().__init__(context, horizon, config)
         self.levels = check_levels(config.levels)
-        self.trunk = PatchTrunk(config, self.ahead)
+        self.trunk = PatchTrunk(config, self.steps_per_token)
 
     @property
     def covariates(self) -> bool:
-        """Whether the model looks at covariates: where variates see each other, as further variates."""
+        """Whether the model uses covariates: as further variates, if variates see each other."""
         return self.config.any_variate
 
     @property
@@ -340,39 +346,41 @@ class ZeroShotForecaster(Forecaster):
 
     @property
     @abstractmethod
-    def ahead(self) -> int:
+    def steps_per_token(self) -> int:
         """Steps that one token forecasts."""
 
     @property
     @abstractmethod
-    def reach(self) -> int:
+    def steps_per_pass(self) -> int:
         """Steps that one pass forecasts."""
 
     @abstractmethod
     def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
-        """Quantiles of ``horizon`` steps, at most ``reach``, in the batch's units."""
+        """Quantiles of ``horizon`` steps, at most ``steps_per_pass``, in the batch's units."""
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Quantiles of the model's own horizon at its levels, in the batch's units."""
         return self.unroll(replace(batch, horizon=self.horizon))
 
     def unroll(self, batch: Batch) -> Float[Tensor, "B H V K"]:
-        """Quantiles of ``batch.horizon`` steps; beyond ``reach`` the model goes on from its own quantiles."""
-        return roll_out_paths(batch, lambda part: self.quantiles(part, min(part.horizon, self.reach)), self.levels)
+        """Quantiles of ``batch.horizon`` steps; beyond ``steps_per_pass`` it forecasts from its own quantiles."""
+        return roll_out_paths(
+            batch, lambda part: self.quantiles(part, min(part.horizon, self.steps_per_pass)), self.levels
+        )
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
-        """As ``unroll``; the mirrored history has its say where ``flip_average`` is on."""
-        found = self.unroll(batch)
-        return (found - self.unroll(mirrored(batch)).flip(-1)) / 2 if self.config.flip_average else found
+        """As ``unroll``; with ``flip_average``, averaged with the negated forecast of the negated history."""
+        quantiles = self.unroll(batch)
+        return (quantiles - self.unroll(negated(batch)).flip(-1)) / 2 if self.config.flip_average else quantiles
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
-        """Twice the mean pinball loss on the scale of each window: what validation watches."""
+        """Twice the mean pinball loss on the scale of each window, for validation."""
         scale = window_scale(batch.past, batch.past_observed).scale
         future, observed = known_future(batch, output.shape[1])
         return masked_mean(mean_pinball_loss(output / scale[..., None], future / scale, self.levels), observed)
 
 
-def mirrored(batch: Batch) -> Batch:
-    """The batch with every value below zero that was above it, and the other way round."""
-    turned: Any = {name: -x for name in VALUES if (x := getattr(batch, name)) is not None}
-    return replace(batch, **turned)
+def negated(batch: Batch) -> Batch:
+    """The batch with the sign of every value changed."""
+    negative: Any = {name: -x for name in VALUE_FIELDS if (x := getattr(batch, name)) is not None}
+    return replace(batch, **negative)

@@ -1,6 +1,6 @@
-"""Drafts of a series: simple forecasts, of which a model needs to learn no more than how far to trust them.
+"""Seasonal-naive features: simple forecasts that are given to the model, which learns how far to trust each of them.
 
-Shapes: R rows, L steps, T of them in the history, M steps to draft, D drafts.
+Shapes: R rows, L steps, T of them in the history, M steps to forecast, D features.
 """
 
 import math
@@ -11,18 +11,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-class Rows(NamedTuple):
-    """Steps of rows on the model's own scale, and what is known of their seasons.
+class ScaledRows(NamedTuple):
+    """Series on the model's own scale, and statistics of their history.
 
     Attributes:
         x: values, 0 where not seen.
         seen: the steps that the model may look at.
-        period: steps of the periods found in the history, 0 where there is none.
+        period: length in steps of the periods found in the history, 0 if there is none.
         score: how clear each period is.
-        length: steps of the history from the first one seen.
+        length: steps from the first observed one to the end of the history.
         change: mean change over one step, and over each period.
-        unit: what errors are counted in, on the model's scale.
-        level: the last value of the history.
+        error_scale: unit of errors, on the model's scale.
+        last_value: the last observed value of the history.
     """
 
     x: Float[Tensor, "R L"]
@@ -31,52 +31,55 @@ class Rows(NamedTuple):
     score: Float[Tensor, "R _"]
     length: Int[Tensor, " R"]
     change: Float[Tensor, "R _"]
-    unit: Float[Tensor, " R"]
-    level: Float[Tensor, " R"]
+    error_scale: Float[Tensor, " R"]
+    last_value: Float[Tensor, " R"]
 
 
-def draft_steps(
-    rows: Rows, step_M: Int[Tensor, " M"], known_M: Int[Tensor, " M"], lags: int, drift: bool
+def seasonal_naive_features(
+    rows: ScaledRows, step_M: Int[Tensor, " M"], known_M: Int[Tensor, " M"], lags: int, drift: bool
 ) -> Float[Tensor, "R M D"]:
-    """Simple forecasts of steps from what comes before: values to start from, not to believe.
+    """Naive and seasonal-naive forecasts of some steps from the values before them.
 
-    The last value; of every period the value one period earlier, the mean of the last ``lags`` such values, and the
-    last value plus what followed one period earlier; with ``drift`` the last value and the value one period earlier
-    once more, plus the mean change. The reach is as many periods as it takes to come before ``known``; where nothing is
-    seen there, the last value stands in.
+    The last value; and for every period the value one period earlier (seasonal naive), the mean of the last ``lags``
+    such values, and the last value plus the change that followed one period earlier. With ``drift`` also the last value
+    and the seasonal-naive one plus the mean change so far. For steps further ahead, "one period" is the fewest periods
+    that lead to a step before ``known_M``. If no value is observed there, the last value is used.
 
     Args:
-        rows: what is seen.
-        step_M: the steps.
-        known_M: for each of them, the first step that may not be looked at; a step before it looks one period back.
-        lags: how many earlier periods count; without any, no period does.
-        drift: whether drafts that go on with the mean change so far are among them.
+        rows: the series.
+        step_M: steps to forecast.
+        known_M: for each of them, the first step that is not known; a step before it looks one period back.
+        lags: how many earlier periods are used; with 0 there are no seasonal features.
+        drift: whether to add the forecasts with drift.
     """
     latest_RL = torch.where(rows.seen, torch.arange(rows.x.shape[1], device=rows.x.device), 0).cummax(1).values
     latest_RM = latest_RL[:, known_M.clamp(min=1) - 1]
     last_RM = rows.x.gather(1, latest_RM)
-    drafts = [last_RM]
+    features = [last_RM]
     if drift:
-        drafts.append(last_RM + (step_M - latest_RM).clamp(min=0) * rows.change[:, :1])
+        features.append(last_RM + (step_M - latest_RM).clamp(min=0) * rows.change[:, :1])
     if not lags:
-        return torch.stack(drafts, -1)
+        return torch.stack(features, -1)
     known_RL = torch.where(rows.seen, rows.x, math.nan)
     for i, period_R in enumerate(rows.period.unbind(1)):
         length_R1 = period_R.clamp(min=1)[:, None]
-        # Floating-point numbers divide faster than whole ones, and exactly where these are so small.
+        # Division is faster in floating point than in integers, and exact for numbers as small as these.
         first_RM = ((step_M - known_M + length_R1) / length_R1).floor().clamp(min=1).to(step_M.dtype)
         newest_RM, mean_RM, periods_RM = look_back(known_RL, step_M, period_R[:, None], first_RM, lags)
-        found_RM = periods_RM > 0
-        newest_RM, mean_RM = torch.where(found_RM, newest_RM, last_RM), torch.where(found_RM, mean_RM, last_RM)
+        is_seasonal_RM = periods_RM > 0
+        newest_RM, mean_RM = (
+            torch.where(is_seasonal_RM, newest_RM, last_RM),
+            torch.where(is_seasonal_RM, mean_RM, last_RM),
+        )
         origin_RM = latest_RM - length_R1 * periods_RM
-        there_RM = found_RM & (origin_RM >= 0)
+        has_origin_RM = is_seasonal_RM & (origin_RM >= 0)
         origin_RM = origin_RM.clamp(min=0)
-        there_RM = there_RM & rows.seen.gather(1, origin_RM)
-        followed_RM = torch.where(there_RM, newest_RM - rows.x.gather(1, origin_RM), 0.0)
-        drafts += [newest_RM, mean_RM, last_RM + followed_RM]
+        has_origin_RM = has_origin_RM & rows.seen.gather(1, origin_RM)
+        followed_RM = torch.where(has_origin_RM, newest_RM - rows.x.gather(1, origin_RM), 0.0)
+        features += [newest_RM, mean_RM, last_RM + followed_RM]
         if drift:
-            drafts.append(newest_RM + periods_RM * rows.change[:, i + 1, None])
-    return torch.stack(drafts, -1)
+            features.append(newest_RM + periods_RM * rows.change[:, i + 1, None])
+    return torch.stack(features, -1)
 
 
 def look_back(
@@ -86,17 +89,17 @@ def look_back(
     first_RM: Int[Tensor, "R M"],
     lags: int,
 ) -> tuple[Float[Tensor, "R M"], Float[Tensor, "R M"], Int[Tensor, "R M"]]:
-    """The newest of the values at the same phase, their mean, and how many periods back the newest is.
+    """The latest of the values at the same phase, their mean, and how many periods back the latest is.
 
     Args:
         known_RL: values, NaN where not seen.
         step_M: the steps.
-        period_R1: steps of the period; 0 where there is none.
-        first_RM: how many periods back the first value is.
-        lags: how many values to look at, a period apart.
+        period_R1: length of the period in steps; 0 if there is none.
+        first_RM: how many periods back to begin.
+        lags: how many values to use, one period apart.
 
     Returns:
-        All 0 where nothing is seen.
+        All three are 0 if no value is seen.
     """
     newest_RM = total_RM = torch.zeros(first_RM.shape, dtype=known_RL.dtype, device=known_RL.device)
     count_RM = periods_RM = torch.zeros_like(first_RM)
@@ -112,10 +115,10 @@ def look_back(
     return newest_RM, total_RM / count_RM.clamp(min=1), periods_RM
 
 
-def changes(
+def measure_changes(
     x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], lag_R: Int[Tensor, " R"]
 ) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
-    """Mean change over a lag, and the mean absolute deviation from it; 0 and infinite where there is no pair."""
+    """Mean change over a lag, and the mean absolute deviation from it; 0 and infinite if there are too few pairs."""
     step_T = torch.arange(x_RT.shape[1], device=x_RT.device)
     before_RT = (step_T - lag_R[:, None]).clamp(min=0)
     both_RT = seen_RT & seen_RT.gather(1, before_RT) & (step_T >= lag_R[:, None]) & (lag_R[:, None] > 0)

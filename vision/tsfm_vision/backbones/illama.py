@@ -75,9 +75,9 @@ class SwiGLU(layers.SwiGLU):
         super().__init__(width, hidden, ("fc1", "fc3"))
 
     def forward(self, x_BNC: Tensor) -> Tensor:
-        return self.fc2(self.weighed(self.fc1(x_BNC), self.fc3(x_BNC)))
+        return self.fc2(self.apply_gate(self.fc1(x_BNC), self.fc3(x_BNC)))
 
-    def weighed(self, gate: Tensor, value: Tensor) -> Tensor:
+    def apply_gate(self, gate: Tensor, value: Tensor) -> Tensor:
         """On a CPU by one operation that keeps less for backward."""
         if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what this alone encloses
             if cpu.applies(gate, low=True):
