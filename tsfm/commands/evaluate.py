@@ -30,9 +30,9 @@ def evaluate(
     batch_size: int = 256,
     jobs: int = 1,
 ) -> None:
-    """Score a model on held-out windows, beside naive and seasonal-naive forecasts.
+    """Score a model on held-out windows, compared with naive and seasonal-naive forecasts.
 
-    With --suite bench: on every benchmark set, beside seasonal naive, AutoETS, AutoTheta and published results, with
+    With --suite bench: on every benchmark set, compared with seasonal naive, AutoETS, AutoTheta and published results, with
     the geometric mean of the errors relative to seasonal naive.
 
     Args:
@@ -46,7 +46,7 @@ def evaluate(
         sets: with --suite, some of its sets.
         output: with --suite, a folder for report.html, report.md and report.json.
         json: where to write {"rows": [...], "summary": {...}}.
-        baselines: whether naive and seasonal naive are scored beside the model.
+        baselines: whether naive and seasonal naive are scored too.
         columns: how the table is read.
         batch_size: windows forecast at once.
         jobs: with --suite, processes, one thread each.
@@ -123,7 +123,7 @@ def _on_suite(
     command += ["--sets", *sets] if sets else []
     if output is not None:
         reports.write(report, output, " ".join(command))
-        print(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json lie beside it")
+        print(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json are next to it")
     if json is not None:
         report.save(json)
         print(f"\n{json}: {len(report.report.rows)} rows of scores")

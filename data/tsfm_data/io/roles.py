@@ -239,7 +239,7 @@ def _numbers_rows(cells: pd.Series) -> bool:
 
 def _find_target(table: Table, free: list[str], long: bool) -> tuple[str, ...]:
     if not free:
-        raise InputError(f"{table.source}: expected a column of values, found none beside time and item")
+        raise InputError(f"{table.source}: expected a column of values, found none besides time and item")
     if long:
         named = _by_name(free, TARGET_NAMES)
         if named is not None:
