@@ -55,9 +55,9 @@ def test_when_the_end_of_a_series_is_missing_then_its_forecast_is_the_later_part
     table = weekly(160, 23, 0)
     model = tsfm.load("tsfm-encoder-small")
     whole = model.forecast(table[:-23], horizon=14 + 23)
-    found = model.forecast(table, horizon=14)
-    assert found["timestamp"].tolist() == whole["timestamp"].tolist()[23:]
-    np.testing.assert_allclose(found.iloc[:, 2:], whole.iloc[23:, 2:], rtol=1e-5, atol=1e-5)
+    forecast = model.forecast(table, horizon=14)
+    assert forecast["ds"].tolist() == whole["ds"].tolist()[23:]
+    np.testing.assert_allclose(forecast.iloc[:, 2:], whole.iloc[23:, 2:], rtol=1e-5, atol=1e-5)
 
 
 def test_when_the_columns_of_a_wide_table_end_unevenly_then_each_goes_on_from_its_own_end() -> None:
@@ -65,9 +65,9 @@ def test_when_the_columns_of_a_wide_table_end_unevenly_then_each_goes_on_from_it
     model = tsfm.load("tsfm-encoder-small")
     together = model.forecast(table.reset_index(), horizon=9)
     for gap in (0, 1, 17, 40):
-        alone = model.forecast(table[f"c{gap}"].reset_index(), horizon=9)
-        mine = together[together["item_id"] == f"c{gap}"].reset_index(drop=True)
-        np.testing.assert_allclose(mine.iloc[:, 2:], alone.iloc[:, 2:], rtol=1e-4, atol=1e-4)
+        single = model.forecast(table[f"c{gap}"].reset_index(), horizon=9)
+        column = together[together["item_id"] == f"c{gap}"].reset_index(drop=True)
+        np.testing.assert_allclose(column.iloc[:, 2:], single.iloc[:, 2:], rtol=1e-4, atol=1e-4)
 
 
 def test_when_a_gap_is_longer_than_the_context_then_the_season_stays() -> None:
