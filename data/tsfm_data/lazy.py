@@ -13,7 +13,8 @@ def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
     """A package's ``__getattr__``: a name is imported from the module that its ``__init__`` says under TYPE_CHECKING.
 
     So ``from tsfm_data.io import SeriesSet`` loads one module, not the whole folder, and type checkers see plain
-    imports. A module of the package is imported in the same way: ``tsfm_data.io.catalog``.
+    imports. A module of the package is imported in the same way: ``tsfm_data.io.catalog``. ``dir`` of the package shows
+    its public names, imported or not.
 
     Args:
         package: its ``__name__``.
@@ -31,6 +32,11 @@ def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
         setattr(sys.modules[package], name, value)
         return value
 
+    def names() -> list[str]:
+        members = vars(sys.modules[package])
+        return sorted({*members["__all__"], *(name for name in members if name.startswith("__"))})
+
+    vars(sys.modules[package])["__dir__"] = names
     return load
 
 

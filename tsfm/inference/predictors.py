@@ -51,7 +51,8 @@ def forecast_frame(
     Raises:
         InputError: as ``forecast_ends``.
     """
-    return _frame(series, horizon, forecast_ends(predictor, series, horizon, levels, batch_size), levels)
+    frame = _frame(series, horizon)  # before the forecasts: a horizon past the calendar is refused at once
+    return _filled(frame, series, forecast_ends(predictor, series, horizon, levels, batch_size), levels)
 
 
 def forecast_ends(
@@ -115,7 +116,7 @@ def forecast_table(series: SeriesSet, horizon: int, forecasts: Sequence[Forecast
         As ``forecast_frame``.
     """
     rows = [row for forecast in forecasts for row in _rows(forecast)]
-    return _frame(series, horizon, rows, forecasts[0].levels)
+    return _filled(_frame(series, horizon), series, rows, forecasts[0].levels)
 
 
 def _rows(forecast: Forecast) -> Float64[np.ndarray, "B H V K"]:
@@ -123,16 +124,12 @@ def _rows(forecast: Forecast) -> Float64[np.ndarray, "B H V K"]:
     return torch.cat([forecast.mean.unsqueeze(-1), forecast.quantiles], dim=-1).double().numpy()
 
 
-def _frame(series: SeriesSet, horizon: int, rows: Sequence[np.ndarray], levels: Sequence[float]) -> pd.DataFrame:
-    """The table of one array [H, V, 1 + Q] per item."""
-    table = np.concatenate([row.transpose(1, 0, 2).reshape(-1, 1 + len(levels)) for row in rows])
-    if (np.abs(table) == np.finfo(table.dtype).max).any():
-        warnings.warn(
-            f"{series.source}: forecasts reach beyond the largest number of double precision and end there: give the "
-            "values in a larger unit",
-            stacklevel=2,
-        )
-    frame = pd.DataFrame(table, columns=["mean", *(f"{level:g}" for level in levels)])
+def _frame(series: SeriesSet, horizon: int) -> pd.DataFrame:
+    """The columns item_id and timestamp of forecasts.
+
+    Raises:
+        InputError: a horizon past the calendar.
+    """
     ahead: dict[tuple[object, str, int], np.ndarray] = {}  # most series of a table begin and end together
     times = []
     for i, key in enumerate(
@@ -141,9 +138,23 @@ def _frame(series: SeriesSet, horizon: int, rows: Sequence[np.ndarray], levels: 
         if key not in ahead:
             ahead[key] = series.timestamps(i, extra=horizon)[key[2] : key[2] + horizon].to_numpy()
         times += [ahead[key]] * len(series.variates)
-    frame.insert(0, "item_id", np.repeat(series.univariate().item_ids, horizon))
-    frame.insert(1, "timestamp", np.concatenate(times))
-    return frame
+    stamps = np.concatenate(times) if times else np.zeros(0, "datetime64[ns]")
+    return pd.DataFrame({"item_id": np.repeat(series.univariate().item_ids, horizon), "timestamp": stamps})
+
+
+def _filled(
+    frame: pd.DataFrame, series: SeriesSet, rows: Sequence[np.ndarray], levels: Sequence[float]
+) -> pd.DataFrame:
+    """Those columns with the values of one array [H, V, 1 + Q] per item."""
+    table = np.concatenate([row.transpose(1, 0, 2).reshape(-1, 1 + len(levels)) for row in rows])
+    if (np.abs(table) == np.finfo(table.dtype).max).any():
+        warnings.warn(
+            f"{series.source}: forecasts reach beyond the largest number of double precision and end there: give the "
+            "values in a larger unit",
+            stacklevel=2,
+        )
+    values = pd.DataFrame(table, columns=["mean", *(f"{level:g}" for level in levels)])
+    return pd.concat([frame, values], axis=1)
 
 
 def check_observed(series: SeriesSet) -> str | None:

@@ -20,12 +20,15 @@ def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
     """Quantile levels as an ascending tuple.
 
     Raises:
-        InputError: no level, a level outside (0, 1), or one given twice.
+        InputError: no list of numbers, no level, a level outside (0, 1), or one given twice.
     """
-    found = tuple(sorted(float(level) for level in levels))
-    if not found or not all(0 < level < 1 for level in found) or len(set(found)) != len(found):
+    try:
+        asked = tuple(sorted(float(level) for level in levels))
+    except (TypeError, ValueError):
+        raise InputError(f"expected a list of quantile levels, found {levels!r:.60}: try [0.1, 0.5, 0.9]") from None
+    if not asked or not all(0 < level < 1 for level in asked) or len(set(asked)) != len(asked):
         raise InputError(f"expected distinct quantile levels between 0 and 1, found {tuple(levels)}: try 0.1 0.5 0.9")
-    return found
+    return asked
 
 
 def pinball_loss(
