@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from tsfm_data.errors import check_horizon
+from tsfm_data.errors import check_horizon, check_sizes
 from tsfm_data.evaluation.baselines import Predictor, SeasonalNaive
 from tsfm_data.evaluation.elements import Elements, seasonal_error
 from tsfm_data.evaluation.gaps import BATCH_VALUES, forecast_windows
@@ -41,6 +41,8 @@ def evaluate(
     dataset: str | None = None,
     context: int | None = None,
     per_series: bool = False,
+    number: int | None = None,
+    step: int | None = None,
 ) -> Report:
     """Score a predictor under a named protocol.
 
@@ -57,6 +59,8 @@ def evaluate(
         context: history that an inferred split leaves room for; None takes the predictor's. Give one number where
             several predictors shall be scored on the same windows.
         per_series: add rows for each series, with its ``item_id``.
+        number: windows of each series, counted from its end; None takes the protocol's.
+        step: steps from one window to the next; None takes the protocol's.
 
     Returns:
         One row a metric; series of different frequencies are reported apart.
@@ -69,6 +73,8 @@ def evaluate(
         protocol = replace(protocol, levels=tuple(sorted(levels)))
     if horizon is not None:
         check_horizon(horizon)
+    check_sizes("give windows and step of at least 1", windows=number, step=step)
+    protocol = replace(protocol, number=number or protocol.number, step=step or protocol.step)
     sources = [source] if isinstance(source, SeriesSet | str | Path) else list(source)
     sets = [one if isinstance(one, SeriesSet) else catalog.open_source(one) for one in sources]
     series = sets[0] if len(sets) == 1 else pool("+".join(one.name for one in sets), sets)
@@ -120,7 +126,14 @@ def evaluate_series(
         RuntimeError: the predictor's forecasts are not finite or of the wrong shape, or a window went missing.
     """
     freq, lengths = series.freqs[0], item_lengths(series)
-    horizon = horizon or profile.horizon(dataset, freq)
+    notes = [f"{dataset}: {split.describe()}"] if split is not None else []
+    if horizon is None:
+        horizon = profile.horizon(dataset, freq)
+        if profile.natural and 3 <= lengths.min() <= horizon:
+            usual, horizon = horizon, int(lengths.min()) // 3
+            notes.append(
+                f"{dataset}: horizon {horizon}, a third of the shortest series, which the usual {usual} does not fit"
+            )
     season = series.season or (series.season_of(freq) if profile.natural else profile.season(dataset, freq))
     predictor = _as_published(predictor, profile)
     items, cuts = profile.cuts(dataset, series.item_ids, lengths, horizon, split)
@@ -160,7 +173,6 @@ def evaluate_series(
     rows = _rows(whole, place, points.sum(keepdims=True))
     if each is not None:
         rows += _rows(each, place, points, series.item_ids, np.bincount(items, minlength=len(series)))
-    notes = [f"{dataset}: {split.describe()}"] if split is not None else []
     if season != series.season_of(freq):
         notes.append(
             f"{dataset}: season {season} as profile {profile.name} has it; that of the calendar is "
