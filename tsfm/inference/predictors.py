@@ -14,6 +14,7 @@ from tsfm.weights import load_named
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, forecast_windows, get_baseline, history_of
 from tsfm_data.io import SeriesSet
+from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
 
 
@@ -99,7 +100,8 @@ def forecast_ends(
         )
         values = (windows.context + horizon * len(levels)) * len(part.variates)
         size = max(1, min(batch_size, BATCH_VALUES // values))
-        forecasts = (forecast_windows(predictor, batch, levels) for batch in windows.batches(size))
+        batches = progress(windows.batches(size), f"forecast ({predictor.name})", -(-len(part) // size))
+        forecasts = (forecast_windows(predictor, batch, levels) for batch in batches)
         arrays |= zip(items, (row for forecast in forecasts for row in _rows(forecast)), strict=True)
     return [arrays[i] for i in range(len(series))]
 

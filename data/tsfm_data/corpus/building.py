@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import Float64
-from tqdm import tqdm
 
 from tsfm_data.corpus.overlap import sample
 from tsfm_data.corpus.shards import ShardWriter
@@ -30,6 +29,7 @@ from tsfm_data.corpus.store import (
 )
 from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_file, atomic_folder
+from tsfm_data.progress import progress as bar_of
 
 STAGING, LOCK = ".build", ".lock"
 # No source has a larger share of the windows than this by default, or than twice the mean share where there are few.
@@ -77,9 +77,7 @@ def build(config: str | Path, output: str | Path, progress: bool = True) -> Buil
             entries: dict[str, dict[str, Any]] = {}
             staged: list[str] = []
             kept: list[str] = []
-            bar = tqdm(plans, unit="source", disable=None if progress else True)
-            for plan in bar:
-                bar.set_description(plan.name)
+            for plan in bar_of(plans, "sources") if progress else plans:
                 place, entries[plan.name] = _source(plan, folder)
                 (staged if place == STAGING else kept).append(plan.name)
             for name, entry in old.items():

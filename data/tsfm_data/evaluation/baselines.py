@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsfm_data.errors import InputError
+from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast, binary_size
 
 PLAIN = range(-16, 24)  # powers of two of ordinary series
@@ -204,7 +205,7 @@ class Statistical:
         columns = [f"{end}-{size}" if size > 0 else "mean" for end, size in zip(ends, sizes, strict=True)]
         wanted = sorted({size for size in sizes if size > 0}) or None
         result = np.full((len(series), horizon, 1 + len(levels)), np.nan)
-        for i, values in enumerate(series):
+        for i, values in enumerate(progress(series, self.name)):
             # Not through the class StatsForecast, which mixes up columns when its fallback model steps in.
             with warnings.catch_warnings(), contextlib.suppress(Exception):  # whatever a short series makes it raise
                 warnings.simplefilter("ignore")

@@ -23,6 +23,7 @@ from tsfm_data.evaluation.metrics import Accumulator, get_metric, needed_levels
 from tsfm_data.evaluation.profiles import Profile, get_profile
 from tsfm_data.evaluation.report import Report, make_row
 from tsfm_data.io import SeriesSet, catalog
+from tsfm_data.progress import progress
 from tsfm_data.windows import Forecast, Split, StandardScaler, Windows, item_lengths
 
 __all__ = ["Predictor", "evaluate", "evaluate_series", "pool"]
@@ -204,7 +205,8 @@ def _forecasts(
 ) -> Iterator[Elements]:
     """The forecasts of each batch beside the truth, on the scale of the scores."""
     dtype = predictor.dtype
-    for batch in windows.batches(batch_size):
+    batches = windows.batches(batch_size)
+    for batch in progress(batches, f"evaluate {predictor.name}", -(-len(windows) // batch_size)):
         label, observed = batch.future, batch.future_observed
         if label is None or observed is None:
             raise RuntimeError("evaluation windows must end within their series")
