@@ -34,6 +34,8 @@ class Entry:
         files: what is fetched from the repository.
         url: where the one file is that is in no repository.
         sha256: of that file, where it is published.
+        several: whether a forecaster looks at all variates of a table at once.
+        covariates: whether it looks at covariates.
         architecture: name of the image model.
         sizes: what the published config says of the model's size.
         scores: published results: suite, metric, value.
@@ -51,6 +53,8 @@ class Entry:
     files: tuple[str, ...] = ()
     url: str | None = None
     sha256: str | None = None
+    several: bool = False
+    covariates: bool = False
     architecture: str | None = None
     sizes: dict[str, Any] | None = None
     scores: tuple[dict[str, Any], ...] = ()
@@ -113,12 +117,15 @@ def released() -> dict[str, Entry]:
     for config in sorted(released_folder().glob("*/config.json")):
         folder, facts = config.parent, json.loads(config.read_text())
         image = "architecture" in facts
+        together = not image and bool(facts["config"].get("any_variate"))
         found[folder.name] = Entry(
             folder.name,
             "image" if image else "forecast",
             facts["architecture"] if image else facts["model_type"],
             layout(folder / "model.safetensors").values,
             OURS,
+            several=together,
+            covariates=together,
             scores=tuple(_scores(folder)),
             folder=folder,
         )
