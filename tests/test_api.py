@@ -77,8 +77,8 @@ def test_when_the_estimator_is_misused_then_one_line_says_how(folder: str) -> No
         TSFMForecaster(folder, method="head").fit(waves(100, 1))
     with pytest.raises(InputError, match="'levls'"):
         TSFMForecaster(folder).set_params(levls=(0.5,))
-    with pytest.raises(InputError, match="'hrizon'"):
-        tsfm.load(folder).forecast(waves(100, 1), 6, hrizon=3)
+    with pytest.raises(TypeError, match="'sesaon'"):
+        tsfm.load(folder).forecast(waves(100, 1), 6, sesaon=3)  # type: ignore[call-arg]
     with pytest.raises(InputError, match="baseline"):
         tsfm.load("naive").finetune(waves(100, 1), 6)
     with pytest.raises(InputError, match="horizon of at least 1"):

@@ -1,5 +1,7 @@
 """Profiles choose the published windows, horizons and seasons."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gluonts.time_feature import get_seasonality
@@ -40,6 +42,38 @@ def test_when_the_frequency_is_known_then_gift_horizons_are_the_published_ones(
 def test_when_a_frequency_has_no_published_horizon_then_one_line_asks_for_it() -> None:
     with pytest.raises(InputError, match=r"no horizon for frequency 'YE'.*give a horizon"):
         GIFT.horizon("my_table", "YE")
+
+
+@pytest.mark.parametrize(
+    ("freq", "horizon"),
+    sorted(
+        {"YS": 6, "YE-JUN": 6, "QS": 8, "QE": 8, "MS": 12, "ME": 12, "W-SUN": 8, "D": 30, "2D": 30, "B": 30}.items()
+        | {"B@-2024-12-25": 30, "C": 30, "h": 48, "15min": 48, "15min@MON-FRI 09:30-15:45": 48}.items()
+        | {"s": 60, "ms": 24, "us": 24, "ns": 24}.items()
+    ),
+)
+def test_when_a_table_is_of_any_frequency_then_it_has_a_horizon(freq: str, horizon: int) -> None:
+    assert get_profile("table").horizon("my_table", freq) == horizon
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "first"), [(3, None, 100 - 3 * 12), (3, 1, 86), (1, 5, 88), (None, 2, 88), (5, 20, 8)]
+)
+def test_when_windows_and_step_are_chosen_then_they_end_with_the_series(
+    number: int | None, step: int | None, first: int
+) -> None:
+    profile = replace(GIFT, number=number, step=step)
+    items, cuts = profile.cuts("set", ["a"], np.array([100]), 12)
+    assert (cuts[0], cuts[-1], len(cuts)) == (first, 88, number or 1)
+    assert (np.diff(cuts) == (step or 12)).all()
+    assert (items == 0).all()
+    with pytest.raises(InputError, match=r"needs at least 113 rows.*or fewer windows"):
+        replace(GIFT, number=6, step=20).cuts("set", ["a"], np.array([100]), 12)
+    rolled = replace(LSF, number=number, step=step)
+    split = Split.from_rows([100], 50, 10, 40)
+    found = rolled.cuts("set", ["a"], np.array([100]), 12, split)[1]
+    assert found[-1] <= 88
+    assert len(found) == min(number or 99, (88 - 60) // (step or 1) + 1)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from safetensors.torch import save
 
 from tsfm.inference.predictors import load_predictor
 from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig
+from tsfm.models.registry import model_class
 from tsfm.weights import registry
 from tsfm.weights.download import pull
 from tsfm.weights.folders import Origin, verify, write_checksums
@@ -237,7 +238,21 @@ def test_when_the_registry_is_listed_then_licences_sizes_and_scores_are_there(
     assert len(rows["toy"]["sha256"]) == 64
     assert rows["closed"]["restricted"]
     assert rows["closed"]["folder"] is None
-    assert "cc-by-nc-4.0 (!)" in done(capsys, "weights", "list")
+    shown = done(capsys, "weights", "list")
+    assert "cc-by-nc-4.0 (!)" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    wide = done(capsys, "weights", "list", "--wide")
+    assert rows["toy"]["sha256"][:12] in wide
+    assert rows["toy"]["sha256"][:12] not in shown
+
+
+def test_when_a_forecaster_is_listed_then_it_takes_what_its_class_takes() -> None:
+    listed = [entry for entry in registry.entries().values() if entry.task == "forecast"]
+    kinds = {entry.family: model_class(entry.family) for entry in listed}
+    tiny = {family: kind(64, 16, kind.config_type.tiny()) for family, kind in kinds.items()}  # type: ignore[attr-defined]
+    for entry in listed:
+        model = load(entry.folder) if entry.folder is not None else tiny[entry.family]
+        assert (entry.several, entry.covariates) == (model.joint, model.covariates), entry.name
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
     """Make a package's ``__getattr__``, which imports names by the imports under TYPE_CHECKING in its ``__init__``.
 
     So ``from tsfm_data.io import SeriesSet`` loads one module, not the whole folder, and type checkers see plain
-    imports. Modules of the package are imported in the same way: ``tsfm_data.io.catalog``.
+    imports. Modules of the package are imported in the same way: ``tsfm_data.io.catalog``. ``dir`` of the package shows
+    its public names, imported or not.
 
     Args:
         package: ``__name__`` of the package.
@@ -31,6 +32,11 @@ def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
         setattr(sys.modules[package], name, value)
         return value
 
+    def names() -> list[str]:
+        members = vars(sys.modules[package])
+        return sorted({*members["__all__"], *(name for name in members if name.startswith("__"))})
+
+    vars(sys.modules[package])["__dir__"] = names
     return import_name
 
 

@@ -16,13 +16,15 @@ BASELINES_SHOWN = ("naive", "seasonal-naive")
 
 def evaluate(
     *,
-    model: str,
+    model: str | None = None,
     data: list[str] | None = None,
     suite: str | None = None,
     horizon: int | None = None,
     profile: str | None = None,
     profiles: list[str] | None = None,
     sets: list[str] | None = None,
+    windows: int | None = None,
+    step: int | None = None,
     output: Path | None = None,
     json: Path | None = None,
     baselines: bool = True,
@@ -32,11 +34,12 @@ def evaluate(
 ) -> None:
     """Score a model on held-out windows, compared with naive and seasonal-naive forecasts.
 
-    With --suite bench: on every benchmark set, compared with seasonal naive, AutoETS, AutoTheta and published results, with
-    the geometric mean of the errors relative to seasonal naive.
+    With --suite bench: on every benchmark set, compared with seasonal naive, AutoETS, AutoTheta and published results.
+    The summary is the geometric mean of the errors relative to seasonal naive.
 
     Args:
-        model: naive, seasonal-naive, auto-ets, auto-theta, or a model folder written by tsfm fit.
+        model: a name of tsfm weights list, a model folder, or naive, seasonal-naive, auto-ets, auto-theta; by default
+            the zero-shot model that ships with the package.
         data: data sets of the catalogue, or CSV, Parquet or Arrow files; each gives its own rows.
         suite: score on all sets of a suite (bench) instead of data of your own.
         horizon: steps to forecast; by default the protocol's own for the data's frequency.
@@ -44,7 +47,9 @@ def evaluate(
             By default table for your own data (GIFT-Eval's windows, the calendar's seasons), else gift.
         profiles: with --suite, the protocols: gift, chronos, gift-medium, gift-long; the first two by default.
         sets: with --suite, some of its sets.
-        output: with --suite, a folder for report.html, report.md and report.json.
+        windows: windows of each series that are forecast, counted from its end; by default the protocol's own.
+        step: steps from one window to the next; by default the protocol's own, for your data the horizon.
+        output: a folder for report.html, report.md and report.json.
         json: where to write {"rows": [...], "summary": {...}}.
         baselines: whether naive and seasonal naive are scored too.
         columns: how the table is read.
@@ -53,8 +58,9 @@ def evaluate(
     """
     if horizon is not None:
         check_horizon(horizon, option="--horizon")
-    check_sizes(batch_size=batch_size)
+    check_sizes(batch_size=batch_size, windows=windows, step=step)
     check_suffix(json, (".json", ".md", ".parquet"))
+    model = weights.default() if model is None else model
     if data is not None and weights.is_image_model(model):
         if len(data) > 1:
             raise InputError(f"expected one image set at a time, found {len(data)}: give each its own command")
@@ -63,14 +69,14 @@ def evaluate(
     if (data is None) == (suite is None):
         raise InputError("expected either --data or --suite, found " + ("neither" if data is None else "both"))
     if suite is not None:
-        own = {**vars(columns), "horizon": horizon, "profile": profile}
+        own = {**vars(columns), "horizon": horizon, "profile": profile, "windows": windows, "step": step}
         return _on_suite(model, suite, profiles, sets, output, json, batch_size, jobs, own)
-    for name, value in {"profiles": profiles, "sets": sets, "output": output}.items():
+    for name, value in {"profiles": profiles, "sets": sets}.items():
         if value is not None:
             raise InputError(f"--{name} belongs to --suite, found it with --data: leave it out")
     names = [model, *(name for name in BASELINES_SHOWN if baselines and name != model)]
     predictors = [inference.load_predictor(name) for name in names]
-    report = evaluation.Report()
+    report, tables = evaluation.Report(), []
     for source in data or ():
         series = io.open_source(source, **columns.given())
         scored = list(predictors)
@@ -87,9 +93,15 @@ def evaluate(
                 horizon=horizon,
                 batch_size=batch_size,
                 context=predictors[0].context,
+                number=windows,
+                step=step,
             )
         say_notes(series)
+        tables.append(series)
     print(report.to_markdown())
+    if output is not None:
+        reports.write_scores(report, tables, predictors[0], output, ["tsfm", *sys.argv[1:]])
+        print(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json lie beside it")
     if json is not None:
         report.save(json)
         print(f"\n{json}: {len(report.rows)} rows")

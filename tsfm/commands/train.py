@@ -103,6 +103,13 @@ class SuiteCLI(LightningCLI):
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise explain(error, sys.argv[1:]) from error
 
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """The trainer, whose progress bar is for a terminal alone."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.progress_bar_callback is not None and not sys.stderr.isatty():
+            trainer.progress_bar_callback.disable()
+        return trainer
+
     def before_fit(self) -> None:
         """Check everything that can be checked before a file is written, and print data and model."""
         self.check("train", "val")

@@ -11,11 +11,12 @@ from tsfm_data import io
 from tsfm_data.errors import InputError, check_sizes
 
 
-def list_(*, task: Literal["forecast", "image"] | None = None, json: Path | None = None) -> None:
+def list_(*, task: Literal["forecast", "image"] | None = None, wide: bool = False, json: Path | None = None) -> None:
     """List all named models: ours, which ship with the package, and published ones.
 
     Args:
         task: only forecast or only image models; by default both.
+        wide: show family, size, SHA-256, scores and source, too.
         json: file to write the list to; "-" writes to standard output instead of the table.
     """
     rows = [_row(entry) for entry in weights.registry.entries().values() if task in (None, entry.task)]
@@ -25,26 +26,37 @@ def list_(*, task: Literal["forecast", "image"] | None = None, json: Path | None
         write_json(json, rows, summary)
         if str(json) == "-":
             return
-    table = [
-        [
-            row["name"],
-            row["family"],
-            f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "",
-            row["licence"] + (" (!)" if row["restricted"] else ""),
-            "" if row["size"] is None else f"{row['size'] / 1e6:.1f} MB",
-            (row["sha256"] or "")[:12],
-            "; ".join(f"{score['value']:.4g} {score['metric'].split()[0]} {score['suite']}" for score in row["scores"]),
-            row["source"] or "",
-            {None: "", "shipped": "shipped"}.get(row["folder"] and row["source"], "pulled"),
-        ]
-        for row in rows
-    ]
-    headers = ["name", "family", "parameters", "licence", "size", "SHA-256", "scores", "source", "here"]
-    print(tabulate(table, headers=headers, disable_numparse=True))
+    table = [_cells(row) for row in rows]
+    if not wide:
+        narrow = ("name", "parameters", "variates", "covariates", "licence", "here")
+        table = [{name: cells[name] for name in narrow} for cells in table]
+    print(tabulate(table, headers="keys", disable_numparse=True))
     print(
-        f"\n{len(rows)} models, {here} here. (!) the licence restricts use or is unknown: pull needs --accept-licence. "
-        "MASE, WQL and CRPS are relative to seasonal naive; top-1 is the share of test images classified correctly."
+        f"\n{len(rows)} models, {here} here. variates: whether a model looks at one series at a time or at several.\n"
+        "(!) the licence restricts use or is unknown: pull needs --accept-licence."
     )
+    if wide:
+        print("MASE, WQL and CRPS are relative to seasonal naive; top-1 is the share of images classified rightly.")
+    else:
+        print("--wide and --json show scores, sizes and sources, too.")
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """A row as the table shows it."""
+    forecast = row["task"] == "forecast"
+    return {
+        "name": row["name"],
+        "family": row["family"],
+        "parameters": f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "",
+        "variates": ("several" if row["several"] else "one") if forecast else "",
+        "covariates": ("yes" if row["covariates"] else "no") if forecast else "",
+        "licence": row["licence"] + (" (!)" if row["restricted"] else ""),
+        "size": "" if row["size"] is None else f"{row['size'] / 1e6:.1f} MB",
+        "SHA-256": (row["sha256"] or "")[:12],
+        "scores": "; ".join(f"{s['value']:.4g} {s['metric'].split()[0]} {s['suite']}" for s in row["scores"]),
+        "source": row["source"] or "",
+        "here": {None: "", "shipped": "shipped"}.get(row["folder"] and row["source"], "pulled"),
+    }
 
 
 def _row(entry: Any) -> dict[str, Any]:
@@ -60,6 +72,8 @@ def _row(entry: Any) -> dict[str, Any]:
         "task": entry.task,
         "family": entry.family,
         "parameters": entry.parameters,
+        "several": entry.several,
+        "covariates": entry.covariates,
         "licence": entry.licence,
         "restricted": entry.restricted,
         "source": entry.source,

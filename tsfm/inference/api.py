@@ -1,6 +1,7 @@
 """The suite from Python in three lines: ``tsfm.load("name").forecast(table, horizon=24)``."""
 
 import inspect
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,19 +14,20 @@ from tsfm.inference.predictors import check_covariates, check_observed, forecast
 from tsfm.models import Forecaster
 from tsfm.nn import DEFAULT_LEVELS, check_levels
 from tsfm.weights import registry, save
-from tsfm_data.errors import InputError, check_horizon, unknown_name
+from tsfm_data.errors import InputError, check_horizon, check_sizes, unknown_name
 from tsfm_data.evaluation import Predictor
-from tsfm_data.io import SeriesSet, open_source, read_series
+from tsfm_data.io import SeriesSet, like, open_source, read_series
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from tsfm.training import Finetuned
 
-Table = Any  # a path, a catalogue name, a pandas or pyarrow table, a GluonTS data set, or a SeriesSet
+# A path or a name of the catalogue; a data frame of pandas, polars, pyarrow, duckdb or any other library with the Arrow
+# or the data-frame interchange protocol; a pandas Series; an array, list or tensor of numbers; a GluonTS data set; or a
+# SeriesSet. These libraries need not be installed, so that no type can say it.
+Table = Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A predictor that takes tables.
 
@@ -42,51 +44,114 @@ class Model:
         """Name of the predictor."""
         return self.predictor.name
 
+    def __repr__(self) -> str:
+        reads = "takes covariates" if self.predictor.covariates else "no covariates"
+        context = self.predictor.context
+        reach = "all of the history" if context is None else f"context {context:,}"
+        kind = "baseline"
+        if isinstance(self.predictor, Forecaster):
+            kind = f"{sum(weight.numel() for weight in self.predictor.parameters()):,} parameters"
+        return f"Model({self.name}: {kind}, {reach}, {reads})"
+
     def forecast(
         self,
-        table: Table,
+        data: Table,
         horizon: int,
+        *,
+        future: Table | None = None,
         levels: Sequence[float] = DEFAULT_LEVELS,
+        time_column: str | None = None,
+        item_column: str | None = None,
+        target: str | Sequence[str] | None = None,
+        past_covariates: str | Sequence[str] | None = None,
+        known_covariates: str | Sequence[str] | None = None,
+        freq: str | None = None,
+        season: int | None = None,
         batch_size: int = 256,
         lower: float | Literal["auto"] | None = None,
         integer: bool | Literal["auto"] = False,
-        **columns: Any,
-    ) -> "pd.DataFrame":
-        """Forecast every series of a table past its end.
+        resample: str | None = None,
+        aggregate: Literal["mean", "sum", "last", "max"] | None = None,
+        on_bad_series: Literal["error", "skip", "fix"] | None = None,
+        timezone: str | None = None,
+        dayfirst: bool | None = None,
+        decimal: Literal[".", ","] | None = None,
+        holidays: Sequence[str] | None = None,
+    ) -> Any:
+        """Forecast every series past its end.
 
         Args:
-            table: a path, a catalogue name, a pandas or pyarrow table, a GluonTS data set, or a ``SeriesSet``.
+            data: a path or a name of the catalogue; a data frame of pandas, polars, pyarrow or any library with the
+                Arrow or the data-frame interchange protocol, wide or long; a pandas Series; an array, list or tensor
+                [T], [N, T] or [N, V, T] (N series, V variates, T steps) or a list of arrays [T] or [V, T]; a GluonTS
+                data set; or a ``SeriesSet``.
             horizon: steps to forecast.
+            future: a second table with the known covariates of the future.
             levels: quantile levels.
+            time_column: the column of timestamps; None finds it.
+            item_column: the column that names the series of a long table; None finds it, "" says that there is none.
+            target: the column or columns to forecast; None finds them.
+            past_covariates: columns known up to the present only.
+            known_covariates: columns known in the future too: in rows without a target below, or in ``future``.
+            freq: pandas frequency; None finds it. Of an array it gives the season.
+            season: steps in a season; None takes that of the frequency (7 for days, 24 for hours, 12 for months).
             batch_size: most windows forecast at once.
             lower: least value that a forecast may take; "auto" takes 0 for series that were never below it.
             integer: whether quantiles are rounded to whole numbers; "auto" does so for series that hold nothing else.
-            **columns: roles of columns, frequency, second table of the future and whatever else
-                ``tsfm_data.io.tables.read_series`` takes.
+            resample: frequency that the rows are brought to first.
+            aggregate: how the values of one period become one; "mean" by default.
+            on_bad_series: whether series that cannot be read are an error (the default), left out or mended.
+            timezone: zone of timestamps that name none.
+            dayfirst: whether 01/02/2024 is the first of February; None lets the column decide.
+            decimal: decimal mark of numbers in text; None lets the column decide.
+            holidays: dates, or a file with one a line, that are no business days.
 
         Returns:
-            The table's own columns of series and time (item_id and timestamp if it has none), mean and one a level, in
-            the units of the table.
+            A table of the library that ``data`` came in: polars for polars, pyarrow for other Arrow data, pandas for
+            all else, arrays included. Its columns are those of series and time (item_id and timestamp if the data name
+            none; arrays count steps), mean and one per level, in the units of the data. For a Series it is indexed by
+            time.
 
         Raises:
-            InputError: the table is not as it should be, or horizon or levels are out of range.
+            InputError: the data are not as they should be, or another argument is not: one line says what was expected,
+                what was found and what to do.
         """
         check_horizon(horizon)
+        check_sizes("give 256, for instance", batch_size=batch_size)
         asked, bound = check_levels(levels), check_lower(lower)
-        series = series_of(table, **columns)
+        if integer not in (True, False, "auto"):
+            raise InputError(f"expected integer to be True, False or 'auto', found {integer!r:.40}: choose one")
+        reading = {
+            "future": future,
+            "time_column": time_column,
+            "item_column": item_column,
+            "target": target,
+            "past_covariates": past_covariates,
+            "known_covariates": known_covariates,
+            "freq": freq,
+            "season": season,
+            "resample": resample,
+            "aggregate": aggregate,
+            "on_bad_series": on_bad_series,
+            "timezone": timezone,
+            "dayfirst": dayfirst,
+            "decimal": decimal,
+            "holidays": holidays,
+        }
+        series = series_of(data, **{name: value for name, value in reading.items() if value is not None})
         if self.history is not None and self.history.ignored:  # tried, and found to be of no use
             series = training.without_covariates(series)
         for warning in filter(None, (*series.notes, check_covariates(self.predictor, series), check_observed(series))):
             warnings.warn(warning, stacklevel=2)
         frame = forecast_frame(self.predictor, series, horizon, asked, batch_size)
         whole: Literal["true", "false", "auto"] = "auto" if integer == "auto" else "true" if integer else "false"
-        return series.present(limit(frame, series, bound, whole))
+        return like(data, series.present(limit(frame, series, bound, whole)))
 
     def finetune(self, table: Table, horizon: int, method: str = "full", **options: Any) -> "Model":
         """Fine-tune on the series of a table; where no backtest prefers the result, the model stays as it is.
 
         Args:
-            table: as for ``forecast``.
+            table: data as for ``forecast``.
             horizon: steps that shall be forecast.
             method: "full", "lora" or "head".
             **options: other fields of ``tsfm.training.finetuning.Recipe`` (steps, lr, seed, ...), and roles of columns.
@@ -122,6 +187,8 @@ def load(name: str | Path | None = None) -> Model:
     Raises:
         InputError: no such model; near names are listed.
     """
+    if name is not None and not isinstance(name, str | os.PathLike):
+        raise InputError(f"expected the name or folder of one model, found {name!r:.60}: see tsfm weights list")
     return Model(load_predictor(registry.default() if name is None else str(name)))
 
 
@@ -146,12 +213,20 @@ def trained(predictor: Predictor) -> Forecaster:
 
 
 def series_of(table: Table, **columns: Any) -> SeriesSet:
-    """The series of a table, which may be a set of series already.
+    """The series of data as ``Model.forecast`` takes them, which may be a set of series already.
+
+    Args:
+        table: the data.
+        **columns: as ``tsfm_data.io.read_series`` takes them.
 
     Raises:
         InputError: the table is not as it should be, or an option is unknown.
     """
     if isinstance(table, SeriesSet):
+        if columns:
+            raise InputError(
+                f"expected a set of series alone, which has its columns, found {', '.join(columns)}: leave that out"
+            )
         return table
     known = [name for name in inspect.signature(read_series).parameters if name != "source"]
     for name in columns:

@@ -2,14 +2,12 @@
 
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tsfm.inference.api import Model, Table, load, series_of
 from tsfm.nn import DEFAULT_LEVELS
 from tsfm_data.errors import InputError, unknown_name
-
-if TYPE_CHECKING:
-    import pandas as pd
+from tsfm_data.io import like
 
 
 class TSFMForecaster:
@@ -61,17 +59,17 @@ class TSFMForecaster:
                     "expected a horizon to fine-tune for, found none: fit(table, horizon=24), for instance"
                 )
             model = model.finetune(series, steps, self.method, **(self.options or {}))
-        self.model_, self.series_, self.horizon_ = model, series, steps
+        self.model_, self.series_, self.horizon_, self.table_ = model, series, steps, table
         return self
 
-    def predict(self, horizon: int | None = None) -> "pd.DataFrame":
+    def predict(self, horizon: int | None = None) -> Any:
         """Forecast past the end of the histories.
 
         Args:
             horizon: steps to forecast; None takes that of ``fit`` or of the estimator.
 
         Returns:
-            Columns item_id, timestamp, mean and one per level.
+            As ``tsfm.Model.forecast``.
 
         Raises:
             InputError: not fitted yet, or no horizon is known.
@@ -81,7 +79,7 @@ class TSFMForecaster:
         steps = horizon if horizon is not None else self.horizon_
         if steps is None:
             raise InputError("expected a horizon, found none: predict(24), for instance")
-        return self.model_.forecast(self.series_, steps, self.levels)
+        return like(self.table_, self.model_.forecast(self.series_, steps, levels=self.levels))
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments of the constructor, for ``clone`` and parameter searches of scikit-learn."""

@@ -23,7 +23,7 @@ def check_lower(lower: float | str | None) -> float | Auto | None:
         return lower  # type: ignore[return-value]
     try:
         value = float(lower)
-    except ValueError:
+    except (TypeError, ValueError):
         value = np.nan
     if not np.isfinite(value):
         raise InputError(f"expected a number or auto as the least value, found {lower!r}: give lower (--lower 0)")

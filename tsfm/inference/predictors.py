@@ -14,6 +14,7 @@ from tsfm.weights import load_named
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, forecast_windows, get_baseline, history_of
 from tsfm_data.io import SeriesSet
+from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
 
 
@@ -51,7 +52,8 @@ def forecast_frame(
     Raises:
         InputError: as ``forecast_ends``.
     """
-    return _frame(series, horizon, forecast_ends(predictor, series, horizon, levels, batch_size), levels)
+    frame = _frame(series, horizon)  # before the forecasts: a horizon past the calendar is refused at once
+    return _filled(frame, series, forecast_ends(predictor, series, horizon, levels, batch_size), levels)
 
 
 def forecast_ends(
@@ -97,7 +99,8 @@ def forecast_ends(
         )
         values = (windows.context + horizon * len(levels)) * len(part.variates)
         size = max(1, min(batch_size, BATCH_VALUES // values))
-        forecasts = (forecast_windows(predictor, batch, levels) for batch in windows.batches(size))
+        batches = progress(windows.batches(size), f"forecast ({predictor.name})", -(-len(part) // size))
+        forecasts = (forecast_windows(predictor, batch, levels) for batch in batches)
         arrays |= zip(items, (row for forecast in forecasts for row in _rows(forecast)), strict=True)
     return [arrays[i] for i in range(len(series))]
 
@@ -114,7 +117,7 @@ def forecast_table(series: SeriesSet, horizon: int, forecasts: Sequence[Forecast
         As ``forecast_frame``.
     """
     rows = [row for forecast in forecasts for row in _rows(forecast)]
-    return _frame(series, horizon, rows, forecasts[0].levels)
+    return _filled(_frame(series, horizon), series, rows, forecasts[0].levels)
 
 
 def _rows(forecast: Forecast) -> Float64[np.ndarray, "B H V K"]:
@@ -122,17 +125,13 @@ def _rows(forecast: Forecast) -> Float64[np.ndarray, "B H V K"]:
     return torch.cat([forecast.mean.unsqueeze(-1), forecast.quantiles], dim=-1).double().numpy()
 
 
-def _frame(series: SeriesSet, horizon: int, rows: Sequence[np.ndarray], levels: Sequence[float]) -> pd.DataFrame:
-    """The table of one array [H, V, 1 + Q] per item."""
-    table = np.concatenate([row.transpose(1, 0, 2).reshape(-1, 1 + len(levels)) for row in rows])
-    if (np.abs(table) == np.finfo(table.dtype).max).any():
-        warnings.warn(
-            f"{series.source}: forecasts reach beyond the largest number of double precision and end there: give the "
-            "values in a larger unit",
-            stacklevel=2,
-        )
-    frame = pd.DataFrame(table, columns=["mean", *(f"{level:g}" for level in levels)])
-    ahead: dict[tuple[object, str, int], np.ndarray] = {}  # most series of a table have the same timestamps
+def _frame(series: SeriesSet, horizon: int) -> pd.DataFrame:
+    """The columns item_id and timestamp of forecasts.
+
+    Raises:
+        InputError: a horizon past the calendar.
+    """
+    ahead: dict[tuple[object, str, int], np.ndarray] = {}  # most series of a table begin and end together
     times = []
     for i, key in enumerate(
         zip(series.starts, series.freqs, (series.length(i) for i in range(len(series))), strict=True)
@@ -140,9 +139,23 @@ def _frame(series: SeriesSet, horizon: int, rows: Sequence[np.ndarray], levels: 
         if key not in ahead:
             ahead[key] = series.timestamps(i, extra=horizon)[key[2] : key[2] + horizon].to_numpy()
         times += [ahead[key]] * len(series.variates)
-    frame.insert(0, "item_id", np.repeat(series.univariate().item_ids, horizon))
-    frame.insert(1, "timestamp", np.concatenate(times))
-    return frame
+    stamps = np.concatenate(times) if times else np.zeros(0, "datetime64[ns]")
+    return pd.DataFrame({"item_id": np.repeat(series.univariate().item_ids, horizon), "timestamp": stamps})
+
+
+def _filled(
+    frame: pd.DataFrame, series: SeriesSet, rows: Sequence[np.ndarray], levels: Sequence[float]
+) -> pd.DataFrame:
+    """Those columns with the values of one array [H, V, 1 + Q] per item."""
+    table = np.concatenate([row.transpose(1, 0, 2).reshape(-1, 1 + len(levels)) for row in rows])
+    if (np.abs(table) == np.finfo(table.dtype).max).any():
+        warnings.warn(
+            f"{series.source}: forecasts reach beyond the largest number of double precision and end there: give the "
+            "values in a larger unit",
+            stacklevel=2,
+        )
+    values = pd.DataFrame(table, columns=["mean", *(f"{level:g}" for level in levels)])
+    return pd.concat([frame, values], axis=1)
 
 
 def check_observed(series: SeriesSet) -> str | None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from tsfm.reports.figures import new_figure, plot_forecast, save_figure
     from tsfm.reports.finetuning import build_page, verdict
     from tsfm.reports.html import Code, Image, Section, Table, Value, page, save_page, show_value
+    from tsfm.reports.scores import write_scores
     from tsfm.reports.suite import say, write
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "show_value",
     "verdict",
     "write",
+    "write_scores",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

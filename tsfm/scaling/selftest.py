@@ -14,6 +14,7 @@ from tsfm.scaling.laws.single import power_law
 from tsfm.scaling.runs.ledger import Runs, read_runs
 from tsfm_data.errors import InputError
 from tsfm_data.io import data_folder, read_table
+from tsfm_data.progress import progress
 
 CHINCHILLA, POINTS = "scaling/chinchilla_runs_epoch.parquet", "scaling/tsfm_points.csv"
 OBJECTIVE = 1.01827e-3
@@ -177,7 +178,7 @@ def coverage(
 ) -> Float64[np.ndarray, " 5"]:
     """Share of simulated tables in which the 95 % interval of each constant contains the true value."""
     inside = np.zeros(len(NAMES))
-    for seed in range(repeats):
+    for seed in progress(range(repeats), f"coverage ({design})"):
         fit = fit_joint(planted_runs(design, count, noise, seed), draws, seed, delta)
         low, high = percentile_interval(fit.draws)
         inside += (low <= PLANTED) & (high >= PLANTED)

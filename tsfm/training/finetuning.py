@@ -19,6 +19,7 @@ from tsfm.training.holdout import Comparison, Errors, Holdout, compare, errors_o
 from tsfm.training.optim import OptimConfig, lr_factor
 from tsfm_data.errors import InputError, check_horizon, check_positive
 from tsfm_data.io import SeriesSet
+from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Windows, item_lengths
 
 Method = Literal["full", "lora", "head"]
@@ -204,7 +205,7 @@ def train(
         curve = [(0, errors_of(tuned.eval(), held.select).score)]
         best, best_step = [weight.detach().clone() for weight in weights], 0
         every = max(1, recipe.steps // recipe.checks)
-        for step in range(1, recipe.steps + 1):
+        for step in progress(range(1, recipe.steps + 1), "fine-tune"):
             tuned.train()
             optimizer.zero_grad()
             tuned.loss(next(batches)).backward()

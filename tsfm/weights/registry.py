@@ -34,6 +34,8 @@ class Entry:
         files: files to download from the repository.
         url: URL of the file, if there is no repository.
         sha256: SHA-256 of that file, if published.
+        several: whether a forecaster looks at all variates of a table at once.
+        covariates: whether it looks at covariates.
         architecture: name of the image model in timm.
         sizes: sizes in the published config.
         scores: published results: suite, metric, value.
@@ -51,6 +53,8 @@ class Entry:
     files: tuple[str, ...] = ()
     url: str | None = None
     sha256: str | None = None
+    several: bool = False
+    covariates: bool = False
     architecture: str | None = None
     sizes: dict[str, Any] | None = None
     scores: tuple[dict[str, Any], ...] = ()
@@ -113,12 +117,15 @@ def released() -> dict[str, Entry]:
     for config in sorted(released_folder().glob("*/config.json")):
         folder, facts = config.parent, json.loads(config.read_text())
         image = "architecture" in facts
+        together = not image and bool(facts["config"].get("any_variate"))
         models[folder.name] = Entry(
             folder.name,
             "image" if image else "forecast",
             facts["architecture"] if image else facts["model_type"],
             layout(folder / "model.safetensors").values,
             OUR_LICENCE,
+            several=together,
+            covariates=together,
             scores=tuple(_scores(folder)),
             folder=folder,
         )

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import Float64
-from tqdm import tqdm
 
 from tsfm_data.corpus.overlap import subsample
 from tsfm_data.corpus.shards import ShardWriter
@@ -30,6 +29,7 @@ from tsfm_data.corpus.store import (
 )
 from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_file, atomic_folder
+from tsfm_data.progress import progress as show_progress
 
 STAGING, LOCK = ".build", ".lock"
 # The largest default share of the windows of one source; with few sources, twice the mean share if that is more.
@@ -77,9 +77,7 @@ def build(config: str | Path, output: str | Path, progress: bool = True) -> Buil
             entries: dict[str, dict[str, Any]] = {}
             staged: list[str] = []
             reused: list[str] = []
-            bar = tqdm(plans, unit="source", disable=None if progress else True)
-            for plan in bar:
-                bar.set_description(plan.name)
+            for plan in show_progress(plans, "sources") if progress else plans:
                 parent, entries[plan.name] = _build_source(plan, folder)
                 (staged if parent == STAGING else reused).append(plan.name)
             for name, entry in old.items():

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int64, UInt64
 from tsfm_data.corpus.store import FINGERPRINTS, read_manifest
 from tsfm_data.errors import InputError
 from tsfm_data.io import catalog
+from tsfm_data.progress import progress
 
 if TYPE_CHECKING:
     from tsfm_data.io import DatasetSpec, SeriesSet
@@ -125,7 +126,7 @@ def check_overlap(corpus: str | Path, names: Sequence[str]) -> list[Overlap]:
     manifest = read_manifest(corpus)
     known = _read_fingerprints(Path(corpus))
     results = []
-    for name in names:
+    for name in progress(names, "overlap"):
         spec = catalog.get(name) if name in catalog.names() else None
         same: tuple[str, ...] = ()
         related: tuple[str, ...] = ()
@@ -172,7 +173,7 @@ def _search(
 ) -> tuple[int, dict[str, tuple[str, ...]]]:
     """The number of series with a fingerprint, and the series that share one with a source."""
     checked, seen = 0, dict[str, tuple[str, ...]]()
-    for i, name in enumerate(series.item_ids):
+    for i, name in enumerate(progress(series.item_ids, series.name)):
         values = series.item(i)[:, 0]
         own_hashes = np.unique(np.concatenate([block_hashes(values, width, 1) for width in (BLOCK, SHORT_BLOCK)]))
         checked += len(own_hashes) > 0

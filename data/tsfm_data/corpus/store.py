@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float32, Int16, Int32, Int64, UInt64
 
 from tsfm_data.errors import InputError
+from tsfm_data.progress import progress
 
 FORMAT = 1
 MANIFEST, FINGERPRINTS, SOURCES, SOURCE_ENTRY = "manifest.json", "overlap.npz", "sources", "source.json"
@@ -95,7 +96,8 @@ class Store:
     def __init__(self, folder: str | Path, verify: bool = False) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
-        self.sources: tuple[Source, ...] = tuple(self._open(entry, verify) for entry in self.manifest["sources"])
+        entries = progress(self.manifest["sources"], "verify") if verify else self.manifest["sources"]
+        self.sources: tuple[Source, ...] = tuple(self._open(entry, verify) for entry in entries)
 
     def __len__(self) -> int:
         return len(self.sources)

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsfm_data.errors import InputError
+from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast, binary_size
 
 # A series is scaled if the exponent of its largest value is outside PLAIN, and shifted if its distance from 0 is more
@@ -205,7 +206,7 @@ class Statistical:
         columns = [f"{end}-{size}" if size > 0 else "mean" for end, size in zip(ends, sizes, strict=True)]
         wanted = sorted({size for size in sizes if size > 0}) or None
         result = np.full((len(series), horizon, 1 + len(levels)), np.nan)
-        for i, values in enumerate(series):
+        for i, values in enumerate(progress(series, self.name)):
             # Not with the class StatsForecast, which mixes up columns if it uses its fallback model.
             with warnings.catch_warnings(), contextlib.suppress(Exception):  # a short series may raise any error
                 warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from tsfm_data.errors import check_horizon
+from tsfm_data.errors import check_horizon, check_sizes
 from tsfm_data.evaluation.baselines import Predictor, SeasonalNaive
 from tsfm_data.evaluation.elements import Elements, seasonal_error
 from tsfm_data.evaluation.gaps import BATCH_VALUES, forecast_windows
@@ -23,6 +23,7 @@ from tsfm_data.evaluation.metrics import Accumulator, get_metric, needed_levels
 from tsfm_data.evaluation.profiles import Profile, get_profile
 from tsfm_data.evaluation.report import Report, make_row
 from tsfm_data.io import SeriesSet, catalog
+from tsfm_data.progress import progress
 from tsfm_data.windows import Forecast, Split, StandardScaler, Windows, item_lengths
 
 __all__ = ["Predictor", "evaluate", "evaluate_series", "pool"]
@@ -41,6 +42,8 @@ def evaluate(
     dataset: str | None = None,
     context: int | None = None,
     per_series: bool = False,
+    number: int | None = None,
+    step: int | None = None,
 ) -> Report:
     """Score a predictor under a named protocol.
 
@@ -57,6 +60,8 @@ def evaluate(
         context: history for which an inferred split leaves room; None takes the predictor's. Give a number to score
             several predictors on the same windows.
         per_series: add rows for each series, with its ``item_id``.
+        number: windows of each series, counted from its end; None takes the protocol's.
+        step: steps from one window to the next; None takes the protocol's.
 
     Returns:
         One row per metric and frequency.
@@ -69,6 +74,8 @@ def evaluate(
         protocol = replace(protocol, levels=tuple(sorted(levels)))
     if horizon is not None:
         check_horizon(horizon)
+    check_sizes("give windows and step of at least 1", windows=number, step=step)
+    protocol = replace(protocol, number=number or protocol.number, step=step or protocol.step)
     sources = [source] if isinstance(source, SeriesSet | str | Path) else list(source)
     sets = [item if isinstance(item, SeriesSet) else catalog.open_source(item) for item in sources]
     series = sets[0] if len(sets) == 1 else pool("+".join(item.name for item in sets), sets)
@@ -120,7 +127,14 @@ def evaluate_series(
         RuntimeError: the predictor's forecasts are not finite or of the wrong shape, or a window went missing.
     """
     freq, lengths = series.freqs[0], item_lengths(series)
-    horizon = horizon or profile.horizon(dataset, freq)
+    notes = [f"{dataset}: {split.describe()}"] if split is not None else []
+    if horizon is None:
+        horizon = profile.horizon(dataset, freq)
+        if profile.natural and 3 <= lengths.min() <= horizon:
+            usual, horizon = horizon, int(lengths.min()) // 3
+            notes.append(
+                f"{dataset}: horizon {horizon}, a third of the shortest series, which the usual {usual} does not fit"
+            )
     season = series.season or (series.season_of(freq) if profile.natural else profile.season(dataset, freq))
     predictor = _as_published(predictor, profile)
     items, cuts = profile.cuts(dataset, series.item_ids, lengths, horizon, split)
@@ -160,7 +174,6 @@ def evaluate_series(
     rows = _rows(whole, labels, points.sum(keepdims=True))
     if each is not None:
         rows += _rows(each, labels, points, series.item_ids, np.bincount(items, minlength=len(series)))
-    notes = [f"{dataset}: {split.describe()}"] if split is not None else []
     if season != series.season_of(freq):
         notes.append(
             f"{dataset}: season {season} as in profile {profile.name}; that of the calendar is "
@@ -192,7 +205,8 @@ def _forecasts(
 ) -> Iterator[Elements]:
     """Forecasts and true values of each batch, on the scale of the scores."""
     dtype = predictor.dtype
-    for batch in windows.batches(batch_size):
+    batches = windows.batches(batch_size)
+    for batch in progress(batches, f"evaluate {predictor.name}", -(-len(windows) // batch_size)):
         label, observed = batch.future, batch.future_observed
         if label is None or observed is None:
             raise RuntimeError("evaluation windows must end within their series")

@@ -24,7 +24,8 @@ from tsfm_data.io import normalise, season_length
 from tsfm_data.windows import Split
 
 GIFT_HORIZON = {"M": 12, "W": 8, "D": 30, "h": 48, "min": 48, "s": 60}
-OWN_HORIZON = {**GIFT_HORIZON, "Y": 6, "Q": 8, "B": 30, "ns": 24}  # steps without a unit are nanoseconds
+OWN_HORIZON = {**GIFT_HORIZON, "Y": 6, "Q": 8, "B": 30, "C": 30}
+OTHER_HORIZON = 24  # of milliseconds, for instance, and of steps without a unit
 M4_HORIZON = {"Y": 6, "Q": 8, "M": 18, "W": 13, "D": 14, "h": 48}
 GIFT_SHARE, GIFT_MOST = 0.1, 20  # share of test rows in a series, most windows per series
 
@@ -97,6 +98,8 @@ class Profile:
         multiplier: factor on the short horizon of the frequency.
         natural: whether seasons are those of the series instead of GluonTS's.
         levels: quantile levels of WQL and other metrics that average over levels.
+        number: windows of each series; None takes the protocol's.
+        step: steps from one window to the next; None takes the protocol's.
     """
 
     name: str
@@ -109,6 +112,8 @@ class Profile:
     multiplier: int = 1
     natural: bool = False
     levels: tuple[float, ...] = LEVELS
+    number: int | None = None
+    step: int | None = None
 
     def horizon(self, dataset: str, freq: str) -> int:
         """The published horizon of a data set.
@@ -118,7 +123,7 @@ class Profile:
         """
         unit = _unit(freq)
         if self.windows == "gift":
-            steps = OWN_HORIZON.get(unit) if self.natural else _gift_horizon(dataset, unit)
+            steps = OWN_HORIZON.get(unit, OTHER_HORIZON) if self.natural else _gift_horizon(dataset, unit)
         elif self.windows == "last":
             steps = task[0] if (task := _chronos_task(dataset)) else CHRONOS_HORIZON.get(unit)
         else:
@@ -156,18 +161,23 @@ class Profile:
             InputError: a series is too short.
         """
         if split is not None:
+            stride = self.step or 1
             first, last = split.cuts("test", 1, horizon)
-            stride, count = 1, np.maximum(last - first + 1, 0)
+            count = np.maximum((last - first) // stride + 1, 0)
+            if self.number is not None:
+                count = np.minimum(count, self.number)
+                first = last - (count - 1) * stride
         else:
-            number = self.count(dataset, lengths, horizon) if self.windows == "gift" else 1
-            stride, count = horizon, np.full(len(lengths), number)
-            first = lengths - number * horizon
+            stride = self.step or horizon
+            number = self.number or (self.count(dataset, lengths, horizon) if self.windows == "gift" else 1)
+            count = np.full(len(lengths), number)
+            first = lengths - horizon - (number - 1) * stride
             if (first < 1).any():
                 short = int(np.argmin(first))
                 raise InputError(
-                    f"{dataset}: profile {self.name!r} needs at least {number * horizon + 1} rows per series ({number} "
-                    f"windows of {horizon} steps after some history), found {lengths[short]} in {item_ids[short]!r}: "
-                    "give a smaller horizon"
+                    f"{dataset}: profile {self.name!r} needs at least {lengths[short] - first[short] + 1} rows per "
+                    f"series ({number} windows of {horizon} steps after some history), found {lengths[short]} in "
+                    f"{item_ids[short]!r}: give a smaller horizon" + (" or fewer windows" if number > 1 else "")
                 )
         items = np.repeat(np.arange(len(lengths)), count)
         step = np.arange(len(items)) - np.repeat(np.cumsum(count) - count, count)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         step_of,
     )
     from tsfm_data.io.gluonts import read_gluonts
+    from tsfm_data.io.objects import like
     from tsfm_data.io.readers import read_table
     from tsfm_data.io.roles import Roles, find_roles
     from tsfm_data.io.series import Labels, SeriesSet
@@ -40,6 +41,7 @@ __all__ = [
     "fetch",
     "find",
     "find_roles",
+    "like",
     "natural_season",
     "normalise",
     "numbers",

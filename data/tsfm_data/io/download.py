@@ -8,14 +8,14 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from tsfm_data.errors import InputError
+from tsfm_data.progress import progress as bar_of
 
 CHUNK = 1 << 20
 ATTEMPTS = 4
@@ -251,11 +251,12 @@ def _total(content_range: str) -> int | None:
 
 
 def _copy(chunks: Iterator[bytes], out: IO[bytes], name: str, length: int, progress: bool, size: int | None) -> None:
-    quiet = None if progress else True  # None: tqdm stays silent unless standard error is a terminal
-    with tqdm(total=length or None, initial=out.tell(), unit="B", unit_scale=True, desc=name, disable=quiet) as bar:
+    shown = {"unit": "B", "unit_scale": True, "initial": out.tell()}
+    with bar_of(None, name, length or None, **shown) if progress else nullcontext() as bar:
         for chunk in chunks:
             if size is not None and out.tell() + len(chunk) > size:
                 raise _TooLong
             out.write(chunk)
             out.flush()  # what arrived stays when the process is stopped
-            bar.update(len(chunk))
+            if bar is not None:
+                bar.update(len(chunk))

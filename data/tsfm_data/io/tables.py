@@ -5,23 +5,23 @@ checks of user input happen here and in what it calls; everything behind works o
 time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from jaxtyping import Bool, Float, Float64, Int64
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_sizes
 from tsfm_data.io import zones
 from tsfm_data.io.calendars import DAY, split_pattern
 from tsfm_data.io.columns import Table, doubtful, encoded, item_codes, numbers
-from tsfm_data.io.frequency import normalise
+from tsfm_data.io.frequency import natural_season, normalise
 from tsfm_data.io.gluonts import read_gluonts
 from tsfm_data.io.grid import BadTime, Grid, regular_grid
+from tsfm_data.io.objects import Held, from_memory
 from tsfm_data.io.readers import read_table
 from tsfm_data.io.regroup import Aggregate, periods, regroup
 from tsfm_data.io.roles import Roles, find_roles, joined_time, turned, without_footer, without_units
@@ -48,19 +48,19 @@ class Reading:
 
 
 def read_series(
-    source: str | Path | pd.DataFrame | pa.Table | Iterable[dict[str, Any]],
+    source: Any,
     *,
     time_column: str | None = None,
     item_column: str | None = None,
     target: str | Sequence[str] | None = None,
-    past_covariates: Sequence[str] = (),
-    known_covariates: Sequence[str] = (),
-    freq: str | None = None,
+    past_covariates: str | Sequence[str] = (),
+    known_covariates: str | Sequence[str] = (),
+    freq: str | pd.offsets.BaseOffset | None = None,
     order: Literal["time", "rows"] = "time",
     name: str | None = None,
-    future: str | Path | pd.DataFrame | pa.Table | None = None,
+    future: Any = None,
     season: int | None = None,
-    resample: str | None = None,
+    resample: str | pd.offsets.BaseOffset | None = None,
     aggregate: Aggregate = "mean",
     on_bad_series: OnBad = "error",
     timezone: str | None = None,
@@ -76,8 +76,10 @@ def read_series(
     time become missing rows. What was done to a table that may surprise stands in the ``notes`` of the result.
 
     Args:
-        source: CSV, Parquet, Arrow, Feather or Excel file ("-" is standard input), pandas or pyarrow table, or GluonTS
-            data set.
+        source: CSV, Parquet, Arrow, Feather or Excel file ("-" is standard input); a data frame of pandas or of any
+            library that speaks Arrow or the data-frame interchange protocol; a pandas Series; an array, list or tensor
+            of shape [T], [N, T] or [N, V, T] (N series, V variates, T steps), or a list of arrays [T] or [V, T]; a
+            GluonTS data set.
         time_column: name of the time column; None finds it.
         item_column: name of the column that tells series apart; None finds it, "" says that there is none.
         target: name or names of the value columns; None finds them.
@@ -85,7 +87,7 @@ def read_series(
         known_covariates: columns known in the future too; trailing rows without any target are then the future.
         freq: frequency of all series; None reads each series' most common step. Timestamps that are late or early
             by less than a quarter of a step are moved to their place. A pattern of the day and week may follow an "@"
-            (``15min@MON-FRI 09:30-15:45``); None finds it.
+            (``15min@MON-FRI 09:30-15:45``); None finds it. Of an array, which has no timestamps, it gives the season.
         order: "rows" takes the rows as equally spaced from the first timestamp on, whatever the later timestamps say,
             as the long-horizon literature does; "time" checks them.
         name: name of the set; None takes the stem of the file.
@@ -105,21 +107,37 @@ def read_series(
     Raises:
         InputError: anything about the table that is not as it should be, in one line with its place.
     """
+    time_column, item_column = _name("time_column", time_column), _name("item_column", item_column)
+    freq = _word("freq", getattr(freq, "freqstr", freq), "D")
+    resample = _word("resample", getattr(resample, "freqstr", resample), "D")
+    target = None if target is None else _names("target", target)
+    past_covariates = _names("past_covariates", past_covariates)
+    known_covariates = _names("known_covariates", known_covariates)
+    timezone = _word("timezone", timezone, "Europe/Berlin")
+    _check_choice("order", order, ("time", "rows"))
+    _check_choice("aggregate", aggregate, get_args(Aggregate))
+    _check_choice("on_bad_series", on_bad_series, get_args(OnBad))
+    _check_choice("dayfirst", dayfirst, (None, True, False))
+    _check_choice("decimal", decimal, (None, ".", ","))
+    check_sizes("give season (--season 7)", season=season)
+    known_roles: dict[str, Any] = {}
     if isinstance(source, str | Path):
         table = read_table(Path(source), item_column, decimal)
-    elif isinstance(source, pd.DataFrame | pa.Table):
-        table = Table(_plain(source), "the table", "table")
     else:
-        return read_gluonts(source, freq=freq, name=name or "dataset")
+        held = from_memory(source)
+        if held is None:
+            return read_gluonts(source, freq=freq, name=name or "dataset")
+        table, known_roles = _plain(held, "table"), held.roles or {}
+        if freq is not None and known_roles.get("time_column") == "step":
+            freq, season = None, season or natural_season(freq)
     if len(table.frame) == 0:
         raise InputError(f"{table.source}: expected rows of values, found a header alone")
-    if season is not None and season < 1:
-        raise InputError(f"expected a season of at least 1 step, found {season}: give season (--season 7)")
     if holidays:
         freq = _with_holidays(freq, holidays)
     reading = Reading(freq, order, resample, aggregate, on_bad_series, dayfirst, timezone, season, own_hours)
-    table = prepare(table, time_column, decimal)
+    table = prepare(table, time_column or known_roles.get("time_column"), decimal)
     roles_given: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target}
+    roles_given = {role: known_roles.get(role) if value is None else value for role, value in roles_given.items()}
     if future is not None:
         table, known_covariates = _with_future(table, future, roles_given, past_covariates, known_covariates)
     roles = find_roles(table, **roles_given, past=past_covariates, known=known_covariates)
@@ -140,12 +158,12 @@ def prepare(table: Table, time_column: str | None = None, decimal: str | None = 
 
 
 def _with_holidays(freq: str | None, holidays: Sequence[str]) -> str:
-    given = [holidays] if isinstance(holidays, str) else list(holidays)
-    if len(given) == 1 and Path(given[0]).is_file():
-        given = Path(given[0]).read_text(encoding="utf-8").split()
     try:
+        given = [holidays] if isinstance(holidays, str) else list(holidays)
+        if len(given) == 1 and isinstance(given[0], str | Path) and Path(given[0]).is_file():
+            given = Path(given[0]).read_text(encoding="utf-8").split()
         days = sorted({str(pd.Timestamp(day).date()) for day in given})
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"holidays: expected dates such as 2024-12-25, or a file of them, found {error}") from error
     if freq is not None and normalise(freq) not in ("B", "C"):
         raise InputError(f"expected frequency B or C with holidays, found {freq!r}: give freq (--freq B)")
@@ -159,7 +177,12 @@ def _with_future(
     if isinstance(future, str | Path):
         later = read_table(Path(future), given["item_column"])
     else:
-        later = Table(_plain(future), "the future table", "future")
+        held = from_memory(future)
+        if held is None:
+            raise InputError(
+                f"expected a second table with the rows of the future, found {type(future).__name__}: give a data frame"
+            )
+        later = _plain(replace(held, source="the future table"), "future")
     later = prepare(later, given["time_column"])
     roles = find_roles(table, **given, past=past, known=known)
     needed = [roles.time, *([roles.item] if roles.item else []), *known]
@@ -192,10 +215,9 @@ def _with_future(
     return replace(table, frame=frame, later=replace(later, frame=rows)), known
 
 
-def _plain(source: pd.DataFrame | pa.Table) -> pd.DataFrame:
+def _plain(held: Held, name: str) -> Table:
     """A table whose index holds nothing of use: dates and item ids in an index become columns."""
-    frame = source.to_pandas(date_as_object=False) if isinstance(source, pa.Table) else source
-    index = frame.index
+    frame, index = held.frame, held.frame.index
     if isinstance(index, pd.DatetimeIndex | pd.PeriodIndex):
         frame = frame.rename_axis(index=str(index.name or "timestamp")).reset_index()
     else:
@@ -203,8 +225,36 @@ def _plain(source: pd.DataFrame | pa.Table) -> pd.DataFrame:
     frame = frame.set_axis([str(name) for name in frame.columns], axis="columns")
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
-        raise InputError(f"the table: expected different column names, found {twice[0]!r} more than once")
-    return frame
+        raise InputError(f"{held.source}: expected different column names, found {twice[0]!r} more than once")
+    return Table(frame, held.source, name, notes=held.notes)
+
+
+def _name(what: str, value: Any) -> str | None:
+    """One name that was given, or None."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # pandas counts the columns of an array
+    return _word(what, value, "name")
+
+
+def _word(what: str, value: Any, example: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise InputError(f"expected one name as {what}, found {value!r:.60}: give {what}={example!r}")
+
+
+def _names(what: str, value: Any) -> tuple[str, ...]:
+    """Names that were given, one or several."""
+    several = isinstance(value, Sequence | pd.Index | np.ndarray) and not isinstance(value, str | bytes)
+    names = [_name(what, part) for part in (value if several else [value])]
+    if None in names:
+        raise InputError(f"expected names as {what}, found {value!r:.60}: give {what}=['a', 'b']")
+    return tuple(str(name) for name in names)
+
+
+def _check_choice(what: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        known = ", ".join(map(repr, choices))
+        raise InputError(f"expected {what} to be one of {known}, found {value!r:.60}: choose one of these")
 
 
 @dataclass

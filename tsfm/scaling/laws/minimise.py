@@ -18,6 +18,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from tsfm_data.progress import progress
+
 DELTA = 1e-3
 STARTS = 24
 EXPONENTS = np.geomspace(0.02, 1.6, 28)
@@ -139,7 +141,9 @@ def solve(
     size = max(1, CHUNK // max(1, len(problem.log_loss)))
     targets = np.broadcast_to(problem.log_loss, weights.shape) if log_loss is None else log_loss
     chunks = [slice(i, i + size) for i in range(0, len(start), size)]
-    parts = [_solve_chunk(problem, start[c].copy(), weights[c], frees[c], targets[c], steps) for c in chunks]
+    parts = [
+        _solve_chunk(problem, start[c].copy(), weights[c], frees[c], targets[c], steps) for c in progress(chunks, "fit")
+    ]
     return Solution(np.concatenate([p.theta for p in parts]), np.concatenate([p.objective for p in parts]))
 
 

@@ -16,6 +16,7 @@ from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Report
 from tsfm_data.images import ImageSet, row, score
 from tsfm_data.io import atomic_file
+from tsfm_data.progress import progress
 from tsfm_vision.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from tsfm_vision.weights import data_config
 
@@ -68,7 +69,7 @@ def probabilities(
     read, config, like = inputs(model, images), data_config(model), next(model.parameters())
     mean, std = (torch.tensor(config[key], device=like.device)[:, None, None] for key in ("mean", "std"))
     batches = []
-    for start in range(0, len(images), batch_size):
+    for start in progress(range(0, len(images), batch_size), images.name):
         pixels = read(range(start, min(start + batch_size, len(images)))).to(like.device)
         batches.append(model((change(pixels) - mean) / std).float().softmax(-1).cpu())
     return torch.cat(batches).numpy()
@@ -114,7 +115,7 @@ def robustness(
         seed: of the noise.
     """
     rows: list[dict[str, Any]] = []
-    for kind in CORRUPTIONS:
+    for kind in progress(CORRUPTIONS, "corruptions"):
         for severity in severities:
             generator = torch.Generator().manual_seed(seed)
 

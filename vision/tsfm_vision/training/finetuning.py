@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 
 from tsfm_data.errors import InputError
 from tsfm_data.images import ImageSet, OnBad
+from tsfm_data.progress import progress
 from tsfm_vision.evaluation import probabilities
 from tsfm_vision.training.data import Transformed, divide, open_source, reseed
 from tsfm_vision.training.recipes import Augment, ImageOptim, build_optimizer, lr_factor
@@ -72,7 +73,7 @@ def finetune(
     optimizer = build_optimizer(optim, net, batch_size)
     schedule = LambdaLR(optimizer, lr_factor(optim, steps, 1))
     images = Transformed(parts["train"], Augment(crop="pad", policy=None, erase=0.0).build(config), seed)
-    for step in range(1, steps + 1):
+    for step in progress(range(1, steps + 1), "fine-tune"):
         reseed(seed, step)
         chosen = torch.randint(len(images), (batch_size,)).tolist()
         x, labels = default_collate([images[(step, place, index)] for place, index in enumerate(chosen)])

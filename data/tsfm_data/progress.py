@@ -1,0 +1,24 @@
+"""A progress bar on standard error for work that takes longer than two seconds, only in a terminal."""
+
+import multiprocessing
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+DELAY = 2.0  # seconds
+
+
+def progress(items: Iterable[Any] | None, what: str, total: int | None = None, **options: Any) -> "tqdm[Any]":
+    """Iterate with a progress bar. Work of less than two seconds shows none, nor does output into a pipe.
+
+    Args:
+        items: the items; None for a bar that ``update`` moves.
+        what: the text in front of the bar.
+        total: number of items, if it is not their length.
+        **options: of ``tqdm``, such as ``unit``.
+    """
+    inner = multiprocessing.parent_process() is not None  # a terminal shows the bars of one process
+    return tqdm(
+        items, desc=what, total=total, delay=DELAY, leave=False, dynamic_ncols=True, disable=inner or None, **options
+    )

@@ -1,0 +1,69 @@
+"""``tsfm evaluate`` on a table of one's own: no option is needed but the table, and a page is written on request."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from command import done, run
+
+
+def write(folder: Path, freq: str, rows: int) -> str:
+    table = pd.DataFrame({"date": pd.date_range("2001-01-01", periods=rows, freq=freq), "y": np.arange(rows) % 7.0})
+    table.to_csv(folder / "table.csv", index=False)
+    return str(folder / "table.csv")
+
+
+def test_when_nothing_but_a_table_is_given_then_the_default_model_of_forecast_is_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = done(capsys, "evaluate", "--data", write(tmp_path, "D", 300), "--horizon", "7")
+    models = [line.split("|")[3].strip() for line in said.splitlines()[2:5]]
+    assert models == ["tsfm-decoder-small", "naive", "seasonal-naive"]
+
+
+@pytest.mark.parametrize(
+    ("freq", "rows", "horizon", "shortened"),
+    [("YS", 12, 6, 0), ("YS", 6, 2, 1), ("QS", 40, 8, 0), ("B", 400, 30, 0), ("D", 20, 6, 1), ("ms", 90, 24, 0)],
+)
+def test_when_no_horizon_is_given_then_the_frequency_has_one_that_fits_the_table(
+    freq: str, rows: int, horizon: int, shortened: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--model", "naive", "--json", str(tmp_path / "scores.json"))
+    said = done(capsys, "evaluate", "--data", write(tmp_path, freq, rows), *words)
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert {row["horizon"] for row in found["rows"]} == {horizon}
+    assert ("a third of the shortest series" in said) == bool(shortened)
+
+
+def test_when_windows_and_step_are_given_then_so_many_are_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--model", "naive", "--baselines", "false", "--horizon", "5", "--windows", "3", "--step", "2")
+    file = tmp_path / "scores.json"
+    done(capsys, "evaluate", "--data", write(tmp_path, "D", 50), *words, "--json", str(file))
+    rows = {row["metric"]: row for row in json.loads(file.read_text())["rows"]}
+    values = np.arange(50) % 7.0
+    errors = [values[cut : cut + 5] - values[cut - 1] for cut in (41, 43, 45)]
+    assert rows["MAE"]["windows"] == 3
+    assert rows["MAE"]["value"] == pytest.approx(np.abs(errors).mean())
+    for option in ("--windows", "--step"):
+        result = run(capsys, "evaluate", "--data", str(tmp_path / "table.csv"), option, "0")
+        assert (result.status, result.err.count("\n")) == (2, 1)
+        assert f"expected {option[2:]} of at least 1, found 0" in result.err
+
+
+def test_when_an_output_is_given_then_a_page_shows_scores_and_forecasts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("evaluate", "--model", "seasonal-naive", "--data", write(tmp_path, "D", 100), "--horizon", "7")
+    said = done(capsys, *words, "--output", str(tmp_path / "out"))
+    assert "report.html: open it in a browser" in said
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "seasonal-naive on table" in page
+    assert "table: the last 7 steps, forecast from what came before." in page
+    assert page.count("<img") == 1
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
+    assert {row["model"] for row in rows} == {"seasonal-naive", "naive"}
+    assert (tmp_path / "out" / "report.md").read_text().splitlines()[0].startswith("| dataset")
