@@ -9,10 +9,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float64
 
+from tsfm.inference.selection import Selection, selection_folder
 from tsfm.models import Forecaster
 from tsfm.weights import load_named
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, forecast_windows, get_baseline, history_of
+from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, bind, forecast_windows, get_baseline, history_of
 from tsfm_data.io import SeriesSet
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
 
@@ -22,7 +23,7 @@ def load_predictor(model: str) -> Predictor:
 
     Args:
         model: "naive", "seasonal-naive", ..., a name of ``tsfm weights list``, or a folder with ``config.json`` and
-            ``model.safetensors``; the folder of a training run will do, too.
+            ``model.safetensors``; the folder of a training run will do, too, and so will that of a backtest's choice.
 
     Raises:
         InputError: neither; near names are listed.
@@ -30,7 +31,8 @@ def load_predictor(model: str) -> Predictor:
     baseline = get_baseline(model)
     if baseline is not None:
         return baseline
-    return load_named(model, BASELINES)
+    folder = selection_folder(model)
+    return load_named(model, BASELINES) if folder is None else Selection.load(folder)
 
 
 def forecast_frame(
@@ -85,6 +87,7 @@ def forecast_ends(
         items = [i for i, other in enumerate(series.freqs) if other == freq]
         part = series.select(items)
         ends = item_lengths(part)
+        bound = bind(predictor, part)
         windows = Windows(
             part,
             history_of(predictor, part),
@@ -98,7 +101,7 @@ def forecast_ends(
         )
         values = (windows.context + horizon * len(levels)) * len(part.variates)
         size = max(1, min(batch_size, BATCH_VALUES // values))
-        forecasts = (forecast_windows(predictor, batch, levels) for batch in windows.batches(size))
+        forecasts = (forecast_windows(bound, batch, levels) for batch in windows.batches(size))
         arrays |= zip(items, (row for forecast in forecasts for row in _rows(forecast)), strict=True)
     return [arrays[i] for i in range(len(series))]
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsfm_data.errors import InputError
+from tsfm_data.io import SeriesSet
 from tsfm_data.windows import Batch, Forecast, binary_size
 
 PLAIN = range(-16, 24)  # powers of two of ordinary series
@@ -34,7 +35,7 @@ class Predictor(Protocol):
         covariates: whether it wants the covariates of the series in them.
 
     One that forecasts every variate as if it were alone may say so by ``joint = False``: that makes tables with uneven
-    ends cheaper.
+    ends cheaper. One that tells series apart by their names has a method ``bind(series) -> Predictor``.
     """
 
     @property
@@ -55,6 +56,12 @@ class Predictor(Protocol):
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast ``batch.horizon`` steps at the quantile ``levels``, in the units of ``batch.past``."""
         ...
+
+
+def bind(predictor: Predictor, series: SeriesSet) -> Predictor:
+    """The predictor as it is for the items of these series, whose numbers its batches hold."""
+    bound: Predictor = predictor.bind(series) if hasattr(predictor, "bind") else predictor
+    return bound
 
 
 @dataclass(frozen=True)
