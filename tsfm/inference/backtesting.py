@@ -4,10 +4,12 @@ Axes: M members, N windows from the oldest to the latest, J judged windows, H ho
 every item), L levels of ``tsfm_data.evaluation.LEVELS``, K = 1 + L: the mean, then the quantiles.
 """
 
+import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ LOSS = next(iter(METRICS))
 LEAST_HISTORY = 2  # rows before the first window, so that it has a seasonal error
 LEAST_SCORES = 9  # true values at each step that a factor for the levels 0.1 and 0.9 needs
 FEW_WINDOWS, VALUES = 4, 20  # by default: windows of many series, and of few series windows times series
-MOST_FITS = 400  # statistical models, fitted to every window anew, are no default beyond
+MOST_FITTED = 40_000  # rows in all windows; statistical models, fitted to every window anew, are no default beyond
 ROUNDS = 20  # of ensemble selection: shares are multiples of at least 1/20
 
 
@@ -176,22 +178,48 @@ class Backtest:
         """The windows that scores are of: those that judge; all where none does."""
         return slice(self.judged.start, None) if self.judged else slice(None)
 
-    def judgements(self) -> Iterator[tuple[str, Float64[np.ndarray, "J H S K"], Float64[np.ndarray, "J H S K"] | None]]:
-        """Name, forecasts and calibrated forecasts of each member and each choice, over the windows of ``judging``."""
-        choices = CHOICES if len(self.members) > 1 else ()
-        for name in [*self.names, *(name for name in choices if self.judged)]:
-            plain, calibrated = self.rolling(name)
-            yield name, self.forecasts[self.names.index(name)] if plain is None else plain, calibrated
+    @cached_property
+    def judgements(self) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+        """Member or choice -> its forecasts and calibrated forecasts [J, H, S, K] of the windows of ``judging``."""
+        choices = CHOICES if len(self.members) > 1 and self.judged else ()
+        rolled = {name: self.rolling(name) for name in (*self.names, *choices)}
+        return {
+            name: (self.forecasts[self.names.index(name)] if plain is None else plain, calibrated)
+            for name, (plain, calibrated) in rolled.items()
+        }
 
     def leaderboard(self) -> list[dict[str, Any]]:
         """A row for each model and choice: its scores, coverage after calibration, seconds; the best first."""
         rows = []
-        for name, plain, calibrated in self.judgements():
+        for name, (plain, calibrated) in self.judgements.items():
             row: dict[str, Any] = {"model": name} | number(self.scores(plain, self.judging))
             held = None if calibrated is None else number(self.scores(calibrated, self.judging))["80 % coverage"]
             used = self.weights(name).any(axis=1)
             rows.append(row | {"calibrated": held, "seconds": float(np.array(self.seconds)[used].sum())})
         return sorted(rows, key=lambda row: math.inf if row[LOSS] is None else row[LOSS])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each score: of each model and choice, plain and calibrated, in all, by series and by step."""
+        place = {"dataset": self.series.name, "horizon": self.horizon, "windows": len(self.label[self.judging])}
+        keys = {"series": list(self.ids), "step": list(range(1, self.horizon + 1)), None: [None]}
+        found = []
+        for name, both in self.judgements.items():
+            for calibrated, values in enumerate(both):
+                for by, names in keys.items() if values is not None else ():
+                    for metric, scores in self.scores(values, self.judging, by).items():
+                        for key, score in zip(names, scores.tolist(), strict=True):
+                            where = {"item_id": key if by == "series" else None, "step": key if by == "step" else None}
+                            row = {"model": name, "calibrated": bool(calibrated), **where, "metric": metric}
+                            found.append({**place, **row, "value": score if math.isfinite(score) else None})
+        return found
+
+    def to_json(self) -> str:
+        """``{"rows": [...], "summary": {...}}``: the rows, what all windows chose, and which windows judged."""
+        windows = {"count": len(self.label), "step": self.step, "judge": [window + 1 for window in self.judged]}
+        summary: dict[str, Any] = {"models": self.names, "refit": self.refit, "windows": windows}
+        summary |= {"choice": {choice: self.chosen(choice) for choice in CHOICES}, "notes": self.notes()}
+        summary["seconds"] = {name: round(took, 3) for name, took in zip(self.names, self.seconds, strict=True)}
+        return json.dumps({"rows": self.rows(), "summary": summary}, indent=1, allow_nan=False)
 
     def chosen(self, choice: str) -> str | dict[str, str] | dict[str, float]:
         """What all windows together choose: the best model, that of each series, or shares of the ensemble."""
@@ -254,7 +282,7 @@ class Backtest:
                 f"scores: windows {judged.start + 1} to {count} of {count}; for each of them, best and ensemble were "
                 "chosen by earlier windows whose truth was known by then"
             ]
-            if self.rolling(self.names[0])[1] is None:
+            if self.judgements[self.names[0]][1] is None:
                 lines.append(
                     f"calibration: not available, it needs {LEAST_SCORES} true values at each step before window "
                     f"{judged.start + 1}: give more windows"
@@ -296,7 +324,7 @@ def backtest(
         series: a table.
         horizon: steps of a window.
         models: names, folders, or predictors; by default the zero-shot model that ships, naive and seasonal naive, and
-            AutoETS and AutoTheta if they are installed and need no more than ``MOST_FITS`` fits.
+            AutoETS and AutoTheta if they are installed and would not be fitted to more than ``MOST_FITTED`` rows.
         windows: their number, the last of which ends with the series; by default enough to choose, judge and calibrate
             if half of the shortest series holds them.
         step: rows from one window to the next; by default the horizon.
@@ -313,7 +341,9 @@ def backtest(
     if refit:
         series = training.without_covariates(series)
     count, names = count_windows(series, horizon, windows, step), len(series.univariate())
-    asked, notes = (models, ()) if models is not None else default_models(count * names)
+    asked, notes = (
+        (models, ()) if models is not None else default_models(count * names, int(item_lengths(series).max()))
+    )
     members = [member_of(model) for model in asked]
     for member in members:
         if member.name in CHOICES or sum(other.name == member.name for other in members) > 1:
@@ -362,19 +392,20 @@ def count_windows(series: SeriesSet, horizon: int, windows: int | None, step: in
     return windows
 
 
-def default_models(fits: int) -> tuple[list[str], tuple[str, ...]]:
-    """The models that are compared where none are named, and what to know about them.
+def default_models(fits: int, rows: int) -> tuple[list[str], tuple[str, ...]]:
+    """The models that are compared if none are named, and what to know about them.
 
     Args:
         fits: windows of all series, to each of which a statistical model is fitted.
+        rows: of the longest series.
     """
     models = [default(), *(name for name in BASELINES if name in ("naive", "seasonal-naive"))]
     statistical = [name for name in BASELINES if name not in models]
     if find_spec("statsforecast") is None:
         return models, ()
-    if fits > MOST_FITS:
+    if fits * rows > MOST_FITTED:
         left = " and ".join(statistical)
-        return models, (f"{left} are left out, for they would be fitted {fits:,} times: name them with --models",)
+        return models, (f"{left} are left out: {fits:,} fits would take long; --models names them",)
     return [*models, *statistical], ()
 
 

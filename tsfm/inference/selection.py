@@ -155,9 +155,9 @@ class Selection:
             raise InputError(f"expected numbers for weights and factors in {file}, found others: write it again") from (
                 error
             )
-        if not config.members or shares.shape != (1 + len(config.series), len(config.members)):
+        if not isinstance(config.members, tuple) or shares.shape != (1 + len(config.series), len(config.members)):
             raise InputError(f"expected a weight for each member in {file}, found others: write it again")
-        if not ((shares >= 0).all() and np.allclose(shares.sum(axis=1), 1)):
+        if not (shares.size and (shares >= 0).all() and np.allclose(shares.sum(axis=1), 1)):
             raise InputError(f"expected weights that sum to 1 in {file}, found others: write it again")
         if factors is not None and (
             factors.ndim != 2 or factors.shape[1] != len(LEVELS) or not (np.isfinite(factors) & (factors >= 0)).all()
@@ -177,14 +177,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class Saved:
-    """What the file of a selection holds, besides ``HEADER``."""
+    """What the file of a selection holds, besides ``HEADER``; from outside, so it may be anything."""
 
-    members: tuple[str, ...]
-    weights: tuple[float, ...]
-    series: dict[str, list[float]]
-    factors: tuple[list[float], ...] | None
+    members: Any
+    weights: Any
+    series: Any
+    factors: Any
     covariates: bool
-    facts: dict[str, Any]
+    facts: Any
 
 
 HEADER = ("format_version", "model_type", "tsfm_version")
