@@ -6,7 +6,8 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm.inference.api import Model, load, load_model
-    from tsfm.inference.backtesting import CHOICES, Backtest, backtest
+    from tsfm.inference.backtesting import backtest
+    from tsfm.inference.choice import CHOICES, Backtest
     from tsfm.inference.estimator import TSFMForecaster
     from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
     from tsfm.inference.limits import check_lower, limit

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tsfm import training
-from tsfm.inference.backtesting import Backtest, backtest
+from tsfm.inference.backtesting import backtest
+from tsfm.inference.choice import Backtest
 from tsfm.inference.limits import check_lower, limit
 from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
 from tsfm.inference.selection import Selection

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import tsfm
 from tsfm.models import Forecaster
-from tsfm.weights import from_plain, load, local_folder, save
+from tsfm.weights import load, local_folder, save
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import LEVELS, Predictor, forecast_windows, get_baseline
 from tsfm_data.io import SeriesSet, atomic_folder
@@ -147,47 +147,22 @@ class Selection:
         if plain.get("format_version") != FORMAT_VERSION:
             found = plain.get("format_version")
             raise InputError(f"expected format_version {FORMAT_VERSION} in {file}, found {found!r}: upgrade tsfm-suite")
-        config = from_plain(Saved, {key: value for key, value in plain.items() if key not in HEADER}, file)
         try:
-            shares = np.array([config.weights, *config.series.values()], dtype=np.float64)
-            factors = None if config.factors is None else np.array(config.factors, dtype=np.float64)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"expected numbers for weights and factors in {file}, found others: write it again") from (
-                error
-            )
-        if not isinstance(config.members, tuple) or shares.shape != (1 + len(config.series), len(config.members)):
-            raise InputError(f"expected a weight for each member in {file}, found others: write it again")
-        if not (shares.size and (shares >= 0).all() and np.allclose(shares.sum(axis=1), 1)):
-            raise InputError(f"expected weights that sum to 1 in {file}, found others: write it again")
-        if factors is not None and (
-            factors.ndim != 2 or factors.shape[1] != len(LEVELS) or not (np.isfinite(factors) & (factors >= 0)).all()
-        ):
-            raise InputError(f"expected {len(LEVELS)} factors at each step in {file}, found others: write it again")
-        resolved = folder.resolve()
-        return cls(
-            tuple(read_member(name, folder) for name in config.members),
-            tuple(config.weights),
-            {name: tuple(row) for name, row in config.series.items()},
-            factors,
-            config.covariates,
-            config.facts,
-            resolved.parent.name if resolved.name == "model" else resolved.name,
-        )
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What the file of a selection holds, besides ``HEADER``; from outside, so it may be anything."""
-
-    members: Any
-    weights: Any
-    series: Any
-    factors: Any
-    covariates: bool
-    facts: Any
-
-
-HEADER = ("format_version", "model_type", "tsfm_version")
+            names, series, factors = plain["members"], plain["series"], plain["factors"]
+            shares = np.array([plain["weights"], *series.values()], np.float64).reshape(1 + len(series), len(names))
+            factors = None if factors is None else np.array(factors, np.float64).reshape(-1, len(LEVELS))
+            fits = shares.size and (shares >= 0).all() and np.allclose(shares.sum(axis=1), 1)
+            fits = fits and (factors is None or (np.isfinite(factors) & (factors >= 0)).all())
+            rows = dict(zip(series, map(tuple, shares[1:].tolist()), strict=True))
+            covariates, facts = bool(plain["covariates"]), dict(plain["facts"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise InputError(f"expected what tsfm backtest writes in {file}, found other numbers or keys: run it again")
+        folder = folder.resolve()
+        name = folder.parent.name if folder.name == "model" else folder.name
+        members = tuple(read_member(member, folder) for member in names)
+        return cls(members, tuple(shares[0].tolist()), rows, factors, covariates, facts, name)
 
 
 def read_member(name: Any, folder: Path) -> Member:

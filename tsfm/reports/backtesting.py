@@ -50,11 +50,11 @@ def _cell(value: float | None) -> str:
 def chosen_lines(result: Backtest) -> list[str]:
     """What all windows together chose, a line each."""
     each, shares = result.chosen("best-per-series"), result.chosen("ensemble")
-    counts = Counter(dict(each).values()).most_common()
+    counts = Counter(each.values()).most_common()
     parts = {
-        "best": str(result.chosen("best")),
+        "best": result.chosen("best"),
         "best-per-series": ", ".join(f"{name} for {count}" for name, count in counts),
-        "ensemble": " + ".join(f"{float(share):.2f} {name}" for name, share in dict(shares).items()),
+        "ensemble": " + ".join(f"{share:.2f} {name}" for name, share in shares.items()),
     }
     return [f"{choice}: {what}" for choice, what in parts.items()] if len(result.members) > 1 else []
 
@@ -99,13 +99,13 @@ def step_figure(result: Backtest) -> "Figure":
 
 def series_table(result: Backtest) -> Table:
     """Scaled loss of every model for each series, and the model that all windows choose for it."""
-    each = dict(result.chosen("best-per-series"))
+    each = result.chosen("best-per-series")
     losses = {
         name: result.scores(values, result.judging, "series")["scaled loss"]
         for name, (values, _) in result.judgements.items()
     }
     rows: list[dict[str, Value]] = [
-        {"series": series, "chosen": str(each[series])}
+        {"series": series, "chosen": each[series]}
         | {name: float(loss[k]) if np.isfinite(loss[k]) else None for name, loss in losses.items()}
         for k, series in enumerate(result.ids[:MOST_SERIES])
     ]
