@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import backtest as bench
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from command import done, run
+from command import done, run, script
 from tiny_series import tiny
 
 import tsfm
 from tsfm import inference, weights
+from tsfm.training.finetuning import training_data
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Naive, evaluate
 from tsfm_data.io import SeriesSet
@@ -309,3 +311,22 @@ def test_when_a_predictor_of_ones_own_is_chosen_then_it_cannot_be_saved_and_a_li
     result = inference.backtest(planted(), HORIZON, (Bent("own"),), windows=2)
     with pytest.raises(InputError, match="own"):
         result.selection("best").save(tmp_path / "model")
+
+
+def test_when_a_model_was_trained_on_the_table_then_a_line_says_that_its_scores_are_not_of_new_data() -> None:
+    series, model = planted(), tiny()
+    model.training_data = training_data(series, model)
+    notes = inference.backtest(series, HORIZON, (model, NAIVE), windows=2).notes()
+    assert any("was trained on planted" in note for note in notes)
+
+
+def test_when_the_bench_runs_then_each_choice_stands_beside_each_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("vega_datasets")
+    words = ["--sets", "seattle_weather", "--models", NAIVE, SEASONAL, "--output", str(tmp_path)]
+    assert script(capsys, bench.main, *words).status == 0
+    rows = json.loads((tmp_path / "backtest.json").read_text())["rows"]
+    assert {row["model"] for row in rows} == {NAIVE, SEASONAL, *inference.CHOICES}
+    assert "python benchmarks/backtest.py --sets seattle_weather" in (tmp_path / "backtest.md").read_text()
+    assert script(capsys, bench.main, "--sets", "seatle").status == 2

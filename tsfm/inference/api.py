@@ -178,7 +178,8 @@ def trained(predictor: Predictor) -> Forecaster:
         InputError: it is a baseline.
     """
     if not isinstance(predictor, Forecaster):
-        raise InputError(f"expected a model with weights, found the baseline {predictor.name}: name a model or folder")
+        kind = "choice of a backtest" if isinstance(predictor, Selection) else "baseline"
+        raise InputError(f"expected a model with weights, found the {kind} {predictor.name}: name a model or folder")
     return predictor
 
 

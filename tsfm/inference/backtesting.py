@@ -25,7 +25,7 @@ from tsfm_data.io import SeriesSet
 from tsfm_data.windows import Windows, item_lengths
 
 LEAST_HISTORY = 2  # rows before the first window, so that it has a seasonal error
-FEW_WINDOWS, VALUES = 4, 20  # by default: windows of many series; of few series, windows times series
+FEW_WINDOWS, VALUES = 8, 20  # by default: windows of many series; of few series, windows times series
 MOST_FITTED = 40_000  # rows in all windows; statistical models, fitted to every window anew, are no default beyond
 
 

@@ -228,23 +228,15 @@ class Backtest:
                     f"expected at least {LEAST_SCORES} true values at each step to calibrate on, found fewer in "
                     f"{len(self.label)} windows of {len(self.ids)} series: give more windows, or leave calibration out"
                 )
-        used = np.flatnonzero(weights.any(axis=1))
-        rows = {name: tuple(row) for name, row in zip(self.ids, weights[used].T.tolist(), strict=True)}
-        common = self.weights(BEST)[used, 0] if choice == PER_SERIES else weights[used, 0]
-        if not common.any():  # the best of all series together is that of none
-            common = weights[used].mean(axis=1)
+        common = self.weights(BEST) if choice == PER_SERIES else weights  # for series that come later
+        used = np.flatnonzero((weights + common).any(axis=1))
+        each = dict(zip(self.ids, map(tuple, weights[used].T.tolist()), strict=True)) if choice == PER_SERIES else {}
+        members = tuple(self._final(self.members[m]) for m in used)
+        given = bool(self.series.past_names or self.series.known_names)
         facts = {"choice": choice, "source": self.series.source, "horizon": self.horizon}
         facts |= {"windows": len(self.label), "step": self.step, "refit": self.refit}
-        return Selection(
-            tuple(self._final(self.members[m]) for m in used),
-            tuple(common.tolist()),
-            rows if choice == PER_SERIES else {},
-            factors,
-            bool(self.series.past_names or self.series.known_names)
-            and any(self.members[m].predictor.covariates for m in used),
-            facts,
-            choice,
-        )
+        covariates = given and any(member.predictor.covariates for member in members)
+        return Selection(members, tuple(common[used, 0].tolist()), each, factors, covariates, facts, choice)
 
     def _final(self, member: Member) -> Member:
         """A member as it forecasts from now on: fine-tuned to all rows if it was so before each window."""
@@ -254,19 +246,14 @@ class Backtest:
 
     def notes(self) -> list[str]:
         """What chose, what judged, and what could not be done, a line each."""
-        count, judged = len(self.label), self.judged
-        if judged:
-            lines = [
-                f"scores: windows {judged.start + 1} to {count} of {count}; for each of them, best and ensemble were "
-                "chosen by earlier windows whose truth was known by then"
-            ]
-            if self.judgements[self.names[0]][1] is None:
-                lines.append(
-                    f"calibration: not available, it needs {LEAST_SCORES} true values at each step before window "
-                    f"{judged.start + 1}: give more windows"
-                )
-        else:
+        count, begin = len(self.label), self.judged.start + 1
+        if not self.judged:
             lines = [f"scores: all {count} windows; no window can judge a choice by earlier ones: give more windows"]
+        else:
+            lines = [f"scores: windows {begin} to {count} of {count}; what forecasts them was chosen by earlier ones"]
+            if self.judgements[self.names[0]][1] is None:
+                needed = f"{LEAST_SCORES} true values at each step before window {begin}"
+                lines.append(f"calibration: not available, it needs {needed}: give more windows")
         for member in self.members:
             data = member.predictor.training_data if isinstance(member.predictor, Forecaster) else None
             if data is not None and Path(data.source).name == Path(self.series.source).name:

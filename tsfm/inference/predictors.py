@@ -195,6 +195,10 @@ class WithoutCovariates:
         """As the predictor's."""
         return getattr(self.predictor, "joint", True)
 
+    def bind(self, series: SeriesSet) -> "WithoutCovariates":
+        """As the predictor."""
+        return WithoutCovariates(bind(self.predictor, series))
+
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """As the predictor, of batches that hold no covariates."""
         return self.predictor.predict(batch, levels)
