@@ -43,20 +43,21 @@ def measure(name: str, models: list[str] | None) -> list[dict[str, Any]]:
 def page(rows: list[dict[str, Any]], command: str) -> str:
     """The tables as Markdown, one for each metric."""
     sets = list(dict.fromkeys(row["set"] for row in rows))
-    models = [*dict.fromkeys(row["model"] for row in rows if row["model"] not in CHOICES), *CHOICES]
+    measured = [row["model"] for row in rows if row["model"] not in CHOICES]
+    models = [name for name in dict.fromkeys([*MODELS, *STATISTICAL, *measured]) if name in measured] + list(CHOICES)
     cell = {(row["set"], row["model"]): row for row in rows}
     parts = [
         "# What a backtest chooses, compared with each model alone",
         f"Measured by `{command}`. The later half of the windows judges; for each of them, models were chosen, "
-        "ensembles made and intervals calibrated by earlier windows. Scaled loss: mean pinball loss over the levels 0.1 to 0.9, "
-        "times two, in units of the seasonal error of the history. In bold the least error of each set.",
+        "ensembles made and intervals calibrated by earlier windows. Scaled loss: mean pinball loss over the levels "
+        "0.1 to 0.9, times two, in units of the seasonal error of the history. In bold the least error of each set.",
     ]
     for metric in METRICS:
         table = []
         for name in sets:
             values = [cell[name, model][metric] if (name, model) in cell else None for model in models]
             least = min((v for v in values if v is not None), default=math.inf) if metric in METRICS[:3] else None
-            place = cell[name, models[0]]
+            place = cell[name, CHOICES[0]]
             facts = [name, place["series"], place["horizon"], place["windows"]]
             table.append([*facts, *(show(value, value == least) for value in values)])
         title = "80 % coverage after calibration" if metric == "calibrated" else metric
