@@ -14,6 +14,7 @@ from tsfm_data.errors import InputError, unknown_name
 COMMANDS = {
     "forecast": ("tsfm.commands.forecast:forecast", "forecast past the end of your series"),
     "evaluate": ("tsfm.commands.evaluate:evaluate", "score a model on held-out windows of a data set or your file"),
+    "backtest": ("tsfm.commands.backtest:backtest", "compare models on your file; save the best or an ensemble"),
     "finetune": ("tsfm.commands.finetune:finetune", "adapt a model to your series; kept only if it is better"),
     "export": ("tsfm.commands.export:export", "write a model as ONNX or torch.export, and check it"),
     "fit": ("tsfm.commands.train:train", "train a model from YAML (Lightning CLI)"),
@@ -46,7 +47,7 @@ COMMANDS = {
 }
 # Heading of help -> the first words of the commands under it; every other command is under "other".
 HEADINGS = {
-    "forecast": ("forecast", "evaluate", "finetune", "export"),
+    "forecast": ("forecast", "evaluate", "backtest", "finetune", "export"),
     "train": ("fit", "validate", "test", "predict", "configs"),
     "scale": ("scaling",),
     "images": ("image",),

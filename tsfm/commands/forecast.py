@@ -37,7 +37,7 @@ def forecast(
         input: CSV, Parquet or Arrow file, or a data set of the catalogue.
         horizon: steps to forecast.
         model: a name of tsfm weights list, a model folder, or naive, seasonal-naive, auto-ets, auto-theta; by default
-            the zero-shot model that ships with the package.
+            the zero-shot model that ships with the package. best and ensemble: what tsfm backtest would choose.
         levels: quantile levels, each between 0 and 1; 0.1, 0.2, ... 0.9 by default.
         interval: central intervals in percent, such as 80 95: the quantile levels at their ends, and the median.
         lower: least value that a forecast may take, such as 0; auto takes 0 for series that were never below it.
@@ -53,8 +53,13 @@ def forecast(
     check_suffix(plot, PICTURES)
     asked = nn.check_levels(asked_levels(levels, interval))
     bound = inference.check_lower(lower)
-    predictor = inference.load_predictor(weights.default() if model is None else model)
+    choose = model in inference.CHOICES
+    predictor = None if choose else inference.load_predictor(weights.default() if model is None else model)
     series = io.open_source(input, **columns.given())
+    if predictor is None:
+        result = inference.backtest(series, horizon, batch_size=batch_size)
+        print(f"note: a backtest of {len(result.label)} windows chose {result.chosen(str(model))}", file=sys.stderr)
+        predictor = result.selection(str(model))
     for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
         print(f"warning: {warning}", file=sys.stderr)
     frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size)

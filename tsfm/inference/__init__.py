@@ -6,6 +6,8 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm.inference.api import Model, load, load_model
+    from tsfm.inference.backtesting import backtest
+    from tsfm.inference.choice import CHOICES, Backtest
     from tsfm.inference.estimator import TSFMForecaster
     from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
     from tsfm.inference.limits import check_lower, limit
@@ -17,13 +19,19 @@ if TYPE_CHECKING:
         forecast_table,
         load_predictor,
     )
+    from tsfm.inference.selection import Member, Selection
 
 __all__ = [
+    "CHOICES",
+    "Backtest",
     "Dtype",
     "Exportable",
+    "Member",
     "Model",
+    "Selection",
     "TSFMForecaster",
     "WithoutCovariates",
+    "backtest",
     "check_covariates",
     "check_lower",
     "check_observed",

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tsfm import training
+from tsfm.inference.backtesting import backtest
+from tsfm.inference.choice import Backtest
 from tsfm.inference.limits import check_lower, limit
 from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
+from tsfm.inference.selection import Selection
 from tsfm.models import Forecaster
 from tsfm.nn import DEFAULT_LEVELS, check_levels
 from tsfm.weights import registry, save
@@ -168,12 +171,46 @@ class Model:
         result = training.finetune(trained(self.predictor), series, horizon, recipe)
         return Model(result.model, result)
 
+    def backtest(
+        self,
+        table: Table,
+        horizon: int,
+        models: "Sequence[str | Path | Model]" = ("seasonal-naive", "naive"),
+        windows: int | None = None,
+        step: int | None = None,
+        refit: bool = False,
+        batch_size: int = 256,
+        **columns: Any,
+    ) -> Backtest:
+        """Forecast the last windows of every series with this model and others, and compare.
+
+        Args:
+            table: as for ``forecast``.
+            horizon: steps of a window.
+            models: what else is compared: names, folders or models.
+            windows, step, refit, batch_size: as for ``tsfm.inference.backtest``.
+            **columns: as for ``forecast``.
+
+        Returns:
+            Its ``leaderboard()`` has a row for each model, best and ensemble; its ``selection("best")`` is a predictor
+            that can be saved, and loaded by ``load``.
+
+        Raises:
+            InputError: the table is not as it should be, or too short for the windows.
+        """
+        others = [other.predictor if isinstance(other, Model) else other for other in models]
+        series = series_of(table, **columns)
+        return backtest(series, horizon, [self.predictor, *others], windows, step, refit, batch_size)
+
     def save(self, folder: str | Path) -> None:
         """Write a model folder: what ``load`` and ``tsfm forecast --model`` take.
 
         Raises:
             InputError: a baseline.
         """
+        if isinstance(self.predictor, Selection):
+            self.predictor.save(folder)
+            return
         save(trained(self.predictor), folder)
 
 
@@ -208,7 +245,8 @@ def trained(predictor: Predictor) -> Forecaster:
         InputError: it is a baseline.
     """
     if not isinstance(predictor, Forecaster):
-        raise InputError(f"expected a model with weights, found the baseline {predictor.name}: name a model or folder")
+        kind = "choice of a backtest" if isinstance(predictor, Selection) else "baseline"
+        raise InputError(f"expected a model with weights, found the {kind} {predictor.name}: name a model or folder")
     return predictor
 
 

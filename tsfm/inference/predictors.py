@@ -9,10 +9,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float64
 
+from tsfm.inference.selection import Selection, selection_folder
 from tsfm.models import Forecaster
 from tsfm.weights import load_named
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, forecast_windows, get_baseline, history_of
+from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, bind, forecast_windows, get_baseline, history_of
 from tsfm_data.io import SeriesSet
 from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
@@ -23,7 +24,7 @@ def load_predictor(model: str) -> Predictor:
 
     Args:
         model: "naive", "seasonal-naive", ..., a name of ``tsfm weights list``, or a folder with ``config.json`` and
-            ``model.safetensors``, or the folder of a training run.
+            ``model.safetensors``, or the folder of a training run or of a backtest's choice.
 
     Raises:
         InputError: no such name or folder; similar names are listed.
@@ -31,7 +32,8 @@ def load_predictor(model: str) -> Predictor:
     baseline = get_baseline(model)
     if baseline is not None:
         return baseline
-    return load_named(model, BASELINES)
+    folder = selection_folder(model)
+    return load_named(model, BASELINES) if folder is None else Selection.load(folder)
 
 
 def forecast_frame(
@@ -86,6 +88,7 @@ def forecast_ends(
         items = [i for i, item_freq in enumerate(series.freqs) if item_freq == freq]
         part = series.select(items)
         ends = item_lengths(part)
+        bound = bind(predictor, part)
         windows = Windows(
             part,
             history_of(predictor, part),
@@ -100,7 +103,7 @@ def forecast_ends(
         values = (windows.context + horizon * len(levels)) * len(part.variates)
         size = max(1, min(batch_size, BATCH_VALUES // values))
         batches = progress(windows.batches(size), f"forecast ({predictor.name})", -(-len(part) // size))
-        forecasts = (forecast_windows(predictor, batch, levels) for batch in batches)
+        forecasts = (forecast_windows(bound, batch, levels) for batch in batches)
         arrays |= zip(items, (row for forecast in forecasts for row in _rows(forecast)), strict=True)
     return [arrays[i] for i in range(len(series))]
 
@@ -203,6 +206,10 @@ class WithoutCovariates:
     def joint(self) -> bool:
         """That of the predictor."""
         return getattr(self.predictor, "joint", True)
+
+    def bind(self, series: SeriesSet) -> "WithoutCovariates":
+        """As the predictor."""
+        return WithoutCovariates(bind(self.predictor, series))
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """As the predictor, for batches without covariates."""

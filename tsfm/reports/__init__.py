@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from tsfm.reports.backtesting import backtest_page, terminal_board
     from tsfm.reports.figures import new_figure, plot_forecast, save_figure
     from tsfm.reports.finetuning import build_page, verdict
     from tsfm.reports.html import Code, Image, Section, Table, Value, page, save_page, show_value
@@ -17,6 +18,7 @@ __all__ = [
     "Section",
     "Table",
     "Value",
+    "backtest_page",
     "build_page",
     "new_figure",
     "page",
@@ -25,6 +27,7 @@ __all__ = [
     "save_page",
     "say",
     "show_value",
+    "terminal_board",
     "verdict",
     "write",
     "write_scores",

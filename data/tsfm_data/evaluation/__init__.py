@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from tsfm_data.evaluation.baselines import BASELINES, Naive, Predictor, SeasonalNaive, get_baseline
-    from tsfm_data.evaluation.evaluator import evaluate, evaluate_series
+    from tsfm_data.evaluation.baselines import BASELINES, Naive, Predictor, SeasonalNaive, bind, get_baseline
+    from tsfm_data.evaluation.elements import Elements
+    from tsfm_data.evaluation.evaluator import evaluate, evaluate_series, forecast_elements, window_scale
     from tsfm_data.evaluation.gaps import BATCH_VALUES, forecast_windows, history_of
-    from tsfm_data.evaluation.metrics import LEVELS
+    from tsfm_data.evaluation.metrics import LEVELS, Accumulator, get_metric
     from tsfm_data.evaluation.profiles import PROBABILISTIC, Profile, get_profile
     from tsfm_data.evaluation.report import BASELINE, Report
     from tsfm_data.evaluation.suite import available_sets, evaluate_suite, score_sets
@@ -24,6 +25,8 @@ __all__ = [
     "LEVELS",
     "PROBABILISTIC",
     "SHORT",
+    "Accumulator",
+    "Elements",
     "Naive",
     "Predictor",
     "Profile",
@@ -32,13 +35,16 @@ __all__ = [
     "SuiteReport",
     "SuiteSet",
     "available_sets",
+    "bind",
     "choose",
     "coverage_points",
     "evaluate",
     "evaluate_series",
     "evaluate_suite",
+    "forecast_elements",
     "forecast_windows",
     "get_baseline",
+    "get_metric",
     "get_profile",
     "history_of",
     "published_rows",
@@ -46,5 +52,6 @@ __all__ = [
     "set_rows",
     "suite_profile",
     "summary_rows",
+    "window_scale",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

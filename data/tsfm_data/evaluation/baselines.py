@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsfm_data.errors import InputError
+from tsfm_data.io import SeriesSet
 from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast, binary_size
 
@@ -37,7 +38,7 @@ class Predictor(Protocol):
         covariates: whether it uses covariates.
 
     A predictor that forecasts every variate independently may set ``joint = False``, which makes series that end at
-    different times cheaper.
+    different times cheaper. One that treats series by their names has a method ``bind(series) -> Predictor``.
     """
 
     @property
@@ -58,6 +59,12 @@ class Predictor(Protocol):
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """Forecast ``batch.horizon`` steps at the quantile ``levels``, in the units of ``batch.past``."""
         ...
+
+
+def bind(predictor: Predictor, series: SeriesSet) -> Predictor:
+    """The predictor as it is for the items of these series, whose numbers its batches hold."""
+    bound: Predictor = predictor.bind(series) if hasattr(predictor, "bind") else predictor
+    return bound
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from tsfm_data.errors import check_horizon, check_sizes
-from tsfm_data.evaluation.baselines import Predictor, SeasonalNaive
+from tsfm_data.evaluation.baselines import Predictor, SeasonalNaive, bind
 from tsfm_data.evaluation.elements import Elements, seasonal_error
 from tsfm_data.evaluation.gaps import BATCH_VALUES, forecast_windows
 from tsfm_data.evaluation.metrics import Accumulator, get_metric, needed_levels
@@ -26,7 +26,7 @@ from tsfm_data.io import SeriesSet, catalog
 from tsfm_data.progress import progress
 from tsfm_data.windows import Forecast, Split, StandardScaler, Windows, item_lengths
 
-__all__ = ["Predictor", "evaluate", "evaluate_series", "pool"]
+__all__ = ["Predictor", "evaluate", "evaluate_series", "forecast_elements", "pool", "window_scale"]
 
 Source = SeriesSet | str | Path
 
@@ -136,7 +136,7 @@ def evaluate_series(
                 f"{dataset}: horizon {horizon}, a third of the shortest series, which the usual {usual} does not fit"
             )
     season = series.season or (series.season_of(freq) if profile.natural else profile.season(dataset, freq))
-    predictor = _as_published(predictor, profile)
+    predictor = bind(_as_published(predictor, profile), series)
     items, cuts = profile.cuts(dataset, series.item_ids, lengths, horizon, split)
     scaler = StandardScaler.fit_split(series.values, series.offsets, split) if profile.standardise and split else None
     context = _context(predictor, profile, season, int(cuts.max()))
@@ -154,11 +154,11 @@ def evaluate_series(
     )
     metrics = [replace(get_metric(text, profile.levels), name=name) for name, text in profile.metrics.items()]
     scaled = any("scaled" in statistic for metric in metrics for statistic, _ in metric.keys)
-    scale = _scale(series, items, cuts, season, scaler) if scaled else None
+    scale = window_scale(series, items, cuts, season, scaler) if scaled else None
     whole, each = Accumulator(metrics), Accumulator(metrics, len(series)) if per_series else None
     scored, points = 0, np.zeros(len(series), dtype=np.int64)
     size = max(1, min(batch_size, BATCH_VALUES // ((context + horizon) * len(series.variates))))
-    for elements in _forecasts(predictor, windows, size, needed_levels(metrics, (0.5,)), scaler):
+    for elements in forecast_elements(predictor, windows, size, needed_levels(metrics, (0.5,)), scaler):
         now = slice(scored, scored + len(elements.label))
         if scale is not None:
             elements = replace(elements, scale=scale[now, None])
@@ -196,14 +196,18 @@ def _context(predictor: Predictor, profile: Profile, season: int, longest: int) 
     return longest if profile.context is None else max(profile.context, season)
 
 
-def _forecasts(
+def forecast_elements(
     predictor: Predictor,
     windows: Windows,
     batch_size: int,
     levels: tuple[float, ...],
-    scaler: StandardScaler | None,
+    scaler: StandardScaler | None = None,
 ) -> Iterator[Elements]:
-    """Forecasts and true values of each batch, on the scale of the scores."""
+    """Forecasts and true values of each batch, on the scale of the scores.
+
+    Raises:
+        RuntimeError: the forecasts are not finite or of the wrong shape, or a window ends beyond its series.
+    """
     dtype = predictor.dtype
     batches = windows.batches(batch_size)
     for batch in progress(batches, f"evaluate {predictor.name}", -(-len(windows) // batch_size)):
@@ -239,12 +243,12 @@ def _check(forecast: Forecast, predictor: Predictor, shape: tuple[int, ...], lev
         raise RuntimeError(f"model {predictor.name!r}: expected finite forecasts, found NaN or infinity")
 
 
-def _scale(
+def window_scale(
     series: SeriesSet,
     items: Int64[np.ndarray, " W"],
     cuts: Int64[np.ndarray, " W"],
     season: int,
-    scaler: StandardScaler | None,
+    scaler: StandardScaler | None = None,
 ) -> Float64[np.ndarray, "W V"]:
     """In-sample seasonal error of the whole history before each window, on the scale of the scores."""
     scale = np.empty((len(items), len(series.variates)))
