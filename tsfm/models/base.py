@@ -99,6 +99,23 @@ class Pretraining:
     command: str | None = None
 
 
+@dataclass(frozen=True)
+class FineTuning:
+    """What a model was fine-tuned from, how and on what, kept with its weights.
+
+    Attributes:
+        base: name of the model it began as.
+        method: "full", "lora" or "head".
+        steps: optimiser steps of the checkpoint that was kept.
+        data_sha256: ``SeriesSet.sha256`` of what it was trained on, whose name stands in ``TrainingData``.
+    """
+
+    base: str
+    method: str
+    steps: int
+    data_sha256: str
+
+
 class Forecaster(nn.Module, ABC):
     """A model that forecasts windows.
 
@@ -122,6 +139,7 @@ class Forecaster(nn.Module, ABC):
         self.config = config
         self.training_data: TrainingData | None = None
         self.pretraining: Pretraining | None = None
+        self.finetuning: FineTuning | None = None
         self.conformal = None
         self.name = self.model_type
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tsfm.models import Forecaster, TrainingData, ZeroShotForecaster
+from tsfm.models import FineTuning, Forecaster, TrainingData, ZeroShotForecaster
 from tsfm.training.holdout import Comparison, Errors, Holdout, compare, errors_of, hold_out, until
 from tsfm.training.optim import OptimConfig, lr_factor
 from tsfm_data.errors import InputError, check_horizon, check_positive
@@ -164,6 +164,8 @@ def finetune(model: Forecaster, series: SeriesSet, horizon: int, recipe: Recipe 
     used = (*shown.past_names, *shown.known_names)
     if not winner.startswith(ZERO_SHOT):
         best.training_data = training_data(shown, best)
+        steps = next(candidate.steps for candidate in candidates if candidate.name == winner)
+        best.finetuning = FineTuning(model.name, recipe.method, steps, shown.sha256())
         best.name = f"{model.name}-{recipe.method}"
     ignored = tuple(name for name in given if name not in used)
     return Finetuned(best, winner, tuple(candidates), trained, horizon, recipe, shown, used, ignored)

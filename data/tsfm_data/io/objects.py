@@ -76,7 +76,7 @@ def like(source: Any, answer: pd.DataFrame) -> Any:
         if isinstance(source.index, pd.MultiIndex):
             return answer.set_index([item, time])
         indexed = answer.drop(columns=item).set_index(time)
-        return indexed.to_period(source.index.freq) if isinstance(source.index, pd.PeriodIndex) else indexed
+        return indexed.to_period(source.index.freqstr) if isinstance(source.index, pd.PeriodIndex) else indexed
     if isinstance(source, pd.DataFrame) or not (isinstance(source, pa.Table) or hasattr(source, "__arrow_c_stream__")):
         return answer
     table = pa.Table.from_pandas(answer, preserve_index=False)
