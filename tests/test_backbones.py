@@ -279,7 +279,7 @@ def test_when_images_of_another_size_come_then_they_are_taken_or_refused_in_word
     model = create(name)
     with torch.no_grad():
         if name == "metaformer_ppff_s12_224":
-            with pytest.raises(InputError, match="learned matrix"):
+            with pytest.raises(InputError, match="create the model with the img_size of the images"):
                 model(image(96))
         else:
             assert model(image(96, width=64)).shape == (2, 10)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from command import done, run
 
-from tsfm.models.base import Forecaster
+from tsfm.models.base import FineTuning, Forecaster
 from tsfm.models.zeroshot.encoder import ZeroShotEncoder
 from tsfm.models.zeroshot.recipe import ZeroShotConfig
 from tsfm.training.finetuning import (
@@ -24,9 +24,11 @@ from tsfm.training.finetuning import (
     without_covariates,
 )
 from tsfm.training.holdout import BY_SERIES, Errors, compare, errors_of, hold_out
+from tsfm.weights.cards import card
 from tsfm.weights.pretrained import load, save
 from tsfm_data.errors import InputError
 from tsfm_data.io.series import SeriesSet
+from tsfm_data.io.tables import read_series
 from tsfm_data.windows.batch import Batch
 from tsfm_data.windows.loader import item_lengths
 
@@ -70,6 +72,28 @@ def test_when_training_helps_then_the_fine_tuned_model_wins_and_the_start_is_lef
     assert result.trained == sum(p.numel() for p in start.parameters())
     assert result.model.training_data is not None
     assert result.model.training_data.source == "ramps"
+
+
+def test_when_a_model_was_fine_tuned_then_its_card_says_from_what_how_and_on_which_data(
+    better: tuple[Forecaster, Finetuned], tmp_path: Path
+) -> None:
+    start, result = better
+    steps = result.candidate(result.winner).steps
+    facts = FineTuning(start.name, "full", steps, ramps().univariate().sha256())
+    assert result.model.finetuning == facts
+    assert start.finetuning is None
+    save(result.model, tmp_path / "tuned")
+    assert load(tmp_path / "tuned").finetuning == facts
+    line = f"Fine-tuned from {start.name} by method full, {steps} steps, on data of SHA-256 {facts.data_sha256}"
+    for text in ((tmp_path / "tuned" / "README.md").read_text(), card(tmp_path / "tuned")):
+        assert line in text
+        assert "ramps" in text
+    other = ramps()
+    other.values[5] += 1e-9
+    assert other.sha256() != ramps().sha256()
+    frame = ramps().to_frame()
+    frame.to_csv(tmp_path / "ramps.csv", index=False)
+    assert read_series(frame).sha256() == read_series(tmp_path / "ramps.csv").sha256()
 
 
 def test_when_training_harms_then_the_zero_shot_model_stays_bit_by_bit() -> None:

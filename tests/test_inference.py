@@ -34,7 +34,7 @@ def test_when_some_tokens_are_wanted_then_they_are_as_among_all(any_variate: boo
 
 
 def test_when_a_mask_is_more_than_a_bias_then_it_cannot_be_cut() -> None:
-    with pytest.raises(ValueError, match="expected a mask of a bias alone"):
+    with pytest.raises(ValueError, match="expected a mask with only a bias"):
         Mask.causal().asked_by(torch.tensor([1]))
 
 

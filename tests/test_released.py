@@ -29,8 +29,8 @@ def forecast(name: str, noise: float) -> tuple[float, float, float]:
     """Mean error of the median, mean width of the 80 % interval, share of true values inside it."""
     table = profile(noise)
     predicted = tsfm.load(name).forecast(table[:-HORIZON], horizon=HORIZON)
-    truth = table[-HORIZON:].melt("date", var_name="item_id").rename(columns={"date": "timestamp"})
-    both = predicted.merge(truth, on=["item_id", "timestamp"], validate="one_to_one")
+    truth = table[-HORIZON:].melt("date", var_name="item_id")
+    both = predicted.merge(truth, on=["item_id", "date"], validate="one_to_one")
     assert len(both) == 20 * HORIZON
     width = both["0.9"] - both["0.1"]
     held = both["value"].between(both["0.1"], both["0.9"])

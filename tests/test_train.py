@@ -90,9 +90,9 @@ def test_when_predicting_then_forecasts_lie_past_the_end_in_the_units_of_the_tab
     done(capsys, "predict", "--config", "config.yaml", *norm, "--ckpt_path", "run/checkpoints/best.ckpt")
     done(capsys, "forecast", "table.csv", "--horizon", "6", "--model", "run", "--output", "direct.csv")
     table, frame, direct = (pd.read_csv(name) for name in ("table.csv", "run/forecast.csv", "direct.csv"))
-    assert list(frame.columns) == ["item_id", "timestamp", "mean", *(f"0.{i}" for i in range(1, 10))]
+    assert list(frame.columns) == ["item_id", "date", "mean", *(f"0.{i}" for i in range(1, 10))]
     assert frame["item_id"].tolist() == [v for v in ("v0", "v1", "v2") for _ in range(6)]
-    assert frame["timestamp"].iloc[0] == "2024-01-10 04:00:00"  # 220 hours after the first row
+    assert frame["date"].iloc[0] == "2024-01-10 04:00:00"  # 220 hours after the first row
     for name, part in frame.groupby("item_id"):
         assert part["mean"].between(table[name].min() - 3, table[name].max() + 3).all()
     assert (frame["0.9"] > frame["0.1"]).all()

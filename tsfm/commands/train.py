@@ -197,7 +197,7 @@ class SuiteCLI(LightningCLI):
             batches = [Forecast(batch["mean"], batch["quantiles"], levels) for batch in forecasts]
             items = np.flatnonzero(item_lengths(series) > 0).tolist()  # the loader skips empty ones
             frame = forecast_table(series.select(items), self.datamodule.horizon, batches)
-            write_frame(frame, path)
+            write_frame(series.present(frame), path)
             print(f"{path}: {frame['item_id'].nunique()} series, {self.datamodule.horizon} steps each")
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from tsfm.models.base import Forecaster, Pretraining, TrainingData
+    from tsfm.models.base import FineTuning, Forecaster, Pretraining, TrainingData
     from tsfm.models.chronos2 import Chronos2
     from tsfm.models.chronos_bolt import ChronosBolt, ChronosBoltConfig
     from tsfm.models.counts import Counts, count, count_forecaster, counts_table, parameters, sizes_of
@@ -30,6 +30,7 @@ __all__ = [
     "Counts",
     "Decoder",
     "Encoder",
+    "FineTuning",
     "Forecaster",
     "ITransformer",
     "ITransformerConfig",

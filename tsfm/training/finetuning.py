@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tsfm.models import Forecaster, TrainingData, ZeroShotForecaster
+from tsfm.models import FineTuning, Forecaster, TrainingData, ZeroShotForecaster
 from tsfm.training.holdout import Comparison, Errors, Holdout, compare, errors_of, hold_out, truncate
 from tsfm.training.optim import OptimConfig, lr_factor
 from tsfm_data.errors import InputError, check_horizon, check_positive
@@ -172,6 +172,8 @@ def finetune(model: Forecaster, series: SeriesSet, horizon: int, recipe: Recipe 
     used = (*kept_series.past_names, *kept_series.known_names)
     if not winner.startswith(ZERO_SHOT):
         best.training_data = training_data(kept_series, best)
+        steps = next(candidate.steps for candidate in candidates if candidate.name == winner)
+        best.finetuning = FineTuning(model.name, recipe.method, steps, kept_series.sha256())
         best.name = f"{model.name}-{recipe.method}"
     ignored = tuple(name for name in given if name not in used)
     return Finetuned(best, winner, tuple(candidates), trained, horizon, recipe, kept_series, used, ignored)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsfm.weights.folders import FILES, Origin, read_object
 from tsfm.weights.image_cards import image_card, keep_image_scores
+from tsfm.weights.pretrained import finetuning_line
 from tsfm.weights.tensors import layout
 from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_file
@@ -53,6 +54,7 @@ def card(folder: Path) -> str:
         "Intended for short- and medium-term forecasts of regular series, with intervals and without training. Before "
         "you rely on it, compare it with seasonal naive on your own series by `tsfm evaluate`.",
         training(config, facts),
+        finetuning(config),
         results(name, scores),
         limits(config, facts),
         f"## Licence\n\n{LICENCE}. Trained with tsfm-suite {config.get('tsfm_version', '')}.",
@@ -125,6 +127,12 @@ def training(config: dict[str, Any], facts: dict[str, Any]) -> str:
         lines += ["", f"- trained on: {', '.join(facts['sources']) or 'none'}"]
         lines.append(f"- held out: {', '.join(facts['held_out']) or 'none'}")
     return "\n".join([*lines, "", f"    {facts['command']}"] if facts.get("command") else lines)
+
+
+def finetuning(config: dict[str, Any]) -> str:
+    """From which model, how and on what it was fine-tuned; nothing if it was not."""
+    facts, data = config.get("finetuning"), config.get("training_data") or {}
+    return f"## Fine-tuning\n\n{finetuning_line(facts)} Read from {data.get('source')}." if facts else ""
 
 
 def results(name: str, scores: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import tsfm
-from tsfm.models import Forecaster, Pretraining, TrainingData, model_class
+from tsfm.models import FineTuning, Forecaster, Pretraining, TrainingData, model_class
 from tsfm.weights import registry
 from tsfm.weights.tensors import check_file, layout, read_safetensors
 from tsfm_data.errors import InputError, unknown_name
@@ -42,6 +42,7 @@ def save(model: Forecaster, folder: str | Path, card: str | None = None, dtype: 
         "config": asdict(model.config),
         "training_data": asdict(model.training_data) if model.training_data else None,
         "pretraining": asdict(model.pretraining) if model.pretraining else None,
+        "finetuning": asdict(model.finetuning) if model.finetuning else None,
         "tsfm_version": tsfm.__version__,
     }
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
@@ -75,6 +76,8 @@ def load(folder: str | Path) -> Forecaster:
         model.training_data = from_plain(TrainingData, config["training_data"], path / "config.json")
     if config.get("pretraining"):
         model.pretraining = from_plain(Pretraining, config["pretraining"], path / "config.json")
+    if config.get("finetuning"):
+        model.finetuning = from_plain(FineTuning, config["finetuning"], path / "config.json")
     load_weights(model, path / "model.safetensors")
     model.name = path.resolve().parent.name if path.resolve().name == "model" else path.resolve().name
     return model.eval()
@@ -279,10 +282,20 @@ def default_card(model: Forecaster) -> str:
     if data is not None:
         names = ", ".join(data.variates[:10]) + (", ..." if len(data.variates) > 10 else "")
         lines.append(f"Trained on {data.source} (frequency {data.freq}; {len(data.variates)} variates: {names}).")
+    if model.finetuning is not None:
+        lines.append(finetuning_line(asdict(model.finetuning)))
     if model.pretraining is not None:
         lines += pretraining_lines(model.pretraining)
     lines += ["", "    tsfm forecast INPUT --horizon H --model THIS_FOLDER", ""]
     return "\n".join(lines)
+
+
+def finetuning_line(facts: Mapping[str, Any]) -> str:
+    """The part of a card that says from which model, how and on which data a model was fine-tuned."""
+    return (
+        f"Fine-tuned from {facts['base']} by method {facts['method']}, {facts['steps']:,} steps, on data of SHA-256 "
+        f"{facts['data_sha256']} (values, times and names of the series as read)."
+    )
 
 
 def pretraining_lines(facts: Pretraining) -> list[str]:

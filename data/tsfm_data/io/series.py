@@ -1,6 +1,7 @@
 """A set of time series in one contiguous array, regular in time."""
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -170,6 +171,16 @@ class SeriesSet:
             static=None if self.static is None else self.static.iloc[chosen].reset_index(drop=True),
             keys=None if self.keys is None else self.keys.iloc[chosen].reset_index(drop=True),
         )
+
+    def sha256(self) -> str:
+        """SHA-256 of the values, times and names, whatever kind of table they came in."""
+        names = (self.item_ids, self.variates, self.past_names, self.known_names, self.freqs)
+        digest = hashlib.sha256(repr(names).encode())
+        for array in (self.starts, self.offsets, self.future_rows):
+            digest.update(array.tobytes())
+        for block in (self.values, self.past, self.known):
+            digest.update(np.where(np.isnan(block), np.nan, block).tobytes())  # there are many NaN
+        return digest.hexdigest()
 
     def to_frame(self) -> pd.DataFrame:
         """A long table: ``item_id``, ``timestamp``, the targets, the covariates. Future rows are part of it."""
