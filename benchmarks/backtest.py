@@ -59,7 +59,7 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
             least = min((v for v in values if v is not None), default=math.inf) if metric in METRICS[:3] else None
             place = cell[name, CHOICES[0]]
             facts = [name, place["series"], place["horizon"], place["windows"]]
-            table.append([*facts, *(show(value, value == least) for value in values)])
+            table.append([*facts, *(show(value, value is not None and value == least) for value in values)])
         title = "80 % coverage after calibration" if metric == "calibrated" else metric
         heads = ["set", "series", "horizon", "windows that judge", *models]
         parts += [f"## {title[0].upper()}{title[1:]}", tabulate(table, heads, tablefmt="github", disable_numparse=True)]

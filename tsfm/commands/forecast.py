@@ -58,7 +58,8 @@ def forecast(
     series = io.open_source(input, **columns.given())
     if predictor is None:
         result = inference.backtest(series, horizon, batch_size=batch_size)
-        print(f"note: a backtest of {len(result.label)} windows chose {result.chosen(str(model))}", file=sys.stderr)
+        words = reports.choices_in_words(result)[str(model)]
+        print(f"note: a backtest of {len(result.label)} windows chose {words}", file=sys.stderr)
         predictor = result.selection(str(model))
     for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
         print(f"warning: {warning}", file=sys.stderr)

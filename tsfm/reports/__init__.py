@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from tsfm.reports.backtesting import backtest_page, terminal_board
+    from tsfm.reports.backtesting import backtest_page, choices_in_words, terminal_board
     from tsfm.reports.figures import new_figure, plot_forecast, save_figure
     from tsfm.reports.finetuning import build_page, verdict
     from tsfm.reports.html import Code, Image, Section, Table, Value, page, save_page, show_value
@@ -20,6 +20,7 @@ __all__ = [
     "Value",
     "backtest_page",
     "build_page",
+    "choices_in_words",
     "new_figure",
     "page",
     "plot_forecast",

@@ -47,16 +47,19 @@ def _cell(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def chosen_lines(result: Backtest) -> list[str]:
-    """What all windows together chose, a line each."""
-    each, shares = result.chosen("best-per-series"), result.chosen("ensemble")
-    counts = Counter(each.values()).most_common()
-    parts = {
+def choices_in_words(result: Backtest) -> dict[str, str]:
+    """What all windows together chose, by choice."""
+    counts = Counter(result.chosen("best-per-series").values()).most_common()
+    return {
         "best": result.chosen("best"),
         "best-per-series": ", ".join(f"{name} for {count}" for name, count in counts),
-        "ensemble": " + ".join(f"{share:.2f} {name}" for name, share in shares.items()),
+        "ensemble": " + ".join(f"{share:.2f} {name}" for name, share in result.chosen("ensemble").items()),
     }
-    return [f"{choice}: {what}" for choice, what in parts.items()] if len(result.members) > 1 else []
+
+
+def chosen_lines(result: Backtest) -> list[str]:
+    """What all windows together chose, a line each."""
+    return [f"{choice}: {what}" for choice, what in choices_in_words(result).items()]
 
 
 def backtest_page(result: Backtest, choice: str, command: Sequence[str], folder: Path) -> str:
@@ -73,7 +76,7 @@ def backtest_page(result: Backtest, choice: str, command: Sequence[str], folder:
     strong = [index for index, row in enumerate(rows) if row["model"] == choice]
     sections = [
         Section("Leaderboard", [Table(rows, strong=strong), *result.notes(), HOW, CALIBRATION]),
-        Section("What all windows chose", chosen_lines(result) or [f"{result.names[0]}, the only model."]),
+        Section("What all windows chose", chosen_lines(result)),
         Section("By step", [Image(step_figure(result), "Scaled loss of each model by steps ahead")]),
         Section("By series", [series_table(result)]),
         Section("The last window", [forecast_image(result, choice)]),
