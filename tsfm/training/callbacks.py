@@ -1,11 +1,13 @@
-"""What a training run says about its own speed: observations and tokens a second, use of the device, waiting."""
+"""What happens beside a training: its speed is measured, and its config counts when it is resumed."""
 
 import time
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.types import STEP_OUTPUT
+from torch.optim.lr_scheduler import LambdaLR
 
 from tsfm.models import Forecaster, count
 from tsfm_data.corpus import PackedRows
@@ -120,6 +122,53 @@ class Throughput(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """As for validation."""
         self._ended = None
+
+
+class ConfigCounts(pl.Callback):
+    """Resumed, a training goes on with the numbers of its config, whatever those of its checkpoint were.
+
+    Lightning restores rates, decay and patience with the state. The state (moments, steps done, best score) is kept;
+    the numbers are those of the config, and the first rate is that of its schedule at the step that was reached.
+    """
+
+    def __init__(self) -> None:
+        self._settings: list[list[dict[str, Any]]] = []
+        self._patience: dict[EarlyStopping, int] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remember the patience, before a checkpoint is read."""
+        stopping = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
+        self._patience = {callback: callback.patience for callback in stopping}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the optimisers as they were made, before their state is read."""
+        self._settings = [
+            [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+            for optimizer in trainer.optimizers
+        ]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set them again, and say what is not as it was."""
+        changed: dict[str, None] = {}
+        for optimizer, settings in zip(trainer.optimizers, self._settings, strict=True):
+            for group, own in zip(optimizer.param_groups, settings, strict=True):
+                before = {**group, "lr": group.get("initial_lr", group["lr"])}
+                after = {**own, "lr": own.get("initial_lr", own["lr"])}
+                for name in ("lr", "betas", "eps", "weight_decay"):
+                    if before.get(name) != after.get(name):
+                        changed[f"{name} {before.get(name)} -> {after.get(name)}"] = None
+                group.update(own)
+        for found in trainer.lr_scheduler_configs:
+            schedule = found.scheduler
+            if isinstance(schedule, LambdaLR):
+                schedule.base_lrs = [group["initial_lr"] for group in schedule.optimizer.param_groups]
+                parts = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+                for group, base, factor in parts:
+                    group["lr"] = base * factor(schedule.last_epoch)
+        for callback, patience in self._patience.items():
+            callback.patience = patience
+        if changed and trainer.is_global_zero:
+            print(f"not as in the checkpoint: {', '.join(changed)}")
 
 
 def batch_size(batch: Batch | PackedRows, task: pl.LightningModule) -> tuple[int, int]:
