@@ -63,7 +63,14 @@ def verify(corpus: Path) -> None:
     print(f"{corpus}: {len(store)} sources, {store.points:,} points, every array as it was written")
 
 
-def overlap(corpus: Path, suite: str = "bench", data: list[str] | None = None, json: Path | None = None) -> None:
+def overlap(
+    corpus: Path,
+    suite: str = "bench",
+    data: list[str] | None = None,
+    json: Path | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
     """Say which evaluation series a corpus has seen: by name, file and groups of the catalogue, and by content.
 
     Args:
@@ -71,12 +78,14 @@ def overlap(corpus: Path, suite: str = "bench", data: list[str] | None = None, j
         suite: the evaluation sets: "bench" is every set of the catalogue that is for evaluation.
         data: data sets or tables to look at in place of a suite.
         json: file to write the findings to; "-" writes to standard output in place of the table.
+        overwrite: replace an output that is there.
 
     Raises:
         InputError: no corpus, an unknown suite or data set.
     """
     if suite != "bench":
         raise unknown_name("suite", suite, ("bench",))
+    io.check_new([json], overwrite, [corpus, *(data or ())])
     found = corpora.check_overlap(corpus, data or io.catalog.names("bench"))
     rows: list[dict[str, Any]] = [
         {

@@ -9,6 +9,7 @@ from tsfm import reports
 from tsfm_data import corpus as corpora
 from tsfm_data import synthetic
 from tsfm_data.errors import InputError
+from tsfm_data.io import check_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,15 @@ SYNTHETIC, REAL = "#0072b2", "#d55e00"
 PERIODS = (2, 4, 7, 12, 24, 48, 96, 168)
 
 
-def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows: int = 3000, seed: int = 0) -> None:
+def gallery(
+    output: Path,
+    corpus: Path | None = None,
+    length: int = 512,
+    windows: int = 3000,
+    seed: int = 0,
+    *,
+    overwrite: bool = False,
+) -> None:
     """Draw examples of every family of synthetic series, and power spectra and autocorrelations beside real series.
 
     Args:
@@ -29,12 +38,14 @@ def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows
         length: steps of a series.
         windows: series and windows that the statistics are of.
         seed: of the series, and of the windows drawn.
+        overwrite: replace an output that is there.
 
     Raises:
         InputError: no corpus, a number out of range, a suffix that is none of these, or no real series that is as long.
     """
     if not 64 <= length <= LONGEST or windows < 1:
         raise InputError(f"expected a length from 64 to {LONGEST:,} and a window or more, found {length} and {windows}")
+    check_new([output], overwrite)
     sources = corpora.store_sources(corpora.Store(corpus)) if corpus is not None else list(corpora.catalogue_sources())
     sets = {"synthetic": synthetic.SyntheticMixture().draw(windows, length, np.random.default_rng([seed, 0]))}
     if sources:

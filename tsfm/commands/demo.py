@@ -141,6 +141,7 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
         max_epochs: trains shorter, to try the command out.
     """
     check_sizes("leave it out for the full training", max_epochs=max_epochs)
+    io.check_new([output], overwrite=True, sign="fit.yaml")  # an earlier demo is replaced
     tables = [example.read() for example in EXAMPLES]
     with io.atomic_file(output / "fit.yaml") as file:
         shutil.copyfile(CONFIG, file)

@@ -27,6 +27,7 @@ def fit(
     draws: int = 10_000,
     delta: float = 1e-3,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Fit scaling laws to a table of runs, and write report.html, fit.json and figures.
 
@@ -44,7 +45,9 @@ def fit(
         draws: of the bootstrap.
         delta: width of the Huber loss on log loss.
         seed: of the bootstrap.
+        overwrite: replace an output that is there.
     """
+    io.check_new([output / "report.html", output / "fit.json"], overwrite, [ledger])
     rows = scaling.read_runs(ledger, params, tokens, loss, flops, run, group, exclude, unique)
     analysis = scaling.analyse(rows, draws, seed, delta)
     scaling.write_report(analysis, output)
@@ -104,6 +107,8 @@ def counts(
     context: int = 512,
     horizon: int = 64,
     json: Path | None = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Parameters and training FLOPs of the architectures, exactly, and how far 6 N D is from them.
 
@@ -113,7 +118,9 @@ def counts(
         context: steps of history of a window.
         horizon: steps to forecast.
         json: file to write the table to.
+        overwrite: replace an output that is there.
     """
+    io.check_new([json], overwrite)
     rows = models.counts_table(archs or ["encoder", "decoder"], context, horizon, sizes)
     head = {
         "arch": "architecture",
@@ -151,6 +158,7 @@ def plan(
     throughput: float | None = None,
     machine: str = "this machine",
     json: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Size, data and expected loss for a budget, with 95 % intervals; the nearest model of the suite, and its command.
 
@@ -172,10 +180,12 @@ def plan(
         throughput: FLOPs a second that training reaches, in place of a ledger.
         machine: what to call it.
         json: file to write the plan to.
+        overwrite: replace an output that is there.
     """
     if throughput is not None and not throughput > 0:
         raise InputError(f"expected a throughput above 0 FLOPs a second, found {throughput:g}")
     check_sizes(context=context, horizon=horizon, batch_size=batch_size)
+    io.check_new([json], overwrite, [fit, ledger])
     speed = None if ledger is None else scaling.machine_of(ledger)
     if throughput is not None:
         speed = scaling.Machine(0.0, 1 / throughput, f"{throughput:.3g} FLOPs a second")

@@ -11,13 +11,17 @@ from tsfm_data import io
 from tsfm_data.errors import InputError, check_sizes
 
 
-def list_(*, task: Literal["forecast", "image"] | None = None, json: Path | None = None) -> None:
+def list_(
+    *, task: Literal["forecast", "image"] | None = None, json: Path | None = None, overwrite: bool = False
+) -> None:
     """List the models that have a name: ours, which ship with the package, and published ones.
 
     Args:
         task: forecast or image alone; both by default.
         json: file to write the list to; "-" writes to standard output in place of the table.
+        overwrite: replace an output that is there.
     """
+    io.check_new([json], overwrite)
     rows = [_row(entry) for entry in weights.registry.entries().values() if task in (None, entry.task)]
     here = sum(row["folder"] is not None for row in rows)
     summary = {"models": len(rows), "here": here, "restricted": sum(row["restricted"] for row in rows)}
@@ -86,7 +90,9 @@ def pull(name: str, *, revision: str | None = None, accept_licence: bool = False
     print(f"{folder}: --model {folder.name} finds it")
 
 
-def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licence: bool = False) -> None:
+def mirror(
+    name: str, folder: Path, *, revision: str | None = None, accept_licence: bool = False, overwrite: bool = False
+) -> None:
     """Write a model into a folder for machines without network.
 
     Args:
@@ -94,7 +100,10 @@ def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licen
         folder: the mirror; the model becomes its folder NAME, which --model takes as it is.
         revision: another branch, tag or commit of its repository.
         accept_licence: say that you accept a licence that restricts use, or is not known.
+        overwrite: replace an output that is there.
     """
+    target = folder / weights.registry.pulled_folder(name, revision).name
+    io.check_new([target], overwrite, sign="config.json")
     print(f"{weights.mirror(name, folder, revision=revision, accept_licence=accept_licence)}: written and verified")
 
 
@@ -121,6 +130,7 @@ def convert(
     heads: int = 8,
     activation: Literal["gelu", "relu"] = "gelu",
     window_norm: bool = True,
+    overwrite: bool = False,
 ) -> None:
     """Make a model folder of a published checkpoint, without running anything in it.
 
@@ -136,8 +146,10 @@ def convert(
         heads: attention heads of an iTransformer, which leave no trace in its checkpoint.
         activation: of an iTransformer.
         window_norm: whether an iTransformer was trained with use_norm.
+        overwrite: replace an output that is there.
     """
     check_sizes(context=context, horizon=horizon, heads=heads)
+    io.check_new([folder], overwrite, [foreign], sign="config.json")
     options = weights.Options(context, horizon, heads, activation, window_norm)
     found = weights.convert(foreign, folder, architecture=architecture, options=options)
     print(f"{foreign}: {found.family}, {found.parameters:,} numbers, {found.facts}\n{folder}: written")

@@ -15,6 +15,7 @@ from tsfm.weights import image_folder
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Report
 from tsfm_data.images import ImageSet, OnBad
+from tsfm_data.io import check_new
 from tsfm_vision import evaluation, training
 from tsfm_vision.backbones import BiFormer
 from tsfm_vision.weights import data_config, load
@@ -28,6 +29,7 @@ def evaluate(
     robustness: bool = False,
     json: Path | None = None,
     plot: Path | None = None,
+    overwrite: bool = False,
     batch_size: int = 64,
     limit: int | None = None,
     on_bad: Literal["error", "skip"] = "error",
@@ -44,12 +46,14 @@ def evaluate(
         robustness: also score under noise, blur, contrast, brightness, JPEG and pixelation at five severities.
         json: where to write the rows (.json, .md or .parquet).
         plot: where to draw reliability and confusion (.png, .svg or .pdf).
+        overwrite: replace an output that is there.
         batch_size: images classified at once.
         limit: score so many images of the part at most.
         on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise InputError("expected batch_size and limit of at least 1, found less: change them")
+    check_new([json, plot], overwrite, [data, model])
     folder, net, classes = opened(model)
     images = pick(data, net, part, on_bad, limit)
     if images.classes and images.classes != classes and len(images.classes) == len(classes):
@@ -78,6 +82,7 @@ def predict(
     model: str | None = None,
     top: int = 3,
     output: Path | None = None,
+    overwrite: bool = False,
     batch_size: int = 64,
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
@@ -89,11 +94,13 @@ def predict(
             image model that ships with the package.
         top: classes to print of each image, at most.
         output: a CSV file for all probabilities.
+        overwrite: replace an output that is there.
         batch_size: images classified at once.
         on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
     """
     if batch_size < 1:
         raise InputError(f"expected a batch_size of at least 1, found {batch_size}: change it")
+    check_new([output], overwrite, [data, model])
     _, net, classes = opened(model)
     if top < 1:
         raise InputError(f"expected top of at least 1, found {top}: change --top")
@@ -117,6 +124,7 @@ def explain(
     *,
     model: str | None = None,
     output: Path = Path("explain.png"),
+    overwrite: bool = False,
     count: int = 4,
     seed: int = 0,
     on_bad: Literal["error", "skip"] = "error",
@@ -130,12 +138,14 @@ def explain(
         model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
             image model that ships with the package.
         output: the picture (.png, .svg or .pdf).
+        overwrite: replace an output that is there.
         count: images to draw, chosen at random if there are more.
         seed: of the choice.
         on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
     """
     if count < 1:
         raise InputError(f"expected at least 1 image to draw, found {count}: change --count")
+    check_new([output], overwrite, [data, model])
     _, net, classes = opened(model)
     images = pick(data, net, None, on_bad, None)
     if len(images) > count:
@@ -156,6 +166,7 @@ def finetune(
     checks: int = 5,
     seed: int = 0,
     scratch: bool = False,
+    overwrite: bool = False,
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Fine-tune an image model on your images.
@@ -173,10 +184,10 @@ def finetune(
         checks: times that held-out training images are looked at; the best checkpoint is kept.
         seed: of held-out images, order, augmentation and a new head.
         scratch: start from random weights instead, for comparison.
+        overwrite: replace an output that is there.
         on_bad: what becomes of images that cannot be read: error, or skip, which counts them.
     """
-    if output.exists() and not (output / "config.json").is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"expected a new folder or a model folder, found {output}: give another --output")
+    check_new([output], overwrite, [data, model], sign="config.json")
     keep_large_blocks()
     options = (steps, batch_size, lr, checks, seed, scratch, on_bad)
     result = training.finetune(data, image_folder(model), output, *options)
