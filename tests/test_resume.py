@@ -1,4 +1,4 @@
-"""A run in another folder leaves the old one alone, and what the command line says counts, after resuming, too."""
+"""A run leaves other runs alone, its config counts when it resumes, and it ends in one line if it diverges."""
 
 import shutil
 from pathlib import Path
@@ -10,8 +10,10 @@ import yaml
 from command import done, prepare, run
 from filelock import FileLock
 from jsonargparse import Namespace
+from safetensors.torch import load_file, save_file
 
 from tsfm.commands.train import move, train
+from tsfm.commands.train import run as train_run
 
 FIT = ("fit", "--config", "config.yaml")
 AGAIN = ("fit", "--config", "run/config.yaml")
@@ -186,3 +188,34 @@ def test_when_a_config_is_stacked_on_that_of_another_run_then_folders_follow_the
         "dirpath": "/elsewhere",
         "save_dir": "b",
     }
+
+
+@pytest.mark.parametrize("words", [(), ("--trainer.limit_val_batches", "0")], ids=["val", "train"])
+def test_when_training_diverges_then_it_ends_and_the_line_names_the_rate(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    result = run(capsys, *FIT, *OTHER, *words, "--model.optim.lr", "1e30", "--trainer.max_epochs", "5")
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    for part in ("diverged", "_loss", "learning rate of 1e+30", "--model.optim.lr"):
+        assert part in result.err
+    assert not Path("other/model").exists()
+
+
+def test_when_a_run_may_diverge_then_it_goes_on_to_its_end() -> None:
+    words = ["fit", "--config", "config.yaml", *OTHER, "--model.optim.lr", "1e30"]
+    trainer = train_run(words, finite=False).trainer
+    assert not torch.isfinite(trainer.callback_metrics["val_loss"])
+
+
+def test_when_forecasts_are_not_finite_then_one_line_names_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path("run/model/model.safetensors")
+    state = load_file(file)
+    save_file({**state, "head.bias": torch.full_like(state["head.bias"], torch.nan)}, file)
+    for words in (
+        ("forecast", "table.csv", "--horizon", "6", "--model", "run"),
+        ("evaluate", "--data", "table.csv", "--horizon", "6", "--model", "run"),
+    ):
+        result = run(capsys, *words)
+        assert (result.status, result.err.count("\n")) == (2, 1)
+        assert "expected finite forecasts" in result.err
+        assert "from run" in result.err

@@ -1,6 +1,7 @@
 """``tsfm scaling``: laws with intervals from a table of runs, and plans from a law."""
 
 import json as json_module
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -85,7 +86,7 @@ def sweep(
     if index is not None:
         from tsfm.commands.train import run  # Lightning takes seconds
 
-        scaling.run_index(plan, index, output, run)
+        scaling.run_index(plan, index, output, partial(run, finite=False))
         return 0
     if backend == "slurm":
         for number, file in enumerate(scaling.slurm_files(plan, grid, output)):

@@ -25,7 +25,7 @@ from tsfm.commands.forecast import write_frame
 from tsfm.inference import forecast_table
 from tsfm.models import model_classes
 from tsfm.nn import check_levels, keep_large_blocks
-from tsfm.training import ConfigCounts, ForecastTask, logged_names
+from tsfm.training import ConfigCounts, FiniteLosses, ForecastTask, logged_names
 from tsfm_data import io
 from tsfm_data.corpus import PretrainingDataModule
 from tsfm_data.errors import InputError, unknown_name
@@ -318,8 +318,13 @@ def train(words: Sequence[str]) -> int:
     return 0
 
 
-def run(words: Sequence[str]) -> SuiteCLI:
-    """As ``train``, but hands back the finished CLI with its ``trainer``, ``model`` and ``datamodule``."""
+def run(words: Sequence[str], finite: bool = True) -> SuiteCLI:
+    """As ``train``, but hands back the finished CLI with its ``trainer``, ``model`` and ``datamodule``.
+
+    Args:
+        words: as for ``train``.
+        finite: whether a loss that is not finite ends the training; a sweep records it instead.
+    """
     quiet()
     keep_large_blocks()
     words = with_config_files(words)
@@ -334,7 +339,10 @@ def run(words: Sequence[str]) -> SuiteCLI:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
-            trainer_defaults={"enable_model_summary": False, "callbacks": [ConfigCounts()]},
+            trainer_defaults={
+                "enable_model_summary": False,
+                "callbacks": [ConfigCounts(), *([FiniteLosses()] if finite else [])],
+            },
             parser_kwargs={"prog": "tsfm", "description": DESCRIPTION, "exit_on_error": False},
         )
     except (jsonargparse.ArgumentError, MisconfigurationException) as error:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from tsfm.training.callbacks import ConfigCounts
+    from tsfm.training.callbacks import ConfigCounts, FiniteLosses
     from tsfm.training.finetuning import (
         LEARNING_RATES,
         ZERO_SHOT,
@@ -30,6 +30,7 @@ __all__ = [
     "Candidate",
     "ConfigCounts",
     "Finetuned",
+    "FiniteLosses",
     "ForecastTask",
     "OptimConfig",
     "Recipe",

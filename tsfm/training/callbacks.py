@@ -1,16 +1,19 @@
-"""What happens beside a training: its speed is measured, and its config counts when it is resumed."""
+"""What happens beside a training: its speed is measured, its config counts, and it ends where it diverges."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.types import STEP_OUTPUT
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from tsfm.models import Forecaster, count
 from tsfm_data.corpus import PackedRows
+from tsfm_data.errors import InputError
 from tsfm_data.windows import Batch
 
 # Dense matrix products a second by the makers' data sheets: half precision, and float32 (as TF32 where it is allowed).
@@ -169,6 +172,46 @@ class ConfigCounts(pl.Callback):
             callback.patience = patience
         if changed and trainer.is_global_zero:
             print(f"not as in the checkpoint: {', '.join(changed)}")
+
+
+class FiniteLosses(pl.Callback):
+    """Ends a training whose loss is no longer finite, before a checkpoint or a model folder is made of it.
+
+    Looked at with the losses that are logged, at the end of each epoch and after validation.
+    """
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the training loss where it is logged; half precision scales its losses and skips what overflows."""
+        self._last = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.precision != "16-mixed":  # type: ignore[attr-defined]
+            self._check(trainer, "train_loss", self._last)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the last training loss."""
+        if trainer.precision != "16-mixed":
+            self._check(trainer, "train_loss", self._last)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the validation losses."""
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("val_") and name.endswith("loss") and not trainer.sanity_checking:
+                self._check(trainer, name, value)
+
+    def _check(self, trainer: pl.Trainer, name: str, value: Tensor | None) -> None:
+        if value is None or bool(torch.isfinite(value).all()):
+            return
+        group = trainer.optimizers[0].param_groups[0]
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        raise InputError(
+            f"training diverged: expected a finite {name}, found {float(value):g} in epoch {trainer.current_epoch} at a "
+            f"learning rate of {group.get('initial_lr', group['lr']):g}; give a smaller --model.optim.lr, or "
+            f"--trainer.gradient_clip_val 1{f' (the best checkpoint is {best})' if best else ''}"
+        )
 
 
 def batch_size(batch: Batch | PackedRows, task: pl.LightningModule) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from tsfm_data.lazy import lazy_exports
 if TYPE_CHECKING:
     from tsfm_data.evaluation.baselines import BASELINES, Naive, Predictor, SeasonalNaive, get_baseline
     from tsfm_data.evaluation.evaluator import evaluate, evaluate_series
-    from tsfm_data.evaluation.gaps import BATCH_VALUES, forecast_windows, history_of
+    from tsfm_data.evaluation.gaps import BATCH_VALUES, check_finite, forecast_windows, history_of
     from tsfm_data.evaluation.metrics import LEVELS
     from tsfm_data.evaluation.profiles import PROBABILISTIC, Profile, get_profile
     from tsfm_data.evaluation.report import BASELINE, Report
@@ -32,6 +32,7 @@ __all__ = [
     "SuiteReport",
     "SuiteSet",
     "at_hand",
+    "check_finite",
     "choose",
     "coverage_points",
     "evaluate",
