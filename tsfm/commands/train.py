@@ -329,6 +329,7 @@ def run(words: Sequence[str], finite: bool = True) -> SuiteCLI:
     keep_large_blocks()
     words = with_config_files(words)
     check_files(words)
+    callbacks = [ConfigCounts(), FiniteLosses()] if finite else [ConfigCounts()]
     # Lightning reads it, to parse and to start the other processes; handing the words over as well makes it warn.
     sys.argv = [sys.argv[0], *words]
     model_classes()  # so that YAML may use the short class names
@@ -341,7 +342,7 @@ def run(words: Sequence[str], finite: bool = True) -> SuiteCLI:
             save_config_callback=SaveConfig,
             trainer_defaults={
                 "enable_model_summary": False,
-                "callbacks": [ConfigCounts(), *([FiniteLosses()] if finite else [])],
+                "callbacks": callbacks,
             },
             parser_kwargs={"prog": "tsfm", "description": DESCRIPTION, "exit_on_error": False},
         )

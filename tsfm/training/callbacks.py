@@ -208,8 +208,8 @@ class FiniteLosses(pl.Callback):
         group = trainer.optimizers[0].param_groups[0]
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         raise InputError(
-            f"training diverged: expected a finite {name}, found {float(value):g} in epoch {trainer.current_epoch} at a "
-            f"learning rate of {group.get('initial_lr', group['lr']):g}; give a smaller --model.optim.lr, or "
+            f"training diverged: expected a finite {name}, found {float(value):g} in epoch {trainer.current_epoch} at "
+            f"a learning rate of {group.get('initial_lr', group['lr']):g}; give a smaller --model.optim.lr, or "
             f"--trainer.gradient_clip_val 1{f' (the best checkpoint is {best})' if best else ''}"
         )
 

@@ -202,8 +202,8 @@ def train(
             loss = tuned.loss(next(batches))
             if not torch.isfinite(loss):
                 raise InputError(
-                    f"training diverged: expected a finite loss, found {float(loss):g} in step {step} at a learning rate "
-                    f"of {recipe.lr or LEARNING_RATES[recipe.method]:g}; give a smaller --lr"
+                    f"training diverged: expected a finite loss, found none in step {step} at a learning rate of "
+                    f"{recipe.lr or LEARNING_RATES[recipe.method]:g}; give a smaller --lr"
                 )
             loss.backward()
             nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT)

@@ -75,8 +75,8 @@ def check_finite(forecast: Forecast, name: str, wanted: Bool[Tensor, "B V"]) -> 
     finite_BV = torch.isfinite(forecast.quantiles).all(dim=-1).all(dim=1) & torch.isfinite(forecast.mean).all(dim=1)
     if not bool((finite_BV | ~wanted.to(finite_BV.device)).all()):
         raise InputError(
-            f"expected finite forecasts, found nan or infinity from {name}: a model that was trained diverged, so train "
-            "it with a smaller learning rate; else scale the values"
+            f"expected finite forecasts, found nan or infinity from {name}: a model that was trained diverged, so "
+            "train it with a smaller learning rate; else scale the values"
         )
 
 
