@@ -383,7 +383,7 @@ def test_when_the_disk_is_full_then_the_forecast_is_not_half_written(
     (workplace / words[-1]).write_text("the old file")
     plot = "--plot" in words
     full_disk(8000 if plot else 1000)
-    result = run(capsys, "forecast", "table.csv", "--horizon", "6" if plot else "50", *words)
+    result = run(capsys, "forecast", "table.csv", "--horizon", "6" if plot else "50", "--overwrite", *words)
     full_disk(resource.RLIM_INFINITY)
     assert_one_line(result.status, result.err, ("check the path, its rights and the free space",))
     assert (workplace / words[-1]).read_text() == "the old file"

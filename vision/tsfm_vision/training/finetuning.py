@@ -79,7 +79,8 @@ def finetune(
         loss = F.cross_entropy(net.train()(x), labels, label_smoothing=0.1)
         if not torch.isfinite(loss):
             raise InputError(
-                f"training diverged: expected a finite loss, found none in step {step} at a learning rate of {lr:g}; give a smaller --lr"
+                f"training diverged: expected a finite loss, found none in step {step} at a learning rate of {lr:g}; "
+                "give a smaller --lr"
             )
         optimizer.zero_grad()
         loss.backward()
