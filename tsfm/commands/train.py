@@ -115,7 +115,7 @@ class SuiteCLI(LightningCLI):
         """Check everything that can be checked before a file is written."""
         self.check("train", "val")
         check_monitors(self.trainer, self.model, self.datamodule)
-        for callback in self.trainer.callbacks:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, SaveConfig):
                 callback.config = self.written
 
@@ -198,7 +198,7 @@ class SuiteCLI(LightningCLI):
         """Train, alone in the folder; Ctrl-C ends with the line that says how to go on."""
         with contextlib.ExitStack() as stack:
             if self.trainer.is_global_zero:
-                if not self.trainer.fast_dev_run:
+                if not getattr(self.trainer, "fast_dev_run", False):
                     stack.enter_context(alone(Path(self.trainer.default_root_dir)))
                     self.check_folder()
                 self.announce()
