@@ -154,7 +154,7 @@ def test_when_timestamps_are_unsorted_then_they_are_sorted_or_refused_but_never_
     sorted_rows = pd.read_csv("out.csv")
     waves().sample(frac=1.0, random_state=1).to_csv("table.csv", index=False)
     before = listing(workplace)
-    result = run(capsys, *FORECAST)
+    result = run(capsys, *FORECAST, "--overwrite")
     if result.status:
         assert_one_line(result.status, result.err, ("'date'", "row"))
         assert listing(workplace) == before

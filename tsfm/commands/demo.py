@@ -205,7 +205,7 @@ def fit_command(example: Example, output: Path, seed: int, max_epochs: int | Non
     words = ["tsfm", "fit", "--config", output / "fit.yaml", "--data.source", output / f"{example.name}.csv"]
     words += ["--data.context", example.context, "--data.horizon", example.horizon]
     words += ["--seed_everything", seed, "--data.seed", seed, "--trainer.max_time", MAX_TIME]
-    words += ["--trainer.default_root_dir", output / example.name]
+    words += ["--trainer.default_root_dir", output / example.name, "--overwrite"]
     if max_epochs is not None:
         words += ["--trainer.max_epochs", max_epochs]
     return shlex.join(map(str, words))
