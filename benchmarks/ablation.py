@@ -142,7 +142,7 @@ def train_choice(kind: str, name: str, seed: int, corpus: str, steps: int, folde
     configs = [f"--config=pretrain/{file}" for file in ("base", f"zeroshot_{kind}", "cpu")]
     budget = [f"--data.corpus={corpus}", f"--data.batches_per_epoch={steps}", "--trainer.max_epochs=1"]
     budget += [f"--model.optim.warmup_steps={steps // 10}", f"--seed_everything={seed}", f"--data.seed={seed}"]
-    silent = [f"--trainer.default_root_dir={root}", "--trainer.enable_progress_bar=false"]
+    silent = [f"--trainer.default_root_dir={root}", "--overwrite", "--trainer.enable_progress_bar=false"]
     fit(["fit", *configs, *budget, *CHOICES[name], *silent, "--trainer.enable_model_summary=false"])
     return {"kind": kind, "choice": name, "seed": seed, "steps": steps, "scores": scores(load(root / "model"))}
 

@@ -57,7 +57,7 @@ def one(name: str, runs: Path, epochs: int, fraction: float, limit: int | None) 
     if not seconds.is_file():
         words = ["fit", "--config", "vision/cifar10", "--config", f"vision/cifar10_{name}"]
         words += ["--trainer.default_root_dir", folder, "--trainer.max_epochs", epochs, "--data.fraction", fraction]
-        words += ["--trainer.enable_progress_bar", "false"]
+        words += ["--trainer.enable_progress_bar", "false", "--overwrite"]
         start = time.perf_counter()
         path = os.pathsep.join(filter(None, sys.path))
         # PyTorch's fused attention makes no use of bfloat16 in its backward pass on a CPU; the products alone do.

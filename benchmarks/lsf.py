@@ -84,7 +84,7 @@ def train_setting(row: Row, folder: Path, seed: int) -> dict[str, Any]:
     root = folder / name_of(row)
     configs = [f"--config=itransformer/{name}" for name in ("base", row.config)]
     options = [f"--data.horizon={row.horizon}", f"--seed_everything={seed}", f"--data.seed={seed}"]
-    silent = [f"--trainer.default_root_dir={root}", "--trainer.enable_progress_bar=false"]
+    silent = [f"--trainer.default_root_dir={root}", "--overwrite", "--trainer.enable_progress_bar=false"]
     silent += ["--trainer.enable_model_summary=false"]
     cli = fit(["fit", *configs, *options, *silent])
     errors = cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path="best", verbose=False)[0]

@@ -154,7 +154,7 @@ def test_when_timestamps_are_unsorted_then_they_are_sorted_or_refused_but_never_
     sorted_rows = pd.read_csv("out.csv")
     waves().sample(frac=1.0, random_state=1).to_csv("table.csv", index=False)
     before = listing(workplace)
-    result = run(capsys, *FORECAST)
+    result = run(capsys, *FORECAST, "--overwrite")
     if result.status:
         assert_one_line(result.status, result.err, ("'date'", "row"))
         assert listing(workplace) == before
@@ -387,7 +387,7 @@ def test_when_the_disk_is_full_then_the_forecast_is_not_half_written(
     (workplace / words[-1]).write_text("the old file")
     plot = "--plot" in words
     full_disk(8000 if plot else 1000)
-    result = run(capsys, "forecast", "table.csv", "--horizon", "6" if plot else "50", *words)
+    result = run(capsys, "forecast", "table.csv", "--horizon", "6" if plot else "50", "--overwrite", *words)
     full_disk(resource.RLIM_INFINITY)
     assert_one_line(result.status, result.err, ("check the path, its rights and the free space",))
     assert (workplace / words[-1]).read_text() == "the old file"

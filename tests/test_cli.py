@@ -224,7 +224,7 @@ def test_when_a_plot_is_asked_for_then_it_is_there(capsys: pytest.CaptureFixture
 def test_when_an_evaluation_is_written_then_there_is_one_row_a_metric_and_model(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ("--data", "table.csv", "--horizon", "6", "--json", "out.json")
+    words = ("--data", "table.csv", "--horizon", "6", "--json", "out.json", "--overwrite")
     for profile in ("gift", "chronos", "lsf"):
         done(capsys, "evaluate", "--model", "seasonal-naive", *words, "--profile", profile)
         rows = json.loads(Path("out.json").read_text())["rows"]

@@ -278,7 +278,7 @@ def test_when_the_command_is_done_then_the_folder_holds_a_model_that_forecasts_a
     forecast = done(capsys, "forecast", "t.csv", "--horizon", "8", "--model", "out")
     assert len(forecast.splitlines()) == 1 + 2 * 8
     before = (Path("out/result.json").read_bytes(), Path("out/model/model.safetensors").read_bytes())
-    done(capsys, *words, "--output", "out")
+    done(capsys, *words, "--output", "out", "--overwrite")
     assert before == (Path("out/result.json").read_bytes(), Path("out/model/model.safetensors").read_bytes())
 
 
@@ -290,6 +290,20 @@ def test_when_the_output_is_another_folder_then_it_is_left_as_it_is(
     words = ["finetune", "t.csv", "--horizon", "8", "--output", str(tmp_path / "mine")]
     assert "expected a new folder" in run(capsys, *words).err
     assert (tmp_path / "mine/letter.txt").read_text() == "dear"
+
+
+def test_when_fine_tuning_diverges_then_the_line_names_the_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(tiny(), "start")
+    ramps(2, 160).to_frame().to_csv("t.csv", index=False)
+    words = ["finetune", "t.csv", "--horizon", "8", "--model", "start", "--steps", "20", "--lr", "1e30"]
+    result = run(capsys, *words, "--output", "out")
+    assert result.status == 2
+    assert "learning rate" in result.err
+    assert "constant" not in result.err
+    assert not Path("out").exists()
 
 
 def test_when_weights_start_a_training_then_they_are_the_models_and_only_the_head_is_trained(tmp_path: Path) -> None:

@@ -74,14 +74,14 @@ def test_report_is_one_file_that_shows_every_part(folder: Path) -> None:
 @pytest.mark.slow
 def test_plan_is_the_optimum_of_the_law_with_its_interval(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit, out = str(folder / "one" / "fit.json"), folder / "plan.json"
-    text = done(capsys, "scaling", "plan", fit, "--flops", "1e20", "--json", str(out))
+    text = done(capsys, "scaling", "plan", fit, "--flops", "1e20", "--json", str(out), "--overwrite")
     assert "warning" not in text
     plan, law = json.loads(out.read_text()), JointLaw(*PLANTED)
     low, high = plan["ci95"]["params"]
     assert low < float(law.optimal_params(1e20)) < high
     assert 6 * plan["params"] * plan["tokens"] == pytest.approx(1e20)
     for words in (("--params", str(plan["params"])), ("--tokens", str(plan["tokens"])), ("--loss", str(plan["loss"]))):
-        done(capsys, "scaling", "plan", fit, *words, "--json", str(out))
+        done(capsys, "scaling", "plan", fit, *words, "--json", str(out), "--overwrite")
         again = json.loads(out.read_text())
         assert again["flops"] == pytest.approx(1e20, rel=1e-6)
 
@@ -93,14 +93,27 @@ def test_plan_for_inference_is_smaller_and_no_other_size_is_better(
     fit, out = str(folder / "one" / "fit.json"), folder / "plan.json"
     record = json.loads((folder / "one" / "fit.json").read_text())["joint"]
     law = JointLaw(*(record[name] for name in NAMES))
-    done(capsys, "scaling", "plan", fit, "--flops", "1e20", "--inference-tokens", "1e10", "--json", str(out))
+    words = ["--flops", "1e20", "--inference-tokens", "1e10", "--overwrite", "--json"]
+    done(capsys, "scaling", "plan", fit, *words, str(out))
     plan = json.loads(out.read_text())
     assert plan["flops"] + plan["inference_flops"] == pytest.approx(1e20)
     sizes = plan["params"] * np.geomspace(0.5, 2, 41)
     tokens = (1e20 - 2e10 * sizes) / (6 * sizes)
     assert plan["loss"] <= np.min(law.loss(sizes, tokens)) + 1e-9
     assert plan["params"] < float(law.optimal_params(1e20))
-    done(capsys, "scaling", "plan", fit, "--loss", str(plan["loss"]), "--inference-tokens", "1e10", "--json", str(out))
+    done(
+        capsys,
+        "scaling",
+        "plan",
+        fit,
+        "--loss",
+        str(plan["loss"]),
+        "--inference-tokens",
+        "1e10",
+        "--json",
+        str(out),
+        "--overwrite",
+    )
     assert json.loads(out.read_text())["params"] == pytest.approx(plan["params"], rel=1e-3)
 
 
@@ -116,7 +129,12 @@ def test_plan_names_the_nearest_model_its_time_and_its_command(
     wall = [step * 0.01 + flop * 1e-11 for step, flop in zip(steps, flops, strict=True)]
     pd.DataFrame({"steps": steps, "flops": flops, "wall_s": wall}).to_csv(ledger, index=False)
     output = done(
-        capsys, "scaling", "plan", fit, *words, "--ledger", str(ledger), "--machine", "gaia", "--json", str(out)
+        capsys,
+        "scaling",
+        "plan",
+        fit,
+        *words,
+        *("--ledger", str(ledger), "--machine", "gaia", "--json", str(out), "--overwrite"),
     )
     near = json.loads(out.read_text())["nearest"]
     assert (near["size"], near["params"], near["steps"]) == ("1M", 1_876_864, round(1e7 / 100 / 10))
@@ -126,7 +144,7 @@ def test_plan_names_the_nearest_model_its_time_and_its_command(
     assert command == near["command"]
     assert "--data.corpus corpus/x" in command
     assert "--model.forecaster tsfm.models.scaling_law.decoder.Decoder --model.forecaster.config 1M" in command
-    done(capsys, "scaling", "plan", fit, *words, "--throughput", "1e10", "--json", str(out))
+    done(capsys, "scaling", "plan", fit, *words, "--throughput", "1e10", "--json", str(out), "--overwrite")
     near = json.loads(out.read_text())["nearest"]
     assert near["seconds"] == pytest.approx(near["flops"] / 1e10)
 

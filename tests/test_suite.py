@@ -253,7 +253,7 @@ def test_the_command_writes_a_page_a_table_and_json(
     assert {"rows", "summary", "same_work", "notes"} <= set(read)
     assert read == json.loads((out / "report.json").read_text())
     first = (out / "report.html").read_bytes()
-    done(capsys, *words, "--output", str(out))
+    done(capsys, *words, "--output", str(out), "--overwrite")
     assert (out / "report.html").read_bytes() == first
 
 

@@ -357,13 +357,13 @@ def test_forecasts_are_kept_within_what_series_can_be(tmp_path: Path, capsys: py
     free = pd.read_csv(path).set_index("item_id")
     assert list(free.columns[2:]) == ["0.025", "0.1", "0.5", "0.9", "0.975"]
     assert free.loc["count", "0.025"].min() < 0
-    done(capsys, *words, "--output", str(path), "--lower", "auto", "--integer", "auto")
+    done(capsys, *words, "--output", str(path), "--overwrite", "--lower", "auto", "--integer", "auto")
     kept = pd.read_csv(path).set_index("item_id")
     counts = kept.loc["count"].iloc[:, 2:].to_numpy()
     assert (counts >= 0).all()
     assert (counts == np.round(counts)).all()
     pd.testing.assert_frame_equal(kept.loc[["level"]], free.loc[["level"]])
-    done(capsys, *words, "--output", str(path), "--lower", "0", "--integer")
+    done(capsys, *words, "--output", str(path), "--overwrite", "--lower", "0", "--integer")
     assert (pd.read_csv(path).iloc[:, 2:].to_numpy() >= 0).all()
     said = run(capsys, *words, "--lower", "much")
     assert said.status == 2
@@ -393,7 +393,7 @@ def test_the_profile_of_your_own_tables_has_the_season_of_the_calendar(
     path = str(tmp_path / "s.json")
     rows = {}
     for name, more in {"own": (), "gift": ("--profile", "gift"), "asked": ("--season", "3")}.items():
-        shown = done(capsys, *words, path, *more)
+        shown = done(capsys, *words, path, *more, "--overwrite")
         assert "season" in shown
         if name == "gift":
             assert "season 1 as in profile gift; that of the calendar is 7" in shown

@@ -129,7 +129,6 @@ def test_when_training_stops_at_an_epoch_and_resumes_then_it_equals_the_uninterr
     assert len(logged("whole")) == 4 * STEPS
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_when_training_stops_within_an_epoch_and_resumes_then_it_equals_the_uninterrupted_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -165,7 +164,7 @@ def test_when_a_run_is_repeated_in_its_folder_then_the_old_checkpoints_are_repla
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     done(capsys, *FIT)
-    done(capsys, *FIT, "--trainer.max_epochs", "1")
+    done(capsys, *FIT, "--trainer.max_epochs", "1", "--overwrite")
     assert {p.name for p in Path("run/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == STEPS
 

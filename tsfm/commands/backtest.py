@@ -42,7 +42,7 @@ def backtest(
         model: what is saved, the best model, the best one of each series, or an ensemble, which is a mean of quantiles.
         calibrate: stretch the intervals of what is saved by what all windows say.
         output: folder to write.
-        overwrite: replace a folder that is there.
+        overwrite: replace an existing folder.
         columns: how the table is read.
         batch_size: windows forecast at once.
     """

@@ -5,8 +5,7 @@ import textwrap
 from pathlib import Path
 
 from tsfm.configs import CONFIG_FOLDER, config_names, config_path
-from tsfm_data.errors import InputError
-from tsfm_data.io import atomic_file
+from tsfm_data.io import atomic_file, check_new
 
 
 def list_() -> None:
@@ -30,20 +29,20 @@ def show(name: str) -> None:
     print(config_path(name).read_text(encoding="utf-8"), end="")
 
 
-def copy(name: str, *, output: Path | None = None) -> None:
+def copy(name: str, *, output: Path | None = None, overwrite: bool = False) -> None:
     """Copy a config to a file that you can change.
 
     Args:
         name: name of a config, such as itransformer/ETTh1.
         output: file to write; by default a file with the config's name in the current folder.
+        overwrite: replace an existing output.
 
     Raises:
         InputError: no such config, or the file exists.
     """
     source = config_path(name)
     target = output or Path(source.name)
-    if target.exists():
-        raise InputError(f"expected a new file, found {target}: give another --output")
+    check_new([target], overwrite, [source])
     with atomic_file(target) as temporary:
         shutil.copyfile(source, temporary)
     print(target)

@@ -19,18 +19,20 @@ if TYPE_CHECKING:
 SHOWN = 8  # so many names of a long list are printed
 
 
-def list_(role: str | None = None, json: Path | None = None) -> None:
+def list_(role: str | None = None, json: Path | None = None, *, overwrite: bool = False) -> None:
     """List the data sets of the catalogue.
 
     Args:
         role: "bench" or "train" alone; all by default.
         json: file to write the list to; "-" writes to standard output in place of the table.
+        overwrite: replace an existing output.
 
     Raises:
         InputError: an unknown role.
     """
     if role not in (None, "bench", "train"):
         raise unknown_name("role", str(role), ("bench", "train"))
+    io.check_new([json], overwrite)
     rows = []
     for name in io.catalog.names():
         spec = io.catalog.get(name)
@@ -88,6 +90,8 @@ def inspect(
     input: str,
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
     json: Path | None = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Show what is understood of a table: layout, series, frequency, span, missing values, gaps.
 
@@ -95,10 +99,12 @@ def inspect(
         input: CSV, Parquet or Arrow file, or a data set of the catalogue.
         columns: how the table is read.
         json: file to write the findings to; "-" writes to standard output in place of the text.
+        overwrite: replace an existing output.
 
     Raises:
         InputError: whatever is wrong with the table.
     """
+    io.check_new([json], overwrite, [input, columns.future])
     series = io.open_source(input, **columns.given())
     findings, rows = _findings(series), _frequencies(series)
     findings["warnings"] = [*findings["warnings"], *_warnings(series)]

@@ -66,7 +66,14 @@ def verify(corpus: Path) -> None:
     print(f"{corpus}: {len(store)} sources, {store.points:,} points, all checksums correct")
 
 
-def overlap(corpus: Path, suite: str = "bench", data: list[str] | None = None, json: Path | None = None) -> None:
+def overlap(
+    corpus: Path,
+    suite: str = "bench",
+    data: list[str] | None = None,
+    json: Path | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
     """Show which evaluation series a corpus contains, by content, and by name, file and group in the catalogue.
 
     Args:
@@ -74,12 +81,14 @@ def overlap(corpus: Path, suite: str = "bench", data: list[str] | None = None, j
         suite: evaluation sets to check: "bench" is all evaluation sets of the catalogue.
         data: data sets or tables to check instead of a suite.
         json: file to write the results to; "-" writes to standard output instead of the table.
+        overwrite: replace an existing output.
 
     Raises:
         InputError: no corpus, an unknown suite or data set.
     """
     if suite != "bench":
         raise unknown_name("suite", suite, ("bench",))
+    io.check_new([json], overwrite, [corpus, *(data or ())])
     results = corpora.check_overlap(corpus, data or io.catalog.names("bench"))
     rows: list[dict[str, Any]] = [
         {

@@ -9,6 +9,7 @@ from tsfm import reports
 from tsfm_data import corpus as corpora
 from tsfm_data import synthetic
 from tsfm_data.errors import InputError
+from tsfm_data.io import check_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,15 @@ SYNTHETIC, REAL = "#0072b2", "#d55e00"
 PERIODS = (2, 4, 7, 12, 24, 48, 96, 168)
 
 
-def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows: int = 3000, seed: int = 0) -> None:
+def gallery(
+    output: Path,
+    corpus: Path | None = None,
+    length: int = 512,
+    windows: int = 3000,
+    seed: int = 0,
+    *,
+    overwrite: bool = False,
+) -> None:
     """Draw examples of every family of synthetic series, and compare spectra and autocorrelations with real series.
 
     Args:
@@ -29,6 +38,7 @@ def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows
         length: time steps per series.
         windows: number of synthetic series and of real windows for the statistics.
         seed: random seed of the series and windows.
+        overwrite: replace an existing output.
 
     Raises:
         InputError: no corpus, a number out of range, another suffix, or no real series of this length.
@@ -37,6 +47,7 @@ def gallery(output: Path, corpus: Path | None = None, length: int = 512, windows
         raise InputError(
             f"expected a length from 64 to {LONGEST:,} and at least 1 window, found {length} and {windows}"
         )
+    check_new([output], overwrite)
     sources = corpora.store_sources(corpora.Store(corpus)) if corpus is not None else list(corpora.catalogue_sources())
     sets = {"synthetic": synthetic.SyntheticMixture().sample(windows, length, np.random.default_rng([seed, 0]))}
     if sources:

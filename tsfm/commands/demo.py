@@ -141,6 +141,7 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
         max_epochs: largest number of epochs, to try the command quickly.
     """
     check_sizes("leave it out for the full training", max_epochs=max_epochs)
+    io.check_new([output], overwrite=True, sign="fit.yaml")  # an earlier demo is replaced
     tables = [example.read() for example in EXAMPLES]
     with io.atomic_file(output / "fit.yaml") as file:
         shutil.copyfile(CONFIG, file)
@@ -206,7 +207,7 @@ def fit_command(example: Example, output: Path, seed: int, max_epochs: int | Non
     words = ["tsfm", "fit", "--config", output / "fit.yaml", "--data.source", output / f"{example.name}.csv"]
     words += ["--data.context", example.context, "--data.horizon", example.horizon]
     words += ["--seed_everything", seed, "--data.seed", seed, "--trainer.max_time", MAX_TIME]
-    words += ["--trainer.default_root_dir", output / example.name]
+    words += ["--trainer.default_root_dir", output / example.name, "--overwrite"]
     if max_epochs is not None:
         words += ["--trainer.max_epochs", max_epochs]
     return shlex.join(map(str, words))

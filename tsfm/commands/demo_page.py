@@ -150,11 +150,11 @@ CONTEXT=365
 HORIZON=14
 {tsfm} data inspect "$TABLE"
 {tsfm} fit --config {config} --data.source "$TABLE" \\
-    --data.context $CONTEXT --data.horizon $HORIZON --trainer.default_root_dir {run}
+    --data.context $CONTEXT --data.horizon $HORIZON --trainer.default_root_dir {run} --overwrite
 {tsfm} evaluate --model {run} --data "$TABLE" --horizon $HORIZON \\
-    --json {run}/scores.json
+    --json {run}/scores.json --overwrite
 {tsfm} forecast "$TABLE" --model {run} --horizon $HORIZON \\
-    --output {run}/forecast.csv --plot {run}/forecast.png"""
+    --output {run}/forecast.csv --plot {run}/forecast.png --overwrite"""
 
 
 def wrapped(command: str) -> str:

@@ -27,6 +27,7 @@ def evaluate(
     step: int | None = None,
     output: Path | None = None,
     json: Path | None = None,
+    overwrite: bool = False,
     baselines: bool = True,
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
     batch_size: int = 256,
@@ -51,6 +52,7 @@ def evaluate(
         step: steps from one window to the next; by default the protocol's own, for your data the horizon.
         output: a folder for report.html, report.md and report.json.
         json: where to write {"rows": [...], "summary": {...}}.
+        overwrite: replace an existing output.
         baselines: whether naive and seasonal naive are scored too.
         columns: how the table is read.
         batch_size: windows forecast at once.
@@ -61,10 +63,12 @@ def evaluate(
     check_sizes(batch_size=batch_size, windows=windows, step=step)
     check_suffix(json, (".json", ".md", ".parquet"))
     model = weights.default() if model is None else model
+    pages = [] if output is None else [output / f"report.{suffix}" for suffix in ("html", "md", "json")]
+    io.check_new([json, *pages], overwrite, [*(data or ()), model, columns.future])
     if data is not None and weights.is_image_model(model):
         if len(data) > 1:
             raise InputError(f"expected one image set at a time, found {len(data)}: give each its own command")
-        added_function("image evaluate")(data[0], model=model, json=json, batch_size=batch_size)
+        added_function("image evaluate")(data[0], model=model, json=json, overwrite=overwrite, batch_size=batch_size)
         return None
     if (data is None) == (suite is None):
         raise InputError("expected either --data or --suite, found " + ("neither" if data is None else "both"))

@@ -5,6 +5,7 @@ from typing import Literal
 
 from tsfm import inference
 from tsfm_data.errors import InputError, check_horizon
+from tsfm_data.io import check_new
 
 
 def export(
@@ -14,6 +15,7 @@ def export(
     horizon: int | None = None,
     format: Literal["onnx", "torch"] = "onnx",
     dtype: Literal["fp32", "bf16", "int8"] = "fp32",
+    overwrite: bool = False,
 ) -> None:
     """Write a model as ONNX or torch.export and compare the file with the model.
 
@@ -27,12 +29,14 @@ def export(
         horizon: time steps to forecast; by default the model's horizon.
         format: onnx, or torch for torch.export.load.
         dtype: type of the stored weights; bf16 takes half the space and int8 a quarter; the error is shown.
+        overwrite: replace an existing output.
     """
     suffix = {"onnx": ".onnx", "torch": ".pt2"}[format]
     if output.suffix != suffix:
         raise InputError(f"expected an output that ends in {suffix} for format {format}, found {output}: rename it")
     if horizon is not None:
         check_horizon(horizon, option="--horizon")
+    check_new([output], overwrite, [model])
     exported = inference.export(inference.load_model(model), output, horizon, format, dtype)
     levels = ", ".join(f"{level:g}" for level in exported.levels)
     print(f"{output}: {exported.bytes / 1e6:.1f} MB, {exported.horizon} steps at the levels {levels}")

@@ -25,6 +25,7 @@ def finetune(
     lr: float | None = None,
     rank: int = 8,
     seed: int = 0,
+    overwrite: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
 ) -> None:
     """Fine-tune a model on the series of a table, never to the worse.
@@ -44,11 +45,11 @@ def finetune(
         lr: peak learning rate; the method's own by default.
         rank: of the updates of lora.
         seed: of everything random.
+        overwrite: replace an existing output.
         columns: how the table is read.
     """
     recipe = training.Recipe(method, steps, batch_size, lr, rank=rank, seed=seed)
-    if output.exists() and not (output / "result.json").is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"expected a new folder or one of tsfm finetune, found {output}: give another --output")
+    io.check_new([output], overwrite, [input, model, columns.future], sign="result.json")
     if model is not None and weights.is_image_model(model):
         raise InputError(f"expected a forecasting model, found the image model {model}: tsfm image finetune adapts it")
     start = inference.load_model(model)

@@ -25,6 +25,7 @@ def forecast(
     integer: Literal["true", "false", "auto"] | None = None,
     output: Path | None = None,
     plot: Path | None = None,
+    overwrite: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
     batch_size: int = 256,
 ) -> None:
@@ -44,6 +45,7 @@ def forecast(
         integer: round quantiles to whole numbers; auto does so for series that hold nothing else.
         output: where to write the forecast (.csv, .parquet or .json); standard output by default.
         plot: where to draw history, median and interval (.png, .svg or .pdf).
+        overwrite: replace an existing output.
         columns: how the table is read.
         batch_size: windows forecast at once.
     """
@@ -51,6 +53,7 @@ def forecast(
     check_sizes(batch_size=batch_size)
     check_suffix(output, TABLES)
     check_suffix(plot, PICTURES)
+    io.check_new([output, plot], overwrite, [input, model, columns.future])
     asked = nn.check_levels(asked_levels(levels, interval))
     bound = inference.check_lower(lower)
     choose = model in inference.CHOICES

@@ -1,6 +1,7 @@
 """``tsfm scaling``: fit laws to a table of training runs, train a grid of runs, and plan a training with a law."""
 
 import json as json_module
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ def fit(
     draws: int = 10_000,
     delta: float = 1e-3,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Fit scaling laws to a table of runs, and write report.html, fit.json and figures.
 
@@ -44,7 +46,9 @@ def fit(
         draws: resamples of the bootstrap.
         delta: width of the Huber loss on log loss.
         seed: random seed of the bootstrap.
+        overwrite: replace an existing output.
     """
+    io.check_new([output / "report.html", output / "fit.json"], overwrite, [ledger])
     rows = scaling.read_runs(ledger, params, tokens, loss, flops, run, group, exclude, unique)
     analysis = scaling.analyse(rows, draws, seed, delta)
     scaling.write_report(analysis, output)
@@ -82,7 +86,7 @@ def sweep(
     if index is not None:
         from tsfm.commands.train import run  # Lightning takes seconds
 
-        scaling.run_index(plan, index, output, run)
+        scaling.run_index(plan, index, output, partial(run, finite=False))
         return 0
     if backend == "slurm":
         for number, file in enumerate(scaling.slurm_files(plan, grid, output)):
@@ -104,6 +108,8 @@ def counts(
     context: int = 512,
     horizon: int = 64,
     json: Path | None = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Count parameters and training FLOPs of the architectures exactly, and compare them with the rule 6 N D.
 
@@ -113,7 +119,9 @@ def counts(
         context: history of a window in time steps.
         horizon: time steps to forecast.
         json: file to write the table to.
+        overwrite: replace an existing output.
     """
+    io.check_new([json], overwrite)
     rows = models.counts_table(archs or ["encoder", "decoder"], context, horizon, sizes)
     head = {
         "arch": "architecture",
@@ -151,6 +159,7 @@ def plan(
     throughput: float | None = None,
     machine: str = "this machine",
     json: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Plan size, data and expected loss for a budget, with 95 % intervals, and show the command for the nearest model.
 
@@ -172,10 +181,12 @@ def plan(
         throughput: FLOPs per second of a training, to estimate its time without a ledger.
         machine: name of that machine in the output.
         json: file to write the plan to.
+        overwrite: replace an existing output.
     """
     if throughput is not None and not throughput > 0:
         raise InputError(f"expected a throughput above 0 FLOPs per second, found {throughput:g}")
     check_sizes(context=context, horizon=horizon, batch_size=batch_size)
+    io.check_new([json], overwrite, [fit, ledger])
     speed = None if ledger is None else scaling.machine_of(ledger)
     if throughput is not None:
         speed = scaling.Machine(0.0, 1 / throughput, f"{throughput:.3g} FLOPs per second")

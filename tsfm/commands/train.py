@@ -1,28 +1,31 @@
 """``tsfm fit | validate | test | predict``: the Lightning CLI with our tasks and data modules."""
 
+import contextlib
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import jsonargparse
 import numpy as np
 import pytorch_lightning as pl
+import yaml
+from filelock import FileLock, Timeout
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from tsfm.commands.checkpoints import NAMED, check_checkpoint, interruption_message, read_checkpoint, short_path
-from tsfm.commands.config_errors import check_files, explain, with_config_files
+from tsfm.commands.config_errors import check_files, config_files, explain, with_config_files
 from tsfm.commands.forecast import write_frame
 from tsfm.inference import forecast_table
 from tsfm.models import model_classes
 from tsfm.nn import check_levels, keep_large_blocks
-from tsfm.training import ForecastTask, logged_names
+from tsfm.training import ConfigCounts, FiniteLosses, ForecastTask, logged_names
 from tsfm_data import io
 from tsfm_data.corpus import PretrainingDataModule
 from tsfm_data.errors import InputError, unknown_name
@@ -37,6 +40,7 @@ NOT_FOR_USERS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*You're resuming from a checkpoint that ended before the epoch ended.*",  # our loader resumes within an epoch
     ".*is called with Trainer configured with multiple `ModelCheckpoint`.*",  # the first is the best one
+    ".*The dirpath has changed from.*",  # a run that goes on in another folder
     ".*WeightAveraging callback, but loading a checkpoint outside.*",  # the checkpoint holds the averaged weights
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
@@ -67,6 +71,7 @@ class SuiteCLI(LightningCLI):
         """Link the settings that model and data share."""
         for name in ("context", "horizon"):
             parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
+        parser.add_argument("--overwrite", action="store_true", help="replace an existing run or forecast")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and check the checkpoint before Lightning reads its hyper-parameters."""
@@ -84,6 +89,9 @@ class SuiteCLI(LightningCLI):
             name = f"{Path(str(source)).stem}_{data.get('context')}_{data.get('horizon')}"
             trainer.default_root_dir = str(Path("runs") / name)
         root = trainer.default_root_dir
+        move(trainer, root, [file for file in config_files(sys.argv[1:]) if file.is_file()])
+        self.written = config.clone()  # what follows from the root is not written: another root has folders of its own
+        self.written.pop("overwrite", None)
         if self.subcommand == "predict":
             trainer.logger = False
         elif trainer.logger is None:
@@ -111,11 +119,15 @@ class SuiteCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Check everything that can be checked before a file is written, and print data and model."""
+        """Check everything that can be checked before a file is written."""
         self.check("train", "val")
         check_monitors(self.trainer, self.model, self.datamodule)
-        if not self.trainer.is_global_zero:
-            return
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SaveConfig):
+                callback.config = self.written
+
+    def announce(self) -> None:
+        """Say what is about to be done."""
         if isinstance(self.datamodule, ForecastDataModule):
             print(f"data: {self.datamodule.source}, {self.datamodule.describe()}")
         elif isinstance(self.datamodule, PretrainingDataModule):
@@ -136,6 +148,8 @@ class SuiteCLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Check data and checkpoint before anything is written."""
+        name = getattr(self.model, "predictions", "forecast.csv")
+        io.check_new([Path(self.trainer.default_root_dir) / name], self._get(self.config_init, "overwrite"))
         if hasattr(self.model, "write_predictions"):
             return
         if not isinstance(self.datamodule, ForecastDataModule):
@@ -166,12 +180,39 @@ class SuiteCLI(LightningCLI):
             for part in parts:
                 getattr(self.datamodule, f"{part}_dataloader")()
 
+    def check_folder(self) -> None:
+        """Check that training replaces no run, unless it goes on from a checkpoint of the same run.
+
+        Raises:
+            InputError: the folder holds a run.
+        """
+        root, given = Path(self.trainer.default_root_dir), self._get(self.config_init, "ckpt_path")
+        callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        places = [Path(c.dirpath) for c in callbacks if c.dirpath]
+        goes_on = given is not None and (
+            str(given) in NAMED or any(Path(given).resolve().is_relative_to(p.resolve()) for p in (root, *places))
+        )
+        if goes_on or self._get(self.config_init, "overwrite"):
+            return
+        kept = [root / "model", *(p for p in places if p.resolve().is_relative_to(root.resolve()))]
+        if any(place.is_dir() and any(place.iterdir()) for place in kept):
+            raise InputError(
+                f"expected a new folder for a run, found one that holds a run: {root}; go on from a checkpoint of it "
+                "with --ckpt_path, give another --trainer.default_root_dir, or --overwrite"
+            )
+
     def fit(self, **arguments: Any) -> None:
-        """Train; after Ctrl-C, the message tells how to resume."""
-        try:
-            self.trainer.fit(**arguments)
-        except SystemExit as error:  # Lightning raises this after Ctrl-C
-            raise InputError(interruption_message(self.trainer)) from error
+        """Train with a lock on the folder; after Ctrl-C, the message tells how to resume."""
+        with contextlib.ExitStack() as stack:
+            if self.trainer.is_global_zero:
+                if not getattr(self.trainer, "fast_dev_run", False):
+                    stack.enter_context(alone(Path(self.trainer.default_root_dir)))
+                    self.check_folder()
+                self.announce()
+            try:
+                self.trainer.fit(**arguments)
+            except SystemExit as error:  # Lightning raises this after Ctrl-C
+                raise InputError(interruption_message(self.trainer)) from error
 
     def after_fit(self) -> None:
         """Print where checkpoint and model folder are."""
@@ -199,6 +240,52 @@ class SuiteCLI(LightningCLI):
             frame = forecast_table(series.select(items), self.datamodule.horizon, batches)
             write_frame(series.present(frame), path)
             print(f"{path}: {frame['item_id'].nunique()} series, {self.datamodule.horizon} steps each")
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Let no other training into a folder.
+
+    Raises:
+        InputError: one is at work there.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"expected a folder in which nothing trains, found a training at work in {root}: wait until it has ended, "
+            "or give another --trainer.default_root_dir"
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # some systems keep a file that is open
+            (root / ".lock").unlink()
+        lock.release()
+
+
+def move(trainer: jsonargparse.Namespace, root: str, files: Sequence[Path]) -> None:
+    """Move folders that a config file has within its own root under the root that is asked for.
+
+    Args:
+        trainer: section of the config; folders of its callbacks and loggers are changed.
+        root: folder of the run.
+        files: config files; one that an earlier version wrote for a run names that run's folders.
+    """
+    contents = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
+    named = [(content.get("trainer") or {}).get("default_root_dir") for content in contents]
+    roots = [Path(str(name)).resolve() for name in (*named, root) if name is not None]
+    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    for holder in (*(trainer.callbacks or []), *loggers):
+        arguments = getattr(holder, "init_args", None) or {}
+        for name in ("dirpath", "save_dir"):
+            place = Path(str(arguments.get(name) or "")).resolve()
+            holding = [one for one in roots if place.is_relative_to(one)]
+            if arguments.get(name) is not None and holding:
+                nearest = max(holding, key=lambda one: len(one.parts))
+                arguments[name] = str(Path(root) / place.relative_to(nearest))
 
 
 def corpus_line(data: PretrainingDataModule) -> str:
@@ -238,12 +325,18 @@ def train(words: Sequence[str]) -> int:
     return 0
 
 
-def run(words: Sequence[str]) -> SuiteCLI:
-    """Like ``train``, but returns the CLI with its ``trainer``, ``model`` and ``datamodule``."""
+def run(words: Sequence[str], finite: bool = True) -> SuiteCLI:
+    """Like ``train``, but returns the CLI with its ``trainer``, ``model`` and ``datamodule``.
+
+    Args:
+        words: as for ``train``.
+        finite: whether a loss that is not finite ends the training; a sweep records it instead.
+    """
     quiet()
     keep_large_blocks()
     words = with_config_files(words)
     check_files(words)
+    callbacks = [ConfigCounts(), FiniteLosses()] if finite else [ConfigCounts()]
     # Lightning parses sys.argv and starts other processes with it; if arguments are passed as well, it warns.
     sys.argv = [sys.argv[0], *words]
     model_classes()  # import the models, so that YAML may use short class names
@@ -254,7 +347,10 @@ def run(words: Sequence[str]) -> SuiteCLI:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
-            trainer_defaults={"enable_model_summary": False},
+            trainer_defaults={
+                "enable_model_summary": False,
+                "callbacks": callbacks,
+            },
             parser_kwargs={"prog": "tsfm", "description": DESCRIPTION, "exit_on_error": False},
         )
     except (jsonargparse.ArgumentError, MisconfigurationException) as error:

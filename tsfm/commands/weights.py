@@ -11,14 +11,22 @@ from tsfm_data import io
 from tsfm_data.errors import InputError, check_sizes
 
 
-def list_(*, task: Literal["forecast", "image"] | None = None, wide: bool = False, json: Path | None = None) -> None:
+def list_(
+    *,
+    task: Literal["forecast", "image"] | None = None,
+    wide: bool = False,
+    json: Path | None = None,
+    overwrite: bool = False,
+) -> None:
     """List all named models: ours, which ship with the package, and published ones.
 
     Args:
         task: only forecast or only image models; by default both.
         wide: show family, size, SHA-256, scores and source, too.
         json: file to write the list to; "-" writes to standard output instead of the table.
+        overwrite: replace an existing output.
     """
+    io.check_new([json], overwrite)
     rows = [_row(entry) for entry in weights.registry.entries().values() if task in (None, entry.task)]
     here = sum(row["folder"] is not None for row in rows)
     summary = {"models": len(rows), "here": here, "restricted": sum(row["restricted"] for row in rows)}
@@ -100,7 +108,9 @@ def pull(name: str, *, revision: str | None = None, accept_licence: bool = False
     print(f"{folder}: use it as --model {folder.name}")
 
 
-def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licence: bool = False) -> None:
+def mirror(
+    name: str, folder: Path, *, revision: str | None = None, accept_licence: bool = False, overwrite: bool = False
+) -> None:
     """Copy a model to a folder for machines without network.
 
     Args:
@@ -108,7 +118,10 @@ def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licen
         folder: the mirror; the model is written to its subfolder NAME, which is a model folder.
         revision: another branch, tag or commit of its repository.
         accept_licence: accept a licence that restricts use or is unknown.
+        overwrite: replace an existing output.
     """
+    target = folder / weights.registry.pulled_folder(name, revision).name
+    io.check_new([target], overwrite, sign="config.json")
     print(f"{weights.mirror(name, folder, revision=revision, accept_licence=accept_licence)}: written and verified")
 
 
@@ -135,6 +148,7 @@ def convert(
     heads: int = 8,
     activation: Literal["gelu", "relu"] = "gelu",
     window_norm: bool = True,
+    overwrite: bool = False,
 ) -> None:
     """Convert a published checkpoint to a model folder, without executing anything in it.
 
@@ -151,8 +165,10 @@ def convert(
         heads: number of attention heads of an iTransformer, which its checkpoint does not contain.
         activation: activation function of an iTransformer.
         window_norm: whether an iTransformer was trained with use_norm.
+        overwrite: replace an existing output.
     """
     check_sizes(context=context, horizon=horizon, heads=heads)
+    io.check_new([folder], overwrite, [foreign], sign="config.json")
     options = weights.Options(context, horizon, heads, activation, window_norm)
     converted = weights.convert(foreign, folder, architecture=architecture, options=options)
     print(f"{foreign}: {converted.family}, {converted.parameters:,} parameters, {converted.facts}\n{folder}: written")

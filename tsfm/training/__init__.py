@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from tsfm.training.callbacks import ConfigCounts, FiniteLosses
     from tsfm.training.finetuning import (
         LEARNING_RATES,
         ZERO_SHOT,
@@ -27,7 +28,9 @@ __all__ = [
     "LEAST_SIGMAS",
     "ZERO_SHOT",
     "Candidate",
+    "ConfigCounts",
     "Finetuned",
+    "FiniteLosses",
     "ForecastTask",
     "OptimConfig",
     "Recipe",

@@ -1,14 +1,19 @@
-"""A callback that logs the speed of training: observations and tokens per second, utilisation, waiting time."""
+"""Callbacks of training: its speed, what the config changes on resuming, and the end of a training that diverges."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.types import STEP_OUTPUT
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from tsfm.models import Forecaster, count
 from tsfm_data.corpus import PackedRows
+from tsfm_data.errors import InputError
 from tsfm_data.windows import Batch
 
 # Peak FLOPs per second of dense matrix products by the data sheets: half precision, and float32 (as TF32 if allowed).
@@ -120,6 +125,93 @@ class Throughput(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do not count the time until the next step as waiting for a batch."""
         self._step_ended = None
+
+
+class ConfigCounts(pl.Callback):
+    """Resumed, a training goes on with the numbers of its config, whatever those of its checkpoint were.
+
+    Lightning restores rates, decay and patience with the state. The state (moments, steps done, best score) is kept;
+    the numbers are those of the config, and the first rate is that of its schedule at the step that was reached.
+    """
+
+    def __init__(self) -> None:
+        self._settings: list[list[dict[str, Any]]] = []
+        self._patience: dict[EarlyStopping, int] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remember the patience, before a checkpoint is read."""
+        stopping = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
+        self._patience = {callback: callback.patience for callback in stopping}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the optimisers as they were made, before their state is read."""
+        self._settings = [
+            [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+            for optimizer in trainer.optimizers
+        ]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set them again, and say what is not as it was."""
+        changed: dict[str, None] = {}
+        for optimizer, settings in zip(trainer.optimizers, self._settings, strict=True):
+            for group, own in zip(optimizer.param_groups, settings, strict=True):
+                before = {**group, "lr": group.get("initial_lr", group["lr"])}
+                after = {**own, "lr": own.get("initial_lr", own["lr"])}
+                for name in ("lr", "betas", "eps", "weight_decay"):
+                    if before.get(name) != after.get(name):
+                        changed[f"{name} {before.get(name)} -> {after.get(name)}"] = None
+                group.update(own)
+        for found in trainer.lr_scheduler_configs:
+            schedule = found.scheduler
+            if isinstance(schedule, LambdaLR):
+                schedule.base_lrs = [group["initial_lr"] for group in schedule.optimizer.param_groups]
+                parts = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+                for group, base, factor in parts:
+                    group["lr"] = base * factor(schedule.last_epoch)
+        for callback, patience in self._patience.items():
+            callback.patience = patience
+        if changed and trainer.is_global_zero:
+            print(f"not as in the checkpoint: {', '.join(changed)}")
+
+
+class FiniteLosses(pl.Callback):
+    """Ends a training whose loss is no longer finite, before a checkpoint or a model folder is made of it.
+
+    Looked at with the losses that are logged, at the end of each epoch and after validation.
+    """
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the training loss where it is logged; half precision scales its losses and skips what overflows."""
+        self._last = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.precision != "16-mixed":  # type: ignore[attr-defined]
+            self._check(trainer, "train_loss", self._last)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the last training loss."""
+        if trainer.precision != "16-mixed":
+            self._check(trainer, "train_loss", self._last)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the validation losses."""
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("val_") and name.endswith("loss") and not trainer.sanity_checking:
+                self._check(trainer, name, value)
+
+    def _check(self, trainer: pl.Trainer, name: str, value: Tensor | None) -> None:
+        if value is None or bool(torch.isfinite(value).all()):
+            return
+        group = trainer.optimizers[0].param_groups[0]
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        raise InputError(
+            f"training diverged: expected a finite {name}, found {float(value):g} in epoch {trainer.current_epoch} at "
+            f"a learning rate of {group.get('initial_lr', group['lr']):g}; give a smaller --model.optim.lr, or "
+            f"--trainer.gradient_clip_val 1{f' (the best checkpoint is {best})' if best else ''}"
+        )
 
 
 def batch_size(batch: Batch | PackedRows, task: pl.LightningModule) -> tuple[int, int]:

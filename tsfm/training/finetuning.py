@@ -210,7 +210,13 @@ def train(
         for step in progress(range(1, recipe.steps + 1), "fine-tune"):
             tuned.train()
             optimizer.zero_grad()
-            tuned.loss(next(batches)).backward()
+            loss = tuned.loss(next(batches))
+            if not torch.isfinite(loss):
+                raise InputError(
+                    f"training diverged: expected a finite loss, found none in step {step} at a learning rate of "
+                    f"{recipe.lr or LEARNING_RATES[recipe.method]:g}; give a smaller --lr"
+                )
+            loss.backward()
             nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT)
             optimizer.step()
             schedule.step()

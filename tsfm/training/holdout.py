@@ -17,6 +17,7 @@ from tsfm.models import Forecaster
 from tsfm.nn import DEFAULT_LEVELS
 from tsfm.training.validation import WORST, seasonal_scale
 from tsfm_data.errors import InputError
+from tsfm_data.evaluation import check_finite
 from tsfm_data.io import SeriesSet
 from tsfm_data.windows import Batch, Windows, item_lengths
 
@@ -178,6 +179,7 @@ def window_errors(
         raise ValueError("expected windows with their future, found none")
     inputs = replace(batch, future=None, future_observed=None)
     forecast = model.predict(inputs, levels)
+    check_finite(forecast, model.name, batch.past_observed.any(dim=1))
     observed: Bool[Tensor, "W H V"] = batch.future_observed
     levels_tensor = forecast.quantiles.new_tensor(forecast.levels)
     error = batch.future[..., None] - forecast.quantiles

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from tsfm_data.errors import InputError
 from tsfm_data.evaluation.baselines import Predictor
 from tsfm_data.io import SeriesSet
 from tsfm_data.windows import Batch, Forecast, item_lengths
@@ -49,7 +50,39 @@ def forecast_windows(
 
     Returns:
         As ``predict``. A variate without any value is left to the predictor.
+
+    Raises:
+        InputError: a forecast is not finite.
     """
+    forecast = _past_holes(predictor, batch, levels, wanted)
+    known_BV = batch.past_observed.any(dim=1)
+    check_finite(forecast, predictor.name, known_BV if wanted is None else known_BV & wanted)
+    return forecast
+
+
+def check_finite(forecast: Forecast, name: str, wanted: Bool[Tensor, "B V"]) -> None:
+    """Check that forecasts are numbers.
+
+    Args:
+        forecast: to check.
+        name: of the predictor.
+        wanted: variates whose forecasts count.
+
+    Raises:
+        InputError: they are not.
+    """
+    finite_BV = torch.isfinite(forecast.quantiles).all(dim=-1).all(dim=1) & torch.isfinite(forecast.mean).all(dim=1)
+    if not bool((finite_BV | ~wanted.to(finite_BV.device)).all()):
+        raise InputError(
+            f"expected finite forecasts, found nan or infinity from {name}: a model that was trained diverged, so "
+            "train it with a smaller learning rate; else scale the values"
+        )
+
+
+def _past_holes(
+    predictor: Predictor, batch: Batch, levels: Sequence[float], wanted: Bool[Tensor, "B V"] | None
+) -> Forecast:
+    """The same, whatever the predictor says."""
     if bool(batch.past_observed.all()):
         return predictor.predict(last_steps(batch, predictor.context), levels)
     variates = batch.past.shape[2]

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tsfm_data.io.catalog import Borders, DatasetSpec, open_source
     from tsfm_data.io.columns import Table, numbers
     from tsfm_data.io.download import cache_folder, check, data_folder, disk_errors, fetch, find
-    from tsfm_data.io.files import atomic_file, atomic_folder
+    from tsfm_data.io.files import atomic_file, atomic_folder, check_new
     from tsfm_data.io.frequency import (
         calendar_features,
         natural_season,
@@ -36,6 +36,7 @@ __all__ = [
     "cache_folder",
     "calendar_features",
     "check",
+    "check_new",
     "data_folder",
     "disk_errors",
     "fetch",

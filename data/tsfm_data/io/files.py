@@ -1,11 +1,47 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and replace nothing unasked."""
 
 import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from tsfm_data.errors import InputError
+
+
+def check_new(
+    outputs: Iterable[Path | None], overwrite: bool, inputs: Iterable[object] = (), sign: str | None = None
+) -> None:
+    """Check, before any work is done, that no output replaces what a user may want to keep.
+
+    Args:
+        outputs: files, or folders that are replaced whole; None and "-" stand for none.
+        overwrite: whether what is there may be replaced.
+        inputs: what is read, which is never replaced. Names that are no path are passed over.
+        sign: a file by which a folder of the same command is known; another folder is never replaced.
+
+    Raises:
+        InputError: an output is there, or is an input, or is a folder that holds an input.
+    """
+    places = [Path(str(given)).resolve() for given in inputs if given is not None and Path(str(given)).exists()]
+    for output in outputs:
+        if output is None or str(output) == "-":
+            continue
+        place = output.resolve()
+        for given in places:
+            if place in (given, *given.parents):
+                raise InputError(f"expected an output that is no input, found {output} to be both: name another output")
+        if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+            continue
+        if sign is not None and not (output / sign).is_file():
+            raise InputError(
+                f"expected a new folder or an earlier output of this command, found {output}: name another output"
+            )
+        if not overwrite:
+            raise InputError(
+                f"expected a new output, found {output}, which is there already: name another one, or give --overwrite"
+            )
 
 
 @contextlib.contextmanager

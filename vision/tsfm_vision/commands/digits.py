@@ -60,6 +60,7 @@ def prepare(output: Path, seed: int = 2023, max_epochs: int | None = None) -> st
         shutil.copyfile(CONFIG, file)
     words = ["tsfm", "fit", "--config", output / "digits.yaml", "--data.source", output / "digits.parquet"]
     words += ["--seed_everything", seed, "--data.seed", seed, "--trainer.default_root_dir", output / RUN]
+    words += ["--overwrite"]
     if max_epochs is not None:
         words += ["--trainer.max_epochs", max_epochs]
     return shlex.join(map(str, words))

@@ -16,6 +16,7 @@ from tsfm.weights import image_folder
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Report
 from tsfm_data.images import ImageSet, OnBad
+from tsfm_data.io import check_new
 from tsfm_vision import evaluation, training
 from tsfm_vision.backbones import BiFormer
 from tsfm_vision.weights import data_config, load
@@ -29,6 +30,7 @@ def evaluate(
     robustness: bool = False,
     json: Path | None = None,
     plot: Path | None = None,
+    overwrite: bool = False,
     batch_size: int = 64,
     limit: int | None = None,
     on_bad: Literal["error", "skip"] = "error",
@@ -45,12 +47,14 @@ def evaluate(
         robustness: also score under noise, blur, contrast, brightness, JPEG and pixelation at five severities.
         json: file for the scores (.json, .md or .parquet).
         plot: file for the reliability plot and the confusion matrix (.png, .svg or .pdf).
+        overwrite: replace an existing output.
         batch_size: images per batch.
         limit: largest number of images to score.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise InputError("expected batch_size and limit of at least 1, found less: change them")
+    check_new([json, plot], overwrite, [data, model])
     folder, net, classes = open_model(model)
     images = pick(data, net, part, on_bad, limit)
     if images.classes and images.classes != classes and len(images.classes) == len(classes):
@@ -79,6 +83,7 @@ def predict(
     model: str | None = None,
     top: int = 3,
     output: Path | None = None,
+    overwrite: bool = False,
     batch_size: int = 64,
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
@@ -90,11 +95,13 @@ def predict(
             image model that ships with the package.
         top: number of classes to print per image.
         output: a CSV file for all probabilities.
+        overwrite: replace an existing output.
         batch_size: images per batch.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if batch_size < 1:
         raise InputError(f"expected a batch_size of at least 1, found {batch_size}: change it")
+    check_new([output], overwrite, [data, model])
     _, net, classes = open_model(model)
     if top < 1:
         raise InputError(f"expected top of at least 1, found {top}: change --top")
@@ -118,6 +125,7 @@ def explain(
     *,
     model: str | None = None,
     output: Path = Path("explain.png"),
+    overwrite: bool = False,
     count: int = 4,
     seed: int = 0,
     on_bad: Literal["error", "skip"] = "error",
@@ -131,12 +139,14 @@ def explain(
         model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
             image model that ships with the package.
         output: the picture (.png, .svg or .pdf).
+        overwrite: replace an existing output.
         count: number of images to draw, chosen at random if there are more.
         seed: random seed of the choice.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if count < 1:
         raise InputError(f"expected at least 1 image to draw, found {count}: change --count")
+    check_new([output], overwrite, [data, model])
     _, net, classes = open_model(model)
     images = pick(data, net, None, on_bad, None)
     if len(images) > count:
@@ -157,6 +167,7 @@ def finetune(
     checks: int = 5,
     seed: int = 0,
     scratch: bool = False,
+    overwrite: bool = False,
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Fine-tune an image model on your images.
@@ -174,10 +185,10 @@ def finetune(
         checks: number of evaluations on held-out training images; the best checkpoint is kept.
         seed: random seed of held-out images, order, augmentation and a new head.
         scratch: start from random weights instead, for comparison.
+        overwrite: replace an existing output.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
-    if output.exists() and not (output / "config.json").is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"expected a new folder or a model folder, found {output}: give another --output")
+    check_new([output], overwrite, [data, model], sign="config.json")
     keep_large_blocks()
     options = (steps, batch_size, lr, checks, seed, scratch, on_bad)
     result = training.finetune(data, image_folder(model), output, *options)

@@ -78,6 +78,11 @@ def finetune(
         chosen = torch.randint(len(images), (batch_size,)).tolist()
         x, labels = default_collate([images[(step, place, index)] for place, index in enumerate(chosen)])
         loss = F.cross_entropy(net.train()(x), labels, label_smoothing=0.1)
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"training diverged: expected a finite loss, found none in step {step} at a learning rate of {lr:g}; "
+                "give a smaller --lr"
+            )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)

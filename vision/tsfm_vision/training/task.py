@@ -38,6 +38,7 @@ class ImageTask(pl.LightningModule):
     """
 
     logged: ClassVar[tuple[str, ...]] = ("train_loss", "val_loss", "val_top1")  # while training
+    predictions = "predictions.csv"  # file of ``write_predictions``
 
     def __init__(
         self,
@@ -135,7 +136,7 @@ class ImageTask(pl.LightningModule):
 
     def write_predictions(self, batches: list[Tensor]) -> None:
         """Write the class probabilities of the test images to ``predictions.csv`` in the run's folder."""
-        data, path = self.trainer.datamodule, Path(self.trainer.default_root_dir) / "predictions.csv"  # type: ignore[attr-defined]
+        data, path = self.trainer.datamodule, Path(self.trainer.default_root_dir) / self.predictions  # type: ignore[attr-defined]
         write_probabilities(path, torch.cat(batches).float().cpu().numpy(), data.parts["test"], data.classes)
         print(f"{path}: {len(data.parts['test'])} images")
 
