@@ -1,6 +1,7 @@
 """A progress bar on standard error for work that takes longer than two seconds, only in a terminal."""
 
 import multiprocessing
+import shutil
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,6 @@ def progress(items: Iterable[Any] | None, what: str, total: int | None = None, *
         **options: of ``tqdm``, such as ``unit``.
     """
     inner = multiprocessing.parent_process() is not None  # a terminal shows the bars of one process
-    return tqdm(
-        items, desc=what, total=total, delay=DELAY, leave=False, dynamic_ncols=True, disable=inner or None, **options
-    )
+    width, height = shutil.get_terminal_size()  # 80 and 24 if the terminal does not say; tqdm would show nothing
+    options |= {"ncols": width, "nrows": height, "leave": False, "delay": DELAY, "disable": inner or None}
+    return tqdm(items, desc=what, total=total, **options)
