@@ -120,7 +120,8 @@ def test_when_intervals_are_too_narrow_or_too_wide_then_calibration_brings_cover
     result = inference.backtest(series, HORIZON, (Bent("bent", width=width),), windows=8)
     (row,) = result.leaderboard()
     assert abs(row["80 % coverage"] - 0.8) > 0.15
-    assert row["calibrated"] == pytest.approx(0.8, abs=0.06)
+    assert row["calibrated coverage"] == pytest.approx(0.8, abs=0.06)
+    assert row["calibrated loss"] < row["scaled loss"]
     factors = result.selection("bent", calibrated=True).factors
     assert factors is not None
     assert factors.shape == (HORIZON, 9)
@@ -129,7 +130,7 @@ def test_when_intervals_are_too_narrow_or_too_wide_then_calibration_brings_cover
 
 def test_when_windows_are_too_few_then_calibration_is_said_to_be_not_available() -> None:
     result = inference.backtest(mixed(), HORIZON, (NAIVE, SEASONAL), windows=4)
-    assert all(row["calibrated"] is None for row in result.leaderboard())
+    assert all(row["calibrated coverage"] is None for row in result.leaderboard())
     assert any("calibration: not available" in note for note in result.notes())
     with pytest.raises(InputError, match="expected at least 9 true values at each step"):
         result.selection("best", calibrated=True)

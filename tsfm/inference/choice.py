@@ -164,13 +164,14 @@ class Backtest:
         }
 
     def leaderboard(self) -> list[dict[str, Any]]:
-        """A row for each model and choice: its scores, coverage after calibration, seconds; the best first."""
+        """A row for each model and choice: its scores, two of them after calibration, and seconds; the best first."""
         rows = []
         for name, (plain, calibrated) in self.judgements.items():
             row: dict[str, Any] = {"model": name} | number(self.scores(plain, self.judging))
-            held = None if calibrated is None else number(self.scores(calibrated, self.judging))["80 % coverage"]
+            after = {} if calibrated is None else number(self.scores(calibrated, self.judging))
+            row |= {"calibrated coverage": after.get("80 % coverage"), "calibrated loss": after.get(LOSS)}
             used = self.weights(name).any(axis=1)
-            rows.append(row | {"calibrated": held, "seconds": float(np.array(self.seconds)[used].sum())})
+            rows.append(row | {"seconds": float(np.array(self.seconds)[used].sum())})
         return sorted(rows, key=lambda row: math.inf if row[LOSS] is None else row[LOSS])
 
     def rows(self) -> list[dict[str, Any]]:

@@ -26,8 +26,8 @@ HOW = (
     "Scaled loss, by which models are chosen: mean pinball loss over the levels 0.1 to 0.9, times two, in units of the "
     "error of seasonal naive forecasts within the history. MASE: mean absolute error of the median in the same units. "
     "WQL: the losses over the sum of the absolute true values. Less is better for all three. 80 % coverage: the share "
-    "of true values inside the 80 % interval; calibrated: the same after calibration; both should be 0.8. Seconds: to "
-    "forecast all windows."
+    "of true values inside the 80 % interval, which should be 0.8. Calibrated: after calibration. Seconds: to forecast "
+    "all windows."
 )
 CALIBRATION = (
     "Calibration multiplies the distance of each quantile from the median by a factor for each step ahead, by which it "
