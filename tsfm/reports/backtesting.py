@@ -117,13 +117,14 @@ def series_table(result: Backtest) -> Table:
 
 
 def forecast_image(result: Backtest, choice: str) -> Image:
-    """The last window, as it was forecast by what earlier windows chose."""
-    name = choice if choice in result.judgements else result.names[0]
+    """The last window, as it was forecast by what earlier windows chose, or else by the best model."""
+    name = choice if choice in result.judgements else result.chosen("best")
     values = torch.from_numpy(result.judgements[name][0][-1].transpose(1, 0, 2)[:, :, None])
     truth = result.series.univariate()
     history = replace(truth, future_rows=truth.future_rows + result.horizon)
     frame = forecast_table(history, result.horizon, [Forecast(values[..., 0], values[..., 1:], LEVELS)])
     items = list(result.ids[:SHOWN])
     figure = plot_forecast(history, frame, truth=truth, items=items)
-    caption = f"The last {result.horizon} steps, forecast by {name} as the windows before had chosen."
+    how = f"{name} as the windows before had chosen" if name == choice else name
+    caption = f"The last {result.horizon} steps, forecast by {how}."
     return Image(figure, f"History, truth and forecast of {', '.join(items)}", caption)
