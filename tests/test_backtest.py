@@ -120,16 +120,24 @@ def test_when_intervals_are_too_narrow_or_too_wide_then_calibration_brings_cover
     result = inference.backtest(series, HORIZON, (Bent("bent", width=width),), windows=8)
     (row,) = result.leaderboard()
     assert abs(row["80 % coverage"] - 0.8) > 0.15
-    assert row["calibrated"] == pytest.approx(0.8, abs=0.06)
+    assert row["calibrated coverage"] == pytest.approx(0.8, abs=0.06)
+    assert row["calibrated loss"] < row["scaled loss"]
     factors = result.selection("bent", calibrated=True).factors
     assert factors is not None
     assert factors.shape == (HORIZON, 9)
     np.testing.assert_allclose(factors[:, [0, -1]], 1 / width, rtol=0.5)
 
 
+def test_when_a_series_is_constant_then_a_mean_of_models_forecasts_it_as_itself() -> None:
+    members = tuple(inference.Member(name, inference.load_predictor(name), True) for name in (NAIVE, SEASONAL))
+    chosen = inference.Selection(members, (0.3, 0.7))
+    frame = inference.forecast_frame(chosen, SeriesSet.from_arrays("flat", [np.full(60, 0.1)], "h"), 4, (0.1, 0.9))
+    assert (frame[["mean", "0.1", "0.9"]] == 0.1).all(axis=None)
+
+
 def test_when_windows_are_too_few_then_calibration_is_said_to_be_not_available() -> None:
     result = inference.backtest(mixed(), HORIZON, (NAIVE, SEASONAL), windows=4)
-    assert all(row["calibrated"] is None for row in result.leaderboard())
+    assert all(row["calibrated coverage"] is None for row in result.leaderboard())
     assert any("calibration: not available" in note for note in result.notes())
     with pytest.raises(InputError, match="expected at least 9 true values at each step"):
         result.selection("best", calibrated=True)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from tsfm import training
-from tsfm.inference.selection import Member, Selection, stretch, stretch_factors
+from tsfm.inference.selection import Member, Selection, combine, stretch, stretch_factors
 from tsfm.models import Forecaster
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import LEVELS, Accumulator, Elements, get_metric
@@ -27,7 +27,7 @@ BEST, PER_SERIES, ENSEMBLE = CHOICES = ("best", "best-per-series", "ensemble")
 METRICS = {"scaled loss": "SQL", "MASE": "MASE[0.5]", "WQL": "WQL", "80 % coverage": "interval_coverage[0.8]"}
 LOSS = next(iter(METRICS))
 LEAST_SCORES = 9  # true values at each step that a factor for the levels 0.1 and 0.9 needs
-ROUNDS = 20  # of ensemble selection
+ROUNDS = 10  # of ensemble selection
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,12 @@ class Backtest:
         """The scores that choose; infinite where there is none."""
         return np.nan_to_num(self.scores(values, windows, by, (LOSS,))[LOSS], nan=np.inf)
 
-    def weights(self, model: str, windows: slice = slice(None)) -> Float64[np.ndarray, "M S"]:
+    @cached_property
+    def final(self) -> dict[str, Float64[np.ndarray, "M S"]]:
+        """Member or choice -> the share of each member, by the scores of all windows."""
+        return {name: self.weights(name, slice(None)) for name in (*CHOICES, *self.names)}
+
+    def weights(self, model: str, windows: slice) -> Float64[np.ndarray, "M S"]:
         """The share of each member in a choice, made by the scores of some windows; or that of a member itself."""
         one = np.eye(len(self.members))
         if model in self.names:
@@ -145,8 +150,8 @@ class Backtest:
         for window in self.judged:
             known = self.known(window)
             weights = self.weights(model, known)
-            plain.append(combine(weights, self.forecasts[:, window]))
-            factors = stretch_factors(combine(weights, self.forecasts[:, known])[..., 1:], self.label[known])
+            plain.append(combine(weights[..., None], self.forecasts[:, window]))
+            factors = stretch_factors(combine(weights[..., None], self.forecasts[:, known])[..., 1:], self.label[known])
             if not np.isnan(factors).any():
                 stretched.append(plain[-1].copy())
                 stretched[-1][..., 1:] = np.sort(stretch(plain[-1][..., 1:], LEVELS, factors), axis=-1)
@@ -164,13 +169,14 @@ class Backtest:
         }
 
     def leaderboard(self) -> list[dict[str, Any]]:
-        """A row for each model and choice: its scores, coverage after calibration, seconds; the best first."""
+        """A row for each model and choice: its scores, two of them after calibration, and seconds; the best first."""
         rows = []
         for name, (plain, calibrated) in self.judgements.items():
             row: dict[str, Any] = {"model": name} | number(self.scores(plain, self.judging))
-            held = None if calibrated is None else number(self.scores(calibrated, self.judging))["80 % coverage"]
-            used = self.weights(name).any(axis=1)
-            rows.append(row | {"calibrated": held, "seconds": float(np.array(self.seconds)[used].sum())})
+            after = {} if calibrated is None else number(self.scores(calibrated, self.judging))
+            row |= {"calibrated coverage": after.get("80 % coverage"), "calibrated loss": after.get(LOSS)}
+            used = self.final[name].any(axis=1)
+            rows.append(row | {"seconds": float(np.array(self.seconds)[used].sum())})
         return sorted(rows, key=lambda row: math.inf if row[LOSS] is None else row[LOSS])
 
     def rows(self) -> list[dict[str, Any]]:
@@ -201,7 +207,7 @@ class Backtest:
 
     def chosen(self, choice: str) -> Any:
         """What all windows together choose: the name of the best model, a name by series, or shares by name."""
-        weights = self.weights(choice)
+        weights = self.final[choice]
         if choice == PER_SERIES:
             return {name: self.names[m] for name, m in zip(self.ids, weights.argmax(axis=0), strict=True)}
         shares = {name: float(share) for name, share in zip(self.names, weights[:, 0], strict=True) if share}
@@ -217,18 +223,18 @@ class Backtest:
         Raises:
             InputError: too few values to calibrate on, or an unknown choice.
         """
-        if choice not in (*CHOICES, *self.names):
-            raise InputError(f"expected one of {', '.join((*CHOICES, *self.names))}, found {choice!r}: choose one")
-        weights = self.weights(choice)
+        if choice not in self.final:
+            raise InputError(f"expected one of {', '.join(self.final)}, found {choice!r}: choose one")
+        weights = self.final[choice]
         factors = None
         if calibrated:
-            factors = stretch_factors(combine(weights, self.forecasts)[..., 1:], self.label)
+            factors = stretch_factors(combine(weights[..., None], self.forecasts)[..., 1:], self.label)
             if np.isnan(factors).any():
                 raise InputError(
                     f"expected at least {LEAST_SCORES} true values at each step to calibrate on, found fewer in "
                     f"{len(self.label)} windows of {len(self.ids)} series: give more windows, or leave calibration out"
                 )
-        common = self.weights(BEST) if choice == PER_SERIES else weights  # for series that come later
+        common = self.final[BEST] if choice == PER_SERIES else weights  # for series that come later
         used = np.flatnonzero((weights + common).any(axis=1))
         each = dict(zip(self.ids, map(tuple, weights[used].T.tolist()), strict=True)) if choice == PER_SERIES else {}
         members = tuple(self._final(self.members[m]) for m in used)
@@ -248,7 +254,7 @@ class Backtest:
         """What chose, what judged, and what could not be done, a line each."""
         count, begin = len(self.label), self.judged.start + 1
         if not self.judged:
-            lines = [f"scores: all {count} windows; no window can judge a choice by earlier ones: give more windows"]
+            lines = [f"scores: all windows ({count}); no window can judge a choice by earlier ones: give more windows"]
         else:
             lines = [f"scores: windows {begin} to {count} of {count}; what forecasts them was chosen by earlier ones"]
             if self.judgements[self.names[0]][1] is None:
@@ -259,14 +265,6 @@ class Backtest:
             if data is not None and Path(data.source).name == Path(self.series.source).name:
                 lines.append(f"{member.name} was trained on {data.source}: its scores are not those of new data")
         return [*lines, *self.remarks]
-
-
-def combine(
-    weights: Float64[np.ndarray, "M S"], forecasts: Float64[np.ndarray, "M *windows H S K"]
-) -> Float64[np.ndarray, "*windows H S K"]:
-    """Weighted means of forecasts, series by series."""
-    mean: np.ndarray = np.einsum("ms,m...sk->...sk", weights, forecasts)
-    return mean
 
 
 def number(scores: dict[str, np.ndarray]) -> dict[str, float | None]:

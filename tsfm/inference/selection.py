@@ -100,17 +100,18 @@ class Selection:
         share_BVM = torch.tensor(self.weights, dtype=self.dtype).expand(len(batch), batch.past.shape[2], -1)
         if self.shares is not None and batch.item is not None:
             share_BVM = self.shares[batch.item]
-        mean = torch.zeros((len(batch), batch.horizon, batch.past.shape[2]), dtype=self.dtype)
-        quantiles = torch.zeros((*mean.shape, len(asked)), dtype=self.dtype)
+        shares, forecasts = [], []
         for m, member in enumerate(self.members):
-            share_B1V = share_BVM[:, None, :, m]
-            if bool(share_B1V.any()):
+            if bool(share_BVM[..., m].any()):
                 forecast = forecast_windows(member.predictor, batch.to(member.predictor.dtype), asked)
-                mean += share_B1V * forecast.mean.detach().cpu().to(self.dtype)
-                quantiles += share_B1V[..., None] * forecast.quantiles.detach().cpu().to(self.dtype)
+                both = torch.cat([forecast.mean[..., None], forecast.quantiles], dim=-1)
+                forecasts.append(both.detach().cpu().double().numpy())
+                shares.append(share_BVM[:, None, :, m, None].numpy())
+        mean, quantiles = np.split(combine(shares, forecasts), [1], axis=-1)
         if self.factors is not None:
-            quantiles = torch.from_numpy(stretch(quantiles.numpy(), asked, self.factors))
-        return Forecast(mean, quantiles[..., [asked.index(level) for level in levels]], tuple(levels))
+            quantiles = stretch(quantiles, asked, self.factors)
+        picked = torch.from_numpy(quantiles)[..., [asked.index(level) for level in levels]]
+        return Forecast(torch.from_numpy(mean[..., 0]), picked, tuple(levels))
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder: names of the members, weights and factors, and the members that no name gives.
@@ -189,6 +190,22 @@ def selection_folder(model: str) -> Path | None:
             if json.loads((folder / "config.json").read_text()).get("model_type") == MODEL_TYPE:
                 return folder
     return None
+
+
+def combine(weights: Sequence[np.ndarray] | np.ndarray, forecasts: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Weighted means of forecasts; of equal forecasts, such as those of a constant, exactly the same.
+
+    Args:
+        weights: of each member, broadcastable to its forecasts.
+        forecasts: of each member.
+    """
+    mean = np.zeros_like(forecasts[0])
+    low, high = np.full_like(mean, np.inf), np.full_like(mean, -np.inf)
+    for weight, values in zip(weights, forecasts, strict=True):
+        mean += weight * values
+        low = np.where(weight > 0, np.minimum(low, values), low)
+        high = np.where(weight > 0, np.maximum(high, values), high)
+    return np.clip(mean, low, high)
 
 
 def stretch(

@@ -26,8 +26,8 @@ HOW = (
     "Scaled loss, by which models are chosen: mean pinball loss over the levels 0.1 to 0.9, times two, in units of the "
     "error of seasonal naive forecasts within the history. MASE: mean absolute error of the median in the same units. "
     "WQL: the losses over the sum of the absolute true values. Less is better for all three. 80 % coverage: the share "
-    "of true values inside the 80 % interval; calibrated: the same after calibration; both should be 0.8. Seconds: to "
-    "forecast all windows."
+    "of true values inside the 80 % interval, which should be 0.8. Calibrated: after calibration. Seconds: to forecast "
+    "all windows."
 )
 CALIBRATION = (
     "Calibration multiplies the distance of each quantile from the median by a factor for each step ahead, by which it "
@@ -117,13 +117,14 @@ def series_table(result: Backtest) -> Table:
 
 
 def forecast_image(result: Backtest, choice: str) -> Image:
-    """The last window, as it was forecast by what earlier windows chose."""
-    name = choice if choice in result.judgements else result.names[0]
+    """The last window, as it was forecast by what earlier windows chose, or else by the best model."""
+    name = choice if choice in result.judgements else result.chosen("best")
     values = torch.from_numpy(result.judgements[name][0][-1].transpose(1, 0, 2)[:, :, None])
     truth = result.series.univariate()
     history = replace(truth, future_rows=truth.future_rows + result.horizon)
     frame = forecast_table(history, result.horizon, [Forecast(values[..., 0], values[..., 1:], LEVELS)])
     items = list(result.ids[:SHOWN])
     figure = plot_forecast(history, frame, truth=truth, items=items)
-    caption = f"The last {result.horizon} steps, forecast by {name} as the windows before had chosen."
+    how = f"{name} as the windows before had chosen" if name == choice else name
+    caption = f"The last {result.horizon} steps, forecast by {how}."
     return Image(figure, f"History, truth and forecast of {', '.join(items)}", caption)
