@@ -8,7 +8,7 @@ from tsfm import inference, reports
 from tsfm.commands.arguments import Columns
 from tsfm.commands.forecast import say_notes
 from tsfm_data import io
-from tsfm_data.errors import InputError, check_horizon, check_sizes
+from tsfm_data.errors import check_horizon, check_sizes
 
 
 def backtest(
@@ -48,8 +48,7 @@ def backtest(
     """
     check_horizon(horizon, option="--horizon")
     check_sizes(windows=windows, step=step, batch_size=batch_size)
-    if output is not None and output.exists() and not overwrite:
-        raise InputError(f"expected a new folder, found {output}: give another --output, or --overwrite")
+    io.check_new([output], overwrite, [input, columns.future], sign="backtest.json")
     series = io.open_source(input, **columns.given())
     result = inference.backtest(series, horizon, models, windows, step, refit, batch_size)
     say_notes(series)
