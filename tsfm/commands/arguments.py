@@ -25,8 +25,8 @@ class Columns:
         item_column: name of the column with the ids of the series in a long table; inferred by default.
         target: name of the column or columns to forecast; inferred by default.
         past_covariates: columns known only up to the present, for models that take covariates.
-        known_covariates: columns whose future is known, too. Their future values come from --future, or from rows with an
-            empty target at the end of the table.
+        known_covariates: columns whose future is known, too. Their future values come from --future, or from rows with
+            an empty target at the end of the table.
         freq: pandas frequency of the series; inferred by default.
         no_item_column: read the table as wide, with one series per value column, whatever the column names.
         future: a second table with future values of the known covariates.
