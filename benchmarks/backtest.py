@@ -66,10 +66,8 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
         parts += [f"## {title[0].upper()}{title[1:]}", tabulate(table, heads, tablefmt="github", disable_numparse=True)]
     whole = [model for model in models if all((name, model) in cell for name in sets)]
     means = ", ".join(f"{model} {mean_ratio(cell, sets, model):.3f}" for model in whole)
-    parts += [
-        f"Scaled loss divided by that of the best single model of each set, known only in hindsight (geometric mean over "
-        f"sets): {means}."
-    ]
+    compared = "Scaled loss divided by that of the best single model of each set, known only in hindsight"
+    parts += [f"{compared} (geometric mean over sets): {means}."]
     return "\n\n".join(parts) + "\n"
 
 
