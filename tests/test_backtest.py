@@ -259,7 +259,7 @@ BAD = {
     ("--horizon", "400"): "expected at least 402 rows in every series",
     ("--horizon", "0"): "expected a horizon of at least 1 step",
     ("--horizon", "6", "--windows", "0"): "expected windows of at least 1",
-    ("--horizon", "6", "--windows", "60"): "windows fit",
+    ("--horizon", "6", "--windows", "60"): "no more fit",
     ("--horizon", "6", "--step", "0"): "expected step of at least 1",
     ("--horizon", "6", "--models", "naiv"): "did you mean naive",
     ("--horizon", "6", "--models", "naive", "naive"): "found naive twice",
@@ -309,7 +309,7 @@ def test_when_a_saved_choice_is_damaged_then_one_line_says_so(tmp_path: Path) ->
 
 def test_when_a_predictor_of_ones_own_is_chosen_then_it_cannot_be_saved_and_a_line_says_so(tmp_path: Path) -> None:
     result = inference.backtest(planted(), HORIZON, (Bent("own"),), windows=2)
-    with pytest.raises(InputError, match="different names"):
+    with pytest.raises(InputError, match="can be saved, found own"):
         result.selection("best").save(tmp_path / "model")
 
 
