@@ -1,4 +1,4 @@
-"""What a backtest chooses compared with each model alone: the tables of the demo and some benchmark sets.
+"""The choice of a backtest compared with each single model: the tables of the demo and some benchmark sets.
 
 python benchmarks/backtest.py
 """
@@ -22,11 +22,11 @@ HORIZONS = {example.name: example.horizon for example in EXAMPLES}
 HORIZONS |= {"national_illness": 8, "us_births": 30, "nn5": 56}
 METRICS = ("scaled loss", "MASE", "WQL", "80 % coverage", "calibrated coverage", "calibrated loss")
 MODELS = ["tsfm-decoder-small", "tsfm-encoder-small", "seasonal-naive", "naive"]
-STATISTICAL, QUICK = ["auto-ets", "auto-theta"], (*DEMO, "national_illness")  # sets on which they take minutes
+STATISTICAL, QUICK = ["auto-ets", "auto-theta"], (*DEMO, "national_illness")  # sets on which they take only minutes
 
 
 def load(name: str) -> SeriesSet:
-    """A table by its name, with the seasons of the calendar, as a table of one's own has them."""
+    """A table by its name, with the seasons of the calendar, as for a user's table."""
     if name in DEMO:
         return read_series(DEMO[name].read(), name=name)
     return replace(catalog.load(name), natural=True)
@@ -47,10 +47,11 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
     models = [name for name in dict.fromkeys([*MODELS, *STATISTICAL, *measured]) if name in measured] + list(CHOICES)
     cell = {(row["set"], row["model"]): row for row in rows}
     parts = [
-        "# What a backtest chooses, compared with each model alone",
-        f"Measured by `{command}`. The later half of the windows judges; for each of them, models were chosen, "
-        "ensembles made and intervals calibrated by earlier windows. Scaled loss: mean pinball loss over the levels "
-        "0.1 to 0.9, times two, in units of the seasonal error of the history. In bold the least error of each set.",
+        "# The choice of a backtest compared with each single model",
+        f"Measured by `{command}`. Scores are those of the later half of the windows. For each of them, models were "
+        "chosen, ensembles built and intervals calibrated only on earlier windows. Scaled loss: mean pinball loss over "
+        "the levels 0.1 to 0.9, times two, divided by the error of seasonal naive within the history. The smallest "
+        "error of each set is in bold. A dash means not measured.",
     ]
     for metric in METRICS:
         table = []
@@ -60,14 +61,15 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
             place = cell[name, CHOICES[0]]
             facts = [name, place["series"], place["horizon"], place["windows"]]
             table.append([*facts, *(show(value, value is not None and value == least) for value in values)])
-        heads = ["set", "series", "horizon", "windows that judge", *models]
+        heads = ["set", "series", "horizon", "scored windows", *models]
         parts += [
             f"## {metric[0].upper()}{metric[1:]}",
             tabulate(table, heads, tablefmt="github", disable_numparse=True),
         ]
     whole = [model for model in models if all((name, model) in cell for name in sets)]
     means = ", ".join(f"{model} {mean_ratio(cell, sets, model):.3f}" for model in whole)
-    parts += [f"Scaled loss over that of the best single model of each set in hindsight, geometric mean: {means}."]
+    compared = "Scaled loss divided by that of the best single model of each set, known only in hindsight"
+    parts += [f"{compared} (geometric mean over sets): {means}."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -89,9 +91,9 @@ def main(sets: list[str] | None = None, models: list[str] | None = None, output:
     """Backtest several models on every table and write backtest.md and backtest.json.
 
     Args:
-        sets: some of the tables.
-        models: what is compared; by default the two zero-shot models, both naive forecasts, and AutoETS and
-            AutoTheta if that takes minutes.
+        sets: which of the tables; all by default.
+        models: what to compare; by default the two zero-shot models, both naive forecasts, and AutoETS and
+            AutoTheta if these take only minutes.
         output: folder of the page.
     """
     for name in sets or ():

@@ -116,7 +116,7 @@ TABLES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "missing": (lambda p: p.rename(p.with_name("tabel.csv")), ("table.csv: no such file", "tabel.csv")),
     "empty": (lambda p: p.write_text(""), ("table.csv", "empty")),
     "blank": (lambda p: p.write_text("\n\n"), ("table.csv", "blank lines")),
-    "header alone": (lambda p: p.write_text("date,a\n"), ("expected rows of values", "header alone")),
+    "header alone": (lambda p: p.write_text("date,a\n"), ("expected rows of values", "only a header")),
     "folder": (folder_in_place, ("table.csv: expected a file, found a folder",)),
     "binary": (lambda p: p.write_bytes(bytes(range(256)) * 40), ("table.csv", "expected")),
     "half UTF-16": (lambda p: p.write_bytes(b"\xff\xfed\x00a"), ("table.csv", "UTF-16")),
@@ -132,7 +132,7 @@ TABLES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "text in a column": (table(cell(3, "v1", "n.a")), ("'v1'", "row 5", "'n.a'")),
     "decimal comma": (table(cell(3, "v1", "3,5")), ("'v1'", "row 5", "decimals with a point")),
-    "column without values": (table(lambda f: f.assign(v1=None)), ("'v1'", "no value in any row", "leave it out")),
+    "column without values": (table(lambda f: f.assign(v1=None)), ("'v1'", "no value in any row", "leave the column out")),
     "infinite value": (table(cell(3, "v1", "inf")), ("'v1'", "row 5", "finite")),
 }  # fmt: skip
 

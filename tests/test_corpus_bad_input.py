@@ -58,7 +58,7 @@ BAD: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     "one row": ([{"path": "point.csv", "freq": "D"}], ("source 'point'", "found none (1 one point)")),
     "one value": ([{"path": "points.csv"}], ("source 'points'", "found none (1 one point)")),
     "no frequency": ([{"path": "point.csv"}], ("source 'point'", "expected at least two rows", "give freq")),
-    "no rows": ([{"path": "header.csv"}], ("header.csv", "found a header alone")),
+    "no rows": ([{"path": "header.csv"}], ("header.csv", "found only a header")),
     "out of range": ([{"path": "late.csv"}], ("source 'late'", "row 41")),
     "float32": ([{"path": "huge.csv"}], ("huge.csv", "series 'w'", "expected values of at most 3.40e+38", "rescale")),
     "underflow": (

@@ -167,9 +167,9 @@ def test_when_image_packages_are_missing_then_the_demo_says_so_and_goes_on(
 @pytest.mark.parametrize(
     ("losses", "words"),
     [
-        ([3, 2, 1, 4], "4; all that were asked for"),
-        ([1, 2, 3], "3; then no better for 2 epochs"),
-        ([3, 2, 1], "3; then its time was up: a faster machine gives other numbers"),
+        ([3, 2, 1, 4], "4; all epochs"),
+        ([1, 2, 3], "3; stopped after 2 epochs without improvement"),
+        ([3, 2, 1], "3; stopped by the time limit: a faster machine gives other numbers"),
     ],
 )
 def test_facts_say_why_training_ended(losses: list[float], words: str, folder: Path, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_when_test_rows_change_then_the_scale_of_the_scores_does_not() -> None:
 
 
 def test_when_a_model_forecasts_nan_then_there_is_no_report() -> None:
-    with pytest.raises(RuntimeError, match="model 'spy': expected finite forecasts"):
+    with pytest.raises(InputError, match="expected finite forecasts, found nan or infinity from spy"):
         evaluate(Spy(value=float("nan")), some_series(), "gift", horizon=4)
 
 

@@ -155,9 +155,9 @@ def test_short_and_sparse_series_take_the_step_of_the_others() -> None:
         (["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-04 06:00"], None, 3, "mixed frequencies"),
         (["2020-01-01"], None, 0, "at least two rows"),
         (["2020-01-01", "2020-01-02", "2020-01-02 12:00"], "D", 2, "steps of D"),
-        (["2020-01-01", "2020-02-01", "2020-02-15"], "MS", 2, "one row a period"),
+        (["2020-01-01", "2020-02-01", "2020-02-15"], "MS", 2, "one row per period"),
         (["2020-01-03", "2020-01-04"], "B", 1, "weekdays"),
-        (["2020-01-01 00:00", "2020-01-01 01:00", "2205-01-01 02:00"], None, 2, "large holes"),
+        (["2020-01-01 00:00", "2020-01-01 01:00", "2205-01-01 02:00"], None, 2, "large gaps"),
     ],
 )
 def test_a_broken_grid_names_its_first_row(stamps: list[str], freq: str | None, row: int, text: str) -> None:

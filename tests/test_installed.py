@@ -106,7 +106,7 @@ def test_when_the_wheel_is_used_then_every_command_of_the_readme_works_and_its_f
             installed.run(*words)
     assert "tsfm forecast" in installed.run("tsfm", "--help").stdout
     assert [line.split()[0] for line in installed.run("tsfm", "configs", "list").stdout.splitlines()] == config_names()
-    installed.run("tsfm", "forecast", "table.csv", "--horizon", "6", "--output", "forecast.csv")
+    installed.run("tsfm", "forecast", "table.csv", "--horizon", "6", "--output", "forecast.csv", "--overwrite")
     assert len(pd.read_csv(installed.project / "forecast.csv")) == 6 * 3
     sizes = [f"--model.forecaster.config.{name}=16" for name in ("d_model", "d_ff")]
     words = ["--config", "itransformer/base", *sizes, "--data.source=table.csv", "--data.split=auto"]

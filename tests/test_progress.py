@@ -56,10 +56,3 @@ def test_when_many_series_are_forecast_then_the_bar_counts_their_batches(monkeyp
     tsfm.load("naive").forecast(np.arange(60.0).reshape(3, 20), 2, batch_size=1)
     assert "forecast (naive)" in screen.getvalue()
     assert "/3 [" in screen.getvalue()
-
-
-def test_when_a_horizon_takes_many_passes_then_the_bar_counts_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = terminal(monkeypatch)
-    monkeypatch.setattr(tsfm_data.progress, "DELAY", 0.0)
-    tsfm.load().forecast(np.sin(np.arange(60.0)), 1500)
-    assert "steps: " in screen.getvalue()

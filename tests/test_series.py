@@ -158,9 +158,9 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "binary junk": (b"\x89PNG\r\n\x1a\n\x00\x00\x00", {}, "found binary data"),
     "binary text": (b"date,a\n2021-01-01,\xe9\xff\n", {}, "column 'a', row 2: expected a number, found 'éÿ'"),
     "binary after text": (b"date,a\n2021-01-01,\xe9\x01\x02\n", {}, "found binary data"),
-    "utf-16": ("date,a\n".encode("utf-16"), {}, "expected rows of values, found a header alone"),
-    "half utf-16": (b"\xff\xfed\x00a", {}, "expected UTF-16 text after its mark"),
-    "header only": (HEAD, {}, "expected rows of values, found a header alone"),
+    "utf-16": ("date,a\n".encode("utf-16"), {}, "expected rows of values, found only a header"),
+    "half utf-16": (b"\xff\xfed\x00a", {}, "expected UTF-16 text after its byte-order mark"),
+    "header only": (HEAD, {}, "expected rows of values, found only a header"),
     "no header": ("2021-01-01,1\n2021-01-02,2\n", {}, "row 1: expected a header"),
     "wrong delimiter": ("date#a\n2021-01-01#1\n", {}, "row 1: .*single column 'date#a'"),
     "ragged row": (
@@ -174,8 +174,12 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "wrong time column": (HEAD + ROWS, {"time_column": "dat"}, "unknown column 'dat': did you mean date"),
     "wrong target": (HEAD + ROWS, {"target": ["a", "bb"]}, "unknown column 'bb': did you mean b"),
     "wrong covariate": (HEAD + ROWS, {"past_covariates": ["B"]}, "unknown column 'B'"),
-    "two roles": (HEAD + ROWS, {"target": "a", "known_covariates": ["a"]}, "column 'a' named for two"),
-    "nothing but time": ("date,item_id\n2021-01-01,1\n", {}, "expected a column of values, found none"),
+    "two roles": (
+        HEAD + ROWS,
+        {"target": "a", "known_covariates": ["a"]},
+        "one role per column, found two for column 'a'",
+    ),
+    "nothing but time": ("date,item_id\n2021-01-01,1\n", {}, "expected a column of values, found only"),
     "no target": ("item_id,date,p,q\n1,2021-01-01,1,2\n", {}, "expected a column named target.*found p, q"),
     "unparsable time": (HEAD + ROWS + "soon,7,8\n", {}, "column 'date', row 5: expected a date, found 'soon'"),
     "impossible date": (
@@ -188,7 +192,7 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "ambiguous dates": (
         "date,a\n01/02/2021,1\n01/03/2021,2\n",
         {},
-        r"row 2: .*one way, found '01/02/2021'.*YYYY-MM-DD",
+        r"row 2: .*clear order, found '01/02/2021'.*YYYY-MM-DD",
     ),
     "fractions for time": ("time,a\n0.5,1\n1.5,2\n", {}, "column 'time', row 2: expected dates, found the number 0.5"),
     "ids of single rows": (
@@ -222,7 +226,7 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "repeats with other values": (
         "date,kind,a\n2021-01-01,1,5\n2021-01-01,2,6\n2021-01-02,1,5\n",
         {},
-        "row 3: .*tells the series apart with item_column",
+        "row 3: .*ids of the series with item_column",
     ),
 }
 
@@ -263,7 +267,7 @@ def test_rows_of_other_tables_count_from_one() -> None:
     with pytest.raises(InputError, match="the table, column 'b', row 4: expected a finite number, found inf"):
         read_series(frame)
     frame = long().iloc[[0, 2, 1, 3, 5, 4, 6]].assign(unique_id=["x", "x", None, "x", "x", "y", "y"])
-    with pytest.raises(InputError, match="column 'unique_id', row 3: expected the name of a series"):
+    with pytest.raises(InputError, match="column 'unique_id', row 3: expected the id of a series"):
         read_series(frame)
 
 
@@ -275,7 +279,7 @@ def test_frames_with_odd_names_or_dates_are_read_or_refused() -> None:
     far = np.array(["2020-01-01", "2020-01-02", "9999-12-31"], "datetime64[ms]")
     with pytest.raises(InputError, match="column 'date', row 3: expected a date, found '9999-12-31"):
         read_series(pd.DataFrame({"date": far, "y": [1.0, 2, 3]}))
-    with pytest.raises(InputError, match="a header alone"):
+    with pytest.raises(InputError, match="only a header"):
         read_series(pd.DataFrame())
 
 

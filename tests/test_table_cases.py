@@ -84,7 +84,7 @@ READ: dict[str, Right] = {
     "epoch_frac.csv": Right("2024-03-11 00:00:00.25", WEEK[:2]),
     "epoch_ms.csv": MAR,
     "epoch_s.csv": MAR,
-    "exact_dups.csv": Right("2024-03-11", WEEK[:2], note="1 row that repeats"),
+    "exact_dups.csv": Right("2024-03-11", WEEK[:2], note="1 duplicate row"),
     "excel_mixed_midnight.csv": Right("2024-01-03", HOURS, "h", 24),
     "german.csv": Right("2024-03-11", (12345.0, 24690.0), note="Latin-1"),
     "german_hourly.csv": Right("2024-01-21", HOURS, "h", 24),

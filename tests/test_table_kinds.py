@@ -213,13 +213,13 @@ def test_rows_of_any_step_are_brought_to_the_one_asked_for() -> None:
     assert weekly.freqs == ("W-SUN",)
     cut = read_series(frame.iloc[:60], resample="D", aggregate="sum")
     assert cut.length(0) == 2
-    assert cut.notes[0] == "the last period of D is not over: its 12 rows are left out of the sums"
+    assert cut.notes[0] == "the last period of D is incomplete: its 12 rows are left out of the sums"
 
 
 def test_a_frequency_that_is_named_moves_stamps_that_are_near_its_steps() -> None:
     stamps = [s + pd.Timedelta(seconds=i % 3) for i, s in enumerate(HOURS)]
     series = read_series(pd.DataFrame({"date": stamps, "y": 1.0}), freq="h")
-    assert series.notes == ("320 of 480 timestamps moved to their place on the grid of h",)
+    assert series.notes == ("320 of 480 timestamps moved onto the regular grid of h",)
     assert following(series) == "2024-01-21 00:00:00"
     with pytest.raises(InputError, match="expected steps of 7h from the first timestamp"):
         read_series(pd.DataFrame({"date": stamps, "y": 1.0}), freq="7h")
@@ -243,7 +243,7 @@ def shops() -> pd.DataFrame:
     return pd.concat([*good, bad], ignore_index=True)
 
 
-def test_one_bad_series_is_named_skipped_or_mended_but_never_stops_the_others(
+def test_one_bad_series_is_named_skipped_or_fixed_but_never_stops_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "shops.csv"
@@ -260,11 +260,11 @@ def test_one_bad_series_is_named_skipped_or_mended_but_never_stops_the_others(
     assert [line.split(",")[0] for line in said.out.splitlines()[1:]] == ["3", "3", "1", "1", "2", "2"]
     said = run(capsys, *words, "--on-bad-series", "fix")
     assert said.status == 0
-    assert "1 of 4 series mended, brought to steps of D: 9" in said.err
+    assert "1 of 4 series fixed (resampled to D): 9" in said.err
     assert len(said.out.splitlines()) == 1 + 8
 
 
-def test_cells_that_are_no_numbers_are_missing_in_a_mended_series() -> None:
+def test_invalid_numbers_are_missing_in_a_fixed_series() -> None:
     frame = shops().iloc[:210].astype({"sold": object})
     frame.loc[75, "sold"] = "closed"
     with pytest.raises(InputError, match=r"row 76: expected a number, found 'closed'.*2 of 3 series are good"):
@@ -304,7 +304,7 @@ def test_keys_and_row_numbers_are_no_targets_and_are_named(tmp_path: Path) -> No
     series = read_series(frame)
     assert series.variates == ("price",)
     assert series.notes == ("columns not used: id, customer_id",)
-    with pytest.raises(InputError, match=r"'id': expected a column that tells series apart.*--no-item-column"):
+    with pytest.raises(InputError, match=r"'id': expected ids of series.*--no-item-column"):
         read_series(frame, item_column="id", target="price", freq="D")
 
 

@@ -1,4 +1,4 @@
-"""From a function's signature and docstring to a command line, with the standard library so that help is quick."""
+"""Command lines from the signatures and docstrings of functions, with argparse alone so that help is fast."""
 
 import argparse
 import dataclasses
@@ -18,26 +18,27 @@ TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """How a table is read: options that several commands take.
+    """How a table is read: options that several commands share.
 
     Args:
-        time_column: the column of timestamps; found by itself where its name or type tells.
-        item_column: the column that names the series of a long table.
-        target: the column or columns to forecast.
-        past_covariates: columns known up to the present only, for a model that takes covariates.
-        known_covariates: columns known in the future too; to be forecast, the table goes on for the horizon with them
-            filled in and the target empty.
+        time_column: name of the time column; inferred by default.
+        item_column: name of the column with the ids of the series in a long table; inferred by default.
+        target: name of the column or columns to forecast; inferred by default.
+        past_covariates: columns known only up to the present, for models that take covariates.
+        known_covariates: columns whose future is known, too. Their future values come from --future, or from rows with
+            an empty target at the end of the table.
         freq: pandas frequency of the series; inferred by default.
-        no_item_column: the table is one series per value column, whatever its columns are called.
-        future: a second table with the known covariates of the future.
-        season: steps in a season; by default that of the frequency (7 for days, 24 for hours, 12 for months).
-        resample: frequency that the rows are brought to first, such as h or D.
-        aggregate: how the values of one period become one: mean, sum, last or max.
-        on_bad_series: whether series that cannot be read are an error, left out (skip) or mended (fix).
-        timezone: the zone of timestamps that name none, such as Europe/Berlin.
-        dayfirst: whether 01/02/2024 is the first of February; the column decides by default.
-        decimal: the decimal mark; the column decides by default.
-        holidays: dates, or a file with one a line, that are no business days.
+        no_item_column: read the table as wide, with one series per value column, whatever the column names.
+        future: a second table with future values of the known covariates.
+        season: season length in steps; by default that of the frequency (7 for days, 24 for hours, 12 for months).
+        resample: frequency to resample to before forecasting, such as h or D.
+        aggregate: how resampling combines the values of a period; mean by default.
+        on_bad_series: what to do with series that cannot be read: stop (error, the default), leave them out (skip), or
+            repair them (fix).
+        timezone: time zone of timestamps without one, such as Europe/Berlin.
+        dayfirst: whether 01/02/2024 is 1 February; inferred from the whole column by default.
+        decimal: decimal mark; inferred from the whole column by default.
+        holidays: dates that are not business days, or a file with one date per line.
     """
 
     time_column: str | None = None
@@ -58,10 +59,10 @@ class Columns:
     holidays: list[str] | None = None
 
     def given(self) -> dict[str, Any]:
-        """Those that were given, as ``read_series`` takes them.
+        """The options that were given, as keyword arguments of ``read_series``.
 
         Raises:
-            InputError: two that contradict each other.
+            InputError: two options contradict each other.
         """
         options = {name: value for name, value in vars(self).items() if value is not None}
         if options.pop("no_item_column", False):
@@ -75,19 +76,19 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are ``InputError``: one line, no usage text around it."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where help is."""
-        raise InputError(f"{message}; {self.prog} --help shows what is taken")
+        """Say what is wrong and how to get help."""
+        raise InputError(f"{message}; {self.prog} --help lists the options")
 
 
 def parse(program: str, function: Callable[..., object], words: Sequence[str]) -> dict[str, Any]:
-    """The arguments of a command function that the words of its command line give.
+    """The arguments of a command function, from the words on its command line.
 
-    A parameter without a default is positional unless the signature makes it keyword-only; every other one is an
-    option, written with ``-`` or ``_``. A list takes several words; numbers may also be joined by commas. A parameter
-    that is a dataclass, such as ``Columns``, stands for an option per field.
+    A parameter without a default is positional unless it is keyword-only. Every other one is an option, written with
+    ``-`` or ``_``. A list takes several words; numbers may also be separated by commas. A parameter that is a
+    dataclass, such as ``Columns``, gives one option per field.
 
     Args:
-        program: what the words stand after on the command line, for help.
+        program: the command, for help.
         function: its annotations give the types, its Google-style docstring the help.
         words: the words after the command.
 
@@ -172,14 +173,14 @@ def word_type(annotation: Any) -> tuple[Any, bool]:
 
 
 def splitter(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """The values in one word: several where it is a list of numbers, or stands in brackets."""
+    """A function that splits one word into values: at commas if these are numbers or in brackets."""
 
     def split(word: str) -> list[Any]:
         bracketed = word.startswith("[") and word.endswith("]")
         parts = [word] if kind is str and not bracketed else word.strip("[]").split(",")
         return [kind(part.strip()) for part in parts if part.strip()]
 
-    split.__name__ = f"list of {getattr(kind, '__name__', 'word')}"  # what argparse says of a wrong word
+    split.__name__ = f"list of {getattr(kind, '__name__', 'word')}"  # argparse's name for it in errors
     return split
 
 

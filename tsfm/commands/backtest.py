@@ -1,4 +1,4 @@
-"""``tsfm backtest``: which model forecasts a table best, by rolling windows; the choice is saved as a model."""
+"""``tsfm backtest``: compare models on rolling windows of a table, and save the choice as a model."""
 
 import sys
 from pathlib import Path
@@ -28,23 +28,23 @@ def backtest(
 ) -> None:
     """Compare models on the last windows of a table, and save the best one or an ensemble.
 
-    The later half of the windows judges; what forecasts each of them was chosen, and calibrated, by windows before it.
-    The folder then holds model/ (for tsfm forecast --model), report.html and backtest.json.
+    Scores are those of the later half of the windows. Choices and calibration for each of them use only earlier
+    windows. The output folder holds model/ (for tsfm forecast --model), report.html and backtest.json.
 
     Args:
-        input: CSV, Parquet or Arrow file, or a data set of the catalogue.
-        horizon: steps of a window.
-        models: names or folders, as for tsfm forecast; by default the zero-shot model, naive and seasonal-naive, and
-            auto-ets and auto-theta where they are installed and quick enough.
-        windows: their number; by default as many as are of use and fit into the later half of the rows.
-        step: rows from one window to the next; by default the horizon.
-        refit: fine-tune models with weights before each window, without covariates; baselines always are fitted anew.
-        model: what is saved, the best model, the best one of each series, or an ensemble, which is a mean of quantiles.
-        calibrate: stretch the intervals of what is saved by what all windows say.
-        output: folder to write.
+        input: CSV, Excel, Parquet or Arrow file ("-" for standard input), or a data set of the catalogue.
+        horizon: steps to forecast in each window.
+        models: models to compare, as for tsfm forecast. By default the zero-shot model, naive and seasonal-naive, and
+            auto-ets and auto-theta if they are installed and the table is not too large for them.
+        windows: number of windows; by default up to 8 (more for few series), within the later half of the rows.
+        step: steps from one window to the next; by default the horizon.
+        refit: fine-tune pretrained models before each window, without covariates. Baselines are always refitted.
+        model: what to save: the best model, the best model of each series, or an ensemble (weighted mean of quantiles).
+        calibrate: calibrate the intervals of the saved model on all windows.
+        output: folder to write; without it, nothing is saved.
         overwrite: replace an existing folder.
         columns: how the table is read.
-        batch_size: windows forecast at once.
+        batch_size: largest number of windows per batch.
     """
     check_horizon(horizon, option="--horizon")
     check_sizes(windows=windows, step=step, batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""``tsfm data``: what the catalogue has, fetching it, and what is understood of a table."""
+"""``tsfm data list | pull | inspect``: the catalogue of data sets, and how a table is read."""
 
 import json as json_format
 import sys
@@ -16,15 +16,15 @@ from tsfm_data.errors import unknown_name
 if TYPE_CHECKING:
     from tsfm_data.io import SeriesSet
 
-SHOWN = 8  # so many names of a long list are printed
+SHOWN = 8  # most names of a list that are printed
 
 
 def list_(role: str | None = None, json: Path | None = None, *, overwrite: bool = False) -> None:
     """List the data sets of the catalogue.
 
     Args:
-        role: "bench" or "train" alone; all by default.
-        json: file to write the list to; "-" writes to standard output in place of the table.
+        role: only sets for evaluation ("bench") or for training ("train"); by default both.
+        json: file to write the list to; "-" writes to standard output instead of the table.
         overwrite: replace an existing output.
 
     Raises:
@@ -60,8 +60,8 @@ def list_(role: str | None = None, json: Path | None = None, *, overwrite: bool 
     if json is None or str(json) != "-":
         columns = ("name", "role", "frequency", "series", "points", "licence")
         table = [[*(row[c] for c in columns), _place(row)] for row in rows]
-        print(tabulate(table, [*columns, "at hand"], intfmt=",", disable_numparse=[0, 1, 2, 5, 6]))
-        print(f"{len(rows)} data sets, {present} at hand (folder TSFM_DATA, then the cache)")
+        print(tabulate(table, [*columns, "available"], intfmt=",", disable_numparse=[0, 1, 2, 5, 6]))
+        print(f"{len(rows)} data sets, {present} available (in the folder TSFM_DATA or the cache)")
 
 
 def _place(row: dict[str, Any]) -> str:
@@ -69,21 +69,21 @@ def _place(row: dict[str, Any]) -> str:
 
 
 def pull(name: str) -> None:
-    """Fetch a data set of the catalogue, verify it and print its path.
+    """Download a data set, verify it and print its path.
 
     Args:
-        name: name in the catalogue (tsfm data list).
+        name: a name of tsfm data list.
 
     Raises:
-        InputError: unknown name, wrong content, not at hand and without a URL, or a transfer that failed.
+        InputError: unknown name, wrong content, neither present nor downloadable, or a failed download.
     """
     path = io.catalog.pull(name)
     spec = io.catalog.get(name)
     print(path)
     if spec.licence_class != "open":
-        print(f"{name}: licence {spec.licence} ({spec.licence_class}); heed it", file=sys.stderr)
+        print(f"{name}: licence {spec.licence} ({spec.licence_class}); check that your use is allowed", file=sys.stderr)
     if not spec.verified:
-        print(f"{name}: no digest is known for this file; its content was not verified", file=sys.stderr)
+        print(f"{name}: no checksum is known for this file, so its content was not verified", file=sys.stderr)
 
 
 def inspect(
@@ -93,16 +93,16 @@ def inspect(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Show what is understood of a table: layout, series, frequency, span, missing values, gaps.
+    """Show how a table is read: layout, series, frequency, time span, missing values and gaps.
 
     Args:
-        input: CSV, Parquet or Arrow file, or a data set of the catalogue.
+        input: CSV, Excel, Parquet or Arrow file ("-" for standard input), or a data set of the catalogue.
         columns: how the table is read.
-        json: file to write the findings to; "-" writes to standard output in place of the text.
+        json: file to write the findings to; "-" writes to standard output instead of the text.
         overwrite: replace an existing output.
 
     Raises:
-        InputError: whatever is wrong with the table.
+        InputError: the table cannot be read.
     """
     io.check_new([json], overwrite, [input, columns.future])
     series = io.open_source(input, **columns.given())
@@ -115,7 +115,7 @@ def inspect(
 
 
 def _findings(series: "SeriesSet") -> dict[str, Any]:
-    """What holds for the whole table."""
+    """Facts about the whole table."""
     labels, total = series.labels, int(series.offsets[-1])
     added = total - labels.rows if labels.rows else 0
     return {
@@ -137,7 +137,7 @@ def _findings(series: "SeriesSet") -> dict[str, Any]:
 
 
 def _frequencies(series: "SeriesSet") -> list[dict[str, Any]]:
-    """One row a frequency: items, lengths, span."""
+    """One row per frequency: number of items, lengths, time span."""
     freqs = np.array(series.freqs)
     lengths = np.diff(series.offsets) - series.future_rows
     rows = []
@@ -162,7 +162,7 @@ def _frequencies(series: "SeriesSet") -> list[dict[str, Any]]:
 
 
 def _warnings(series: "SeriesSet") -> list[str]:
-    """What a forecaster should know before trusting a forecast of these series."""
+    """Properties of the series that make forecasts less reliable."""
     empty, constant, short = [], [], []
     for i, name in enumerate(series.item_ids):
         values = series.item(i)
@@ -175,7 +175,7 @@ def _warnings(series: "SeriesSet") -> list[str]:
             short.append(name)
     texts = (
         (empty, "without any value"),
-        (constant, "with a column that never changes"),
+        (constant, "with a constant column"),
         (short, "shorter than two seasons"),
     )
     found = [f"{len(names)} series {text}: {_some(names)}" for names, text in texts if names]
@@ -191,20 +191,20 @@ def _some(names: list[str]) -> str:
 def _text(findings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     columns = f"time in {findings['time_column']!r}" if findings["time_column"] else "no time column"
     if findings["item_column"]:
-        columns += f", series told apart by {findings['item_column']!r}"
+        columns += f", ids in {findings['item_column']!r}"
     pairs = [
         ("table", f"{findings['source']} ({findings['layout']}, {columns})"),
         ("series", f"{findings['items']:,}: {_some(findings['item_ids'])}"),
         ("variates", f"{len(findings['variates']):,}: {_some(findings['variates'])}"),
         ("rows", f"{findings['rows']:,}"),
         ("missing", f"{findings['missing']:,} values"),
-        ("gaps", f"{findings['gaps']:,} rows absent, taken as missing"),
+        ("gaps", f"{findings['gaps']:,} time steps without a row"),
     ]
     for key in ("past_covariates", "known_covariates"):
         if findings[key]:
             pairs.append((key.replace("_", " "), _some(findings[key])))
     if findings["future_rows"]:
-        pairs.append(("future rows", f"{findings['future_rows']:,} with known covariates alone"))
+        pairs.append(("future rows", f"{findings['future_rows']:,} with only known covariates"))
     pairs += [("warning", text) for text in findings["warnings"]]
     return f"{tabulate(pairs, tablefmt='plain')}\n\n{tabulate(rows, headers='keys', intfmt=',')}"
 

@@ -1,4 +1,4 @@
-"""``tsfm evaluate``: score a model on held-out windows of a data set, of one's own file, or on a whole suite."""
+"""``tsfm evaluate``: score a model on held-out windows of a data set or a file, or on a whole suite."""
 
 import sys
 from pathlib import Path
@@ -41,22 +41,22 @@ def evaluate(
     Args:
         model: a name of tsfm weights list, a model folder, or naive, seasonal-naive, auto-ets, auto-theta; by default
             the zero-shot model that ships with the package.
-        data: data sets of the catalogue, or CSV, Parquet or Arrow files; each gives its own rows.
-        suite: score on all sets of a suite (bench) instead of data of your own.
-        horizon: steps to forecast; by default the protocol's own for the data's frequency.
+        data: data sets of the catalogue, or CSV, Excel, Parquet or Arrow files; each is scored separately.
+        suite: score on all sets of a suite (bench), instead of --data.
+        horizon: steps to forecast; by default those of the protocol for the frequency of the data.
         profile: the protocol: lsf (standardised MSE and MAE over all test windows), gift (GIFT-Eval) or chronos.
-            By default table for your own data (GIFT-Eval's windows, the calendar's seasons), else gift.
-        profiles: with --suite, the protocols: gift, chronos, gift-medium, gift-long; the first two by default.
-        sets: with --suite, some of its sets.
-        windows: windows of each series that are forecast, counted from its end; by default the protocol's own.
-        step: steps from one window to the next; by default the protocol's own, for your data the horizon.
+            By default, table for your own files (windows as in GIFT-Eval, seasons of the calendar), else gift.
+        profiles: with --suite, its protocols: gift, chronos, gift-medium, gift-long; the first two by default.
+        sets: with --suite, which of its sets to score; by default all.
+        windows: number of windows per series, counted from its end; by default that of the protocol.
+        step: steps from one window to the next; by default that of the protocol (the horizon for your own files).
         output: a folder for report.html, report.md and report.json.
-        json: where to write {"rows": [...], "summary": {...}}.
+        json: file for the scores, as {"rows": [...], "summary": {...}}.
         overwrite: replace an existing output.
         baselines: whether naive and seasonal naive are scored too.
         columns: how the table is read.
-        batch_size: windows forecast at once.
-        jobs: with --suite, processes, one thread each.
+        batch_size: largest number of windows per batch.
+        jobs: with --suite, number of processes, one thread each.
     """
     if horizon is not None:
         check_horizon(horizon, option="--horizon")
@@ -88,7 +88,7 @@ def evaluate(
         if warning is not None:
             print(f"warning: {warning}", file=sys.stderr)
         elif series.past_names or series.known_names:
-            scored.insert(1, inference.WithoutCovariates(predictors[0]))  # what do they buy?
+            scored.insert(1, inference.WithoutCovariates(predictors[0]))  # to show what covariates gain
         for predictor in scored:
             report += evaluation.evaluate(
                 predictor,
@@ -105,7 +105,7 @@ def evaluate(
     print(report.to_markdown())
     if output is not None:
         reports.write_scores(report, tables, predictors[0], output, ["tsfm", *sys.argv[1:]])
-        print(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json lie beside it")
+        print(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json are next to it")
     if json is not None:
         report.save(json)
         print(f"\n{json}: {len(report.rows)} rows")
@@ -122,7 +122,7 @@ def _on_suite(
     jobs: int,
     own: dict[str, Any],
 ) -> None:
-    """Score on a suite; ``own`` are the options that are for data of one's own."""
+    """Score on a suite; ``own`` are the options that only --data takes."""
     for name, value in own.items():
         if value is not None:
             raise InputError(f"--{name.replace('_', '-')} belongs to --data, found it with --suite: leave it out")

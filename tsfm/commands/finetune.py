@@ -1,4 +1,4 @@
-"""``tsfm finetune``: adapt a model to a table, and keep the result where a backtest prefers it."""
+"""``tsfm finetune``: adapt a model to a table, and keep the result if a backtest prefers it."""
 
 import json
 import sys
@@ -28,23 +28,23 @@ def finetune(
     overwrite: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
 ) -> None:
-    """Fine-tune a model on the series of a table, never to the worse.
+    """Fine-tune a model on the series of a table, and keep the result only if it is better.
 
-    Windows held out at the ends of the series decide: unless the fine-tuned model is better than the zero-shot one by
-    more than chance, the zero-shot model is what is written. The folder then holds model/ (for tsfm forecast --model),
+    The models are compared on windows held out at the ends of the series. Unless the fine-tuned model is better by
+    more than chance, the original model is written. The output folder holds model/ (for tsfm forecast --model),
     report.html and result.json.
 
     Args:
-        input: CSV, Parquet or Arrow file, or a data set of the catalogue.
-        horizon: steps that shall be forecast.
+        input: CSV, Excel, Parquet or Arrow file ("-" for standard input), or a data set of the catalogue.
+        horizon: steps to forecast.
         output: folder to write.
         model: a name of tsfm weights list, or a model folder; by default the model that ships with the package.
-        method: full trains all weights, lora low-rank updates of them, head what turns tokens into forecasts alone.
-        steps: most optimiser steps.
-        batch_size: windows of a step.
-        lr: peak learning rate; the method's own by default.
-        rank: of the updates of lora.
-        seed: of everything random.
+        method: what to train: full (all weights), lora (low-rank updates of the weights) or head (the output layer).
+        steps: largest number of optimiser steps.
+        batch_size: windows per optimiser step.
+        lr: peak learning rate; by default that of the method.
+        rank: rank of the LoRA updates.
+        seed: random seed.
         overwrite: replace an existing output.
         columns: how the table is read.
     """

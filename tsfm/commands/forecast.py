@@ -1,4 +1,4 @@
-"""``tsfm forecast``: from a table to a table of quantiles past its end."""
+"""``tsfm forecast``: forecast the series of a table past their ends."""
 
 import json
 import sys
@@ -31,23 +31,23 @@ def forecast(
 ) -> None:
     """Forecast every series of a table past its end.
 
-    The table may be wide (a date column and one column a series) or long (item_id, timestamp, target). The forecast
-    has the table's columns of series and time, mean and one a quantile level, in the table's own units.
+    The table may be wide (a time column and one column per series) or long (item_id, timestamp, target). The forecast
+    has the id and time columns of the table, mean, and one column per quantile level, in the units of the table.
 
     Args:
-        input: CSV, Parquet or Arrow file, or a data set of the catalogue.
+        input: CSV, Excel, Parquet or Arrow file ("-" for standard input), or a data set of the catalogue.
         horizon: steps to forecast.
         model: a name of tsfm weights list, a model folder, or naive, seasonal-naive, auto-ets, auto-theta; by default
-            the zero-shot model that ships with the package. best and ensemble: what tsfm backtest would choose.
+            the zero-shot model that ships with the package. best and ensemble run a backtest first and use its choice.
         levels: quantile levels, each between 0 and 1; 0.1, 0.2, ... 0.9 by default.
-        interval: central intervals in percent, such as 80 95: the quantile levels at their ends, and the median.
-        lower: least value that a forecast may take, such as 0; auto takes 0 for series that were never below it.
-        integer: round quantiles to whole numbers; auto does so for series that hold nothing else.
-        output: where to write the forecast (.csv, .parquet or .json); standard output by default.
-        plot: where to draw history, median and interval (.png, .svg or .pdf).
+        interval: central intervals in percent, such as 80 95; the output has their bounds and the median.
+        lower: lower bound of the forecasts, such as 0; auto uses 0 for series that were never negative.
+        integer: round quantiles to whole numbers; auto does so for series of whole numbers.
+        output: file for the forecast (.csv, .parquet or .json); standard output by default.
+        plot: file for a plot of history, median and interval (.png, .svg or .pdf).
         overwrite: replace an existing output.
         columns: how the table is read.
-        batch_size: windows forecast at once.
+        batch_size: largest number of windows per batch.
     """
     check_horizon(horizon, option="--horizon")
     check_sizes(batch_size=batch_size)
@@ -81,13 +81,13 @@ def forecast(
 
 
 def say_notes(series: "io.SeriesSet") -> None:
-    """Say on standard error what was done to a table to read it."""
+    """Print the notes about how a table was read to standard error."""
     for note in series.notes:
         print(f"note: {note}", file=sys.stderr)
 
 
 def asked_levels(levels: list[float] | None, interval: list[float] | None) -> list[float]:
-    """Quantile levels that were asked for, by themselves or as the ends of central intervals in percent.
+    """Quantile levels, given as such or as the bounds of central intervals in percent.
 
     Raises:
         InputError: an interval that is not between 0 and 100 percent.
@@ -102,10 +102,10 @@ def asked_levels(levels: list[float] | None, interval: list[float] | None) -> li
 
 
 def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
-    """Check that an output has a suffix that says how to write it.
+    """Check that the suffix of an output is one that we can write.
 
     Raises:
-        InputError: it has not.
+        InputError: it is not.
     """
     if path is not None and path.suffix not in suffixes:
         known = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
@@ -113,7 +113,7 @@ def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
 
 
 def write_frame(frame: "pandas.DataFrame", path: Path) -> None:  # type: ignore[name-defined]
-    """Write a table by the suffix of the path, whole or not at all.
+    """Write a table in the format of the suffix, whole or not at all.
 
     Raises:
         InputError: a suffix that is not .csv, .parquet or .json.

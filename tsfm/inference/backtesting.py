@@ -24,9 +24,9 @@ from tsfm_data.evaluation import BASELINES, BATCH_VALUES, LEVELS, Predictor, bin
 from tsfm_data.io import SeriesSet
 from tsfm_data.windows import Windows, item_lengths
 
-LEAST_HISTORY = 2  # rows before the first window, so that it has a seasonal error
-FEW_WINDOWS, VALUES = 8, 20  # by default: windows of many series; of few series, windows times series
-MOST_FITTED = 40_000  # rows in all windows; statistical models, fitted to every window anew, are no default beyond
+LEAST_HISTORY = 2  # fewest rows before the first window, so that its seasonal error is defined
+FEW_WINDOWS, VALUES = 8, 20  # default number of windows; for few series, of windows times series
+MOST_FITTED = 40_000  # rows in all windows; with more, statistical models are not among the defaults
 
 
 def backtest(
@@ -42,15 +42,15 @@ def backtest(
 
     Args:
         series: a table.
-        horizon: steps of a window.
+        horizon: steps to forecast in each window.
         models: names, folders, or predictors; by default the zero-shot model that ships, naive and seasonal naive, and
             AutoETS and AutoTheta if they are installed and would not be fitted to more than ``MOST_FITTED`` rows.
-        windows: their number, the last of which ends with the series; by default enough to choose, judge and calibrate
-            if half of the shortest series holds them.
-        step: rows from one window to the next; by default the horizon.
-        refit: fine-tune models with weights before each window on the rows before it; without covariates. Baselines
-            are fitted to each window in any case.
-        batch_size: most windows forecast at once.
+        windows: number of windows, the last of which ends with the series; by default enough to choose, score and
+            calibrate if they fit into half of the shortest series.
+        step: steps from one window to the next; by default the horizon.
+        refit: fine-tune pretrained models before each window on the rows before it, without covariates. Baselines are
+            always fitted to each window.
+        batch_size: largest number of windows per batch.
 
     Raises:
         InputError: a number below 1, an unknown model, or a series too short.
@@ -67,7 +67,7 @@ def backtest(
     members = [member_of(model) for model in models]
     for member in members:
         if member.name in CHOICES or sum(other.name == member.name for other in members) > 1:
-            raise InputError(f"expected models with names of their own, found {member.name} twice: leave one out")
+            raise InputError(f"expected models with different names, found {member.name} twice: leave one out")
     label, scale = np.empty((count, horizon, names)), np.empty((count, 1, names))
     forecasts, seconds = np.empty((len(members), *label.shape, 1 + len(LEVELS))), []
     for m, member in enumerate(members):
@@ -85,10 +85,10 @@ def backtest(
 
 
 def count_windows(series: SeriesSet, horizon: int, windows: int | None, step: int) -> int:
-    """How many windows to forecast.
+    """The number of windows.
 
     Raises:
-        InputError: the shortest series does not hold them.
+        InputError: the shortest series is too short for them.
     """
     lengths = item_lengths(series)
     if not len(lengths):
@@ -106,30 +106,30 @@ def count_windows(series: SeriesSet, horizon: int, windows: int | None, step: in
         return min(wanted, fit, max(1, 1 + (rows // 2 - horizon) // step))
     if windows > fit:
         raise InputError(
-            f"expected at most {fit} windows, found {windows}: no more windows fit into the {rows} rows of {name!r} "
-            f"({horizon} steps each, {step} rows apart): give fewer, a smaller step or a smaller horizon"
+            f"expected at most {fit} windows, found {windows}: no more fit into the {rows} rows of {name!r} ({horizon} "
+            f"steps each, {step} steps apart); give fewer windows, a smaller step or a smaller horizon"
         )
     return windows
 
 
 def default_models(fits: int, rows: int) -> tuple[list[str], tuple[str, ...]]:
-    """The models that are compared if none are named, and what to know about them.
+    """The models that are compared by default, and notes about them.
 
     Args:
-        fits: windows of all series, to each of which a statistical model is fitted.
-        rows: of the longest series.
+        fits: number of windows of all series, to each of which a statistical model is fitted.
+        rows: rows of the longest series.
     """
     models, statistical = [default(), "seasonal-naive", "naive"], ["auto-ets", "auto-theta"]
     if find_spec("statsforecast") is None:
         return models, ()
     if fits * rows > MOST_FITTED:
-        left = f"{' and '.join(statistical)} are left out, as {fits:,} fits would take long: --models names them"
+        left = f"{' and '.join(statistical)} are left out, as {fits:,} fits would take long; --models can add them"
         return models, (left,)
     return models + statistical, ()
 
 
 def member_of(model: str | Path | Predictor) -> Member:
-    """A model by its name or folder, or a predictor as it is.
+    """A member of a backtest, from a name, a folder or a predictor.
 
     Raises:
         InputError: no such model.
@@ -148,20 +148,20 @@ def forecast_cuts(
     refit: bool,
     batch_size: int,
 ) -> tuple[Float64[np.ndarray, "N H S"], Float64[np.ndarray, "N 1 S"], Float64[np.ndarray, "N H S K"]]:
-    """What came in some windows of series of one frequency, the seasonal error before it, and the forecasts.
+    """True values in windows of series of one frequency, the seasonal errors before them, and the forecasts.
 
     Args:
         predictor: a model or a baseline.
-        series: of one frequency.
+        series: series of one frequency.
         horizon: steps to forecast.
         cuts: first row of each window of each item.
-        refit: fine-tune a model with weights to the rows before each window.
-        batch_size: most windows forecast at once.
+        refit: fine-tune a pretrained model on the rows before each window.
+        batch_size: largest number of windows per batch.
     """
     if refit and isinstance(predictor, Forecaster):
         parts = []
         for window in cuts.T:
-            tuned = training.finetune(predictor, training.until(series, window), horizon).model
+            tuned = training.finetune(predictor, training.truncate(series, window), horizon).model
             parts.append(forecast_cuts(tuned, series, horizon, window[:, None], False, batch_size))
         label, scale, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return label, scale, values

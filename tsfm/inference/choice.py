@@ -1,6 +1,6 @@
-"""What a backtest comes to: scores, a choice made on some windows and judged on later ones, and the choice as a model.
+"""Results of a backtest: scores, choices made on some windows and scored on later ones, and choices as models.
 
-Axes: M members, N windows from the oldest to the latest, J judged windows, H horizon steps, S series (every variate of
+Axes: M members, N windows from the oldest to the latest, J scored windows, H horizon steps, S series (every variate of
 every item), L levels of ``tsfm_data.evaluation.LEVELS``, K = 1 + L: the mean, then the quantiles.
 """
 
@@ -23,28 +23,28 @@ from tsfm_data.evaluation import LEVELS, Accumulator, Elements, get_metric
 from tsfm_data.io import SeriesSet
 
 BEST, PER_SERIES, ENSEMBLE = CHOICES = ("best", "best-per-series", "ensemble")
-# Column -> metric. The first chooses: the mean pinball loss, times two, in units of the seasonal error of the history.
+# Column -> metric. Choices minimise the first: mean pinball loss, times two, divided by the seasonal error.
 METRICS = {"scaled loss": "SQL", "MASE": "MASE[0.5]", "WQL": "WQL", "80 % coverage": "interval_coverage[0.8]"}
 LOSS = next(iter(METRICS))
-LEAST_SCORES = 9  # true values at each step that a factor for the levels 0.1 and 0.9 needs
-ROUNDS = 10  # of ensemble selection
+LEAST_SCORES = 9  # fewest true values per step for calibration of the levels 0.1 and 0.9
+ROUNDS = 10  # rounds of ensemble selection
 
 
 @dataclass(frozen=True, eq=False)
 class Backtest:
-    """What several models forecast for the windows of a table, and what came.
+    """Forecasts of several models for the windows of a table, and the true values.
 
     Attributes:
         series: the table.
-        horizon: steps of a window.
-        step: rows from one window to the next.
+        horizon: steps of each window.
+        step: steps from one window to the next.
         members: the models.
-        label: what came, NaN where not observed.
+        label: true values, NaN if not observed.
         scale: seasonal error of the history before each window.
-        forecasts: of each model.
-        seconds: that each model took.
-        refit: whether models with weights were fine-tuned before each window.
-        remarks: what else to know.
+        forecasts: forecasts of each model.
+        seconds: time that each model took.
+        refit: whether pretrained models were fine-tuned before each window.
+        remarks: further notes.
     """
 
     series: SeriesSet
@@ -60,27 +60,27 @@ class Backtest:
 
     @property
     def names(self) -> list[str]:
-        """Of the members."""
+        """Names of the members."""
         return [member.name for member in self.members]
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Of the series."""
+        """Ids of the series."""
         return self.series.univariate().item_ids
 
     def known(self, window: int) -> slice:
-        """The windows whose truth was known when a window began."""
+        """The windows whose true values were known when a window began."""
         return slice(0, max(0, window + 1 - -(-self.horizon // self.step)))
 
     @property
     def judged(self) -> range:
-        """The windows that judge: those of the later half that began when the truth of another one was known."""
+        """The windows that are scored: those of the later half with at least one known window before them."""
         count = len(self.label)
         return range(next((k for k in range(count - count // 2, count) if self.known(k).stop), count), count)
 
     @property
     def judging(self) -> slice:
-        """The windows that scores are of: those that judge, or all if none does."""
+        """The scored windows as a slice; all windows if ``judged`` is empty."""
         return slice(self.judged.start, None) if self.judged else slice(None)
 
     def scores(
@@ -90,7 +90,7 @@ class Backtest:
         by: str | None = None,
         columns: Sequence[str] = tuple(METRICS),
     ) -> dict[str, Float64[np.ndarray, " groups"]]:
-        """Scores of forecasts of some windows: together, by "series" or by "step"; NaN where nothing can be scored."""
+        """Scores of forecasts of some windows: of all, by "series" or by "step"; NaN if nothing can be scored."""
         label = self.label[windows]
         groups, group = 1, None
         if by is not None:
@@ -103,16 +103,16 @@ class Backtest:
         return dict(zip(columns, accumulator.values().values(), strict=True))
 
     def losses(self, values: Float64[np.ndarray, "n H S K"], windows: slice, by: str | None = None) -> np.ndarray:
-        """The scores that choose; infinite where there is none."""
+        """The scores that choices minimise; infinite if nothing can be scored."""
         return np.nan_to_num(self.scores(values, windows, by, (LOSS,))[LOSS], nan=np.inf)
 
     @cached_property
     def final(self) -> dict[str, Float64[np.ndarray, "M S"]]:
-        """Member or choice -> the share of each member, by the scores of all windows."""
+        """Member or choice -> weights of the members, by the scores of all windows."""
         return {name: self.weights(name, slice(None)) for name in (*CHOICES, *self.names)}
 
     def weights(self, model: str, windows: slice) -> Float64[np.ndarray, "M S"]:
-        """The share of each member in a choice, made by the scores of some windows; or that of a member itself."""
+        """Weights of the members in a choice made on some windows, or in a single member."""
         one = np.eye(len(self.members))
         if model in self.names:
             return np.repeat(one[:, [self.names.index(model)]], len(self.ids), axis=1)
@@ -127,7 +127,7 @@ class Backtest:
         return one[:, best]
 
     def _shares(self, forecasts: Float64[np.ndarray, "M n H S K"], windows: slice) -> Float64[np.ndarray, " M"]:
-        """Ensemble selection (Caruana et al. 2004): the model that improves the mean most joins, again and again."""
+        """Ensemble selection (Caruana et al. 2004): repeatedly add the model that improves the mean most."""
         counts, total = np.zeros(len(forecasts)), np.zeros_like(forecasts[0])
         best, shares = np.inf, np.eye(len(forecasts))[0]
         for size in range(1, ROUNDS + 1):
@@ -142,9 +142,9 @@ class Backtest:
     def rolling(
         self, model: str
     ) -> tuple[Float64[np.ndarray, "J H S K"] | None, Float64[np.ndarray, "J H S K"] | None]:
-        """Forecasts of the judged windows, plain and calibrated: each by what the windows known before it chose.
+        """Forecasts of the scored windows, plain and calibrated, by choices made on the windows known before each.
 
-        None where no window is judged, or where there are too few values to calibrate on.
+        None if no window is scored, or if there are too few values for calibration.
         """
         plain, stretched = [], []
         for window in self.judged:
@@ -169,7 +169,7 @@ class Backtest:
         }
 
     def leaderboard(self) -> list[dict[str, Any]]:
-        """A row for each model and choice: its scores, two of them after calibration, and seconds; the best first."""
+        """One row per model and choice: scores, two of them after calibration, seconds; the best first."""
         rows = []
         for name, (plain, calibrated) in self.judgements.items():
             row: dict[str, Any] = {"model": name} | number(self.scores(plain, self.judging))
@@ -180,7 +180,7 @@ class Backtest:
         return sorted(rows, key=lambda row: math.inf if row[LOSS] is None else row[LOSS])
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each score: of each model and choice, plain and calibrated, in all, by series and by step."""
+        """One row per score of each model and choice, plain and calibrated, in total, by series and by step."""
         rows: list[dict[str, Any]] = []
         groups: list[tuple[str | None, list[dict[str, Any]]]] = [
             (None, [{}]),
@@ -198,7 +198,7 @@ class Backtest:
         return rows
 
     def to_json(self) -> str:
-        """``{"rows": [...], "summary": {...}}``: the rows, what all windows chose, and which windows judged."""
+        """``{"rows": [...], "summary": {...}}``: the rows, the choices on all windows, and which windows are scored."""
         windows = {"count": len(self.label), "step": self.step, "judge": [window + 1 for window in self.judged]}
         summary: dict[str, Any] = {"models": self.names, "refit": self.refit, "windows": windows}
         summary |= {"choice": {choice: self.chosen(choice) for choice in CHOICES}, "notes": self.notes()}
@@ -206,7 +206,7 @@ class Backtest:
         return json.dumps({"rows": self.rows(), "summary": summary}, indent=1, allow_nan=False)
 
     def chosen(self, choice: str) -> Any:
-        """What all windows together choose: the name of the best model, a name by series, or shares by name."""
+        """The choice on all windows: the name of the best model, names by series, or weights by name."""
         weights = self.final[choice]
         if choice == PER_SERIES:
             return {name: self.names[m] for name, m in zip(self.ids, weights.argmax(axis=0), strict=True)}
@@ -214,14 +214,14 @@ class Backtest:
         return shares if choice == ENSEMBLE else next(iter(shares))
 
     def selection(self, choice: str = BEST, calibrated: bool = False) -> Selection:
-        """The choice that all windows together make, as a model.
+        """The choice on all windows, as a model.
 
         Args:
             choice: "best", "best-per-series", "ensemble", or the name of a member.
-            calibrated: whether intervals are stretched by what the windows say.
+            calibrated: whether intervals are calibrated on all windows.
 
         Raises:
-            InputError: too few values to calibrate on, or an unknown choice.
+            InputError: too few values for calibration, or an unknown choice.
         """
         if choice not in self.final:
             raise InputError(f"expected one of {', '.join(self.final)}, found {choice!r}: choose one")
@@ -231,10 +231,10 @@ class Backtest:
             factors = stretch_factors(combine(weights[..., None], self.forecasts)[..., 1:], self.label)
             if np.isnan(factors).any():
                 raise InputError(
-                    f"expected at least {LEAST_SCORES} true values at each step to calibrate on, found fewer in "
+                    f"expected at least {LEAST_SCORES} true values per step for calibration, found fewer in "
                     f"{len(self.label)} windows of {len(self.ids)} series: give more windows, or leave calibration out"
                 )
-        common = self.final[BEST] if choice == PER_SERIES else weights  # for series that come later
+        common = self.final[BEST] if choice == PER_SERIES else weights  # for new series
         used = np.flatnonzero((weights + common).any(axis=1))
         each = dict(zip(self.ids, map(tuple, weights[used].T.tolist()), strict=True)) if choice == PER_SERIES else {}
         members = tuple(self._final(self.members[m]) for m in used)
@@ -245,28 +245,28 @@ class Backtest:
         return Selection(members, tuple(common[used, 0].tolist()), each, factors, covariates, facts, choice)
 
     def _final(self, member: Member) -> Member:
-        """A member as it forecasts from now on: fine-tuned to all rows if it was so before each window."""
+        """A member for new forecasts: fine-tuned on all rows if ``refit``."""
         if not self.refit or not isinstance(member.predictor, Forecaster):
             return member
         return Member(member.name, training.finetune(member.predictor, self.series, self.horizon).model)
 
     def notes(self) -> list[str]:
-        """What chose, what judged, and what could not be done, a line each."""
+        """Notes, one line each: which windows are scored, and what was not possible."""
         count, begin = len(self.label), self.judged.start + 1
         if not self.judged:
-            lines = [f"scores: all windows ({count}); no window can judge a choice by earlier ones: give more windows"]
+            lines = [f"scores: all {count} windows; too few to score choices on later windows: give more windows"]
         else:
-            lines = [f"scores: windows {begin} to {count} of {count}; what forecasts them was chosen by earlier ones"]
+            lines = [f"scores: windows {begin} to {count} of {count}; choices for each use only earlier windows"]
             if self.judgements[self.names[0]][1] is None:
-                needed = f"{LEAST_SCORES} true values at each step before window {begin}"
+                needed = f"{LEAST_SCORES} true values per step before window {begin}"
                 lines.append(f"calibration: not available, it needs {needed}: give more windows")
         for member in self.members:
             data = member.predictor.training_data if isinstance(member.predictor, Forecaster) else None
             if data is not None and Path(data.source).name == Path(self.series.source).name:
-                lines.append(f"{member.name} was trained on {data.source}: its scores are not those of new data")
+                lines.append(f"{member.name} was trained on {data.source}, so its scores may be too optimistic")
         return [*lines, *self.remarks]
 
 
 def number(scores: dict[str, np.ndarray]) -> dict[str, float | None]:
-    """Scores of one group as plain numbers; None where there is none."""
+    """Scores of one group as plain numbers; None if not finite."""
     return {name: float(value[0]) if np.isfinite(value[0]) else None for name, value in scores.items()}

@@ -1,4 +1,4 @@
-"""Forecasts kept within what their series can be: not below a bound, whole numbers."""
+"""Lower bounds of forecasts, and rounding to whole numbers."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -14,10 +14,10 @@ Auto = Literal["auto"]
 
 
 def check_lower(lower: float | str | None) -> float | Auto | None:
-    """A least value as it was given: a number, "auto" or None.
+    """A lower bound as given by the user: a number, "auto" or None.
 
     Raises:
-        InputError: another word.
+        InputError: anything else.
     """
     if lower is None or lower == "auto":
         return lower  # type: ignore[return-value]
@@ -26,7 +26,7 @@ def check_lower(lower: float | str | None) -> float | Auto | None:
     except (TypeError, ValueError):
         value = np.nan
     if not np.isfinite(value):
-        raise InputError(f"expected a number or auto as the least value, found {lower!r}: give lower (--lower 0)")
+        raise InputError(f"expected a number or auto as the lower bound, found {lower!r}: give lower (--lower 0)")
     return value
 
 
@@ -36,13 +36,13 @@ def limit(
     lower: float | Auto | None = None,
     integer: Literal["true", "false", "auto"] = "false",
 ) -> "pd.DataFrame":
-    """A forecast clipped from below, and its quantiles rounded to whole numbers; the mean is not rounded.
+    """A forecast clipped at a lower bound, with quantiles rounded to whole numbers; the mean is not rounded.
 
     Args:
-        frame: columns item_id, timestamp, mean and one a level, series by series.
-        series: what was forecast; "auto" looks at each history.
-        lower: least value; "auto" takes 0 for series that were never below it.
-        integer: whether quantiles are rounded; "auto" rounds those of series that hold nothing but whole numbers.
+        frame: columns item_id, timestamp, mean and one per level, series by series.
+        series: the series that were forecast; "auto" depends on their histories.
+        lower: lower bound; "auto" uses 0 for series that were never negative.
+        integer: whether quantiles are rounded; "auto" rounds those of series of whole numbers.
     """
     if lower is None and integer == "false":
         return frame

@@ -1,8 +1,8 @@
-"""What a backtest chose, as a predictor: one model, a model for each series, or a mean of quantiles of several.
+"""The choice of a backtest as a predictor: one model, one model per series, or a weighted mean of quantiles.
 
-Its intervals may be stretched by factors that earlier windows gave (split-conformal prediction: Vovk et al. 2005;
+Its intervals may be calibrated by factors from earlier windows (split-conformal prediction: Vovk et al. 2005;
 nested sets around the median: Gupta et al. 2022). Axes: B windows, H horizon steps, V variates, S series, M members,
-Q asked levels, L levels of ``tsfm_data.evaluation.LEVELS``.
+Q requested levels, L levels of ``tsfm_data.evaluation.LEVELS``.
 """
 
 import json
@@ -35,9 +35,9 @@ class Member:
     """A model that takes part in a backtest.
 
     Attributes:
-        name: what reports call it.
+        name: its name in reports.
         predictor: the model or baseline.
-        known: whether the name alone gives it, wherever it is asked for; if not, its weights are saved with a choice.
+        known: whether it can be loaded by its name anywhere; if not, its weights are saved with a choice.
     """
 
     name: str
@@ -47,18 +47,18 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Means of the quantiles of some models, by weights that may differ from series to series.
+    """Weighted means of the quantiles of several models; weights may differ between series.
 
     Attributes:
         members: the models.
-        weights: of each, for a series that is not named in ``series``; they sum to 1.
-        series: name of a series -> weights of the members for it.
-        factors: what the distance of each quantile from the median is multiplied by, at each step ahead; further steps
-            take the last. None leaves the intervals as they are. The mean stays as it is, too.
-        covariates: whether members are shown the covariates of a table.
-        facts: where it comes from, for the reader of its file.
-        name: what reports call it.
-        shares: weights of every variate of the items that it was bound to.
+        weights: weights of the members for series that are not in ``series``; they sum to 1.
+        series: id of a series -> its weights of the members.
+        factors: factors of the distance between each quantile and the median, by step; steps beyond use the last. None
+            leaves intervals unchanged. The mean is never changed.
+        covariates: whether members use the covariates of a table.
+        facts: origin of the choice, for readers of the file.
+        name: its name in reports.
+        shares: weights for every variate of the items that it is bound to.
     """
 
     members: tuple[Member, ...]
@@ -75,27 +75,29 @@ class Selection:
     def __post_init__(self) -> None:
         marks = sorted({m.predictor.marks for m in self.members if m.predictor.marks is not None})
         if len(marks) > 1:
-            raise InputError(f"expected models with the same calendar features, found {' and '.join(marks)}: leave one")
+            raise InputError(
+                f"expected models with the same calendar features, found {' and '.join(marks)}: leave one out"
+            )
 
     @property
     def context(self) -> int | None:
-        """The longest history that a member uses."""
+        """The longest context of the members; None if one has no limit."""
         contexts = [member.predictor.context for member in self.members]
         return None if None in contexts else max(context for context in contexts if context is not None)
 
     @property
     def marks(self) -> str | None:
-        """Those that the members want."""
+        """The calendar features of the members."""
         return next((m.predictor.marks for m in self.members if m.predictor.marks is not None), None)
 
     def bind(self, series: SeriesSet) -> "Selection":
-        """The same, ready for the items of a set: it has looked their names up."""
+        """A copy with the weights of the items of a set."""
         rows = [self.series.get(name, self.weights) for name in series.univariate().item_ids]
         shares = torch.tensor(rows, dtype=self.dtype).reshape(len(series), len(series.variates), len(self.members))
         return replace(self, shares=shares)
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
-        """The weighted mean of the members' means and quantiles, stretched."""
+        """The weighted mean of the means and quantiles of the members, calibrated."""
         asked = sorted({*levels, 0.5})
         share_BVM = torch.tensor(self.weights, dtype=self.dtype).expand(len(batch), batch.past.shape[2], -1)
         if self.shares is not None and batch.item is not None:
@@ -114,10 +116,10 @@ class Selection:
         return Forecast(torch.from_numpy(mean[..., 0]), picked, tuple(levels))
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder: names of the members, weights and factors, and the members that no name gives.
+        """Write a model folder: names of the members, weights, factors, and the members that have no known name.
 
         Raises:
-            InputError: a member of another package, which has neither a name nor weights that we can write.
+            InputError: a member of another package, which we cannot save.
         """
         names = [member.name if member.known else f"member{m}" for m, member in enumerate(self.members)]
         config: dict[str, Any] = {"format_version": FORMAT_VERSION, "model_type": MODEL_TYPE}
@@ -134,7 +136,7 @@ class Selection:
                 elif isinstance(member.predictor, Selection):
                     member.predictor.save(temporary / name)
                 else:
-                    raise InputError(f"expected models of the suite to save, found {member.name}: leave it out")
+                    raise InputError(f"expected models that can be saved, found {member.name}: leave it out")
 
     @classmethod
     def load(cls, folder: Path) -> "Selection":
@@ -159,7 +161,9 @@ class Selection:
         except (AttributeError, KeyError, TypeError, ValueError):
             fits = False
         if not fits:
-            raise InputError(f"expected what tsfm backtest writes in {file}, found other numbers or keys: run it again")
+            raise InputError(
+                f"expected a file of tsfm backtest, found other keys or values in {file}: run tsfm backtest again"
+            )
         folder = folder.resolve()
         name = folder.parent.name if folder.name == "model" else folder.name
         members = tuple(read_member(member, folder) for member in names)
@@ -167,10 +171,10 @@ class Selection:
 
 
 def read_member(name: Any, folder: Path) -> Member:
-    """A member by its name, or from its folder beside the file that names it; never from anywhere else.
+    """A member by its name, or from its subfolder of ``folder``; never from anywhere else.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such model.
     """
     baseline = get_baseline(str(name))
     if baseline is not None:
@@ -179,12 +183,14 @@ def read_member(name: Any, folder: Path) -> Member:
         inner = folder / name
         return Member(name, Selection.load(inner) if selection_folder(str(inner)) == inner else load(inner))
     if local_folder(str(name)) is None:
-        raise InputError(f"expected model {name!r} of {folder} at hand, found none: tsfm weights pull it, or leave it")
+        raise InputError(
+            f"expected the model {name!r} that {folder} uses, found none: download it with tsfm weights pull {name}"
+        )
     return Member(name, load(name), known=True)
 
 
 def selection_folder(model: str) -> Path | None:
-    """Where the choice of a backtest lies, given its folder or the one around it; None if it is anything else."""
+    """The folder with the choice of a backtest: the given one or its subfolder model; None if there is no choice."""
     for folder in (Path(model), Path(model) / "model"):
         with suppress(OSError, ValueError, AttributeError):
             if json.loads((folder / "config.json").read_text()).get("model_type") == MODEL_TYPE:
@@ -211,12 +217,12 @@ def combine(weights: Sequence[np.ndarray] | np.ndarray, forecasts: Sequence[np.n
 def stretch(
     quantiles: Float[np.ndarray, "*windows H S Q"], levels: Sequence[float], factors: Float64[np.ndarray, "H2 L"]
 ) -> Float64[np.ndarray, "*windows H S Q"]:
-    """Quantiles whose distances from the median are multiplied by a factor for each step and level.
+    """Quantiles with their distances from the median multiplied by a factor for each step and level.
 
     Args:
-        quantiles: as forecast.
-        levels: theirs, 0.5 among them. Factors are interpolated between ``LEVELS``; beyond the ends they stay.
-        factors: further steps take those of the last.
+        quantiles: forecast quantiles.
+        levels: their levels, 0.5 included. Factors are interpolated between ``LEVELS`` and constant outside.
+        factors: factors by step; steps beyond use the last.
     """
     steps = np.minimum(np.arange(quantiles.shape[-3]), len(factors) - 1)
     table = np.stack([np.interp(levels, LEVELS, factors[step]) for step in steps])[:, None]
@@ -227,19 +233,19 @@ def stretch(
 def stretch_factors(
     quantiles: Float64[np.ndarray, "N H S L"], label: Float64[np.ndarray, "N H S"]
 ) -> Float64[np.ndarray, "H L"]:
-    """The factors with which each quantile would have held what it says, at each step ahead.
+    """Split-conformal factors of the quantiles, for each step.
 
-    The score of a true value is the factor that would just bring the quantile to it. Of n scores the quantile of level
-    q > 0.5 takes the ``ceil((n + 1) q)``-th smallest, so that a new window that is exchangeable with these lies below
-    it with probability q at least; levels below 0.5 take the mirror image. A quantile at the median has no distance to
-    be stretched: where the truth lies beyond it no factor helps, and the value is left out.
+    The score of a true value is the factor that moves the quantile onto it. Of n scores, the quantile of level q > 0.5
+    takes the ``ceil((n + 1) q)``-th smallest. A new value that is exchangeable with these is then below the quantile
+    with a probability of at least q; levels below 0.5 are the mirror image. If a quantile equals the median, no factor
+    moves it, so true values beyond it are left out.
 
     Args:
         quantiles: forecasts at ``LEVELS``.
-        label: what came, NaN where not observed.
+        label: true values, NaN if not observed.
 
     Returns:
-        Factors; NaN where the scores are too few.
+        Factors; NaN if there are too few scores.
     """
     factors = np.full((label.shape[1], len(LEVELS)), np.nan)
     factors[:, MEDIAN] = 1.0

@@ -25,7 +25,6 @@ from tsfm.nn import (
     standardise_windows,
 )
 from tsfm_data.errors import InputError
-from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast
 
 # Levels of the sample paths that continue a forecast beyond the model's own horizon. With more paths, most of them near
@@ -280,12 +279,10 @@ def roll_out(
     """
     chunks, horizon = [forecast(batch)], batch.horizon
     missing = horizon - chunks[0].shape[1]
-    with progress(None, "steps", max(missing, 0)) as bar:
-        while missing > 0:
-            batch = extend(batch, centre(chunks[-1]))
-            chunks.append(forecast(batch))
-            missing -= chunks[-1].shape[1]
-            bar.update(chunks[-1].shape[1])
+    while missing > 0:
+        batch = extend(batch, centre(chunks[-1]))
+        chunks.append(forecast(batch))
+        missing -= chunks[-1].shape[1]
     return torch.cat(chunks, dim=1)[:, :horizon]
 
 
@@ -307,16 +304,14 @@ def roll_out_paths(
     missing = horizon - chunks[0].shape[1]
     if missing > 0:
         batch = select(batch, torch.arange(len(batch), device=batch.past.device).repeat(len(PATHS)))
-    with progress(None, "steps", max(missing, 0)) as bar:
-        while missing > 0:
-            history = interpolate_quantiles(chunks[-1], levels, PATHS).movedim(-1, 0)
-            batch = extend(batch, history.flatten(0, 1))
-            by_path = forecast(batch).unflatten(0, (len(PATHS), -1))
-            points = interpolate_quantiles(by_path, levels, POINTS).movedim(0, -2).flatten(-2).sort(dim=-1).values
-            count = points.shape[-1]
-            chunks.append(interpolate_quantiles(points, [(i + 0.5) / count for i in range(count)], levels))
-            missing -= chunks[-1].shape[1]
-            bar.update(chunks[-1].shape[1])
+    while missing > 0:
+        history = interpolate_quantiles(chunks[-1], levels, PATHS).movedim(-1, 0)
+        batch = extend(batch, history.flatten(0, 1))
+        by_path = forecast(batch).unflatten(0, (len(PATHS), -1))
+        points = interpolate_quantiles(by_path, levels, POINTS).movedim(0, -2).flatten(-2).sort(dim=-1).values
+        count = points.shape[-1]
+        chunks.append(interpolate_quantiles(points, [(i + 0.5) / count for i in range(count)], levels))
+        missing -= chunks[-1].shape[1]
     return torch.cat(chunks, dim=1)[:, :horizon]
 
 

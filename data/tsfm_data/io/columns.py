@@ -16,25 +16,25 @@ from tsfm_data.errors import InputError
 from tsfm_data.io import numerals
 
 ITEM_NAMES = ("item_id", "unique_id", "series_id", "ts_id", "series", "item", "id")
-CATEGORIES = 30  # most different words of a covariate, each of which becomes a column
+CATEGORIES = 30  # most categories of a covariate; each becomes a column
 YES = ("yes", "true", "on", "y", "t", "ja", "oui", "si", "sí", "1", "open", "high")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as read, with what messages need.
+    """A table as read, with the facts that messages need.
 
     Attributes:
         frame: the columns, in file order.
-        source: file or other name of the table.
+        source: name of the table in messages, such as its file.
         name: short name, the stem of the file.
-        text: the delimited text it came from, from the header on; None for other tables.
-        delimiter: what separates the fields of the text.
-        header: line of the header, for tables that have lines; 0 for others, whose rows count from 1.
-        notes: what was done to read it that may surprise.
-        later: the rows of a second table, which follow those of the first in ``frame``.
-        decimal: the decimal mark of all its text, if the user named one.
-        first: rows left out at the beginning.
+        text: the delimited text that it was read from, starting at the header; None for other tables.
+        delimiter: separator of the fields of the text.
+        header: line of the header in a text file or sheet; 0 for other tables, whose rows are counted from 1.
+        notes: how it was read, if that is not obvious.
+        later: a second table, whose rows follow those of the first in ``frame``.
+        decimal: decimal mark of numbers in text, if the user gave one.
+        first: number of rows left out at the beginning.
     """
 
     frame: pd.DataFrame
@@ -49,7 +49,7 @@ class Table:
     first: int = 0
 
     def where(self, row: int | None = None, column: str | None = None) -> str:
-        """The place of a mistake: ``row`` counts from 0 in the frame, the result as the user sees it."""
+        """The place of an error as the user sees it; ``row`` counts from 0 in ``frame``."""
         if row is not None and self.later is not None:
             own = len(self.frame) - len(self.later.frame)
             if row >= own:
@@ -64,7 +64,7 @@ class Table:
 
 
 def _line(text: bytes, row: int) -> int:
-    """Lines from the header to data row ``row``: blank lines hold none."""
+    """Line of data row ``row``, counted from the header; blank lines contain no row."""
     seen = -2
     for number, line in enumerate(text.split(b"\n")):
         seen += bool(line.strip())
@@ -81,8 +81,8 @@ def numbers(
     Args:
         table: where they are.
         columns: their names.
-        need_values: whether a column without any value is a mistake.
-        wrong: takes what is wrong with rows, by row, whose cells then are missing; None raises.
+        need_values: whether a column without any value is an error.
+        wrong: receives error messages by row, and the values become missing; None raises instead.
 
     Raises:
         InputError: text in a column, an infinite value, or a column without any value.
@@ -95,7 +95,7 @@ def numbers(
         for row, i in np.argwhere(infinite)[: None if wrong is not None else 1].tolist():
             text = (
                 f"{table.where(row, columns[i])}: expected a finite number, found {result[row, i]}; leave the cell "
-                "empty if the value is not known"
+                "empty if the value is missing"
             )
             if wrong is None:
                 raise InputError(text)
@@ -105,7 +105,8 @@ def numbers(
         empty = np.flatnonzero(np.isnan(result).all(axis=0))
         if len(empty):
             raise InputError(
-                f"{table.where(None, columns[empty[0]])}: expected numbers, found no value in any row; leave it out"
+                f"{table.where(None, columns[empty[0]])}: expected numbers, found no value in any row; "
+                "leave the column out"
             )
     return result
 
@@ -131,7 +132,7 @@ def _number(table: Table, name: str, every: dict[int, str] | None = None) -> Flo
             "correct the cell, leave it empty if the value is missing, or name the value columns with target (--target)"
         )
         if re.fullmatch(r"[+-]?\d*,\d+", cell):
-            advice = "write decimals with a point, as other cells do"
+            advice = "write decimals with a point, as in other cells"
         said = f"{table.where(row, name)}: expected a number, found {cell!r}; {advice}"
         if every is None:
             raise InputError(said)
@@ -140,8 +141,8 @@ def _number(table: Table, name: str, every: dict[int, str] | None = None) -> Flo
 
 
 def _parsed(table: Table, text: pd.Series, missing: np.ndarray) -> Float64[np.ndarray, " rows"]:
-    """Stripped text as numbers, NaN for what is missing or none. The whole column decides on the decimal mark, then the
-    other columns, then the delimiter of the file: semicolons separate where the comma writes decimals."""
+    """Stripped text as numbers, NaN if missing or invalid. The decimal mark is inferred from the column, then from
+    other columns, then from the delimiter of the file: with semicolons, it is usually a comma."""
     plain = numerals.plain(text)
     if table.decimal is None and not plain.str.contains(",", regex=False).fillna(False).any():
         values = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
@@ -151,7 +152,7 @@ def _parsed(table: Table, text: pd.Series, missing: np.ndarray) -> Float64[np.nd
 
 
 def usual_mark(table: Table) -> str:
-    """The decimal mark of a table's text columns taken together; of none that tells, that of its delimiter."""
+    """The decimal mark of all text columns of a table; if they do not show it, the usual one for its delimiter."""
     if table.decimal is not None:
         return table.decimal
     texts = [c for c in table.frame.columns if table.frame[c].dtype == object]
@@ -160,8 +161,8 @@ def usual_mark(table: Table) -> str:
 
 
 def doubtful(table: Table, columns: Sequence[str]) -> list[str]:
-    """What a user should know of columns whose point or comma may write decimals or group thousands: each number of a
-    file not separated by commas has three digits after it, and no other column of text tells."""
+    """Notes about columns whose point or comma may mark decimals or thousands: every number has three digits after it,
+    the delimiter is no comma, and no other text column shows the decimal mark."""
     notes = []
     for name in columns if table.delimiter in (";", "\t", "|") and table.decimal is None else ():
         column = table.frame[name]
@@ -180,16 +181,16 @@ def doubtful(table: Table, columns: Sequence[str]) -> list[str]:
         else:
             continue
         other = "," if mark == "." else "."
-        role = "as its decimals" if mark in shown else "as a group of thousands"
+        role = "as decimals" if mark in shown else "as thousands"
         notes.append(
-            f"column {name!r}: the last three digits of {shown} read {role}; if that is wrong, give decimal "
+            f"column {name!r}: the last three digits of {shown} are read {role}; if this is wrong, give decimal "
             f"(--decimal {other})"
         )
     return notes
 
 
 def is_numeric(table: Table, name: str, share: float = 0.0) -> bool:
-    """Whether more than this share of the cells of a column that hold something are numbers."""
+    """Whether more than a share of the non-missing values of a column are numbers."""
     column = table.frame[name]
     if pd.api.types.is_numeric_dtype(column):
         return True
@@ -206,10 +207,10 @@ def is_numeric(table: Table, name: str, share: float = 0.0) -> bool:
 
 
 def encoded(table: Table, columns: Sequence[str]) -> tuple[Float64[np.ndarray, "rows C"], tuple[str, ...]]:
-    """Covariates as numbers, and their names: two words become 0 and 1, more words a column each, "column=word".
+    """Covariates as numbers, and their names. Two categories become 0 and 1; more give a column each, "column=word".
 
     Raises:
-        InputError: an infinite value, or too many different words.
+        InputError: an infinite value, or too many categories.
     """
     blocks: list[np.ndarray] = []
     names: list[str] = []
@@ -223,7 +224,7 @@ def encoded(table: Table, columns: Sequence[str]) -> tuple[Float64[np.ndarray, "
         words = sorted(text[~missing].unique(), key=lambda word: (word.lower() in YES, word))
         if len(words) > CATEGORIES:
             raise InputError(
-                f"{table.where(None, name)}: expected numbers or at most {CATEGORIES} different words of a covariate, "
+                f"{table.where(None, name)}: expected numbers or at most {CATEGORIES} categories in a covariate, "
                 f"found {len(words)}; leave it out"
             )
         for word in words[1:] if len(words) == 2 else words:
@@ -234,14 +235,17 @@ def encoded(table: Table, columns: Sequence[str]) -> tuple[Float64[np.ndarray, "
 
 
 def item_codes(table: Table, name: str) -> tuple[Int64[np.ndarray, " rows"], pd.Series]:
-    """Series of each row, counted in order of first appearance, and what the table calls them, of its own type.
+    """Number of the series of each row, in order of first appearance, and the ids with the type that they have there.
 
     Raises:
-        InputError: a row names no series.
+        InputError: a row has no id.
     """
     column = table.frame[name]
     codes, values = pd.factorize(column)
     lost = np.flatnonzero(codes < 0)
     if len(lost):
-        raise InputError(f"{table.where(int(lost[0]), name)}: expected the name of a series, found an empty cell")
+        raise InputError(
+            f"{table.where(int(lost[0]), name)}: expected the id of a series, found an empty cell; "
+            "fill it in, or drop the row"
+        )
     return codes.astype(np.int64), pd.Series(values, name=name)

@@ -1,4 +1,4 @@
-"""The regular grid under the timestamps of many series: their step, and every row's position, all at once."""
+"""The regular grid of the timestamps of many series at once: their steps, and the position of every row."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,13 +13,15 @@ from tsfm_data.io.snap import snap
 
 KINDS: tuple[Kind, ...] = ("tick", "start", "end", "business")
 TICK, START, END, BUSINESS = range(4)
-SHORT = 5  # below so many rows a series' own step says little, and the step of the other series is tried first
-SPARSE = 20  # a grid of more than 20 rows an observed one is taken for a wrong date
+SHORT = 5  # series with fewer rows first try the step of the other series
+SPARSE = 20  # more grid steps per row than this mean that a date is wrong
 
 
 class BadTime(ValueError):
-    """A timestamp that breaks the grid: ``row`` counts from 0 in the order given, ``text`` says what is wrong, and
-    ``problems`` what is wrong with each series if several were looked at."""
+    """A timestamp that does not fit a grid.
+
+    ``row`` counts from 0, ``text`` says what is wrong, and ``problems`` has one error for each bad series.
+    """
 
     def __init__(self, row: int | np.integer, text: str) -> None:
         super().__init__(text)
@@ -29,7 +31,7 @@ class BadTime(ValueError):
 
 
 class Grid(NamedTuple):
-    """Where rows lie on the regular grids of their series.
+    """Positions of rows on the regular grids of their series.
 
     Attributes:
         position: step of each row within its series, from 0.
@@ -48,14 +50,14 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True)
 class _Calendar:
-    """Timestamps of series that lie one after the other, in each of the units that steps count in.
+    """Timestamps of series, one series after the other, in the units of each kind of step.
 
     Attributes:
         ns: nanoseconds since 1970.
-        units: [4, rows], one row of numbers for each of ``KINDS``.
+        units: [4, rows], one row for each of ``KINDS``.
         first: row of each series' first timestamp.
         item: series of each row.
-        allowed: [4, items], whether all timestamps of a series lie where each of ``KINDS`` puts them.
+        allowed: [4, items], whether all timestamps of a series are possible with each of ``KINDS``.
     """
 
     ns: Int64[np.ndarray, " rows"]
@@ -93,18 +95,18 @@ def regular_grid(
     freq: str | None = None,
     own_hours: bool = True,
 ) -> Grid:
-    """The regular grid under ascending timestamps.
+    """The regular grid of ascending timestamps.
 
     Args:
         ns: nanoseconds since 1970 of all series, one after the other.
         bounds: series ``i`` is ``ns[bounds[i]:bounds[i + 1]]``; none is empty.
-        freq: pandas alias of all series; None reads each series' most common step. With a monthly, quarterly or yearly
-            alias any day of a period stands for that period.
-        own_hours: whether series that keep to hours or weekdays have steps at those alone.
+        freq: pandas alias of all series; None takes the most common step of each series. With a monthly, quarterly or
+            yearly alias, any day of a period means that period.
+        own_hours: whether series with values only at some hours or weekdays have steps only there.
 
     Raises:
-        BadTime: timestamps repeat, descend, do not lie on one grid, or mix frequencies.
-        InputError: ``freq`` is unknown or is not a regular grid.
+        BadTime: timestamps repeat, descend, are not on one grid, or mix frequencies.
+        InputError: ``freq`` is unknown or not a regular grid.
     """
     calendar = _Calendar.of(ns, bounds)
     _check_order(calendar)
@@ -156,7 +158,7 @@ def regular_grid(
 def _moved(
     ns: Int64[np.ndarray, " rows"], bounds: Int64[np.ndarray, " borders"]
 ) -> tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " items"]]:
-    """Timestamps moved onto the grids that their series are near, and how many of each series were."""
+    """Timestamps moved onto grids close to them, and the number of moved ones of each series."""
     ns, moved = ns.copy(), np.zeros(len(bounds) - 1, dtype=np.int64)
     for item, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
         snapped = snap(ns[a:b])
@@ -167,7 +169,7 @@ def _moved(
 
 
 def _keeps_to_days(ns: Int64[np.ndarray, " rows"]) -> bool:
-    """Whether a series is at one time of some days of the week, such as Monday, Wednesday and Friday."""
+    """Whether a series has values only on some weekdays, at one time of day."""
     return len(ns) >= SHORT and bool((ns % DAY == ns[0] % DAY).all()) and usual_slots(ns, DAY) is not None
 
 
@@ -178,7 +180,7 @@ def _patterns(
     position: Int64[np.ndarray, " rows"],
     bounds: Int64[np.ndarray, " borders"],
 ) -> tuple[Int64[np.ndarray, " rows"], dict[int, str]]:
-    """Positions that count only the steps of the week which a series keeps to, and the patterns of those that do."""
+    """Positions that count only the steps of weekly patterns, and the pattern of each series that has one."""
     rows = np.diff(bounds)
     length = position[bounds[1:] - 1] + 1
     patterns: dict[int, str] = {}
@@ -202,7 +204,7 @@ def _check_order(calendar: _Calendar) -> None:
         raise BadTime(
             row,
             f"expected each timestamp once in a series, found {_time(calendar, row)} again; drop or average the "
-            "repeats, or name the column that tells the series apart with item_column (--item-column)",
+            "repeats, or name the column with the ids of the series with item_column (--item-column)",
         )
     raise BadTime(
         row,
@@ -216,7 +218,7 @@ def _time(calendar: _Calendar, row: int | np.integer) -> str:
 
 
 def _given(calendar: _Calendar, freq: str) -> Grid:
-    """The grid of a frequency that the user names."""
+    """The grid of a frequency that the user gives."""
     step, period = step_of(freq)
     code = KINDS.index(step.kind)
     items = len(calendar.first)
@@ -243,7 +245,9 @@ def _given(calendar: _Calendar, freq: str) -> Grid:
         row = same[0] + 1 if len(same) else off[0]
         found = "a second row in the period of" if len(same) else "a row between the periods at"
         raise BadTime(
-            row, f"expected one row a period (frequency {freq}), found {found} {_time(calendar, row)}; resample first"
+            row,
+            f"expected one row per period (frequency {freq}), found {found} {_time(calendar, row)}; give resample "
+            "(--resample)",
         )
     begin = month[calendar.first].astype("datetime64[M]")
     start = begin.astype("datetime64[D]") if code == START else (begin + 1).astype("datetime64[D]") - 1
@@ -256,7 +260,7 @@ def _given(calendar: _Calendar, freq: str) -> Grid:
 
 
 def _given_pattern(calendar: _Calendar, freq: str, step: Step, pattern: str) -> Grid:
-    """The grid of hours of the week, or of business days without holidays, that the user names."""
+    """The grid of a weekly pattern, or of business days without holidays, that the user gives."""
     if step.kind == "business":
         closed = np.array(holidays(pattern), dtype="datetime64[D]")
         day = calendar.ns.view("datetime64[ns]").astype("datetime64[D]")
@@ -286,15 +290,15 @@ def _check_multiples(
         raise BadTime(
             off[0],
             f"expected steps of {freq} from the first timestamp of the series on, found {_time(calendar, off[0])}; "
-            "resample first or give the true frequency",
+            "give resample (--resample), or correct freq (--freq)",
         )
 
 
 def _infer(
     calendar: _Calendar,
 ) -> tuple[Int64[np.ndarray, " items"], Int64[np.ndarray, " items"], dict[int, "BadTime"]]:
-    """Kind and size of each series' step: its most common one, or that of the others where its own says little; and
-    what is wrong with each series that has none."""
+    """Kind and size of the step of each series, and an error for each series without one. The step is the most common
+    one; short series may take that of the other series."""
     rows = np.diff(np.append(calendar.first, len(calendar.ns)))
     kind = np.where(calendar.allowed[START], START, np.where(calendar.allowed[END], END, TICK))
     size = _common_step(calendar, kind)
@@ -310,7 +314,9 @@ def _infer(
         pairs, counts = np.unique(np.stack([kind[sure], size[sure]]), axis=1, return_counts=True)
         usual = np.broadcast_to(pairs[:, counts.argmax()][:, None], (2, len(kind)))
         fits = calendar.allowed[usual[0, 0]] & (_first_break(calendar, usual[0], usual[1], runs=False) < 0)
-        unsure = (rows < 3) | ((rows < SHORT) & (kind == TICK))  # three months in a row are hardly days with gaps
+        unsure = (rows < 3) | (
+            (rows < SHORT) & (kind == TICK)
+        )  # three months in a row are monthly, not daily with gaps
         take = fits & (~good | unsure)
         kind, size = np.where(take, usual[0], kind), np.where(take, usual[1], size)
         good |= take
@@ -322,23 +328,23 @@ def _infer(
 
 
 def _unreadable(calendar: _Calendar, item: int, rows: int, kind: int, size: int, row: int) -> BadTime:
-    """Why no frequency can be read off a series."""
+    """The error for a series without a frequency."""
     if rows == 1:
         return BadTime(
-            calendar.first[item], "expected at least two rows to read the frequency off, found one; give freq (--freq)"
+            calendar.first[item], "expected at least two rows to infer the frequency, found one; give freq (--freq)"
         )
     first = calendar.ns[calendar.first[item]].astype("datetime64[ns]")
     usual = Step(KINDS[kind], size).alias(first)
     return BadTime(
         row,
-        f"expected one frequency in a series, found {_time(calendar, row)} after {_time(calendar, row - 1)} where the "
+        f"expected one frequency in a series, found {_time(calendar, row)} after {_time(calendar, row - 1)}, while the "
         f"most common step is {usual} (mixed frequencies); give resample (--resample h, D or another step, with "
         "--aggregate mean, sum, last or max)",
     )
 
 
 def _common_step(calendar: _Calendar, kind: Int64[np.ndarray, " items"]) -> Int64[np.ndarray, " items"]:
-    """The most common step of each series in the units of its kind; 0 where a series has one row."""
+    """The most common step of each series in the units of its kind; 0 for a series of one row."""
     inner = np.diff(calendar.item) == 0
     step, owner = np.diff(calendar.relative(kind))[inner], calendar.item[1:][inner]
     size = np.zeros(len(kind), dtype=np.int64)
@@ -369,7 +375,7 @@ def _first_break(
 ) -> Int64[np.ndarray, " items"]:
     """First row of each series off the grid of its step, or (``runs``) in a long run of another step; -1 for none.
 
-    Missing rows leave single larger steps behind; the same larger step many times in a row is another frequency.
+    Missing rows give single larger steps. The same larger step many times in a row is another frequency.
     """
     relative = calendar.relative(kind)
     off = relative % np.maximum(size, 1)[calendar.item] != 0
@@ -379,12 +385,12 @@ def _first_break(
         start = np.flatnonzero((np.diff(step, prepend=step[0] - 1) != 0) | (np.diff(owner, prepend=-1) != 0) | ~inside)
         length = np.diff(np.append(start, len(step)))
         steps = np.bincount(owner[inside], minlength=len(kind))
-        long = np.minimum(np.maximum(steps // 3, 4), np.maximum(steps // 20, 10))  # of a short and of a long series
+        long = np.minimum(np.maximum(steps // 3, 4), np.maximum(steps // 20, 10))  # for short and for long series
         other = inside[start] & (step[start] != size[owner[start]])
         off[start[other & (length >= long[owner[start]])] + 1] = True
     result = np.full(len(kind), -1)
     rows = np.flatnonzero(off)[::-1]
-    result[calendar.item[rows]] = rows  # the last assignment, which is the first row, stays
+    result[calendar.item[rows]] = rows  # the first row is assigned last
     return result
 
 
@@ -404,8 +410,8 @@ def _grid(
         row = int(jump.argmax()) + 1
         raise BadTime(
             row,
-            f"expected a series without large holes, found {_time(calendar, row)} after {_time(calendar, row - 1)}, "
-            f"{jump[row - 1]:,} steps later; correct the date, or give a coarser freq",
+            f"expected a series without large gaps, found {_time(calendar, row)} after {_time(calendar, row - 1)}, "
+            f"{jump[row - 1]:,} steps later; correct the date, or give a coarser freq (--freq)",
         )
     aliases: dict[tuple[int, int, int], str] = {}
     freqs = []

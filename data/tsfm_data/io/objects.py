@@ -4,6 +4,7 @@ back, so that an answer is of the same kind as the question.
 Axes: N series, V variates, T steps.
 """
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,9 +82,7 @@ def like(source: Any, answer: pd.DataFrame) -> Any:
         return answer
     table = pa.Table.from_pandas(answer, preserve_index=False)
     if type(source).__module__.partition(".")[0] == "polars":
-        import polars
-
-        return polars.from_arrow(table)
+        return sys.modules["polars"].from_arrow(table)  # imported already, by whoever made the frame
     return table
 
 

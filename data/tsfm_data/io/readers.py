@@ -1,5 +1,4 @@
-"""Files to tables: CSV with any usual delimiter and encoding, Parquet, Arrow, Feather and Excel; each recognised or
-refused in one line."""
+"""Files to tables: CSV with any usual delimiter and encoding, Parquet, Arrow, Feather and Excel."""
 
 import csv
 import difflib
@@ -23,7 +22,7 @@ from tsfm_data.io.numerals import MISSING
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
 SAMPLE = 1 << 16
-LOOKED_AT = 200  # lines that tell where the header is
+LOOKED_AT = 200  # lines that are used to find the header
 KINDS = {".pq": "a Parquet", ".parquet": "a Parquet", ".arrow": "an Arrow", ".feather": "an Arrow", ".ipc": "an Arrow"}
 EXCEL = (".xlsx", ".xlsm")
 
@@ -32,9 +31,9 @@ def read_table(path: Path, item_column: str | None = None, decimal: str | None =
     """The table in a CSV (comma, semicolon, tab or |; .gz too), Parquet, Arrow, Feather or Excel file.
 
     Args:
-        path: the file; "-" is standard input, which is delimited text.
-        item_column: a column that is text whatever its cells look like, as those with the usual names of ids are.
-        decimal: "," keeps numbers as text, since a point in them is none of decimals.
+        path: the file; "-" is standard input, read as delimited text.
+        item_column: a column that is read as text, like columns with usual names of ids.
+        decimal: "," keeps numbers as text, since a point in them does not mark decimals.
 
     Raises:
         InputError: no such file, a folder, an empty or unreadable file, or one that is not a table.
@@ -101,7 +100,7 @@ def _from_arrow(table: pa.Table, source: str) -> pd.DataFrame:
 
 
 def _read_excel(path: Path, name: str) -> Table:
-    """The first sheet of a workbook that holds a table, from its header on."""
+    """The first sheet of a workbook with a table, starting at its header."""
     if importlib.util.find_spec("openpyxl") is None:
         raise InputError(
             f"{path}: Excel needs openpyxl, which is not installed: pip install 'tsfm-suite[excel]', or save as CSV"
@@ -131,18 +130,18 @@ def _read_excel(path: Path, name: str) -> Table:
         raise InputError(f"{path}: expected different column names, found {twice[0]!r} more than once")
     notes = [f"{top} rows above the header skipped"] if top else []
     if len(filled) > 1:
-        notes.append(f"sheet {title!r} read, of {len(filled)}")
+        notes.append(f"read sheet {title!r}, the first of {len(filled)}")
     return Table(frame, str(path), name, header=top + 1, notes=tuple(notes))
 
 
 def read_text(data: bytes, source: str, name: str, item_column: str | None = None, decimal: str | None = None) -> Table:
-    """The table in the bytes of a delimited text file: numbers and ISO dates as such, everything else as text.
+    """The table in delimited text: numbers and ISO dates with their types, everything else as text.
 
     Raises:
-        InputError: no text, or no table.
+        InputError: it is no text, or no table.
     """
     data, notes = _decode(data, source)
-    # A quoted cell may hold a line break, but the lines above the header and the header hold none.
+    # Quoted cells may contain line breaks, but the header and the lines above it do not.
     lines = data[:SAMPLE].decode("utf-8", errors="ignore").splitlines()
     if not any(line.strip() for line in lines):
         raise InputError(f"{source}: expected a table, found only blank lines")
@@ -175,13 +174,13 @@ def _empty(column: pa.ChunkedArray) -> bool:
 
 
 def _decode(data: bytes, source: str) -> tuple[bytes, list[str]]:
-    """The bytes as UTF-8 without mark, and a note if they were not."""
+    """The bytes as UTF-8 without byte-order mark, and a note if they had another encoding."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         try:
             return data.decode("utf-16").encode(), []
         except UnicodeDecodeError as error:
             raise InputError(
-                f"{source}: expected UTF-16 text after its mark, found something else ({error})"
+                f"{source}: expected UTF-16 text after its byte-order mark, found something else ({error})"
             ) from error
     if b"\0" in data[:SAMPLE]:
         even, odd = data[:SAMPLE:2].count(0), data[1:SAMPLE:2].count(0)
@@ -202,9 +201,9 @@ def _decode(data: bytes, source: str) -> tuple[bytes, list[str]]:
 
 
 def _layout(source: str, lines: list[str]) -> tuple[str, int]:
-    """The delimiter, and the line (from 0) that is the header.
+    """The delimiter, and the line of the header, from 0.
 
-    The header is the first line of as many fields as most lines below have. What stands above it has fewer.
+    The header is the first line with as many fields as most lines. Lines above it have fewer.
     """
     filled = [i for i, line in enumerate(lines) if line.strip()][:LOOKED_AT]
     first = lines[filled[0]]
@@ -218,7 +217,7 @@ def _layout(source: str, lines: list[str]) -> tuple[str, int]:
     best = max(widths, key=lambda mark: widths[mark][0])
     usual = {mark: Counter(w).most_common(1)[0] for mark, w in widths.items()}
     if widths[best][0] > 1 and widths[best][0] >= usual[best][0]:
-        titles = 0  # lines with a word in their first field alone
+        titles = 0  # lines with text only in the first field
         while titles < len(filled) - 2 and _is_title(lines[filled[titles]], best):
             titles += 1
         return best, filled[titles]
@@ -242,7 +241,7 @@ def _is_title(line: str, delimiter: str) -> bool:
 
 
 def _holds_values(line: str, delimiter: str) -> bool:
-    """Whether a line holds numbers, which no header does that lines of words stand above."""
+    """Whether a line contains numbers other than years, so that it is no header below lines of text."""
     cells = next(csv.reader([line], delimiter=delimiter))
     return any(_is_number(cell.strip()) and not re.fullmatch(r"(1[6-9]|2[0-2])\d\d", cell.strip()) for cell in cells)
 
@@ -258,7 +257,7 @@ def _is_number(text: str) -> bool:
 def _parse(
     source: str, data: bytes, delimiter: str, header: list[str], texts: set[str], top: int, notes: list[str]
 ) -> pa.Table:
-    """The columns with the types that their cells show; as text where cells differ, so that we find the odd one."""
+    """The columns with inferred types; as text if values differ in type, so that we can find the wrong one."""
     options = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data)
     types = dict.fromkeys(texts, pa.string())
 
@@ -277,20 +276,20 @@ def _parse(
         types = dict.fromkeys(header, pa.string())
         table = read()
     zoned = [f.name for f in table.schema if pa.types.is_timestamp(f.type) and f.type.tz is not None]
-    if zoned:  # Arrow keeps the instant alone; the local time tells whether the data are daily
+    if zoned:  # Arrow keeps only UTC, but local times show whether data are daily
         types |= dict.fromkeys(zoned, pa.string())
         table = read()
     return table
 
 
 def is_id(name: str, item_column: str | None) -> bool:
-    """Whether a column holds ids, which are text: "007" is not 7."""
+    """Whether a column contains ids, which are text: "007" is not 7."""
     return name.strip() == item_column or name.strip().lower() in ITEM_NAMES
 
 
 def _mend_ends(data: bytes, delimiter: str, width: int, notes: list[str]) -> bytes | None:
-    """The text without a delimiter at the end of every line but the header, and without a line of words at its end;
-    None if that is not what is wrong with it."""
+    """The text without extra delimiters at the ends of lines, or without lines of text below the table; None if it has
+    neither."""
     lines = data.splitlines()
     mark = delimiter.encode()
     counts = [line.count(mark) + 1 for line in lines]
@@ -303,7 +302,7 @@ def _mend_ends(data: bytes, delimiter: str, width: int, notes: list[str]) -> byt
         last -= 1
     cut = [line for line in lines[last + 1 :] if line.strip()]
     if width > 1 and 0 < len(cut) <= 5 and not any(character.isdigit() for character in cut[0].decode()[:4]):
-        notes.append(f"left out below the table: {cut[0].decode(errors='replace').strip()[:60]!r}")
+        notes.append(f"text below the table left out: {cut[0].decode(errors='replace').strip()[:60]!r}")
         return b"\n".join(lines[: last + 1])
     return None
 
@@ -319,7 +318,7 @@ def _check_header(source: str, line: int, header: list[str]) -> None:
     if all(is_value(cell.strip()) for cell in header):
         raise InputError(
             f"{source}, row {line}: expected a header with the names of the columns, found values "
-            f"({', '.join(header)[:60]}); put a line such as date,target above them"
+            f"({', '.join(header)[:60]}); add a first line such as date,target"
         )
     names = [name.strip() for name in header]
     twice = [name for name in names if name and names.count(name) > 1]
@@ -328,7 +327,7 @@ def _check_header(source: str, line: int, header: list[str]) -> None:
 
 
 def _wrong_width(source: str, data: bytes, delimiter: str, width: int, top: int, error: Exception) -> InputError:
-    """The first row that has another number of fields than the header."""
+    """The error for the first row with another number of fields than the header."""
     lines = io.StringIO(data.decode("utf-8", errors="replace"), newline="")
     reader = csv.reader(lines, delimiter=delimiter)
     for row in reader:
@@ -336,6 +335,6 @@ def _wrong_width(source: str, data: bytes, delimiter: str, width: int, top: int,
             return InputError(
                 f"{source}, row {reader.line_num + top}: expected {width} fields separated by {DELIMITERS[delimiter]}, "
                 f"as in the header, found {len(row)}; quote values that contain the separator, "
-                "or check that the file is whole"
+                "or check that the file is complete"
             )
     return InputError(f"{source}: expected delimited text, found something else ({str(error).splitlines()[0]})")

@@ -1,4 +1,4 @@
-"""What the columns of a table are for: time, series, targets, covariates; and what is none of these."""
+"""Roles of the columns of a table: time, ids, targets, covariates, or unused."""
 
 import itertools
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ KEY_NAMES = (
     "unnamed: 0",
 )
 HOURS = ("hour", "hr", "hour_of_day", "stunde", "uhrzeit", "zeit", "time", "heure", "hora", "ora", "uur", "interval")
-# Columns that only say what the calendar says -> what they may hold.
+# Columns that only repeat parts of the date -> range of their values.
 CALENDAR = {
     "year": (1600, 2300),
     "month": (1, 12),
@@ -61,9 +61,19 @@ PARTS = {
     "week": ("week", "woche", "kw", "semaine", "semana", "settimana"),
     "day": ("day", "tag", "dom", "día", "dia", "jour", "giorno", "dag"),
 }
-BEGINS = ("von", "from", "start", "begin", "beginning", "anfang", "since", "desde", "début")  # the other is the end
+BEGINS = (
+    "von",
+    "from",
+    "start",
+    "begin",
+    "beginning",
+    "anfang",
+    "since",
+    "desde",
+    "début",
+)  # the other column is the end
 PLACES = ("store", "shop", "product", "site", "sensor", "station", "region", "country", "customer", "meter", "code")
-FEW = 0.02  # share of rows that may repeat a timestamp within a series by mistake
+FEW = 0.02  # largest share of duplicate timestamps in a series
 TOTALS = frozenset(
     (
         "total",
@@ -84,7 +94,7 @@ TOTALS = frozenset(
 
 @dataclass(frozen=True)
 class Roles:
-    """Names of the columns by what they are for; ``item`` is None in a wide table, ``unused`` have no role."""
+    """Names of the columns by role; ``item`` is None in a wide table, ``unused`` have no role."""
 
     time: str
     item: str | None
@@ -103,12 +113,12 @@ def find_roles(
     past: Sequence[str],
     known: Sequence[str],
 ) -> Roles:
-    """Which column is what: as named, else by the usual names, else by what the cells hold.
+    """The roles of the columns: as given, else inferred from usual names, else from the values.
 
-    ``item_column`` "" says that there is none.
+    ``item_column`` "" means that there is none.
 
     Raises:
-        InputError: a named column is absent, or a role cannot be told.
+        InputError: a given column is absent, or a role cannot be inferred.
     """
     columns = [str(name) for name in table.frame.columns]
     named = [n for n in (time_column, item_column or None, *past, *known) if n is not None]
@@ -118,7 +128,9 @@ def find_roles(
             raise InputError(f"{table.source}: {unknown_name('column', name, columns)}")
     both = [n for n in (*named, *targets) if (*named, *targets).count(n) > 1]
     if both:
-        raise InputError(f"{table.source}: expected one role a column, found column {both[0]!r} named for two")
+        raise InputError(
+            f"{table.source}: expected one role per column, found two for column {both[0]!r}; name it once"
+        )
     time = time_column or _find_time(table, [c for c in columns if c not in (*named, *targets)])
     free = [c for c in columns if c != time and c not in named and c not in targets]
     item = (item_column or None) if item_column is not None else _find_item(table, time, free)
@@ -151,7 +163,7 @@ def _find_time(table: Table, columns: list[str]) -> str:
     if not dates and steps is not None and _counts(table.frame[steps]) and len(columns) > 1:
         return steps
     shown = ", ".join(columns[:8]) + (", ..." if len(columns) > 8 else "")
-    several = f" of which {', '.join(dates)} hold dates" if dates else ""
+    several = f" (with dates: {', '.join(dates)})" if dates else ""
     raise InputError(
         f"{table.source}: expected a time column (such as timestamp, date or ds), found columns {shown}{several}; "
         "name it with time_column (--time-column)"
@@ -159,7 +171,7 @@ def _find_time(table: Table, columns: list[str]) -> str:
 
 
 def _may_be_time(table: Table, column: str) -> bool:
-    """Whether a column that is called as times are does not just hold a small number or a word."""
+    """Whether the values of a column with a usual name of times may be times, not small numbers or words."""
     cells = table.frame[column]
     if pd.api.types.is_numeric_dtype(cells):
         return not pd.api.types.is_bool_dtype(cells) and bool(cells.max() > 366)
@@ -167,7 +179,7 @@ def _may_be_time(table: Table, column: str) -> bool:
 
 
 def _plainly_dates(table: Table, column: str) -> bool:
-    """Whether the first cells of a column are dates that nobody would take for numbers."""
+    """Whether the first values of a column are clearly dates, not numbers."""
     cells = table.frame[column]
     if pd.api.types.is_numeric_dtype(cells):
         return False
@@ -187,12 +199,12 @@ def _plainly_dates(table: Table, column: str) -> bool:
 
 
 def _counts(cells: pd.Series) -> bool:
-    """Whether cells are whole numbers."""
+    """Whether a column has an integer type."""
     return pd.api.types.is_integer_dtype(cells)
 
 
 def _find_item(table: Table, time: str, free: list[str]) -> str | None:
-    """The column that tells series apart: by its name, or what makes each timestamp appear once in a series."""
+    """The column with the ids of the series: by its name, or because it makes timestamps unique in each series."""
     frame = table.frame
     named = _by_name(free, ITEM_NAMES)
     if named is not None and not _numbers_rows(frame[named]):
@@ -206,7 +218,7 @@ def _find_item(table: Table, time: str, free: list[str]) -> str | None:
     if fitting:
         return min(fitting, key=lambda c: (repeats[c], frame[c].nunique(), list(frame.columns).index(c)))
     if frame.duplicated([time]).mean() <= FEW or not repeats:
-        return None  # repeats, not series
+        return None  # duplicates, not series
     whole = [c for c in free if pd.api.types.is_integer_dtype(frame[c]) and frame[c].nunique() < 0.2 * len(frame)]
     parts = list(dict.fromkeys(c for c in (*keys, *words, *whole) if frame[c].nunique() > 1))[:8]
     for count in range(2, len(parts) + 1):
@@ -217,8 +229,8 @@ def _find_item(table: Table, time: str, free: list[str]) -> str | None:
                 return "/".join(chosen)
     raise InputError(
         f"{table.source}: expected each timestamp once in a series, found {frame[time].iloc[0]} in "
-        f"{int((frame[time] == frame[time].iloc[0]).sum())} rows, which {', '.join(repeats)} do not tell apart; name "
-        "the column that does with item_column (--item-column), or bring them together (--resample)"
+        f"{int((frame[time] == frame[time].iloc[0]).sum())} rows, which {', '.join(repeats)} do not distinguish; name "
+        "the id column with item_column (--item-column), or combine the rows (--resample)"
     )
 
 
@@ -227,19 +239,19 @@ def _is_key_name(name: str) -> bool:
 
 
 def _is_id_name(name: str) -> bool:
-    """Whether a column is called as ids are, whatever they are ids of."""
+    """Whether a column has a usual name of ids."""
     folded = name.strip().lower()
     return folded in ITEM_NAMES or folded.endswith(("_id", " id", "_key", "_code", "_no", "_nr", "_nbr", "sku"))
 
 
 def _numbers_rows(cells: pd.Series) -> bool:
-    """Whether cells name every row once: the key of a data base, not a series."""
+    """Whether values are unique, as the keys of a database table."""
     return len(cells) > 2 and bool(cells.head(1000).is_unique) and bool(cells.is_unique)
 
 
 def _find_target(table: Table, free: list[str], long: bool) -> tuple[str, ...]:
     if not free:
-        raise InputError(f"{table.source}: expected a column of values, found none besides time and item")
+        raise InputError(f"{table.source}: expected a column of values, found only time and ids; add the values")
     if long:
         named = _by_name(free, TARGET_NAMES)
         if named is not None:
@@ -248,7 +260,7 @@ def _find_target(table: Table, free: list[str], long: bool) -> tuple[str, ...]:
     if len(values) > 1:
         values = [c for c in values if not _says_the_calendar(table, c) and not _is_key(table, c, long)] or values
     if not values and not long:
-        return tuple(free[:1])  # the check of its cells says what is wrong
+        return tuple(free[:1])  # the check of its values raises
     if long and len(values) != 1:
         raise InputError(
             f"{table.source}: expected a column named target, y or value, found {', '.join(values or free)[:200]}; "
@@ -267,7 +279,7 @@ def _says_the_calendar(table: Table, name: str) -> bool:
 
 
 def _is_key(table: Table, name: str, long: bool) -> bool:
-    """Whether a column of numbers holds ids, numbers its rows, or (in a long table) says yes and no."""
+    """Whether a column contains ids, row numbers, or (in a long table) yes and no, rather than values to forecast."""
     if long and pd.api.types.is_bool_dtype(table.frame[name]):
         return True
     named = name.strip().lower() in KEY_NAMES
@@ -281,7 +293,7 @@ def _is_key(table: Table, name: str, long: bool) -> bool:
 
 
 def without_footer(table: Table, time: str) -> Table:
-    """The table without rows at its end that sum the others up: no date, and a word such as "Total"."""
+    """The table without totals at its end: rows without a date, and with a word such as "Total"."""
     frame, cut = table.frame, 0
     cells = frame[time]
     typed = pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_datetime64_any_dtype(cells)
@@ -300,14 +312,14 @@ def without_footer(table: Table, time: str) -> Table:
         cut += 1
     if not cut:
         return table
-    rows = f"{cut} rows" if cut > 1 else "the row"
+    rows = f"{cut} rows" if cut > 1 else "1 row"
     place = table.where(len(frame) - cut).removeprefix(f"{table.source}, ")
-    note = f"{rows} of totals at the end left out ({place} on)"
+    note = f"{rows} of totals at the end left out (from {place})"
     return replace(table, frame=frame.iloc[: len(frame) - cut], notes=(*table.notes, note))
 
 
 def without_units(table: Table, time: str) -> Table:
-    """The table without a first row that says units: no date in it, and words above numbers."""
+    """The table without a first row of units: no date in it, and words above numbers."""
     frame = table.frame
     if len(frame) < 3:
         return table
@@ -319,13 +331,13 @@ def without_units(table: Table, time: str) -> Table:
     units = [c for c in words if not is_numeric(replace(table, frame=frame.iloc[:1]), c) and is_numeric(rest, c)]
     if not units:
         return table
-    note = f"the row below the header left out: units {', '.join(str(first[c]) for c in units)}"
+    note = f"row of units below the header left out: {', '.join(str(first[c]) for c in units)}"
     frame = frame.iloc[1:].reset_index(drop=True)
     return replace(table, frame=frame, first=table.first + 1, notes=(*table.notes, note))
 
 
 def turned(table: Table) -> Table:
-    """The table with one row a date if its columns are dates, one series a row; else as it is."""
+    """The long table of a table with one series per row and one column per date; other tables unchanged."""
     names = [str(c) for c in table.frame.columns]
     dated = [c for c in names if any(character.isdigit() for character in c)]
     if len(dated) < 3 or len(dated) < 0.5 * len(names):
@@ -342,8 +354,8 @@ def turned(table: Table) -> Table:
     ids = frame[key] if key is not None else pd.Series([str(i) for i in range(len(frame))], dtype=object)
     if len(frame) > 1 and ids.duplicated().any():
         raise InputError(
-            f"{table.source}: expected one series a row under columns that are dates, found "
-            f"{ids[ids.duplicated()].iloc[0]!r} in two rows of {key!r}; turn it into columns item_id, date, target"
+            f"{table.source}: expected one series per row, as columns are dates, found "
+            f"{ids[ids.duplicated()].iloc[0]!r} in two rows of {key!r}; convert it to columns item_id, date, target"
         )
     long = pd.DataFrame(
         {
@@ -352,14 +364,14 @@ def turned(table: Table) -> Table:
             "target": frame[dated].to_numpy().reshape(-1),
         }
     )
-    note = f"columns {dated[0]} to {dated[-1]} are dates: one series a row"
+    note = f"columns {dated[0]} to {dated[-1]} are dates: one series per row"
     left = [c for c in others if c != key]
     note += f"; columns not used: {', '.join(left)}" if left else ""
     return Table(long.infer_objects(), table.source, table.name, notes=(*table.notes, note))
 
 
 def joined_time(table: Table, time_column: str | None) -> Table:
-    """The table with one time column if it has several that make up one: date and hour, or year, month and day."""
+    """The table with one time column, joined from date and hour, or from year, month and day, if it has these."""
     names = {str(c).strip().lower(): str(c) for c in table.frame.columns}
     if time_column is not None:
         return table
@@ -375,7 +387,7 @@ def joined_time(table: Table, time_column: str | None) -> Table:
         if not _all_numbers(frame, *used):
             return table
         stamps = _date_of(frame[used[0]], of_year, frame[used[1]], frame[day] if day else None)
-        if stamps.isna().any():  # the day is one of the week, or a period is none of its year
+        if stamps.isna().any():  # the day is a weekday, or a period does not exist
             return table
     elif len(dates) == 1:
         used, stamps = [dates[0]], None
@@ -401,12 +413,12 @@ def joined_time(table: Table, time_column: str | None) -> Table:
     frame = frame.drop(columns=used)
     name = "timestamp" if "timestamp" not in frame.columns else "joined_time"
     frame.insert(0, name, stamps)
-    note = f"columns {', '.join(used)} joined to one time column"
+    note = f"columns {', '.join(used)} joined into one time column"
     return replace(table, frame=frame, notes=(*table.notes, note))
 
 
 def _date_of(year: pd.Series, part: str, number: pd.Series, day: pd.Series | None) -> pd.Series:
-    """The first day of a month, quarter or week of a year, or a day of a month; NaT for what does not exist."""
+    """The first day of a month, quarter or week, or a day of a month; NaT if it does not exist."""
     if part == "week":
         text = year.astype(str) + "-" + number.astype(str).str.zfill(2) + "-1"
         return pd.to_datetime(text, format="%G-%V-%u", errors="coerce")
@@ -431,7 +443,7 @@ def _all_numbers(frame: pd.DataFrame, *names: str) -> bool:
 
 
 def _time_of_day(cells: pd.Series) -> pd.Series | None:
-    """Hours 0 to 23, hours 1 to 24 (each the end of its hour, so that 1 is midnight), or text such as 09:30."""
+    """Hours 0 to 23, hours 1 to 24 (ends of the hours, so 1 means midnight), or text such as 09:30, as time of day."""
     if pd.api.types.is_integer_dtype(cells):
         low, high = cells.min(), cells.max()
         if low < 0 or high > 24 or cells.nunique() < 2:

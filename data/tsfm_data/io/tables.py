@@ -1,8 +1,7 @@
-"""The door through which every table enters.
+"""Tables of any kind to series with regular time steps.
 
-``read_series`` takes CSV, Parquet, Arrow, Feather and Excel files, pandas and pyarrow tables and GluonTS data sets. All
-checks of user input happen here and in what it calls; everything behind works on a ``SeriesSet`` that is regular in
-time.
+``read_series`` reads CSV, Parquet, Arrow, Feather and Excel files, data frames, arrays and GluonTS data sets. All
+checks of user input are here and in the modules that it calls; other code can rely on a ``SeriesSet``.
 """
 
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from tsfm_data.io.series import Labels, SeriesSet, item_offsets
 from tsfm_data.io.timestamps import Stamps, read_stamps
 
 OnBad = Literal["error", "skip", "fix"]
-SHOWN = 5  # bad series that a message names
+SHOWN = 5  # names that a note lists
 
 
 @dataclass(frozen=True)
@@ -71,41 +70,42 @@ def read_series(
 ) -> SeriesSet:
     """Series of a table.
 
-    A long table (a column such as ``item_id`` or ``unique_id``) gives one item an id, with ``target`` (or ``y``,
-    ``value``) as its variate. A wide table (a date column and one numeric column a variate) gives one item. Gaps in
-    time become missing rows. What was done to a table that may surprise stands in the ``notes`` of the result.
+    A long table (with a column such as ``item_id`` or ``unique_id``) gives one item per id, with ``target`` (or ``y``,
+    ``value``) as its variate. A wide table (a date column and one numeric column per variate) gives one item. Gaps in
+    time are filled with missing values. The ``notes`` of the result say how the table was read.
 
     Args:
         source: CSV, Parquet, Arrow, Feather or Excel file ("-" is standard input); a data frame of pandas or of any
-            library that speaks Arrow or the data-frame interchange protocol; a pandas Series; an array, list or tensor
+            library with the Arrow or the data-frame interchange protocol; a pandas Series; an array, list or tensor
             of shape [T], [N, T] or [N, V, T] (N series, V variates, T steps), or a list of arrays [T] or [V, T]; a
             GluonTS data set.
-        time_column: name of the time column; None finds it.
-        item_column: name of the column that tells series apart; None finds it, "" says that there is none.
-        target: name or names of the value columns; None finds them.
-        past_covariates: columns known up to the present only.
-        known_covariates: columns known in the future too; trailing rows without any target are then the future.
-        freq: frequency of all series; None reads each series' most common step. Timestamps that are late or early
-            by less than a quarter of a step are moved to their place. A pattern of the day and week may follow an "@"
-            (``15min@MON-FRI 09:30-15:45``); None finds it. Of an array, which has no timestamps, it gives the season.
-        order: "rows" takes the rows as equally spaced from the first timestamp on, whatever the later timestamps say,
-            as the long-horizon literature does; "time" checks them.
+        time_column: name of the time column; None infers it.
+        item_column: name of the column with the ids of the series; None infers it, "" means that there is none.
+        target: name or names of the value columns; None infers them.
+        past_covariates: columns known only up to the present.
+        known_covariates: columns whose future is known, too; rows at the end without any target are then the future.
+        freq: frequency of all series; None takes the most common step of each series. Timestamps that are late or early
+            by less than a quarter of a step are moved onto the grid. A weekly pattern may follow an "@"
+            (``15min@MON-FRI 09:30-15:45``); None infers it. For an array, which has no timestamps, it sets the season.
+        order: "time" checks the timestamps. "rows" uses only the first one and takes the rows as equally spaced, as the
+            long-horizon literature does.
         name: name of the set; None takes the stem of the file.
-        future: a second table with the rows of the future: times, ids and known covariates (all its other columns,
-            unless ``known_covariates`` names some).
-        season: steps in a season; None takes the natural one of the frequency.
-        resample: frequency that the rows are brought to first.
-        aggregate: how the targets of one period become one value.
-        on_bad_series: what is done if some series of a long table cannot be read: "error" names them all, "skip" leaves
-            them out, "fix" brings them to the step of the others and takes cells that are no numbers as missing.
-        timezone: zone of timestamps that say none; those that do are shown in it.
-        dayfirst: whether 01/02/2024 is the first of February; None lets the column decide.
-        decimal: decimal mark of numbers in text; None lets the column decide.
-        holidays: dates, or a file with one a line, that are no business days (with ``freq`` "B" or "C").
-        own_hours: whether series that keep to hours or weekdays have steps at those alone; if not, all others are gaps.
+        future: a second table with future rows: times, ids and known covariates (all its other columns, unless
+            ``known_covariates`` names some).
+        season: season length in steps; None takes that of the frequency.
+        resample: frequency to resample to first.
+        aggregate: how resampling combines the targets of a period.
+        on_bad_series: what to do if some series of a long table cannot be read: "error" raises and names them, "skip"
+            leaves them out, "fix" resamples them to the step of the others and treats invalid numbers as missing.
+        timezone: time zone of timestamps without one; other timestamps are converted to it.
+        dayfirst: whether 01/02/2024 is 1 February; None infers it from the column.
+        decimal: decimal mark of numbers in text; None infers it from the column.
+        holidays: dates that are not business days, or a file with one per line (with ``freq`` "B" or "C").
+        own_hours: whether series with values only at some hours or weekdays have steps only there; if not, all other
+            times are gaps.
 
     Raises:
-        InputError: anything about the table that is not as it should be, in one line with its place.
+        InputError: the table cannot be read; one line says what is wrong and where.
     """
     time_column, item_column = _name("time_column", time_column), _name("item_column", item_column)
     freq = _word("freq", getattr(freq, "freqstr", freq), "D")
@@ -131,7 +131,7 @@ def read_series(
         if freq is not None and known_roles.get("time_column") == "step":
             freq, season = None, season or natural_season(freq)
     if len(table.frame) == 0:
-        raise InputError(f"{table.source}: expected rows of values, found a header alone")
+        raise InputError(f"{table.source}: expected rows of values, found only a header")
     if holidays:
         freq = _with_holidays(freq, holidays)
     reading = Reading(freq, order, resample, aggregate, on_bad_series, dayfirst, timezone, season, own_hours)
@@ -146,13 +146,13 @@ def read_series(
 
 
 def prepare(table: Table, time_column: str | None = None, decimal: str | None = None) -> Table:
-    """A table as read with one time column: turned if its dates are columns, joined if date and hour stand apart, and
-    with the numbers of its rows if it has one column alone."""
+    """The table with one time column: transposed if dates are its columns, joined if date and hour are two columns, and
+    the row numbers if it has only one column."""
     table = replace(table, decimal=decimal)
     if table.frame.shape[1] == 1 and pd.api.types.is_numeric_dtype(table.frame.iloc[:, 0]) and time_column is None:
         frame = table.frame.copy()
         frame.insert(0, "step", np.arange(len(frame)))
-        note = f"one column without times: its rows are steps 0 to {len(frame) - 1}"
+        note = f"one column and no time column: rows are taken as steps 0 to {len(frame) - 1}"
         return replace(table, frame=frame, notes=(*table.notes, note))
     return joined_time(turned(table), time_column)
 
@@ -164,7 +164,9 @@ def _with_holidays(freq: str | None, holidays: Sequence[str]) -> str:
             given = Path(given[0]).read_text(encoding="utf-8").split()
         days = sorted({str(pd.Timestamp(day).date()) for day in given})
     except (TypeError, ValueError) as error:
-        raise InputError(f"holidays: expected dates such as 2024-12-25, or a file of them, found {error}") from error
+        raise InputError(
+            f"holidays: expected dates such as 2024-12-25, or a file with one per line, found {error}"
+        ) from error
     if freq is not None and normalise(freq) not in ("B", "C"):
         raise InputError(f"expected frequency B or C with holidays, found {freq!r}: give freq (--freq B)")
     return f"B@-{'-'.join(days)}"
@@ -173,7 +175,7 @@ def _with_holidays(freq: str | None, holidays: Sequence[str]) -> str:
 def _with_future(
     table: Table, future: Any, given: dict[str, Any], past: Sequence[str], known: Sequence[str]
 ) -> tuple[Table, Sequence[str]]:
-    """The table with the rows of a second one below, and the names of its known covariates."""
+    """The table with the rows of the future appended, and the names of the known covariates."""
     if isinstance(future, str | Path):
         later = read_table(Path(future), given["item_column"])
     else:
@@ -216,7 +218,7 @@ def _with_future(
 
 
 def _plain(held: Held, name: str) -> Table:
-    """A table whose index holds nothing of use: dates and item ids in an index become columns."""
+    """The table with dates and item ids of its index as columns."""
     frame, index = held.frame, held.frame.index
     if isinstance(index, pd.DatetimeIndex | pd.PeriodIndex):
         frame = frame.rename_axis(index=str(index.name or "timestamp")).reset_index()
@@ -232,7 +234,7 @@ def _plain(held: Held, name: str) -> Table:
 def _name(what: str, value: Any) -> str | None:
     """One name that was given, or None."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # pandas counts the columns of an array
+        return str(value)  # the columns of a frame made from an array
     return _word(what, value, "name")
 
 
@@ -283,8 +285,8 @@ class _Rows:
 
 
 def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> SeriesSet:
-    """One contiguous set out of columns: rows sorted by item and time, put on the regular grid."""
-    problems: dict[int, str] = {}  # rows whose cells are no numbers
+    """The series of a table: rows sorted by item and time, on a regular grid."""
+    problems: dict[int, str] = {}  # rows with invalid numbers
     lenient = problems if roles.item is not None else None
     values = numbers(table, roles.target, wrong=lenient)
     past, past_names = encoded(table, roles.past)
@@ -303,8 +305,8 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
         ids = tuple(str(key) for key in keys)
         if len(ids) == len(codes) > 2:
             raise InputError(
-                f"{table.where(None, roles.item)}: expected a column that tells series apart, found another value in "
-                "every row; name the right one with item_column (--item-column), or give --no-item-column"
+                f"{table.where(None, roles.item)}: expected ids of series, found a different value in every row; "
+                "name the id column with item_column (--item-column), or give --no-item-column"
             )
     ns, clock = _clock(stamps, codes, len(ids))
     rows = _Rows(np.arange(len(ns)), codes, ns, [values, past, known])
@@ -317,7 +319,7 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
     if reading.resample is not None:
         if stamps.integer:
             raise InputError(
-                f"{table.source}: expected timestamps to resample, found numbers of steps: leave resample out"
+                f"{table.source}: expected timestamps for resampling, found integer steps: leave resample out"
             )
         rows = _regrouped(rows, reading.resample, reading.aggregate, notes)
     else:
@@ -331,9 +333,7 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
     columns = [_spread(block, place, int(offsets[-1])) for block in rows.blocks]
     moved = int(grid.moved.sum())
     if moved:
-        notes.append(
-            f"{moved:,} of {len(rows.ns):,} timestamps moved to their place on the grid of {_some(grid.freqs)}"
-        )
+        notes.append(f"{moved:,} of {len(rows.ns):,} timestamps moved onto the regular grid of {_some(grid.freqs)}")
     future = np.zeros(len(ids), dtype=np.int64)
     if roles.known:
         seen = np.isfinite(columns[0]).any(axis=1)
@@ -368,7 +368,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _static(table: Table, roles: Roles, rows: _Rows, ids: tuple[str, ...]) -> pd.DataFrame | None:
-    """Columns without another role that never change within a series, one row a series; None if there are none."""
+    """Unused columns that are constant within each series, one row per series; None if there are none."""
     if roles.item is None or not roles.unused:
         return None
     codes = rows.code
@@ -385,10 +385,10 @@ def _static(table: Table, roles: Roles, rows: _Rows, ids: tuple[str, ...]) -> pd
 def _clock(
     stamps: Stamps, codes: Int64[np.ndarray, " rows"], items: int
 ) -> tuple[Int64[np.ndarray, " rows"], str | None]:
-    """Timestamps on the clock that they are regular on, and its zone; None if that is the one the table shows.
+    """Timestamps in the zone in which they are regular, and this zone; None if it is that of the table.
 
-    Series that are at one time of the day on their own clock (days, weeks, months) count its days, which may have 23 or
-    25 hours; others count hours that have passed.
+    Series with one time of day in local time (days, weeks, months) are regular in local days, which may have 23 or 25
+    hours. Others are regular in UTC.
     """
     ns = stamps.ns
     if stamps.integer:
@@ -398,7 +398,7 @@ def _clock(
         if _one_time_of_day(wall, codes, items):
             return wall, stamps.zone
         return ns, "UTC"
-    some = ns[:: max(1, len(ns) // 1000)]  # enough to see whether clocks were changed
+    some = ns[:: max(1, len(ns) // 1000)]  # enough to see changes of the clock
     if (some % DAY != some[0] % DAY).any() and not _one_time_of_day(ns, codes, items):
         zone = zones.midnight_zone(ns)
         if zone is not None:
@@ -418,7 +418,7 @@ def _one_time_of_day(ns: Int64[np.ndarray, " rows"], codes: Int64[np.ndarray, " 
 
 
 def _sorted(rows: _Rows, items: int, notes: list[str]) -> _Rows:
-    """Rows by series, then time; a table that was not in order is told so."""
+    """Rows sorted by series, then time, with a note if they were not."""
     if items > 1:
         rows = rows if (rows.code[1:] >= rows.code[:-1]).all() else rows.take(np.argsort(rows.code, kind="stable"))
     back = np.flatnonzero(rows.ns[1:] < rows.ns[:-1])
@@ -428,28 +428,28 @@ def _sorted(rows: _Rows, items: int, notes: list[str]) -> _Rows:
     inner = len(rows.ns) - items
     newest = len(back) > 0.9 * inner
     notes.append(
-        "rows were newest first: sorted by time" if newest else f"rows sorted by time ({len(back):,} were not)"
+        "rows were newest first: sorted by time" if newest else f"rows sorted by time ({len(back):,} were out of order)"
     )
     return rows.take(np.lexsort((rows.ns, rows.code)))
 
 
 class _Bad:
-    """Series of a table that cannot be read, and what is to be done about them."""
+    """Series of a table that cannot be read, and what to do with them."""
 
     def __init__(self, table: Table, roles: Roles, ids: tuple[str, ...], what: OnBad, integer: bool) -> None:
         self.integer = integer
         self.table, self.roles, self.ids, self.what = table, roles, ids, what
-        self.texts: dict[int, str] = {}  # series -> its first mistake, with its place
-        self.cells: set[int] = set()  # series whose only mistakes are cells
+        self.texts: dict[int, str] = {}  # series -> its first error, with the place
+        self.cells: set[int] = set()  # series with only invalid numbers
 
     def rows(self, problems: dict[int, str], codes: Int64[np.ndarray, " rows"]) -> None:
-        """Cells that are no numbers, by row."""
+        """Record invalid numbers, by row."""
         for row, text in sorted(problems.items()):
             self.texts.setdefault(int(codes[row]), text)
             self.cells.add(int(codes[row]))
 
     def time(self, row: int, code: int, text: str) -> None:
-        """A timestamp that breaks a series."""
+        """Record a timestamp that makes a series irregular."""
         if self.integer and "1970-01-01" in text:
             text = "expected equal steps from row to row, found others; correct them, or name another time column"
             text += " (--time-column)"
@@ -458,7 +458,7 @@ class _Bad:
         self.texts.setdefault(code, f"{self.table.where(row, self.roles.time)}{series}: {text}")
 
     def check(self) -> None:
-        """Refuse the table if there are bad series and nothing is to be done about them.
+        """Raise if there are bad series that are neither skipped nor fixed.
 
         Raises:
             InputError: names every bad series.
@@ -473,12 +473,12 @@ class _Bad:
         others = (
             "" if len(names) == 1 else f"; also bad: {', '.join(names[1:50])}" + (", ..." if len(names) > 50 else "")
         )
-        way = "" if not good else "; on_bad_series (--on-bad-series skip or fix) goes on with the rest"
+        way = "" if not good else "; to continue, give on_bad_series (--on-bad-series skip or fix)"
         raise InputError(f"{first}{others}; {good:,} of {len(self.ids):,} series are good{way}")
 
 
 def _once(rows: _Rows, bad: _Bad, stamps: Stamps, notes: list[str], sequence: bool) -> _Rows:
-    """Rows whose timestamps appear once in a series: identical repeats are dropped and counted."""
+    """Rows without repeated timestamps: identical repeats are dropped, with a note; others are errors."""
     again = np.flatnonzero(rows.ns[1:] == rows.ns[:-1]) + 1
     again = again[rows.code[again] == rows.code[again - 1]]
     if sequence or not len(again):
@@ -489,10 +489,10 @@ def _once(rows: _Rows, bad: _Bad, stamps: Stamps, notes: list[str], sequence: bo
         shown = pd.Timestamp(int(rows.ns[i])) if not stamps.integer else int(rows.ns[i])
         change = None if stamps.zone or stamps.integer or not rows.ns[i] % DAY else zones.clock_change(int(rows.ns[i]))
         advice = (
-            "drop or average the repeats (--resample), or name the column that tells the series apart with item_column "
+            "drop or average the repeats (--resample), or name the column with the ids of the series with item_column "
             "(--item-column)"
             if change is None
-            else f"clocks are set back then, so that the hour comes twice; give timezone (--timezone {change})"
+            else f"clocks are set back then, so the hour occurs twice; give timezone (--timezone {change})"
         )
         bad.time(
             int(rows.row[i]),
@@ -501,11 +501,7 @@ def _once(rows: _Rows, bad: _Bad, stamps: Stamps, notes: list[str], sequence: bo
         )
     if same.any():
         count = int(same.sum())
-        notes.append(
-            "1 row that repeats another is left out"
-            if count == 1
-            else f"{count:,} rows that repeat others are left out"
-        )
+        notes.append("1 duplicate row left out" if count == 1 else f"{count:,} duplicate rows left out")
         keep = np.ones(len(rows.ns), dtype=bool)
         keep[again[same]] = False
         rows = rows.take(keep)
@@ -513,21 +509,21 @@ def _once(rows: _Rows, bad: _Bad, stamps: Stamps, notes: list[str], sequence: bo
 
 
 def _regrouped(rows: _Rows, freq: str, aggregate: Aggregate, notes: list[str]) -> _Rows:
-    """All rows of a period of ``freq`` as one; covariates by their mean."""
+    """Rows resampled to ``freq``; covariates by their mean."""
     if aggregate == "sum":
         kept = ~_unfinished(rows, freq)
         if not kept.all():
             rows = rows.take(kept)
             notes.append(
-                f"the last period of {freq} is not over: its {int((~kept).sum()):,} rows are left out of the sums"
+                f"the last period of {freq} is incomplete: its {int((~kept).sum()):,} rows are left out of the sums"
             )
     code, ns, first, blocks = regroup(rows.code, periods(rows.ns, freq), rows.blocks, [aggregate, "mean", "mean"])
-    notes.append(f"{len(rows.ns):,} rows brought to {len(ns):,} steps of {normalise(freq)} ({aggregate})")
+    notes.append(f"{len(rows.ns):,} rows resampled to {len(ns):,} steps of {normalise(freq)} ({aggregate})")
     return _Rows(rows.row[first], code, ns, blocks)
 
 
 def _unfinished(rows: _Rows, freq: str) -> Bool[np.ndarray, " rows"]:
-    """Rows in the last period of a series of equal steps, if its next step would fall into that period, too."""
+    """Rows in the last period of a regular series, if its next step would be in the same period."""
     bounds, period = _dense(rows), periods(rows.ns, freq)
     result = np.zeros(len(rows.ns), dtype=bool)
     for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
@@ -538,7 +534,7 @@ def _unfinished(rows: _Rows, freq: str) -> Bool[np.ndarray, " rows"]:
 
 
 def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tuple[Grid, _Rows, list[int]]:
-    """The regular grid under the rows of the good series, those rows, and which series they are."""
+    """The regular grid of the good series, their rows, and the numbers of these series."""
     items = len(bad.ids)
     freq = reading.resample if reading.resample is not None else reading.freq
     if reading.order == "rows":
@@ -569,12 +565,12 @@ def _on_grid(rows: _Rows, bad: _Bad, reading: Reading, notes: list[str]) -> tupl
         )
         rows = rows.take(np.lexsort((rows.ns, rows.code)))
     if bad.texts:
-        how = f", brought to steps of {step}" if broken else ", cells that cannot be read taken as missing"
-        notes.append(f"{len(bad.texts):,} of {items:,} series mended{how}: {_some([bad.ids[i] for i in bad.texts])}")
+        how = f"resampled to {step}" if broken else "invalid numbers taken as missing"
+        notes.append(f"{len(bad.texts):,} of {items:,} series fixed ({how}): {_some([bad.ids[i] for i in bad.texts])}")
     kept = np.unique(rows.code).tolist()
     if len(kept) < items:
         lost = [bad.ids[i] for i in range(items) if i not in kept]
-        notes.append(f"{len(lost):,} of {items:,} series have no row that can be read: {_some(lost)}")
+        notes.append(f"{len(lost):,} of {items:,} series left out, which have no valid row: {_some(lost)}")
         rows = _Rows(rows.row, np.searchsorted(kept, rows.code), rows.ns, rows.blocks)
     return regular_grid(rows.ns, rows.bounds(len(kept)), freq, reading.own_hours), rows, kept
 
@@ -584,13 +580,13 @@ def _usual(freqs: Sequence[str]) -> str:
 
 
 def _dense(rows: _Rows) -> Int64[np.ndarray, " borders"]:
-    """Where the rows of each series begin, series without rows left out."""
+    """First row of each series, and the number of rows; series without rows are left out."""
     begins = np.flatnonzero(rows.code[1:] != rows.code[:-1]) + 1
     return np.concatenate([np.zeros(1, np.int64), begins, np.full(1, len(rows.code))])
 
 
 def _find_bad_times(rows: _Rows, bad: _Bad, reading: Reading, freq: str | None) -> Grid | None:
-    """The grid under all rows; if there is none, which series break it. Each is named once, however often it does."""
+    """The grid of all rows, or None after recording one error for each series that is not regular."""
     bounds = _dense(rows)
     try:
         return regular_grid(rows.ns, bounds, freq, reading.own_hours)
@@ -614,14 +610,14 @@ def _spread(
     block: Float[np.ndarray, "rows C"], place: Int64[np.ndarray, " rows"], total: int
 ) -> Float64[np.ndarray, "total C"]:
     if total == len(place):
-        return block  # no gap, and the rows are in order
+        return block  # no gaps, rows in order
     result = np.full((total, block.shape[1]), np.nan)
     result[place] = block
     return result
 
 
 def _sequence(ns: Int64[np.ndarray, " rows"], bounds: Int64[np.ndarray, " borders"], freq: str | None) -> Grid:
-    """Rows as steps, one after the other, whatever their timestamps after the first say."""
+    """Rows as equally spaced steps from the first timestamp of each series."""
     if freq is None:
         raise InputError("expected a frequency with order='rows', found none; give freq")
     first = regular_grid(ns[bounds[:-1]], np.arange(len(bounds)), freq)

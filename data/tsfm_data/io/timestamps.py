@@ -1,4 +1,4 @@
-"""A column of dates in any usual spelling to nanoseconds since 1970. The whole column decides how it is read."""
+"""Columns of dates to nanoseconds since 1970. The format is inferred from the whole column."""
 
 import re
 from collections.abc import Callable
@@ -20,10 +20,10 @@ UNITS: tuple[tuple[float, Literal["s", "ms", "us", "ns"]], ...] = (
     (1e14, "ms"),
     (1e17, "us"),
     (np.inf, "ns"),
-)  # a number below the bound counts these since 1970
+)  # unit of numbers below each bound, since 1970
 
-YEARS = (np.datetime64("1678", "s"), np.datetime64("2262", "s"))  # what nanoseconds in 64 bits can tell
-EXCEL = (10_000, 80_000)  # days since 1899-12-30 that a date in Excel may be: 1927 to 2119
+YEARS = (np.datetime64("1678", "s"), np.datetime64("2262", "s"))  # range of nanoseconds in 64 bits
+EXCEL = (10_000, 80_000)  # days since 1899-12-30 that are read as dates of Excel: 1927 to 2119
 DATE_WORDS = ("date", "datum", "fecha", "data", "dato", "jour", "tag", "day")
 ZONE = r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
 SPAN = r"^(\d\S*(?: \d{1,2}:\S+)?)\s+(?:-|–|/|to|bis)\s+\d\S*(?: \S+)?$"
@@ -63,11 +63,10 @@ class Stamps:
     """A time column as read.
 
     Attributes:
-        ns: nanoseconds since 1970: instants if ``zone`` is given, else what the clock shows. Numbers of an integer
-            axis are kept as they are.
-        zone: the zone that the column was written in; None for times without one.
-        integer: whether the axis counts steps.
-        notes: how the column was read, where that may surprise.
+        ns: nanoseconds since 1970, in UTC if ``zone`` is given, else in local time. Integer steps are unchanged.
+        zone: time zone of the column; None for times without one.
+        integer: whether the column contains integer steps.
+        notes: how the column was read, if that is not obvious.
     """
 
     ns: Int64[np.ndarray, " rows"]
@@ -85,17 +84,17 @@ def read_stamps(
 ) -> Stamps:
     """The time column of a table.
 
-    Integers are years, YYYYMM, YYYYMMDD, seconds, ms, us, ns since 1970, or else the numbers of steps.
+    Integers are years, YYYYMM, YYYYMMDD, seconds, ms, us or ns since 1970, or else steps.
 
     Args:
-        table: where it is.
-        name: the column.
-        dayfirst: whether 01/02/2024 is the first of February; None lets the column decide.
-        timezone: the zone that times without one are in, and that times with one are shown in.
-        wrong: takes what is wrong with cells, by row, which then hold any date; None raises.
+        table: the table.
+        name: name of the column.
+        dayfirst: whether 01/02/2024 is 1 February; None infers it from the column.
+        timezone: zone of times without one; other times are converted to it.
+        wrong: receives error messages by row, and these rows get an arbitrary date; None raises instead.
 
     Raises:
-        InputError: a cell is empty or no date, or days and months cannot be told apart.
+        InputError: a cell is empty or no date, or the order of day and month is ambiguous.
     """
     column = table.frame[name]
     if isinstance(column.dtype, pd.PeriodDtype):
@@ -146,7 +145,7 @@ def read_stamps(
 
 
 def _zone_name(tz: Any) -> str:
-    """The name of a zone as pandas keeps it; a constant offset as such."""
+    """The name of a zone of pandas, or its constant offset."""
     name = str(getattr(tz, "key", None) or getattr(tz, "zone", None) or tz)
     if name.startswith("UTC") and len(name) > 3:
         return name[3:]
@@ -158,7 +157,7 @@ def _shown(value: Any) -> str:
 
 
 def is_date_word(name: str) -> bool:
-    """Whether a column is called a date, rather than a time or a step."""
+    """Whether a column has a usual name of dates."""
     return name.strip().lower() in DATE_WORDS
 
 
@@ -174,7 +173,7 @@ def _from_numbers(table: Table, name: str, column: pd.Series) -> "pd.Series | St
         if whole:
             return pd.to_datetime(column, unit=unit, errors="coerce")
         scale = {"s": 1e9, "ms": 1e6, "us": 1e3, "ns": 1.0}[unit]
-        base = np.floor(values)  # apart, since a float cannot hold nanoseconds since 1970
+        base = np.floor(values)  # separately, since floats are too coarse for nanoseconds since 1970
         ns = base.astype(np.int64) * int(scale) + np.round((values - base) * scale, -3).astype(np.int64)
         return pd.Series(ns.view("datetime64[ns]"), index=column.index)
     if whole:
@@ -188,7 +187,7 @@ def _from_numbers(table: Table, name: str, column: pd.Series) -> "pd.Series | St
             return pd.to_datetime(text, format="%Y", errors="coerce")
     if low >= EXCEL[0] and high <= EXCEL[1] and is_date_word(name):
         ns = np.round(values * (DAY / 1e9)).astype(np.int64) * 1_000_000_000 - 25_569 * DAY  # days since 1899-12-30
-        return Stamps(ns, notes=(f"column {name!r}: numbers read as Excel's days since 1899-12-30",))
+        return Stamps(ns, notes=(f"column {name!r}: numbers read as days of Excel since 1899-12-30",))
     if not whole:
         raise InputError(
             f"{table.where(0, name)}: expected dates, found the number {column.iloc[0]}; write dates as YYYY-MM-DD "
@@ -214,8 +213,10 @@ def _offsets(column: pd.Series) -> Int64[np.ndarray, " rows"]:
 def _from_text(
     table: Table, name: str, column: pd.Series, dayfirst: bool | None
 ) -> tuple[pd.Series, Int64[np.ndarray, " rows"] | None, tuple[str, ...]]:
-    """Cells of text as timestamps without zone (NaT for what is no date), their offsets from UTC (None if no cell has
-    one; else the timestamps are instants), and how they were read."""
+    """Text as timestamps (NaT if it is no date), offsets from UTC (None if there are none), and notes on the format.
+
+    With offsets, the timestamps are in UTC, otherwise in local time.
+    """
     codes, unique = pd.factorize(column)
     text = pd.Series(unique, dtype="string")
     text = text.mask(text.str.lower().isin(MISSING))
@@ -245,7 +246,7 @@ def _from_text(
 
 
 def _iso(text: pd.Series) -> pd.Series:
-    """ISO 8601 and what differs from it in marks and zeros alone, such as 2024/1/5 or 2024.01.05 9:30."""
+    """ISO 8601 and variants with other separators or without zeros, such as 2024/1/5 or 2024.01.05 9:30."""
     text = text.str.replace(r"^(\d{4}-\d{2}-\d{2})\s*/\s*\d{4}-\d{2}-\d{2}$", r"\1", regex=True)
     parsed = pd.to_datetime(text, format="ISO8601", errors="coerce")
     if parsed.isna().sum() == text.isna().sum():
@@ -261,7 +262,7 @@ def _pad(match: "re.Match[str]") -> str:
 
 
 def _spelt(text: pd.Series, dayfirst: bool | None, where: Callable[[int], str]) -> tuple[pd.Series, tuple[str, ...]]:
-    """Dates with slashes or points, names of months, and periods: whichever reads most of the cells."""
+    """Dates with slashes or points, names of months, or periods: the format that fits most values."""
     parts = text.str.extract(NUMERIC)
     numeric = parts[0].notna()
     if numeric.sum() > 0.5 * text.notna().sum():
@@ -289,13 +290,13 @@ def _floats(cells: pd.Series) -> pd.Series:
 
 
 def _build(year: pd.Series, month: pd.Series, day: pd.Series) -> pd.Series:
-    """Dates of numbers, NaT if there is no such day; two-digit years are those of 1970 to 2069."""
+    """Dates from numbers, NaT if there is no such day; two-digit years mean 1970 to 2069."""
     year = year + np.where(year < 70, 2000, np.where(year < 100, 1900, 0))
     return pd.to_datetime(pd.DataFrame({"year": year, "month": month, "day": day}), errors="coerce")
 
 
 def _clock(parts: pd.DataFrame) -> pd.Series:
-    """The time of day in columns of hour, minute, second, fraction and a or p; no time is midnight."""
+    """The time of day from columns of hour, minute, second, fraction and a or p; missing means midnight."""
     hour, minute, second = (_floats(parts.iloc[:, i]).fillna(0.0) for i in range(3))
     half = parts.iloc[:, 4].str.lower()
     late = (half == "p").fillna(False).to_numpy(dtype=bool)
@@ -325,8 +326,8 @@ def _named(parts: pd.DataFrame, where: Callable[[int], str]) -> pd.Series:
 def _numeric(
     text: pd.Series, parts: pd.DataFrame, dayfirst: bool | None, where: Callable[[int], str]
 ) -> tuple[pd.Series, tuple[str, ...]]:
-    """Dates such as 31/01/2020: whichever order every row allows. Two that differ are a mistake of the table, unless
-    the dates have times and one order alone gives equal steps."""
+    """Dates such as 31/01/2020, in the only order that fits every row. If both orders fit and differ, that is an error,
+    unless the dates have times and only one order gives equal steps."""
     one, two, three = (_floats(parts[i]) for i in range(3))
     clock = _clock(parts.iloc[:, 3:])
     readings = {"day": _build(three, two, one), "month": _build(three, one, two)}
@@ -352,13 +353,13 @@ def _numeric(
         order = min(breaks, key=breaks.__getitem__)
         return readings[order], (f"dates such as {text.iloc[first]} read with the {order} first ({shown[order]})",)
     raise InputError(
-        f"{where(first)}: expected dates that can be read in one way, found {text.iloc[first]!r} and no day above 12 "
+        f"{where(first)}: expected dates with a clear order, found {text.iloc[first]!r} and no day above 12 "
         f"in any row: {shown['day']:%Y-%m-%d} with the day first, {shown['month']:%Y-%m-%d} with the month first; give "
         "dayfirst (--dayfirst true or false), or write dates as YYYY-MM-DD"
     )
 
 
 def _breaks(dates: pd.Series) -> int:
-    """How many steps between the sorted dates are not the smallest one."""
+    """How many steps between sorted dates differ from the smallest one."""
     step = np.diff(np.sort(dates.dropna().to_numpy().astype("datetime64[ns]").astype(np.int64)))
     return int((step != step.min()).sum()) if len(step) else 0
