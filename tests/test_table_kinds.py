@@ -158,6 +158,45 @@ TEXTS: dict[str, tuple[str, str, str, float]] = {
     "units": (table(DAYS, "%Y-%m-%d", "date,v\n,kWh"), "D", "2024-03-11", 10),
     "source below": (table(DAYS, "%Y-%m-%d") + "Source: bureau of numbers\n", "D", "2024-03-11", 10),
     "comma at the end": (table(DAYS, "%Y-%m-%d").replace("\n", ",\n").replace("v,", "v"), "D", "2024-03-11", 10),
+    "source below, with a comma": (table(DAYS, "%Y-%m-%d") + '\n"Source: bureau, 2024"\n', "D", "2024-03-11", 10),
+    "two spans of years": (
+        "year,v\n" + "".join(f"{2001 + i}/{(i + 2) % 100:02d},{i + 1}\n" for i in range(10)), "YS", "2011-01-01", 1
+    ),
+    "fiscal years": ("fy,v\n" + "".join(f"FY{2001 + i},{i + 1}\n" for i in range(10)), "YS", "2011-01-01", 1),
+    "weeks as numbers": (ISO_WEEKS.replace("-W", ""), "W-MON", "2023-01-02", 1),
+    "quarters with short years": (
+        "quarter,v\n" + "".join(f"{q}Q{y},{q}\n" for y in range(10, 22) for q in (1, 2, 3, 4)), "QS", "2022-01-01", 1
+    ),
+    "year and month by name": (
+        "Year,Month,v\n" + "".join(f"{m.year},{m:%B},{WEEK[i % 7]}\n" for i, m in enumerate(MONTHS)),
+        "MS", "2023-01-01", 10,
+    ),
+    "months across": (
+        "Year," + ",".join(f"{m:%b}" for m in MONTHS[:12]) + "\n"
+        + "".join(f"{y}," + ",".join(map(str, range(1, 13))) + "\n" for y in range(2018, 2023)),
+        "MS", "2023-01-01", 1,
+    ),
+    "hours across": (
+        "Date," + ",".join(f"{h:02d}:00" for h in range(24)) + "\n"
+        + "".join(f"{d:%Y-%m-%d}," + ",".join(map(str, range(24))) + "\n" for d in DAYS),
+        "h", "2024-03-11", 0,
+    ),
+    "years across": (
+        "item," + ",".join(map(str, range(2000, 2020))) + "\na," + ",".join(map(str, range(1, 21))) + "\n",
+        "YS", "2020-01-01", 1,
+    ),
+    "Chinese": (table(DAYS, "%Y年%m月%d日", "日期,销量"), "D", "2024-03-11", 10),
+    "Finnish clock": (table(HOURS, "%d.%m.%Y %H.%M", "Aika;v", ";"), "h", "2024-01-21", 10),
+    "hour without a zero": (table([f"{h:%Y-%m-%d} {h.hour}" for h in HOURS]), "h", "2024-01-21", 10),
+    "zone said twice": (table([f"{h} +0000 UTC" for h in HOURS]), "h", "2024-01-21 00:00+00:00", 10),
+    "name of the zone": (table([f"{h}+01:00[Europe/Berlin]" for h in HOURS]), "h", "2024-01-21 00:00+01:00", 10),
+    "epoch microseconds": (
+        table([int(d.timestamp() * 1e6) for d in DAYS], None, "ts,v"), "D", "2024-03-11", 10
+    ),
+    "thousands in one column, decimals in another": (
+        "date;b;a\n" + "".join(f"{d:%Y-%m-%d};1.{w:03d};{w},5\n" for d, w in zip(DAYS, 10 * WEEK, strict=True)),
+        "D", "2024-03-11", 1010,
+    ),
 }  # fmt: skip
 
 
@@ -176,6 +215,12 @@ def test_a_table_of_any_kind_is_read_and_goes_on_where_it_would(kind: str, tmp_p
     if kind not in ("across a clock change", "midnights in UTC", "every fifth step"):
         assert series.item(0)[0, 0] == value
     assert not np.isnan(series.item(0)).any()
+
+
+def test_steps_that_are_mostly_missing_are_said() -> None:
+    frame = pd.DataFrame({"date": [*DAYS[:10], *(DAYS[:10] + pd.Timedelta(days=200))], "v": range(20)})
+    assert any("190 of 210 steps of D have no row" in note for note in read_series(frame).notes)
+    assert not read_series(frame.iloc[:10]).notes
 
 
 @pytest.mark.parametrize(

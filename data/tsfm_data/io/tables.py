@@ -334,6 +334,12 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
         notes.append(
             f"{moved:,} of {len(rows.ns):,} timestamps moved to their place on the grid of {_some(grid.freqs)}"
         )
+    absent = int(offsets[-1]) - len(rows.ns)
+    if absent > len(rows.ns) and reading.own_hours and not sequence:
+        notes.append(
+            f"{absent:,} of {int(offsets[-1]):,} steps of {_some(grid.freqs)} have no row: they count as missing; if "
+            "the step is another, give freq (--freq)"
+        )
     future = np.zeros(len(ids), dtype=np.int64)
     if roles.known:
         seen = np.isfinite(columns[0]).any(axis=1)
