@@ -104,8 +104,12 @@ def numbers(
     if need_values and len(result):
         empty = np.flatnonzero(np.isnan(result).all(axis=0))
         if len(empty):
+            others = (
+                "" if len(columns) == 1 else ": name the others with target (--target), or give --on-bad-series skip"
+            )
             raise InputError(
-                f"{table.where(None, columns[empty[0]])}: expected numbers, found no value in any row; leave it out"
+                f"{table.where(None, columns[empty[0]])}: expected numbers, found no value in any row; leave it "
+                f"out{others}"
             )
     return result
 

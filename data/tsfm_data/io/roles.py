@@ -34,7 +34,24 @@ KEY_NAMES = (
     "instant",
     "unnamed: 0",
 )
-HOURS = ("hour", "hr", "hour_of_day", "stunde", "uhrzeit", "zeit", "time", "heure", "hora", "ora", "uur", "interval")
+HOURS = (
+    "hour",
+    "hr",
+    "hour_of_day",
+    "stunde",
+    "uhrzeit",
+    "zeit",
+    "time",
+    "heure",
+    "hora",
+    "ora",
+    "uur",
+    "interval",
+    "settlement_period",
+    "hour_ending",
+    "he",
+    "period",
+)
 # Columns that only say what the calendar says -> what they may hold.
 CALENDAR = {
     "year": (1600, 2300),
@@ -489,10 +506,15 @@ def _all_numbers(frame: pd.DataFrame, *names: str) -> bool:
 
 
 def _time_of_day(cells: pd.Series) -> pd.Series | None:
-    """Hours 0 to 23, hours 1 to 24 (each the end of its hour, so that 1 is midnight), or text such as 09:30."""
+    """Hours 0 to 23, hours 1 to 24 (each the end of its hour, so that 1 is midnight), half or quarter hours from 1 on,
+    or text such as 09:30."""
     if pd.api.types.is_integer_dtype(cells):
         low, high = cells.min(), cells.max()
-        if low < 0 or high > 24 or cells.nunique() < 2:
+        if low < 0 or cells.nunique() < 2:
+            return None
+        if low == 1 and high in (48, 96) and cells.nunique() == high:  # half and quarter hours of the day
+            return pd.to_timedelta((cells - 1) * (1440 // high), unit="min")
+        if high > 24:
             return None
         return pd.to_timedelta(cells - (1 if high == 24 and low >= 1 else 0), unit="h")
     if pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_datetime64_any_dtype(cells):
