@@ -158,6 +158,50 @@ TEXTS: dict[str, tuple[str, str, str, float]] = {
     "units": (table(DAYS, "%Y-%m-%d", "date,v\n,kWh"), "D", "2024-03-11", 10),
     "source below": (table(DAYS, "%Y-%m-%d") + "Source: bureau of numbers\n", "D", "2024-03-11", 10),
     "comma at the end": (table(DAYS, "%Y-%m-%d").replace("\n", ",\n").replace("v,", "v"), "D", "2024-03-11", 10),
+    "source below, with a comma": (table(DAYS, "%Y-%m-%d") + '\n"Source: bureau, 2024"\n', "D", "2024-03-11", 10),
+    "two spans of years": (
+        "year,v\n" + "".join(f"{2001 + i}/{(i + 2) % 100:02d},{i + 1}\n" for i in range(10)), "YS", "2011-01-01", 1
+    ),
+    "fiscal years": ("fy,v\n" + "".join(f"FY{2001 + i},{i + 1}\n" for i in range(10)), "YS", "2011-01-01", 1),
+    "weeks as numbers": (ISO_WEEKS.replace("-W", ""), "W-MON", "2023-01-02", 1),
+    "quarters with short years": (
+        "quarter,v\n" + "".join(f"{q}Q{y},{q}\n" for y in range(10, 22) for q in (1, 2, 3, 4)), "QS", "2022-01-01", 1
+    ),
+    "year and month by name": (
+        "Year,Month,v\n" + "".join(f"{m.year},{m:%B},{WEEK[i % 7]}\n" for i, m in enumerate(MONTHS)),
+        "MS", "2023-01-01", 10,
+    ),
+    "months across": (
+        "Year," + ",".join(f"{m:%b}" for m in MONTHS[:12]) + "\n"
+        + "".join(f"{y}," + ",".join(map(str, range(1, 13))) + "\n" for y in range(2018, 2023)),
+        "MS", "2023-01-01", 1,
+    ),
+    "hours across": (
+        "Date," + ",".join(f"{h:02d}:00" for h in range(24)) + "\n"
+        + "".join(f"{d:%Y-%m-%d}," + ",".join(map(str, range(24))) + "\n" for d in DAYS),
+        "h", "2024-03-11", 0,
+    ),
+    "years across": (
+        "item," + ",".join(map(str, range(2000, 2020))) + "\na," + ",".join(map(str, range(1, 21))) + "\n",
+        "YS", "2020-01-01", 1,
+    ),
+    "half hours of the day": (
+        "settlement_date,settlement_period,v\n"
+        + "".join(f"{d:%Y-%m-%d},{p},{p}\n" for d in DAYS for p in range(1, 49)),
+        "30min", "2024-03-11", 1,
+    ),
+    "Chinese": (table(DAYS, "%Y年%m月%d日", "日期,销量"), "D", "2024-03-11", 10),
+    "Finnish clock": (table(HOURS, "%d.%m.%Y %H.%M", "Aika;v", ";"), "h", "2024-01-21", 10),
+    "hour without a zero": (table([f"{h:%Y-%m-%d} {h.hour}" for h in HOURS]), "h", "2024-01-21", 10),
+    "zone said twice": (table([f"{h} +0000 UTC" for h in HOURS]), "h", "2024-01-21 00:00+00:00", 10),
+    "name of the zone": (table([f"{h}+01:00[Europe/Berlin]" for h in HOURS]), "h", "2024-01-21 00:00+01:00", 10),
+    "epoch microseconds": (
+        table([int(d.timestamp() * 1e6) for d in DAYS], None, "ts,v"), "D", "2024-03-11", 10
+    ),
+    "thousands in one column, decimals in another": (
+        "date;b;a\n" + "".join(f"{d:%Y-%m-%d};1.{w:03d};{w},5\n" for d, w in zip(DAYS, 10 * WEEK, strict=True)),
+        "D", "2024-03-11", 1010,
+    ),
 }  # fmt: skip
 
 
@@ -176,6 +220,37 @@ def test_a_table_of_any_kind_is_read_and_goes_on_where_it_would(kind: str, tmp_p
     if kind not in ("across a clock change", "midnights in UTC", "every fifth step"):
         assert series.item(0)[0, 0] == value
     assert not np.isnan(series.item(0)).any()
+
+
+def test_columns_of_a_wide_table_that_cannot_be_read_are_named_left_out_or_mended() -> None:
+    frame = pd.DataFrame({"date": DAYS, "a": range(70), "b": ["1*", *["2"] * 69], "c": [np.nan] * 70})
+    with pytest.raises(InputError, match=r"column 'b', row 1: expected a number, found '1\*'"):
+        read_series(frame)
+    with pytest.raises(InputError, match=r"column 'c'.*no value in any row; leave it out: .*--on-bad-series skip"):
+        read_series(frame.drop(columns="b"))
+    skipped = read_series(frame, on_bad_series="skip")
+    assert skipped.variates == ("a",)
+    assert [note.split(":")[0] for note in skipped.notes] == ["column 'b' left out", "column 'c' left out"]
+    mended = read_series(frame, on_bad_series="fix")
+    assert mended.variates == ("a", "b")
+    assert np.isnan(mended.item(0)[0, 1])
+    assert mended.item(0)[1].tolist() == [1, 2]
+    assert any(note.startswith("1 rows with cells that are no numbers") for note in mended.notes)
+
+
+def test_the_columns_of_a_table_of_the_future_are_covariates_and_no_targets() -> None:
+    frame = pd.DataFrame({"ds": DAYS, "sales": range(70), "promo": [0, 1] * 35})
+    future = pd.DataFrame({"ds": DAYS[-2:] + pd.Timedelta(days=2), "sales": [np.nan] * 2, "promo": [1, 0]})
+    series = read_series(frame, future=future)
+    assert (series.variates, series.known_names) == (("sales",), ("promo",))
+    with pytest.raises(InputError, match="expected a column of the first table"):
+        read_series(frame.drop(columns="sales"), future=future[["ds", "promo"]])
+
+
+def test_steps_that_are_mostly_missing_are_said() -> None:
+    frame = pd.DataFrame({"date": [*DAYS[:10], *(DAYS[:10] + pd.Timedelta(days=200))], "v": range(20)})
+    assert any("190 of 210 steps of D have no row" in note for note in read_series(frame).notes)
+    assert not read_series(frame.iloc[:10]).notes
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,12 @@ def numbers(
     if need_values and len(result):
         empty = np.flatnonzero(np.isnan(result).all(axis=0))
         if len(empty):
+            others = (
+                "" if len(columns) == 1 else ": name the others with target (--target), or give --on-bad-series skip"
+            )
             raise InputError(
                 f"{table.where(None, columns[empty[0]])}: expected numbers, found no value in any row; "
-                "leave the column out"
+                f"leave the column out{others}"
             )
     return result
 
@@ -146,7 +149,8 @@ def _parsed(table: Table, text: pd.Series, missing: np.ndarray) -> Float64[np.nd
     plain = numerals.plain(text)
     if table.decimal is None and not plain.str.contains(",", regex=False).fillna(False).any():
         values = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        if (np.isnan(values) == missing).all() and table.delimiter != ";":
+        doubt = table.delimiter == ";" or plain.str.fullmatch(r"[+-]?\d{1,3}\.\d{3}").any()
+        if (np.isnan(values) == missing).all() and not doubt:
             return values
     return numerals.parse(plain, table.decimal or numerals.decimal_mark([plain]) or usual_mark(table))
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 
 from tsfm_data.errors import InputError
+from tsfm_data.io import numerals
 from tsfm_data.io.columns import ITEM_NAMES, Table
 from tsfm_data.io.numerals import MISSING
 
@@ -157,6 +159,13 @@ def read_text(data: bytes, source: str, name: str, item_column: str | None = Non
         data = b"\n".join(line.strip() for line in data.splitlines() if line.strip())
     texts = set(header) if decimal == "," else {n for n in header if is_id(n, item_column)}
     table = _parse(source, data, delimiter, header, texts, top, notes)
+    floats = {f.name for f in table.schema if pa.types.is_floating(f.type)}
+    words = [f.name for f in table.schema if pa.types.is_string(f.type)] if floats and decimal is None else []
+    words = [n for n in words if pa.compute.any(pa.compute.match_substring(table.column(n), ",")).as_py()]
+    if words:
+        cells = (numerals.plain(table.column(n).to_pandas().astype("string").str.strip()) for n in words)
+        if numerals.decimal_mark(cells) == ",":  # then a point may group, as in 1.010
+            table = _parse(source, data, delimiter, header, texts | floats, top, [])
     table = table.rename_columns([cell.strip() for cell in table.column_names])
     if table.column_names[0] == "" and pa.types.is_integer(table.schema.types[0]):
         table = table.remove_column(0)  # the row numbers that DataFrame.to_csv writes
@@ -298,13 +307,17 @@ def _mend_ends(data: bytes, delimiter: str, width: int, notes: list[str]) -> byt
     ):
         return b"\n".join([lines[0], *(line.rstrip()[: -len(mark)] for line in lines[1:])])
     last = len(lines) - 1
-    while last > 1 and (not lines[last].strip() or counts[last] == 1):
+    while last > 1 and (not lines[last].strip() or len(_fields(lines[last], delimiter)) == 1):
         last -= 1
     cut = [line for line in lines[last + 1 :] if line.strip()]
     if width > 1 and 0 < len(cut) <= 5 and not any(character.isdigit() for character in cut[0].decode()[:4]):
         notes.append(f"text below the table left out: {cut[0].decode(errors='replace').strip()[:60]!r}")
         return b"\n".join(lines[: last + 1])
     return None
+
+
+def _fields(line: bytes, delimiter: str) -> list[str]:
+    return next(csv.reader([line.decode("utf-8", errors="replace")], delimiter=delimiter), [])
 
 
 def _check_header(source: str, line: int, header: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Roles of the columns of a table: time, ids, targets, covariates, or unused."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,10 +11,11 @@ import pandas as pd
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io.columns import ITEM_NAMES, Table, is_numeric
 from tsfm_data.io.numerals import MISSING
-from tsfm_data.io.timestamps import read_stamps
+from tsfm_data.io.timestamps import month_of, read_stamps
 
 TIME_NAMES = ("timestamp", "ds", "datetime", "date_time", "date", "time", "period", "month", "week", "day", "year")
 OTHER_TIMES = ("zeit", "datum", "zeitstempel", "fecha", "hora", "data", "date/time", "horodatage", "tidspunkt", "dato")
+LATER_NAMES = ("ts", "epoch", "unix", "unixtime", "unix_time", "time_stamp", "yearweek", "year_week", "yearmonth", "fy")
 STEP_NAMES = ("t", "step", "time_idx", "timestep", "time_step", "idx", "index", "period_id", "tick")
 TARGET_NAMES = ("target", "y", "value", "values")
 KEY_NAMES = (
@@ -32,7 +34,24 @@ KEY_NAMES = (
     "instant",
     "unnamed: 0",
 )
-HOURS = ("hour", "hr", "hour_of_day", "stunde", "uhrzeit", "zeit", "time", "heure", "hora", "ora", "uur", "interval")
+HOURS = (
+    "hour",
+    "hr",
+    "hour_of_day",
+    "stunde",
+    "uhrzeit",
+    "zeit",
+    "time",
+    "heure",
+    "hora",
+    "ora",
+    "uur",
+    "interval",
+    "settlement_period",
+    "hour_ending",
+    "he",
+    "period",
+)
 # Columns that only repeat parts of the date -> range of their values.
 CALENDAR = {
     "year": (1600, 2300),
@@ -159,6 +178,9 @@ def _find_time(table: Table, columns: list[str]) -> str:
     begins = bool(dates) and any(word in dates[0].lower().split() for word in BEGINS)
     if len(dates) == 1 or begins or (dates and not columns[0].strip()):
         return dates[0]
+    later = _by_name(columns, LATER_NAMES)
+    if not dates and later is not None and _may_be_time(table, later):
+        return later
     steps = _by_name(columns, STEP_NAMES)
     if not dates and steps is not None and _counts(table.frame[steps]) and len(columns) > 1:
         return steps
@@ -339,17 +361,27 @@ def without_units(table: Table, time: str) -> Table:
 def turned(table: Table) -> Table:
     """The long table of a table with one series per row and one column per date; other tables unchanged."""
     names = [str(c) for c in table.frame.columns]
+    if (unfolded := _unfolded(table)) is not None:
+        return unfolded
     dated = [c for c in names if any(character.isdigit() for character in c)]
     if len(dated) < 3 or len(dated) < 0.5 * len(names):
         return table
     text = pd.DataFrame({"date": dated})
-    if not text["date"].str.contains(r"\d[-/. ]|[QW]\d", regex=True).all() or not _plainly_dates(
-        Table(text, table.source, table.name), "date"
+    years = all(re.fullmatch(r"(1[6-9]|2[0-2])\d\d", name) for name in dated)
+    if not (years and set(np.diff(np.array(dated, dtype=np.int64))) == {1}) and not (
+        text["date"].str.contains(r"\d[-/. ]|[QW]\d|[^\W\d]{3}[-/ .']?\d\d", regex=True).all()
+        and _plainly_dates(Table(text, table.source, table.name), "date")
     ):
         return table
     others = [c for c in names if c not in dated]
     frame = table.frame.set_axis(names, axis="columns")
-    keys = [c for c in others if frame[c].is_unique] or others
+    keys = [c for c in others if frame[c].is_unique]
+    words = [c for c in others if frame[c].dtype == object]
+    if not keys and len(words) > 1 and not frame.duplicated(words).any():
+        frame = frame.assign(**{"/".join(words): frame[words].astype(str).agg("/".join, axis=1)})
+        others = [c for c in others if c not in words]
+        keys = ["/".join(words)]
+    keys = keys or others
     key = _by_name(keys, ITEM_NAMES) or (keys[0] if keys else None)
     ids = frame[key] if key is not None else pd.Series([str(i) for i in range(len(frame))], dtype=object)
     if len(frame) > 1 and ids.duplicated().any():
@@ -370,6 +402,39 @@ def turned(table: Table) -> Table:
     return Table(long.infer_objects(), table.source, table.name, notes=(*table.notes, note))
 
 
+def _unfolded(table: Table) -> Table | None:
+    """The table with one row a month or time of day, if those are columns beside a year or date; else None."""
+    frame = table.frame
+    names = [str(c) for c in frame.columns]
+    folded = {name.strip().lower(): name for name in names}
+    months = {name: m for name in names if (m := month_of(name)) is not None}
+    clocks = {name: name.strip() for name in names if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", name.strip())}
+    base = next((folded[word] for word in PARTS["year"] if word in folded), None)
+    if base is not None and sorted(months.values()) == list(range(1, 13)):
+        if not pd.api.types.is_integer_dtype(frame[base]) or not frame[base].between(1600, 2261).all():
+            return None
+        ends = {name: f"-{month:02d}" for name, month in months.items()}
+        said = "months of the year"
+    elif len(clocks) > 3:
+        dates = [name for name in names if name not in clocks and _is_date_column(table, name)]
+        if len(dates) != 1:
+            return None
+        base, ends, said = dates[0], {name: f" {clock}" for name, clock in clocks.items()}, "times of the day"
+    else:
+        return None
+    cells = frame[base]
+    begins = cells.dt.strftime("%Y-%m-%d") if pd.api.types.is_datetime64_any_dtype(cells) else cells.astype(str)
+    kept = [c for c in names if c not in ends and c != base and frame[c].dtype == object]
+    left = [c for c in names if c not in ends and c != base and c not in kept]
+    size = len(ends)
+    long = pd.DataFrame({c: np.repeat(frame[c].to_numpy(), size) for c in kept})
+    long.insert(0, "date", [begin + end for begin in begins for end in ends.values()])
+    long["target"] = frame[list(ends)].to_numpy().reshape(-1)
+    note = f"columns {next(iter(ends))} to {list(ends)[-1]} are {said}: one row each"
+    note += f"; columns not used: {', '.join(left)}" if left else ""
+    return Table(long.infer_objects(), table.source, table.name, notes=(*table.notes, note))
+
+
 def joined_time(table: Table, time_column: str | None) -> Table:
     """The table with one time column, joined from date and hour, or from year, month and day, if it has these."""
     names = {str(c).strip().lower(): str(c) for c in table.frame.columns}
@@ -384,6 +449,7 @@ def joined_time(table: Table, time_column: str | None) -> Table:
     if not dates and parts["year"] and of_year:
         day = parts["day"] if of_year == "month" else None
         used = [c for c in (parts["year"], parts[of_year], day) if c is not None]
+        frame = frame.assign(**{parts[of_year]: _part_number(frame[parts[of_year]], of_year)})
         if not _all_numbers(frame, *used):
             return table
         stamps = _date_of(frame[used[0]], of_year, frame[used[1]], frame[day] if day else None)
@@ -417,6 +483,15 @@ def joined_time(table: Table, time_column: str | None) -> Table:
     return replace(table, frame=frame, notes=(*table.notes, note))
 
 
+def _part_number(cells: pd.Series, part: str) -> pd.Series:
+    """Months by name and quarters such as Q1 as numbers; anything else as it is."""
+    if pd.api.types.is_numeric_dtype(cells) or part == "week":
+        return cells
+    text = cells.astype("string").str.strip()
+    number = text.map(month_of) if part == "month" else text.str.extract(r"^[Qq]([1-4])$", expand=False)
+    return cells if number.isna().any() else number.astype(np.int64)
+
+
 def _date_of(year: pd.Series, part: str, number: pd.Series, day: pd.Series | None) -> pd.Series:
     """The first day of a month, quarter or week, or a day of a month; NaT if it does not exist."""
     if part == "week":
@@ -443,10 +518,15 @@ def _all_numbers(frame: pd.DataFrame, *names: str) -> bool:
 
 
 def _time_of_day(cells: pd.Series) -> pd.Series | None:
-    """Hours 0 to 23, hours 1 to 24 (ends of the hours, so 1 means midnight), or text such as 09:30, as time of day."""
+    """Time of day from hours 0 to 23, hours 1 to 24 (ends of the hours, so 1 means midnight), half or quarter hours
+    counted from 1, or text such as 09:30; None for other columns."""
     if pd.api.types.is_integer_dtype(cells):
         low, high = cells.min(), cells.max()
-        if low < 0 or high > 24 or cells.nunique() < 2:
+        if low < 0 or cells.nunique() < 2:
+            return None
+        if low == 1 and high in (48, 96) and cells.nunique() == high:  # half and quarter hours of the day
+            return pd.to_timedelta((cells - 1) * (1440 // high), unit="min")
+        if high > 24:
             return None
         return pd.to_timedelta(cells - (1 if high == 24 and low >= 1 else 0), unit="h")
     if pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_datetime64_any_dtype(cells):

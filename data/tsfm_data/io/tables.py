@@ -196,7 +196,10 @@ def _with_future(
     if not known:
         others = [c for c in later.frame.columns if c not in (*needed, *roles.target)]
         known = [c for c in others if c in table.frame.columns]
-        if not known:
+        if not known and given["target"] is None:  # what the future holds is no target
+            known = [c for c in roles.target if c in later.frame.columns and later.frame[c].notna().any()]
+            given["target"] = tuple(c for c in roles.target if c not in known)
+        if not known or given["target"] == ():
             raise InputError(
                 f"{later.source}: expected a column of the first table that is known in the future, found "
                 f"{', '.join(map(str, others)) or 'none'}; name it with known_covariates (--known-covariates)"
@@ -213,7 +216,7 @@ def _with_future(
     if roles.item and rows[roles.item].dtype != table.frame[roles.item].dtype:
         rows[roles.item] = rows[roles.item].astype(table.frame[roles.item].dtype)
     frame = pd.concat([table.frame, rows], ignore_index=True)
-    given.update(time_column=roles.time, item_column=roles.item or "", target=roles.target)
+    given.update(time_column=roles.time, item_column=roles.item or "", target=given["target"] or roles.target)
     return replace(table, frame=frame, later=replace(later, frame=rows)), known
 
 
@@ -288,12 +291,20 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
     """The series of a table: rows sorted by item and time, on a regular grid."""
     problems: dict[int, str] = {}  # rows with invalid numbers
     lenient = problems if roles.item is not None else None
+    skipped: list[str] = []
+    if roles.item is None and reading.on_bad_series != "error" and len(roles.target) > 1:
+        lenient = problems if reading.on_bad_series == "fix" else None
+        roles, skipped = _readable(table, roles, lenient)
     values = numbers(table, roles.target, wrong=lenient)
     past, past_names = encoded(table, roles.past)
     known, known_names = encoded(table, roles.known)
     dateless: dict[int, str] | None = {} if roles.item is not None else None
     stamps = read_stamps(table, roles.time, reading.dayfirst, reading.timezone, dateless)
     notes = [*table.notes, *stamps.notes, *doubtful(table, (*roles.target, *roles.past, *roles.known))]
+    notes += skipped
+    if roles.item is None and problems:
+        notes.append(f"{len(problems)} rows with cells that are no numbers, which count as missing")
+        problems.clear()
     if roles.unused:
         notes.append(f"columns not used: {', '.join(roles.unused)}")
     keys: pd.Series | None = None
@@ -316,6 +327,11 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
     rows = rows.take(np.argsort(codes, kind="stable")) if sequence else _sorted(rows, len(ids), notes)
     bad = _Bad(table, roles, ids, reading.on_bad_series, stamps.integer)
     bad.rows({**problems, **(dateless or {})}, codes)
+    if reading.freq is not None and stamps.integer:
+        raise InputError(
+            f"{table.source}: expected timestamps with a frequency, found numbers of steps in column {roles.time!r}: "
+            "leave freq (--freq) out"
+        )
     if reading.resample is not None:
         if stamps.integer:
             raise InputError(
@@ -334,6 +350,12 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
     moved = int(grid.moved.sum())
     if moved:
         notes.append(f"{moved:,} of {len(rows.ns):,} timestamps moved onto the regular grid of {_some(grid.freqs)}")
+    absent = int(offsets[-1]) - len(rows.ns)
+    if absent > len(rows.ns) and reading.own_hours and not sequence:
+        notes.append(
+            f"{absent:,} of {int(offsets[-1]):,} steps of {_some(grid.freqs)} have no row and count as missing; if "
+            "the step is another, give freq (--freq)"
+        )
     future = np.zeros(len(ids), dtype=np.int64)
     if roles.known:
         seen = np.isfinite(columns[0]).any(axis=1)
@@ -360,6 +382,18 @@ def _assemble(table: Table, roles: Roles, reading: Reading, name: str) -> Series
         natural=True,
         notes=tuple(notes),
     )
+
+
+def _readable(table: Table, roles: Roles, wrong: dict[int, str] | None) -> tuple[Roles, list[str]]:
+    """The roles without the targets of a wide table that cannot be read, and what was wrong with them."""
+    good, said = [], []
+    for column in roles.target:
+        try:
+            numbers(table, (column,), wrong=wrong)
+            good.append(column)
+        except InputError as error:
+            said.append(f"column {column!r} left out: {str(error).split(': ', 1)[-1]}")
+    return (replace(roles, target=tuple(good)) if good else roles), said
 
 
 def _some(names: Sequence[str]) -> str:

@@ -25,10 +25,13 @@ UNITS: tuple[tuple[float, Literal["s", "ms", "us", "ns"]], ...] = (
 YEARS = (np.datetime64("1678", "s"), np.datetime64("2262", "s"))  # range of nanoseconds in 64 bits
 EXCEL = (10_000, 80_000)  # days since 1899-12-30 that are read as dates of Excel: 1927 to 2119
 DATE_WORDS = ("date", "datum", "fecha", "data", "dato", "jour", "tag", "day")
-ZONE = r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
+ZONE = r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)(?:\s*UTC|\[[\w/+-]+\])?$"
 SPAN = r"^(\d\S*(?: \d{1,2}:\S+)?)\s+(?:-|–|/|to|bis)\s+\d\S*(?: \S+)?$"
-ZONED = r"\d\s*(?:Z|UTC|GMT)$|:\d{2}(?:[.,]\d+)?\s*[+-]\d{2}(?::?\d{2})?$|^\d{4}-\d{2}-\d{2}[+-]\d{2}:\d{2}$"
-CLOCK = r"(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(?:([AaPp])\.?[Mm]\.?)?"
+ZONED = (
+    r"\d\s*(?:Z|UTC|GMT)(?:\[[\w/+-]+\])?$|:\d{2}(?:[.,]\d+)?\s*[+-]\d{2}(?::?\d{2})?(?:\s*UTC|\[[\w/+-]+\])?$"
+    r"|^\d{4}-\d{2}-\d{2}[+-]\d{2}:\d{2}$"
+)
+CLOCK = r"(\d{1,2})[:.](\d{2})(?:[:.](\d{2})(?:[.,](\d{1,9}))?)?\s*(?:([AaPp])\.?[Mm]\.?)?"
 NUMERIC = rf"^(\d{{1,4}})[./-](\d{{1,2}})[./-](\d{{1,4}})\.?(?:[T ,]+{CLOCK})?$"
 _DAYNAME, _MONTH, _END = r"^(?:[^\W\d]{2,10}\.?,?\s+)?", r"(?P<m>[^\W\d]{3,10})\.?", rf"(?:[T ,]+{CLOCK})?$"
 _DAY = r"(?P<d>\d{1,2})(?:st|nd|rd|th|\.)?"
@@ -42,10 +45,15 @@ NAMED = (
 PERIODS = {  # a period without days -> months in one
     r"^(?P<y>\d{4})[-/ ]{0,3}[Qq](?P<n>[1-4])$": 3,
     r"^[Qq](?P<n>[1-4])[-/ ]{0,3}'?(?P<y>\d{4})$": 3,
+    r"^[Qq](?P<n>[1-4])[-/ ]?'?(?P<y>\d{2})$": 3,
+    r"^(?P<n>[1-4])[Qq][-/ ]?'?(?P<y>\d{4}|\d{2})$": 3,
     r"^(?P<y>\d{4})[-/ ]?[HhSs](?P<n>[12])$": 6,
     r"^(?P<y>\d{4})(?:[-/ ]?[Mm]|[-/.])(?P<n>0?[1-9]|1[0-2])$": 1,
     r"^(?P<n>0?[1-9]|1[0-2])[-/.](?P<y>\d{4})$": 1,
 }
+FISCAL = r"^(?:[Ff][Yy]\s?)?(?P<y>\d{4})(?:\s?[-/–]\s?(?P<n>\d{4}|\d{2}))?$"  # a year, perhaps with the next one
+IDEOGRAPHS = r"^(\d{4})\s?[年년]\s?(\d{1,2})\s?[月월](?:\s?(\d{1,2})\s?[日일])?"
+WEEK_NAMES = ("week", "woche", "kw", "semaine", "semana", "wk")
 WEEK = r"^(\d{4})[-/ ]{0,3}(?:[Ww]|KW)\s?(\d{1,2})$"
 WEEK_FIRST = r"^(?:[Ww]|KW)\s?(\d{1,2})[-/ ]{0,3}(\d{4})$"
 MONTH_WORDS = {  # the beginnings of the names of months in English and, where they differ, in other languages
@@ -181,6 +189,9 @@ def _from_numbers(table: Table, name: str, column: pd.Series) -> "pd.Series | St
         if low >= 16000101 and high <= 22611231:
             return pd.to_datetime(text, format="%Y%m%d", errors="coerce")
         months = values % 100
+        weeks = low >= 160001 and high <= 226153 and months.min() >= 1 and 12 < months.max() <= 53
+        if weeks and (high - low >= 100 or any(word in name.lower() for word in WEEK_NAMES)):
+            return _week(text.str[:4], text.str[4:])
         if low >= 160001 and high <= 226112 and months.min() >= 1 and months.max() <= 12:
             return pd.to_datetime(text, format="%Y%m", errors="coerce")
         if low >= 1600 and high <= 2261:
@@ -220,6 +231,8 @@ def _from_text(
     codes, unique = pd.factorize(column)
     text = pd.Series(unique, dtype="string")
     text = text.mask(text.str.lower().isin(MISSING))
+    if text.str.contains("[月월]", regex=True).any():
+        text = text.str.replace(IDEOGRAPHS, lambda m: "-".join(filter(None, m.groups())), regex=True)
     span = text.str.extract(SPAN, expand=False)
     if span.notna().sum() > 0.5 * text.notna().sum():  # begin and end of each step
         text = span.fillna(text)
@@ -231,6 +244,8 @@ def _from_text(
             f"found {text.iloc[bare[0]]!r}; write all of them with a zone or none"
         )
     wall = text.mask(zoned, text.str.replace(ZONE, "", regex=True)) if zoned.any() else text
+    if (fiscal := _fiscal(wall)) is not None:
+        return pd.Series(fiscal[0].to_numpy()[codes], index=column.index).mask(codes < 0), None, fiscal[1]
     notes: tuple[str, ...] = ()
     parsed = _iso(wall)
     if parsed.isna().sum() > text.isna().sum():
@@ -252,6 +267,7 @@ def _iso(text: pd.Series) -> pd.Series:
     if parsed.isna().sum() == text.isna().sum():
         return parsed
     padded = text.str.replace(r"^(\d{4})[./-](\d{1,2})[./-](\d{1,2})(?!\d)", _pad, regex=True)
+    padded = padded.str.replace(r"^(\S{10})[ T](\d)(?=:|$)", r"\1 0\2", regex=True)
     again = pd.to_datetime(padded, format="ISO8601", errors="coerce")
     return again if again.isna().sum() < parsed.isna().sum() else parsed
 
@@ -278,10 +294,30 @@ def _spelt(text: pd.Series, dayfirst: bool | None, where: Callable[[int], str]) 
         best = parsed if parsed.notna().sum() > best.notna().sum() else best
     for pattern, order in ((WEEK, (0, 1)), (WEEK_FIRST, (1, 0))):
         part = text.str.extract(pattern)
-        spelt = part[order[0]] + "-" + part[order[1]].str.zfill(2) + "-1"
-        parsed = pd.to_datetime(spelt, format="%G-%V-%u", errors="coerce").astype("datetime64[ns]")
+        parsed = _week(part[order[0]], part[order[1]])
         best = parsed if parsed.notna().sum() > best.notna().sum() else best
     return best, ()
+
+
+def _week(year: pd.Series, week: pd.Series) -> pd.Series:
+    """The Mondays of weeks of ISO 8601, given as text."""
+    spelt = year + "-" + week.str.zfill(2) + "-1"
+    return pd.to_datetime(spelt, format="%G-%V-%u", errors="coerce").astype("datetime64[ns]")
+
+
+def _fiscal(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]] | None:
+    """Years written as FY2001, 2001/02 or 2001-2002, the first of which counts; None if cells are something else."""
+    if not text.dropna().head(1).str.match(FISCAL).any():
+        return None
+    part = text.str.extract(FISCAL)
+    year, end = _floats(part["y"]), _floats(part["n"])
+    follows = (end == year + 1) | ((end == (year + 1) % 100) & (part["n"].str.len() == 2).fillna(False))
+    plain = end.isna() & text.str.match("[Ff]").fillna(False).astype(bool)
+    if text.notna().sum() < 2 or not (follows | plain)[text.notna().to_numpy(dtype=bool)].all():
+        return None
+    dates = _build(year, pd.Series(1.0, index=text.index), pd.Series(1.0, index=text.index))
+    shown = text.dropna().iloc[0]
+    return dates, (f"periods such as {shown} read as years by the first year ({dates.dropna().iloc[0]:%Y})",)
 
 
 def _floats(cells: pd.Series) -> pd.Series:
@@ -304,6 +340,12 @@ def _clock(parts: pd.DataFrame) -> pd.Series:
     fraction = _floats("0." + parts.iloc[:, 3].fillna("0"))
     seconds = (hour * 60 + minute) * 60 + second
     return pd.Series(pd.to_timedelta(seconds, unit="s") + pd.to_timedelta(fraction, unit="s"))
+
+
+def month_of(name: str) -> int | None:
+    """The number of the month that a word names in one of the languages known, or None."""
+    word = name.strip().rstrip(".").lower()
+    return MONTH_WORDS.get(word[:4], MONTH_WORDS.get(word[:3])) if word.isalpha() else None
 
 
 def _named(parts: pd.DataFrame, where: Callable[[int], str]) -> pd.Series:
