@@ -198,7 +198,7 @@ def test_the_named_folder_is_searched_first_and_never_changed(
         place.write_bytes(CONTENT)
         assert fetch("bench/big.bin", url=server.url, sha256=SHA) == place
         place.write_bytes(b"another version")
-        with pytest.raises(InputError, match="another version, replace it"):
+        with pytest.raises(InputError, match="another version: replace it"):
             fetch("bench/big.bin", url=server.url, sha256=SHA)
         assert place.read_bytes() == b"another version"
         place.unlink()
