@@ -203,7 +203,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown profile": ((*EVALUATE, "--profile", "gif"), ("unknown profile 'gif'", "gift")),
     "evaluation horizon 0": (("evaluate", "--model", "naive", "--data", "table.csv", "--horizon", "0"), ("at least 1 step",)),
     "unknown suffix of scores": ((*EVALUATE[:-1], "out.txt"), (".json", "out.txt")),
-    "windows of a suite": (("evaluate", "--suite", "bench", "--windows", "3"), ("--windows belongs to --data",)),
+    "windows of a suite": (("evaluate", "--suite", "bench", "--windows", "3"), ("--windows only with --data",)),
     "more windows than rows": ((*EVALUATE, "--windows", "90"), ("541 rows", "fewer windows")),
     "too short to evaluate": (("evaluate", "--model", "naive", "--data", "table.csv", "--horizon", "300"), ("table", "300")),
     "role of data sets": (("data", "list", "--role", "tests"), ("unknown role 'tests'",)),

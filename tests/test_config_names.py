@@ -72,7 +72,7 @@ def test_when_a_config_is_copied_then_it_is_a_file_that_is_never_replaced(
     Path("ETTh1.yaml").write_text("mine")
     refused = run(capsys, "configs", "copy", NAME)
     assert (refused.status, refused.err.count("\n")) == (2, 1)
-    assert "found ETTh1.yaml, which is there already" in refused.err
+    assert "found ETTh1.yaml, which exists" in refused.err
     assert Path("ETTh1.yaml").read_text() == "mine"
 
 

@@ -112,7 +112,7 @@ def test_when_a_list_holds_series_of_different_lengths_then_each_goes_on_from_it
 
 
 def test_when_more_rows_than_columns_come_then_how_they_are_read_is_said() -> None:
-    with pytest.warns(UserWarning, match=r"an array of shape \[70, 5\] is 70 series of 5 steps"):
+    with pytest.warns(UserWarning, match=r"an array of shape \[70, 5\] is read as 70 series of 5 steps"):
         forecast(np.tile(WEEK[:5], (70, 1)))
     with pytest.raises(InputError, match=r"found shape \[70, 1\]: give array\[:, 0\]"):
         forecast(WEEK[:, None])

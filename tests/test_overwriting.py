@@ -130,7 +130,7 @@ def test_when_an_output_is_the_input_then_it_is_refused_always(
 ) -> None:
     Path("link.csv").symlink_to("table.csv")
     before = Path("table.csv").read_bytes()
-    assert "that is no input" in run(capsys, *FORECAST, "--output", output, *overwrite).err
+    assert "that is not an input" in run(capsys, *FORECAST, "--output", output, *overwrite).err
     assert Path("table.csv").read_bytes() == before
 
 
@@ -138,6 +138,6 @@ def test_when_a_folder_to_be_replaced_holds_an_input_then_it_is_refused() -> Non
     Path("run").mkdir()
     Path("run/table.csv").write_text("mine")
     Path("run/result.json").write_text("{}")
-    with pytest.raises(InputError, match="no input"):
+    with pytest.raises(InputError, match="not an input"):
         check_new([Path("run")], True, ["run/table.csv"], sign="result.json")
     check_new([Path("run"), Path("new"), None, Path("-")], True, ["table.csv", None], sign="result.json")

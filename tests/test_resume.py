@@ -163,7 +163,7 @@ def test_when_a_training_is_at_work_in_a_folder_then_a_second_one_is_refused_in_
         resumed = run(capsys, *RESUME)
     for each in (result, resumed):
         assert (each.status, each.err.count("\n")) == (2, 1)
-        assert "a training at work in run" in each.err
+        assert "one that is running in run" in each.err
     Path("run/.lock").unlink(missing_ok=True)
     assert contents("run") == before
     done(capsys, *RESUME)

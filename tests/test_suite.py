@@ -262,8 +262,8 @@ def test_the_command_writes_a_page_a_table_and_json(
     [
         ([], "expected either --data or --suite, found neither"),
         (["--data", "nn5", "--suite", "bench"], "expected either --data or --suite, found both"),
-        (["--suite", "bench", "--horizon", "5"], "--horizon belongs to --data"),
-        (["--data", "nn5", "--sets", "nn5"], "--sets belongs to --suite"),
+        (["--suite", "bench", "--horizon", "5"], "--horizon only with --data"),
+        (["--data", "nn5", "--sets", "nn5"], "--sets only with --suite"),
         (["--suite", "bench", "--sets", "nn6"], "unknown set of suite 'bench' 'nn6'"),
     ],
 )

@@ -1,8 +1,8 @@
 """Commands that other packages add by entry points, and their help.
 
-The name of an entry point of the group ``tsfm.commands`` is the words of its command, joined by dots, and its value is
-a function: ``"image.predict" = "tsfm_vision.commands.image:predict"``. Help reads the function's source and imports
-nothing, so it is fast even if the package imports slowly.
+The name of an entry point in the group ``tsfm.commands`` consists of the words of its command, joined by dots. Its
+value is a function: ``"image.predict" = "tsfm_vision.commands.image:predict"``. Help reads the function's source and
+imports nothing, so it is fast even if the package imports slowly.
 """
 
 import ast

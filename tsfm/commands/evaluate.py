@@ -77,7 +77,7 @@ def evaluate(
         return _on_suite(model, suite, profiles, sets, output, json, batch_size, jobs, own)
     for name, value in {"profiles": profiles, "sets": sets}.items():
         if value is not None:
-            raise InputError(f"--{name} belongs to --suite, found it with --data: leave it out")
+            raise InputError(f"expected --{name} only with --suite, found it with --data: leave it out")
     names = [model, *(name for name in BASELINES_SHOWN if baselines and name != model)]
     predictors = [inference.load_predictor(name) for name in names]
     report, tables = evaluation.Report(), []
@@ -125,7 +125,9 @@ def _on_suite(
     """Score on a suite; ``own`` are the options that only --data takes."""
     for name, value in own.items():
         if value is not None:
-            raise InputError(f"--{name.replace('_', '-')} belongs to --data, found it with --suite: leave it out")
+            raise InputError(
+                f"expected --{name.replace('_', '-')} only with --data, found it with --suite: leave it out"
+            )
 
     def progress(name: str) -> None:
         print(f"{name} done", file=sys.stderr, flush=True)

@@ -40,7 +40,7 @@ NOT_FOR_USERS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*You're resuming from a checkpoint that ended before the epoch ended.*",  # our loader resumes within an epoch
     ".*is called with Trainer configured with multiple `ModelCheckpoint`.*",  # the first is the best one
-    ".*The dirpath has changed from.*",  # a run that goes on in another folder
+    ".*The dirpath has changed from.*",  # a run that continues in another folder
     ".*WeightAveraging callback, but loading a checkpoint outside.*",  # the checkpoint holds the averaged weights
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
@@ -90,7 +90,7 @@ class SuiteCLI(LightningCLI):
             trainer.default_root_dir = str(Path("runs") / name)
         root = trainer.default_root_dir
         move(trainer, root, [file for file in config_files(sys.argv[1:]) if file.is_file()])
-        self.written = config.clone()  # what follows from the root is not written: another root has folders of its own
+        self.written = config.clone()  # without folders derived from the root, so that another root can be given
         self.written.pop("overwrite", None)
         if self.subcommand == "predict":
             trainer.logger = False
@@ -102,7 +102,7 @@ class SuiteCLI(LightningCLI):
         for callback in trainer.callbacks or []:
             if callback.class_path.endswith(".ModelCheckpoint") and callback.init_args.get("dirpath") is None:
                 callback.init_args.dirpath = str(Path(root) / "checkpoints")
-                callback.init_args.enable_version_counter = False  # a new run in the folder replaces the old one's
+                callback.init_args.enable_version_counter = False  # a new run replaces the checkpoints of the old one
 
     def instantiate_classes(self) -> None:
         """Instantiate the classes of the config; their errors are mistakes in the config."""
@@ -112,7 +112,7 @@ class SuiteCLI(LightningCLI):
             raise explain(error, sys.argv[1:]) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """The trainer, whose progress bar is for a terminal alone."""
+        """The trainer, with a progress bar only in a terminal."""
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.progress_bar_callback is not None and not sys.stderr.isatty():
             trainer.progress_bar_callback.disable()
@@ -127,7 +127,7 @@ class SuiteCLI(LightningCLI):
                 callback.config = self.written
 
     def announce(self) -> None:
-        """Say what is about to be done."""
+        """Print one line each about data and model."""
         if isinstance(self.datamodule, ForecastDataModule):
             print(f"data: {self.datamodule.source}, {self.datamodule.describe()}")
         elif isinstance(self.datamodule, PretrainingDataModule):
@@ -181,28 +181,28 @@ class SuiteCLI(LightningCLI):
                 getattr(self.datamodule, f"{part}_dataloader")()
 
     def check_folder(self) -> None:
-        """Check that training replaces no run, unless it goes on from a checkpoint of the same run.
+        """Check that the folder contains no other run than the one that is resumed.
 
         Raises:
-            InputError: the folder holds a run.
+            InputError: it does.
         """
         root, given = Path(self.trainer.default_root_dir), self._get(self.config_init, "ckpt_path")
         callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         places = [Path(c.dirpath) for c in callbacks if c.dirpath]
-        goes_on = given is not None and (
+        is_resumed = given is not None and (
             str(given) in NAMED or any(Path(given).resolve().is_relative_to(p.resolve()) for p in (root, *places))
         )
-        if goes_on or self._get(self.config_init, "overwrite"):
+        if is_resumed or self._get(self.config_init, "overwrite"):
             return
         kept = [root / "model", *(p for p in places if p.resolve().is_relative_to(root.resolve()))]
         if any(place.is_dir() and any(place.iterdir()) for place in kept):
             raise InputError(
-                f"expected a new folder for a run, found one that holds a run: {root}; go on from a checkpoint of it "
-                "with --ckpt_path, give another --trainer.default_root_dir, or --overwrite"
+                f"expected a new folder for the run, found an earlier run in {root}: resume it with --ckpt_path, give "
+                "another --trainer.default_root_dir, or --overwrite"
             )
 
     def fit(self, **arguments: Any) -> None:
-        """Train with a lock on the folder; after Ctrl-C, the message tells how to resume."""
+        """Train with a lock on the folder; after Ctrl-C, a message says how to resume."""
         with contextlib.ExitStack() as stack:
             if self.trainer.is_global_zero:
                 if not getattr(self.trainer, "fast_dev_run", False):
@@ -244,10 +244,10 @@ class SuiteCLI(LightningCLI):
 
 @contextlib.contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """Let no other training into a folder.
+    """Lock a folder against other trainings.
 
     Raises:
-        InputError: one is at work there.
+        InputError: another training uses it.
     """
     root.mkdir(parents=True, exist_ok=True)
     lock = FileLock(root / ".lock", timeout=0)
@@ -255,24 +255,24 @@ def alone(root: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise InputError(
-            f"expected a folder in which nothing trains, found a training at work in {root}: wait until it has ended, "
-            "or give another --trainer.default_root_dir"
+            f"expected a folder that no other training uses, found one that is running in {root}: wait until it has "
+            "ended, or give another --trainer.default_root_dir"
         ) from error
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # some systems keep a file that is open
+        with contextlib.suppress(OSError):  # some systems do not delete open files
             (root / ".lock").unlink()
         lock.release()
 
 
 def move(trainer: jsonargparse.Namespace, root: str, files: Sequence[Path]) -> None:
-    """Move folders that a config file has within its own root under the root that is asked for.
+    """Move folders of callbacks and loggers from the root folder of an earlier run to the new root folder.
 
     Args:
-        trainer: section of the config; folders of its callbacks and loggers are changed.
-        root: folder of the run.
-        files: config files; one that an earlier version wrote for a run names that run's folders.
+        trainer: section of the config; it is changed.
+        root: folder of the new run.
+        files: config files; those that earlier versions wrote for a run contain the folders of that run.
     """
     contents = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
     named = [(content.get("trainer") or {}).get("default_root_dir") for content in contents]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # A path or a name of the catalogue; a data frame of pandas, polars, pyarrow, duckdb or any other library with the Arrow
 # or the data-frame interchange protocol; a pandas Series; an array, list or tensor of numbers; a GluonTS data set; or a
-# SeriesSet. These libraries need not be installed, so that no type can say it.
+# SeriesSet. Some of these libraries may not be installed, so this cannot be a type.
 Table = Any
 
 
@@ -36,7 +36,7 @@ class Model:
 
     Attributes:
         predictor: the model itself, or a baseline.
-        history: how it was fine-tuned, where it was by ``finetune``.
+        history: the result of ``finetune``, if it was fine-tuned.
     """
 
     predictor: Predictor
@@ -89,35 +89,35 @@ class Model:
                 [T], [N, T] or [N, V, T] (N series, V variates, T steps) or a list of arrays [T] or [V, T]; a GluonTS
                 data set; or a ``SeriesSet``.
             horizon: steps to forecast.
-            future: a second table with the known covariates of the future.
+            future: a second table with future values of the known covariates.
             levels: quantile levels.
-            time_column: the column of timestamps; None finds it.
-            item_column: the column that names the series of a long table; None finds it, "" says that there is none.
-            target: the column or columns to forecast; None finds them.
-            past_covariates: columns known up to the present only.
-            known_covariates: columns known in the future too: in rows without a target below, or in ``future``.
-            freq: pandas frequency; None finds it. Of an array it gives the season.
-            season: steps in a season; None takes that of the frequency (7 for days, 24 for hours, 12 for months).
-            batch_size: most windows forecast at once.
-            lower: least value that a forecast may take; "auto" takes 0 for series that were never below it.
-            integer: whether quantiles are rounded to whole numbers; "auto" does so for series that hold nothing else.
-            resample: frequency that the rows are brought to first.
-            aggregate: how the values of one period become one; "mean" by default.
-            on_bad_series: whether series that cannot be read are an error (the default), left out or mended.
-            timezone: zone of timestamps that name none.
-            dayfirst: whether 01/02/2024 is the first of February; None lets the column decide.
-            decimal: decimal mark of numbers in text; None lets the column decide.
-            holidays: dates, or a file with one a line, that are no business days.
+            time_column: name of the time column; None infers it.
+            item_column: name of the column of ids in a long table; None infers it, "" means that there is none.
+            target: name of the column or columns to forecast; None infers them.
+            past_covariates: columns known only up to the present.
+            known_covariates: columns whose future is known, in rows at the end without a target or in ``future``.
+            freq: pandas frequency; None infers it. For an array, it sets the season.
+            season: season length in steps; None takes that of the frequency (7 for days, 24 for hours, 12 for months).
+            batch_size: largest number of windows per batch.
+            lower: lower bound of the forecasts; "auto" uses 0 for series that were never negative.
+            integer: whether quantiles are rounded to whole numbers; "auto" does so for series of whole numbers.
+            resample: frequency to resample to first.
+            aggregate: how resampling combines the values of a period; "mean" by default.
+            on_bad_series: whether series that cannot be read raise ("error", the default), are left out ("skip") or
+                repaired ("fix").
+            timezone: time zone of timestamps without one.
+            dayfirst: whether 01/02/2024 is 1 February; None infers it from the column.
+            decimal: decimal mark of numbers in text; None infers it from the column.
+            holidays: dates that are not business days, or a file with one date per line.
 
         Returns:
-            A table of the library that ``data`` came in: polars for polars, pyarrow for other Arrow data, pandas for
-            all else, arrays included. Its columns are those of series and time (item_id and timestamp if the data name
-            none; arrays count steps), mean and one per level, in the units of the data. For a Series it is indexed by
-            time.
+            A table of the library of ``data``: polars for polars, pyarrow for other Arrow data, else pandas. Its
+            columns are ids and times, named as in the data (else item_id and timestamp; for arrays, steps), mean, and
+            one per level, in the units of the data. For a Series, it is indexed by time.
 
         Raises:
-            InputError: the data are not as they should be, or another argument is not: one line says what was expected,
-                what was found and what to do.
+            InputError: data or another argument is wrong; one line says what was expected, what was found, and what to
+                do.
         """
         check_horizon(horizon)
         check_sizes("give 256, for instance", batch_size=batch_size)
@@ -142,7 +142,7 @@ class Model:
             "holidays": holidays,
         }
         series = series_of(data, **{name: value for name, value in reading.items() if value is not None})
-        if self.history is not None and self.history.ignored:  # tried, and found to be of no use
+        if self.history is not None and self.history.ignored:  # fine-tuning showed that they do not help
             series = training.without_covariates(series)
         for warning in filter(None, (*series.notes, check_covariates(self.predictor, series), check_observed(series))):
             warnings.warn(warning, stacklevel=2)
@@ -151,19 +151,20 @@ class Model:
         return like(data, series.present(limit(frame, series, bound, whole)))
 
     def finetune(self, table: Table, horizon: int, method: str = "full", **options: Any) -> "Model":
-        """Fine-tune on the series of a table; where no backtest prefers the result, the model stays as it is.
+        """Fine-tune on the series of a table; the model stays unchanged unless a backtest prefers the result.
 
         Args:
             table: data as for ``forecast``.
-            horizon: steps that shall be forecast.
+            horizon: steps to forecast.
             method: "full", "lora" or "head".
-            **options: other fields of ``tsfm.training.finetuning.Recipe`` (steps, lr, seed, ...), and roles of columns.
+            **options: other fields of ``tsfm.training.finetuning.Recipe`` (steps, lr, seed, ...), and options
+                of ``read_series``.
 
         Returns:
-            The winner, whose ``history`` says what was tried and how it compared.
+            The better model; its ``history`` has the comparison.
 
         Raises:
-            InputError: a baseline, a table that is too short, or anything else that is not as it should be.
+            InputError: a baseline, a table that is too short, or another wrong argument.
         """
         names = {field.name for field in fields(training.Recipe)}
         recipe = training.Recipe(method=method, **{key: value for key, value in options.items() if key in names})  # type: ignore[arg-type]
@@ -186,17 +187,17 @@ class Model:
 
         Args:
             table: as for ``forecast``.
-            horizon: steps of a window.
-            models: what else is compared: names, folders or models.
+            horizon: steps to forecast in each window.
+            models: other models to compare: names, folders or models.
             windows, step, refit, batch_size: as for ``tsfm.inference.backtest``.
             **columns: as for ``forecast``.
 
         Returns:
-            Its ``leaderboard()`` has a row for each model, best and ensemble; its ``selection("best")`` is a predictor
-            that can be saved, and loaded by ``load``.
+            The results. ``leaderboard()`` has one row per model and choice; ``selection("best")`` is a predictor that
+            can be saved, and loaded by ``load``.
 
         Raises:
-            InputError: the table is not as it should be, or too short for the windows.
+            InputError: the table cannot be read, or is too short for the windows.
         """
         others = [other.predictor if isinstance(other, Model) else other for other in models]
         series = series_of(table, **columns)
@@ -215,7 +216,7 @@ class Model:
 
 
 def load(name: str | Path | None = None) -> Model:
-    """A model by its name.
+    """Load a model or a baseline.
 
     Args:
         name: a name of ``tsfm weights list``, a model folder, or a baseline; None takes the model that ships with the
@@ -258,12 +259,12 @@ def series_of(table: Table, **columns: Any) -> SeriesSet:
         **columns: as ``tsfm_data.io.read_series`` takes them.
 
     Raises:
-        InputError: the table is not as it should be, or an option is unknown.
+        InputError: the table cannot be read, or an option is unknown.
     """
     if isinstance(table, SeriesSet):
         if columns:
             raise InputError(
-                f"expected a set of series alone, which has its columns, found {', '.join(columns)}: leave that out"
+                f"expected a set of series alone, which has its columns, found {', '.join(columns)}: leave this out"
             )
         return table
     known = [name for name in inspect.signature(read_series).parameters if name != "source"]

@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 COLOURS = (FORECAST, TRUTH, HISTORY, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")
 MOST_SERIES, SHOWN = 100, 3  # rows of the table of series; series whose forecasts are drawn
 HOW = (
-    "Scaled loss, by which models are chosen: mean pinball loss over the levels 0.1 to 0.9, times two, in units of the "
-    "error of seasonal naive forecasts within the history. MASE: mean absolute error of the median in the same units. "
-    "WQL: the losses over the sum of the absolute true values. Less is better for all three. 80 % coverage: the share "
-    "of true values inside the 80 % interval, which should be 0.8. Calibrated: after calibration. Seconds: to forecast "
-    "all windows."
+    "Scaled loss: mean pinball loss over the levels 0.1 to 0.9, times two, divided by the error of seasonal naive "
+    "within the history. Choices minimise it. MASE: mean absolute error of the median, divided by the same error. WQL: "
+    "sum of the pinball losses, divided by the sum of the absolute true values. For all three, smaller is better. 80 % "
+    "coverage: share of true values inside the 80 % interval. Calibrated: the same after calibration. Both should be "
+    "0.8. Seconds: time to forecast all windows."
 )
 CALIBRATION = (
-    "Calibration multiplies the distance of each quantile from the median by a factor for each step ahead, by which it "
-    "would have held what it says in the windows before (split-conformal prediction)."
+    "Calibration multiplies the distance of each quantile from the median by a factor for each step ahead. With this "
+    "factor, the quantile would have had its nominal coverage on earlier windows (split-conformal prediction)."
 )
 
 
 def terminal_board(result: Backtest) -> str:
-    """The leaderboard as the terminal shows it, what was chosen, and the notes."""
+    """The leaderboard, the choices and the notes as text."""
     rows = result.leaderboard()
     table = [[row["model"], *(_cell(value) for value in list(row.values())[1:])] for row in rows]
     text = tabulate(table, list(rows[0]), tablefmt="github", disable_numparse=True)
@@ -48,7 +48,7 @@ def _cell(value: float | None) -> str:
 
 
 def choices_in_words(result: Backtest) -> dict[str, str]:
-    """What all windows together chose, by choice."""
+    """The choices on all windows, by kind of choice."""
     counts = Counter(result.chosen("best-per-series").values()).most_common()
     return {
         "best": result.chosen("best"),
@@ -58,37 +58,37 @@ def choices_in_words(result: Backtest) -> dict[str, str]:
 
 
 def chosen_lines(result: Backtest) -> list[str]:
-    """What all windows together chose, a line each."""
+    """The choices on all windows, one line each."""
     return [f"{choice}: {what}" for choice, what in choices_in_words(result).items()]
 
 
 def backtest_page(result: Backtest, choice: str, command: Sequence[str], folder: Path) -> str:
-    """The page.
+    """The HTML page of a backtest.
 
     Args:
-        result: of the backtest.
-        choice: what is saved.
+        result: the backtest.
+        choice: the choice that is saved.
         command: words of the command line.
-        folder: of the result.
+        folder: folder of the result.
     """
     rows = result.leaderboard()
     words = ["tsfm", "forecast", "INPUT", "--horizon", str(result.horizon), "--model", str(folder)]
     strong = [index for index, row in enumerate(rows) if row["model"] == choice]
     sections = [
         Section("Leaderboard", [Table(rows, strong=strong), *result.notes(), HOW, CALIBRATION]),
-        Section("What all windows chose", chosen_lines(result)),
+        Section("Choices on all windows", chosen_lines(result)),
         Section("By step", [Image(step_figure(result), "Scaled loss of each model by steps ahead")]),
         Section("By series", [series_table(result)]),
         Section("The last window", [forecast_image(result, choice)]),
         Section("Use it", [Code(shlex.join(words))]),
         Section("This page again", [Code(shlex.join(command))]),
     ]
-    lead = f"{rows[0]['model']} has the least scaled loss over {len(result.label[result.judging])} windows of "
+    lead = f"{rows[0]['model']} has the smallest scaled loss over {len(result.label[result.judging])} windows of "
     return page(f"Backtest on {result.series.name}", sections, f"{lead}{len(result.ids)} series.")
 
 
 def step_figure(result: Backtest) -> "Figure":
-    """Scaled loss by steps ahead, a line each model and choice."""
+    """Scaled loss by steps ahead, one line per model and choice."""
     figure, (axis,) = new_figure(1, height=3.4)
     for number, (name, (values, _)) in enumerate(result.judgements.items()):
         steps = result.scores(values, result.judging, "step")["scaled loss"]
@@ -101,7 +101,7 @@ def step_figure(result: Backtest) -> "Figure":
 
 
 def series_table(result: Backtest) -> Table:
-    """Scaled loss of every model for each series, and the model that all windows choose for it."""
+    """Scaled loss of every model for each series, and the model that is chosen for it on all windows."""
     each = result.chosen("best-per-series")
     losses = {
         name: result.scores(values, result.judging, "series")["scaled loss"]
@@ -113,11 +113,11 @@ def series_table(result: Backtest) -> Table:
         for k, series in enumerate(result.ids[:MOST_SERIES])
     ]
     more = f"; {len(rows)} of {len(result.ids)} series shown" if len(rows) < len(result.ids) else ""
-    return Table(rows, f"Scaled loss, series by series{more}.")
+    return Table(rows, f"Scaled loss by series{more}.")
 
 
 def forecast_image(result: Backtest, choice: str) -> Image:
-    """The last window, as it was forecast by what earlier windows chose, or else by the best model."""
+    """The last window, forecast by the choice on earlier windows, or else by the best model."""
     name = choice if choice in result.judgements else result.chosen("best")
     values = torch.from_numpy(result.judgements[name][0][-1].transpose(1, 0, 2)[:, :, None])
     truth = result.series.univariate()
@@ -125,6 +125,5 @@ def forecast_image(result: Backtest, choice: str) -> Image:
     frame = forecast_table(history, result.horizon, [Forecast(values[..., 0], values[..., 1:], LEVELS)])
     items = list(result.ids[:SHOWN])
     figure = plot_forecast(history, frame, truth=truth, items=items)
-    how = f"{name} as the windows before had chosen" if name == choice else name
-    caption = f"The last {result.horizon} steps, forecast by {how}."
+    caption = f"The last {result.horizon} steps, forecast by {name}. Choices use only earlier windows."
     return Image(figure, f"History, truth and forecast of {', '.join(items)}", caption)

@@ -1,8 +1,8 @@
-"""Patterns that some series keep within their frequency: trading hours, weekdays, holidays, the 15th of the month.
+"""Patterns of series within their frequency: trading hours, weekdays, holidays, the 15th of the month.
 
 A frequency with a pattern is written ``alias@pattern``:
 
-- ``15min@MON-FRI 09:30-15:45`` or ``h@MON-FRI 08:00-19:00, SAT 09:00-13:00``: steps of the week, both ends included;
+- ``15min@MON-FRI 09:30-15:45`` or ``h@MON-FRI 08:00-19:00, SAT 09:00-13:00``: hours of the week, both ends included;
 - ``D@MON-SAT`` or ``D@MON-FRI 16:00``: days of the week, with the time of day if it is not midnight;
 - ``B@-2024-12-25-2025-01-01``: business days without these holidays;
 - ``MS@15``: the 15th of every month.
@@ -31,13 +31,13 @@ def split_pattern(freq: str) -> tuple[str, str]:
 
 @cache
 def holidays(pattern: str) -> tuple[str, ...]:
-    """The dates that a pattern leaves out of the business days."""
+    """The holidays in a pattern of business days."""
     return tuple(re.findall(r"\d{4}-\d{2}-\d{2}", pattern)) if pattern.startswith("-") else ()
 
 
 @cache
 def week_slots(pattern: str, step: int) -> Int64[np.ndarray, " slots"]:
-    """The steps of a week that a pattern names, in nanoseconds since Monday 00:00.
+    """The steps of a weekly pattern, in nanoseconds since Monday 00:00.
 
     Args:
         pattern: such as "MON-FRI 09:30-15:45, SAT 10:00-12:00".
@@ -79,7 +79,7 @@ def _time(text: str) -> int:
 
 
 def describe_slots(slots: Int64[np.ndarray, " slots"], step: int) -> str:
-    """The pattern that names these steps of a week; the inverse of ``week_slots``."""
+    """The pattern of these steps of a week; the inverse of ``week_slots``."""
     by_day = {day: slots[slots // DAY == day] % DAY for day in range(7)}
     spans = {day: _spans(times, step) for day, times in by_day.items() if len(times)}
     groups: list[tuple[list[int], str]] = []
@@ -108,7 +108,7 @@ def _clock(ns: np.int64) -> str:
 
 
 def week_position(ns: Int64[np.ndarray, " rows"], slots: Int64[np.ndarray, " slots"]) -> Int64[np.ndarray, " rows"]:
-    """How many steps of the pattern come before each timestamp; -1 for one that the pattern does not hold."""
+    """Number of steps of the pattern before each timestamp; -1 for timestamps outside the pattern."""
     week, inside = np.divmod(ns + MONDAY, WEEK)
     rank = np.searchsorted(slots, inside)
     held = slots[np.minimum(rank, len(slots) - 1)] == inside
@@ -116,7 +116,7 @@ def week_position(ns: Int64[np.ndarray, " rows"], slots: Int64[np.ndarray, " slo
 
 
 def week_dates(start: pd.Timestamp, periods: int, slots: Int64[np.ndarray, " slots"]) -> pd.DatetimeIndex:
-    """Timestamps of a pattern from ``start`` on, or from the first that it holds after that."""
+    """Timestamps of a pattern from its first step at or after ``start``."""
     week, inside = divmod(start.as_unit("ns").value + MONDAY, WEEK)
     first = week * len(slots) + int(np.searchsorted(slots, inside))
     weeks, rank = np.divmod(np.arange(first, first + periods), len(slots))
@@ -126,13 +126,13 @@ def week_dates(start: pd.Timestamp, periods: int, slots: Int64[np.ndarray, " slo
 def usual_slots(
     ns: Int64[np.ndarray, " rows"], step: int, low: float = 0.5, fill: float = 0.9
 ) -> Int64[np.ndarray, " slots"] | None:
-    """The steps of the week that a series keeps to, or None if it keeps to none.
+    """The weekly pattern of a series, or None if it has none.
 
     Args:
         ns: its timestamps, ascending, on a grid of ``step``.
         step: nanoseconds.
-        low: share of its chances that a step of the week must be seen in to belong.
-        fill: share of the steps of the pattern that must be there.
+        low: smallest share of weeks in which a step of the pattern has a value.
+        fill: smallest share of steps of the pattern that have a value.
     """
     days = np.unique(ns // DAY)
     calendar = np.arange(days[0], days[-1] + 1)
@@ -142,7 +142,7 @@ def usual_slots(
     slots, seen = np.unique((ns + MONDAY) % WEEK, return_counts=True)
     if len(calendar) >= 28:
         slots = slots[seen >= low * chances[slots // DAY]]
-    else:  # a few weeks say more of the hours of a day than of each day of the week
+    else:  # too few weeks to judge each step of the week: use hours of the day
         hours, worked = np.unique(ns % DAY, return_counts=True)
         hours = hours[worked >= low * len(days)]
         open_days = np.union1d((days + 3) % 7, np.flatnonzero(chances[:5] == 0))

@@ -162,7 +162,7 @@ def get(name: str) -> DatasetSpec:
     """The entry of a data set.
 
     Raises:
-        InputError: there is none of that name; near names are listed.
+        InputError: there is no such data set; similar names are listed.
     """
     if name not in _specs():
         raise unknown_name("data set", name, _specs())
@@ -178,7 +178,7 @@ def pull(name: str, progress: bool = True) -> Path:
     """The verified file of a data set: from TSFM_DATA or the cache, else from its URL.
 
     Raises:
-        InputError: unknown name, wrong content, not at hand and without a URL, or a transfer that failed.
+        InputError: unknown name, wrong content, neither present nor downloadable, or a failed download.
     """
     spec = get(name)
     path = find(spec.file)
@@ -191,7 +191,7 @@ def pull(name: str, progress: bool = True) -> Path:
     place = f"{folder}/{spec.file}" if folder else f"FOLDER/{spec.file} and set TSFM_DATA=FOLDER"
     origin = spec.source + (f" at {spec.commit[:12]}, {spec.path}" if spec.commit and spec.path else "")
     unsure = "" if spec.verified else "; its content is not verified"
-    raise InputError(f"data set {name!r} is not at hand; put its file at {place} (source: {origin}){unsure}")
+    raise InputError(f"data set {name!r} is not available; put its file at {place} (source: {origin}){unsure}")
 
 
 def _url_file(spec: DatasetSpec) -> str:
@@ -269,7 +269,7 @@ def open_source(
         given = [key for key, value in chosen.items() if value]
         if given:
             raise InputError(
-                f"data set {source!r}: its columns are known, found {', '.join(given)} given; leave that out"
+                f"expected no column options for the data set {source!r}, found {', '.join(given)}: leave this out"
             )
         return replace(load(str(source)), season=season)
     return read_series(path, season=season, **chosen)

@@ -81,7 +81,7 @@ def fetch(
         The path of the file.
 
     Raises:
-        InputError: not at hand and no URL, wrong content, or a transfer or disk that failed.
+        InputError: neither present nor downloadable, wrong content, a failed download or a disk error.
     """
     if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
         raise InputError(f"expected a relative file name without '..', found {file!r}")
@@ -92,8 +92,8 @@ def fetch(
         return path
     if path is None and url is None:
         raise InputError(
-            f"{file} is not at hand and has no URL; put it into the folder that the environment variable "
-            f"TSFM_DATA names ({folder or data_folder() or 'not set'})"
+            f"{file} is not available and has no URL; put it into the folder of the environment variable "
+            f"TSFM_DATA ({folder or data_folder() or 'not set'})"
         )
     with disk_errors(cached):
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def check(path: Path, sha256: str | None, git_blob: str | None = None) -> None:
         if found != expected:
             raise InputError(
                 f"{path}: expected {name} {expected}, found {found} ({path.stat().st_size:,} bytes); it is "
-                "damaged or another version, replace it"
+                "damaged or another version: replace it"
             )
 
 
@@ -174,12 +174,10 @@ def _download(
             problem = str(error)
         except _TooLong as error:
             part.unlink()
-            raise InputError(f"{url}: expected {size:,} bytes, the server sends more: it is another file") from error
+            raise InputError(f"{url}: expected {size:,} bytes, the server sends more: check the URL") from error
     else:
         kept = part.stat().st_size if part.exists() else 0
-        raise InputError(
-            f"{url}: {problem}, {ATTEMPTS} attempts; {kept:,} bytes are kept, run again to go on from there"
-        )
+        raise InputError(f"{url}: {problem}, {ATTEMPTS} attempts; {kept:,} bytes are kept, run again to resume")
     try:
         check(part, sha256, git_blob)
     except InputError as error:
@@ -241,7 +239,7 @@ def _transfer_http(url: str, part: Path, name: str, progress: bool, size: int | 
     except httpx.UnsupportedProtocol as error:
         raise InputError(f"{url}: {error}") from error
     except httpx.HTTPError as error:
-        raise _Retry(f"the transfer broke off ({str(error) or type(error).__name__})") from error
+        raise _Retry(f"the download was interrupted ({str(error) or type(error).__name__})") from error
 
 
 def _total(content_range: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and replace nothing unasked."""
+"""Files that are written completely or not at all, and replace others only on request."""
 
 import contextlib
 import os
@@ -13,16 +13,16 @@ from tsfm_data.errors import InputError
 def check_new(
     outputs: Iterable[Path | None], overwrite: bool, inputs: Iterable[object] = (), sign: str | None = None
 ) -> None:
-    """Check, before any work is done, that no output replaces what a user may want to keep.
+    """Check, before any work is done, that outputs replace nothing that a user may want to keep.
 
     Args:
-        outputs: files, or folders that are replaced whole; None and "-" stand for none.
-        overwrite: whether what is there may be replaced.
-        inputs: what is read, which is never replaced. Names that are no path are passed over.
-        sign: a file by which a folder of the same command is known; another folder is never replaced.
+        outputs: files, or folders that are replaced as a whole; None and "-" are ignored.
+        overwrite: whether existing outputs may be replaced.
+        inputs: inputs, which are never replaced. Names that are no paths are ignored.
+        sign: name of a file in all folders that the command writes; other folders are never replaced.
 
     Raises:
-        InputError: an output is there, or is an input, or is a folder that holds an input.
+        InputError: an output exists, or is an input, or is a folder that contains an input.
     """
     places = [Path(str(given)).resolve() for given in inputs if given is not None and Path(str(given)).exists()]
     for output in outputs:
@@ -31,7 +31,9 @@ def check_new(
         place = output.resolve()
         for given in places:
             if place in (given, *given.parents):
-                raise InputError(f"expected an output that is no input, found {output} to be both: name another output")
+                raise InputError(
+                    f"expected an output that is not an input, found {output} as both: name another output"
+                )
         if not output.exists() or (output.is_dir() and not any(output.iterdir())):
             continue
         if sign is not None and not (output / sign).is_file():
@@ -40,19 +42,19 @@ def check_new(
             )
         if not overwrite:
             raise InputError(
-                f"expected a new output, found {output}, which is there already: name another one, or give --overwrite"
+                f"expected a new output, found {output}, which exists: name another one, or give --overwrite"
             )
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; it becomes ``path`` when the block ends without an error.
+    """Yield a temporary path to write to; it becomes ``path`` if the block ends without an error.
 
     Args:
-        path: the file that shall appear. Missing parent folders are made.
+        path: the file to write. Missing parent folders are created.
 
     Raises:
-        OSError: the folder cannot be made or written, or the disk is full; ``path`` is then as it was before.
+        OSError: the folder cannot be created or written, or the disk is full; ``path`` is then unchanged.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,13 +71,13 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a new folder beside ``path``; when the block ends without an error it replaces ``path`` whole.
+    """Yield a temporary folder to write to; it replaces ``path`` if the block ends without an error.
 
     Args:
-        path: the folder that shall appear; an existing one is replaced.
+        path: the folder to write; an existing one is replaced.
 
     Raises:
-        OSError: the folder cannot be written; ``path`` is then as it was before.
+        OSError: the folder cannot be written; ``path`` is then unchanged.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def share(path: Path) -> None:
-    """Give a result the permissions of any new file; temporary files, and those of safetensors, begin private."""
+    """Give a file the permissions of new files; temporary files, and those of safetensors, are private."""
     umask = os.umask(0)
     os.umask(umask)
     if not path.is_symlink():

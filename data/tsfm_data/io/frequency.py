@@ -1,8 +1,8 @@
 """Frequencies of series: their names, their seasons and their calendar features.
 
 A frequency is a pandas alias ("h", "15min", "D", "B", "W-SUN", "MS", "QE", "YS", ...), with a pattern after an "@" if
-the series keeps to one (``calendars``). Inside, it is a ``Step``: so many nanoseconds, so many months counted from
-their first or last day, or business days.
+the series has one (``calendars``). Internally it is a ``Step``: a number of nanoseconds, of months counted from their
+first or last day, or of business days.
 """
 
 import warnings
@@ -67,7 +67,7 @@ def _offset(freq: str) -> po.BaseOffset:
     freq = split_pattern(freq)[0] if isinstance(freq, str) else freq
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # an old spelling is understood, the user need not care
+            warnings.simplefilter("ignore", FutureWarning)  # old spellings still work
             return pd.tseries.frequencies.to_offset(freq)
     except (ValueError, TypeError) as error:
         raise InputError(
@@ -109,7 +109,7 @@ def season_length(freq: str) -> int:
     try:
         season = time_feature().get_seasonality(offset.base.freqstr)
     except (KeyError, ValueError):
-        return 1  # no season is agreed on, for instance milliseconds
+        return 1  # no usual season, for example milliseconds
     return season // offset.n if season % offset.n == 0 else 1
 
 

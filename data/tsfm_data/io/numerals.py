@@ -1,4 +1,4 @@
-"""Text to numbers as people write them: decimal commas, thousands marks, currencies, percent signs, brackets."""
+"""Text to numbers: decimal commas, thousands separators, currencies, percent signs, brackets."""
 
 from collections.abc import Iterable
 
@@ -35,11 +35,11 @@ WORDS = (
     "#num!",
     "#name?",
 )
-MISSING = frozenset(WORDS)  # what people write for a value that they do not have, in lower case
+MISSING = frozenset(WORDS)  # words for missing values, in lower case
 
 
 def missing_cells(text: pd.Series) -> Bool[np.ndarray, " rows"]:
-    """Which cells of a column of stripped text say that there is no value."""
+    """Which values of a column of stripped text are missing."""
     return (text.isna() | text.str.lower().isin(MISSING)).to_numpy(dtype=bool)
 
 
@@ -52,7 +52,7 @@ def plain(text: pd.Series) -> pd.Series:
 
 
 def decimal_mark(cells: Iterable[pd.Series]) -> str | None:
-    """The mark that columns of ``plain`` cells write decimals with, or None if no cell tells.
+    """The decimal mark in columns of ``plain`` text, or None if no value shows it.
 
     "1.234,5" and "12,5" show a comma, "1,234.5" and "12.5" a point; "1,234" and "1.234" alone show nothing.
     """
@@ -62,9 +62,9 @@ def decimal_mark(cells: Iterable[pd.Series]) -> str | None:
             m = r"\." if mark == "." else ","
             shape = (
                 rf"[+-]?\d{{1,3}}(?:{other}\d{{3}})+{m}\d+"  # both marks
-                rf"|[+-]?\d{{1,3}}(?:{other}\d{{3}}){{2,}}"  # the other mark twice: it groups
+                rf"|[+-]?\d{{1,3}}(?:{other}\d{{3}}){{2,}}"  # the other mark twice: thousands
                 rf"|[+-]?\d*{m}(?:\d{{1,2}}|\d{{4,}})(?:[eE][+-]?\d+)?"  # not three digits after it
-                rf"|[+-]?(?:0|\d{{4,}}){m}\d+"  # what stands before it is no group
+                rf"|[+-]?(?:0|\d{{4,}}){m}\d+"  # not a group of thousands before it
             )
             votes[mark] += int(column.str.fullmatch(shape).fillna(False).sum())
     if votes[","] == votes["."] == 0:
@@ -73,7 +73,7 @@ def decimal_mark(cells: Iterable[pd.Series]) -> str | None:
 
 
 def parse(text: pd.Series, mark: str) -> Float64[np.ndarray, " rows"]:
-    """``plain`` cells as numbers; NaN for what is none."""
+    """``plain`` text as numbers; NaN if invalid."""
     group = "." if mark == "," else ","
     grouped = text.str.fullmatch(rf"[+-]?\d{{1,3}}(?:\{group}\d{{2,3}})*\{group}\d{{3}}(?:\{mark}\d*)?").fillna(False)
     text = text.mask(grouped, text.str.replace(group, "", regex=False))

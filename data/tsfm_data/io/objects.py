@@ -1,5 +1,5 @@
-"""Data that a program holds in memory, as a table: data frames of any library, arrays, lists and tensors; and the way
-back, so that an answer is of the same kind as the question.
+"""Tables from objects in memory: data frames of any library, arrays, lists and tensors; and forecasts as tables of the
+same library.
 
 Axes: N series, V variates, T steps.
 """
@@ -23,13 +23,13 @@ SHAPES = "expected numbers of shape [T], [N, T] or [N, V, T] (N series, V variat
 
 @dataclass(frozen=True)
 class Held:
-    """A table that a program held in memory.
+    """A table from an object in memory.
 
     Attributes:
         frame: its columns.
-        source: what messages call it.
-        roles: its columns by role, as ``read_series`` calls them, if they are known.
-        notes: what was done to read it that may surprise.
+        source: its name in messages.
+        roles: arguments of ``read_series`` for its columns, if they are known.
+        notes: how it was read, if that is not obvious.
     """
 
     frame: pd.DataFrame
@@ -65,12 +65,12 @@ def from_memory(source: Any) -> Held | None:
 
 
 def like(source: Any, answer: pd.DataFrame) -> Any:
-    """A table as the library of ``source`` has it: polars for polars, a pyarrow table for all else that speaks Arrow, a
-    pandas frame indexed by time for a Series, and a pandas frame for everything else.
+    """A table of the library of ``source``: polars for polars, pyarrow for other Arrow data, a pandas frame indexed by
+    time for a Series, and otherwise a pandas frame.
 
     Args:
-        source: what was asked about.
-        answer: columns of series and time, then values.
+        source: the data that were forecast.
+        answer: columns of ids and times, then values.
     """
     item, time = answer.columns[:2]
     if isinstance(source, pd.Series):
@@ -104,7 +104,7 @@ def _from_series(series: pd.Series) -> Held:
 
 
 def _from_arrays(source: Any) -> Held:
-    """A long table of steps; a list of Series keeps their timestamps."""
+    """A long table with integer steps; Series in a list keep their timestamps."""
     if isinstance(source, list | tuple) and any(isinstance(part, pd.Series) for part in source):
         return _from_many(source)
     whole = source if isinstance(source, list | tuple) else _numbers(source, "the array")
@@ -114,7 +114,9 @@ def _from_arrays(source: Any) -> Held:
         if whole.ndim == 2 and whole.shape[1] == 1 < whole.shape[0]:
             raise InputError(f"{SHAPES}, found shape {list(whole.shape)}: give array[:, 0] for a single series")
         if whole.ndim == 2 and whole.shape[0] > whole.shape[1]:
-            notes = (f"an array of shape {list(whole.shape)} is {whole.shape[0]} series of {whole.shape[1]} steps",)
+            notes = (
+                f"an array of shape {list(whole.shape)} is read as {whole.shape[0]} series of {whole.shape[1]} steps",
+            )
         if whole.ndim == 1:
             frame = pd.DataFrame({"step": np.arange(len(whole)), "target": whole})
             return Held(frame, "the array", {"time_column": "step", "item_column": "", "target": "target"})
@@ -123,7 +125,9 @@ def _from_arrays(source: Any) -> Held:
     parts = [np.atleast_2d(_numbers(part, f"series {i}")) for i, part in enumerate(whole)]
     for i, part in enumerate(parts):
         if part.ndim != 2 or len(part) != len(parts[0]):
-            raise InputError(f"{SHAPES}, found shape {list(part.shape)} in series {i}: give all series alike")
+            raise InputError(
+                f"{SHAPES}, found shape {list(part.shape)} in series {i}: give all series the same number of variates"
+            )
     width = len(parts[0])
     names = ["target"] if width == 1 else [str(v) for v in range(width)]
     frame = pd.DataFrame(np.concatenate(parts, axis=1).T, columns=names)
@@ -135,10 +139,10 @@ def _from_arrays(source: Any) -> Held:
 
 
 def _from_many(source: Any) -> Held:
-    """Series of several names as one long table."""
+    """A list of Series as one long table."""
     if not all(isinstance(part, pd.Series) for part in source):
         other = next(part for part in source if not isinstance(part, pd.Series))
-        raise InputError(f"expected a list of Series alone, found {type(other).__name__} in it: give all alike")
+        raise InputError(f"expected only Series in the list, found {type(other).__name__}: give all as Series")
     names = [part.name for part in source]
     ids = names if len({*names} - {None}) == len(names) else list(range(len(names)))
     step = all(pd.api.types.is_integer_dtype(part.index.dtype) for part in source)
@@ -155,7 +159,7 @@ def _numbers(values: Any, where: str) -> np.ndarray:
     """An array of float64 from an array, tensor or list of numbers."""
     if isinstance(values, str | dict | pd.DataFrame | pa.Table):
         raise InputError(f"{where}: {SHAPES}, found {type(values).__name__}: put all series into one table")
-    if hasattr(values, "detach"):  # a tensor, wherever it lies
+    if hasattr(values, "detach"):  # a tensor, on any device
         values = values.detach().cpu().double()
     try:
         array = np.asarray(values)

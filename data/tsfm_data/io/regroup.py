@@ -1,4 +1,4 @@
-"""Rows of a table brought to another step: all rows of a period become one."""
+"""Resampling: all rows of a period become one."""
 
 from typing import Literal
 
@@ -13,8 +13,8 @@ Aggregate = Literal["mean", "sum", "last", "max"]
 
 
 def periods(ns: Int64[np.ndarray, " rows"], freq: str) -> Int64[np.ndarray, " rows"]:
-    """The timestamp of the period of a frequency that each row falls in: its begin, or its end for "ME", "QE", "YE" and
-    weeks, as pandas names them.
+    """The timestamp of the period that contains each row: its start, or its end for "ME", "QE", "YE" and weeks, as in
+    pandas.
 
     Raises:
         InputError: ``freq`` is no frequency.
@@ -47,13 +47,13 @@ def regroup(
     blocks: list[np.ndarray],
     aggregates: list[Aggregate],
 ) -> tuple[Int64[np.ndarray, " groups"], Int64[np.ndarray, " groups"], Int64[np.ndarray, " groups"], list[np.ndarray]]:
-    """One row for all rows of a series and timestamp.
+    """Combine rows with the same series and timestamp.
 
     Args:
         codes: series of each row.
         ns: period of each row.
-        blocks: columns to bring together, [rows, columns] each.
-        aggregates: how, one a block. Missing values do not count; a period without any is missing.
+        blocks: columns to combine, [rows, columns] each.
+        aggregates: how to combine each block. Missing values are ignored; without any value, the result is missing.
 
     Returns:
         Series and timestamp of each group, in order; the first row of each; the blocks.

@@ -16,15 +16,15 @@ from tsfm_data.io.frequency import dates, natural_season, normalise, period_alia
 
 @dataclass(frozen=True)
 class Labels:
-    """How a table calls what a ``SeriesSet`` holds, so that an answer joins it.
+    """Names and time zone of a table, so that forecasts can be joined with it.
 
     Attributes:
         time: name of its time column.
-        item: name of the column that names its series; None if it has none.
-        zone: the zone that its timestamps are written in; None if they have none.
-        clock: the zone whose clock ``SeriesSet.timestamps`` shows; None if that is what the table shows.
-        integer: whether its time column counts steps; ``SeriesSet.timestamps`` then counts nanoseconds.
-        rows: how many rows it has.
+        item: name of its column of ids; None if it has none.
+        zone: time zone of its timestamps; None if they have none.
+        clock: time zone of ``SeriesSet.timestamps``; None if it is that of the table.
+        integer: whether its time column contains integer steps; ``SeriesSet.timestamps`` then has as many nanoseconds.
+        rows: its number of rows.
     """
 
     time: str = "timestamp"
@@ -35,7 +35,7 @@ class Labels:
     rows: int = 0
 
     def show(self, index: pd.DatetimeIndex) -> pd.Index:
-        """Timestamps of a ``SeriesSet`` as the table would have written them."""
+        """Timestamps of a ``SeriesSet`` in the time zone and type of the table."""
         if self.integer:
             return pd.Index(index.as_unit("ns").asi8)
         if self.clock is None:
@@ -52,23 +52,23 @@ class SeriesSet:
     Attributes:
         name: data-set name or file stem.
         source: where it was read from, for messages.
-        values: targets; NaN where missing, gaps in time included.
+        values: targets; NaN if missing, also in gaps.
         offsets: item ``i`` is rows ``offsets[i]:offsets[i + 1]``.
         item_ids: names of the items.
         variates: names of the V target columns.
         starts: datetime64[ns] of each item's first row.
         freqs: pandas alias of each item.
-        past: covariates known up to the present only.
+        past: covariates known only up to the present.
         past_names: their names.
-        known: covariates known in the future too.
+        known: covariates whose future is known, too.
         known_names: their names.
-        future_rows: rows at the end of each item that hold known covariates alone, the target being still to come.
-        static: one row an item, or None.
-        labels: how the table calls what is in here.
-        keys: what the table calls the items, of the type that it has there; None if that is ``item_ids``.
-        season: steps in a season as the user says; None takes it from the frequency.
+        future_rows: number of rows at the end of each item with only known covariates.
+        static: one row per item, or None.
+        labels: names and time zone of the table.
+        keys: ids of the items with the type that they have in the table; None if these are ``item_ids``.
+        season: season length in steps as given by the user; None takes that of the frequency.
         natural: whether the season of a frequency is that of the calendar (7 for days) rather than GluonTS's (1).
-        notes: what was done to read the table that may surprise.
+        notes: how the table was read, if that is not obvious.
     """
 
     name: str
@@ -111,8 +111,11 @@ class SeriesSet:
         return self.season or (natural_season if self.natural else season_length)(freq)
 
     def present(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """A table with the columns ``item_id`` and ``timestamp``, such as a forecast, as the input would have it: its
-        names of columns, its ids with their type, its time zone or numbers of steps."""
+        """A forecast with the column names, type of ids and time zone (or integer steps) of the input.
+
+        Args:
+            frame: a table with the columns ``item_id`` and ``timestamp``.
+        """
         frame = frame.copy()
         if self.keys is not None and len(self.variates) == 1:
             place = pd.Index(self.item_ids).get_indexer(pd.Index(frame["item_id"]))
@@ -124,9 +127,9 @@ class SeriesSet:
         return frame.rename(columns={"item_id": self.labels.item or "item_id", "timestamp": self.labels.time})
 
     def univariate(self) -> "SeriesSet":
-        """Every variate as an item of its own, named "item/variate", or by the variate where there is one item.
+        """Every variate as an item of its own, named "item/variate", or by the variate if there is only one item.
 
-        The covariates of an item go with each of its variates.
+        The covariates of an item are repeated for each of its variates.
         """
         width = len(self.variates)
         if width == 1:
@@ -173,13 +176,13 @@ class SeriesSet:
         )
 
     def sha256(self) -> str:
-        """SHA-256 of the values, times and names, whatever kind of table they came in."""
+        """SHA-256 of the values, times and names, independent of the format of the table."""
         names = (self.item_ids, self.variates, self.past_names, self.known_names, self.freqs)
         digest = hashlib.sha256(repr(names).encode())
         for array in (self.starts, self.offsets, self.future_rows):
             digest.update(array.tobytes())
         for block in (self.values, self.past, self.known):
-            digest.update(np.where(np.isnan(block), np.nan, block).tobytes())  # there are many NaN
+            digest.update(np.where(np.isnan(block), np.nan, block).tobytes())  # one bit pattern for all NaN
         return digest.hexdigest()
 
     def to_frame(self) -> pd.DataFrame:
@@ -196,7 +199,7 @@ class SeriesSet:
 
     def to_gluonts(self) -> list[dict[str, Any]]:
         """A GluonTS data set: entries of ``start``, ``target`` ([T], or [V, T] with many variates), ``item_id`` and
-        ``feat_dynamic_real`` / ``past_feat_dynamic_real`` where there are covariates."""
+        ``feat_dynamic_real`` / ``past_feat_dynamic_real`` if there are covariates."""
         entries = []
         for i, (a, b) in enumerate(self._bounds()):
             target = self.item(i).T
@@ -228,7 +231,7 @@ class SeriesSet:
             name: name of the set.
             values: one array ([T] or [T, V]) for a single item, or a list of such arrays; NaN where missing.
             freq: pandas alias, of all or of each.
-            start: first timestamp, of all or of each; moved on to the next that ``freq`` allows.
+            start: first timestamp, of all or of each; moved to the next one that ``freq`` allows.
             variates: names of the V columns; "target", or "0", "1", ... by default.
             item_ids: names of the items; "0", "1", ... by default.
 

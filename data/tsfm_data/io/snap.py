@@ -1,4 +1,4 @@
-"""Timestamps that are late, early or moved, put on the grid that they were meant for."""
+"""Timestamps that are slightly late or early, moved onto a regular grid."""
 
 from typing import NamedTuple
 
@@ -18,22 +18,24 @@ STEPS = np.array(
         14 * DAY,
     ]
 )
-MONTHS = {1: (27.5, 31.6), 3: (88.0, 93.6), 6: (180.0, 185.0), 12: (363.0, 368.0)}  # days of so many months
-NEAR = 0.12  # how far the usual step may be from one of ours
-FAR = 0.25  # how far, in steps, a timestamp may be from its place
-FEW = 8  # below so many rows chance alone puts timestamps that near
+MONTHS = {1: (27.5, 31.6), 3: (88.0, 93.6), 6: (180.0, 185.0), 12: (363.0, 368.0)}  # range of days in so many months
+NEAR = 0.12  # largest relative distance of the median step from one of ``STEPS``
+FAR = 0.25  # largest distance of a timestamp from the grid, in steps
+FEW = 8  # with fewer rows, timestamps are close to a grid by chance
 
 
 class Snapped(NamedTuple):
-    """Timestamps on a grid; ``day`` is the day of the month that they stood for, 0 if none."""
+    """Timestamps on a grid; ``day`` is the common day of the month of the original ones, 0 if there is none."""
 
     ns: Int64[np.ndarray, " rows"]
     day: int = 0
 
 
 def snap(ns: Int64[np.ndarray, " rows"]) -> Snapped | None:
-    """Ascending timestamps of one series on the grid that they keep to within a quarter of a step, or None if they keep
-    to none, or two would fall on one place."""
+    """Ascending timestamps of one series, moved by at most a quarter of a step onto a grid.
+
+    None if there is no such grid, or if two timestamps would become equal.
+    """
     if len(ns) < 3:
         return None
     usual = float(np.median(np.diff(ns)))
@@ -54,14 +56,14 @@ def snap(ns: Int64[np.ndarray, " rows"]) -> Snapped | None:
     off = np.abs(ns - snapped) / step
     if (np.diff(place) <= 0).any() or off.max() > (0.5 if week else FAR):
         return None
-    whole = len(ns) >= 0.8 * (place[-1] - place[0] + 1)  # hardly a week without a row
+    whole = len(ns) >= 0.8 * (place[-1] - place[0] + 1)  # few weeks without a row
     if (np.mean(off <= NEAR) < 0.5 and not (week and whole)) or (len(ns) < FEW and off.max() > NEAR):
         return None
     return Snapped(snapped)
 
 
 def _phase(ns: Int64[np.ndarray, " rows"], step: int) -> int | None:
-    """Where in a step the grid lies: on the full step if all timestamps are near it, else where half of them are."""
+    """Offset of the grid within a step: 0 if all timestamps are close to it, else that of at least half of them."""
     rest = ns % step
     if step < DAY and np.minimum(rest, step - rest).max() <= FAR * step:
         return 0
@@ -78,8 +80,7 @@ def _phase(ns: Int64[np.ndarray, " rows"], step: int) -> int | None:
 
 
 def _months(ns: Int64[np.ndarray, " rows"], size: int) -> Snapped | None:
-    """Dates of months, quarters or years: the first or last day of each, whichever they are near; the same day of every
-    month stays that day."""
+    """Dates moved to the first or last day of months, quarters or years; a common day of every month is kept."""
     stamps = ns.view("datetime64[ns]")
     month = stamps.astype("datetime64[M]")
     day = (stamps.astype("datetime64[D]") - month.astype("datetime64[D]")).astype(np.int64) + 1
@@ -88,7 +89,7 @@ def _months(ns: Int64[np.ndarray, " rows"], size: int) -> Snapped | None:
         near, kept = month, int(day[0])
     elif late.all() or (~late).all():
         near, kept = month, 0
-    else:  # around the turn of a month
+    else:  # around the first of a month
         near, kept = month + late.astype(np.int64), 0
     place = near.astype(np.int64)
     if (np.diff(place) <= 0).any() or ((place - place[0]) % size).any():

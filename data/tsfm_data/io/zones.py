@@ -1,4 +1,4 @@
-"""Time zones: what a column of aware timestamps is regular in, and how forecasts come back in the zone of the input."""
+"""Time zones: conversion between local time and UTC, and detection of the zone of a table."""
 
 import zoneinfo
 from functools import cache
@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io.calendars import DAY
 
-# Tried first, so that of the many names of one clock the best known is told.
+# Tried first, so that the best-known name of a zone is found.
 USUAL = (
     "Europe/Berlin",
     "Europe/London",
@@ -49,7 +49,7 @@ def check_zone(name: str) -> str:
 
 
 def to_wall(ns: Int64[np.ndarray, " rows"], zone: str) -> Int64[np.ndarray, " rows"]:
-    """Instants as the clock of a zone shows them, in nanoseconds."""
+    """UTC to local time of a zone, in nanoseconds."""
     if zone == "UTC":
         return ns
     index = pd.DatetimeIndex(ns.view("datetime64[ns]"), tz="UTC").tz_convert(zone).tz_localize(None)
@@ -57,10 +57,10 @@ def to_wall(ns: Int64[np.ndarray, " rows"], zone: str) -> Int64[np.ndarray, " ro
 
 
 def to_instants(ns: Int64[np.ndarray, " rows"], zone: str, where: str) -> Int64[np.ndarray, " rows"]:
-    """What the clock of a zone shows, as instants; the hour that clocks repeat is told apart by its order.
+    """Local time of a zone to UTC; times that occur twice, when clocks are set back, are resolved by their order.
 
     Raises:
-        InputError: a time that the clock never shows, or one that it shows twice without a hint which is meant.
+        InputError: a local time that does not exist.
     """
     index = pd.DatetimeIndex(ns.view("datetime64[ns]"))
     try:
@@ -71,19 +71,19 @@ def to_instants(ns: Int64[np.ndarray, " rows"], zone: str, where: str) -> Int64[
     lost = np.flatnonzero(late.isna())
     if len(lost):
         raise InputError(
-            f"{where}: expected times that the clocks of {zone} show, found {index[lost[0]]}, which they skip: give "
-            "the zone that the table is in with timezone"
+            f"{where}: expected local times of {zone}, found {index[lost[0]]}, which does not exist there: give the "
+            "time zone of the table with timezone (--timezone)"
         )
     early = index.tz_localize(zone, ambiguous=np.ones(len(index), bool))
-    first = pd.Series(index).duplicated(keep="last").to_numpy()  # of two equal times the earlier row is the earlier
+    first = pd.Series(index).duplicated(keep="last").to_numpy()  # of two equal times, the first row is the earlier one
     return np.where(first, early.asi8, late.asi8)
 
 
 def zone_of_offsets(ns: Int64[np.ndarray, " rows"], offset: Int64[np.ndarray, " rows"]) -> str:
-    """The zone that instants with these offsets from UTC (nanoseconds) were written in.
+    """The time zone of UTC timestamps with these offsets (nanoseconds).
 
-    One offset is a zone by itself, such as "+01:00". Several belong to the first zone, the usual ones before others,
-    whose clock had them at these instants; if none did, the last offset goes on.
+    A single offset is a zone by itself, such as "+01:00". Several give the first zone that had them at these times,
+    common zones first; if there is none, the last offset is used.
     """
     if (offset == offset[0]).all():
         return fixed(int(offset[0]))
@@ -94,13 +94,13 @@ def zone_of_offsets(ns: Int64[np.ndarray, " rows"], offset: Int64[np.ndarray, " 
 
 
 def fixed(offset: int) -> str:
-    """The zone of a constant offset in nanoseconds: "UTC" or such as "+05:30"."""
+    """The zone of a constant offset in nanoseconds: "UTC", or for example "+05:30"."""
     minutes = abs(offset) // 60_000_000_000
     return "UTC" if minutes == 0 else f"{'-' if offset < 0 else '+'}{minutes // 60:02d}:{minutes % 60:02d}"
 
 
 def midnight_zone(ns: Int64[np.ndarray, " rows"]) -> str | None:
-    """The zone in which all instants are midnights although they are not at one time of day in UTC, or None."""
+    """The zone in which all UTC timestamps are at midnight, if they have two times of day in UTC; else None."""
     times = np.unique(ns % DAY)
     if len(times) != 2 or abs(int(times[1] - times[0])) not in (DAY // 24, DAY // 24 * 23):
         return None
@@ -108,6 +108,6 @@ def midnight_zone(ns: Int64[np.ndarray, " rows"]) -> str | None:
 
 
 def clock_change(ns: int) -> str | None:
-    """A zone whose clock shows this time twice, of those that are usual; None if there is none."""
+    """A common zone in which this local time occurs twice; None if there is none."""
     stamp = pd.Timestamp(ns)
     return next((name for name in USUAL if pd.isna(stamp.tz_localize(name, ambiguous="NaT", nonexistent="NaT"))), None)
