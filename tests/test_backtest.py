@@ -18,7 +18,7 @@ from tsfm import inference, weights
 from tsfm.training.finetuning import training_data
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Naive, evaluate
-from tsfm_data.io import SeriesSet
+from tsfm_data.io import SeriesSet, read_series
 from tsfm_data.windows import Batch, Forecast
 
 NAIVE, SEASONAL = "naive", "seasonal-naive"
@@ -330,3 +330,14 @@ def test_when_the_bench_runs_then_each_choice_stands_beside_each_model(
     assert {row["model"] for row in rows} == {NAIVE, SEASONAL, *inference.CHOICES}
     assert "python benchmarks/backtest.py --sets seattle_weather" in (tmp_path / "backtest.md").read_text()
     assert script(capsys, bench.main, "--sets", "seatle").status == 2
+
+
+def test_series_that_repeat_themselves_choose_the_model_that_repeats_them() -> None:
+    week = np.tile([10.0, 20, 30, 40, 50, 70, 5], 20)
+    days = pd.date_range("2024-01-01", periods=len(week))
+    series = read_series(pd.DataFrame({"date": days, "a": week, "b": np.roll(week, 3)}))
+    result = inference.backtest(series, 6, [NAIVE, SEASONAL])
+    assert result.chosen("best") == SEASONAL
+    assert set(result.chosen("best-per-series").values()) == {SEASONAL}
+    assert result.chosen("ensemble") == {SEASONAL: 1}
+    assert [row["model"] for row in result.leaderboard()][-1] == NAIVE

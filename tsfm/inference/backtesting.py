@@ -161,7 +161,7 @@ def forecast_cuts(
     if refit and isinstance(predictor, Forecaster):
         parts = []
         for window in cuts.T:
-            tuned = training.finetune(predictor, training.until(series, window), horizon).model
+            tuned = training.finetune(predictor, training.truncate(series, window), horizon).model
             parts.append(forecast_cuts(tuned, series, horizon, window[:, None], False, batch_size))
         label, scale, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return label, scale, values

@@ -103,8 +103,9 @@ class Backtest:
         return dict(zip(columns, accumulator.values().values(), strict=True))
 
     def losses(self, values: Float64[np.ndarray, "n H S K"], windows: slice, by: str | None = None) -> np.ndarray:
-        """The scores that choose; infinite where there is none."""
-        return np.nan_to_num(self.scores(values, windows, by, (LOSS,))[LOSS], nan=np.inf)
+        """The scores that choose: WQL where the history repeats itself, so that there is no scale; else infinite."""
+        scores = self.scores(values, windows, by, (LOSS, "WQL"))
+        return np.nan_to_num(np.where(np.isfinite(scores[LOSS]), scores[LOSS], scores["WQL"]), nan=np.inf)
 
     def weights(self, model: str, windows: slice = slice(None)) -> Float64[np.ndarray, "M S"]:
         """The share of each member in a choice, made by the scores of some windows; or that of a member itself."""
@@ -171,7 +172,7 @@ class Backtest:
             held = None if calibrated is None else number(self.scores(calibrated, self.judging))["80 % coverage"]
             used = self.weights(name).any(axis=1)
             rows.append(row | {"calibrated": held, "seconds": float(np.array(self.seconds)[used].sum())})
-        return sorted(rows, key=lambda row: math.inf if row[LOSS] is None else row[LOSS])
+        return sorted(rows, key=_loss)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each score: of each model and choice, plain and calibrated, in all, by series and by step."""
@@ -267,6 +268,11 @@ def combine(
     """Weighted means of forecasts, series by series."""
     mean: np.ndarray = np.einsum("ms,m...sk->...sk", weights, forecasts)
     return mean
+
+
+def _loss(row: dict[str, Any]) -> float:
+    """What a row of the leaderboard is sorted by."""
+    return next((row[name] for name in (LOSS, "WQL") if row[name] is not None), math.inf)
 
 
 def number(scores: dict[str, np.ndarray]) -> dict[str, float | None]:

@@ -437,7 +437,7 @@ def joined_time(table: Table, time_column: str | None) -> Table:
     if not dates and parts["year"] and of_year:
         day = parts["day"] if of_year == "month" else None
         used = [c for c in (parts["year"], parts[of_year], day) if c is not None]
-        frame = frame.assign(**{parts[of_year]: _part_number(frame[parts[of_year]], of_year)})
+        frame = frame.assign(**{used[1]: _part_number(frame[used[1]], of_year)})
         if not _all_numbers(frame, *used):
             return table
         stamps = _date_of(frame[used[0]], of_year, frame[used[1]], frame[day] if day else None)
