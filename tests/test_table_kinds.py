@@ -202,6 +202,10 @@ TEXTS: dict[str, tuple[str, str, str, float]] = {
         "date;b;a\n" + "".join(f"{d:%Y-%m-%d};1.{w:03d};{w},5\n" for d, w in zip(DAYS, 10 * WEEK, strict=True)),
         "D", "2024-03-11", 1010,
     ),
+    "years as names of series": (
+        table(DAYS, "%Y-%m-%d", "date,2019,2020,2021").replace("\n", ",1,2\n").replace("2021,1,2", "2021"),
+        "D", "2024-03-11", 10,
+    ),
 }  # fmt: skip
 
 

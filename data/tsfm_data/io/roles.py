@@ -362,6 +362,8 @@ def turned(table: Table) -> Table:
     ):
         return table
     others = [c for c in names if c not in dated]
+    if any(c.strip().lower() in PARTS["month"] or _is_date_column(table, c) for c in others):
+        return table
     frame = table.frame.set_axis(names, axis="columns")
     keys = [c for c in others if frame[c].is_unique]
     words = [c for c in others if frame[c].dtype == object]
@@ -514,7 +516,7 @@ def _time_of_day(cells: pd.Series) -> pd.Series | None:
             return None
         if low == 1 and high in (48, 96) and cells.nunique() == high:  # half and quarter hours of the day
             return pd.to_timedelta((cells - 1) * (1440 // high), unit="min")
-        if high > 24:
+        if high > 24 or (cells.name in ("period", "interval") and high < 23):
             return None
         return pd.to_timedelta(cells - (1 if high == 24 and low >= 1 else 0), unit="h")
     if pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_datetime64_any_dtype(cells):
