@@ -341,3 +341,19 @@ def test_series_that_repeat_themselves_choose_the_model_that_repeats_them() -> N
     assert set(result.chosen("best-per-series").values()) == {SEASONAL}
     assert result.chosen("ensemble") == {SEASONAL: 1}
     assert [row["model"] for row in result.leaderboard()][-1] == NAIVE
+
+
+def test_one_short_series_is_left_out_when_bad_ones_are_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    days = pd.date_range("2024-01-01", periods=60)
+    frame = pd.DataFrame({"item_id": [*["a"] * 60, "b"], "timestamp": [*days, days[0]], "target": np.arange(61.0)})
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    words = ["backtest", str(tmp_path / "table.csv"), "--horizon", "3", "--models", NAIVE, SEASONAL]
+    refused = run(capsys, *words)
+    assert refused.status == 2
+    assert "found 1 in 'b'" in refused.err
+    assert "--on-bad-series skip" in refused.err
+    skipped = run(capsys, *words, "--on-bad-series", "skip")
+    assert skipped.status == 0
+    assert "1 of 2 series left out, too short for a horizon of 3: b" in skipped.err

@@ -51,6 +51,8 @@ def backtest(
     if output is not None and output.exists() and not overwrite:
         raise InputError(f"expected a new folder, found {output}: give another --output, or --overwrite")
     series = io.open_source(input, **columns.given())
+    if columns.on_bad_series == "skip":
+        series = inference.without_short(series, horizon)
     result = inference.backtest(series, horizon, models, windows, step, refit, batch_size)
     say_notes(series)
     chosen = result.selection(model, calibrate) if calibrate or output is not None else None
