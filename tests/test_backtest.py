@@ -18,7 +18,7 @@ from tsfm import inference, weights
 from tsfm.training.finetuning import training_data
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Naive, evaluate
-from tsfm_data.io import SeriesSet
+from tsfm_data.io import SeriesSet, read_series
 from tsfm_data.windows import Batch, Forecast
 
 NAIVE, SEASONAL = "naive", "seasonal-naive"
@@ -338,3 +338,30 @@ def test_when_the_bench_runs_then_each_choice_stands_beside_each_model(
     assert {row["model"] for row in rows} == {NAIVE, SEASONAL, *inference.CHOICES}
     assert "python benchmarks/backtest.py --sets seattle_weather" in (tmp_path / "backtest.md").read_text()
     assert script(capsys, bench.main, "--sets", "seatle").status == 2
+
+
+def test_series_that_repeat_themselves_choose_the_model_that_repeats_them() -> None:
+    week = np.tile([10.0, 20, 30, 40, 50, 70, 5], 20)
+    days = pd.date_range("2024-01-01", periods=len(week))
+    series = read_series(pd.DataFrame({"date": days, "a": week, "b": np.roll(week, 3)}))
+    result = inference.backtest(series, 6, [NAIVE, SEASONAL])
+    assert result.chosen("best") == SEASONAL
+    assert set(result.chosen("best-per-series").values()) == {SEASONAL}
+    assert result.chosen("ensemble") == {SEASONAL: 1}
+    assert [row["model"] for row in result.leaderboard()][-1] == NAIVE
+
+
+def test_one_short_series_is_left_out_when_bad_ones_are_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    days = pd.date_range("2024-01-01", periods=60)
+    frame = pd.DataFrame({"item_id": [*["a"] * 60, "b"], "timestamp": [*days, days[0]], "target": np.arange(61.0)})
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    words = ["backtest", str(tmp_path / "table.csv"), "--horizon", "3", "--models", NAIVE, SEASONAL]
+    refused = run(capsys, *words)
+    assert refused.status == 2
+    assert "found 1 in 'b'" in refused.err
+    assert "--on-bad-series skip" in refused.err
+    skipped = run(capsys, *words, "--on-bad-series", "skip")
+    assert skipped.status == 0
+    assert "1 of 2 series left out, too short for a horizon of 3: b" in skipped.err

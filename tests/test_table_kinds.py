@@ -202,6 +202,10 @@ TEXTS: dict[str, tuple[str, str, str, float]] = {
         "date;b;a\n" + "".join(f"{d:%Y-%m-%d};1.{w:03d};{w},5\n" for d, w in zip(DAYS, 10 * WEEK, strict=True)),
         "D", "2024-03-11", 1010,
     ),
+    "years as names of series": (
+        table(DAYS, "%Y-%m-%d", "date,2019,2020,2021").replace("\n", ",1,2\n").replace("2021,1,2", "2021"),
+        "D", "2024-03-11", 10,
+    ),
 }  # fmt: skip
 
 
@@ -226,7 +230,9 @@ def test_columns_of_a_wide_table_that_cannot_be_read_are_named_left_out_or_mende
     frame = pd.DataFrame({"date": DAYS, "a": range(70), "b": ["1*", *["2"] * 69], "c": [np.nan] * 70})
     with pytest.raises(InputError, match=r"column 'b', row 1: expected a number, found '1\*'"):
         read_series(frame)
-    with pytest.raises(InputError, match=r"column 'c'.*no value in any row; leave it out: .*--on-bad-series skip"):
+    with pytest.raises(
+        InputError, match=r"column 'c'.*no value in any row; leave the column out: .*--on-bad-series skip"
+    ):
         read_series(frame.drop(columns="b"))
     skipped = read_series(frame, on_bad_series="skip")
     assert skipped.variates == ("a",)

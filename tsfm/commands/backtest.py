@@ -50,6 +50,8 @@ def backtest(
     check_sizes(windows=windows, step=step, batch_size=batch_size)
     io.check_new([output], overwrite, [input, columns.future], sign="backtest.json")
     series = io.open_source(input, **columns.given())
+    if columns.on_bad_series == "skip":
+        series = inference.without_short(series, horizon)
     result = inference.backtest(series, horizon, models, windows, step, refit, batch_size)
     say_notes(series)
     chosen = result.selection(model, calibrate) if calibrate or output is not None else None

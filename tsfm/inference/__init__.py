@@ -6,7 +6,7 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm.inference.api import Model, load, load_model
-    from tsfm.inference.backtesting import backtest
+    from tsfm.inference.backtesting import backtest, without_short
     from tsfm.inference.choice import CHOICES, Backtest
     from tsfm.inference.estimator import TSFMForecaster
     from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
@@ -44,5 +44,6 @@ __all__ = [
     "load",
     "load_model",
     "load_predictor",
+    "without_short",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

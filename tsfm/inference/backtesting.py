@@ -5,6 +5,7 @@ Axes: M members, N windows, H horizon steps, S series (every variate of every it
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,17 @@ def backtest(
     return Backtest(series, horizon, step, tuple(members), label, scale, forecasts, tuple(seconds), refit, notes)
 
 
+def without_short(series: SeriesSet, horizon: int) -> SeriesSet:
+    """The series that hold a window, with a note of those that do not; all of them if none does."""
+    long = item_lengths(series) >= horizon + LEAST_HISTORY
+    if long.all() or not long.any():
+        return series
+    names = [name for name, enough in zip(series.item_ids, long, strict=True) if not enough]
+    note = f"{len(names)} of {len(series)} series left out, too short for a horizon of {horizon}: "
+    note += ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return replace(series.select(np.flatnonzero(long).tolist()), notes=(*series.notes, note))
+
+
 def count_windows(series: SeriesSet, horizon: int, windows: int | None, step: int) -> int:
     """The number of windows.
 
@@ -98,7 +110,7 @@ def count_windows(series: SeriesSet, horizon: int, windows: int | None, step: in
     if rows < needed:
         raise InputError(
             f"expected at least {needed} rows in every series of {series.source} for a horizon of {horizon}, found "
-            f"{rows} in {name!r}: give a smaller horizon, or leave the series out"
+            f"{rows} in {name!r}: give a smaller horizon, or leave short series out (--on-bad-series skip)"
         )
     fit = 1 + (rows - needed) // step
     if windows is None:

@@ -103,8 +103,9 @@ class Backtest:
         return dict(zip(columns, accumulator.values().values(), strict=True))
 
     def losses(self, values: Float64[np.ndarray, "n H S K"], windows: slice, by: str | None = None) -> np.ndarray:
-        """The scores that choices minimise; infinite if nothing can be scored."""
-        return np.nan_to_num(self.scores(values, windows, by, (LOSS,))[LOSS], nan=np.inf)
+        """The scores that choices minimise: scaled loss, or WQL if the history repeats exactly, or infinity."""
+        scores = self.scores(values, windows, by, (LOSS, "WQL"))
+        return np.nan_to_num(np.where(np.isfinite(scores[LOSS]), scores[LOSS], scores["WQL"]), nan=np.inf)
 
     @cached_property
     def final(self) -> dict[str, Float64[np.ndarray, "M S"]]:
@@ -177,7 +178,7 @@ class Backtest:
             row |= {"calibrated coverage": after.get("80 % coverage"), "calibrated loss": after.get(LOSS)}
             used = self.final[name].any(axis=1)
             rows.append(row | {"seconds": float(np.array(self.seconds)[used].sum())})
-        return sorted(rows, key=lambda row: math.inf if row[LOSS] is None else row[LOSS])
+        return sorted(rows, key=_loss)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per score of each model and choice, plain and calibrated, in total, by series and by step."""
@@ -265,6 +266,11 @@ class Backtest:
             if data is not None and Path(data.source).name == Path(self.series.source).name:
                 lines.append(f"{member.name} was trained on {data.source}, so its scores may be too optimistic")
         return [*lines, *self.remarks]
+
+
+def _loss(row: dict[str, Any]) -> float:
+    """Sort key of the leaderboard."""
+    return next((row[name] for name in (LOSS, "WQL") if row[name] is not None), math.inf)
 
 
 def number(scores: dict[str, np.ndarray]) -> dict[str, float | None]:

@@ -160,7 +160,8 @@ def read_text(data: bytes, source: str, name: str, item_column: str | None = Non
     texts = set(header) if decimal == "," else {n for n in header if is_id(n, item_column)}
     table = _parse(source, data, delimiter, header, texts, top, notes)
     floats = {f.name for f in table.schema if pa.types.is_floating(f.type)}
-    words = [f.name for f in table.schema if pa.types.is_string(f.type)] if floats and decimal is None else []
+    words = [f.name for f in table.schema if pa.types.is_string(f.type)]
+    words = words if floats and decimal is None and delimiter != "," else []
     words = [n for n in words if pa.compute.any(pa.compute.match_substring(table.column(n), ",")).as_py()]
     if words:
         cells = (numerals.plain(table.column(n).to_pandas().astype("string").str.strip()) for n in words)

@@ -374,6 +374,8 @@ def turned(table: Table) -> Table:
     ):
         return table
     others = [c for c in names if c not in dated]
+    if any(c.strip().lower() in PARTS["month"] or _is_date_column(table, c) for c in others):
+        return table
     frame = table.frame.set_axis(names, axis="columns")
     keys = [c for c in others if frame[c].is_unique]
     words = [c for c in others if frame[c].dtype == object]
@@ -449,7 +451,7 @@ def joined_time(table: Table, time_column: str | None) -> Table:
     if not dates and parts["year"] and of_year:
         day = parts["day"] if of_year == "month" else None
         used = [c for c in (parts["year"], parts[of_year], day) if c is not None]
-        frame = frame.assign(**{str(parts[of_year]): _part_number(frame[parts[of_year]], of_year)})
+        frame = frame.assign(**{used[1]: _part_number(frame[used[1]], of_year)})
         if not _all_numbers(frame, *used):
             return table
         stamps = _date_of(frame[used[0]], of_year, frame[used[1]], frame[day] if day else None)
@@ -526,7 +528,7 @@ def _time_of_day(cells: pd.Series) -> pd.Series | None:
             return None
         if low == 1 and high in (48, 96) and cells.nunique() == high:  # half and quarter hours of the day
             return pd.to_timedelta((cells - 1) * (1440 // high), unit="min")
-        if high > 24:
+        if high > 24 or (cells.name in ("period", "interval") and high < 23):
             return None
         return pd.to_timedelta(cells - (1 if high == 24 and low >= 1 else 0), unit="h")
     if pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_datetime64_any_dtype(cells):
