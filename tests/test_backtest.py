@@ -59,6 +59,7 @@ class Bent:
         return Forecast(plain.mean + self.shift, quantiles + self.shift, plain.levels)
 
 
+@pytest.mark.slow
 def test_when_one_model_is_best_for_some_series_and_another_for_others_then_each_series_gets_its_own() -> None:
     result = inference.backtest(planted(), HORIZON, (NAIVE, SEASONAL), windows=8)
     chosen = result.chosen("best-per-series")
@@ -80,6 +81,7 @@ def test_when_a_model_is_scored_then_its_numbers_are_those_of_the_evaluation_lay
     assert not result.judged  # one window can choose, but not judge what it chose
 
 
+@pytest.mark.slow
 def test_when_two_models_err_in_opposite_ways_then_their_mean_wins() -> None:
     rng = np.random.default_rng(0)
     series = SeriesSet.from_arrays("walks", [rng.normal(size=200).cumsum() for _ in range(5)], "D")
@@ -230,6 +232,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "table.csv"
 
 
+@pytest.mark.slow
 def test_when_the_command_runs_then_it_prints_a_leaderboard_and_leaves_page_numbers_and_model(
     table: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +257,7 @@ def test_when_the_command_runs_then_it_prints_a_leaderboard_and_leaves_page_numb
     assert Path("again/model/config.json").read_text() == Path("out/model/config.json").read_text()
 
 
+@pytest.mark.slow
 def test_when_forecast_is_asked_for_the_best_model_then_a_backtest_chooses_it(
     table: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -328,6 +332,7 @@ def test_when_a_model_was_trained_on_the_table_then_a_line_says_that_its_scores_
     assert any("was trained on planted" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_when_the_bench_runs_then_each_choice_stands_beside_each_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

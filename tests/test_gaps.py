@@ -39,6 +39,7 @@ def forecasts(name: str, tables: list[pd.DataFrame], horizon: int = 14) -> tuple
     return np.array(errors), np.array(widths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORECASTERS)
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_when_more_and_more_steps_are_missing_then_the_error_grows_without_a_cliff(name: str, after: int) -> None:

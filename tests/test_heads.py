@@ -93,10 +93,10 @@ def test_when_quantiles_are_known_then_their_mean_is_the_integral_of_the_rule_fo
     known: tuple[float, ...],
 ) -> None:
     values = torch.rand(3, len(known), dtype=torch.float64).exp().cumsum(-1)
-    count = 200_000
+    count = 20_000
     asked = tuple((i + 0.5) / count for i in range(count))
     sampled = interpolate_quantiles(values, known, asked).mean(-1)
-    torch.testing.assert_close(mean_of_quantiles(values, known), sampled, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mean_of_quantiles(values, known), sampled, atol=1e-3, rtol=1e-3)
 
 
 def test_when_a_distribution_is_exponential_then_its_mean_comes_out_of_its_deciles() -> None:

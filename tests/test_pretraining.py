@@ -121,6 +121,7 @@ def test_when_training_resumes_within_an_epoch_then_it_equals_the_uninterrupted_
     assert (a["steps"], a["batches"], a["observations"]) == (b["steps"], b["batches"], b["observations"])
 
 
+@pytest.mark.slow
 def test_when_weights_are_averaged_then_the_checkpoint_and_the_folder_hold_the_average(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -129,6 +129,7 @@ def test_when_training_stops_at_an_epoch_and_resumes_then_it_equals_the_uninterr
     assert len(logged("whole")) == 4 * STEPS
 
 
+@pytest.mark.slow
 def test_when_training_stops_within_an_epoch_and_resumes_then_it_equals_the_uninterrupted_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -148,6 +149,7 @@ def test_when_training_stops_within_an_epoch_and_resumes_then_it_equals_the_unin
         assert logged("whole").loc[step:].equals(logged(f"from{step}").loc[step:])
 
 
+@pytest.mark.slow
 def test_when_the_same_command_runs_twice_then_weights_and_losses_are_identical(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
