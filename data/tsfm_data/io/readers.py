@@ -168,11 +168,12 @@ def read_text(data: bytes, source: str, name: str, item_column: str | None = Non
         if numerals.decimal_mark(cells) == ",":  # then a point may group, as in 1.010
             table = _parse(source, data, delimiter, header, texts | floats, top, [])
     table = table.rename_columns([cell.strip() for cell in table.column_names])
-    if table.column_names[0] == "" and pa.types.is_integer(table.schema.types[0]):
-        table = table.remove_column(0)  # the row numbers that DataFrame.to_csv writes
-    for i in reversed(range(len(table.column_names))):
-        if table.column_names[i] == "" and _empty(table.column(i)):
-            table = table.remove_column(i)  # a delimiter at the end of every line
+    names = table.column_names
+    dropped = {i for i, column in enumerate(names) if column == "" and _empty(table.column(i))}  # trailing delimiters
+    if names[0] == "" and pa.types.is_integer(table.schema.types[0]):
+        dropped.add(0)  # the row numbers that DataFrame.to_csv writes
+    if dropped:
+        table = table.select([i for i in range(len(names)) if i not in dropped])
     frame = _from_arrow(table, source)
     return Table(frame, source, name, data, delimiter, top + 1, tuple(notes))
 
