@@ -484,3 +484,13 @@ def test_the_profile_of_your_own_tables_has_the_season_of_the_calendar(
     assert {name: int(found["season"].iloc[0]) for name, found in rows.items()} == {"own": 7, "gift": 1, "asked": 3}
     assert rows["own"]["value"].iloc[0] == 0
     assert rows["gift"]["value"].iloc[0] > 1
+
+
+def test_when_rows_are_taken_in_their_order_then_a_bad_date_or_cell_is_an_error_whatever_is_asked() -> None:
+    days = ["2024-01-01", "2024-01-02", "2024-01-03"]
+    frame = pd.DataFrame({"item_id": list("bbbaaa"), "timestamp": [*days[:2], "soon", *days], "target": range(6)})
+    with pytest.raises(InputError, match="soon"):
+        read_series(frame, freq="D", order="rows", on_bad_series="skip")
+    frame = frame.assign(timestamp=[*days, *days], target=[0, "x1y", 2, 3, 4, 5])
+    with pytest.raises(InputError, match="x1y"):
+        read_series(frame, freq="D", order="rows", on_bad_series="skip")

@@ -57,7 +57,9 @@ def from_memory(source: Any) -> Held | None:
             return _from_arrays(source)
     if hasattr(source, "__dataframe__"):
         return Held(pd.api.interchange.from_dataframe(source))
-    if hasattr(source, "__array__") or (isinstance(source, list | tuple) and source and not _is_entry(source[0])):
+    if hasattr(source, "__array__") or (
+        isinstance(source, list | tuple) and source and not isinstance(source[0], dict)
+    ):
         return _from_arrays(source)
     if source is None or isinstance(source, bool | int | float | bytes | dict) or not hasattr(source, "__iter__"):
         raise InputError(f"expected {KINDS}, found {type(source).__name__}: give one of these")
@@ -84,10 +86,6 @@ def like(source: Any, answer: pd.DataFrame) -> Any:
     if type(source).__module__.partition(".")[0] == "polars":
         return sys.modules["polars"].from_arrow(table)  # imported already, by whoever made the frame
     return table
-
-
-def _is_entry(value: Any) -> bool:
-    return isinstance(value, dict)
 
 
 def _from_series(series: pd.Series) -> Held:

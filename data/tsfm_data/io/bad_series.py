@@ -1,0 +1,56 @@
+"""Series of a table that cannot be read: recorded with their first error, and reported together."""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from tsfm_data.errors import InputError
+from tsfm_data.io.columns import Table
+from tsfm_data.io.roles import Roles
+
+OnBad = Literal["error", "skip", "fix"]
+
+
+class BadSeries:
+    """Series of a table that cannot be read, and what to do with them."""
+
+    def __init__(self, table: Table, roles: Roles, ids: tuple[str, ...], what: OnBad, integer: bool) -> None:
+        self.integer = integer
+        self.table, self.roles, self.ids, self.what = table, roles, ids, what
+        self.texts: dict[int, str] = {}  # series -> its first error, with the place
+        self.cells: set[int] = set()  # series with only invalid numbers
+
+    def rows(self, problems: dict[int, str], codes: Int64[np.ndarray, " rows"]) -> None:
+        """Record invalid numbers, by row."""
+        for row, text in sorted(problems.items()):
+            self.texts.setdefault(int(codes[row]), text)
+            self.cells.add(int(codes[row]))
+
+    def time(self, row: int, code: int, text: str) -> None:
+        """Record a timestamp that makes a series irregular."""
+        if self.integer and "1970-01-01" in text:
+            text = "expected equal steps from row to row, found others; correct them, or name another time column"
+            text += " (--time-column)"
+        series = "" if self.roles.item is None else f", series {self.ids[code]!r}"
+        self.cells.discard(code)
+        self.texts.setdefault(code, f"{self.table.where(row, self.roles.time)}{series}: {text}")
+
+    def check(self) -> None:
+        """Raise if there are bad series that are neither skipped nor fixed.
+
+        Raises:
+            InputError: names every bad series.
+        """
+        if not self.texts or (self.what != "error" and len(self.ids) > 1 and len(self.texts) < len(self.ids)):
+            return
+        first = next(iter(self.texts.values()))
+        if len(self.ids) == 1:
+            raise InputError(first)
+        names = [repr(self.ids[code]) for code in self.texts]
+        good = len(self.ids) - len(names)
+        others = (
+            "" if len(names) == 1 else f"; also bad: {', '.join(names[1:50])}" + (", ..." if len(names) > 50 else "")
+        )
+        way = "" if not good else "; to continue, give on_bad_series (--on-bad-series skip or fix)"
+        raise InputError(f"{first}{others}; {good:,} of {len(self.ids):,} series are good{way}")
