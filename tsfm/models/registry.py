@@ -21,6 +21,7 @@ OWN = {
     "moirai": "tsfm.models.moirai:Moirai",
     "moirai2": "tsfm.models.moirai2:Moirai2",
     "zeroshot-decoder": "tsfm.models.zeroshot.decoder:ZeroShotDecoder",
+    "zeroshot-long": "tsfm.models.zeroshot.long_history:LongHistoryDecoder",
     "zeroshot-encoder": "tsfm.models.zeroshot.encoder:ZeroShotEncoder",
 }
 ADDED = {entry.name: entry for entry in entry_points(GROUP, OWN)}

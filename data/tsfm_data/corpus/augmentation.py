@@ -22,6 +22,7 @@ class AugmentConfig:
 
     Attributes:
         resample: a coarser series (every 2nd to 6th step) or a finer one (2 to 4 for 1, interpolated linearly).
+        average: means over 2 to 48 steps, of windows that are not resampled.
         mixup: a convex combination of one to four windows of the batch, each scaled by its mean absolute deviation.
         scale: multiply by a log-normal factor (standard deviation 1 of the logarithm).
         modulate: multiply by a piecewise linear curve with random values at its knots.
@@ -34,6 +35,7 @@ class AugmentConfig:
     """
 
     resample: float = 0.0
+    average: float = 0.0
     mixup: float = 0.0
     scale: float = 0.0
     modulate: float = 0.0
@@ -51,7 +53,7 @@ class AugmentConfig:
 
 
 def augment(x: Windows, context: int, config: AugmentConfig, rng: np.random.Generator) -> None:
-    """Apply every augmentation except resampling, which happens when windows are sampled.
+    """Apply every augmentation except resampling and averaging, which happen when windows are sampled.
 
     Args:
         x: windows, NaN where nothing is observed; changed in place.
@@ -191,6 +193,15 @@ def resampling_rates(
     stride[rows] = np.where(coarser, rng.integers(2, 7, len(rows)), 1)
     refinement[rows] = np.where(coarser, 1, rng.integers(2, 5, len(rows)))
     return stride, refinement
+
+
+def averaging_widths(most: Int[np.ndarray, " B"], share: float, rng: np.random.Generator) -> Int[np.ndarray, " B"]:
+    """Steps to average, log-uniform from 2 to 48 and at most ``most``, for a share of the windows; 1 for the others."""
+    width = np.ones(len(most), dtype=np.int64)
+    rows = choose(len(most), share, rng)
+    drawn = np.exp(rng.uniform(np.log(2), np.log(49), len(rows))).astype(np.int64)
+    width[rows] = np.clip(drawn, 1, np.maximum(most[rows], 1))
+    return width
 
 
 # Applied in this order, after mixup and before missing.

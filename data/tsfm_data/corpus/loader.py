@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from tsfm_data.corpus.augmentation import AugmentConfig, augment, resampling_rates
+from tsfm_data.corpus.augmentation import AugmentConfig, augment, averaging_widths, resampling_rates
 from tsfm_data.corpus.counted import CountedLoader
 from tsfm_data.corpus.sampler import WindowPositions, WindowSampler
 from tsfm_data.corpus.store import Source, Store
@@ -86,6 +86,10 @@ class MixedLoader(CountedLoader[B]):
             stride, refinement = resampling_rates(len(positions), self.augment.resample, rng)
             long_enough = positions.end >= MIN_RESAMPLED * stride
             positions = replace(positions, stride=np.where(long_enough, stride, 1), refinement=refinement)
+        if self.augment.average:
+            width = averaging_widths(positions.end // MIN_RESAMPLED, self.augment.average, rng)
+            unchanged = (positions.stride == 1) & (positions.refinement == 1)
+            positions = replace(positions, average=np.where(unchanged, width, 1))
         return positions
 
 

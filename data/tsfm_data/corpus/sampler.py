@@ -33,6 +33,7 @@ class WindowPositions:
         series: index of the series in its source.
         stride: the window takes every ``stride``-th step of a grid ``refinement`` times as fine as the series.
         refinement: see ``stride``.
+        average: each step of the window is the mean of so many steps of the series; 1 if it is resampled otherwise.
     """
 
     source: Int[np.ndarray, " R"]
@@ -42,6 +43,7 @@ class WindowPositions:
     series: Int[np.ndarray, " R"]
     stride: Int[np.ndarray, " R"]
     refinement: Int[np.ndarray, " R"]
+    average: Int[np.ndarray, " R"]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -139,7 +141,7 @@ class WindowSampler:
                 series[rows] = np.where(by_length[rows], by_point, series[rows])
             borders[rows] = arrays.offsets[series[rows, None] + np.arange(2)]
         length, unit_rate = borders[:, 1] - borders[:, 0], np.ones(count, dtype=np.int64)
-        return WindowPositions(source, borders[:, 0], length, length, series, unit_rate, unit_rate)
+        return WindowPositions(source, borders[:, 0], length, length, series, unit_rate, unit_rate, unit_rate)
 
     def cut_at_random(self, positions: WindowPositions, rng: np.random.Generator) -> WindowPositions:
         """Cut every series at a random step before its held-out tail.
@@ -147,9 +149,10 @@ class WindowSampler:
         At least three steps lie before the cut and a whole horizon after it; an eighth if the series is too short.
         """
         end = positions.end - held_tail(positions.end, self.holdout, self.horizon)
-        needed = np.minimum(self.horizon * positions.stride // positions.refinement, -(-end // SHORT_FUTURE))
+        coarser = positions.stride * positions.average
+        needed = np.minimum(self.horizon * coarser // positions.refinement, -(-end // SHORT_FUTURE))
         high = np.maximum(end - np.maximum(needed, 1), 1)
-        low = np.minimum(MIN_HISTORY * positions.stride, high)
+        low = np.minimum(MIN_HISTORY * coarser, high)
         cut = low + (rng.random(len(positions)) * (high - low + 1)).astype(np.int64)
         return replace(positions, end=end, cut=cut)
 
@@ -193,6 +196,7 @@ class WindowSampler:
         is_read = (
             (positions.stride == 1)
             & (positions.refinement == 1)
+            & (positions.average == 1)
             & (begin == inside)
             & (self._points[positions.source] >= steps)
         )
@@ -204,9 +208,24 @@ class WindowSampler:
         partly = np.flatnonzero((before > 0) | (after_end < steps))
         for row, first, last in zip(*(x.tolist() for x in (partly, before[partly], after_end[partly])), strict=True):
             out[row, :first] = out[row, max(last, 0) :] = np.nan
-        rest = np.flatnonzero(~is_read)
+        rest = np.flatnonzero(~is_read & (positions.average == 1))
         if len(rest):
             out[rest] = self.interpolate_windows(positions[rest], context, horizon)
+        for row in np.flatnonzero(positions.average > 1):
+            out[row] = self.average_window(positions[row : row + 1], context, horizon)
+        return out
+
+    def average_window(self, position: WindowPositions, context: int, horizon: int) -> Float32[np.ndarray, " L"]:
+        """As ``read``, for one window of means; a step is observed if half of its values are."""
+        values = self.arrays[int(position.source[0])].values
+        offset, end, cut, width = (int(x[0]) for x in (position.offset, position.end, position.cut, position.average))
+        before, after = min(context, cut // width), min(horizon, (end - cut) // width)
+        run = values[offset + cut - before * width : offset + cut + after * width].reshape(-1, width)
+        observed = ~np.isnan(run)
+        count = observed.sum(axis=1)
+        mean = np.where(observed, run, 0).sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
+        out = np.full(context + horizon, np.nan, dtype=np.float32)
+        out[context - before : context + after] = np.where(2 * count >= width, mean, np.nan)
         return out
 
     def interpolate_windows(self, positions: WindowPositions, context: int, horizon: int) -> Float32[np.ndarray, "R L"]:

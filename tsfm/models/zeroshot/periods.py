@@ -15,6 +15,7 @@ NOISE_SCORE = 1.25  # standard deviation of the score of noise times sqrt(observ
 FIRST_SHARE = 0.75  # the shortest lag with this share of the best score lies on the peak of the fundamental period
 PEAK_WIDTH = 1.25  # that peak ends at this multiple of that lag
 FEW_CYCLES = 2.0  # how much more a period must score if two cycles are observed instead of three
+LONGEST_SHARE = 0.97  # the shortest of the longer periods with this share of the best autocorrelation is taken
 LONGER_GAIN = 0.03  # what a longer period must add to the autocorrelation of the first one
 
 
@@ -31,7 +32,7 @@ def find_periods(
     Args:
         x_RT: values, 0 where not observed.
         observed_RT: where there is a value.
-        count: how many periods to look for, 1 or 2.
+        count: how many periods to look for, at least 1.
 
     Returns:
         The periods in steps and their scores, both 0 if there is none.
@@ -55,10 +56,13 @@ def find_periods(
     peak_RL = (lag_L >= first_R[:, None]) & (lag_L <= PEAK_WIDTH * first_R[:, None])
     first_R = torch.where(peak_RL, score_RL, -1.0).argmax(1)
     periods = [first_R]
-    if count > 1:
-        gain_R1 = acf_RL.gather(1, first_R[:, None]) + LONGER_GAIN
-        longer_RL = usable_RL & (2 * lag_L > 3 * first_R[:, None]) & (acf_RL > gain_R1)
-        periods.append(torch.where(longer_RL, acf_RL, 0.0).argmax(1))
+    for _ in range(count - 1):
+        gain_R1 = acf_RL.gather(1, periods[-1][:, None]) + LONGER_GAIN
+        longer_RL = usable_RL & (2 * lag_L > 3 * periods[-1][:, None]) & (acf_RL > gain_R1)
+        acf_of_longer_RL = torch.where(longer_RL, acf_RL, 0.0)
+        best_R1 = acf_of_longer_RL.amax(1, keepdim=True)
+        # A multiple of a period correlates about as much, and has fewer cycles.
+        periods.append((acf_of_longer_RL >= LONGEST_SHARE * best_R1).float().argmax(1) * (best_R1[:, 0] > 0))
     period_RP = torch.stack(periods, 1)
     score_RP = score_RL.gather(1, period_RP)
     return torch.where(score_RP > 0, period_RP, 0), score_RP

@@ -1,0 +1,103 @@
+"""What a long history says about some steps: values at the same phase of each season, their means and their spread.
+
+Shapes: R rows, L steps, M steps to forecast, Q origins (the steps of one origin are forecast from it), S of them each,
+P periods, J cycles, D features.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+CYCLES = 8  # how many earlier cycles are used
+FEW = 3  # the mean over the last few cycles is a feature of its own
+CANDIDATES = 4  # forecasts by one period, see ``fold``
+
+
+class Folds(NamedTuple):
+    """Simple forecasts of every step, and how far they can be trusted.
+
+    Attributes:
+        candidates: forecasts, on the scale of the rows.
+        spread: mean absolute deviation of the cycles from their mean, one per period; 0 without cycles.
+    """
+
+    candidates: Float[Tensor, "R Q S D"]
+    spread: Float[Tensor, "R Q S P"]
+
+
+def fold(
+    x_RL: Float[Tensor, "R L"],
+    period_RP: Int[Tensor, "R P"],
+    origin_Q: Int[Tensor, " Q"],
+    step_QS: Int[Tensor, "Q S"],
+) -> Folds:
+    """Forecast every step from the values before its origin.
+
+    The last value comes first. Each period adds four: the value at the same phase of the latest cycle (seasonal naive);
+    the mean of the last three such values; the mean over up to eight cycles of their distance from the mean of the
+    cycle before their own origin, added to the mean of the latest cycle; and the last value plus the change that
+    followed at the latest cycle. Without values, a candidate is the last value.
+
+    Args:
+        x_RL: values, NaN where not seen.
+        period_RP: periods in steps, 0 for none.
+        origin_Q: the first step that is not known.
+        step_QS: the steps to forecast, none before its origin.
+    """
+    seen_RL = ~x_RL.isnan()
+    position_L = torch.arange(x_RL.shape[1], device=x_RL.device)
+    latest_RL = torch.where(seen_RL, position_L, 0).cummax(1).values
+    last_RQ = x_RL.gather(1, latest_RL[:, (origin_Q - 1).clamp(min=0)]).nan_to_num()
+    last_RQS = last_RQ[..., None].expand(-1, -1, step_QS.shape[1])
+    candidates, spreads = [last_RQS], []
+    for period_R in period_RP.unbind(1):
+        period_R11 = period_R.clamp(min=1)[:, None, None]
+        ahead_QS = step_QS - origin_Q[:, None]
+        # Division is faster in floating point than in integers, and exact for numbers as small as these.
+        first_RQS = (ahead_QS / period_R11).floor().to(torch.long) + 1
+        cycle_J = torch.arange(CYCLES, device=x_RL.device)
+        back_RQSJ = period_R11[..., None] * (first_RQS[..., None] + cycle_J)
+        value_RQSJ = take(x_RL, step_QS[..., None] - back_RQSJ)
+        has_period = (period_R > 0)[:, None, None, None]
+        value_RQSJ = torch.where(has_period, value_RQSJ, math.nan)
+        newest_RQS = value_RQSJ[..., 0]
+        level_RL = trailing_mean(x_RL, period_R)
+        level_RQSJ = take(level_RL, origin_Q[:, None, None] - back_RQSJ)
+        now_RQ1 = level_RL[:, origin_Q][..., None]
+        before_RQS = take(x_RL, origin_Q[:, None] - 1 - back_RQSJ[..., 0])
+        mean_RQS = value_RQSJ.nanmean(-1)
+        candidates += [
+            newest_RQS.where(~newest_RQS.isnan(), mean_RQS),
+            value_RQSJ[..., :FEW].nanmean(-1),
+            now_RQ1 + (value_RQSJ - level_RQSJ).nanmean(-1),
+            last_RQS + (newest_RQS - before_RQS),
+        ]
+        spreads.append((value_RQSJ - mean_RQS[..., None]).abs().nanmean(-1))
+    whole = torch.stack(candidates, -1)
+    spread = torch.stack(spreads, -1).nan_to_num() if spreads else whole[..., :0]
+    return Folds(torch.where(whole.isnan(), last_RQS[..., None], whole), spread)
+
+
+def take(x_RL: Float[Tensor, "R L"], index: Int[Tensor, "R ..."]) -> Float[Tensor, "R ..."]:
+    """Values at these steps, NaN before the first."""
+    flat = index.flatten(1)
+    values = x_RL.gather(1, flat.clamp(min=0))
+    return values.masked_fill(flat < 0, math.nan).view(index.shape)
+
+
+def trailing_mean(x_RL: Float[Tensor, "R L"], length_R: Int[Tensor, " R"]) -> Float[Tensor, "R ends"]:
+    """For 0 to L steps, the mean of the ``length`` last of them; NaN if fewer than half of these are observed."""
+    end_1L = torch.arange(x_RL.shape[1] + 1, device=x_RL.device)[None]
+    start_RL = (end_1L - length_R[:, None]).clamp(min=0)
+
+    def over_window(values: Float[Tensor, "R L"]) -> Float[Tensor, "R ends"]:
+        total = F.pad(values.cumsum(1), (1, 0))
+        return total - total.gather(1, start_RL)
+
+    count = over_window((~x_RL.isnan()).to(x_RL.dtype))
+    enough = 2 * count >= length_R.clamp(min=1)[:, None]
+    return torch.where(enough, over_window(x_RL.nan_to_num()) / count.clamp(min=1), math.nan)

@@ -1,0 +1,378 @@
+"""The long-history decoder: recent steps one by one, distant ones as averages; every token forecasts any patch ahead.
+
+Shapes: B windows, V variates, R rows (a variate of a window), L steps, N tokens, P steps of a patch, A patches to
+forecast, Q of them per row, D candidates, K levels, C channels.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tsfm.attention import Mask
+from tsfm.models.base import Forecaster, roll_out_paths
+from tsfm.models.packing import known_future
+from tsfm.models.zeroshot.folds import CANDIDATES, fold
+from tsfm.models.zeroshot.periods import find_periods, length_of
+from tsfm.nn import (
+    DEFAULT_LEVELS,
+    ResidualMLP,
+    Stack,
+    asinh,
+    check_levels,
+    masked_mean,
+    mean_pinball_loss,
+    sinh,
+    window_scale,
+)
+from tsfm_data.errors import InputError, check_positive
+from tsfm_data.windows import Batch
+
+MAX_ASINH = 20.0  # a value 2e8 scales away; keeps sinh finite
+LEAST_SEEN = 16  # observed recent steps that give a scale; with fewer, the whole history does
+
+
+@dataclass(frozen=True)
+class LongHistoryConfig:
+    """Sizes of a long-history decoder.
+
+    Attributes:
+        d_model: channels of a token.
+        hidden: channels of the layer that turns a token and the candidates into quantiles.
+        layers: Transformer blocks.
+        heads: attention heads; ``d_model / heads`` must be a multiple of 4.
+        patch_size: values of a token.
+        detail: the latest steps, read one by one; a multiple of the patch size.
+        distant: the steps before them, from recent to old: pairs of how many steps are averaged to a value, and how
+            many tokens there are.
+        reach: patches ahead that one pass forecasts.
+        periods: how many seasonal periods are looked for; 0 to 3.
+        levels: trained quantile levels; others are interpolated.
+        flip_average: whether a forecast is averaged with the negated forecast of the negated history.
+    """
+
+    d_model: int = 192
+    hidden: int = 512
+    layers: int = 3
+    heads: int = 6
+    patch_size: int = 32
+    detail: int = 512
+    distant: tuple[tuple[int, int], ...] = ((4, 12), (16, 12))
+    reach: int = 24
+    periods: int = 3
+    levels: tuple[float, ...] = DEFAULT_LEVELS
+    flip_average: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive(self, "d_model", "hidden", "layers", "heads", "patch_size", "detail", "reach")
+        if not 0 <= self.periods <= 3:
+            raise InputError(f"expected periods from 0 to 3, found {self.periods}: change it")
+        if self.detail % self.patch_size:
+            raise InputError(f"expected detail in whole patches of {self.patch_size} steps, found {self.detail}")
+        check_levels(self.levels)
+
+    @property
+    def candidate_count(self) -> int:
+        """Simple forecasts of every step."""
+        return 1 + CANDIDATES * self.periods
+
+    @classmethod
+    def tiny(cls) -> "LongHistoryConfig":
+        """Sizes for tests and first tries."""
+        return cls(d_model=16, hidden=32, layers=1, heads=2, patch_size=4, detail=16, distant=((2, 2), (4, 2)), reach=4)
+
+
+class Layout(NamedTuple):
+    """The tokens of a window of some steps.
+
+    Attributes:
+        rate: how many steps each value of a token averages, from old tokens to recent ones.
+        end: the step after each token's last.
+        steps: all steps, padding at the beginning included.
+    """
+
+    rate: Int[Tensor, " N"]
+    end: Int[Tensor, " N"]
+    steps: int
+
+
+def make_layout(config: LongHistoryConfig, history: int, future: int, device: torch.device) -> Layout:
+    """As few tokens as ``history`` steps need, and those of ``future`` steps, which are read one by one."""
+    patch = config.patch_size
+    fine = min(config.detail // patch, -(-history // patch))
+    left = history - fine * patch
+    rates = []
+    for rate, most in config.distant:
+        count = min(most, -(-max(left, 0) // (rate * patch)))
+        left -= count * rate * patch
+        rates = [rate] * count + rates
+    rates += [1] * (fine + -(-future // patch))
+    rate = torch.tensor(rates, device=device)
+    end = (rate * patch).cumsum(0)
+    return Layout(rate, end, sum(rates) * patch)
+
+
+def token_values(
+    x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], layout: Layout, patch: int
+) -> tuple[Float[Tensor, "R N P"], Float[Tensor, "R N P"]]:
+    """Values of every token, and which share of the steps of each is seen."""
+    values, shares, start = [], [], 0
+    rates, counts = layout.rate.unique_consecutive(return_counts=True)
+    seen = seen_RL.to(x_RL.dtype)
+    for rate, count in zip(rates.tolist(), counts.tolist(), strict=True):
+        end = start + rate * count * patch
+        part, share = (x[:, start:end].unflatten(1, (count, patch, rate)) for x in (x_RL, seen))
+        share = share.sum(-1)
+        values.append((part.sum(-1) / share.clamp(min=1)))
+        shares.append(share / rate)
+        start = end
+    return torch.cat(values, 1), torch.cat(shares, 1)
+
+
+class Rows(NamedTuple):
+    """Rows on the model's scale, with what is known of their history.
+
+    Attributes:
+        x: values, 0 where not seen.
+        seen: where there is a value that may be looked at.
+        loc: location that was subtracted.
+        scale: scale that values were divided by.
+        period: seasonal periods in steps, 0 for none.
+        score: how clear each is.
+        length: steps from the first observed one to the end of the history.
+    """
+
+    x: Float[Tensor, "R L"]
+    seen: Bool[Tensor, "R L"]
+    loc: Float[Tensor, "R 1"]
+    scale: Float[Tensor, "R 1"]
+    period: Int[Tensor, "R _"]
+    score: Float[Tensor, "R _"]
+    length: Int[Tensor, " R"]
+
+
+class QuantileHead(nn.Module):
+    """Quantiles of a patch from a token, the distance to the patch, and the candidates for its steps.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: LongHistoryConfig) -> None:
+        super().__init__()
+        self.levels, self.candidates, self.patch = len(config.levels), config.candidate_count, config.patch_size
+        features = config.candidate_count + config.periods
+        inputs = config.d_model + features * self.patch + 4
+        outputs = self.patch * (self.levels + self.candidates)
+        self.projection = ResidualMLP(inputs, config.hidden, outputs, F.silu)
+
+    def forward(
+        self,
+        x_RQC: Float[Tensor, "R Q C"],
+        ahead_Q: Int[Tensor, " Q"],
+        candidates_RQPD: Float[Tensor, "R Q P D"],
+        spread_RQPE: Float[Tensor, "R Q P E"],
+    ) -> Float[Tensor, "R Q P K"]:
+        """Ascending quantiles on the model's scale, around a mixture of the candidates.
+
+        Args:
+            x_RQC: the tokens to forecast from.
+            ahead_Q: patches between each token and the patch to forecast.
+            candidates_RQPD: simple forecasts of its steps.
+            spread_RQPE: spread of the cycles.
+        """
+        near = 1 / (1 + ahead_Q.to(x_RQC.dtype))
+        distance = torch.stack([near, near.log(), near.square(), near.sqrt()], -1)
+        inputs = [
+            x_RQC,
+            asinh(candidates_RQPD - candidates_RQPD[..., :1]).flatten(2),
+            asinh(4 * spread_RQPE).flatten(2),
+            distance[None].expand(len(x_RQC), -1, -1),
+        ]
+        raw = self.projection(torch.cat(inputs, -1)).unflatten(-1, (-1, self.patch)).float().movedim(2, 0)
+        raw, weight = raw.split([self.levels, self.candidates])
+        m = self.levels // 2
+        centre = raw[m : m + 1] + (weight.softmax(0) * candidates_RQPD.movedim(-1, 0)).sum(0, keepdim=True)
+        down = centre - F.softplus(raw[:m]).flip(0).cumsum(0).flip(0)
+        up = centre + F.softplus(raw[m + 1 :]).cumsum(0)
+        return torch.cat([down, centre, up]).movedim(0, -1)
+
+
+class LongHistoryDecoder(Forecaster):
+    """Causal attention over patches of growing length; scale and seasonal periods come from the history alone.
+
+    Args:
+        context: steps of history.
+        horizon: steps that ``forward`` forecasts.
+        config: sizes.
+    """
+
+    model_type: ClassVar[str] = "zeroshot-long"
+    config_type: ClassVar[type] = LongHistoryConfig
+    chunk_size: ClassVar[int | None] = 256
+    config: LongHistoryConfig
+
+    def __init__(self, context: int, horizon: int, config: LongHistoryConfig = LongHistoryConfig()) -> None:
+        super().__init__(context, horizon, config)
+        self.levels = check_levels(config.levels)
+        width, patch = config.d_model, config.patch_size
+        self.embed = ResidualMLP(3 * patch + 4 * config.periods + 2, width, width, F.silu)
+        self.stack = Stack(width, config.layers, config.heads)
+        self.head = QuantileHead(config)
+
+    @property
+    def joint(self) -> bool:
+        """Variates do not see each other."""
+        return False
+
+    def describe(
+        self, x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], known: int, target_RL: Float[Tensor, "R L"]
+    ) -> tuple[Rows, Float[Tensor, "R L"]]:
+        """Rows on the model's scale from their first ``known`` steps, and the targets on the same scale."""
+        before_RT = seen_RL[:, :known]
+        recent_RT = before_RT.clone()
+        recent_RT[:, : max(0, known - self.config.detail)] = False
+        used_RT = torch.where((recent_RT.sum(1) >= LEAST_SEEN)[:, None], recent_RT, before_RT)
+        count = used_RT.sum(1, keepdim=True).clamp(min=1)
+        past_RT = x_RL[:, :known]
+        loc = torch.where(used_RT, past_RT, 0.0).sum(1, keepdim=True) / count
+        scale = torch.where(used_RT, past_RT - loc, 0.0).square().sum(1, keepdim=True).div(count).sqrt()
+        whole = before_RT.sum(1, keepdim=True).clamp(min=1)
+        wide = torch.where(before_RT, past_RT - loc, 0.0).square().sum(1, keepdim=True).div(whole).sqrt()
+        scale = torch.where(scale <= 1e-6 * loc.abs(), wide, scale)
+        scale = torch.where((scale <= 1e-6 * loc.abs()) | (scale == 0), 1.0, scale)
+        scaled_RL = asinh((target_RL - loc) / scale)
+        shown_RL = torch.where(seen_RL, scaled_RL, 0.0)
+        if self.config.periods:
+            period_RP, score_RP = find_periods(shown_RL[:, :known], before_RT, self.config.periods)
+        else:
+            period_RP = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
+            score_RP = period_RP.float()
+        rows = Rows(shown_RL, seen_RL, loc, scale, period_RP, score_RP, length_of(before_RT))
+        return rows, scaled_RL
+
+    def token_inputs(
+        self, rows: Rows, layout: Layout, last_R: Float[Tensor, " R"]
+    ) -> tuple[Float[Tensor, "R N G"], Bool[Tensor, "R N"]]:
+        """Inputs of every token, and whether it holds any value."""
+        patch = self.config.patch_size
+        x_RNP, share_RNP = token_values(rows.x, rows.seen, layout, patch)
+        distance_RNP = asinh(x_RNP - last_R[:, None, None]) * (share_RNP > 0)
+        start_N1 = (layout.end - layout.rate * patch)[:, None]
+        period_R1 = rows.period[:, None]
+        turn = 2 * math.pi * (start_N1 % period_R1.clamp(min=1)) / period_R1.clamp(min=1)
+        phases = torch.cat([turn.sin(), turn.cos()], -1) * (period_R1 > 0).repeat(1, 1, 2)
+        length_R1 = rows.length[:, None].clamp(min=1).to(rows.x.dtype)
+        row = torch.cat([rows.period.clamp(min=1).log2() / 8, rows.score, length_R1.log2() / 8], 1)
+        shared = row[:, None].expand(-1, len(layout.end), -1)
+        rate = (layout.rate.to(rows.x.dtype).log2() / 4)[None, :, None].expand(len(rows.x), -1, 1)
+        inputs = torch.cat([x_RNP, distance_RNP, share_RNP, phases, shared, rate], -1)
+        return inputs, (share_RNP > 0).any(-1)
+
+    def tokens(self, rows: Rows, layout: Layout, known: int, first: int) -> Float[Tensor, "R W C"]:
+        """The tokens from ``first`` on, after the Transformer; a token sees those before it."""
+        last_R = last_seen(rows, known)
+        inputs, visible_RN = self.token_inputs(rows, layout, last_R)
+        order = torch.arange(len(layout.end), device=rows.x.device)
+        allowed = visible_RN[:, None] & (order[None] <= order[:, None])
+        itself = torch.eye(len(order), dtype=torch.bool, device=rows.x.device)
+        bias = torch.zeros((), device=rows.x.device).where(allowed | itself, -math.inf)[:, None]
+        position = layout.end // self.config.patch_size
+        return self.stack(self.embed(inputs), Mask(bias=bias), position[None], None, order[first:])
+
+    def decode(
+        self, x_RQC: Float[Tensor, "R Q C"], rows: Rows, origin_Q: Int[Tensor, " Q"], ahead_Q: Int[Tensor, " Q"]
+    ) -> Float[Tensor, "R Q P K"]:
+        """Quantiles, on the model's scale, of the patch ``ahead`` patches after each origin."""
+        patch = self.config.patch_size
+        step_QP = (origin_Q + ahead_Q * patch)[:, None] + torch.arange(patch, device=x_RQC.device)
+        shown_RL = torch.where(rows.seen, rows.x, math.nan)
+        folds = fold(shown_RL, rows.period, origin_Q, step_QP)
+        return self.head(x_RQC, ahead_Q, folds.candidates, folds.spread)
+
+    def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
+        """Quantiles of ``horizon`` steps, at most ``reach`` patches, in the batch's units."""
+        past_RT, seen_RT = (x.transpose(1, 2).flatten(0, 1) for x in (batch.past, batch.past_observed))
+        blank = int((~seen_RT.any(0)).long().cumprod(0).sum())
+        past_RT, seen_RT = (x[:, min(blank, x.shape[1] - 1) :] for x in (past_RT, seen_RT))
+        layout = make_layout(self.config, past_RT.shape[1], 0, past_RT.device)
+        x_RL, seen_RL = (fit(x, layout.steps) for x in (past_RT, seen_RT))
+        x_RL = torch.where(seen_RL, x_RL, 0.0)
+        rows, _ = self.describe(x_RL, seen_RL, layout.steps, x_RL)
+        count = -(-horizon // self.config.patch_size)
+        x_RWC = self.tokens(rows, layout, layout.steps, len(layout.end) - 1)
+        ahead_Q = torch.arange(count, device=x_RL.device)
+        origin_Q = torch.full_like(ahead_Q, layout.steps)
+        scaled = self.decode(x_RWC.expand(-1, count, -1), rows, origin_Q, ahead_Q).flatten(1, 2)
+        restored = sinh(scaled.clamp(-MAX_ASINH, MAX_ASINH)) * rows.scale[..., None] + rows.loc[..., None]
+        return restored[:, :horizon].unflatten(0, (len(batch), -1)).transpose(1, 2)
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Twice the mean pinball loss on the model's scale, over forecasts from all tokens after a random cut.
+
+        Every token forecasts the next patch and one at a random distance.
+        """
+        patch, reach = self.config.patch_size, self.config.reach
+        future, observed = known_future(batch, batch.horizon)
+        past = [x.transpose(1, 2).flatten(0, 1) for x in (batch.past, batch.past_observed)]
+        later = [x.transpose(1, 2).flatten(0, 1) for x in (future, observed)]
+        layout = make_layout(self.config, past[0].shape[1], batch.horizon, past[0].device)
+        ahead_steps = -(-batch.horizon // patch) * patch
+        x_RL, seen_RL = (
+            torch.cat([fit(before, layout.steps - ahead_steps), F.pad(after, (0, ahead_steps - after.shape[1]))], 1)
+            for before, after in zip(past, later, strict=True)
+        )
+        count = len(layout.end)
+        fine = int((layout.rate == 1).sum())
+        first = count - fine + int(torch.randint(min(1, fine - 1), fine - 1, ()))  # token to forecast from
+        known = int(layout.end[first])
+        x_RL = torch.where(seen_RL, x_RL, 0.0)
+        rows, target_RL = self.describe(x_RL, seen_RL, known, x_RL)
+        x_RWC = self.tokens(rows, layout, known, first)[:, :-1]
+        origin_W = layout.end[first:-1]
+        room_W = torch.arange(count - first - 1, 0, -1, device=x_RL.device).clamp(max=reach)
+        far_W = (torch.rand(len(room_W), device=x_RL.device) * room_W).long()
+        origin_Q, ahead_Q = origin_W.repeat(2), torch.cat([torch.zeros_like(far_W), far_W])
+        quantiles = self.decode(x_RWC.repeat(1, 2, 1), rows, origin_Q, ahead_Q)
+        step_QP = (origin_Q + ahead_Q * patch)[:, None] + torch.arange(patch, device=x_RL.device)
+        counts = seen_RL[:, step_QP] & seen_RL[:, :known].any(1)[:, None, None]
+        return masked_mean(mean_pinball_loss(quantiles, target_RL[:, step_QP], self.levels), counts)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
+        """Quantiles of the model's own horizon at its levels, in the batch's units."""
+        return self.unroll(replace(batch, horizon=self.horizon))
+
+    def unroll(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+        """Quantiles of ``batch.horizon`` steps; beyond ``reach`` patches it forecasts from its own quantiles."""
+        most = self.config.reach * self.config.patch_size
+        return roll_out_paths(batch, lambda part: self.quantiles(part, min(part.horizon, most)), self.levels)
+
+    def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+        """As ``unroll``; with ``flip_average``, averaged with the negated forecast of the negated history."""
+        quantiles = self.unroll(batch)
+        if not self.config.flip_average:
+            return quantiles
+        return (quantiles - self.unroll(replace(batch, past=-batch.past)).flip(-1)) / 2
+
+    def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
+        """Twice the mean pinball loss on the scale of each window, for validation."""
+        scale = window_scale(batch.past, batch.past_observed).scale
+        future, observed = known_future(batch, output.shape[1])
+        return masked_mean(mean_pinball_loss(output / scale[..., None], future / scale, self.levels), observed)
+
+
+def last_seen(rows: Rows, known: int) -> Float[Tensor, " R"]:
+    """The last observed value among the first ``known`` steps; 0 if there is none."""
+    seen_RT = rows.seen[:, :known]
+    latest = torch.where(seen_RT, torch.arange(known, device=seen_RT.device), 0).amax(1, keepdim=True)
+    return rows.x.gather(1, latest)[:, 0]
+
+
+def fit(x_RL: Any, steps: int) -> Any:
+    """The last ``steps`` steps, padded in front if there are fewer."""
+    missing = steps - x_RL.shape[1]
+    return F.pad(x_RL, (missing, 0)) if missing >= 0 else x_RL[:, -missing:]
