@@ -9,8 +9,10 @@ import json
 import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ from tsfm_data.io import atomic_file
 LEDGER = "ledger.csv"
 TRIES = 2
 POLL = 0.2  # seconds between looks at the running jobs
+PARENT = "TSFM_SWEEP_PROCESS"  # environment variable of a cell: the process of its sweep
 FAILED_STATUS = 2  # exit status of a cell that failed twice and recorded why
 
 
@@ -54,6 +57,7 @@ def run_index(grid: Grid, index: int, folder: Path, train: Train) -> None:
     Raises:
         InputError: no such cell, or it failed twice.
     """
+    end_with_parent()
     every = cells(grid)
     if not 0 <= index < len(every):
         raise InputError(f"expected an index from 0 to {len(every) - 1}, found {index}")
@@ -92,11 +96,25 @@ def command_of(grid_file: Path, folder: Path, index: int | str) -> list[str]:
 
 
 def start_local(command: Sequence[str], log: Path) -> Job:
-    """Start a cell as a process with one thread."""
+    """Start a cell as a process with one thread, which ends if this process does."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", PARENT: str(os.getpid())}
     with log.open("a") as handle:
         return subprocess.Popen(command, stdout=handle, stderr=subprocess.STDOUT, env=environment)
+
+
+def end_with_parent() -> None:
+    """In a cell that ``start_local`` started: end this process soon after that of the sweep was killed."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while str(os.getppid()) == parent:
+            time.sleep(POLL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def sweep(
@@ -157,6 +175,8 @@ def sweep(
         finally:
             for job, _ in running.values():
                 job.kill()
+            while any(job.poll() is None for job, _ in running.values()):
+                time.sleep(POLL)
     progress.show_new_rows()
     write_ledger(grid, folder)
     return failed
