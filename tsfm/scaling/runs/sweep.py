@@ -31,6 +31,7 @@ LEDGER = "ledger.csv"
 TRIES = 2
 POLL = 0.2  # seconds between looks at the running jobs
 PARENT = "TSFM_SWEEP_PROCESS"  # environment variable of a cell: the process of its sweep
+GRACE = 10.0  # seconds that jobs have to end when they are asked to
 FAILED_STATUS = 2  # exit status of a cell that failed twice and recorded why
 
 
@@ -41,8 +42,11 @@ class Job(Protocol):
     def poll(self) -> int | None:
         """Exit status, or None while it runs."""
 
+    def terminate(self) -> None:
+        """Ask it to end; it then ends the command that it runs."""
+
     def kill(self) -> None:
-        """Stop the job."""
+        """End it at once."""
 
 
 def run_index(grid: Grid, index: int, folder: Path, train: Train) -> None:
@@ -173,13 +177,22 @@ def sweep(
                     failed.append(f"{describe(every[index])}: {reason}")
                     show(f"failed: {failed[-1]}")
         finally:
-            for job, _ in running.values():
-                job.kill()
-            while any(job.poll() is None for job, _ in running.values()):
-                time.sleep(POLL)
+            stop([job for job, _ in running.values()])
     progress.show_new_rows()
     write_ledger(grid, folder)
     return failed
+
+
+def stop(jobs: Sequence[Job]) -> None:
+    """End jobs and wait until they have ended."""
+    for job in jobs:
+        job.terminate()
+    end = time.monotonic() + GRACE
+    while any(job.poll() is None for job in jobs):
+        time.sleep(POLL)
+        if time.monotonic() > end:
+            for job in jobs:
+                job.kill()
 
 
 def last_line(log: Path) -> str:
