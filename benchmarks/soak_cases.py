@@ -58,8 +58,9 @@ class Case:
 
 
 def tree(folder: Path, without: Sequence[str] = ()) -> dict[str, str]:
-    """SHA-256 of every file under a folder, by its path."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in without)
+    """SHA-256 of every file under a folder, by its path; unfinished files are no part of a result."""
+    kept = (path for path in sorted(folder.rglob("*")) if path.name not in without and ".tsfm-part" not in path.name)
+    files = [path for path in kept if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
