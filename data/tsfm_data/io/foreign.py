@@ -1,16 +1,16 @@
 """Files of others: unpacked in bounded size, read inside a guard, and turned into columns of plain types.
 
 A library that reads a damaged file may raise anything, and Arrow may end the process. Nothing behind this module meets
-such a file: it gets text, or a table whose buffers are checked and whose columns are numbers, dates, text or categories.
+such a file: it gets text, or a table whose buffers are checked and that consists of numbers, dates, text or categories.
 """
 
 import contextlib
 import gzip
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from tsfm_data.errors import InputError
+from tsfm_data.io.columns import ITEM_NAMES
 from tsfm_data.io.memory import free_memory
 
 KINDS = {".pq": "a Parquet", ".parquet": "a Parquet", ".arrow": "an Arrow", ".feather": "an Arrow", ".ipc": "an Arrow"}
@@ -33,6 +34,7 @@ NULLABLE = {
         *(pd.api.types.pandas_dtype(name) for name in ("Float32", "Float64", "boolean", "string")),
     )
 }  # types of pandas that Arrow does not know
+OTHER = {"halffloat": pa.float32(), "string_view": pa.string()}
 
 
 @contextlib.contextmanager
@@ -66,14 +68,14 @@ def read_bytes(path: Path) -> bytes:
     packed = path.stat().st_size
     most = min(max(RATIO * packed, ALWAYS), free_memory() // SHARE)
     parts, size = [], 0
-    with guarded(str(path), "a gzip"), gzip.open(path) as file:
+    with guarded(str(path), "a text"), gzip.open(path) as file:
         while part := file.read(BLOCK):
             parts.append(part)
             size += len(part)
             if size > most:
                 raise InputError(
-                    f"{path}: expected a table of at most {most >> 20:,} MiB, found {packed:,} packed bytes that unpack "
-                    "to more: unpack it, check it, and save it as Parquet"
+                    f"{path}: expected a table of at most {most >> 20:,} MiB, found {packed:,} packed bytes that "
+                    "unpack to more: unpack it, check it, and save it as Parquet"
                 )
     return b"".join(parts)
 
@@ -88,7 +90,7 @@ def read_columns(path: Path, suffix: str) -> pa.Table:
         if suffix in (".parquet", ".pq"):
             file = pyarrow.parquet.ParquetFile(path)
             cells = file.metadata.num_rows * file.metadata.num_columns
-            if cells * WIDTH > max(free_memory(), 0):
+            if cells * WIDTH > free_memory():
                 raise InputError(
                     f"{path}: expected a table that fits into memory, found {file.metadata.num_rows:,} rows of "
                     f"{file.metadata.num_columns:,} columns: leave columns out, or split it"
@@ -112,8 +114,8 @@ def _read_arrow(path: Path) -> pa.Table:
 def to_frame(table: pa.Table, source: str, kind: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """A checked table as columns of plain types, and notes about those left out.
 
-    Bytes are read as UTF-8. Columns of lists or records are left out. What pandas wrote about its index is only used
-    to leave out an index of numbers, and to keep numbers with gaps whole.
+    Lists, records, and bytes that are no text are left out. Of what pandas wrote about its index and types, only names
+    of columns and types of ``NULLABLE`` are used.
 
     Args:
         table: the table.
@@ -121,31 +123,95 @@ def to_frame(table: pa.Table, source: str, kind: str) -> tuple[pd.DataFrame, tup
         kind: what its file should be, such as "a Parquet".
 
     Raises:
-        InputError: two columns with one name, or bytes that are not UTF-8.
+        InputError: two columns with one name, or a time zone that does not exist.
     """
     with guarded(source, kind):
-        names = table.column_names
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise InputError(
-            f"{source}: expected different column names, found {twice[0]!r} more than once; rename one of them"
-        )
-    table, nullable = _without_pandas(table)
-    nested = []
-    for at, field in reversed(list(enumerate(table.schema))):
-        if pa.types.is_extension_type if False else False:
-            continue
-        made = _plain(table.column(at), f"{source}, column {field.name!r}")
-        if made is None:
-            nested.append(field.name)
-            table = table.remove_column(at)
-        elif made is not table.column(at):
-            table = table.set_column(at, field.name, made)
-    notes = (f"columns of lists or records left out: {', '.join(reversed(nested))}",) if nested else ()
-    with guarded(source, kind):
-        if not nullable.keys() & {*table.column_names}:
-            return table.to_pandas(date_as_object=False), notes
-        columns = zip(table.column_names, table.columns, strict=True)
-        return pd.DataFrame(
-            {n: nullable[n].__from_arrow__(c) if n in nullable else c.to_pandas(date_as_object=False) for n, c in columns}
-        ), notes
+        twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+        if twice:
+            raise InputError(
+                f"{source}: expected different column names, found {twice[0]!r} more than once; rename one of them"
+            )
+        table, nullable = _without_notes(table)
+        pairs = zip(table.column_names, table.columns, strict=True)
+        columns = {name: _plain(column, f"{source}, column {name!r}") for name, column in pairs}
+        left = [name for name, column in columns.items() if column is None]
+        notes = (f"columns of lists, records or bytes left out: {', '.join(left)}",) if left else ()
+        plain = {name: column for name, column in columns.items() if column is not None}
+        if not nullable:
+            return pa.table(plain).to_pandas(date_as_object=False), notes
+        frames = {n: nullable[n].__from_arrow__(c) if n in nullable else _series(c) for n, c in plain.items()}
+        return pd.DataFrame(frames), notes
+
+
+def _series(column: pa.ChunkedArray) -> pd.Series:
+    return column.to_pandas(date_as_object=False)
+
+
+def _without_notes(table: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
+    """The table without what pandas wrote about it and without an index of numbers, and the columns with a type of
+    ``NULLABLE``. Dates and ids in the index become columns."""
+    text = (table.schema.metadata or {}).get(b"pandas")
+    table = table.replace_schema_metadata(None)
+    try:
+        notes = json.loads(text or b"{}")
+        index = [name for name in notes.get("index_columns", ()) if name in table.column_names]
+        types = {note["field_name"]: NULLABLE.get(note["numpy_type"]) for note in notes.get("columns", ())}
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        return table, {}  # not written by pandas
+    dropped, names = [], {name: name for name in table.column_names}
+    for name in index:
+        kind, unnamed = table.schema.field(name).type, name.startswith("__index_level_")
+        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        if unnamed and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)) and "timestamp" not in names:
+            names[name] = "timestamp"
+        elif unnamed or (number and len(index) == 1 and name.lower() not in ITEM_NAMES):
+            dropped.append(name)
+    table = table.rename_columns([*names.values()]).drop_columns(dropped)
+    kept = [f for f in table.schema if types.get(f.name) is not None and _suits(f.type, str(types[f.name]))]
+    return table, {field.name: types[field.name] for field in kept}
+
+
+def _suits(kind: pa.DataType, name: str) -> bool:
+    """Whether a column of Arrow may have a type of ``NULLABLE``."""
+    if name == "string":
+        return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if name == "boolean":
+        return pa.types.is_boolean(kind)
+    return pa.types.is_integer(kind) if "Int" in name else pa.types.is_floating(kind)
+
+
+def _plain(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray | None:
+    """A column as numbers, dates, times, text or categories; None for lists, records, and bytes that are no text."""
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        if kind.extension_name == "pandas.period":
+            return column
+        return _plain(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type), where)
+    if pa.types.is_dictionary(kind):
+        column = column.unify_dictionaries()
+        words = column.chunk(0).dictionary if column.num_chunks else None
+        if words is None or not (words.null_count or len(words.unique()) < len(words) or words.type != pa.string()):
+            return column
+        return _plain(pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks]), where)
+    if pa.types.is_run_end_encoded(kind):
+        return _plain(pa.chunked_array(map(pa.compute.run_end_decode, column.chunks), kind.value_type), where)
+    if pa.types.is_nested(kind) or pa.types.is_interval(kind):
+        return None
+    if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind):
+        column = column.cast(pa.binary())
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        try:
+            return column.cast(pa.string())
+        except pa.ArrowInvalid:
+            return None
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        _check_zone(kind.tz, where)
+    other = OTHER.get(str(kind))
+    return column if other is None else column.cast(other)
+
+
+def _check_zone(name: str, where: str) -> None:
+    try:
+        pa.lib.string_to_tzinfo(name)
+    except Exception as error:
+        raise InputError(f"{where}: expected a time zone, found {name!r}, which is none: convert it to UTC") from error
