@@ -1,11 +1,13 @@
 """Large files read block by block: Parquet, and delimited text in UTF-8."""
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
@@ -45,6 +47,9 @@ class Blocks:
         """
         raise NotImplementedError
 
+    def refresh(self) -> None:
+        """Read the first rows again."""
+
 
 @dataclass
 class ParquetBlocks(Blocks):
@@ -73,7 +78,7 @@ class ParquetBlocks(Blocks):
             batch = next(file.iter_batches(BLOCK_ROWS), None)
         if batch is None:
             raise Whole
-        frame = readers.from_arrow(pa.Table.from_batches([batch]), str(path))
+        frame = readers._from_arrow(pa.Table.from_batches([batch]), str(path))
         return cls(path, Table(frame, str(path), path.name.split(".")[0]))
 
 
@@ -156,26 +161,29 @@ class TextBlocks(Blocks):
         if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start or start[:3] == b"\xef\xbb\xbf":
             raise Whole
         lines = start.decode("utf-8", errors="ignore").splitlines()
-        delimiter, top = readers.layout(str(path), lines)
+        delimiter, top = readers._layout(str(path), lines)
         names = next(csv.reader([lines[top]], delimiter=delimiter))
-        readers.check_header(str(path), top + 1, names)
+        readers._check_header(str(path), top + 1, names)
         if top or len(names) < 3 or "" in map(str.strip, names):
             raise Whole
         source, stem = str(path), path.name.split(".")[0]
-        table = Table(readers.from_arrow(pa.table({}), source), source, stem, path, delimiter, 1, decimal=decimal)
+        table = Table(pd.DataFrame(), source, stem, path, delimiter, 1, decimal=decimal)
         texts = frozenset(name for name in names if readers.is_id(name, item_column))
         blocks = cls(path, table, names, dict.fromkeys(texts, pa.string()), texts, data.index(b"\n") + 1)
-        while True:
-            try:
-                first = blocks.parse(data[blocks.first :])
-            except Wider:
-                continue
-            blocks.widen(first.schema)
-            if {f.name: f.type for f in first.schema} == blocks.types:
-                break
-        first = first.rename_columns([name.strip() for name in names])
-        blocks.head = Table(readers.from_arrow(first, source), source, stem, path, delimiter, 1, decimal=decimal)
+        blocks.refresh()
         return blocks
+
+    def refresh(self) -> None:
+        """Read the first rows with the present types."""
+        data = next(_text_blocks(self.path, self.first))
+        while True:
+            with contextlib.suppress(Wider):
+                first = self.parse(data)
+                self.widen(first.schema)
+                if {found.name: found.type for found in first.schema} == self.types:
+                    break
+        first = first.rename_columns([name.strip() for name in self.names])
+        self.head = replace(self.head, frame=readers._from_arrow(first, str(self.path)))
 
 
 class Wider(Exception):

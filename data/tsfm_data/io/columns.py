@@ -98,7 +98,7 @@ def numbers(
         result[:, i] = _number(table, name, wrong)
     check_finite(table, columns, result, wrong)
     if need_values and len(result):
-        check_values(table, columns, np.isnan(result).all(axis=0))
+        check_values(table, columns, np.all(np.isnan(result), axis=0))
     return result
 
 
