@@ -262,7 +262,7 @@ def test_when_slurm_is_asked_for_then_its_files_run_every_cell_by_index(tmp_path
         ({"arch": ["encodr"]}, "unknown architecture 'encodr': did you mean encoder"),
         ({"size": ["11K"]}, "unknown size of encoder '11K'"),
         ({"size": {"tiny": {"d_modl": 8}}}, "did you mean d_model"),
-        ({"size": {"tiny": {"d_model": "8"}}}, "expected int at key 'd_model'"),
+        ({"size": {"tiny": {"d_model": "8"}}}, "expected a whole number at d_model"),
         ({"lrs": [1]}, "unknown key of a grid 'lrs': did you mean lr"),
         ({"lr": 1e-3}, "expected a list at 'lr'"),
         ({"lr": ["1e-3"]}, "YAML wants 1.0e-3"),

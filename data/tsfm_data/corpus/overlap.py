@@ -13,6 +13,7 @@ detected by content; the ``groups`` of the catalogue list those. A source with v
 """
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,10 +159,19 @@ def _read_fingerprints(
     if not file.is_file():
         return None
     try:
+        with zipfile.ZipFile(file) as archive:  # written without compression: another one might grow without bound
+            if sum(entry.file_size for entry in archive.infolist()) > file.stat().st_size:
+                raise InputError(f"{file}: expected fingerprints of a corpus, found a file that would grow")
         with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name].astype(np.uint64) for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{file}: expected fingerprints of a corpus, found something else ({error})") from error
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = f"{' '.join(str(error).split()):.120}"
+        raise InputError(f"{file}: expected fingerprints of a corpus, found something else ({reason})") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype != np.uint64 or array.ndim != 1:
+            raise InputError(f"{file}: expected fingerprints of a corpus, found another array for {name!r:.60}")
     hashes = np.concatenate([*arrays.values(), np.zeros(0, np.uint64)])
     owner = np.repeat(np.arange(len(arrays)), [len(array) for array in arrays.values()])
     order = np.argsort(hashes, kind="stable")
