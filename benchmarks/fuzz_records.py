@@ -1,27 +1,6 @@
 """Targets of ``fuzz.py``: the readers of configs, corpora, fits, weights and checkpoints, and what they lead to."""
 
-import json
-import shutil
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
-import torch
-from fuzzing import Target
-from safetensors.torch import save_file
-
-from tsfm import inference, scaling
-from tsfm.models.chronos2 import Chronos2, Chronos2Config
-from tsfm.models.itransformer import ITransformer, ITransformerConfig
-from tsfm.models.scaling_law.encoder import Encoder
-from tsfm.models.scaling_law.trunk import TrunkConfig
-from tsfm.weights import convert, load, save, verify
-from tsfm.weights.folders import Origin, read_checksums, write_checksums
-from tsfm.weights.tensors import layout, read
-from tsfm_data.corpus import Store, build
-from tsfm_data.corpus.overlap import compare
-from tsfm_data.corpus.sources import read_plans
-from tsfm_data.windows import Batch
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = """\

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tsfm_data.io.gluonts import read_gluonts
     from tsfm_data.io.objects import like
     from tsfm_data.io.readers import read_table
-    from tsfm_data.io.records import check_keys, check_record, is_plain_name, read_record, read_yaml, shown
+    from tsfm_data.io.records import check_record, check_version, is_plain_name, read_record, read_yaml, shown
     from tsfm_data.io.roles import Roles, find_roles
     from tsfm_data.io.series import Labels, SeriesSet
     from tsfm_data.io.tables import prepare, read_series
@@ -37,9 +37,9 @@ __all__ = [
     "cache_folder",
     "calendar_features",
     "check",
-    "check_keys",
     "check_new",
     "check_record",
+    "check_version",
     "data_folder",
     "disk_errors",
     "fetch",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from typing_extensions import is_typeddict
 
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import InputError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -54,7 +54,7 @@ def read_record(path: str | Path, kind: type[T], what: str, *, finite: bool = Tr
     try:
         plain = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"expected JSON in {path}, found {_reason(error)}: {hint}") from error
+        raise InputError(f"{path}: expected JSON, found {_reason(error)}: {hint}") from error
     return check_record(plain, kind, path, what, finite=finite, hint=hint)
 
 
@@ -124,25 +124,26 @@ def check_record(
     from pydantic import ValidationError  # 0.1 s, which commands that read no records need not wait for
 
     try:
-        checked: T = _adapter(kind).validate_json(text, strict=True, extra="allow")
+        checked: T = _adapter(cast(Any, kind)).validate_json(text, strict=True, extra="ignore")
     except ValidationError as error:
-        raise InputError(f"{where}: {_first(error, plain, what)}: {hint}") from error
+        raise InputError(f"{where}: {_first(error, plain, what, hint)}") from error
     except (ArithmeticError, TypeError, AttributeError, RuntimeError) as error:  # from checks of the type itself
         raise InputError(f"{where}: expected {what}, found sizes that do not fit ({_reason(error)}): {hint}") from error
     return cast(T, plain) if is_typeddict(kind) else checked  # the plain value keeps the order of its keys
 
 
-def check_keys(plain: object, known: Sequence[str], where: str) -> None:
-    """Check that a value is a mapping with no other keys.
+def check_version(plain: dict[str, Any], newest: int, path: Path) -> dict[str, Any]:
+    """Check that this version reads the format of a record, which it returns.
 
     Raises:
-        InputError: it is not; similar keys are listed.
+        InputError: the format is newer.
     """
-    if not isinstance(plain, dict):
-        raise InputError(f"{where}: expected the keys {', '.join(known)}, found {shown(plain)}: correct it")
-    for key in plain:
-        if key not in known:
-            raise InputError(f"{where}: {unknown_name('key', str(key)[:60], known)}")
+    version = plain.get("format_version", 0)
+    if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version <= newest:
+        raise InputError(
+            f"expected format_version up to {newest} in {path}, found {shown(version)}: upgrade tsfm-suite"
+        )
+    return plain
 
 
 def is_plain_name(name: str) -> bool:
@@ -212,8 +213,8 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":
     return TypeAdapter(kind)
 
 
-def _first(error: "ValidationError", plain: object, what: str) -> str:
-    """The first mistake that a check found: its place, what was expected there and what was found."""
+def _first(error: "ValidationError", plain: object, what: str, hint: str) -> str:
+    """The first mistake that a check found: its place, what was expected there, what was found, and what to do."""
     mistakes = error.errors(include_url=False)
     first = mistakes[0]
     place, value = _place(first["loc"], plain)
@@ -222,17 +223,19 @@ def _first(error: "ValidationError", plain: object, what: str) -> str:
     if isinstance(own, InputError):
         return str(own)
     if first["type"] == "missing":
-        return f"expected {what} with the key {first['loc'][-1]!r}{at}, found none"
+        return f"expected {what} with the key {first['loc'][-1]!r}{at}, found none: {hint}"
     # A value of one of several types has one mistake for each of them.
     same = [mistake for mistake in mistakes if _place(mistake["loc"], plain)[0] == place]
-    words = dict.fromkeys(WORDS.get(m["type"], m["msg"].removeprefix("Input should ").removeprefix("be ")) for m in same)
+    words = dict.fromkeys(
+        WORDS.get(m["type"], m["msg"].removeprefix("Input should ").removeprefix("be ")) for m in same
+    )
     expected = " or ".join(words)[:160]
-    return f"expected {expected}{at}{'' if place else f' of {what}'}, found {shown(value)}"
+    return f"expected {expected}{at}{'' if place else f' of {what}'}, found {shown(value)}: {hint}"
 
 
-def _place(steps: Sequence[object], plain: object) -> tuple[str, Any]:
+def _place(steps: Sequence[int | str], plain: object) -> tuple[str, Any]:
     """The part of a location that is in the record (it also names types), as text, and the value there."""
-    place, value = "", plain
+    place, value = "", cast(Any, plain)
     for step in steps:
         if isinstance(value, dict) and step in value:
             place += f".{step}"

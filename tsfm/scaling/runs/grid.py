@@ -239,7 +239,9 @@ def read_grid(path: str | Path) -> Grid:
                 hint = "; YAML wants 1.0e-3 for 1e-3" if isinstance(value, str) else ""
                 raise InputError(f"{path}: expected {words} above {least} at {name!r}, found {shown(value)}{hint}")
             if not value <= LARGEST[name]:
-                raise InputError(f"{path}: expected at most {LARGEST[name]:g} at {name!r}, found {shown(value)}: lower it")
+                raise InputError(
+                    f"{path}: expected at most {LARGEST[name]:g} at {name!r}, found {shown(value)}: lower it"
+                )
     checked = check_record(plain, Grid, path, "a grid", finite=False, hint="correct it")
     grid = replace(checked, folder=Path(path).resolve().parent)
     _check(grid, path)
