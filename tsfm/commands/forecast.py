@@ -3,12 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tsfm import inference, nn, reports, weights
 from tsfm.commands.arguments import Columns
 from tsfm_data import io
 from tsfm_data.errors import InputError, check_horizon, check_sizes
+
+if TYPE_CHECKING:
+    import pandas
 
 TABLES = (".csv", ".parquet", ".json")
 PICTURES = (".png", ".svg", ".pdf")
@@ -112,7 +115,7 @@ def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
         raise InputError(f"expected an output that ends in {known}, found {path}: rename it")
 
 
-def write_frame(frame: "pandas.DataFrame", path: Path) -> None:  # type: ignore[name-defined]
+def write_frame(frame: "pandas.DataFrame", path: Path) -> None:
     """Write a table in the format of the suffix, whole or not at all.
 
     Raises:

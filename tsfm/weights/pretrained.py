@@ -141,7 +141,7 @@ def check_folder(folder: Path) -> tuple[ModelConfig, type[Forecaster], Any]:
     for key in ("layers", "decoder_layers"):
         if getattr(sizes, key, 0) > len(found.shapes):
             raise InputError(
-                f"expected {key} of at most the {len(found.shapes)} tensors in {folder}, found {getattr(sizes, key):,}: "
+                f"expected {key} of at most the {len(found.shapes)} tensors in {folder}, found {getattr(sizes, key)}: "
                 "config.json and the weights belong to different models"
             )
     build_like(lambda: kind(config.context, config.horizon, sizes), found, file)

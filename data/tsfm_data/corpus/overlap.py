@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int64, UInt64
 
-from tsfm_data.corpus.store import FINGERPRINTS, read_manifest
+from tsfm_data.corpus.store import FINGERPRINTS, current, read_manifest
 from tsfm_data.errors import InputError
 from tsfm_data.io import catalog
 from tsfm_data.progress import progress
@@ -155,7 +155,7 @@ def _read_fingerprints(
     corpus: Path,
 ) -> tuple[UInt64[np.ndarray, " hashes"], Int64[np.ndarray, " hashes"], list[str]] | None:
     """All fingerprints in ascending order, the source of each, and the names of the sources; None without a file."""
-    file = (corpus if corpus.is_dir() else corpus.parent) / FINGERPRINTS
+    file = current(corpus if corpus.is_dir() else corpus.parent, FINGERPRINTS)
     if not file.is_file():
         return None
     try:

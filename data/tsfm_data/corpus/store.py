@@ -28,6 +28,7 @@ from tsfm_data.io import is_plain_name, normalise, read_record
 from tsfm_data.progress import progress
 
 FORMAT = 1
+COMMIT = ".commit"
 MANIFEST, FINGERPRINTS, SOURCES, SOURCE_ENTRY = "manifest.json", "overlap.npz", "sources", "source.json"
 ARRAYS: Mapping[str, str] = {
     "values": "<f4",
@@ -161,7 +162,7 @@ class Store:
         return sum(source.points for source in self.sources)
 
     def _open(self, entry: Mapping[str, Any], verify: bool) -> Source:
-        folder = self.folder / SOURCES / entry["name"]
+        folder = current(self.folder, SOURCES, entry["name"])
         check_arrays(folder, entry["arrays"], verify)
         if not folder.resolve().is_relative_to(self.folder.resolve()):
             raise InputError(f"{folder}: expected a folder of the corpus, found a link out of it; {REBUILD}")
@@ -184,6 +185,18 @@ class Store:
         )
 
 
+def current(folder: Path, *names: str) -> Path:
+    """A file or folder of a corpus.
+
+    Args:
+        folder: the corpus. If its last build was stopped while it moved new files into place, those that it has not
+            moved are still in the subfolder ``.commit``; the next build moves them.
+        names: of the file or folder in the corpus.
+    """
+    pending = folder.joinpath(COMMIT, *names)
+    return pending if pending.exists() else folder.joinpath(*names)
+
+
 REBUILD = "run tsfm data build again with its YAML, which rebuilds that source"
 
 
@@ -194,7 +207,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         InputError: there is none, it is not one of ours, or a name in it would lead out of the folder.
     """
     file = Path(path)
-    file = file / MANIFEST if file.is_dir() or not file.suffix else file
+    file = current(file, MANIFEST) if file.is_dir() or not file.suffix else file
     if not file.is_file():
         raise InputError(f"{file}: no such file; expected a corpus folder (tsfm data build) or its manifest")
     what, hint = "the manifest of a corpus", "build it again"

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tsfm_data.io.catalog import Borders, DatasetSpec, open_source
     from tsfm_data.io.columns import Table, numbers
     from tsfm_data.io.download import cache_folder, check, data_folder, disk_errors, fetch, find
-    from tsfm_data.io.files import atomic_file, atomic_folder, check_new
+    from tsfm_data.io.files import alone, atomic_file, atomic_folder, check_new
     from tsfm_data.io.frequency import (
         calendar_features,
         natural_season,
@@ -32,6 +32,7 @@ __all__ = [
     "Roles",
     "SeriesSet",
     "Table",
+    "alone",
     "atomic_file",
     "atomic_folder",
     "cache_folder",

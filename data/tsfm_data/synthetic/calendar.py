@@ -32,10 +32,10 @@ STEP_WEIGHTS = (42, 36, 10, 12)
 class Almanac(NamedTuple):
     """Calendar fields of every day of an era, indexed by days since 1970-01-01."""
 
-    weekday: Int[np.ndarray, "era"]  # 0 is Monday
-    year: Int[np.ndarray, "era"]
-    of_year: Int[np.ndarray, "era"]  # 0 on the first of January
-    to_end: Int[np.ndarray, "era"]  # days to the end of the month, 1 on its last day
+    weekday: Int[np.ndarray, " era"]  # 0 is Monday
+    year: Int[np.ndarray, " era"]
+    of_year: Int[np.ndarray, " era"]  # 0 on the first of January
+    to_end: Int[np.ndarray, " era"]  # days to the end of the month, 1 on its last day
 
 
 @cache

@@ -105,7 +105,7 @@ def catmull_rom(
 
 
 def runge_kutta(
-    state: Float[np.ndarray, "3 count"], rho: Float[np.ndarray, "count"], step: float
+    state: Float[np.ndarray, "3 count"], rho: Float[np.ndarray, " count"], step: float
 ) -> Float[np.ndarray, "3 count"]:
     """One classical fourth-order Runge-Kutta step for the Lorenz system with sigma = 10 and beta = 8 / 3."""
     first = lorenz_slope(state, rho)
@@ -115,7 +115,7 @@ def runge_kutta(
     return state + step / 6 * (first + 2 * (second + third) + fourth)
 
 
-def lorenz_slope(state: Float[np.ndarray, "3 count"], rho: Float[np.ndarray, "count"]) -> Float[np.ndarray, "3 count"]:
+def lorenz_slope(state: Float[np.ndarray, "3 count"], rho: Float[np.ndarray, " count"]) -> Float[np.ndarray, "3 count"]:
     """Time derivative of the Lorenz system."""
     x, y, z = state
     out = np.empty_like(state)

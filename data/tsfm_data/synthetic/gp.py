@@ -91,9 +91,9 @@ def _sample_kernels(
 
 
 def kernel(
-    kind: Int[np.ndarray, "count"],
-    period: Int[np.ndarray, "count"],
-    length: Float[np.ndarray, "count"],
+    kind: Int[np.ndarray, " count"],
+    period: Int[np.ndarray, " count"],
+    length: Float[np.ndarray, " count"],
     circle: int,
 ) -> Float64[np.ndarray, "count half"]:
     """Evaluate base kernels at the lags 0 .. circle / 2.

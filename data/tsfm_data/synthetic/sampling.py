@@ -54,7 +54,7 @@ def chance(rng: np.random.Generator, probability: int | float, count: int) -> Bo
     return rng.random((count, 1)) < probability
 
 
-def choose(rng: np.random.Generator, weights: Sequence[int | float], count: int) -> Int[np.ndarray, "count"]:
+def choose(rng: np.random.Generator, weights: Sequence[int | float], count: int) -> Int[np.ndarray, " count"]:
     """Random indices 0, 1, ... with these weights."""
     edges = np.cumsum(weights)
     return np.searchsorted(edges, rng.random(count) * edges[-1], side="right").clip(max=len(edges) - 1)
@@ -62,7 +62,7 @@ def choose(rng: np.random.Generator, weights: Sequence[int | float], count: int)
 
 def choose_blocks(
     rng: np.random.Generator, weights: Sequence[int | float], count: int, block: int = 8
-) -> Int[np.ndarray, "count"]:
+) -> Int[np.ndarray, " count"]:
     """As ``choose``, but each index is repeated for ``block`` neighbours, so that fewer kinds occur in a batch."""
     return np.repeat(choose(rng, weights, -(-count // block)), block)[:count]
 
@@ -135,7 +135,7 @@ def cycles(rng: np.random.Generator, count: int) -> Float32[np.ndarray, "count 3
     return out
 
 
-def profiles(rng: np.random.Generator, steps: Int[np.ndarray, "count"]) -> Float32[np.ndarray, "count table"]:
+def profiles(rng: np.random.Generator, steps: Int[np.ndarray, " count"]) -> Float32[np.ndarray, "count table"]:
     """Tables of random seasonal cycles, one per row, with mean 0 and standard deviation 1.
 
     A cycle is a sum of harmonics with random decay, possibly turned into peaks, flat bottoms (such as solar power at
@@ -163,7 +163,7 @@ def profiles(rng: np.random.Generator, steps: Int[np.ndarray, "count"]) -> Float
 def season(
     rng: np.random.Generator,
     period: Float32[np.ndarray, "count 1"],
-    steps: Int[np.ndarray, "count"],
+    steps: Int[np.ndarray, " count"],
     length: int,
 ) -> Float32[np.ndarray, "count length"]:
     """Strictly periodic series, one per row, of about unit variance and with a random phase.

@@ -265,7 +265,7 @@ class PatchTrunk(nn.Module):
         rows: ScaledRows,
         features_RWSD: Float[Tensor, "R W S D"],
         future_N: Bool[Tensor, " N"],
-        allowed: Bool[Tensor, "B #M M"],
+        allowed: Bool[Tensor, " B #M M"],
         variates: int,
         wanted: slice,
     ) -> Float[Tensor, "R W S K"]:
@@ -283,7 +283,7 @@ class PatchTrunk(nn.Module):
         return self.head(x_RWC, features_RWSD, asinh_distance(rows, features_RWSD), rows.error_scale)
 
     def apply_stack(
-        self, inputs_RNG: Float[Tensor, "R N G"], allowed: Bool[Tensor, "B #M M"], variates: int, wanted: slice
+        self, inputs_RNG: Float[Tensor, "R N G"], allowed: Bool[Tensor, " B #M M"], variates: int, wanted: slice
     ) -> Float[Tensor, "R _ C"]:
         """The wanted tokens after the Transformer; a token always sees itself.
 

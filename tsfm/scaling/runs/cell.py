@@ -24,7 +24,7 @@ from filelock import FileLock
 
 import tsfm
 from tsfm.scaling.runs.grid import CHECKPOINT, Cell, Grid, Piece, overlay, piece_config, pieces
-from tsfm_data.corpus import Store
+from tsfm_data.corpus import MANIFEST, Store, current
 from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_file
 
@@ -189,14 +189,15 @@ def trunk_time(piece: Piece, root: Path) -> float:
 def corpus_facts(init: dict[str, Any], tokens: int, window_tokens: int) -> dict[str, Any]:
     """Name and hash of the corpus, and the number of different tokens: synthetic ones are all different."""
     corpus = init.get("corpus")
-    if corpus is None or not (Path(corpus) / "manifest.json").is_file():
+    manifest = None if corpus is None else current(Path(corpus), MANIFEST)
+    if manifest is None or not manifest.is_file():
         return {"corpus": "", "corpus_sha256": "", "unique_tokens": tokens}
     store = Store(corpus)
     points = sum(source.points for source in store.sources if source.name not in init.get("held_out", ()))
     length = (init["context"] + init["horizon"]) / window_tokens
     share = float(init.get("synthetic_share", 0.0))
     unique = share * tokens + min((1 - share) * tokens, points / length)
-    digest = hashlib.sha256((Path(corpus) / "manifest.json").read_bytes()).hexdigest()
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
     return {"corpus": Path(corpus).name, "corpus_sha256": digest, "unique_tokens": round(unique)}
 
 

@@ -84,11 +84,11 @@ class Backbone(nn.Module, ABC):
         self.head.train(self.training)
 
     @abstractmethod
-    def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B *features"]:
+    def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, " B *features"]:
         """Features after the last norm."""
 
     @abstractmethod
-    def forward_head(self, x: Float[Tensor, "B *features"], pre_logits: bool = False) -> Float[Tensor, "B *out"]:
+    def forward_head(self, x: Float[Tensor, " B *features"], pre_logits: bool = False) -> Float[Tensor, " B *out"]:
         """From features to logits, or to the classifier's input."""
 
     def forward(self, x: Tensor) -> Tensor:
