@@ -271,7 +271,7 @@ def test_when_slurm_is_asked_for_then_its_files_run_every_cell_by_index(tmp_path
         ({"decay": 1.5}, "decay between 0 and 1"),
         ({"warmup": 100}, "warmup to end before the decay of the smallest budget"),
         ({"configs": ["gone.yaml"]}, "found nothing at"),
-        ({"fit": {}}, "data.init_args.context"),
+        ({"fit": {}}, "data.init_args in 'configs' or 'fit' with the key 'context'"),
         ({"data": {"all": {"corpus": "gone"}}, "command": None}, "tsfm data build"),
     ],
 )

@@ -1,6 +1,9 @@
 """InputError, the error for a user's mistake: commands print its single line and exit with status 2."""
 
 import difflib
+import pickle
+import struct
+import zlib
 from collections.abc import Iterable
 from numbers import Integral
 
@@ -9,7 +12,8 @@ LONGEST_HORIZON = 1_000_000  # steps; more would ask for all the memory there is
 LARGEST_SIZE, MOST_LAYERS = 2**20, 1000
 # What libraries raise on values that do not fit them, and on files that are damaged.
 MISFITS: tuple[type[Exception], ...] = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError)
-MISFITS += (MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError)
+MISFITS += (MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError, pickle.PickleError, struct.error)
+MISFITS += (zlib.error,)
 SHOWN = 40  # names that a message lists
 
 

@@ -1,6 +1,5 @@
 """Checks checkpoints given on the command line, and names the last checkpoint after Ctrl-C."""
 
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -69,7 +68,7 @@ def guard_restoring(trainer: pl.Trainer) -> None:
                 restore(*arguments, **options)
             except InputError:
                 raise
-            except (pickle.UnpicklingError, *MISFITS) as error:
+            except MISFITS as error:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split()):.140}"
                 raise InputError(
                     f"expected a checkpoint of this run, found one that cannot be restored ({reason}): use another one"

@@ -142,14 +142,13 @@ def make_plan(
     laws = np.concatenate([center, np.array(record["draws"], dtype=np.float64)])
     with np.errstate(all="ignore"):
         table = _solve(JointLaw.from_rows(laws), known, inference_tokens)
+        ends = _interval(np.where(np.isnan(table[1:]), np.inf, table[1:]))
     if not np.isfinite(table[0]).all():
         joint = record["joint"]
         raise InputError(
             f"expected a goal that the law can reach, found {', '.join(f'{k} {v:g}' for k, v in known.items())}; its "
             f"irreducible loss is {joint['E']:.4g} ({joint['ci95']['E'][0]:.4g} to {joint['ci95']['E'][1]:.4g})"
         )
-    draws = np.where(np.isnan(table[1:]), np.inf, table[1:])
-    ends = _interval(draws)
     values = dict(zip(QUANTITIES, map(float, table[0]), strict=True))
     intervals = {name: (float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(QUANTITIES)}
     return Plan(values, intervals, tuple(_warnings(record, values)))

@@ -104,7 +104,7 @@ def keep_scores(file: Path, folder: Path) -> None:
     )
     keys = ("dataset", "profile", "horizon", "windows", "metric", "value")
     rows = [
-        {key: row[key] for key in keys}
+        {key: value for key, value in row.items() if key in keys}
         for row in evaluation["rows"]
         if row.get("model") == evaluation["model"] and row["metric"] in SHOWN
     ]

@@ -5,10 +5,8 @@ The format of a file is determined by its first bytes, not by its name.
 
 import json
 import math
-import pickle
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HEADER_LIMIT = 16 * 2**20  # bytes; headers of the largest models have some hundred kilobytes
+DAMAGED: tuple[type[Exception], ...] = (*MISFITS, SafetensorError)
 SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 SIZES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
 # Packages whose classes training scripts store in checkpoints next to the weights. They are not imported: an inert
@@ -166,7 +165,7 @@ def read_safetensors(file: Path) -> "dict[str, Tensor]":
     layout(file)
     try:
         return load_file(file)
-    except (SafetensorError, *MISFITS) as error:
+    except DAMAGED as error:
         reason = f"{' '.join(str(error).split()):.160}"
         raise InputError(f"expected a complete safetensors file, found a corrupt one at {file} ({reason})") from error
 
@@ -200,7 +199,7 @@ def read(file: Path, device: str = "cpu", foreign: bool = True) -> Mapping[str, 
         with torch.serialization.safe_globals([(Inert, name) for name in names]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about another pickle protocol, which is read or refused below
             content = torch.load(file, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, zlib.error, *MISFITS) as error:
+    except MISFITS as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"expected tensors and plain values in {file}, found a corrupt or unsafe file, which was not run "
@@ -261,6 +260,6 @@ def _foreign_names(file: Path) -> list[str]:
         )
     try:
         return list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    except (pickle.UnpicklingError, zlib.error, *MISFITS) as error:
+    except MISFITS as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"expected a PyTorch file at {file}, found a corrupt one ({reason}): get it again") from error

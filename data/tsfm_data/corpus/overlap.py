@@ -13,7 +13,6 @@ detected by content; the ``groups`` of the catalogue list those. A source with v
 """
 
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt64
 
 from tsfm_data.corpus.store import FINGERPRINTS, current, read_manifest
-from tsfm_data.errors import InputError
+from tsfm_data.errors import MISFITS, InputError
 from tsfm_data.io import catalog
 from tsfm_data.progress import progress
 
@@ -86,6 +85,9 @@ def _hash(blocks: Float[np.ndarray, "n steps"], width: int) -> UInt64[np.ndarray
     ordered = np.sort(rounded, axis=1)
     informative = (np.diff(ordered, axis=1) != 0).sum(axis=1) + 1 >= DISTINCT[width]
     return (rounded[informative].astype(np.uint64) * MULTIPLIERS[width]).sum(axis=1, dtype=np.uint64)
+
+
+DAMAGED: tuple[type[Exception], ...] = (*MISFITS, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,9 @@ def _read_fingerprints(
                 raise InputError(f"{file}: expected fingerprints of a corpus, found a file that would grow")
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except DAMAGED as error:
         reason = f"{' '.join(str(error).split()):.120}"
         raise InputError(f"{file}: expected fingerprints of a corpus, found something else ({reason})") from error
     for name, array in arrays.items():

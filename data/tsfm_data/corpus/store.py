@@ -13,6 +13,7 @@
 """
 
 import hashlib
+import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from annotated_types import Ge, Le, MaxLen
 from jaxtyping import Float32, Int16, Int32, Int64, UInt64
 from typing_extensions import TypedDict
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import MISFITS, InputError
 from tsfm_data.io import is_plain_name, normalise, read_record
 from tsfm_data.progress import progress
 
@@ -38,6 +39,7 @@ ARRAYS: Mapping[str, str] = {
     "overlap": "<u8",
 }
 
+DAMAGED: tuple[type[Exception], ...] = (*MISFITS, tokenize.TokenError)  # NumPy's header is Python's text
 Count = Annotated[int, Ge(0), Le(2**62)]
 
 
@@ -265,7 +267,7 @@ def file_digest(path: Path) -> str:
 def _map(path: Path, dtype: str) -> np.ndarray:
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # never a pickle or an archive, unlike np.load
-    except (ValueError, TypeError, OverflowError, EOFError, SyntaxError, MemoryError) as error:
+    except DAMAGED as error:
         reason = f"{' '.join(str(error).split()):.120}"
         raise InputError(f"{path}: expected an array, found something else ({reason}); {REBUILD}") from error
     if array.dtype != np.dtype(dtype) or array.ndim != 1:

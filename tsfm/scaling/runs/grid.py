@@ -10,17 +10,59 @@ import math
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, Required
+
+from annotated_types import Ge, Le
+from typing_extensions import TypedDict
 
 from tsfm.configs import config_path
 from tsfm.models import MODELS, Counts, count_forecaster, model_class, sizes_of
 from tsfm.weights import from_plain
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import LARGEST_SIZE, LONGEST_HORIZON, InputError, unknown_name
 from tsfm_data.io import check_record, read_yaml, shown
 
 CHECKPOINT = "checkpoints/last.ckpt"
 LARGEST = {"lr": 1e6, "steps": 1e9, "tokens": 1e15, "seed": 2**32 - 1}  # PyTorch takes no larger seed
+MOST_CELLS = 100_000
 NOT_HERE = ("EarlyStopping", "ModelCheckpoint", "ModelFolder")  # callbacks that a sweep replaces or leaves out
+
+
+class Section(TypedDict, total=False):
+    """A class of a config and its arguments."""
+
+    class_path: str
+    init_args: dict[str, Any]
+
+
+class Callback(Section):
+    """A callback of a config."""
+
+    class_path: Required[str]
+
+
+class TrainerSection(TypedDict, total=False):
+    """The part of a config about the trainer that a sweep changes."""
+
+    callbacks: list[Callback]
+
+
+class Shared(TypedDict, total=False):
+    """The config that all runs share."""
+
+    model: Section
+    data: Section
+    trainer: TrainerSection
+
+
+class InitArgs(TypedDict):
+    """The arguments of the data module that a sweep needs."""
+
+    context: Annotated[int, Ge(1), Le(LONGEST_HORIZON)]
+    horizon: Annotated[int, Ge(1), Le(LONGEST_HORIZON)]
+    batch_size: Annotated[int, Ge(1), Le(LARGEST_SIZE)]
+    corpus: NotRequired[str | None]
+    held_out: NotRequired[list[str]]
+    synthetic_share: NotRequired[Annotated[float, Ge(0), Le(1)]]
 
 
 @dataclass(frozen=True)
@@ -66,8 +108,9 @@ class Grid:
         """The config shared by all runs."""
         merged: dict[str, Any] = {}
         for name in self.configs:
-            merged = overlay(merged, read_yaml(config_path(name, self.folder), "a config that the grid names"))
-        return overlay(merged, self.fit or {})
+            merged = overlay(merged, read_yaml(config_path(name, self.folder), "the keys of a config"))
+        both = overlay(merged, self.fit or {})
+        return dict(check_record(both, Shared, "the grid", "sections of a config", finite=False, hint="correct it"))
 
     def config_of(self, arch: str, size: str) -> Any:
         """The sizes of a model.
@@ -256,17 +299,18 @@ def _check(grid: Grid, path: str | Path) -> None:
             f"{path}: expected decay between 0 and 1 and warmup of 0 or more, found {grid.decay} and {grid.warmup}"
         )
     data = grid.base().get("data", {}).get("init_args", {})
-    for key in ("context", "horizon", "batch_size"):
-        if not isinstance(data.get(key), int) or data[key] < 1:
-            raise InputError(
-                f"{path}: expected data.init_args.{key} in 'configs' or 'fit', found {data.get(key)!r}: add it"
-            )
     for name, more in {"all": {}, **(grid.data or {})}.items():
-        corpus = {**data, **more}.get("corpus")
+        init = check_record(
+            {**data, **more}, InitArgs, path, "data.init_args in 'configs' or 'fit'", hint="add or correct it"
+        )
+        corpus = init.get("corpus")
         if corpus is not None and grid.command is None and not Path(corpus).exists():
             raise InputError(
                 f"{path}: expected the corpus of data {name!r} at {corpus}, found nothing: tsfm data build makes one"
             )
+    count = len(grid.arch) * len(grid.size) * (len(grid.lr) + len(grid.data or "1") * len(grid.seed))
+    if count > MOST_CELLS:
+        raise InputError(f"{path}: expected at most {MOST_CELLS:,} trainings, found {count:,}: shorten a list")
     for arch, size in product(grid.arch, grid.size):
         grid.config_of(arch, size)
     for cell in cells(grid):
