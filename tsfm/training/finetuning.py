@@ -213,17 +213,17 @@ def train(
             optimizer.zero_grad()
             loss = tuned.loss(next(batches))
             if not torch.isfinite(loss):
-                raise InputError(
-                    f"training diverged: expected a finite loss, found none in step {step} at a learning rate of "
-                    f"{recipe.lr or LEARNING_RATES[recipe.method]:g}; give a smaller --lr"
-                )
+                raise diverged(step, recipe)
             loss.backward()
             nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT)
             optimizer.step()
             schedule.step()
             if step % every and step < recipe.steps:
                 continue
-            score = errors_of(tuned.eval(), held.select).score
+            try:
+                score = errors_of(tuned.eval(), held.select).score
+            except InputError as error:  # the forecasts of these windows were finite before training
+                raise diverged(step, recipe) from error
             if score < min(error for _, error in curve):
                 best, best_step = [weight.detach().clone() for weight in weights], step
             curve.append((step, score))
@@ -236,6 +236,15 @@ def train(
     if best_step:
         blend(model, tuned, recipe.share)
     return tuned.requires_grad_(True).eval(), tuple(curve), best_step, sum(w.numel() for w in weights)
+
+
+def diverged(step: int, recipe: Recipe) -> InputError:
+    """The error of a training whose loss or forecasts are not finite."""
+    rate = recipe.lr or LEARNING_RATES[recipe.method]
+    return InputError(
+        f"training diverged: expected finite losses and forecasts, found others in step {step} at a learning rate of "
+        f"{rate:g}; give a smaller --lr"
+    )
 
 
 def trainable(model: Forecaster, recipe: Recipe) -> list[dict[str, Any]]:

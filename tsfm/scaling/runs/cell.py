@@ -14,6 +14,7 @@ import math
 import shutil
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,12 @@ def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path, trai
     with atomic_file(folder / "fit.yaml") as file:
         file.write_text(text)
     checkpoint = folder / CHECKPOINT
+    if grid.command is None:
+        discard_broken(checkpoint)
     start = checkpoint if checkpoint.is_file() else None if piece.after is None else root / piece.after / CHECKPOINT
+    if start is not None and not (start.is_file() and (grid.command is not None or is_whole(start))):
+        shutil.rmtree(root / str(piece.after))
+        raise InputError(f"expected a checkpoint at {start}, found a broken one or none: that piece will be run again")
     started = time.perf_counter()
     fit(grid.command, folder / "fit.yaml", start, train)
     wall = time.perf_counter() - started
@@ -122,6 +128,23 @@ def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path, trai
     }
     write_json(folder / DONE, done)
     return done
+
+
+def discard_broken(checkpoint: Path) -> None:
+    """Delete a checkpoint that cannot be read, and say so."""
+    if checkpoint.is_file() and not is_whole(checkpoint):
+        checkpoint.unlink()
+        print(f"discarded {checkpoint}, which is broken: the piece starts again", flush=True)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be read."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            torch.load(checkpoint, map_location="meta", weights_only=True)
+    except Exception:  # PyTorch raises many kinds of errors for broken files
+        return False
+    return True
 
 
 def fit(command: list[str] | None, config: Path, start: Path | None, train: Train) -> None:
