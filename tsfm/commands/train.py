@@ -12,14 +12,20 @@ from typing import Any, cast
 import jsonargparse
 import numpy as np
 import pytorch_lightning as pl
-import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from tsfm.commands.checkpoints import NAMED, check_checkpoint, interruption_message, read_checkpoint, short_path
+from tsfm.commands.checkpoints import (
+    NAMED,
+    check_checkpoint,
+    guard_restoring,
+    interruption_message,
+    read_checkpoint,
+    short_path,
+)
 from tsfm.commands.config_errors import check_files, config_files, explain, with_config_files
 from tsfm.commands.forecast import write_frame
 from tsfm.inference import forecast_table
@@ -73,9 +79,8 @@ class SuiteCLI(LightningCLI):
             parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
         parser.add_argument("--overwrite", action="store_true", help="replace an existing run or forecast")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and check the checkpoint before Lightning reads its hyper-parameters."""
-        super().parse_arguments(parser, args)
+    def _parse_ckpt_path(self) -> None:
+        """Check the checkpoint, and nothing else: Lightning would import a class that its hyper-parameters name."""
         given = self.config[self.config.subcommand].get("ckpt_path")
         if given is not None and str(given) not in NAMED:
             read_checkpoint(str(given))
@@ -118,6 +123,7 @@ class SuiteCLI(LightningCLI):
             trainer.strategy.checkpoint_io = AtomicCheckpoints()
         if trainer.progress_bar_callback is not None and not sys.stderr.isatty():
             trainer.progress_bar_callback.disable()
+        guard_restoring(trainer)
         return trainer
 
     def before_fit(self) -> None:
@@ -253,8 +259,8 @@ def move(trainer: jsonargparse.Namespace, root: str, files: Sequence[Path]) -> N
         root: folder of the new run.
         files: config files; those that earlier versions wrote for a run contain the folders of that run.
     """
-    contents = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
-    named = [(content.get("trainer") or {}).get("default_root_dir") for content in contents]
+    trainers = [io.read_yaml(file, "sections").get("trainer") for file in files]
+    named = [section.get("default_root_dir") for section in trainers if isinstance(section, dict)]
     roots = [Path(str(name)).resolve() for name in (*named, root) if name is not None]
     loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
     for holder in (*(trainer.callbacks or []), *loggers):
