@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import fuzz_records
 import fuzz_tables
 from common import run, write
 from fuzzing import ENDINGS, Limits, Part, Target, attack
@@ -21,7 +22,7 @@ from tsfm_data.progress import progress
 
 FOLDER = Path(__file__).resolve().parent
 PART = 500  # inputs of one child process
-TARGETS: dict[str, Target] = {target.kind: target for target in fuzz_tables.TARGETS}
+TARGETS: dict[str, Target] = {target.kind: target for target in (*fuzz_tables.TARGETS, *fuzz_records.TARGETS)}
 
 
 def fuzz(

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tsfm_data.io.catalog import Borders, DatasetSpec, open_source
     from tsfm_data.io.columns import Table, numbers
     from tsfm_data.io.download import cache_folder, check, data_folder, disk_errors, fetch, find
-    from tsfm_data.io.files import atomic_file, atomic_folder, check_new
+    from tsfm_data.io.files import alone, atomic_file, atomic_folder, check_new
     from tsfm_data.io.frequency import (
         calendar_features,
         natural_season,
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tsfm_data.io.gluonts import read_gluonts
     from tsfm_data.io.objects import like
     from tsfm_data.io.readers import read_table
+    from tsfm_data.io.records import check_record, check_version, is_plain_name, read_record, read_yaml, shown
     from tsfm_data.io.roles import Roles, find_roles
     from tsfm_data.io.series import Labels, SeriesSet
     from tsfm_data.io.tables import prepare, read_series
@@ -31,17 +32,21 @@ __all__ = [
     "Roles",
     "SeriesSet",
     "Table",
+    "alone",
     "atomic_file",
     "atomic_folder",
     "cache_folder",
     "calendar_features",
     "check",
     "check_new",
+    "check_record",
+    "check_version",
     "data_folder",
     "disk_errors",
     "fetch",
     "find",
     "find_roles",
+    "is_plain_name",
     "like",
     "natural_season",
     "normalise",
@@ -50,9 +55,12 @@ __all__ = [
     "period_alias",
     "prepare",
     "read_gluonts",
+    "read_record",
     "read_series",
     "read_table",
+    "read_yaml",
     "season_length",
+    "shown",
     "step_of",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

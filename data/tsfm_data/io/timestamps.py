@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64, Shaped
 
 from tsfm_data.errors import InputError
 from tsfm_data.io import zones
@@ -131,12 +131,9 @@ def read_stamps(
         column = column.astype("string").str.strip()
         stamps, offsets, notes = _from_text(table, name, column, dayfirst)
     cells = stamps.to_numpy()
-    known = (cells >= YEARS[0]) & (cells < YEARS[1])  # NaT is neither
+    known = in_calendar(cells)
     for row in np.flatnonzero(~known).tolist():
-        said = (
-            f"{table.where(row, name)}: expected a date, found {_shown(column.iloc[row])}; "
-            "write dates of 1678 to 2261 as YYYY-MM-DD HH:MM:SS, or drop the row"
-        )
+        said = no_date(table, name, row, column.iloc[row])
         if wrong is None or not known.any():
             raise InputError(said)
         wrong.setdefault(row, said)
@@ -153,6 +150,19 @@ def read_stamps(
     if offsets is not None:
         zone = zones.zone_of_offsets(ns, offsets)
     return Stamps(ns, zone, notes=notes)
+
+
+def in_calendar(cells: Shaped[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    """Which values of a column of datetime64 can be nanoseconds since 1970; missing ones cannot."""
+    return (cells >= YEARS[0]) & (cells < YEARS[1])  # NaT is neither
+
+
+def no_date(table: Table, name: str, row: int, value: Any) -> str:
+    """The error message for a cell that is no date."""
+    return (
+        f"{table.where(row, name)}: expected a date, found {_shown(value)}; "
+        "write dates of 1678 to 2261 as YYYY-MM-DD HH:MM:SS, or drop the row"
+    )
 
 
 def _zone_name(tz: Any) -> str:
