@@ -67,8 +67,8 @@ def end_with(function: Callable[[], int]) -> NoReturn:
     """Call a function and exit with its status; an error that is not a defect of ours becomes one line and status 2."""
     try:
         sys.exit(function())
-    except KeyboardInterrupt:
-        fail(INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        fail(str(stop) or INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has closed it
         sys.exit(0)

@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     )
     from tsfm_data.io.gluonts import read_gluonts
     from tsfm_data.io.objects import like
+    from tsfm_data.io.parts import PART_SERIES, Parts, open_parts
     from tsfm_data.io.readers import read_table
     from tsfm_data.io.roles import Roles, find_roles
     from tsfm_data.io.series import Labels, SeriesSet
     from tsfm_data.io.tables import prepare, read_series
 
 __all__ = [
+    "PART_SERIES",
     "Borders",
     "DatasetSpec",
     "Labels",
+    "Parts",
     "Roles",
     "SeriesSet",
     "Table",
@@ -47,6 +50,7 @@ __all__ = [
     "natural_season",
     "normalise",
     "numbers",
+    "open_parts",
     "open_source",
     "period_alias",
     "prepare",
