@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from tsfm import inference, nn, reports, weights
 from tsfm.commands.arguments import Columns
+from tsfm.commands.pieces import forecast_parts, model_key
 from tsfm_data import io
 from tsfm_data.errors import InputError, check_horizon, check_sizes
+from tsfm_data.evaluation import Predictor
 
 if TYPE_CHECKING:
     import pandas
@@ -61,17 +63,34 @@ def forecast(
     bound = inference.check_lower(lower)
     choose = model in inference.CHOICES
     predictor = None if choose else inference.load_predictor(weights.default() if model is None else model)
+
+    def forecasts(predictor: Predictor, series: io.SeriesSet, bar: bool) -> "pandas.DataFrame":
+        frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size, bar)
+        return inference.limit(frame, series, bound, integer or "false")
+
+    if predictor is not None and plot is None and (output is None or output.suffix != ".json"):
+        used: Predictor = predictor
+
+        def begin(parts: io.Parts) -> None:
+            warn(used, parts)
+            say_notes(parts)
+
+        key = {"columns": columns.given(), "horizon": horizon, "levels": asked, "lower": bound, "integer": integer}
+        key |= {"batch_size": batch_size, "model": model_key(predictor, model)}
+        count = forecast_parts(input, output, key, lambda part: part.present(forecasts(used, part, False)), begin)
+        if count is not None:
+            if output is not None:
+                print(f"{output}: {count} series, {horizon} steps each, model {predictor.name}")
+            return
     series = io.open_source(input, **columns.given())
     if predictor is None:
         result = inference.backtest(series, horizon, batch_size=batch_size)
         words = reports.choices_in_words(result)[str(model)]
         print(f"note: a backtest of {len(result.label)} windows chose {words}", file=sys.stderr)
         predictor = result.selection(str(model))
-    for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
-        print(f"warning: {warning}", file=sys.stderr)
-    frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size)
+    warn(predictor, series)
+    frame = forecasts(predictor, series, True)
     say_notes(series)
-    frame = inference.limit(frame, series, bound, integer or "false")
     answer = series.present(frame)
     if output is None:
         answer.to_csv(sys.stdout, index=False)
@@ -83,7 +102,13 @@ def forecast(
         print(f"{plot}: history, median and interval")
 
 
-def say_notes(series: "io.SeriesSet") -> None:
+def warn(predictor: Predictor, series: "io.SeriesSet | io.Parts") -> None:
+    """Print warnings about covariates and about series without values to standard error."""
+    for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def say_notes(series: "io.SeriesSet | io.Parts") -> None:
     """Print the notes about how a table was read to standard error."""
     for note in series.notes:
         print(f"note: {note}", file=sys.stderr)
