@@ -4,6 +4,7 @@ Run it by ``python benchmarks/fuzz.py --inputs 1000000``. A second run goes on w
 """
 
 import json
+import shutil
 import subprocess
 import time
 from collections import Counter, defaultdict
@@ -54,9 +55,9 @@ def fuzz(
         if kind not in TARGETS:
             raise unknown_name("kind", kind, TARGETS)
     log = state / "parts.jsonl"
-    state.mkdir(parents=True, exist_ok=True)
     if fresh:
-        log.unlink(missing_ok=True)
+        shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True, exist_ok=True)
     chosen = [TARGETS[kind] for kind in dict.fromkeys(kinds or TARGETS)]
     earlier = {(part["kind"], part["seed"], part["start"]) for part in _lines(log)}
     each = -(-inputs // len(chosen))
@@ -102,9 +103,9 @@ def page(parts: list[dict[str, Any]], output: Path, limits: Limits) -> None:
     text = f"""# Damaged files
 
 {total["inputs"]:,} files were damaged at random (bytes, words, types, structure) and read by the product's own
-readers, each in a child process that may take {limits.seconds:g} s and {limits.memory:,} MiB. Right are a value (`read`) and
-one line that says what is wrong (`refused`); a warning counts as an exception. Memory is what the process took beyond
-that of its beginning.
+readers, each in a child process that may take {limits.seconds:g} s and {limits.memory:,} MiB. Right are a value
+(`read`) and one line that says what is wrong (`refused`); a warning counts as an exception. Memory is what the process
+took beyond that of its beginning.
 
 `python benchmarks/fuzz.py --inputs {total["inputs"]}`, commits {", ".join(commits)}
 

@@ -167,12 +167,14 @@ def check_observed(series: SeriesSet) -> str | None:
     Args:
         series: the series to forecast.
     """
-    single = series.univariate()
-    empty = [name for i, name in enumerate(single.item_ids) if single.length(i) and np.isnan(single.item(i)).all()]
-    if not empty:
-        return None
+    empty = series.unobserved()
+    return say_unobserved(empty, len(series) * len(series.variates)) if empty else None
+
+
+def say_unobserved(empty: Sequence[str], total: int) -> str:
+    """A warning, in one line, about these of so many series, which have no values."""
     named = ", ".join(map(repr, empty[:3])) + (", ..." if len(empty) > 3 else "")
-    return f"{len(empty)} of {len(single)} series have no value at all, so their forecasts mean nothing: {named}"
+    return f"{len(empty)} of {total} series have no value at all, so their forecasts mean nothing: {named}"
 
 
 @dataclass(frozen=True)

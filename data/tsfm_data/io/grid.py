@@ -1,6 +1,7 @@
 """The regular grid of the timestamps of many series at once: their steps, and the position of every row."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,26 @@ class Grid(NamedTuple):
     starts: Shaped[np.ndarray, " items"]
     freqs: tuple[str, ...]
     moved: Int64[np.ndarray, " items"]
+
+
+@dataclass
+class Usual:
+    """The most common step of the series of a table, which short series take.
+
+    Attributes:
+        pair: its kind and size; None takes that of the series at hand.
+        long: how many series with enough rows have each step.
+        every: how many series have each step.
+    """
+
+    pair: tuple[int, int] | None = None
+    long: Counter[tuple[int, int]] = field(default_factory=Counter)
+    every: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def most_common(self) -> tuple[int, int] | None:
+        """The step of most long series, else of most series; None if there are none."""
+        counts = self.long or self.every
+        return max(sorted(counts), key=counts.__getitem__) if counts else None
 
 
 @dataclass(frozen=True)
@@ -94,6 +115,7 @@ def regular_grid(
     bounds: Int64[np.ndarray, " borders"],
     freq: str | None = None,
     own_hours: bool = True,
+    usual: Usual | None = None,
 ) -> Grid:
     """The regular grid of ascending timestamps.
 
@@ -103,6 +125,7 @@ def regular_grid(
         freq: pandas alias of all series; None takes the most common step of each series. With a monthly, quarterly or
             yearly alias, any day of a period means that period.
         own_hours: whether series with values only at some hours or weekdays have steps only there.
+        usual: receives the steps of the series, and may give the most common one.
 
     Raises:
         BadTime: timestamps repeat, descend, are not on one grid, or mix frequencies.
@@ -118,7 +141,8 @@ def regular_grid(
             if not moved.any() or step_of(freq)[0].kind != "tick":
                 raise
         return _given(_Calendar.of(near, bounds), freq)._replace(moved=moved)
-    kind, size, problems = _infer(calendar)
+    usual = usual or Usual()
+    kind, size, problems = _infer(calendar, usual)
     moved = np.zeros(len(bounds) - 1, dtype=np.int64)
     days: dict[int, int] = {}
     if problems:
@@ -137,7 +161,7 @@ def regular_grid(
                     days[item] = snapped.day
         calendar = _Calendar.of(ns, bounds) if moved.any() or days else calendar
         if moved.any() or days:
-            kind, size, problems = _infer(calendar)
+            kind, size, problems = _infer(calendar, usual)
             kind[daily], size[daily] = TICK, DAY
             problems = {item: problem for item, problem in problems.items() if item not in daily}
         if problems:
@@ -295,7 +319,7 @@ def _check_multiples(
 
 
 def _infer(
-    calendar: _Calendar,
+    calendar: _Calendar, steps: Usual
 ) -> tuple[Int64[np.ndarray, " items"], Int64[np.ndarray, " items"], dict[int, "BadTime"]]:
     """Kind and size of the step of each series, and an error for each series without one. The step is the most common
     one; short series may take that of the other series."""
@@ -309,10 +333,10 @@ def _infer(
 
     broken = _first_break(calendar, kind, size)
     good = (broken < 0) & (size > 0)
-    sure = good & (rows >= SHORT) if (good & (rows >= SHORT)).any() else good
-    if sure.any():
-        pairs, counts = np.unique(np.stack([kind[sure], size[sure]]), axis=1, return_counts=True)
-        usual = np.broadcast_to(pairs[:, counts.argmax()][:, None], (2, len(kind)))
+    steps.long, steps.every = (_counted(kind[chosen], size[chosen]) for chosen in (good & (rows >= SHORT), good))
+    pair = steps.pair or steps.most_common()
+    if pair is not None:
+        usual = np.broadcast_to(np.array(pair)[:, None], (2, len(kind)))
         fits = calendar.allowed[usual[0, 0]] & (_first_break(calendar, usual[0], usual[1], runs=False) < 0)
         unsure = (rows < 3) | (
             (rows < SHORT) & (kind == TICK)
@@ -325,6 +349,11 @@ def _infer(
         for i in np.flatnonzero(~good)
     }
     return kind, size, problems
+
+
+def _counted(kind: Int64[np.ndarray, " items"], size: Int64[np.ndarray, " items"]) -> Counter[tuple[int, int]]:
+    pairs, counts = np.unique(np.stack([kind, size]), axis=1, return_counts=True)
+    return Counter(dict(zip(map(tuple, pairs.T.tolist()), counts.tolist(), strict=True)))
 
 
 def _unreadable(calendar: _Calendar, item: int, rows: int, kind: int, size: int, row: int) -> BadTime:

@@ -1,19 +1,20 @@
 """Columns of dates to nanoseconds since 1970. The format is inferred from the whole column."""
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64, Shaped
 
 from tsfm_data.errors import InputError
 from tsfm_data.io import zones
 from tsfm_data.io.calendars import DAY
 from tsfm_data.io.columns import Table
-from tsfm_data.io.numerals import MISSING
+from tsfm_data.io.numerals import MISSING, floats
 
 UNITS: tuple[tuple[float, Literal["s", "ms", "us", "ns"]], ...] = (
     (1e11, "s"),
@@ -22,6 +23,7 @@ UNITS: tuple[tuple[float, Literal["s", "ms", "us", "ns"]], ...] = (
     (np.inf, "ns"),
 )  # unit of numbers below each bound, since 1970
 
+LARGEST = 2.0**63  # no number of nanoseconds, and no step
 YEARS = (np.datetime64("1678", "s"), np.datetime64("2262", "s"))  # range of nanoseconds in 64 bits
 EXCEL = (10_000, 80_000)  # days since 1899-12-30 that are read as dates of Excel: 1927 to 2119
 DATE_WORDS = ("date", "datum", "fecha", "data", "dato", "jour", "tag", "day")
@@ -128,12 +130,9 @@ def read_stamps(
         column = column.astype("string").str.strip()
         stamps, offsets, notes = _from_text(table, name, column, dayfirst)
     cells = stamps.to_numpy()
-    known = (cells >= YEARS[0]) & (cells < YEARS[1])  # NaT is neither
+    known = in_calendar(cells)
     for row in np.flatnonzero(~known).tolist():
-        said = (
-            f"{table.where(row, name)}: expected a date, found {_shown(column.iloc[row])}; "
-            "write dates of 1678 to 2261 as YYYY-MM-DD HH:MM:SS, or drop the row"
-        )
+        said = no_date(table, name, row, column.iloc[row])
         if wrong is None or not known.any():
             raise InputError(said)
         wrong.setdefault(row, said)
@@ -150,6 +149,19 @@ def read_stamps(
     if offsets is not None:
         zone = zones.zone_of_offsets(ns, offsets)
     return Stamps(ns, zone, notes=notes)
+
+
+def in_calendar(cells: Shaped[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    """Which values of a column of datetime64 can be nanoseconds since 1970; missing ones cannot."""
+    return (cells >= YEARS[0]) & (cells < YEARS[1])  # NaT is neither
+
+
+def no_date(table: Table, name: str, row: int, value: Any) -> str:
+    """The error message for a cell that is no date."""
+    return (
+        f"{table.where(row, name)}: expected a date, found {_shown(value)}; "
+        "write dates of 1678 to 2261 as YYYY-MM-DD HH:MM:SS, or drop the row"
+    )
 
 
 def _zone_name(tz: Any) -> str:
@@ -171,9 +183,11 @@ def is_date_word(name: str) -> bool:
 
 def _from_numbers(table: Table, name: str, column: pd.Series) -> "pd.Series | Stamps":
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    lost = np.flatnonzero(~np.isfinite(values))
+    lost = np.flatnonzero(~(np.abs(values) < LARGEST))
     if len(lost):
-        raise InputError(f"{table.where(int(lost[0]), name)}: expected a date, found an empty cell; drop the row")
+        cell = values[lost[0]]
+        found = "an empty cell" if np.isnan(cell) else f"the number {cell:g}"
+        raise InputError(f"{table.where(int(lost[0]), name)}: expected a date, found {found}; drop the row")
     low, high = values.min(), values.max()
     whole = bool((values == np.floor(values)).all())
     if low > 1e8:
@@ -181,6 +195,8 @@ def _from_numbers(table: Table, name: str, column: pd.Series) -> "pd.Series | St
         if whole:
             return pd.to_datetime(column, unit=unit, errors="coerce")
         scale = {"s": 1e9, "ms": 1e6, "us": 1e3, "ns": 1.0}[unit]
+        if high * scale >= LARGEST:  # the caller says which dates are none
+            return pd.to_datetime(pd.Series(np.where(values * scale < LARGEST, np.floor(values), np.nan)), unit=unit)
         base = np.floor(values)  # separately, since floats are too coarse for nanoseconds since 1970
         ns = base.astype(np.int64) * int(scale) + np.round((values - base) * scale, -3).astype(np.int64)
         return pd.Series(ns.view("datetime64[ns]"), index=column.index)
@@ -210,13 +226,16 @@ def _from_numbers(table: Table, name: str, column: pd.Series) -> "pd.Series | St
             f"{table.where(0, name)}: expected dates, found months 1 to 12 without a year: add a column with the year, "
             "or write months as YYYY-MM"
         )
+    if max(abs(low), abs(high)) >= LARGEST / 2:
+        row = int(np.abs(values).argmax())
+        raise InputError(f"{table.where(row, name)}: expected a date or a step, found {values[row]:g}; drop the row")
     return Stamps(values.astype(np.int64), integer=True)
 
 
 def _offsets(column: pd.Series) -> Int64[np.ndarray, " rows"]:
     """Offset from UTC of each cell of aware text, in nanoseconds."""
     signed = column.str.extract(ZONE, expand=False).str.extract(r"([+-])(\d{2}):?(\d{2})?")
-    hours, minutes = (pd.to_numeric(signed[i]).fillna(0).to_numpy(dtype=np.int64) for i in (1, 2))
+    hours, minutes = (np.nan_to_num(floats(signed[i])).astype(np.int64) for i in (1, 2))
     sign = np.where(signed[0].fillna("+") == "-", -1, 1)
     return sign * (hours * 60 + minutes) * 60_000_000_000
 
@@ -231,6 +250,8 @@ def _from_text(
     codes, unique = pd.factorize(column)
     text = pd.Series(unique, dtype="string")
     text = text.mask(text.str.lower().isin(MISSING))
+    if not all(map(str.isascii, text.dropna())):  # digits of other scripts
+        text = text.str.replace(r"[^\x00-\x7f]", lambda m: str(unicodedata.decimal(m[0], m[0])), regex=True)
     if text.str.contains("[月월]", regex=True).any():
         text = text.str.replace(IDEOGRAPHS, lambda m: "-".join(filter(None, m.groups())), regex=True)
     span = text.str.extract(SPAN, expand=False)
@@ -322,7 +343,7 @@ def _fiscal(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]] | None:
 
 def _floats(cells: pd.Series) -> pd.Series:
     """Text of digits as floats, NaN where missing."""
-    return pd.Series(pd.to_numeric(cells).to_numpy(dtype=np.float64, na_value=np.nan), index=cells.index)
+    return pd.Series(floats(cells), index=cells.index)
 
 
 def _build(year: pd.Series, month: pd.Series, day: pd.Series) -> pd.Series:

@@ -237,8 +237,7 @@ def trunk_time(piece: Piece, root: Path) -> float:
 def corpus_facts(init: dict[str, Any], tokens: int, window_tokens: int) -> dict[str, Any]:
     """Name and hash of the corpus, and the number of different tokens: synthetic ones are all different."""
     corpus = init.get("corpus")
-    manifest = None if corpus is None else current(Path(corpus), MANIFEST)
-    if corpus is None or manifest is None or not manifest.is_file():
+    if corpus is None or not (manifest := current(Path(corpus), MANIFEST)).is_file():
         return {"corpus": "", "corpus_sha256": "", "unique_tokens": tokens}
     store = Store(corpus)
     points = sum(source.points for source in store.sources if source.name not in init.get("held_out", ()))

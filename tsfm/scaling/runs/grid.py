@@ -38,6 +38,7 @@ class Callback(TypedDict):
     """A callback of a config."""
 
     class_path: str
+    init_args: NotRequired[dict[str, Any]]
 
 
 class TrainerSection(TypedDict, total=False):
