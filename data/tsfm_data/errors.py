@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable
 from numbers import Integral
 
+LARGEST_SEED = 2**32 - 1
 LONGEST_HORIZON = 1_000_000  # steps; more would ask for all the memory there is
 # No model of ours is larger; a config that says so would ask for all the memory there is, or build layers for hours.
 LARGEST_SIZE, MOST_LAYERS = 2**20, 1000
@@ -90,6 +91,18 @@ def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
         check_whole(hint, **{name: size})
         if size < 1:
             raise InputError(f"expected {name} of at least 1, found {_short(size)}: {hint}")
+
+
+def check_seed(seed: object, name: str = "seed") -> None:
+    """Check that a seed is one that all random generators take: a whole number from 0 to 2**32 - 1.
+
+    Raises:
+        InputError: it is not.
+    """
+    hint = "give 0, for instance"
+    check_whole(hint, **{name: seed})
+    if not 0 <= int(seed) <= LARGEST_SEED:  # type: ignore[call-overload]
+        raise InputError(f"expected {name} from 0 to {LARGEST_SEED:,}, found {_short(seed)}: {hint}")
 
 
 def _short(value: object) -> str:

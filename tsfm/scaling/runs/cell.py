@@ -14,19 +14,17 @@ import math
 import shutil
 import subprocess
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from filelock import FileLock
 from typing_extensions import TypedDict
 
 import tsfm
 from tsfm.scaling.runs.grid import CHECKPOINT, Cell, Grid, Piece, overlay, piece_config, pieces
-from tsfm.weights.tensors import read
+from tsfm.weights import read_tensors
 from tsfm_data.corpus import MANIFEST, Store, current
 from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_file, read_record
@@ -141,9 +139,8 @@ def discard_broken(checkpoint: Path) -> None:
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint can be read."""
     try:
-        with warnings.catch_warnings(action="ignore"):
-            torch.load(checkpoint, map_location="meta", weights_only=True)
-    except Exception:  # PyTorch raises many kinds of errors for broken files
+        read_tensors(checkpoint, device="meta", foreign=False)
+    except InputError:
         return False
     return True
 
@@ -189,7 +186,7 @@ def read_losses(folder: Path) -> dict[str, float]:
 def observations_seen(checkpoint: Path) -> int | None:
     """Number of observed values that a training has seen; None if its callback did not count them."""
     try:
-        states = read(checkpoint, device="meta", foreign=False).get("callbacks")
+        states = read_tensors(checkpoint, device="meta", foreign=False).get("callbacks")
     except InputError:  # a checkpoint of another command, in another format
         return None
     states = states.values() if isinstance(states, dict) else ()
