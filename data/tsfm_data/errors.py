@@ -99,6 +99,21 @@ def _short(value: object) -> str:
     return f"{value!r:.40}"
 
 
+def check_seed(seed: int, option: str = "--seed") -> None:
+    """Check that a seed is one that NumPy and PyTorch take.
+
+    Args:
+        seed: of random numbers.
+        option: the option that sets it, for the hint.
+
+    Raises:
+        InputError: it is no whole number from 0 to 2**32 - 1.
+    """
+    check_whole(f"give {option} 1", seed=seed)
+    if not 0 <= seed < 2**32:
+        raise InputError(f"expected a seed from 0 to {2**32 - 1}, found {seed!r:.40}: give {option} 1")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An ``InputError`` for a name that is not in ``known``, with similar names listed.
 
