@@ -82,7 +82,9 @@ class Parts:
         begin, end = self._bounds[number]
         ids = self._keys(begin, end).astype(str)
         kept = (
-            np.arange(end - begin) if len(series) == end - begin else pd.Index(ids).get_indexer(pd.Index(series.item_ids))
+            np.arange(end - begin)
+            if len(series) == end - begin
+            else pd.Index(ids).get_indexer(pd.Index(series.item_ids))
         )
         names, freqs = np.unique(np.array(series.freqs), return_inverse=True)
         arrays = {name: getattr(series, name) for name in ARRAYS}
