@@ -1,6 +1,7 @@
 """``tsfm backtest``: compare models on rolling windows of a table, and save the choice as a model."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -52,14 +53,15 @@ def backtest(
     series = io.open_source(input, **columns.given())
     if columns.on_bad_series == "skip":
         series = inference.without_short(series, horizon)
-    result = inference.backtest(series, horizon, models, windows, step, refit, batch_size)
-    say_notes(series)
-    chosen = result.selection(model, calibrate) if calibrate or output is not None else None
-    print(reports.terminal_board(result))
-    if output is not None and chosen is not None:
-        with io.atomic_folder(output) as temporary:
+    with nullcontext() if output is None else io.atomic_folder(output) as temporary:
+        result = inference.backtest(series, horizon, models, windows, step, refit, batch_size)
+        say_notes(series)
+        chosen = result.selection(model, calibrate) if calibrate or output is not None else None
+        print(reports.terminal_board(result))
+        if output is not None and temporary is not None and chosen is not None:
             chosen.save(temporary / "model")
             (temporary / "backtest.json").write_text(result.to_json() + "\n")
             page = reports.backtest_page(result, model, ["tsfm", *sys.argv[1:]], output)
             reports.save_page(page, temporary / "report.html")
+    if output is not None:
         print(f"\n{output}: model ({model}), report.html, backtest.json; tsfm forecast --model {output} uses it")

@@ -47,7 +47,7 @@ def gallery(
         raise InputError(
             f"expected a length from 64 to {LONGEST:,} and at least 1 window, found {length} and {windows}"
         )
-    check_new([output], overwrite)
+    check_new([output], overwrite, [corpus])
     sources = corpora.store_sources(corpora.Store(corpus)) if corpus is not None else list(corpora.catalogue_sources())
     sets = {"synthetic": synthetic.SyntheticMixture().sample(windows, length, np.random.default_rng([seed, 0]))}
     if sources:

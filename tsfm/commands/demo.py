@@ -142,6 +142,12 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
     """
     check_sizes("leave it out for the full training", max_epochs=max_epochs)
     io.check_new([output], overwrite=True, sign="fit.yaml")  # an earlier demo is replaced
+    with io.alone(output):
+        _demo(output, seed, max_epochs)
+
+
+def _demo(output: Path, seed: int, max_epochs: int | None) -> None:
+    """Train, score and write the page, in a folder that no other demo uses."""
     tables = [example.read() for example in EXAMPLES]
     with io.atomic_file(output / "fit.yaml") as file:
         shutil.copyfile(CONFIG, file)

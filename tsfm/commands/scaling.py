@@ -94,7 +94,8 @@ def sweep(
         return 0
     start = scaling.start_ray if backend == "ray" else scaling.start_local
     print(f"{len(scaling.cells(plan))} cells; ledger: {output / scaling.LEDGER}")
-    failed = scaling.sweep(plan, grid, output, jobs, start, lambda line: print(line, flush=True))
+    with io.alone(output):
+        failed = scaling.sweep(plan, grid, output, jobs, start, lambda line: print(line, flush=True))
     for warning in scaling.learning_rate_warnings(plan, output):
         print(f"warning: {warning}")
     print(f"{len(scaling.read_rows(output))} runs done, {len(failed)} cells failed; ledger: {output / scaling.LEDGER}")

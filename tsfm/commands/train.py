@@ -5,33 +5,44 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import jsonargparse
 import numpy as np
 import pytorch_lightning as pl
-import yaml
-from filelock import FileLock, Timeout
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from tsfm.commands.checkpoints import NAMED, check_checkpoint, interruption_message, read_checkpoint, short_path
+from tsfm.commands.checkpoints import (
+    NAMED,
+    check_checkpoint,
+    guard_restoring,
+    interruption_message,
+    read_checkpoint,
+    short_path,
+)
 from tsfm.commands.config_errors import check_files, config_files, explain, with_config_files
 from tsfm.commands.forecast import write_frame
 from tsfm.inference import forecast_table
 from tsfm.models import model_classes
 from tsfm.nn import check_levels, keep_large_blocks
-from tsfm.training import ConfigCounts, FiniteLosses, ForecastTask, logged_names
+from tsfm.training import AtomicCheckpoints, ConfigCounts, FiniteLosses, ForecastTask, logged_names
 from tsfm_data import io
 from tsfm_data.corpus import PretrainingDataModule
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import InputError, check_seed, unknown_name
 from tsfm_data.windows import Forecast, ForecastDataModule, item_lengths
 
-DESCRIPTION = "Train a model from YAML; every option can also be given on the command line."
+DESCRIPTION = (
+    "Train a model from YAML; every option can also be given on the command line. A config is code: it names classes that "
+    "are imported and called, so read the configs of others before you run them. Checkpoints are not: nothing that one "
+    "names is run."
+)
+GLOBAL_SEED = "PL_GLOBAL_SEED"  # environment variable of Lightning
 # Warnings of Lightning that do not apply here, or need no action of the user.
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # gathering a batch takes microseconds
@@ -73,12 +84,24 @@ class SuiteCLI(LightningCLI):
             parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
         parser.add_argument("--overwrite", action="store_true", help="replace an existing run or forecast")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and check the checkpoint before Lightning reads its hyper-parameters."""
-        super().parse_arguments(parser, args)
+    def _parse_ckpt_path(self) -> None:
+        """Check the checkpoint, and nothing else: Lightning would import a class that its hyper-parameters name."""
         given = self.config[self.config.subcommand].get("ckpt_path")
         if given is not None and str(given) not in NAMED:
             read_checkpoint(str(given))
+
+    def _set_seed(self) -> None:
+        """Check the seed, and that of the environment, before Lightning uses it.
+
+        Raises:
+            InputError: it is not one that random generators take.
+        """
+        given = self._get(self.config, "seed_everything")
+        if given is True and (word := os.environ.get(GLOBAL_SEED)) is not None:
+            check_seed(int(word) if word.strip().isdecimal() else word, GLOBAL_SEED)
+        elif not isinstance(given, bool):
+            check_seed(given, "seed_everything")
+        super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
         """Set one folder for logs, checkpoints and model; by default ``runs/DATA_CONTEXT_HORIZON``."""
@@ -112,10 +135,13 @@ class SuiteCLI(LightningCLI):
             raise explain(error, sys.argv[1:]) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """The trainer, with a progress bar only in a terminal."""
+        """The trainer, with a progress bar only in a terminal, and checkpoints that are written whole or not at all."""
         trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the config names another one
+            trainer.strategy.checkpoint_io = AtomicCheckpoints()
         if trainer.progress_bar_callback is not None and not sys.stderr.isatty():
             trainer.progress_bar_callback.disable()
+        guard_restoring(trainer)
         return trainer
 
     def before_fit(self) -> None:
@@ -149,7 +175,8 @@ class SuiteCLI(LightningCLI):
     def before_predict(self) -> None:
         """Check data and checkpoint before anything is written."""
         name = getattr(self.model, "predictions", "forecast.csv")
-        io.check_new([Path(self.trainer.default_root_dir) / name], self._get(self.config_init, "overwrite"))
+        inputs = [getattr(self.datamodule, "source", None), self._get(self.config_init, "ckpt_path")]
+        io.check_new([Path(self.trainer.default_root_dir) / name], self._get(self.config_init, "overwrite"), inputs)
         if hasattr(self.model, "write_predictions"):
             return
         if not isinstance(self.datamodule, ForecastDataModule):
@@ -206,13 +233,13 @@ class SuiteCLI(LightningCLI):
         with contextlib.ExitStack() as stack:
             if self.trainer.is_global_zero:
                 if not getattr(self.trainer, "fast_dev_run", False):
-                    stack.enter_context(alone(Path(self.trainer.default_root_dir)))
+                    stack.enter_context(io.alone(self.trainer.default_root_dir))
                     self.check_folder()
                 self.announce()
             try:
                 self.trainer.fit(**arguments)
             except SystemExit as error:  # Lightning raises this after Ctrl-C
-                raise InputError(interruption_message(self.trainer)) from error
+                raise KeyboardInterrupt(interruption_message(self.trainer)) from error
 
     def after_fit(self) -> None:
         """Print where checkpoint and model folder are."""
@@ -242,30 +269,6 @@ class SuiteCLI(LightningCLI):
             print(f"{path}: {frame['item_id'].nunique()} series, {self.datamodule.horizon} steps each")
 
 
-@contextlib.contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Lock a folder against other trainings.
-
-    Raises:
-        InputError: another training uses it.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"expected a folder that no other training uses, found one that is running in {root}: wait until it has "
-            "ended, or give another --trainer.default_root_dir"
-        ) from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # some systems do not delete open files
-            (root / ".lock").unlink()
-        lock.release()
-
-
 def move(trainer: jsonargparse.Namespace, root: str, files: Sequence[Path]) -> None:
     """Move folders of callbacks and loggers from the root folder of an earlier run to the new root folder.
 
@@ -274,8 +277,8 @@ def move(trainer: jsonargparse.Namespace, root: str, files: Sequence[Path]) -> N
         root: folder of the new run.
         files: config files; those that earlier versions wrote for a run contain the folders of that run.
     """
-    contents = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
-    named = [(content.get("trainer") or {}).get("default_root_dir") for content in contents]
+    trainers = [io.read_yaml(file, "sections").get("trainer") for file in files]
+    named = [section.get("default_root_dir") for section in trainers if isinstance(section, dict)]
     roots = [Path(str(name)).resolve() for name in (*named, root) if name is not None]
     loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
     for holder in (*(trainer.callbacks or []), *loggers):

@@ -170,7 +170,10 @@ def convert(
     check_sizes(context=context, horizon=horizon, heads=heads)
     io.check_new([folder], overwrite, [foreign], sign="config.json")
     options = weights.Options(context, horizon, heads, activation, window_norm)
-    converted = weights.convert(foreign, folder, architecture=architecture, options=options)
+    with io.atomic_folder(folder) as temporary:
+        converted = weights.convert(
+            foreign, temporary, name=folder.resolve().name, architecture=architecture, options=options
+        )
     print(f"{foreign}: {converted.family}, {converted.parameters:,} parameters, {converted.facts}\n{folder}: written")
 
 
@@ -187,6 +190,7 @@ def card(folder: Path, *, scores: Path | None = None, run: Path | None = None, c
     if run is not None:
         weights.keep_recipe(run, folder)
     if scores is not None:
+        io.check_new([folder / "scores.json"], True, [scores])
         weights.keep_scores(scores, folder)
     text, file = weights.card(folder), folder / "README.md"
     if check:

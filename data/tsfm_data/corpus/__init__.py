@@ -29,6 +29,7 @@ __all__ = [
     "build",
     "catalogue_sources",
     "check_overlap",
+    "current",
     "power_spectrum",
     "real_windows",
     "store_sources",

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import MISFITS, InputError
+from tsfm_data.io import check_record
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Modes that convert to 8 bits per channel without a choice that only the owner of the image can make.
@@ -147,13 +148,17 @@ def read_parquet(path: Path) -> tuple[list[bytes], Int[np.ndarray, " N"], list[s
 
 
 def _class_names(metadata: dict[bytes, bytes], labels: Int[np.ndarray, " N"], path: Path) -> Sequence[str]:
-    try:
-        if b"classes" in metadata:
-            return [str(name) for name in json.loads(metadata[b"classes"])]
-        if b"huggingface" in metadata:
-            return list(json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected a JSON list of class names in the metadata, found {error}") from error
+    key = next((key for key in (b"classes", b"huggingface") if key in metadata), None)
+    if key is not None:
+        try:
+            content = json.loads(metadata[key])
+            names = content if key == b"classes" else content["info"]["features"]["label"]["names"]
+            return check_record(names, list[str], path, "a JSON list of class names in the metadata")
+        except InputError:
+            raise
+        except MISFITS as error:
+            reason = f"{' '.join(str(error).split()):.100}"
+            raise InputError(f"{path}: expected a JSON list of class names in the metadata, found {reason}") from error
     return [str(number) for number in range(int(labels.max(initial=-1)) + 1)]
 
 

@@ -177,7 +177,7 @@ def _parsed(table: Table, text: pd.Series, missing: np.ndarray) -> Float64[np.nd
     other columns, then from the delimiter of the file: with semicolons, it is usually a comma."""
     plain = numerals.plain(text)
     if table.decimal is None and not plain.str.contains(",", regex=False).fillna(False).any():
-        values = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        values = numerals.floats(plain)
         doubt = table.delimiter == ";" or plain.str.fullmatch(r"[+-]?\d{1,3}\.\d{3}").any()
         if (np.isnan(values) == missing).all() and not doubt:
             return values

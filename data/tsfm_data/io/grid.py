@@ -246,6 +246,8 @@ def _check_order(calendar: _Calendar) -> None:
     if len(wrong) == 0:
         return
     row = wrong[0] + 1
+    if calendar.ns[row] > calendar.ns[row - 1]:  # more nanoseconds than an integer has
+        raise BadTime(row, f"{_gap(calendar, row)}, centuries later; correct the date, or drop the row")
     if step[row - 1] == 0:
         raise BadTime(
             row,
@@ -257,6 +259,10 @@ def _check_order(calendar: _Calendar) -> None:
         f"expected ascending timestamps, found {_time(calendar, row)} after {_time(calendar, row - 1)}; "
         "sort the rows of each series by time, oldest first",
     )
+
+
+def _gap(calendar: _Calendar, row: int | np.integer) -> str:
+    return f"expected a series without large gaps, found {_time(calendar, row)} after {_time(calendar, row - 1)}"
 
 
 def _time(calendar: _Calendar, row: int | np.integer) -> str:
@@ -384,8 +390,14 @@ def _unreadable(calendar: _Calendar, item: int, rows: int, kind: int, size: int,
         return BadTime(
             calendar.first[item], "expected at least two rows to infer the frequency, found one; give freq (--freq)"
         )
-    first = calendar.ns[calendar.first[item]].astype("datetime64[ns]")
-    usual = Step(KINDS[kind], size).alias(first)
+    begin = calendar.first[item]
+    usual = Step(KINDS[kind], size).alias(calendar.ns[begin].astype("datetime64[ns]"))
+    if calendar.ns[row] - float(calendar.ns[begin]) >= 2.0**63:
+        return BadTime(
+            row,
+            f"expected at most 292 years in steps of {usual}, found {_time(calendar, row)} after "
+            f"{_time(calendar, begin)}; leave earlier rows out, or give a coarser freq (--freq)",
+        )
     return BadTime(
         row,
         f"expected one frequency in a series, found {_time(calendar, row)} after {_time(calendar, row - 1)}, while the "
@@ -461,8 +473,7 @@ def _grid(
         row = int(jump.argmax()) + 1
         raise BadTime(
             row,
-            f"expected a series without large gaps, found {_time(calendar, row)} after {_time(calendar, row - 1)}, "
-            f"{jump[row - 1]:,} steps later; correct the date, or give a coarser freq (--freq)",
+            f"{_gap(calendar, row)}, {jump[row - 1]:,} steps later; correct the date, or give a coarser freq (--freq)",
         )
     aliases: dict[tuple[int, int, int], str] = {}
     freqs = []

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.io import numerals
 from tsfm_data.io.columns import ITEM_NAMES, Table, is_numeric
 from tsfm_data.io.numerals import MISSING
 from tsfm_data.io.timestamps import month_of, read_stamps
@@ -318,7 +319,7 @@ def _is_key(table: Table, name: str, long: bool) -> bool:
     named = name.strip().lower() in KEY_NAMES
     if not (named or _is_key_name(name)):
         return False
-    cells = pd.to_numeric(table.frame[name], errors="coerce")
+    cells = pd.Series(numerals.floats(table.frame[name]))
     if cells.isna().any() or (cells != cells.round()).any():
         return False
     running = cells.nunique() == 1 or (_numbers_rows(cells) and bool(cells.diff().dropna().nunique() == 1))

@@ -16,7 +16,7 @@ from tsfm.weights import image_folder
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Report
 from tsfm_data.images import ImageSet, OnBad
-from tsfm_data.io import check_new
+from tsfm_data.io import atomic_folder, check_new
 from tsfm_vision import evaluation, training
 from tsfm_vision.backbones import BiFormer
 from tsfm_vision.weights import data_config, load
@@ -191,7 +191,8 @@ def finetune(
     check_new([output], overwrite, [data, model], sign="config.json")
     keep_large_blocks()
     options = (steps, batch_size, lr, checks, seed, scratch, on_bad)
-    result = training.finetune(data, image_folder(model), output, *options)
+    with atomic_folder(output) as temporary:
+        result = training.finetune(data, image_folder(model), temporary, *options)
     held_out = f"{result['val']:.2%} on held-out images at step {result['steps']}"
     print(f"top-1 {held_out}, {result['test']:.2%} on test images")
     print(f"{output}: a model folder; tsfm image predict IMAGES --model {output}")
