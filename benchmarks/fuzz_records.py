@@ -21,7 +21,7 @@ from tsfm.scaling.runs.grid import cells, piece_config, pieces, read_grid
 from tsfm.weights import convert, released, save, verify
 from tsfm.weights.cards import card
 from tsfm.weights.folders import Origin, write_checksums
-from tsfm.weights.tensors import read
+from tsfm.weights.tensors import read_tensors
 from tsfm_data.corpus import Store, build
 from tsfm_data.corpus.overlap import check_overlap
 from tsfm_data.corpus.sources import read_plans
@@ -149,7 +149,7 @@ def old_seeds(folder: Path) -> list[Path]:
 
 def weights(path: Path) -> object:
     """The tensors of a file of PyTorch, or the names of those of a checkpoint."""
-    return read_checkpoint(str(path)) if path.suffix == ".ckpt" else read(path)
+    return read_checkpoint(str(path)) if path.suffix == ".ckpt" else read_tensors(path)
 
 
 def store_seeds(folder: Path) -> list[Path]:

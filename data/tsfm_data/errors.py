@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable
 from numbers import Integral
 
+LARGEST_SEED = 2**32 - 1
 LONGEST_HORIZON = 1_000_000  # steps; more would ask for all the memory there is
 # No model of ours is larger; a config that says so would ask for all the memory there is, or build layers for hours.
 LARGEST_SIZE, MOST_LAYERS = 2**20, 1000
@@ -92,26 +93,23 @@ def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
             raise InputError(f"expected {name} of at least 1, found {_short(size)}: {hint}")
 
 
+def check_seed(seed: object, name: str = "seed") -> None:
+    """Check that a seed is one that all random generators take: a whole number from 0 to 2**32 - 1.
+
+    Raises:
+        InputError: it is not.
+    """
+    hint = "give 0, for instance"
+    check_whole(hint, **{name: seed})
+    if not 0 <= int(seed) <= LARGEST_SEED:  # type: ignore[call-overload]
+        raise InputError(f"expected {name} from 0 to {LARGEST_SEED:,}, found {_short(seed)}: {hint}")
+
+
 def _short(value: object) -> str:
     """A value for a message; Python refuses to print whole numbers of thousands of digits."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}" if abs(value) < 10**30 else f"a whole number of {value.bit_length()} bits"
     return f"{value!r:.40}"
-
-
-def check_seed(seed: int, option: str = "--seed") -> None:
-    """Check that a seed is one that NumPy and PyTorch take.
-
-    Args:
-        seed: of random numbers.
-        option: the option that sets it, for the hint.
-
-    Raises:
-        InputError: it is no whole number from 0 to 2**32 - 1.
-    """
-    check_whole(f"give {option} 1", seed=seed)
-    if not 0 <= seed < 2**32:
-        raise InputError(f"expected a seed from 0 to {2**32 - 1}, found {seed!r:.40}: give {option} 1")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:

@@ -108,7 +108,7 @@ def parse(program: str, function: Callable[..., object], words: Sequence[str]) -
             raise unknown_name(f"option of {program}", word, options)
     values = vars(parser.parse_args(list(words)))
     if "seed" in values:
-        check_seed(values["seed"])
+        check_seed(values["seed"], "--seed")
     for name, kind in groups.items():
         names = [field.name for field in dataclasses.fields(kind) if field.name in values]
         values[name] = kind(**{field: values.pop(field) for field in names})

@@ -59,7 +59,7 @@ def backtest(
         say_notes(series)
         chosen = result.selection(model, calibrate) if calibrate or output is not None else None
         say(reports.terminal_board(result))
-        if output is not None and chosen is not None:
+        if output is not None and temporary is not None and chosen is not None:
             chosen.save(temporary / "model")
             (temporary / "backtest.json").write_text(result.to_json() + "\n")
             page = reports.backtest_page(result, model, ["tsfm", *sys.argv[1:]], output)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 from torch import Tensor
 
-from tsfm.weights.tensors import read
+from tsfm.weights import read_tensors
 from tsfm_data.errors import MISFITS, InputError
 
 NAMED = ("best", "last")  # names that Lightning resolves in the run's folder
@@ -28,7 +28,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         )
         raise InputError(f"expected a checkpoint, found no file at {path}: {hint}")
     try:
-        state = read(file, device="meta", foreign=False).get("state_dict")
+        state = read_tensors(file, device="meta", foreign=False).get("state_dict")
     except InputError as error:
         raise InputError(
             f"expected a checkpoint written by tsfm fit, found a broken or foreign file at {path}: use another one"

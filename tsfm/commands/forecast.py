@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from tsfm import inference, nn, reports, weights
 from tsfm.commands.arguments import Columns
+from tsfm.commands.pieces import forecast_parts, model_key
 from tsfm_data import io
 from tsfm_data.errors import InputError, check_horizon, check_sizes
+from tsfm_data.evaluation import Predictor
 from tsfm_data.output import note, say, without_formulas
 
 if TYPE_CHECKING:
@@ -64,29 +66,56 @@ def forecast(
     bound = inference.check_lower(lower)
     choose = model in inference.CHOICES
     predictor = None if choose else inference.load_predictor(weights.default() if model is None else model)
+
+    def forecasts(predictor: Predictor, series: io.SeriesSet, bar: bool) -> "pandas.DataFrame":
+        frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size, bar)
+        return inference.limit(frame, series, bound, integer or "false")
+
+    def presented(series: io.SeriesSet, frame: "pandas.DataFrame") -> "pandas.DataFrame":
+        answer = series.present(frame)
+        return inert(answer) if safe_csv and (output is None or output.suffix == ".csv") else answer
+
+    if predictor is not None and plot is None and (output is None or output.suffix != ".json"):
+        used: Predictor = predictor
+
+        def begin(parts: io.Parts) -> None:
+            warn(used, parts)
+            say_notes(parts)
+
+        key = {"columns": columns.given(), "horizon": horizon, "levels": asked, "lower": bound, "integer": integer}
+        key |= {"batch_size": batch_size, "model": model_key(predictor, model), "safe_csv": safe_csv}
+        count = forecast_parts(input, output, key, lambda part: presented(part, forecasts(used, part, False)), begin)
+        if count is not None:
+            if output is not None:
+                say(f"{output}: {count} series, {horizon} steps each, model {predictor.name}")
+            return
     series = io.open_source(input, **columns.given())
     if predictor is None:
         result = inference.backtest(series, horizon, batch_size=batch_size)
         words = reports.choices_in_words(result)[str(model)]
         note(f"note: a backtest of {len(result.label)} windows chose {words}")
         predictor = result.selection(str(model))
-    for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
-        note(f"warning: {warning}")
-    frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size)
+    warn(predictor, series)
+    frame = forecasts(predictor, series, True)
     say_notes(series)
-    frame = inference.limit(frame, series, bound, integer or "false")
-    answer = series.present(frame)
+    answer = presented(series, frame)
     if output is None:
-        (inert(answer) if safe_csv else answer).to_csv(sys.stdout, index=False)
+        answer.to_csv(sys.stdout, index=False)
     else:
-        write_frame(inert(answer) if safe_csv and output.suffix == ".csv" else answer, output)
+        write_frame(answer, output)
         say(f"{output}: {frame['item_id'].nunique()} series, {horizon} steps each, model {predictor.name}")
     if plot is not None:
         reports.save_figure(reports.plot_forecast(series, frame), plot)
         say(f"{plot}: history, median and interval")
 
 
-def say_notes(series: "io.SeriesSet") -> None:
+def warn(predictor: Predictor, series: "io.SeriesSet | io.Parts") -> None:
+    """Print warnings about covariates and about series without values to standard error."""
+    for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
+        note(f"warning: {warning}")
+
+
+def say_notes(series: "io.SeriesSet | io.Parts") -> None:
     """Print the notes about how a table was read to standard error."""
     for said in series.notes:
         note(f"note: {said}")

@@ -38,7 +38,12 @@ from tsfm_data.errors import InputError, check_seed, unknown_name
 from tsfm_data.output import say
 from tsfm_data.windows import Forecast, ForecastDataModule, item_lengths
 
-DESCRIPTION = "Train a model from YAML; every option can also be given on the command line."
+DESCRIPTION = (
+    "Train a model from YAML; every option can also be given on the command line. A config is code: it names classes "
+    "that are imported and called, so read the configs of others before you run them. Checkpoints are not: nothing that one "
+    "names is run."
+)
+GLOBAL_SEED = "PL_GLOBAL_SEED"  # environment variable of Lightning
 # Warnings of Lightning that do not apply here, or need no action of the user.
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # gathering a batch takes microseconds
@@ -87,10 +92,16 @@ class SuiteCLI(LightningCLI):
             read_checkpoint(str(given))
 
     def _set_seed(self) -> None:
-        """Check the seed, which Lightning would leave to NumPy."""
-        seed = self._get(self.config, "seed_everything")
-        if seed is not None and not isinstance(seed, bool):
-            check_seed(seed, "--seed_everything")
+        """Check the seed, and that of the environment, before Lightning uses it.
+
+        Raises:
+            InputError: it is not one that random generators take.
+        """
+        given = self._get(self.config, "seed_everything")
+        if given is True and (word := os.environ.get(GLOBAL_SEED)) is not None:
+            check_seed(int(word) if word.strip().isdecimal() else word, GLOBAL_SEED)
+        elif not isinstance(given, bool):
+            check_seed(given, "seed_everything")
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:

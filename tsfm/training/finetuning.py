@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tsfm.models import FineTuning, Forecaster, TrainingData, ZeroShotForecaster
 from tsfm.training.holdout import Comparison, Errors, Holdout, compare, errors_of, hold_out, truncate
 from tsfm.training.optim import OptimConfig, lr_factor
-from tsfm_data.errors import InputError, check_horizon, check_sizes
+from tsfm_data.errors import InputError, check_horizon, check_seed, check_sizes
 from tsfm_data.io import SeriesSet
 from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Windows, item_lengths
@@ -75,8 +75,7 @@ class Recipe:
             raise InputError("expected lr above 0, and depth_decay above 0 and at most 1: change them")
         if not 0 < self.share <= 1:
             raise InputError(f"expected a share above 0 and at most 1, found {self.share}: change it")
-        if self.seed < 0:
-            raise InputError(f"expected a seed of at least 0, found {self.seed}: change it")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def read_safetensors(file: Path) -> "dict[str, Tensor]":
         raise InputError(f"expected a complete safetensors file, found a corrupt one at {file} ({reason})") from error
 
 
-def read(file: Path, device: str = "cpu", foreign: bool = True) -> Mapping[str, Any]:
+def read_tensors(file: Path, device: str = "cpu", foreign: bool = True) -> Mapping[str, Any]:
     """The content of a weight file: tensors by name, and for a PyTorch file plain values, too.
 
     Args:

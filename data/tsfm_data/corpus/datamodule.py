@@ -79,7 +79,7 @@ class PretrainingDataModule(pl.LightningDataModule):
             seed: of the training windows; validation windows do not depend on it, so runs can be compared.
         """
         super().__init__()
-        check_seed(seed, "--data.seed")
+        check_seed(seed)
         self.corpus, self.context, self.horizon, self.seed = corpus, context, horizon, seed
         self.held_out = held_out or []
         self.val_names = ("in", "out") if self.held_out else ("in",)

@@ -15,6 +15,7 @@ import pyarrow.parquet
 
 from tsfm_data.io import readers
 from tsfm_data.io.columns import Table
+from tsfm_data.io.foreign import to_frame
 
 LEAST_ROWS = 2_000_000  # smaller Parquet files are read at once
 LEAST_BYTES = 64 << 20  # smaller text files, too
@@ -78,7 +79,7 @@ class ParquetBlocks(Blocks):
             batch = next(file.iter_batches(BLOCK_ROWS), None)
         if batch is None:
             raise Whole
-        frame = readers._from_arrow(pa.Table.from_batches([batch]), str(path))
+        frame = to_frame(pa.Table.from_batches([batch]), str(path), "a Parquet")[0]
         return cls(path, Table(frame, str(path), path.name.split(".")[0]))
 
 
@@ -183,7 +184,7 @@ class TextBlocks(Blocks):
                 if {found.name: found.type for found in first.schema} == self.types:
                     break
         first = first.rename_columns([name.strip() for name in self.names])
-        self.head = replace(self.head, frame=readers._from_arrow(first, str(self.path)))
+        self.head = replace(self.head, frame=to_frame(first, str(self.path), "a text")[0])
 
 
 class Wider(Exception):

@@ -40,8 +40,8 @@ class Parts:
 
     Attributes:
         notes: how the table was read, as of a ``SeriesSet``.
-        unobserved: names of series without any value.
         series: number of series.
+        variates, past_names, known_names: as of a ``SeriesSet``.
     """
 
     def __init__(self, scanned: Scanned, reading: Reading, most: int) -> None:
@@ -49,8 +49,10 @@ class Parts:
         scanned.spill.split(PART_ROWS)
         self._bounds = _bounds(scanned.spill.counts, most)
         self._common = self._clock()
-        self.unobserved: list[str] = []
+        self.variates = scanned.roles.target
+        self.past_names, self.known_names = scanned.roles.past, scanned.roles.known
         self.series = 0
+        self._unobserved: dict[int, list[str]] = {}
         self.notes = self._check()
 
     def __len__(self) -> int:
@@ -62,6 +64,10 @@ class Parts:
     def __getitem__(self, number: int) -> SeriesSet | None:
         """The series of a part; None if all of them were left out."""
         return self._build(number, self._common).series
+
+    def unobserved(self) -> list[str]:
+        """Names of the series, one per variate, that have rows but no value."""
+        return [name for number in sorted(self._unobserved) for name in self._unobserved[number]]
 
     def _build(self, number: int, common: Common) -> Assembled:
         begin, end = self._bounds[number]
@@ -157,7 +163,7 @@ class Parts:
         common = replace(self._common, usual=Usual(pair))
         made = self._build(number, common)
         if made.series is not None and np.isnan(made.series.values).any():
-            self.unobserved += made.series.unobserved()
+            self._unobserved[number] = made.series.unobserved()
         return made.tally, common.usual, made.bad
 
     def _bar(self, numbers: Sequence[int], what: str) -> Any:

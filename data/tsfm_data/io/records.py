@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LARGEST_JSON, LARGEST_YAML = 64 * 2**20, 2**20  # bytes; YAML takes four seconds per MiB
 DEEPEST = 100  # lists and mappings inside each other
+LONGEST_NUMBER = 40  # digits of a whole number
 MOST_NODES = 500_000  # values in a YAML file, with each alias counted as a copy of what it stands for
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 # What pydantic's mistakes expect, in our words.
@@ -52,7 +53,7 @@ def read_record(path: str | Path, kind: type[T], what: str, *, finite: bool = Tr
     """
     raw = _read(Path(path), LARGEST_JSON, what, hint)
     try:
-        plain = json.loads(raw)
+        plain = json.loads(raw, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON, found {_reason(error)}: {hint}") from error
     return check_record(plain, kind, path, what, finite=finite, hint=hint)
@@ -177,6 +178,17 @@ def _reason(error: BaseException) -> str:
     return f"an error ({' '.join(str(text).split()):.120})"
 
 
+def _whole(digits: str) -> int:
+    """A whole number that also fits a float.
+
+    Raises:
+        ValueError: it has too many digits.
+    """
+    if len(digits) > LONGEST_NUMBER:
+        raise ValueError(f"a whole number of {len(digits):,} digits")
+    return int(digits)
+
+
 def _is_shallow(value: object, depth: int) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return depth > 0 and all(_is_shallow(part, depth - 1) for part in inner)
@@ -195,6 +207,8 @@ def _expanded(node: "Node", sizes: dict[int, int], depth: int) -> int:
         return known
     if depth > DEEPEST:
         raise InputError(f"expected lists and mappings at most {DEEPEST} deep, found deeper ones")
+    if node.tag.endswith(":int") and len(node.value) > LONGEST_NUMBER:
+        raise InputError(f"expected numbers, found one of {len(node.value):,} digits")
     sizes[id(node)] = 0
     total = 1
     for child in node.value if isinstance(node.value, list) else ():

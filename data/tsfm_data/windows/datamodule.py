@@ -77,7 +77,7 @@ class ForecastDataModule(pl.LightningDataModule):
             known_covariates: columns known over the horizon too.
         """
         super().__init__()
-        check_seed(seed, "--data.seed")
+        check_seed(seed)
         self.source, self.context, self.horizon = source, context, horizon
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.marks, self.split_option, self.standardize, self.drop_last = marks, split, standardize, drop_last

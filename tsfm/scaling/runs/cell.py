@@ -14,7 +14,6 @@ import math
 import shutil
 import subprocess
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from typing_extensions import TypedDict
 
 import tsfm
 from tsfm.scaling.runs.grid import CHECKPOINT, Cell, Grid, Piece, overlay, piece_config, pieces
-from tsfm.weights.tensors import read
+from tsfm.weights import read_tensors
 from tsfm_data.corpus import MANIFEST, Store, current
 from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_file, read_record
@@ -140,9 +139,8 @@ def discard_broken(checkpoint: Path) -> None:
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint can be read."""
     try:
-        with warnings.catch_warnings(action="ignore"):
-            torch.load(checkpoint, map_location="meta", weights_only=True)
-    except Exception:  # PyTorch raises many kinds of errors for broken files
+        read_tensors(checkpoint, device="meta", foreign=False)
+    except InputError:
         return False
     return True
 
@@ -188,7 +186,7 @@ def read_losses(folder: Path) -> dict[str, float]:
 def observations_seen(checkpoint: Path) -> int | None:
     """Number of observed values that a training has seen; None if its callback did not count them."""
     try:
-        states = read(checkpoint, device="meta", foreign=False).get("callbacks")
+        states = read_tensors(checkpoint, device="meta", foreign=False).get("callbacks")
     except InputError:  # a checkpoint of another command, in another format
         return None
     states = states.values() if isinstance(states, dict) else ()
@@ -239,8 +237,7 @@ def trunk_time(piece: Piece, root: Path) -> float:
 def corpus_facts(init: dict[str, Any], tokens: int, window_tokens: int) -> dict[str, Any]:
     """Name and hash of the corpus, and the number of different tokens: synthetic ones are all different."""
     corpus = init.get("corpus")
-    manifest = None if corpus is None else current(Path(corpus), MANIFEST)
-    if manifest is None or not manifest.is_file():
+    if corpus is None or not (manifest := current(Path(corpus), MANIFEST)).is_file():
         return {"corpus": "", "corpus_sha256": "", "unique_tokens": tokens}
     store = Store(corpus)
     points = sum(source.points for source in store.sources if source.name not in init.get("held_out", ()))

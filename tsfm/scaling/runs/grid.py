@@ -10,7 +10,7 @@ import math
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, Required
+from typing import Annotated, Any, NotRequired
 
 from annotated_types import Ge, Le
 from typing_extensions import TypedDict
@@ -34,10 +34,11 @@ class Section(TypedDict, total=False):
     init_args: dict[str, Any]
 
 
-class Callback(Section):
+class Callback(TypedDict):
     """A callback of a config."""
 
-    class_path: Required[str]
+    class_path: str
+    init_args: NotRequired[dict[str, Any]]
 
 
 class TrainerSection(TypedDict, total=False):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.weights.tensors import read
+from tsfm.weights import read_tensors
 from tsfm_data.errors import InputError
 
 State = dict[str, Tensor]
@@ -120,7 +120,7 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
     Raises:
         InputError: the file is corrupt, belongs to another family, or a tensor does not fit.
     """
-    return load_state(model, read(Path(file)), Path(file))
+    return load_state(model, read_tensors(Path(file)), Path(file))
 
 
 def load_state(model: nn.Module, checkpoint: Mapping[str, Any], file: Path) -> nn.Module:

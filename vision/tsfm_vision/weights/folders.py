@@ -16,8 +16,7 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 from typing_extensions import TypedDict
 
-from tsfm.weights.shapes import build_like, limited
-from tsfm.weights.tensors import check_file, layout, read_safetensors
+from tsfm.weights import build_like, check_file, layout, limited, read_safetensors
 from tsfm_data.errors import LARGEST_SIZE, MISFITS, InputError, unknown_name
 from tsfm_data.io import atomic_folder, read_record, shown
 
