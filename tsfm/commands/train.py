@@ -40,8 +40,8 @@ from tsfm_data.windows import Forecast, ForecastDataModule, item_lengths
 
 DESCRIPTION = (
     "Train a model from YAML; every option can also be given on the command line. A config is code: it names classes "
-    "that are imported and called, so read the configs of others before you run them. Checkpoints are not: nothing that one "
-    "names is run."
+    "that are imported and called, so read the configs of others before you run them. Checkpoints are not: nothing "
+    "that one names is run."
 )
 GLOBAL_SEED = "PL_GLOBAL_SEED"  # environment variable of Lightning
 # Warnings of Lightning that do not apply here, or need no action of the user.
