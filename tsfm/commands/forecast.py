@@ -71,7 +71,7 @@ def forecast(
         frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size, bar)
         return inference.limit(frame, series, bound, integer or "false")
 
-    def shown(series: io.SeriesSet, frame: "pandas.DataFrame") -> "pandas.DataFrame":
+    def presented(series: io.SeriesSet, frame: "pandas.DataFrame") -> "pandas.DataFrame":
         answer = series.present(frame)
         return inert(answer) if safe_csv and (output is None or output.suffix == ".csv") else answer
 
@@ -83,8 +83,8 @@ def forecast(
             say_notes(parts)
 
         key = {"columns": columns.given(), "horizon": horizon, "levels": asked, "lower": bound, "integer": integer}
-        key |= {"batch_size": batch_size, "safe_csv": safe_csv, "model": model_key(predictor, model)}
-        count = forecast_parts(input, output, key, lambda part: shown(part, forecasts(used, part, False)), begin)
+        key |= {"batch_size": batch_size, "model": model_key(predictor, model), "safe_csv": safe_csv}
+        count = forecast_parts(input, output, key, lambda part: presented(part, forecasts(used, part, False)), begin)
         if count is not None:
             if output is not None:
                 say(f"{output}: {count} series, {horizon} steps each, model {predictor.name}")
@@ -98,7 +98,7 @@ def forecast(
     warn(predictor, series)
     frame = forecasts(predictor, series, True)
     say_notes(series)
-    answer = shown(series, frame)
+    answer = presented(series, frame)
     if output is None:
         answer.to_csv(sys.stdout, index=False)
     else:
