@@ -94,7 +94,7 @@ def forecast_ends(
     arrays: dict[int, np.ndarray] = {}
     for freq in dict.fromkeys(series.freqs):  # a batch has one season and one set of calendar features
         items = [i for i, item_freq in enumerate(series.freqs) if item_freq == freq]
-        part = series.select(items)
+        part = series.select(items) if len(items) < len(series) else series
         ends = item_lengths(part)
         bound = bind(predictor, part)
         windows = Windows(
