@@ -4,12 +4,14 @@ Run it by ``python benchmarks/fuzz.py --inputs 1000000``. A second run goes on w
 """
 
 import json
+import shutil
 import subprocess
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import fuzz_records
 import fuzz_tables
 from common import run, write
 from fuzzing import ENDINGS, Limits, Part, Target, attack
@@ -20,7 +22,7 @@ from tsfm_data.progress import progress
 
 FOLDER = Path(__file__).resolve().parent
 PART = 500  # inputs of one child process
-TARGETS: dict[str, Target] = {target.kind: target for target in fuzz_tables.TARGETS}
+TARGETS: dict[str, Target] = {target.kind: target for target in (*fuzz_tables.TARGETS, *fuzz_records.TARGETS)}
 
 
 def fuzz(
@@ -53,9 +55,9 @@ def fuzz(
         if kind not in TARGETS:
             raise unknown_name("kind", kind, TARGETS)
     log = state / "parts.jsonl"
-    state.mkdir(parents=True, exist_ok=True)
     if fresh:
-        log.unlink(missing_ok=True)
+        shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True, exist_ok=True)
     chosen = [TARGETS[kind] for kind in dict.fromkeys(kinds or TARGETS)]
     earlier = {(part["kind"], part["seed"], part["start"]) for part in _lines(log)}
     each = -(-inputs // len(chosen))
@@ -101,9 +103,9 @@ def page(parts: list[dict[str, Any]], output: Path, limits: Limits) -> None:
     text = f"""# Damaged files
 
 {total["inputs"]:,} files were damaged at random (bytes, words, types, structure) and read by the product's own
-readers, each in a child process that may take {limits.seconds:g} s and {limits.memory:,} MiB. Right are a value (`read`) and
-one line that says what is wrong (`refused`); a warning counts as an exception. Memory is what the process took beyond
-that of its beginning.
+readers, each in a child process that may take {limits.seconds:g} s and {limits.memory:,} MiB. Right are a value
+(`read`) and one line that says what is wrong (`refused`); a warning counts as an exception. Memory is what the process
+took beyond that of its beginning.
 
 `python benchmarks/fuzz.py --inputs {total["inputs"]}`, commits {", ".join(commits)}
 

@@ -44,7 +44,8 @@ TYPES: tuple[Callable[[random.Random], pa.DataType], ...] = (
 )
 VALUES = (
     None, True, 0, 1, -1, 2**63 - 1, -(2**63), 2**64 - 1, 0.5, float("nan"), float("inf"), 1e308, "", "x", "12,5",
-    "1E4041751706", "2024-01-01", "nan", "\x1b[31m", "x" * 5000, b"\xff\xfe", b"12", [], [1, None], {"a": 1}, datetime.date(1, 1, 1),
+    "1E4041751706", "2024-01-01", "nan", "\x1b[31m", "x" * 5000, b"\xff\xfe", b"12", [], [1, None], {"a": 1},
+    datetime.date(1, 1, 1),
     datetime.date(9999, 12, 31), datetime.datetime(2024, 1, 1), datetime.timedelta(days=10**8), datetime.time(1),
     decimal.Decimal("1e20"),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import fuzz_records
 import fuzz_tables
 import pytest
 from conftest import shared_folder
@@ -10,10 +11,16 @@ from fuzzing import Limits, Target, ending_of
 
 CASES = shared_folder("TSFM_CASES", "../shared/cases") / "fuzz"
 TABLES = Target("tables", lambda folder: [], fuzz_tables.read)
+RECORDS = {target.kind: target for target in fuzz_records.TARGETS}
+KINDS = {"model": "model", "imodel": "image model", "convert": "conversion", "verify": "verify", "pt": "weights"}
+KINDS |= {"store": "corpus", "corpus": "corpus yaml", "grid": "grid", "fit": "fit"}
 # How the name of a case begins or ends -> its reader. Names that none of these takes belong to other tests.
 READERS: dict[str, Target] = {
     **dict.fromkeys(("csv_*", "typed_*", "arrow_*", "parquet_*", "gz_*", "imgpq_*", "t.json"), TABLES),
     **dict.fromkeys(("*.csv", "*.parquet", "*.csv.gz"), TABLES),
+    **{f"{name}_*": fuzz_records.in_seeds(RECORDS[kind]) for name, kind in KINDS.items()},
+    "image_config_*": fuzz_records.in_seeds(RECORDS["image model"]),
+    "yaml_alias_bomb.yaml": fuzz_records.in_seeds(RECORDS["corpus yaml"]),
 }
 
 

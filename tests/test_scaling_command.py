@@ -220,7 +220,7 @@ def test_fit_that_is_not_identifiable_says_so_and_gives_no_plan(
 def test_file_that_is_no_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "fit.json").write_text("[1")
     result = run(capsys, "scaling", "plan", str(tmp_path / "fit.json"), "--flops", "1e20")
-    assert (result.status, "found something else" in result.err) == (2, True)
+    assert (result.status, "fit.json: expected JSON" in result.err) == (2, True)
     result = run(capsys, "scaling", "plan", str(tmp_path / "no.json"), "--flops", "1e20")
     assert (result.status, "no such file" in result.err) == (2, True)
 

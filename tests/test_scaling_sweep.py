@@ -342,7 +342,7 @@ def test_when_slurm_is_asked_for_then_its_files_run_every_cell_by_index(tmp_path
         ({"arch": ["encodr"]}, "unknown architecture 'encodr': did you mean encoder"),
         ({"size": ["11K"]}, "unknown size of encoder '11K'"),
         ({"size": {"tiny": {"d_modl": 8}}}, "did you mean d_model"),
-        ({"size": {"tiny": {"d_model": "8"}}}, "expected int at key 'd_model'"),
+        ({"size": {"tiny": {"d_model": "8"}}}, "expected a whole number at d_model"),
         ({"lrs": [1]}, "unknown key of a grid 'lrs': did you mean lr"),
         ({"lr": 1e-3}, "expected a list at 'lr'"),
         ({"lr": ["1e-3"]}, "YAML wants 1.0e-3"),
@@ -351,7 +351,7 @@ def test_when_slurm_is_asked_for_then_its_files_run_every_cell_by_index(tmp_path
         ({"decay": 1.5}, "decay between 0 and 1"),
         ({"warmup": 100}, "warmup to end before the decay of the smallest budget"),
         ({"configs": ["gone.yaml"]}, "found nothing at"),
-        ({"fit": {}}, "data.init_args.context"),
+        ({"fit": {}}, "data.init_args in 'configs' or 'fit' with the key 'context'"),
         ({"data": {"all": {"corpus": "gone"}}, "command": None}, "tsfm data build"),
     ],
 )

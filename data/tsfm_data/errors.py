@@ -1,10 +1,20 @@
 """InputError, the error for a user's mistake: commands print its single line and exit with status 2."""
 
 import difflib
+import pickle
+import struct
+import zlib
 from collections.abc import Iterable
 from numbers import Integral
 
+LARGEST_SEED = 2**32 - 1
 LONGEST_HORIZON = 1_000_000  # steps; more would ask for all the memory there is
+# No model of ours is larger; a config that says so would ask for all the memory there is, or build layers for hours.
+LARGEST_SIZE, MOST_LAYERS = 2**20, 1000
+# What libraries raise on values that do not fit them, and on files that are damaged.
+MISFITS: tuple[type[Exception], ...] = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError)
+MISFITS += (MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError, pickle.PickleError, struct.error)
+MISFITS += (zlib.error,)
 SHOWN = 40  # names that a message lists
 
 
@@ -26,9 +36,9 @@ def check_horizon(horizon: int, name: str = "horizon", option: str = "") -> None
     hint = f"give {f'{option} 24'.lstrip()}, for instance"
     check_whole(hint, **{name: horizon})
     if horizon < 1:
-        raise InputError(f"expected a {name} of at least 1 step, found {horizon}: {hint}")
+        raise InputError(f"expected a {name} of at least 1 step, found {_short(horizon)}: {hint}")
     if horizon > LONGEST_HORIZON:
-        raise InputError(f"expected a {name} of at most {LONGEST_HORIZON:,} steps, found {horizon:,}: {hint}")
+        raise InputError(f"expected a {name} of at most {LONGEST_HORIZON:,} steps, found {_short(horizon)}: {hint}")
 
 
 def check_whole(hint: str, /, **sizes: object) -> None:
@@ -43,21 +53,26 @@ def check_whole(hint: str, /, **sizes: object) -> None:
     """
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, Integral):
-            raise InputError(f"expected a whole number as {name}, found {size!r:.40}: {hint}")
+            raise InputError(f"expected a whole number as {name}, found {_short(size)}: {hint}")
 
 
-def check_positive(holder: object, *names: str, hint: str = "change it in the config") -> None:
-    """Check that attributes are at least 1.
+def check_model_sizes(config: object, *names: str) -> None:
+    """Check that sizes in a model's config are at least 1, and at most a million (a thousand for numbers of layers).
 
     Args:
-        holder: a config.
+        config: its attributes are the sizes.
         names: of the attributes.
-        hint: what to do.
 
     Raises:
-        InputError: one is less than 1.
+        InputError: one is not.
     """
-    check_sizes(hint, **{name: getattr(holder, name) for name in names})
+    hint = "change it in the config"
+    for name in names:
+        size = getattr(config, name)
+        check_sizes(hint, **{name: size})
+        most = MOST_LAYERS if name.endswith("layers") else LARGEST_SIZE
+        if size > most:
+            raise InputError(f"expected {name} of at most {most:,}, found {_short(size)}: {hint}")
 
 
 def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
@@ -75,7 +90,26 @@ def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
             continue
         check_whole(hint, **{name: size})
         if size < 1:
-            raise InputError(f"expected {name} of at least 1, found {size}: {hint}")
+            raise InputError(f"expected {name} of at least 1, found {_short(size)}: {hint}")
+
+
+def check_seed(seed: object, name: str = "seed") -> None:
+    """Check that a seed is one that all random generators take: a whole number from 0 to 2**32 - 1.
+
+    Raises:
+        InputError: it is not.
+    """
+    hint = "give 0, for instance"
+    check_whole(hint, **{name: seed})
+    if not 0 <= int(seed) <= LARGEST_SEED:  # type: ignore[call-overload]
+        raise InputError(f"expected {name} from 0 to {LARGEST_SEED:,}, found {_short(seed)}: {hint}")
+
+
+def _short(value: object) -> str:
+    """A value for a message; Python refuses to print whole numbers of thousands of digits."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}" if abs(value) < 10**30 else f"a whole number of {value.bit_length()} bits"
+    return f"{value!r:.40}"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:

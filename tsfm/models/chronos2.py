@@ -32,7 +32,7 @@ from tsfm.nn import (
     t5_block,
     weighted_quantiles,
 )
-from tsfm_data.errors import InputError, check_positive
+from tsfm_data.errors import InputError, check_model_sizes
 from tsfm_data.windows import Batch
 
 SCALE_EPS = 1e-5
@@ -71,7 +71,7 @@ class Chronos2Config:
     levels: tuple[float, ...] = LEVELS
 
     def __post_init__(self) -> None:
-        check_positive(self, "d_model", "d_ff", "d_kv", "heads", "layers", "patch_size", "time_scale")
+        check_model_sizes(self, "d_model", "d_ff", "d_kv", "heads", "layers", "patch_size", "time_scale")
         if self.d_kv % 2 or not self.rope_theta > 0:
             raise InputError(
                 f"expected an even d_kv and rope_theta above 0, found {self.d_kv} and {self.rope_theta}: change them"

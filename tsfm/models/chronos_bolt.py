@@ -29,7 +29,7 @@ from tsfm.nn import (
     pooled_quantiles,
     t5_block,
 )
-from tsfm_data.errors import InputError, check_positive
+from tsfm_data.errors import InputError, check_model_sizes
 from tsfm_data.windows import Batch
 
 SCALE_EPS = 1e-5
@@ -65,7 +65,7 @@ class ChronosBoltConfig:
     levels: tuple[float, ...] = DEFAULT_LEVELS
 
     def __post_init__(self) -> None:
-        check_positive(self, "d_model", "d_ff", "d_kv", "heads", "layers", "decoder_layers", "patch_size")
+        check_model_sizes(self, "d_model", "d_ff", "d_kv", "heads", "layers", "decoder_layers", "patch_size")
         if self.buckets < 4 or self.buckets % 4 or self.max_distance <= self.buckets // 2:
             raise InputError(
                 f"expected buckets a multiple of 4 and max_distance above half of it, found {self.buckets} and "

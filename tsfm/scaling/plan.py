@@ -1,21 +1,75 @@
 """Plans from a fitted joint law: size, data, loss and compute from one or two of them, with intervals."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge, Gt, Len
 from jaxtyping import Float64
+from typing_extensions import TypedDict
 
 from tsfm.scaling.laws.bootstrap import percentile_interval
 from tsfm.scaling.laws.form import FLOPS_PER_INFERENCE_TOKEN, FLOPS_PER_TOKEN, NAMES, JointLaw, training_flops
 from tsfm_data.errors import InputError
+from tsfm_data.io import read_record
 
 FAR, TOO_FAR = 10.0, 1000.0  # factors beyond the range of the runs
 STEPS = 200  # of the search for the best size if inference counts
 QUANTITIES = ("params", "tokens", "loss", "flops", "inference_flops")
+
+
+Positive = Annotated[float, Gt(0)]
+Range = Annotated[list[Positive], Len(2, 2)]
+
+
+class Intervals(TypedDict):
+    """The 95 % intervals of the constants, of which a message shows one."""
+
+    E: Annotated[list[float], Len(2, 2)]
+
+
+class Joint(TypedDict):
+    """The joint law in a fit.json, if it is identifiable."""
+
+    E: Annotated[float, Ge(0)]
+    A: Positive
+    B: Positive
+    alpha: Positive
+    beta: Positive
+    ci95: Intervals
+    identifiable: Literal[True]
+    not_identifiable: list[str]
+
+
+class Ranges(TypedDict):
+    """The smallest and largest run that a law was fitted to."""
+
+    params: Range
+    tokens: Range
+    flops: Range
+
+
+class FitRecord(TypedDict):
+    """The part of a fit.json that a plan needs; a number that is not finite is stored as None."""
+
+    joint: Joint
+    data: Ranges
+    draws: Annotated[list[Annotated[list[float | None], Len(5, 5)]], Len(1, 10**6)]
+
+
+class Unknown(TypedDict):
+    """The joint law in a fit.json, if it is not identifiable."""
+
+    identifiable: bool
+    not_identifiable: list[str]
+
+
+class AnyFit(TypedDict):
+    """A fit.json, whether or not its law is identifiable."""
+
+    joint: Unknown
 
 
 @dataclass(frozen=True)
@@ -43,20 +97,14 @@ def read_fit(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: expected a fit.json, found no such file; tsfm scaling fit LEDGER --output DIR writes one"
         )
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        joint = record["joint"]
-        known = joint["identifiable"] and record["draws"] and record["data"]["flops"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: expected a fit.json of tsfm scaling fit, found something else; run tsfm scaling fit LEDGER"
-        ) from error
-    if not known:
+    what, hint = "a fit.json of tsfm scaling fit", "run tsfm scaling fit LEDGER"
+    joint = read_record(path, AnyFit, what, hint=hint)["joint"]
+    if not joint["identifiable"]:
         raise InputError(
             f"{path}: expected a joint law to plan with, found one that is not identifiable: "
-            f"{'; '.join(joint['not_identifiable'])}"
+            f"{'; '.join(joint['not_identifiable']):.300}"
         )
-    return record
+    return dict(read_record(path, FitRecord, what, hint=hint))
 
 
 def make_plan(
@@ -91,17 +139,16 @@ def make_plan(
             f"{' and '.join(known) or 'none'}; the rest follows from the law"
         )
     center = np.array([[record["joint"][name] for name in NAMES]])
-    laws = np.concatenate([center, np.array(record["draws"])])
+    laws = np.concatenate([center, np.array(record["draws"], dtype=np.float64)])
     with np.errstate(all="ignore"):
         table = _solve(JointLaw.from_rows(laws), known, inference_tokens)
+        ends = _interval(np.where(np.isnan(table[1:]), np.inf, table[1:]))
     if not np.isfinite(table[0]).all():
         joint = record["joint"]
         raise InputError(
             f"expected a goal that the law can reach, found {', '.join(f'{k} {v:g}' for k, v in known.items())}; its "
             f"irreducible loss is {joint['E']:.4g} ({joint['ci95']['E'][0]:.4g} to {joint['ci95']['E'][1]:.4g})"
         )
-    draws = np.where(np.isnan(table[1:]), np.inf, table[1:])
-    ends = _interval(draws)
     values = dict(zip(QUANTITIES, map(float, table[0]), strict=True))
     intervals = {name: (float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(QUANTITIES)}
     return Plan(values, intervals, tuple(_warnings(record, values)))

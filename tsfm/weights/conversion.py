@@ -16,7 +16,7 @@ from tsfm.models import MODELS, from_reference_state, model_class
 from tsfm.weights.cards import foreign_card
 from tsfm.weights.folders import Origin, digest, read_object, write_checksums
 from tsfm.weights.pretrained import save
-from tsfm.weights.tensors import check_file, read
+from tsfm.weights.tensors import check_file, read_tensors
 from tsfm_data.errors import InputError
 from tsfm_data.plugins import entry_points, load
 
@@ -97,7 +97,7 @@ def convert(
     files = dict(foreign) if isinstance(foreign, Mapping) else locate(foreign)
     weights = next(path for file, path in files.items() if file != "config.json")
     config = read_object(files["config.json"]) if "config.json" in files else {}
-    state = unwrap(read(weights), weights)
+    state = unwrap(read_tensors(weights), weights)
     parameters = sum(tensor.numel() for tensor in state.values())
     kind = recognise(state, config, weights)
     if family is not None and kind not in (family, "image"):

@@ -26,11 +26,12 @@ from tsfm_data.corpus.store import (
     MANIFEST,
     SOURCE_ENTRY,
     SOURCES,
+    Built,
     check_arrays,
     read_manifest,
 )
 from tsfm_data.errors import InputError
-from tsfm_data.io import alone, atomic_file, atomic_folder
+from tsfm_data.io import alone, atomic_file, atomic_folder, read_record
 from tsfm_data.progress import progress as show_progress
 
 STAGING, LOCK = ".build", ".lock"
@@ -126,11 +127,11 @@ def _build_source(plan: Plan, folder: Path) -> tuple[str, dict[str, Any]]:
 def _reusable_entry(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     """The entry of a source if it was built from the same inputs and is undamaged, else None."""
     try:
-        entry = json.loads((folder / SOURCE_ENTRY).read_text(encoding="utf-8"))
-        if {key: entry[key] for key in inputs} != json.loads(json.dumps(inputs)):
+        entry: dict[str, Any] = dict(read_record(folder / SOURCE_ENTRY, Built, "a source of a corpus"))
+        if {key: entry.get(key) for key in inputs} != json.loads(json.dumps(inputs)):
             return None
         check_arrays(folder, entry["arrays"], verify=True)
-    except (OSError, ValueError, KeyError):  # an InputError is a ValueError: a damaged source is rebuilt
+    except (OSError, InputError, KeyError):  # a damaged source is rebuilt
         return None
     return entry
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import MISFITS, InputError
+from tsfm_data.io import check_record
+from tsfm_data.io.foreign import guarded, read_columns
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Modes that convert to 8 bits per channel without a choice that only the owner of the image can make.
@@ -120,17 +121,14 @@ def read_parquet(path: Path) -> tuple[list[bytes], Int[np.ndarray, " N"], list[s
     Raises:
         InputError: it is not a Parquet file, or a column is missing, of another type, or has an empty cell.
     """
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: expected a Parquet file, found something else ({reason})") from error
+    table = read_columns(path, ".parquet")
     for name in ("image", "label"):
         if name not in table.column_names:
             raise InputError(
                 f"{path}: expected the columns image and label, found {', '.join(table.column_names)[:80]}: rename them"
             )
-    images, labels = table["image"], table["label"]
+    with guarded(str(path), "a Parquet"):  # two columns may have one name
+        images, labels = table["image"], table["label"]
     if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
         images = pa.chunked_array([chunk.field("bytes") for chunk in images.chunks])
     if not pa.types.is_binary(images.type) and not pa.types.is_large_binary(images.type):
@@ -147,13 +145,17 @@ def read_parquet(path: Path) -> tuple[list[bytes], Int[np.ndarray, " N"], list[s
 
 
 def _class_names(metadata: dict[bytes, bytes], labels: Int[np.ndarray, " N"], path: Path) -> Sequence[str]:
-    try:
-        if b"classes" in metadata:
-            return [str(name) for name in json.loads(metadata[b"classes"])]
-        if b"huggingface" in metadata:
-            return list(json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected a JSON list of class names in the metadata, found {error}") from error
+    key = next((key for key in (b"classes", b"huggingface") if key in metadata), None)
+    if key is not None:
+        try:
+            content = json.loads(metadata[key])
+            names = content if key == b"classes" else content["info"]["features"]["label"]["names"]
+            return check_record(names, list[str], path, "a JSON list of class names in the metadata")
+        except InputError:
+            raise
+        except MISFITS as error:
+            reason = f"{' '.join(str(error).split()):.100}"
+            raise InputError(f"{path}: expected a JSON list of class names in the metadata, found {reason}") from error
     return [str(number) for number in range(int(labels.max(initial=-1)) + 1)]
 
 

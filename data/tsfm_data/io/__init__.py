@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     )
     from tsfm_data.io.gluonts import read_gluonts
     from tsfm_data.io.objects import like
+    from tsfm_data.io.parts import PART_SERIES, Parts, open_parts
     from tsfm_data.io.readers import read_table
+    from tsfm_data.io.records import check_record, check_version, is_plain_name, read_record, read_yaml, shown
     from tsfm_data.io.roles import Roles, find_roles
     from tsfm_data.io.series import Labels, SeriesSet
     from tsfm_data.io.tables import prepare, read_series
 
 __all__ = [
+    "PART_SERIES",
     "Borders",
     "DatasetSpec",
     "Labels",
+    "Parts",
     "Roles",
     "SeriesSet",
     "Table",
@@ -38,22 +42,29 @@ __all__ = [
     "calendar_features",
     "check",
     "check_new",
+    "check_record",
+    "check_version",
     "data_folder",
     "disk_errors",
     "fetch",
     "find",
     "find_roles",
+    "is_plain_name",
     "like",
     "natural_season",
     "normalise",
     "numbers",
+    "open_parts",
     "open_source",
     "period_alias",
     "prepare",
     "read_gluonts",
+    "read_record",
     "read_series",
     "read_table",
+    "read_yaml",
     "season_length",
+    "shown",
     "step_of",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

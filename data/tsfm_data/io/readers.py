@@ -1,31 +1,33 @@
 """Files to tables: CSV with any usual delimiter and encoding, Parquet, Arrow, Feather and Excel."""
 
+import contextlib
 import csv
 import difflib
-import gzip
 import importlib.util
 import io
+import itertools
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
-import pyarrow.feather
-import pyarrow.parquet
 
 from tsfm_data.errors import InputError
 from tsfm_data.io import numerals
 from tsfm_data.io.columns import ITEM_NAMES, Table
+from tsfm_data.io.foreign import KINDS, guarded, read_bytes, read_columns, to_frame
 from tsfm_data.io.numerals import MISSING
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
 SAMPLE = 1 << 16
+LINE_END = re.compile(rb"\r\n|\r|\n")
+LARGE = 64 << 20
 LOOKED_AT = 200  # lines that are used to find the header
-KINDS = {".pq": "a Parquet", ".parquet": "a Parquet", ".arrow": "an Arrow", ".feather": "an Arrow", ".ipc": "an Arrow"}
 EXCEL = (".xlsx", ".xlsm")
 
 
@@ -46,21 +48,19 @@ def read_table(path: Path, item_column: str | None = None, decimal: str | None =
     suffix = (Path(path.stem).suffix if path.suffix == ".gz" else path.suffix).lower()
     name = path.name.split(".")[0]
     try:
-        if suffix in (".parquet", ".pq"):
-            return Table(_from_arrow(pyarrow.parquet.read_table(path), str(path)), str(path), name)
-        if suffix in (".arrow", ".feather", ".ipc"):
-            return Table(_from_arrow(_read_arrow(path), str(path)), str(path), name)
+        if suffix in KINDS:
+            frame, notes = to_frame(read_columns(path, suffix), str(path), KINDS[suffix])
+            return Table(frame, str(path), name, notes=notes)
         if suffix in EXCEL:
             return _read_excel(path, name)
         if suffix in (".xls", ".xlsb", ".ods"):
             raise InputError(f"{path}: expected CSV, Parquet, Arrow or .xlsx, found {suffix}: save it as .xlsx or CSV")
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return read_text(data, str(path), name, item_column, decimal)
-    except (pa.ArrowException, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: expected {KINDS.get(suffix, 'a text')} file, found something else ({reason})"
-        ) from error
+        table = read_text(data := read_bytes(path), str(path), name, item_column, decimal)
+        # Messages need the text to count lines; that of a large file is read again if there is one.
+        large = table.text is data and len(data) > LARGE and path.suffix != ".gz"
+        return replace(table, text=path) if large else table
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _check_file(path: Path) -> None:
@@ -81,24 +81,6 @@ def _check_file(path: Path) -> None:
         path.open("rb").close()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _read_arrow(path: Path) -> pa.Table:
-    with path.open("rb") as handle:
-        if handle.read(6) in (b"ARROW1", b"FEA1\x00\x00"):
-            return pyarrow.feather.read_table(path)
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_stream(source).read_all()
-
-
-def _from_arrow(table: pa.Table, source: str) -> pd.DataFrame:
-    names = table.column_names
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise InputError(
-            f"{source}: expected different column names, found {twice[0]!r} more than once; rename one of them"
-        )
-    return table.to_pandas(date_as_object=False)
 
 
 def _read_excel(path: Path, name: str) -> Table:
@@ -144,16 +126,18 @@ def read_text(data: bytes, source: str, name: str, item_column: str | None = Non
     """
     data, notes = _decode(data, source)
     # Quoted cells may contain line breaks, but the header and the lines above it do not.
-    lines = data[:SAMPLE].decode("utf-8", errors="ignore").splitlines()
+    begin = data[: end.end() if (end := LINE_END.search(data, SAMPLE)) else None]
+    lines = [line.decode("utf-8", errors="ignore") for line in LINE_END.split(begin)]
     if not any(line.strip() for line in lines):
         raise InputError(f"{source}: expected a table, found only blank lines")
     delimiter, top = _layout(source, lines)
     above = sum(bool(line.strip()) for line in lines[:top])
     if above:
         notes.append(f"{above} line{'s' * (above > 1)} above the header skipped")
-    for _ in range(top):
-        data = data[data.index(b"\n") + 1 :]
-    header = next(csv.reader([lines[top]], delimiter=delimiter))
+    ends = LINE_END.finditer(data)
+    for end in itertools.islice(ends, top - 1, top) if top else ():
+        data = data[end.end() :]
+    header = _fields(lines[top], delimiter)
     _check_header(source, top + 1, header)
     if len(header) == 1:
         data = b"\n".join(line.strip() for line in data.splitlines() if line.strip())
@@ -174,7 +158,7 @@ def read_text(data: bytes, source: str, name: str, item_column: str | None = Non
         dropped.add(0)  # the row numbers that DataFrame.to_csv writes
     if dropped:
         table = table.select([i for i in range(len(names)) if i not in dropped])
-    frame = _from_arrow(table, source)
+    frame, _ = to_frame(table, source, "a text")
     return Table(frame, source, name, data, delimiter, top + 1, tuple(notes))
 
 
@@ -224,7 +208,7 @@ def _layout(source: str, lines: list[str]) -> tuple[str, int]:
         mark = next((mark for mark in DELIMITERS if mark in first), None)
         if mark is None:
             return ",", filled[0]  # one column of numbers
-    widths = {mark: [len(next(csv.reader([lines[i]], delimiter=mark), [])) for i in filled] for mark in DELIMITERS}
+    widths = {mark: [len(_fields(lines[i], mark)) for i in filled] for mark in DELIMITERS}
     best = max(widths, key=lambda mark: widths[mark][0])
     usual = {mark: Counter(w).most_common(1)[0] for mark, w in widths.items()}
     if widths[best][0] > 1 and widths[best][0] >= usual[best][0]:
@@ -247,13 +231,13 @@ def _layout(source: str, lines: list[str]) -> tuple[str, int]:
 
 
 def _is_title(line: str, delimiter: str) -> bool:
-    cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+    cells = [cell.strip() for cell in _fields(line, delimiter)]
     return len(cells) > 1 and not any(cells[1:])
 
 
 def _holds_values(line: str, delimiter: str) -> bool:
     """Whether a line contains numbers other than years, so that it is no header below lines of text."""
-    cells = next(csv.reader([line], delimiter=delimiter))
+    cells = _fields(line, delimiter)
     return any(_is_number(cell.strip()) and not re.fullmatch(r"(1[6-9]|2[0-2])\d\d", cell.strip()) for cell in cells)
 
 
@@ -266,31 +250,53 @@ def _is_number(text: str) -> bool:
 
 
 def _parse(
-    source: str, data: bytes, delimiter: str, header: list[str], texts: set[str], top: int, notes: list[str]
+    source: str,
+    data: bytes,
+    delimiter: str,
+    header: list[str],
+    texts: set[str],
+    top: int,
+    notes: list[str],
+    mend: bool = True,
 ) -> pa.Table:
     """The columns with inferred types; as text if values differ in type, so that we can find the wrong one."""
-    options = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data)
-    types = dict.fromkeys(texts, pa.string())
+    types, refused = dict.fromkeys(texts, pa.string()), None
+    with guarded(source, "a text"):
+        try:
+            table = _read_csv(data, delimiter, types)
+        except pa.ArrowInvalid as error:
+            refused = error
+    if refused is not None and "conversion error" not in str(refused):
+        mended = _mend_ends(data, delimiter, len(header), notes) if mend else None
+        if mended is None:
+            raise _wrong_width(source, data, delimiter, len(header), top, refused) from refused
+        return _parse(source, mended, delimiter, header, texts, top, notes, mend=False)
+    with guarded(source, "a text"):
+        if refused is not None:
+            types = dict.fromkeys(header, pa.string())
+            table = _read_csv(data, delimiter, types)
+        zoned = [f.name for f in table.schema if pa.types.is_timestamp(f.type) and f.type.tz is not None]
+        if zoned:  # Arrow keeps only UTC, but local times show whether data are daily
+            table = _read_csv(data, delimiter, types | dict.fromkeys(zoned, pa.string()))
+        return table
 
-    def read() -> pa.Table:
-        convert = pyarrow.csv.ConvertOptions(column_types=types)
-        return pyarrow.csv.read_csv(io.BytesIO(data), parse_options=options, convert_options=convert)
+
+def _read_csv(data: bytes, delimiter: str, types: dict[str, pa.DataType]) -> pa.Table:
+    """Delimited text as Arrow reads it; rows longer than a block in one block."""
+    parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data)
+    convert = pyarrow.csv.ConvertOptions(column_types=types)
+
+    def read(block: int | None) -> pa.Table:
+        # Not a file of Python's, which threads may still read when the interpreter ends after an error.
+        with pa.BufferReader(data) as file:
+            return pyarrow.csv.read_csv(file, pyarrow.csv.ReadOptions(block_size=block), parse, convert)
 
     try:
-        table = read()
+        return read(None)
     except pa.ArrowInvalid as error:
-        if "conversion error" not in str(error):
-            mended = _mend_ends(data, delimiter, len(header), notes)
-            if mended is None:
-                raise _wrong_width(source, data, delimiter, len(header), top, error) from error
-            return _parse(source, mended, delimiter, header, texts, top, notes)
-        types = dict.fromkeys(header, pa.string())
-        table = read()
-    zoned = [f.name for f in table.schema if pa.types.is_timestamp(f.type) and f.type.tz is not None]
-    if zoned:  # Arrow keeps only UTC, but local times show whether data are daily
-        types |= dict.fromkeys(zoned, pa.string())
-        table = read()
-    return table
+        if "straddl" not in str(error):
+            raise
+    return read(min(len(data) + 1, 2**31 - 1))
 
 
 def is_id(name: str, item_column: str | None) -> bool:
@@ -309,7 +315,7 @@ def _mend_ends(data: bytes, delimiter: str, width: int, notes: list[str]) -> byt
     ):
         return b"\n".join([lines[0], *(line.rstrip()[: -len(mark)] for line in lines[1:])])
     last = len(lines) - 1
-    while last > 1 and (not lines[last].strip() or len(_fields(lines[last], delimiter)) == 1):
+    while last > 1 and (not lines[last].strip() or len(_fields(lines[last].decode(), delimiter)) == 1):
         last -= 1
     cut = [line for line in lines[last + 1 :] if line.strip()]
     if width > 1 and 0 < len(cut) <= 5 and not any(character.isdigit() for character in cut[0].decode()[:4]):
@@ -318,8 +324,12 @@ def _mend_ends(data: bytes, delimiter: str, width: int, notes: list[str]) -> byt
     return None
 
 
-def _fields(line: bytes, delimiter: str) -> list[str]:
-    return next(csv.reader([line.decode("utf-8", errors="replace")], delimiter=delimiter), [])
+def _fields(line: str, delimiter: str) -> list[str]:
+    """The cells of one line; without a look at quotes if one of them is very long."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return line.split(delimiter)
 
 
 def _check_header(source: str, line: int, header: list[str]) -> None:
@@ -345,11 +355,12 @@ def _wrong_width(source: str, data: bytes, delimiter: str, width: int, top: int,
     """The error for the first row with another number of fields than the header."""
     lines = io.StringIO(data.decode("utf-8", errors="replace"), newline="")
     reader = csv.reader(lines, delimiter=delimiter)
-    for row in reader:
-        if row and len(row) != width:
-            return InputError(
-                f"{source}, row {reader.line_num + top}: expected {width} fields separated by {DELIMITERS[delimiter]}, "
-                f"as in the header, found {len(row)}; quote values that contain the separator, "
-                "or check that the file is complete"
-            )
+    with contextlib.suppress(csv.Error):  # a cell that is too long for it
+        for row in reader:
+            if row and len(row) != width:
+                return InputError(
+                    f"{source}, row {reader.line_num + top}: expected {width} fields separated by "
+                    f"{DELIMITERS[delimiter]}, as in the header, found {len(row)}; quote values that contain the "
+                    "separator, or check that the file is complete"
+                )
     return InputError(f"{source}: expected delimited text, found something else ({str(error).splitlines()[0]})")

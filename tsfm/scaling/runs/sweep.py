@@ -5,7 +5,6 @@ by the command ``tsfm scaling sweep GRID --output DIR --index K``, whether on th
 """
 
 import csv
-import json
 import math
 import os
 import shlex
@@ -16,16 +15,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
+from annotated_types import Len
 from filelock import FileLock
 from scipy.optimize import nnls
+from typing_extensions import TypedDict
 
-from tsfm.scaling.runs.cell import FAILED, ROWS, Train, best_lr, run_cell, scanned, write_json
+from tsfm.scaling.runs.cell import AGAIN, FAILED, ROWS, Train, best_lr, read_row, run_cell, scanned, write_json
 from tsfm.scaling.runs.grid import Cell, Grid, cells, pieces
 from tsfm_data.errors import InputError
-from tsfm_data.io import atomic_file
+from tsfm_data.io import atomic_file, read_record
 
 LEDGER = "ledger.csv"
 TRIES = 2
@@ -33,6 +34,12 @@ POLL = 0.2  # seconds between looks at the running jobs
 PARENT = "TSFM_SWEEP_PROCESS"  # environment variable of a cell: the process of its sweep
 GRACE = 10.0  # seconds that jobs have to end when they are asked to
 FAILED_STATUS = 2  # exit status of a cell that failed twice and recorded why
+
+
+class Failed(TypedDict):
+    """The content of ``failed.json``."""
+
+    reasons: Annotated[list[str], Len(1)]
 
 
 @runtime_checkable
@@ -221,7 +228,7 @@ def is_done(grid: Grid, cell: Cell, folder: Path) -> bool:
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """All rows written so far, in the order of their paths."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"runs/*/{ROWS}/*.json"))]
+    return [read_row(path) for path in sorted(folder.glob(f"runs/*/{ROWS}/*.json"))]
 
 
 def write_ledger(grid: Grid, folder: Path) -> Path:
@@ -242,7 +249,7 @@ def write_ledger(grid: Grid, folder: Path) -> Path:
             best = chosen.get((row["arch"], row["size"]))
             table.append(row | {"scan": best is not None and row["lr"] != best})
         for path in sorted(folder.glob(f"runs/*/{FAILED}")):
-            reason = json.loads(path.read_text())["reasons"][-1]
+            reason = read_record(path, Failed, "the reasons of a failed run", hint=AGAIN)["reasons"][-1]
             table.append({"run": path.parent.name, "status": f"failed: {reason}", "scan": True})
         table.sort(key=lambda row: (row["run"], row.get("steps", 0)))
         names = list(dict.fromkeys(name for row in table for name in row))
@@ -275,7 +282,7 @@ class Progress:
         """Show the rows written since the last call."""
         new_rows = sorted(path for path in self.folder.glob(f"runs/*/{ROWS}/*.json") if str(path) not in self.known)
         for path in new_rows:
-            row = json.loads(path.read_text())
+            row = read_row(path)
             self.known.add(str(path))
             left = self.seconds_left()
             after = "" if left is None else f"; about {format_duration(left)} left"

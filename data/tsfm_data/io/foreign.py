@@ -1,0 +1,217 @@
+"""Files of others: unpacked in bounded size, read inside a guard, and turned into columns of plain types.
+
+A library that reads a damaged file may raise anything, and Arrow may end the process. Nothing behind this module meets
+such a file: it gets text, or a table whose buffers are checked and that consists of numbers, dates, text or categories.
+"""
+
+import contextlib
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.feather
+import pyarrow.parquet
+
+from tsfm_data.errors import InputError
+from tsfm_data.io.columns import ITEM_NAMES
+from tsfm_data.io.memory import free_memory
+
+KINDS = {".pq": "a Parquet", ".parquet": "a Parquet", ".arrow": "an Arrow", ".feather": "an Arrow", ".ipc": "an Arrow"}
+BLOCK = 1 << 20  # bytes that are unpacked at a time
+RATIO, ALWAYS = 100, 64 << 20  # a file may unpack to so many times its size, and always to so many bytes
+SHARE = 4  # a table takes several times the memory of its text, so text may have this part of what is free
+WIDTH = 8  # bytes of a number
+NULLABLE = {
+    str(dtype): dtype
+    for dtype in (
+        *(pd.api.types.pandas_dtype(f"{sign}Int{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)),
+        *(pd.api.types.pandas_dtype(name) for name in ("Float32", "Float64", "boolean", "string")),
+    )
+}  # types of pandas that Arrow does not know
+OTHER = {"halffloat": pa.float32(), "string_view": pa.string()}
+
+
+@contextlib.contextmanager
+def guarded(source: str, kind: str) -> Iterator[None]:
+    """Turn whatever a library raises about a foreign file into one line.
+
+    Args:
+        source: name of the file in the message.
+        kind: what it should be, such as "a Parquet".
+
+    Raises:
+        InputError: the block raised an error other than of memory.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{source}: expected {kind} file, found something else ({reason:.200})") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a text file, unpacked if its name ends in .gz.
+
+    Raises:
+        InputError: no gzip file, or one that unpacks to more than fits.
+    """
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    packed = path.stat().st_size
+    most = min(max(RATIO * packed, ALWAYS), free_memory() // SHARE)
+    parts, size = [], 0
+    with guarded(str(path), "a text"), gzip.open(path) as file:
+        while part := file.read(BLOCK):
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise InputError(
+                    f"{path}: expected a table of at most {most >> 20:,} MiB, found {packed:,} packed bytes that "
+                    "unpack to more: unpack it, check it, and save it as Parquet"
+                )
+    return b"".join(parts)
+
+
+def read_columns(path: Path, suffix: str) -> pa.Table:
+    """The table of a Parquet, Arrow or Feather file, with all its buffers checked.
+
+    Raises:
+        InputError: it is none, is damaged, or does not fit into memory.
+    """
+    with guarded(str(path), KINDS[suffix]):
+        if suffix in (".parquet", ".pq"):
+            file = pyarrow.parquet.ParquetFile(path)
+            cells = file.metadata.num_rows * file.metadata.num_columns
+            if cells * WIDTH > free_memory():
+                raise InputError(
+                    f"{path}: expected a table that fits into memory, found {file.metadata.num_rows:,} rows of "
+                    f"{file.metadata.num_columns:,} columns: leave columns out, or split it"
+                )
+            table = file.read()
+        else:
+            table = _read_arrow(path)
+        table.validate(full=True)
+        return table
+
+
+def _read_arrow(path: Path) -> pa.Table:
+    with path.open("rb") as handle:
+        start = handle.read(6)
+    if start == b"FEA1\x00\x00":
+        return pyarrow.feather.read_table(path)
+    with pa.memory_map(str(path)) as source:
+        return (pa.ipc.open_file if start == b"ARROW1" else pa.ipc.open_stream)(source).read_all()
+
+
+def to_frame(table: pa.Table, source: str, kind: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """A checked table as columns of plain types, and notes about those left out.
+
+    Lists, records, and bytes that are no text are left out. Of what pandas wrote about its index and types, only names
+    of columns and types of ``NULLABLE`` are used.
+
+    Args:
+        table: the table.
+        source: its name in messages.
+        kind: what its file should be, such as "a Parquet".
+
+    Raises:
+        InputError: two columns with one name, or a time zone that does not exist.
+    """
+    with guarded(source, kind):
+        twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+        if twice:
+            raise InputError(
+                f"{source}: expected different column names, found {twice[0]!r} more than once; rename one of them"
+            )
+        table, nullable = _without_notes(table)
+        pairs = zip(table.column_names, table.columns, strict=True)
+        columns = {name: _plain(column, f"{source}, column {name!r}") for name, column in pairs}
+        left = [name for name, column in columns.items() if column is None]
+        notes = (f"columns of lists, records or bytes left out: {', '.join(left)}",) if left else ()
+        plain = {name: column for name, column in columns.items() if column is not None}
+        if not nullable:
+            return pa.table(plain).to_pandas(date_as_object=False), notes
+        frames = {n: nullable[n].__from_arrow__(c) if n in nullable else _series(c) for n, c in plain.items()}
+        return pd.DataFrame(frames), notes
+
+
+def _series(column: pa.ChunkedArray) -> pd.Series:
+    return column.to_pandas(date_as_object=False)
+
+
+def _without_notes(table: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
+    """The table without what pandas wrote about it and without an index of numbers, and the columns with a type of
+    ``NULLABLE``. Dates and ids in the index become columns."""
+    text = (table.schema.metadata or {}).get(b"pandas")
+    table = table.replace_schema_metadata(None)
+    try:
+        notes = json.loads(text or b"{}")
+        index = [name for name in notes.get("index_columns", ()) if name in table.column_names]
+        types = {note["field_name"]: NULLABLE.get(note["numpy_type"]) for note in notes.get("columns", ())}
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        return table, {}  # not written by pandas
+    dropped, names = [], {name: name for name in table.column_names}
+    for name in index:
+        kind, unnamed = table.schema.field(name).type, name.startswith("__index_level_")
+        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        if unnamed and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)) and "timestamp" not in names:
+            names[name] = "timestamp"
+        elif unnamed or (number and len(index) == 1 and name.lower() not in ITEM_NAMES):
+            dropped.append(name)
+    table = table.rename_columns([*names.values()]).drop_columns(dropped)
+    kept = [f for f in table.schema if types.get(f.name) is not None and _suits(f.type, str(types[f.name]))]
+    return table, {field.name: types[field.name] for field in kept}
+
+
+def _suits(kind: pa.DataType, name: str) -> bool:
+    """Whether a column of Arrow may have a type of ``NULLABLE``."""
+    if name == "string":
+        return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if name == "boolean":
+        return pa.types.is_boolean(kind)
+    return pa.types.is_integer(kind) if "Int" in name else pa.types.is_floating(kind)
+
+
+def _plain(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray | None:
+    """A column as numbers, dates, times, text or categories; None for lists, records, and bytes that are no text."""
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        if kind.extension_name == "pandas.period":
+            return column
+        return _plain(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type), where)
+    if pa.types.is_dictionary(kind):
+        column = column.unify_dictionaries()
+        words = column.chunk(0).dictionary if column.num_chunks else None
+        if words is None or not (words.null_count or len(words.unique()) < len(words) or words.type != pa.string()):
+            return column
+        return _plain(pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks]), where)
+    if pa.types.is_run_end_encoded(kind):
+        return _plain(pa.chunked_array(map(pa.compute.run_end_decode, column.chunks), kind.value_type), where)
+    if pa.types.is_nested(kind) or pa.types.is_interval(kind):
+        return None
+    if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind):
+        column = column.cast(pa.binary())
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        try:
+            return column.cast(pa.string())
+        except pa.ArrowInvalid:
+            return None
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        _check_zone(kind.tz, where)
+    other = OTHER.get(str(kind))
+    return column if other is None else column.cast(other)
+
+
+def _check_zone(name: str, where: str) -> None:
+    try:
+        pa.lib.string_to_tzinfo(name)
+    except Exception as error:
+        raise InputError(f"{where}: expected a time zone, found {name!r}, which is none: convert it to UTC") from error
