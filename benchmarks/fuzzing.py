@@ -97,7 +97,7 @@ def attack(
         while waiting and free:
             part, place = waiting.pop(), free.pop()
             running[_forked(place, _try_all, readers[part.kind], part, place, seed, limits)] = (part, place)
-        number, status = os.wait()
+        number, status = _ended(list(running))
         part, place = running.pop(number)
         free.append(place)
         _collect(part, place, status, limits)
@@ -105,6 +105,16 @@ def attack(
             yield part
         else:
             waiting.append(part)
+
+
+def _ended(numbers: list[int]) -> tuple[int, int]:
+    """Wait for one of these child processes; returns its number and status."""
+    while True:
+        for number in numbers:
+            ended, status = os.waitpid(number, os.WNOHANG)
+            if ended:
+                return number, status
+        time.sleep(0.01)
 
 
 def ending_of(target: Target, path: Path, place: Path, limits: Limits) -> tuple[str, str]:
