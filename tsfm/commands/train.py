@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -38,8 +39,8 @@ from tsfm_data.errors import InputError, check_seed, unknown_name
 from tsfm_data.windows import Forecast, ForecastDataModule, item_lengths
 
 DESCRIPTION = (
-    "Train a model from YAML; every option can also be given on the command line. A config is code: it names classes that "
-    "are imported and called, so read the configs of others before you run them. Checkpoints are not: nothing that one "
+    "Train a model from YAML; every option can also be given on the command line. A config is code, for it names "
+    "classes, which are imported and called: read configs of others before you run them. Nothing that a checkpoint "
     "names is run."
 )
 GLOBAL_SEED = "PL_GLOBAL_SEED"  # environment variable of Lightning
@@ -98,7 +99,7 @@ class SuiteCLI(LightningCLI):
         """
         given = self._get(self.config, "seed_everything")
         if given is True and (word := os.environ.get(GLOBAL_SEED)) is not None:
-            check_seed(int(word) if word.strip().isdecimal() else word, GLOBAL_SEED)
+            check_seed(int(word) if re.fullmatch(r"\s*-?\d{1,99}\s*", word) else word, GLOBAL_SEED)
         elif not isinstance(given, bool):
             check_seed(given, "seed_everything")
         super()._set_seed()
