@@ -1,5 +1,6 @@
 """Damaged files read by the product's own readers in child processes, and what each of them ends in."""
 
+import faulthandler
 import json
 import os
 import random
@@ -136,6 +137,7 @@ def _forked(place: Path, work: Callable[..., None], *given: object) -> int:
         output = os.open(place / OUTPUT, os.O_WRONLY | os.O_CREAT)  # C libraries write there when they die
         os.dup2(output, 1)
         os.dup2(output, 2)
+        faulthandler.enable(output)
         work(*given)
         status = 0
     except BaseException:

@@ -14,6 +14,7 @@ import lzma
 import random
 import re
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -224,7 +225,9 @@ def packed(open_: Callable[[bytes], bytes], close: Callable[[bytes], bytes], inn
     def damage(data: bytes, rng: random.Random) -> bytes:
         try:
             content = open_(data)
-        except (OSError, EOFError, lzma.LZMAError):  # damaged already
+        except (OSError, EOFError, zlib.error, lzma.LZMAError):  # the same
+            return damage_bytes(data, rng)
+        if len(content) > 1 << 22:  # damaged already
             return damage_bytes(data, rng)
         if rng.random() < 0.01:
             return close(content + rng.choice((b"\n", b"0", b"a,1\n")) * (1 << 24))

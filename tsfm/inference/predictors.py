@@ -14,7 +14,7 @@ from tsfm.models import Forecaster
 from tsfm.weights import load_named
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, bind, forecast_windows, get_baseline, history_of
-from tsfm_data.io import SeriesSet
+from tsfm_data.io import Parts, SeriesSet
 from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
 
@@ -37,7 +37,12 @@ def load_predictor(model: str) -> Predictor:
 
 
 def forecast_frame(
-    predictor: Predictor, series: SeriesSet, horizon: int, levels: Sequence[float], batch_size: int = 256
+    predictor: Predictor,
+    series: SeriesSet,
+    horizon: int,
+    levels: Sequence[float],
+    batch_size: int = 256,
+    bar: bool = True,
 ) -> pd.DataFrame:
     """Forecast every series past its end.
 
@@ -47,6 +52,7 @@ def forecast_frame(
         horizon: steps to forecast.
         levels: ascending quantile levels.
         batch_size: most windows per batch; batches of long windows or many variates are smaller.
+        bar: whether long work shows a progress bar.
 
     Returns:
         Columns item_id, timestamp, mean and one per level, named by it; in the order and units of the series.
@@ -55,7 +61,7 @@ def forecast_frame(
         InputError: as ``forecast_ends``.
     """
     frame = _frame(series, horizon)  # before the forecasts: a horizon past the calendar is refused at once
-    return _filled(frame, series, forecast_ends(predictor, series, horizon, levels, batch_size), levels)
+    return _filled(frame, series, forecast_ends(predictor, series, horizon, levels, batch_size, bar=bar), levels)
 
 
 def forecast_ends(
@@ -65,12 +71,14 @@ def forecast_ends(
     levels: Sequence[float],
     batch_size: int = 256,
     season: int | None = None,
+    bar: bool = True,
 ) -> list[Float64[np.ndarray, "H V K"]]:
     """The forecasts of ``forecast_frame`` as one array per item: the mean, then the quantiles.
 
     Args:
         predictor, series, horizon, levels, batch_size: as there.
         season: steps per season; None takes it from the frequency.
+        bar: as there.
 
     Raises:
         InputError: no series, a series without rows, or known covariates that do not cover the horizon.
@@ -86,7 +94,7 @@ def forecast_ends(
     arrays: dict[int, np.ndarray] = {}
     for freq in dict.fromkeys(series.freqs):  # a batch has one season and one set of calendar features
         items = [i for i, item_freq in enumerate(series.freqs) if item_freq == freq]
-        part = series.select(items)
+        part = series.select(items) if len(items) < len(series) else series
         ends = item_lengths(part)
         bound = bind(predictor, part)
         windows = Windows(
@@ -102,7 +110,8 @@ def forecast_ends(
         )
         values = (windows.context + horizon * len(levels)) * len(part.variates)
         size = max(1, min(batch_size, BATCH_VALUES // values))
-        batches = progress(windows.batches(size), f"forecast ({predictor.name})", -(-len(part) // size))
+        name, count = f"forecast ({predictor.name})", -(-len(part) // size)
+        batches = progress(windows.batches(size), name, count, shown=bar)
         forecasts = (forecast_windows(bound, batch, levels) for batch in batches)
         arrays |= zip(items, (row for forecast in forecasts for row in _rows(forecast)), strict=True)
     return [arrays[i] for i in range(len(series))]
@@ -161,18 +170,16 @@ def _filled(
     return pd.concat([frame, values], axis=1)
 
 
-def check_observed(series: SeriesSet) -> str | None:
+def check_observed(series: SeriesSet | Parts) -> str | None:
     """A warning, in one line, about series whose values are all missing, or None.
 
     Args:
         series: the series to forecast.
     """
     empty = series.unobserved()
-    return say_unobserved(empty, len(series) * len(series.variates)) if empty else None
-
-
-def say_unobserved(empty: Sequence[str], total: int) -> str:
-    """A warning, in one line, about these of so many series, which have no values."""
+    if not empty:
+        return None
+    total = (series.series if isinstance(series, Parts) else len(series)) * len(series.variates)
     named = ", ".join(map(repr, empty[:3])) + (", ..." if len(empty) > 3 else "")
     return f"{len(empty)} of {total} series have no value at all, so their forecasts mean nothing: {named}"
 
@@ -218,7 +225,7 @@ class WithoutCovariates:
         return self.predictor.predict(batch, levels)
 
 
-def check_covariates(predictor: Predictor, series: SeriesSet) -> str | None:
+def check_covariates(predictor: Predictor, series: SeriesSet | Parts) -> str | None:
     """A warning, in one line, about covariates that are ignored or missing, or None.
 
     Args:

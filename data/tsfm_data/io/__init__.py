@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from tsfm_data.io.gluonts import read_gluonts
     from tsfm_data.io.objects import like
+    from tsfm_data.io.parts import PART_SERIES, Parts, open_parts
     from tsfm_data.io.readers import read_table
     from tsfm_data.io.records import check_record, check_version, is_plain_name, read_record, read_yaml, shown
     from tsfm_data.io.roles import Roles, find_roles
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from tsfm_data.io.tables import prepare, read_series
 
 __all__ = [
+    "PART_SERIES",
     "Borders",
     "DatasetSpec",
     "Labels",
+    "Parts",
     "Roles",
     "SeriesSet",
     "Table",
@@ -51,6 +54,7 @@ __all__ = [
     "natural_season",
     "normalise",
     "numbers",
+    "open_parts",
     "open_source",
     "period_alias",
     "prepare",

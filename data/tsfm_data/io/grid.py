@@ -71,43 +71,65 @@ class Usual:
 
 @dataclass(frozen=True)
 class _Calendar:
-    """Timestamps of series, one series after the other, in the units of each kind of step.
+    """Timestamps of series, one series after the other.
 
     Attributes:
         ns: nanoseconds since 1970.
-        units: [4, rows], one row for each of ``KINDS``.
         first: row of each series' first timestamp.
         item: series of each row.
         allowed: [4, items], whether all timestamps of a series are possible with each of ``KINDS``.
     """
 
     ns: Int64[np.ndarray, " rows"]
-    units: Int64[np.ndarray, "4 rows"]
     first: Int64[np.ndarray, " items"]
     item: Int64[np.ndarray, " rows"]
     allowed: Bool[np.ndarray, "4 items"]
 
     @classmethod
     def of(cls, ns: Int64[np.ndarray, " rows"], bounds: Int64[np.ndarray, " borders"]) -> "_Calendar":
-        stamps = ns.view("datetime64[ns]")
-        month, day = stamps.astype("datetime64[M]"), stamps.astype("datetime64[D]")
+        first, last = bounds[:-1], bounds[1:] - 1
         midnight = ns % DAY == 0
-        begins = midnight & (day == month.astype("datetime64[D]"))
-        closes = midnight & (day + 1 == (month + 1).astype("datetime64[D]"))
-        weekday = (day.astype(np.int64) + 3) % 7 < 5
-        first = bounds[:-1]
-        allowed = [
-            np.logical_and.reduceat(f, first) for f in (np.ones_like(midnight), begins, closes, midnight & weekday)
-        ]
-        business = np.busday_count(np.datetime64("1970-01-01", "D"), day).astype(np.int64)
-        months = month.astype(np.int64)
+        whole_days = np.logical_and.reduceat(midnight, first)
+        midnight &= (ns // DAY + 3) % 7 < 5
+        weekdays = np.logical_and.reduceat(midnight, first)
         item = np.repeat(np.arange(len(first)), np.diff(bounds))
-        return cls(ns, np.stack([ns, months, months, business]), first, item, np.stack(allowed))
+        ends = [whole_days & at(ns[first]) & at(ns[last]) for at in (_begins_month, _ends_month)]
+        for i, at in enumerate((_begins_month, _ends_month)):  # only series whose first and last rows do
+            rows = np.flatnonzero(ends[i][item])
+            off = item[rows[~at(ns[rows])]]
+            ends[i][off] = False
+        return cls(ns, first, item, np.stack([np.ones_like(whole_days), *ends, weekdays]))
+
+    def unit(self, kind: int) -> Int64[np.ndarray, " rows"]:
+        """The timestamps in units of a kind of step: nanoseconds, months or business days."""
+        if kind == TICK:
+            return self.ns
+        stamps = self.ns.view("datetime64[ns]")
+        if kind == BUSINESS:
+            return np.busday_count(np.datetime64("1970-01-01", "D"), stamps.astype("datetime64[D]")).astype(np.int64)
+        return stamps.astype("datetime64[M]").astype(np.int64)
 
     def relative(self, kind: Int64[np.ndarray, " items"]) -> Int64[np.ndarray, " rows"]:
         """Units from the first row of each row's series."""
-        unit = self.units[kind[self.item], np.arange(len(self.item))]
-        return unit - unit[self.first][self.item]
+        different = np.unique(kind).tolist()
+        unit = self.unit(different[0])
+        if len(different) > 1:
+            unit, own = unit.copy(), kind[self.item]
+            for other in different[1:]:
+                chosen = own == other
+                unit[chosen] = self.unit(other)[chosen]
+        return unit - (unit[self.first][self.item] if len(self.first) > 1 else unit[0])
+
+
+def _begins_month(ns: Int64[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    """Which midnights begin a month."""
+    day = ns.view("datetime64[ns]").astype("datetime64[D]")
+    return day == day.astype("datetime64[M]").astype("datetime64[D]")
+
+
+def _ends_month(ns: Int64[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    """Which midnights begin the last day of a month."""
+    return _begins_month(ns + DAY)
 
 
 def regular_grid(
@@ -224,6 +246,8 @@ def _check_order(calendar: _Calendar) -> None:
     if len(wrong) == 0:
         return
     row = wrong[0] + 1
+    if calendar.ns[row] > calendar.ns[row - 1]:  # more nanoseconds than an integer has
+        raise BadTime(row, f"{_gap(calendar, row)}, centuries later; correct the date, or drop the row")
     if step[row - 1] == 0:
         raise BadTime(
             row,
@@ -235,6 +259,10 @@ def _check_order(calendar: _Calendar) -> None:
         f"expected ascending timestamps, found {_time(calendar, row)} after {_time(calendar, row - 1)}; "
         "sort the rows of each series by time, oldest first",
     )
+
+
+def _gap(calendar: _Calendar, row: int | np.integer) -> str:
+    return f"expected a series without large gaps, found {_time(calendar, row)} after {_time(calendar, row - 1)}"
 
 
 def _time(calendar: _Calendar, row: int | np.integer) -> str:
@@ -261,7 +289,7 @@ def _given(calendar: _Calendar, freq: str) -> Grid:
         position = calendar.relative(kind) // step.size
         return _grid(calendar, kind, size, position, calendar.ns[calendar.first])
     phase = (anchor_month(freq) - (0 if code == START else period - 1)) % period
-    month = (calendar.units[START] - phase) // period * period + phase + (0 if code == START else period - 1)
+    month = (calendar.unit(START) - phase) // period * period + phase + (0 if code == START else period - 1)
     relative = month - month[calendar.first][calendar.item]
     same = np.flatnonzero((np.diff(relative) == 0) & (np.diff(calendar.item) == 0))
     off = np.flatnonzero(relative % step.size)
@@ -362,8 +390,14 @@ def _unreadable(calendar: _Calendar, item: int, rows: int, kind: int, size: int,
         return BadTime(
             calendar.first[item], "expected at least two rows to infer the frequency, found one; give freq (--freq)"
         )
-    first = calendar.ns[calendar.first[item]].astype("datetime64[ns]")
-    usual = Step(KINDS[kind], size).alias(first)
+    begin = calendar.first[item]
+    usual = Step(KINDS[kind], size).alias(calendar.ns[begin].astype("datetime64[ns]"))
+    if calendar.ns[row] - float(calendar.ns[begin]) >= 2.0**63:
+        return BadTime(
+            row,
+            f"expected at most 292 years in steps of {usual}, found {_time(calendar, row)} after "
+            f"{_time(calendar, begin)}; leave earlier rows out, or give a coarser freq (--freq)",
+        )
     return BadTime(
         row,
         f"expected one frequency in a series, found {_time(calendar, row)} after {_time(calendar, row - 1)}, while the "
@@ -439,8 +473,7 @@ def _grid(
         row = int(jump.argmax()) + 1
         raise BadTime(
             row,
-            f"expected a series without large gaps, found {_time(calendar, row)} after {_time(calendar, row - 1)}, "
-            f"{jump[row - 1]:,} steps later; correct the date, or give a coarser freq (--freq)",
+            f"{_gap(calendar, row)}, {jump[row - 1]:,} steps later; correct the date, or give a coarser freq (--freq)",
         )
     aliases: dict[tuple[int, int, int], str] = {}
     freqs = []

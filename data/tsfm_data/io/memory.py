@@ -1,8 +1,12 @@
 """How much memory this process may still take."""
 
 import contextlib
-import resource
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 # The memory and the limit of a container, in the two versions of Linux's control groups.
 GROUPS = (("memory.current", "memory.max"), ("memory/memory.usage_in_bytes", "memory/memory.limit_in_bytes"))
@@ -21,7 +25,8 @@ def free_memory() -> int:
         with contextlib.suppress(OSError, ValueError):  # no such group, or no limit ("max")
             folder = Path("/sys/fs/cgroup")
             free.append(int((folder / limit).read_text()) - int((folder / used).read_text()))
-    for kind, column in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
+    limits = () if resource is None else ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5))
+    for kind, column in limits:
         most = resource.getrlimit(kind)[0]
         with contextlib.suppress(OSError):
             if most != resource.RLIM_INFINITY:

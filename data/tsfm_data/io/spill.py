@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int64, Shaped
+from jaxtyping import Float64, Int, Int64, Shaped
 
 TOGETHER = 512  # series in one file
 READ_ROWS = 1 << 20
@@ -95,7 +95,7 @@ class Spill:
 
 
 def _grouped(
-    records: Shaped[np.ndarray, " rows"], group: Int64[np.ndarray, " rows"]
+    records: Shaped[np.ndarray, " rows"], group: Int[np.ndarray, " rows"]
 ) -> Iterator[tuple[int, Shaped[np.ndarray, " rows"]]]:
     """Records by group, in the given order inside each."""
     if not (group[1:] >= group[:-1]).all():

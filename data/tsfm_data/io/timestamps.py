@@ -108,7 +108,7 @@ def read_stamps(
     """
     column = table.frame[name]
     if isinstance(column.dtype, pd.PeriodDtype):
-        column = column.dt.start_time
+        column = column.where(column.dt.year.between(1678, 2261)).dt.start_time
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
     if pd.api.types.is_bool_dtype(column):
@@ -126,6 +126,7 @@ def read_stamps(
         stamps = column
         if column.dt.tz is not None:
             zone, stamps = _zone_name(column.dt.tz), column.dt.tz_convert("UTC").dt.tz_localize(None)
+            column = stamps
     else:
         column = column.astype("string").str.strip()
         stamps, offsets, notes = _from_text(table, name, column, dayfirst)
@@ -166,6 +167,9 @@ def no_date(table: Table, name: str, row: int, value: Any) -> str:
 
 def _zone_name(tz: Any) -> str:
     """The name of a zone of pandas, or its constant offset."""
+    fixed = None if getattr(tz, "key", None) or getattr(tz, "zone", None) else tz.utcoffset(None)
+    if fixed is not None:
+        return zones.fixed(round(fixed.total_seconds()) * 1_000_000_000)
     name = str(getattr(tz, "key", None) or getattr(tz, "zone", None) or tz)
     if name.startswith("UTC") and len(name) > 3:
         return name[3:]
@@ -248,6 +252,8 @@ def _from_text(
     With offsets, the timestamps are in UTC, otherwise in local time.
     """
     codes, unique = pd.factorize(column)
+    if not len(unique):  # no cell is filled
+        return pd.Series(pd.NaT, index=column.index, dtype="datetime64[ns]"), None, ()
     text = pd.Series(unique, dtype="string")
     text = text.mask(text.str.lower().isin(MISSING))
     if not all(map(str.isascii, text.dropna())):  # digits of other scripts
@@ -275,6 +281,7 @@ def _from_text(
     offsets = None
     if zoned.any():
         offsets = _offsets(text.where(zoned))
+        parsed = parsed.mask(np.abs(offsets) >= DAY)  # no zone is that far away
         parsed = parsed - pd.Series(offsets.view("timedelta64[ns]"))
         offsets = offsets[codes]
     result = pd.Series(parsed.to_numpy()[codes], index=column.index).mask(codes < 0)
@@ -284,13 +291,18 @@ def _from_text(
 def _iso(text: pd.Series) -> pd.Series:
     """ISO 8601 and variants with other separators or without zeros, such as 2024/1/5 or 2024.01.05 9:30."""
     text = text.str.replace(r"^(\d{4}-\d{2}-\d{2})\s*/\s*\d{4}-\d{2}-\d{2}$", r"\1", regex=True)
-    parsed = pd.to_datetime(text, format="ISO8601", errors="coerce")
+    text = text.mask(text.str.contains(r"[T ]\s*\d.*[Zz+-]"))  # pandas takes what follows a time for a zone
+    parsed = _parsed_iso(text)
     if parsed.isna().sum() == text.isna().sum():
         return parsed
     padded = text.str.replace(r"^(\d{4})[./-](\d{1,2})[./-](\d{1,2})(?!\d)", _pad, regex=True)
     padded = padded.str.replace(r"^(\S{10})[ T](\d)(?=:|$)", r"\1 0\2", regex=True)
-    again = pd.to_datetime(padded, format="ISO8601", errors="coerce")
+    again = _parsed_iso(padded)
     return again if again.isna().sum() < parsed.isna().sum() else parsed
+
+
+def _parsed_iso(text: pd.Series) -> pd.Series:
+    return pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True).dt.tz_localize(None)
 
 
 def _pad(match: "re.Match[str]") -> str:

@@ -308,6 +308,6 @@ def _check_compute(compute: np.ndarray, rule: np.ndarray, warnings: list[str]) -
 
 def _end_warning(table: Table) -> list[str]:
     """A warning if a text file does not end with a line break: it may be truncated within its last number."""
-    if table.text is None or table.text.endswith((b"\n", b"\r")):
+    if not isinstance(table.text, bytes) or table.text.endswith((b"\n", b"\r")):
         return []
     return ["the file does not end with a line break: its last number may be truncated"]
