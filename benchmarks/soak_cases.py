@@ -86,13 +86,13 @@ def resumed(folder: Path) -> tuple[str, ...]:
 
 def corpus(folder: Path) -> dict[str, str]:
     """The files of a corpus as readers find them, also after a stopped build."""
-    from tsfm_data.corpus import MANIFEST, SOURCES, Store, current
+    from tsfm_data.corpus import MANIFEST, SOURCES, Store, current_path
 
     out = folder / "out"
-    files = {name: current(out, name) for name in (MANIFEST, "overlap.npz")}
+    files = {name: current_path(out, name) for name in (MANIFEST, "overlap.npz")}
     found = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file.is_file()}
     for source in Store(out, verify=True).sources:
-        found |= {f"{source.name}/{k}": v for k, v in tree(current(out, SOURCES, source.name)).items()}
+        found |= {f"{source.name}/{k}": v for k, v in tree(current_path(out, SOURCES, source.name)).items()}
     return found
 
 

@@ -16,12 +16,12 @@ from tiny_series import tiny
 
 from tsfm.commands.cli import end_with
 from tsfm.weights import save
-from tsfm_data.io import alone, atomic_folder
+from tsfm_data.io import atomic_folder, lock_folder
 
 FORECAST = ("forecast", "table.csv", "--horizon", "3", "--model", "naive")
 TUNE = ("finetune", "table.csv", "--horizon", "4", "--model", "start")
 # Commands that write a folder, and what locks it.
-ALONE = {
+LOCKED = {
     "fit": ("fit", "--config", "config.yaml", "--trainer.default_root_dir"),
     "data build": ("data", "build", "corpus.yaml", "--output"),
     "scaling sweep": ("scaling", "sweep", "grid.yaml", "--output"),
@@ -85,7 +85,7 @@ def test_when_training_is_ended_by_a_signal_then_one_line_says_how_it_goes_on(wo
 
     text = Path("config.yaml").read_text().replace("patience: 3", "patience: 1000")
     Path("config.yaml").write_text(text)
-    trial = trials.start((*ALONE["fit"], "run", "--trainer.max_epochs", "1000"), workplace)
+    trial = trials.start((*LOCKED["fit"], "run", "--trainer.max_epochs", "1000"), workplace)
     until(lambda: Path("run/checkpoints/last.ckpt").is_file())
     trial.kill(signal.SIGTERM)
     ended = trial.wait(20)
@@ -137,7 +137,7 @@ def test_when_input_and_error_are_closed_then_their_numbers_are_not_given_to_fil
     assert len(Path("out.csv").read_text().splitlines()) == 10
 
 
-@pytest.mark.parametrize("name", [*ALONE, *REPLACED])
+@pytest.mark.parametrize("name", [*LOCKED, *REPLACED])
 def test_when_another_run_writes_the_folder_then_the_second_is_refused_before_the_work(
     workplace: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -149,7 +149,7 @@ def test_when_another_run_writes_the_folder_then_the_second_is_refused_before_th
         Path("out/fit.yaml").touch()  # the first thing that it writes
 
     def hold(words: object) -> None:
-        with (alone if name in ALONE else atomic_folder)(place):
+        with (lock_folder if name in LOCKED else atomic_folder)(place):
             Path("held").touch()
             time.sleep(600)
 
@@ -157,7 +157,7 @@ def test_when_another_run_writes_the_folder_then_the_second_is_refused_before_th
     try:
         until(Path("held").is_file)
         before = listing(workplace)
-        result = run(capsys, *{**ALONE, **REPLACED}[name], "out")
+        result = run(capsys, *{**LOCKED, **REPLACED}[name], "out")
         assert (result.status, result.err.count("\n")) == (2, 1), result.err
         assert "no other run" in result.err
         assert "wait until it has ended" in result.err

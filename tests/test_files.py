@@ -14,9 +14,9 @@ from command import listing
 
 from tsfm_data.errors import InputError
 from tsfm_data.io import files
-from tsfm_data.io.files import alone, atomic_file, atomic_folder, check_new
+from tsfm_data.io.files import atomic_file, atomic_folder, check_new, lock_folder
 
-ENTER: dict[str, Callable[[Path], Any]] = {"file": atomic_file, "folder": atomic_folder, "alone": alone}
+ENTER: dict[str, Callable[[Path], Any]] = {"file": atomic_file, "folder": atomic_folder, "lock_folder": lock_folder}
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def at_work(kind: str, path: Path) -> Iterator[None]:
     child = os.fork()
     if child == 0:
         with ENTER[kind](path) as temporary:
-            if kind != "alone":
+            if kind != "lock_folder":
                 (temporary / "half" if kind == "folder" else temporary).write_text("half")
             os.write(done, b"1")
             time.sleep(600)
@@ -108,15 +108,15 @@ def test_when_a_writer_was_killed_then_the_next_one_removes_what_it_left(tmp_pat
 
 
 def test_when_a_run_was_killed_then_the_next_one_in_its_folder_removes_what_it_left(tmp_path: Path) -> None:
-    killed("alone", tmp_path / "run")
+    killed("lock_folder", tmp_path / "run")
     killed("file", tmp_path / "run/checkpoints/last.ckpt")
     killed("folder", tmp_path / "run/model")
-    with at_work("file", tmp_path / "run/logs/metrics.csv"), alone(tmp_path / "run"):
+    with at_work("file", tmp_path / "run/logs/metrics.csv"), lock_folder(tmp_path / "run"):
         left = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()} - {".lock"}
         assert left == {".metrics.tsfm-part.csv", ".metrics.tsfm-part.csv.lock"}
 
 
-@pytest.mark.parametrize("kind", ["folder", "alone"])
+@pytest.mark.parametrize("kind", ["folder", "lock_folder"])
 def test_when_another_process_writes_a_folder_then_the_second_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
     enter = ENTER[kind]
     with at_work(kind, tmp_path / "out"):

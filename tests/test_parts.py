@@ -19,7 +19,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few rows, so that small tables have many."""
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 300)
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 7)
-    monkeypatch.setattr(spill, "TOGETHER", 2)
+    monkeypatch.setattr(spill, "SERIES_PER_FILE", 2)
     monkeypatch.setattr(spill, "READ_ROWS", 16)
     monkeypatch.setattr(parts, "PART_ROWS", 150)
 

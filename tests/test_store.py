@@ -21,9 +21,9 @@ from tsfm.configs import CONFIG_FOLDER, config_path
 from tsfm_data.corpus.building import build, shares
 from tsfm_data.corpus.shards import to_float32
 from tsfm_data.corpus.sources import read_plans
-from tsfm_data.corpus.store import Store, current
+from tsfm_data.corpus.store import Store, current_path
 from tsfm_data.errors import InputError
-from tsfm_data.io import alone, catalog
+from tsfm_data.io import catalog, lock_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -183,7 +183,7 @@ def test_when_a_build_is_killed_anywhere_then_the_corpus_is_the_old_or_the_new_o
         store = Store(out, verify=True)
         seen.append([source.fingerprints.tolist() for source in store.sources])
         assert seen[-1] in (before, after)
-        with np.load(current(out, "overlap.npz")) as hashes:
+        with np.load(current_path(out, "overlap.npz")) as hashes:
             assert {*hashes} == {source.name for source in store.sources}
         build(config, out)
         assert content(out) == new
@@ -336,5 +336,5 @@ def test_when_the_command_builds_then_it_says_what_is_in_the_corpus(
 
 def test_when_another_build_is_at_work_then_this_one_waits_for_nothing(tmp_path: Path) -> None:
     table(tmp_path, "a.csv")
-    with alone(tmp_path / "out"), pytest.raises(InputError, match="no other run uses"):
+    with lock_folder(tmp_path / "out"), pytest.raises(InputError, match="no other run uses"):
         build(write(tmp_path, {"path": "a.csv"}), tmp_path / "out")

@@ -2,7 +2,10 @@
 
 import difflib
 import pickle
+import reprlib
 import struct
+import tokenize
+import zipfile
 import zlib
 from collections.abc import Iterable
 from numbers import Integral
@@ -11,11 +14,13 @@ LARGEST_SEED = 2**32 - 1
 LONGEST_HORIZON = 1_000_000  # steps; more would ask for all the memory there is
 # No model of ours is larger; a config that says so would ask for all the memory there is, or build layers for hours.
 LARGEST_SIZE, MOST_LAYERS = 2**20, 1000
-# What libraries raise on values that do not fit them, and on files that are damaged.
-MISFITS: tuple[type[Exception], ...] = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError)
-MISFITS += (MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError, pickle.PickleError, struct.error)
-MISFITS += (zlib.error,)
-SHOWN = 40  # names that a message lists
+# What libraries raise on values that do not fit them, and on damaged files.
+LIBRARY_ERRORS: tuple[type[Exception], ...] = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
+    *(SyntaxError, TypeError, ValueError),
+    *(pickle.PickleError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+MOST_NAMES = 40  # names that a message lists
 
 
 class InputError(ValueError):
@@ -36,9 +41,9 @@ def check_horizon(horizon: int, name: str = "horizon", option: str = "") -> None
     hint = f"give {f'{option} 24'.lstrip()}, for instance"
     check_whole(hint, **{name: horizon})
     if horizon < 1:
-        raise InputError(f"expected a {name} of at least 1 step, found {_short(horizon)}: {hint}")
+        raise InputError(f"expected a {name} of at least 1 step, found {shown(horizon)}: {hint}")
     if horizon > LONGEST_HORIZON:
-        raise InputError(f"expected a {name} of at most {LONGEST_HORIZON:,} steps, found {_short(horizon)}: {hint}")
+        raise InputError(f"expected a {name} of at most {LONGEST_HORIZON:,} steps, found {shown(horizon)}: {hint}")
 
 
 def check_whole(hint: str, /, **sizes: object) -> None:
@@ -53,7 +58,7 @@ def check_whole(hint: str, /, **sizes: object) -> None:
     """
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, Integral):
-            raise InputError(f"expected a whole number as {name}, found {_short(size)}: {hint}")
+            raise InputError(f"expected a whole number as {name}, found {shown(size)}: {hint}")
 
 
 def check_model_sizes(config: object, *names: str) -> None:
@@ -72,7 +77,7 @@ def check_model_sizes(config: object, *names: str) -> None:
         check_sizes(hint, **{name: size})
         most = MOST_LAYERS if name.endswith("layers") else LARGEST_SIZE
         if size > most:
-            raise InputError(f"expected {name} of at most {most:,}, found {_short(size)}: {hint}")
+            raise InputError(f"expected {name} of at most {most:,}, found {shown(size)}: {hint}")
 
 
 def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
@@ -90,7 +95,7 @@ def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
             continue
         check_whole(hint, **{name: size})
         if size < 1:
-            raise InputError(f"expected {name} of at least 1, found {_short(size)}: {hint}")
+            raise InputError(f"expected {name} of at least 1, found {shown(size)}: {hint}")
 
 
 def check_seed(seed: object, name: str = "seed") -> None:
@@ -102,14 +107,22 @@ def check_seed(seed: object, name: str = "seed") -> None:
     hint = "give 0, for instance"
     check_whole(hint, **{name: seed})
     if not 0 <= int(seed) <= LARGEST_SEED:  # type: ignore[call-overload]
-        raise InputError(f"expected {name} from 0 to {LARGEST_SEED:,}, found {_short(seed)}: {hint}")
+        raise InputError(f"expected {name} from 0 to {LARGEST_SEED:,}, found {shown(seed)}: {hint}")
 
 
-def _short(value: object) -> str:
-    """A value for a message; Python refuses to print whole numbers of thousands of digits."""
-    if isinstance(value, int) and not isinstance(value, bool):
+def shown(value: object) -> str:
+    """A value for a message, in at most 80 characters and without a walk through all of it."""
+    if isinstance(value, int) and not isinstance(value, bool):  # Python does not print thousands of digits
         return f"{value:,}" if abs(value) < 10**30 else f"a whole number of {value.bit_length()} bits"
-    return f"{value!r:.40}"
+    try:
+        return reprlib.repr(value)[:80]
+    except ValueError:  # such a number in a list
+        return f"a {type(value).__name__} with a huge number"
+
+
+def reason_of(error: BaseException, longest: int = 160) -> str:
+    """What an error of a library says, in one line of at most ``longest`` characters; its type if it says nothing."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:longest]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
@@ -123,6 +136,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     names = sorted(known)
     spellings = {spelling.lower(): spelling for spelling in names}
     near = [spellings[match] for match in difflib.get_close_matches(name.lower(), spellings, n=3, cutoff=0.5)]
-    some = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    some = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {some}"
     return InputError(f"unknown {kind} {name!r}: {hint}")

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from tsfm.weights import read_tensors
-from tsfm_data.errors import MISFITS, InputError
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 
 NAMED = ("best", "last")  # names that Lightning resolves in the run's folder
 
@@ -68,10 +68,10 @@ def guard_restoring(trainer: pl.Trainer) -> None:
                 restore(*arguments, **options)
             except InputError:
                 raise
-            except MISFITS as error:
-                reason = f"{type(error).__name__}: {' '.join(str(error).split()):.140}"
+            except LIBRARY_ERRORS as error:
                 raise InputError(
-                    f"expected a checkpoint of this run, found one that cannot be restored ({reason}): use another one"
+                    f"expected a checkpoint of this run, found one that cannot be restored ({type(error).__name__}: "
+                    f"{reason_of(error)}): use another one"
                 ) from error
 
         return checked

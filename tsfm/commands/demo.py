@@ -143,7 +143,7 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
     """
     check_sizes("leave it out for the full training", max_epochs=max_epochs)
     io.check_new([output], overwrite=True, sign="fit.yaml")  # an earlier demo is replaced
-    with io.alone(output):
+    with io.lock_folder(output):
         _demo(output, seed, max_epochs)
 
 

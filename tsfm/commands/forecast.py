@@ -73,7 +73,7 @@ def forecast(
 
     def presented(series: io.SeriesSet, frame: "pandas.DataFrame") -> "pandas.DataFrame":
         answer = series.present(frame)
-        return inert(answer) if safe_csv and (output is None or output.suffix == ".csv") else answer
+        return frame_without_formulas(answer) if safe_csv and (output is None or output.suffix == ".csv") else answer
 
     if predictor is not None and plot is None and (output is None or output.suffix != ".json"):
         used: Predictor = predictor
@@ -147,7 +147,7 @@ def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
         raise InputError(f"expected an output that ends in {known}, found {path}: rename it")
 
 
-def inert(frame: "pandas.DataFrame") -> "pandas.DataFrame":
+def frame_without_formulas(frame: "pandas.DataFrame") -> "pandas.DataFrame":
     """A table without ids and names of columns that a spreadsheet would run as a formula; numbers stay."""
     ids = frame.columns[0]
     frame = frame.assign(**{ids: [without_formulas(i) if isinstance(i, str) else i for i in frame[ids]]})

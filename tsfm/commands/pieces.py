@@ -82,7 +82,7 @@ def _folder(output: Path | None, key: dict[str, Any]) -> Iterator[Path]:
             yield Path(name)
         return
     folder = output.absolute().with_name(f".{output.name}.pieces")
-    with io.alone(folder):
+    with io.lock_folder(folder):
         text = json.dumps(key, default=str, sort_keys=True)
         known = folder / KEY
         if not known.is_file() or known.read_text(encoding="utf-8") != text:

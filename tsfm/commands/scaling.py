@@ -95,7 +95,7 @@ def sweep(
         return 0
     start = scaling.start_ray if backend == "ray" else scaling.start_local
     say(f"{len(scaling.cells(plan))} cells; ledger: {output / scaling.LEDGER}")
-    with io.alone(output):
+    with io.lock_folder(output):
         failed = scaling.sweep(plan, grid, output, jobs, start, lambda line: say(line, flush=True))
     for warning in scaling.learning_rate_warnings(plan, output):
         say(f"warning: {warning}")

@@ -235,7 +235,7 @@ class SuiteCLI(LightningCLI):
         with contextlib.ExitStack() as stack:
             if self.trainer.is_global_zero:
                 if not getattr(self.trainer, "fast_dev_run", False):
-                    stack.enter_context(io.alone(self.trainer.default_root_dir))
+                    stack.enter_context(io.lock_folder(self.trainer.default_root_dir))
                     self.check_folder()
                 self.announce()
             try:

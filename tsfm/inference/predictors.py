@@ -18,7 +18,7 @@ from tsfm_data.io import Parts, SeriesSet
 from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
 
-WIDE = 4096  # variates that are forecast at a time if each is forecast by itself
+VARIATES_AT_ONCE = 4096  # variates that are forecast at a time if each is forecast by itself
 
 
 def load_predictor(model: str) -> Predictor:
@@ -110,7 +110,9 @@ def forecast_ends(
             dtype=predictor.dtype,
             covariates=predictor.covariates,
         )
-        together = len(part.variates) if getattr(predictor, "joint", True) else min(len(part.variates), WIDE)
+        together = (
+            len(part.variates) if getattr(predictor, "joint", True) else min(len(part.variates), VARIATES_AT_ONCE)
+        )
         size = max(1, min(batch_size, BATCH_VALUES // ((windows.context + horizon * len(levels)) * together)))
         indices = np.split(np.arange(len(part)), np.arange(size, len(part), size))
         batches = progress(indices, f"forecast ({predictor.name})", shown=bar)

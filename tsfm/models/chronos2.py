@@ -32,7 +32,7 @@ from tsfm.nn import (
     t5_block,
     weighted_quantiles,
 )
-from tsfm_data.errors import InputError, check_model_sizes
+from tsfm_data.errors import InputError, check_model_sizes, reason_of
 from tsfm_data.windows import Batch
 
 SCALE_EPS = 1e-5
@@ -327,5 +327,5 @@ def from_reference(config: dict[str, Any], state: dict[str, Tensor]) -> Chronos2
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"expected the state dict of a Chronos-2: {' '.join(str(error).split()):.300}") from error
+        raise InputError(f"expected the state dict of a Chronos-2: {reason_of(error, 300)}") from error
     return model

@@ -29,7 +29,7 @@ from tsfm.nn import (
     pooled_quantiles,
     t5_block,
 )
-from tsfm_data.errors import InputError, check_model_sizes
+from tsfm_data.errors import InputError, check_model_sizes, reason_of
 from tsfm_data.windows import Batch
 
 SCALE_EPS = 1e-5
@@ -323,5 +323,5 @@ def from_reference(config: dict[str, Any], state: dict[str, Tensor]) -> ChronosB
     try:
         model.load_state_dict({key: value for key, value in state.items() if key not in tied})
     except RuntimeError as error:
-        raise InputError(f"expected the state dict of a Chronos-Bolt: {' '.join(str(error).split()):.300}") from error
+        raise InputError(f"expected the state dict of a Chronos-Bolt: {reason_of(error, 300)}") from error
     return model

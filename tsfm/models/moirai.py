@@ -19,7 +19,7 @@ from tsfm.models.covariates import with_covariates
 from tsfm.models.packing import Packed, append_future, known_future, pack_window
 from tsfm.models.scaling_law.trunk import MIXTURE_LEVELS, MixtureHead, mask_of, quantile_loss
 from tsfm.nn import LogNormal, Mixture, NarrowNormal, NegativeBinomial, Stack, StudentT, check_levels
-from tsfm_data.errors import InputError, check_model_sizes
+from tsfm_data.errors import InputError, check_model_sizes, reason_of
 from tsfm_data.windows import Batch
 
 Future = tuple[Tensor, Tensor]  # values of the variates [B, H, V], and where they are known
@@ -296,5 +296,5 @@ def from_reference(
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"expected the state dict of a Moirai 1.x: {' '.join(str(error).split()):.300}") from error
+        raise InputError(f"expected the state dict of a Moirai 1.x: {reason_of(error, 300)}") from error
     return model

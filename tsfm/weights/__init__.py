@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from tsfm.weights.image_cards import keep_recipe
     from tsfm.weights.pretrained import calibrate, from_plain, load, load_named, save
     from tsfm.weights.registry import default, default_image, image_folder, is_image_model, local_folder, released
-    from tsfm.weights.shapes import build_like, limited
+    from tsfm.weights.shapes import check_shapes, limited_construction
     from tsfm.weights.tensors import check_file, layout, read_safetensors, read_tensors
 
 __all__ = [
     "CHECKSUMS",
     "Options",
-    "build_like",
     "calibrate",
     "card",
     "check_file",
+    "check_shapes",
     "convert",
     "default",
     "default_image",
@@ -38,7 +38,7 @@ __all__ = [
     "keep_recipe",
     "keep_scores",
     "layout",
-    "limited",
+    "limited_construction",
     "load",
     "load_named",
     "local_folder",

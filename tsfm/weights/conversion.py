@@ -17,7 +17,7 @@ from tsfm.weights.cards import foreign_card
 from tsfm.weights.folders import Origin, digest, read_object, write_checksums
 from tsfm.weights.pretrained import save
 from tsfm.weights.tensors import check_file, read_tensors
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, reason_of
 from tsfm_data.plugins import entry_points, load
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def build(kind: str, config: dict[str, Any], state: "dict[str, Tensor]", options
     except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise InputError(
             f"expected config and tensors of {kind}, found other ones ({type(error).__name__}: {reason})"
         ) from error

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from tsfm.weights.folders import FILES, read_object
 from tsfm.weights.tensors import layout
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, reason_of
 from tsfm_data.io import atomic_file, read_record, read_yaml
 
 METRICS = {"top1": "top-1", "top5": "top-5", "log_loss": "log loss", "ECE": "calibration error (ECE)"}
@@ -113,7 +113,7 @@ def keep_recipe(run: Path, folder: Path) -> None:
         recipe |= {key: data[key] for key in ("val_fraction", "fraction")}
         recipe |= {"optim": task["optim"], "mix": task["mix"], "augment": data["augment"]}
     except (OSError, KeyError, TypeError, InputError) as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = reason_of(error, 100)
         raise InputError(f"expected config.yaml of a run of tsfm fit at {file}, found another ({reason})") from error
     with atomic_file(folder / FILES[0]) as temporary:
         temporary.write_text(json.dumps(config | {"recipe": recipe}, indent=2) + "\n")

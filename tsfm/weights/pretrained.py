@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import tsfm
 from tsfm.models import FineTuning, Forecaster, Pretraining, TrainingData, model_class
 from tsfm.weights import registry
-from tsfm.weights.shapes import build_like, compare
+from tsfm.weights.shapes import check_shapes, compare_shapes
 from tsfm.weights.tensors import check_file, layout, read_safetensors
 from tsfm_data.errors import LONGEST_HORIZON, InputError, unknown_name
 from tsfm_data.io import atomic_folder, check_record, check_version, read_record
@@ -144,7 +144,7 @@ def check_folder(folder: Path) -> tuple[ModelConfig, type[Forecaster], Any]:
                 f"expected {key} of at most the {len(found.shapes)} tensors in {folder}, found {getattr(sizes, key)}: "
                 "config.json and the weights belong to different models"
             )
-    build_like(lambda: kind(config.context, config.horizon, sizes), found, file)
+    check_shapes(lambda: kind(config.context, config.horizon, sizes), found, file)
     return config, kind, sizes
 
 
@@ -187,7 +187,7 @@ def load_weights(model: Forecaster, file: Path) -> None:
     """
     state = read_safetensors(file)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    compare(expected, {key: tuple(value.shape) for key, value in state.items()}, file)
+    compare_shapes(expected, {key: tuple(value.shape) for key, value in state.items()}, file)
     model.load_state_dict(state)
 
 

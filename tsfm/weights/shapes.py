@@ -13,12 +13,12 @@ from torch.nn.modules.module import (
 )
 
 from tsfm.weights.tensors import Layout
-from tsfm_data.errors import MISFITS, InputError
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 
 MODULES_PER_TENSOR = 20  # activations, dropout and containers have none; our models have at most four
 
 
-def build_like(build: Callable[[], nn.Module], found: Layout, file: Path) -> None:
+def check_shapes(build: Callable[[], nn.Module], found: Layout, file: Path) -> None:
     """Build a model without memory for its weights, and compare its shapes with those in a file.
 
     Args:
@@ -29,13 +29,13 @@ def build_like(build: Callable[[], nn.Module], found: Layout, file: Path) -> Non
     Raises:
         InputError: the sizes are impossible, or a tensor is missing, left over or of another shape.
     """
-    with torch.device("meta"), limited(found, file):
+    with torch.device("meta"), limited_construction(found, file):
         state = build().state_dict()
-    compare({key: tuple(value.shape) for key, value in state.items()}, found.shapes, file)
+    compare_shapes({key: tuple(value.shape) for key, value in state.items()}, found.shapes, file)
 
 
 @contextmanager
-def limited(found: Layout, file: Path) -> Iterator[None]:
+def limited_construction(found: Layout, file: Path) -> Iterator[None]:
     """Stop the construction of a model once it has many more tensors, values or modules than a file of its weights.
 
     Args:
@@ -75,17 +75,17 @@ def limited(found: Layout, file: Path) -> Iterator[None]:
             yield
     except InputError:
         raise
-    except MISFITS as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split()):.140}"
+    except LIBRARY_ERRORS as error:
         raise InputError(
-            f"expected the sizes of the model in {file}, found others in its config ({reason}): get both again"
+            f"expected the sizes of the model in {file}, found others in its config ({type(error).__name__}: "
+            f"{reason_of(error)}): get both again"
         ) from error
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], file: Path) -> None:
+def compare_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], file: Path) -> None:
     """Compare the shapes of a model with those of a file.
 
     Raises:

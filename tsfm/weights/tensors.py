@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from tsfm_data.errors import MISFITS, InputError
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HEADER_LIMIT = 16 * 2**20  # bytes; headers of the largest models have some hundred kilobytes
-DAMAGED: tuple[type[Exception], ...] = (*MISFITS, SafetensorError)
+DAMAGED: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, SafetensorError)
 SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 SIZES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
 # Packages whose classes training scripts store in checkpoints next to the weights. They are not imported: an inert
@@ -135,8 +135,8 @@ def layout(file: Path) -> Layout:
             if begin != end or stop - begin != math.prod(shapes[key]) * SIZES[dtypes[key]]:
                 raise ValueError(f"tensor {key} does not fill its span")
             end = stop
-    except MISFITS as error:
-        reason = " ".join(str(error).split())[:100]
+    except LIBRARY_ERRORS as error:
+        reason = reason_of(error, 100)
         raise InputError(
             f"expected a header of tensors in {file}, found a wrong one ({reason}): get it again"
         ) from error
@@ -166,8 +166,9 @@ def read_safetensors(file: Path) -> "dict[str, Tensor]":
     try:
         return load_file(file)
     except DAMAGED as error:
-        reason = f"{' '.join(str(error).split()):.160}"
-        raise InputError(f"expected a complete safetensors file, found a corrupt one at {file} ({reason})") from error
+        raise InputError(
+            f"expected a complete safetensors file, found a corrupt one at {file} ({reason_of(error)})"
+        ) from error
 
 
 def read_tensors(file: Path, device: str = "cpu", foreign: bool = True) -> Mapping[str, Any]:
@@ -199,8 +200,8 @@ def read_tensors(file: Path, device: str = "cpu", foreign: bool = True) -> Mappi
         with torch.serialization.safe_globals([(Inert, name) for name in names]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about another pickle protocol, which is read or refused below
             content = torch.load(file, map_location=device, weights_only=True)
-    except MISFITS as error:
-        reason = " ".join(str(error).split())[:160]
+    except LIBRARY_ERRORS as error:
+        reason = reason_of(error)
         raise InputError(
             f"expected tensors and plain values in {file}, found a corrupt or unsafe file, which was not run "
             f"({reason}): get it again"
@@ -260,6 +261,6 @@ def _foreign_names(file: Path) -> list[str]:
         )
     try:
         return list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    except MISFITS as error:
-        reason = " ".join(str(error).split())[:160]
+    except LIBRARY_ERRORS as error:
+        reason = reason_of(error)
         raise InputError(f"expected a PyTorch file at {file}, found a corrupt one ({reason}): get it again") from error

@@ -1,9 +1,9 @@
-"""Building a corpus folder: everything new is made in a staging folder, which is then committed by one renaming.
+"""Building a corpus folder: everything new is written to a staging folder, and one renaming commits it.
 
-A build that is stopped before it leaves the corpus as it was; the next build reuses the sources that were finished. A
-build that is stopped after it leaves the new corpus: readers find its files in the committed folder (``store.current``)
-until the next build has moved them into place. A source of an existing corpus is reused if its inputs (files, digests,
-options) are the same and its arrays are undamaged.
+A build that is stopped before the renaming leaves the corpus as it was; the next build reuses the sources that were
+finished. A build that is stopped after it leaves the new corpus. Readers find its files in the committed folder through
+``store.current_path``, until the next build has moved them into place. A source of an existing corpus is reused if its
+inputs (files, digests, options) are the same and its arrays are undamaged.
 """
 
 import json
@@ -26,12 +26,12 @@ from tsfm_data.corpus.store import (
     MANIFEST,
     SOURCE_ENTRY,
     SOURCES,
-    Built,
+    SourceRecord,
     check_arrays,
     read_manifest,
 )
 from tsfm_data.errors import InputError
-from tsfm_data.io import alone, atomic_file, atomic_folder, read_record
+from tsfm_data.io import atomic_file, atomic_folder, lock_folder, read_record
 from tsfm_data.progress import progress as show_progress
 
 STAGING, LOCK = ".build", ".lock"
@@ -74,8 +74,8 @@ def build(config: str | Path, output: str | Path, progress: bool = True) -> Buil
     plans = read_plans(Path(config))
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder for the corpus, found a file")
-    with alone(folder):
-        _settle(folder)
+    with lock_folder(folder):
+        _finish_commit(folder)
         old = _existing_entries(folder)
         entries: dict[str, dict[str, Any]] = {}
         staged: list[str] = []
@@ -127,7 +127,7 @@ def _build_source(plan: Plan, folder: Path) -> tuple[str, dict[str, Any]]:
 def _reusable_entry(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     """The entry of a source if it was built from the same inputs and is undamaged, else None."""
     try:
-        entry: dict[str, Any] = dict(read_record(folder / SOURCE_ENTRY, Built, "a source of a corpus"))
+        entry: dict[str, Any] = dict(read_record(folder / SOURCE_ENTRY, SourceRecord, "a source of a corpus"))
         if {key: entry.get(key) for key in inputs} != json.loads(json.dumps(inputs)):
             return None
         check_arrays(folder, entry["arrays"], verify=True)
@@ -162,12 +162,12 @@ def _commit(
         if path.name not in staged:  # of an interrupted build from another YAML
             shutil.rmtree(path)
     staging.replace(folder / COMMIT)
-    _settle(folder)
+    _finish_commit(folder)
     return manifest
 
 
-def _settle(folder: Path) -> None:
-    """Move committed files into place, the manifest last. Readers find each file before and after (``current``)."""
+def _finish_commit(folder: Path) -> None:
+    """Move committed files into place, the manifest last; ``current_path`` finds each of them at any moment."""
     committed = folder / COMMIT
     if not committed.is_dir():
         return

@@ -32,7 +32,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from tsfm_data.corpus.store import file_digest
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import InputError, reason_of, shown, unknown_name
 from tsfm_data.io import (
     SeriesSet,
     catalog,
@@ -43,7 +43,6 @@ from tsfm_data.io import (
     read_record,
     read_series,
     read_yaml,
-    shown,
     step_of,
 )
 from tsfm_data.synthetic import GENERATORS, SyntheticMixture
@@ -62,7 +61,7 @@ FILTERS = ("role", "licence_class", "domain", "freq", "names")
 GENERATED, ENTRIES = 256, 512  # series generated, and GluonTS entries read, at once
 
 
-class Texts(TypedDict, total=False):
+class SourceKeys(TypedDict, total=False):
     """Types of the keys of a source; ``weight`` and the sizes of a generator have checks of their own."""
 
     catalog: str | dict[str, str]
@@ -147,13 +146,13 @@ def read_plans(config: Path) -> list[Plan]:
     for number, entry in enumerate(entries, start=1):
         where = f"{config}, source {number}"
         kind = _kind(entry, where)
-        check_record(entry, Texts, where, "keys of a source", hint="correct it")
+        check_record(entry, SourceKeys, where, "keys of a source", hint="correct it")
         try:
             plans += _PLANNERS[kind](entry, where, config.parent)
-        except (OSError, ValueError, NotImplementedError) as error:  # of a path that the system does not take
+        except (OSError, ValueError, NotImplementedError) as error:  # the system does not take such a path
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{where}: expected a path of this system, found another ({error!s:.120})") from error
+            raise InputError(f"{where}: expected a path of this system, found another ({reason_of(error)})") from error
     names: set[str] = set()
     for plan in plans:
         if plan.name.lower() in names:

@@ -13,7 +13,6 @@
 """
 
 import hashlib
-import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from annotated_types import Ge, Le, MaxLen
 from jaxtyping import Float32, Int16, Int32, Int64, UInt64
 from typing_extensions import TypedDict
 
-from tsfm_data.errors import MISFITS, InputError
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 from tsfm_data.io import is_plain_name, normalise, read_record
 from tsfm_data.progress import progress
 
@@ -39,7 +38,6 @@ ARRAYS: Mapping[str, str] = {
     "overlap": "<u8",
 }
 
-DAMAGED: tuple[type[Exception], ...] = (*MISFITS, tokenize.TokenError)  # NumPy's header is Python's text
 Count = Annotated[int, Ge(0), Le(2**62)]
 
 
@@ -58,7 +56,7 @@ class ArrayFile(TypedDict):
     sha256: str
 
 
-class Built(TypedDict):
+class SourceRecord(TypedDict):
     """The content of ``source.json``."""
 
     origin: str
@@ -72,7 +70,7 @@ class Built(TypedDict):
     arrays: dict[str, ArrayFile]
 
 
-class Entry(Built):
+class ManifestEntry(SourceRecord):
     """A source in a manifest."""
 
     name: str
@@ -89,7 +87,7 @@ class Manifest(TypedDict):
     format: int
     series: Count
     points: Count
-    sources: list[Entry]
+    sources: list[ManifestEntry]
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ class Store:
         return sum(source.points for source in self.sources)
 
     def _open(self, entry: Mapping[str, Any], verify: bool) -> Source:
-        folder = current(self.folder, SOURCES, entry["name"])
+        folder = current_path(self.folder, SOURCES, entry["name"])
         check_arrays(folder, entry["arrays"], verify)
         if not folder.resolve().is_relative_to(self.folder.resolve()):
             raise InputError(f"{folder}: expected a folder of the corpus, found a link out of it; {REBUILD}")
@@ -187,7 +185,7 @@ class Store:
         )
 
 
-def current(folder: Path, *names: str) -> Path:
+def current_path(folder: Path, *names: str) -> Path:
     """A file or folder of a corpus.
 
     Args:
@@ -209,7 +207,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         InputError: there is none, it is not one of ours, or a name in it would lead out of the folder.
     """
     file = Path(path)
-    file = current(file, MANIFEST) if file.is_dir() or not file.suffix else file
+    file = current_path(file, MANIFEST) if file.is_dir() or not file.suffix else file
     if not file.is_file():
         raise InputError(f"{file}: no such file; expected a corpus folder (tsfm data build) or its manifest")
     what, hint = "the manifest of a corpus", "build it again"
@@ -267,9 +265,8 @@ def file_digest(path: Path) -> str:
 def _map(path: Path, dtype: str) -> np.ndarray:
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # never a pickle or an archive, unlike np.load
-    except DAMAGED as error:
-        reason = f"{' '.join(str(error).split()):.120}"
-        raise InputError(f"{path}: expected an array, found something else ({reason}); {REBUILD}") from error
+    except LIBRARY_ERRORS as error:
+        raise InputError(f"{path}: expected an array, found something else ({reason_of(error)}); {REBUILD}") from error
     if array.dtype != np.dtype(dtype) or array.ndim != 1:
         raise InputError(f"{path}: expected one axis of {dtype}, found {array.ndim} of {array.dtype.str}; {REBUILD}")
     return array

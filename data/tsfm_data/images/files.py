@@ -13,9 +13,8 @@ import pyarrow as pa
 from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
 
-from tsfm_data.errors import MISFITS, InputError
-from tsfm_data.io import check_record
-from tsfm_data.io.foreign import guarded, read_columns
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
+from tsfm_data.io import check_record, guarded, read_columns
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Modes that convert to 8 bits per channel without a choice that only the owner of the image can make.
@@ -46,7 +45,7 @@ def decode(item: bytes | Path, channels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise InputError("expected an image, found something else: remove it") from error
     except BROKEN as error:
-        reason = " ".join(str(error).split())[:80]
+        reason = reason_of(error, 80)
         raise InputError(
             f"expected an intact image, found a corrupt one ({reason}): get it again or remove it"
         ) from error
@@ -153,9 +152,10 @@ def _class_names(metadata: dict[bytes, bytes], labels: Int[np.ndarray, " N"], pa
             return check_record(names, list[str], path, "a JSON list of class names in the metadata")
         except InputError:
             raise
-        except MISFITS as error:
-            reason = f"{' '.join(str(error).split()):.100}"
-            raise InputError(f"{path}: expected a JSON list of class names in the metadata, found {reason}") from error
+        except LIBRARY_ERRORS as error:
+            raise InputError(
+                f"{path}: expected a JSON list of class names in the metadata, found {reason_of(error)}"
+            ) from error
     return [str(number) for number in range(int(labels.max(initial=-1)) + 1)]
 
 

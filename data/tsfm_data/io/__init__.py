@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from tsfm_data.io.catalog import Borders, DatasetSpec, open_source
     from tsfm_data.io.columns import Table, numbers
     from tsfm_data.io.download import cache_folder, check, data_folder, disk_errors, fetch, find
-    from tsfm_data.io.files import alone, atomic_file, atomic_folder, check_new
+    from tsfm_data.io.files import atomic_file, atomic_folder, check_new, lock_folder
+    from tsfm_data.io.foreign import guarded, read_columns
     from tsfm_data.io.frequency import (
         calendar_features,
         natural_season,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tsfm_data.io.objects import like
     from tsfm_data.io.parts import PART_SERIES, Parts, open_parts
     from tsfm_data.io.readers import read_table
-    from tsfm_data.io.records import check_record, check_version, is_plain_name, read_record, read_yaml, shown
+    from tsfm_data.io.records import check_record, check_version, is_plain_name, read_record, read_yaml
     from tsfm_data.io.roles import Roles, find_roles
     from tsfm_data.io.series import Labels, SeriesSet
     from tsfm_data.io.tables import prepare, read_series
@@ -35,7 +36,6 @@ __all__ = [
     "Roles",
     "SeriesSet",
     "Table",
-    "alone",
     "atomic_file",
     "atomic_folder",
     "cache_folder",
@@ -49,8 +49,10 @@ __all__ = [
     "fetch",
     "find",
     "find_roles",
+    "guarded",
     "is_plain_name",
     "like",
+    "lock_folder",
     "natural_season",
     "normalise",
     "numbers",
@@ -58,13 +60,13 @@ __all__ = [
     "open_source",
     "period_alias",
     "prepare",
+    "read_columns",
     "read_gluonts",
     "read_record",
     "read_series",
     "read_table",
     "read_yaml",
     "season_length",
-    "shown",
     "step_of",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

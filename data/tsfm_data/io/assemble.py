@@ -12,12 +12,12 @@ from tsfm_data.io import zones
 from tsfm_data.io.bad_series import BadSeries, OnBad
 from tsfm_data.io.calendars import DAY, split_pattern
 from tsfm_data.io.columns import Table, doubtful, encoded, item_codes, numbers
-from tsfm_data.io.grid import BadTime, Grid, Usual, regular_grid
+from tsfm_data.io.grid import BadTime, Grid, StepCounts, regular_grid
 from tsfm_data.io.regroup import Aggregate
 from tsfm_data.io.roles import Roles
+from tsfm_data.io.row_counts import RowCounts
 from tsfm_data.io.rows import Rows, dense_bounds, drop_repeats, resample_rows, sort_rows
 from tsfm_data.io.series import Labels, SeriesSet, item_offsets
-from tsfm_data.io.tally import Tally
 from tsfm_data.io.timestamps import Stamps, read_stamps
 
 
@@ -77,31 +77,34 @@ class Common:
 
     wall: str | None = None
     clock: str | None = None
-    usual: Usual = field(default_factory=Usual)
+    usual: StepCounts = field(default_factory=StepCounts)
     step: str | None = None
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """Series of a table or a part of it (None if there are none yet), what was found in it, and its bad series."""
+    """The series of a table or of a part of it, its counts, and its bad series.
+
+    The series are None for a part without a good one, or if its bad series wait for what the other parts say.
+    """
 
     series: SeriesSet | None
-    tally: Tally
+    counts: RowCounts
     bad: BadSeries
 
 
 def assemble(table: Table, roles: Roles, reading: Reading, name: str) -> SeriesSet:
     """The series of a table: rows sorted by item and time, on a regular grid."""
     roles, cells = _cells(table, roles, reading, name)
-    made = build(table, roles, reading, name, cells)
-    assert made.series is not None  # a table without a good series is an error
-    return replace(made.series, notes=(*cells.notes, *notes_of(made.tally, reading)))
+    assembled = build(table, roles, reading, name, cells)
+    assert assembled.series is not None  # a table without a good series is an error
+    return replace(assembled.series, notes=(*cells.notes, *notes_of(assembled.counts, reading)))
 
 
-def notes_of(tally: Tally, reading: Reading) -> list[str]:
+def notes_of(counts: RowCounts, reading: Reading) -> list[str]:
     """Notes about the rows of a table."""
     sparse = reading.own_hours and reading.order != "rows"
-    return tally.notes(reading.resample, reading.aggregate, reading.on_bad_series == "fix", sparse)
+    return counts.notes(reading.resample, reading.aggregate, reading.on_bad_series == "fix", sparse)
 
 
 def _cells(table: Table, roles: Roles, reading: Reading, name: str) -> tuple[Roles, Cells]:
@@ -150,12 +153,12 @@ def build(
         InputError: the series cannot be read. Bad series of a part are not raised.
     """
     stamps, ids, keys, sequence = cells.stamps, cells.ids, cells.keys, reading.order == "rows"
-    tally = Tally(len(ids))
+    counts = RowCounts(len(ids))
     ns, clock = _clock(stamps, cells.codes, len(ids)) if common is None else _given_clock(stamps, common)
     rows = Rows(np.arange(len(ns)), cells.codes, ns, cells.blocks)
     if cells.dateless:
         rows = rows.take(np.setdiff1d(rows.row, list(cells.dateless)))
-    rows = rows.take(np.argsort(rows.code, kind="stable")) if sequence else sort_rows(rows, len(ids), tally)
+    rows = rows.take(np.argsort(rows.code, kind="stable")) if sequence else sort_rows(rows, len(ids), counts)
     bad = BadSeries(table, roles, ids, reading.on_bad_series, stamps.integer)
     bad.rows({**cells.problems, **cells.dateless}, cells.codes)
     if reading.freq is not None and stamps.integer:
@@ -168,12 +171,12 @@ def build(
             raise InputError(
                 f"{table.source}: expected timestamps for resampling, found integer steps: leave resample out"
             )
-        rows = resample_rows(rows, reading.resample, reading.aggregate, tally)
+        rows = resample_rows(rows, reading.resample, reading.aggregate, counts)
     elif not sequence:
-        rows = drop_repeats(rows, bad, stamps, tally)
-    fitted = _on_grid(rows, bad, reading, tally, common)
+        rows = drop_repeats(rows, bad, stamps, counts)
+    fitted = _on_grid(rows, bad, reading, counts, common)
     if fitted is None:
-        return Assembled(None, tally, bad)
+        return Assembled(None, counts, bad)
     grid, rows, kept = fitted
     if len(kept) < len(ids):
         ids = tuple(ids[i] for i in kept)
@@ -181,8 +184,8 @@ def build(
     offsets = item_offsets(grid.length)
     place = offsets[rows.code] + grid.position
     columns = [_spread(block, place, int(offsets[-1])) for block in rows.blocks]
-    tally.moved, tally.rows, tally.steps = int(grid.moved.sum()), len(rows.ns), int(offsets[-1])
-    tally.freqs = Counter(grid.freqs)
+    counts.moved, counts.rows, counts.steps = int(grid.moved.sum()), len(rows.ns), int(offsets[-1])
+    counts.freqs = Counter(grid.freqs)
     future = np.zeros(len(ids), dtype=np.int64)
     if roles.known:
         seen = np.isfinite(columns[0]).any(axis=1)
@@ -208,19 +211,19 @@ def build(
         season=reading.season,
         natural=True,
     )
-    return Assembled(series, tally, bad)
+    return Assembled(series, counts, bad)
 
 
 def _readable(table: Table, roles: Roles, wrong: dict[int, str] | None) -> tuple[Roles, list[str]]:
     """The roles without the targets of a wide table that cannot be read, and what was wrong with them."""
-    good, said = [], []
+    good, notes = [], []
     for column in roles.target:
         try:
             numbers(table, (column,), wrong=wrong)
             good.append(column)
         except InputError as error:
-            said.append(f"column {column!r} left out: {str(error).split(': ', 1)[-1]}")
-    return (replace(roles, target=tuple(good)) if good else roles), said
+            notes.append(f"column {column!r} left out: {str(error).split(': ', 1)[-1]}")
+    return (replace(roles, target=tuple(good)) if good else roles), notes
 
 
 def _static(table: Table, roles: Roles, rows: Rows, ids: tuple[str, ...]) -> pd.DataFrame | None:
@@ -263,11 +266,18 @@ def _clock(
 
 
 def _given_clock(stamps: Stamps, common: Common) -> tuple[Int64[np.ndarray, " rows"], str | None]:
-    """The same for a part of a table."""
+    """As ``_clock``, for a part of a table in the zone that all parts have in common."""
     return (stamps.ns if common.wall is None else zones.to_wall(stamps.ns, common.wall)), common.clock
 
 
 def one_time_of_day(ns: Int64[np.ndarray, " rows"], codes: Int64[np.ndarray, " rows"], items: int) -> bool:
+    """Whether each series has one time of day.
+
+    Args:
+        ns: timestamps, nanoseconds.
+        codes: series of each row.
+        items: number of series.
+    """
     time = ns % DAY
     if (time == time[0]).all():
         return True
@@ -279,7 +289,7 @@ def one_time_of_day(ns: Int64[np.ndarray, " rows"], codes: Int64[np.ndarray, " r
 
 
 def _on_grid(
-    rows: Rows, bad: BadSeries, reading: Reading, tally: Tally, common: Common | None
+    rows: Rows, bad: BadSeries, reading: Reading, counts: RowCounts, common: Common | None
 ) -> tuple[Grid, Rows, list[int]] | None:
     """The regular grid of the good series, their rows, and the numbers of these series. None for a part without a good
     series, or whose bad series cannot be fixed before all parts are known."""
@@ -288,7 +298,7 @@ def _on_grid(
     if reading.order == "rows":
         bad.check()
         return _sequence(rows.ns, rows.bounds(items), freq), rows, list(range(items))
-    usual = Usual() if common is None else common.usual
+    usual = StepCounts() if common is None else common.usual
     repeated = [code for code in bad.texts if code not in bad.cells]
     good = rows.take(~np.isin(rows.code, repeated)) if repeated else rows
     grid = _find_bad_times(good, bad, reading, freq, usual) if len(good.ns) else None
@@ -298,19 +308,19 @@ def _on_grid(
         return grid, rows, list(range(items))
     if reading.on_bad_series == "error":
         return None
-    tally.bad = [bad.ids[i] for i in bad.texts]
+    counts.bad = [bad.ids[i] for i in bad.texts]
     broken = [code for code in bad.texts if code not in bad.cells]
     if reading.on_bad_series == "skip":
         rows = rows.take(~np.isin(rows.code, list(bad.texts)))
     elif broken:
         sound = rows.take(~np.isin(rows.code, broken))
         if freq is None and len(sound.ns):
-            tally.freqs = Counter(regular_grid(sound.ns, dense_bounds(sound), None, reading.own_hours, usual).freqs)
-        step = freq or (_usual(tally.freqs) if common is None else common.step)
+            counts.freqs = Counter(regular_grid(sound.ns, dense_bounds(sound), None, reading.own_hours, usual).freqs)
+        step = freq or (_usual(counts.freqs) if common is None else common.step)
         if step is None:
             return None
-        tally.step = split_pattern(step)[0]
-        part = resample_rows(rows.take(np.isin(rows.code, broken)), tally.step, reading.aggregate, Tally())
+        counts.step = split_pattern(step)[0]
+        part = resample_rows(rows.take(np.isin(rows.code, broken)), counts.step, reading.aggregate, RowCounts())
         rows = Rows(
             np.concatenate([sound.row, part.row]),
             np.concatenate([sound.code, part.code]),
@@ -320,7 +330,7 @@ def _on_grid(
         rows = rows.take(np.lexsort((rows.ns, rows.code)))
     kept = np.unique(rows.code).tolist()
     if reading.on_bad_series == "fix":
-        tally.lost = [bad.ids[i] for i in sorted({*range(items)} - {*kept})]
+        counts.lost = [bad.ids[i] for i in sorted({*range(items)} - {*kept})]
     if len(kept) < items:
         rows = Rows(rows.row, np.searchsorted(kept, rows.code), rows.ns, rows.blocks)
     if not kept:
@@ -332,7 +342,7 @@ def _usual(freqs: Counter[str]) -> str:
     return freqs.most_common(1)[0][0]
 
 
-def _find_bad_times(rows: Rows, bad: BadSeries, reading: Reading, freq: str | None, usual: Usual) -> Grid | None:
+def _find_bad_times(rows: Rows, bad: BadSeries, reading: Reading, freq: str | None, usual: StepCounts) -> Grid | None:
     """The grid of all rows, or None after recording one error for each series that is not regular."""
     bounds = dense_bounds(rows)
     try:

@@ -16,15 +16,14 @@ from tsfm_data.io import readers
 from tsfm_data.io.columns import Table
 from tsfm_data.io.foreign import to_frame
 
-LEAST_ROWS = 2_000_000  # smaller Parquet files are read at once
-LEAST_BYTES = 64 << 20  # smaller text files, too
+LEAST_ROWS = 2_000_000  # of a Parquet file; smaller ones are read at once
+LEAST_BYTES = 64 << 20  # of a text file; smaller ones are read at once
 BLOCK_ROWS = 1 << 18
 BLOCK_BYTES = 1 << 24
-ORDER = ("null", "int64", "double", "string")  # a column has the last of these types of its blocks
 
 
-class Whole(Exception):
-    """The table has to be read at once."""
+class ReadAtOnce(Exception):
+    """The table is small, or cannot be read in blocks: read it at once."""
 
 
 @dataclass
@@ -43,7 +42,7 @@ class Blocks:
         """The rows of some columns, in order.
 
         Raises:
-            Whole: the blocks differ too much in type.
+            ReadAtOnce: the blocks differ too much in type.
         """
         raise NotImplementedError
 
@@ -64,21 +63,21 @@ class ParquetBlocks(Blocks):
 
     @classmethod
     def of(cls, path: Path, least: int) -> "ParquetBlocks":
-        """The blocks of a file of at least so many rows.
+        """The blocks of a file with at least ``least`` rows.
 
         Raises:
-            Whole: there are fewer, or the file has names twice or an index of pandas.
+            ReadAtOnce: there are fewer, or it has a name twice, or an index of pandas.
         """
         with pyarrow.parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
             index = (schema.pandas_metadata or {}).get("index_columns", [])
             if file.metadata.num_rows < least or len(set(schema.names)) < len(schema.names):
-                raise Whole
+                raise ReadAtOnce
             if any(isinstance(column, str) for column in index):
-                raise Whole
+                raise ReadAtOnce
             batch = next(file.iter_batches(BLOCK_ROWS), None)
         if batch is None:
-            raise Whole
+            raise ReadAtOnce
         frame = to_frame(pa.Table.from_batches([batch]), str(path), "a Parquet")[0]
         return cls(path, Table(frame, str(path), path.name.split(".")[0]))
 
@@ -100,11 +99,11 @@ class TextBlocks(Blocks):
     first: int = 0
 
     def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """As ``Blocks``; a column may become wider in type, and then all rows come again.
+        """As ``Blocks``.
 
         Raises:
-            Whole: as there.
-            Wider: a block has another type than those before; read again.
+            ReadAtOnce: the text is odd, or may have decimal commas.
+            TypeChanged: a block has another type than those before.
         """
         for data in _text_blocks(self.path, self.first):
             table = self.parse(data)
@@ -112,36 +111,36 @@ class TextBlocks(Blocks):
             if self.head.delimiter != "," and numeric and self.head.decimal is None:
                 words = [table.column(f.name) for f in table.schema if pa.types.is_string(f.type)]
                 if any(pa.compute.any(pa.compute.match_substring(word, ",")).as_py() for word in words):
-                    raise Whole  # a decimal comma, perhaps
+                    raise ReadAtOnce  # these may be decimal commas
             yield table.rename_columns([name.strip() for name in table.column_names]).select(list(columns))
 
     def parse(self, data: bytes) -> pa.Table:
         """The columns of some lines, with the types so far.
 
         Raises:
-            Whole: the text is odd.
-            Wider: as ``read``.
+            ReadAtOnce: the text is odd.
+            TypeChanged: as ``read``.
         """
         if not data.isascii():
             try:
                 data.decode("utf-8")
             except UnicodeDecodeError:
-                raise Whole from None
+                raise ReadAtOnce from None
         known = {name: kind for name, kind in self.types.items() if not pa.types.is_null(kind)}
         try:
             return _parse(data, self.head.delimiter, self.names, known)
         except pa.ArrowInvalid as error:
             if "conversion error" not in str(error):
-                raise Whole from error
+                raise ReadAtOnce from error
         table = _parse(data, self.head.delimiter, self.names, dict.fromkeys(self.texts, pa.string()))
         self.widen(table.schema)
-        raise Wider
+        raise TypeChanged
 
     def widen(self, schema: pa.Schema) -> None:
         """Take the types of a block into account.
 
         Raises:
-            Whole: two blocks differ too much in type.
+            ReadAtOnce: two blocks differ too much in type.
         """
         for found in schema:
             kind = pa.string() if pa.types.is_timestamp(found.type) and found.type.tz else found.type
@@ -150,23 +149,23 @@ class TextBlocks(Blocks):
 
     @classmethod
     def of(cls, path: Path, item_column: str | None, decimal: str | None, least: int) -> "TextBlocks":
-        """The blocks of a file of at least so many bytes.
+        """The blocks of a file with at least ``least`` bytes.
 
         Raises:
-            Whole: there are fewer, or the header is not the first line.
+            ReadAtOnce: there are fewer, or the header is not the first line.
         """
         if path.stat().st_size < least or decimal == ",":
-            raise Whole
+            raise ReadAtOnce
         data = next(_text_blocks(path, 0))
         start = data[: readers.SAMPLE]
         if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start or start[:3] == b"\xef\xbb\xbf":
-            raise Whole
+            raise ReadAtOnce
         lines = start.decode("utf-8", errors="ignore").splitlines()
         delimiter, top = readers._layout(str(path), lines)
         names = readers._fields(lines[top], delimiter)
         readers._check_header(str(path), top + 1, names)
         if top or len(names) < 3 or "" in map(str.strip, names):
-            raise Whole
+            raise ReadAtOnce
         source, stem = str(path), path.name.split(".")[0]
         table = Table(pd.DataFrame(), source, stem, path, delimiter, 1, decimal=decimal)
         texts = frozenset(name for name in names if readers.is_id(name, item_column))
@@ -178,7 +177,7 @@ class TextBlocks(Blocks):
         """Read the first rows with the present types."""
         data = next(_text_blocks(self.path, self.first))
         while True:
-            with contextlib.suppress(Wider):
+            with contextlib.suppress(TypeChanged):
                 first = self.parse(data)
                 self.widen(first.schema)
                 if {found.name: found.type for found in first.schema} == self.types:
@@ -187,8 +186,8 @@ class TextBlocks(Blocks):
         self.head = replace(self.head, frame=to_frame(first, str(self.path), "a text")[0])
 
 
-class Wider(Exception):
-    """A column has another type in a later block."""
+class TypeChanged(Exception):
+    """A column has another type in a later block: read all rows again."""
 
 
 def _wider(before: pa.DataType, found: pa.DataType) -> pa.DataType:
@@ -215,7 +214,7 @@ def _parse(data: bytes, delimiter: str | None, names: list[str], types: dict[str
 
 
 def _text_blocks(path: Path, first: int) -> Iterator[bytes]:
-    """The bytes of a file from a place on, in blocks of whole lines."""
+    """The bytes of a file from byte ``first`` on, in blocks of whole lines."""
     with path.open("rb") as file:
         file.seek(first)
         rest = b""
@@ -225,7 +224,7 @@ def _text_blocks(path: Path, first: int) -> Iterator[bytes]:
             while end and b'"' in data and data.count(b'"', 0, end) % 2:
                 end = data.rfind(b"\n", 0, end - 1) + 1  # a line break in a quoted cell
             if not end and len(data) > 4 * BLOCK_BYTES:
-                raise Whole
+                raise ReadAtOnce
             rest = data[end:]
             if end:
                 yield data[:end]
@@ -240,10 +239,10 @@ def open_blocks(path: Path, item_column: str | None, decimal: str | None, least:
         path: the file.
         item_column: a column that is read as text in delimited text.
         decimal: decimal mark of numbers in text.
-        least: fewest rows of a Parquet file, or bytes of a text file; None takes the usual bounds.
+        least: fewest rows of a Parquet file, or bytes of a text file; by default ``LEAST_ROWS`` and ``LEAST_BYTES``.
 
     Raises:
-        Whole: it is small or cannot be read so.
+        ReadAtOnce: it is small, or cannot be read in blocks.
         InputError: the header of a text file is wrong.
     """
     try:
@@ -252,5 +251,5 @@ def open_blocks(path: Path, item_column: str | None, decimal: str | None, least:
         if path.suffix.lower() in (".csv", ".tsv", ".txt"):
             return TextBlocks.of(path, item_column, decimal, LEAST_BYTES if least is None else least)
     except (pa.ArrowException, OSError) as error:
-        raise Whole from error
-    raise Whole
+        raise ReadAtOnce from error
+    raise ReadAtOnce

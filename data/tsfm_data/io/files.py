@@ -137,7 +137,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(folder: str | Path) -> Iterator[None]:
+def lock_folder(folder: str | Path) -> Iterator[None]:
     """Lock a folder that a command works in, and remove what killed processes left unfinished in it.
 
     Args:

@@ -50,11 +50,11 @@ class Grid(NamedTuple):
 
 
 @dataclass
-class Usual:
+class StepCounts:
     """The most common step of the series of a table, which short series take.
 
     Attributes:
-        pair: its kind and size; None takes that of the series at hand.
+        pair: its kind and size; None takes that of the series that are read.
         long: how many series with enough rows have each step.
         every: how many series have each step.
     """
@@ -137,7 +137,7 @@ def regular_grid(
     bounds: Int64[np.ndarray, " borders"],
     freq: str | None = None,
     own_hours: bool = True,
-    usual: Usual | None = None,
+    usual: StepCounts | None = None,
 ) -> Grid:
     """The regular grid of ascending timestamps.
 
@@ -163,7 +163,7 @@ def regular_grid(
             if not moved.any() or step_of(freq)[0].kind != "tick":
                 raise
         return _given(_Calendar.of(near, bounds), freq)._replace(moved=moved)
-    usual = usual or Usual()
+    usual = usual or StepCounts()
     kind, size, problems = _infer(calendar, usual)
     moved = np.zeros(len(bounds) - 1, dtype=np.int64)
     days: dict[int, int] = {}
@@ -347,7 +347,7 @@ def _check_multiples(
 
 
 def _infer(
-    calendar: _Calendar, steps: Usual
+    calendar: _Calendar, steps: StepCounts
 ) -> tuple[Int64[np.ndarray, " items"], Int64[np.ndarray, " items"], dict[int, "BadTime"]]:
     """Kind and size of the step of each series, and an error for each series without one. The step is the most common
     one; short series may take that of the other series."""

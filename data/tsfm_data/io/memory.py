@@ -14,14 +14,14 @@ GROUPS = (("memory.current", "memory.max"), ("memory/memory.usage_in_bytes", "me
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, of its container and of its own limits.
+    """Bytes that this process may still take: the least that the machine, its container and its own limits leave.
 
-    Where the system does not say, 8 GiB.
+    8 GiB if the system does not say.
     """
     free = [8 << 30]
     with contextlib.suppress(OSError, ValueError, IndexError):
-        said = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        free = [int(said["MemAvailable"].split()[0]) << 10] if "MemAvailable" in said else free
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = [int(lines["MemAvailable"].split()[0]) << 10] if "MemAvailable" in lines else free
     for used, limit in GROUPS:
         with contextlib.suppress(OSError, ValueError):  # no such group, or no limit ("max")
             folder = Path("/sys/fs/cgroup")
@@ -37,6 +37,6 @@ def free_memory() -> int:
 
 
 def release_memory() -> None:
-    """Give memory that was freed back to the system, where the C library can; a few milliseconds."""
+    """Give freed memory back to the system if the C library can; this takes a few milliseconds."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -18,21 +18,21 @@ from tsfm_data.io import roles as naming
 from tsfm_data.io import zones
 from tsfm_data.io.assemble import Assembled, Cells, Common, Reading, build, notes_of, one_time_of_day
 from tsfm_data.io.bad_series import BadSeries
-from tsfm_data.io.blocks import Blocks, Whole, Wider, open_blocks
+from tsfm_data.io.blocks import Blocks, ReadAtOnce, TypeChanged, open_blocks
 from tsfm_data.io.calendars import DAY
 from tsfm_data.io.columns import ITEM_NAMES, Table, check_finite, doubtful
-from tsfm_data.io.grid import SPARSE, Usual
+from tsfm_data.io.grid import SPARSE, StepCounts
 from tsfm_data.io.roles import Roles
+from tsfm_data.io.row_counts import RowCounts
 from tsfm_data.io.scan import Scanned, scan
 from tsfm_data.io.series import SeriesSet
 from tsfm_data.io.tables import prepare, with_holidays
-from tsfm_data.io.tally import Tally
 from tsfm_data.io.timestamps import Stamps, no_date
 from tsfm_data.progress import progress
 
-PART_ROWS = 1_500_000  # most rows of a part, unless one series has more
-PART_SERIES = 10_240  # most series of a part: 40 batches of 256
-BATCH = 256
+PART_ROWS = 1_500_000  # most rows in a part, unless one series has more
+PART_SERIES = 10_240  # most series in a part: 40 batches
+BATCH = 256  # series in a batch of a forecast
 ARRAYS = ("values", "offsets", "starts", "past", "known", "future_rows")  # of a ``SeriesSet``
 
 
@@ -160,47 +160,50 @@ class Parts:
 
         Raises:
             InputError: the table has bad series that are neither skipped nor fixed.
-            Whole: the parts do not tell how to read the table.
+            ReadAtOnce: the parts do not tell how to read the table.
         """
         scanned, reading, roles = self._scanned, self._reading, self._scanned.roles
-        found: list[tuple[Tally, Usual, BadSeries]] = [self._tried(k) for k in self._bar(range(len(self)), "checking")]
-        usual = Usual()
-        for _, own, _ in found:
-            usual.long += own.long
-            usual.every += own.every
-        freqs: Counter[str] = sum((tally.freqs for tally, _, _ in found), Counter())
+        found: list[tuple[RowCounts, StepCounts, BadSeries]] = [
+            self._read(k) for k in self._bar(range(len(self)), "checking")
+        ]
+        usual = StepCounts()
+        for _, steps, _ in found:
+            usual.long += steps.long
+            usual.every += steps.every
+        freqs: Counter[str] = sum((counts.freqs for counts, _, _ in found), Counter())
         pair = usual.most_common()
         step = reading.resample or reading.freq or (freqs.most_common(1)[0][0] if freqs else None)
-        self._common = replace(self._common, usual=Usual(pair), step=step)
+        self._common = replace(self._common, usual=StepCounts(pair), step=step)
         fixes = reading.on_bad_series == "fix"
-        again = [k for k, (_, own, bad) in enumerate(found) if own.most_common() != pair or (fixes and bad.texts)]
+        again = [k for k, (_, steps, bad) in enumerate(found) if steps.most_common() != pair or (fixes and bad.texts)]
         for k in self._bar(again, "checking again"):
-            found[k] = self._tried(k)
-        total = sum((tally for tally, _, _ in found), Tally())
+            found[k] = self._read(k)
+        total = sum((counts for counts, _, _ in found), RowCounts())
         table = replace(scanned.head, frame=pd.DataFrame())
         bad = BadSeries(table, roles, tuple(map(str, scanned.ids)), reading.on_bad_series, scanned.times.integer)
         for (begin, _), (_, _, part) in zip(self._bounds, found, strict=True):
             bad.add_part(part, begin)
         bad.check()
         if total.steps > SPARSE * total.rows + 100_000:
-            raise Whole
+            raise ReadAtOnce
         self.series = total.series - (len(bad.texts) if reading.on_bad_series == "skip" else len(total.lost))
         total.bad = [bad.ids[code] for code in bad.texts]
         unused = [f"columns not used: {', '.join(roles.unused)}"] if roles.unused else []
         return (*scanned.head.notes, *scanned.times.notes, *unused, *notes_of(total, reading))
 
-    def _tried(self, number: int) -> tuple[Tally, Usual, BadSeries]:
+    def _read(self, number: int) -> tuple[RowCounts, StepCounts, BadSeries]:
+        """Read a part and keep its series on disk; returns its counts, the steps and the bad series found in it."""
         pair = self._common.usual.pair
-        common = replace(self._common, usual=Usual(pair))
-        made = self._build(number, common)
+        common = replace(self._common, usual=StepCounts(pair))
+        assembled = self._build(number, common)
         self._file(number).unlink(missing_ok=True)
-        if made.series is not None:
-            self._save(number, made.series)
-        if made.series is not None and np.isnan(made.series.values).any():
-            self._unobserved[number] = made.series.unobserved()
+        if assembled.series is not None:
+            self._save(number, assembled.series)
+        if assembled.series is not None and np.isnan(assembled.series.values).any():
+            self._unobserved[number] = assembled.series.unobserved()
         bad = BadSeries(self._scanned.head, self._scanned.roles, (), self._reading.on_bad_series, False)
-        bad.add_part(made.bad, 0)  # without the rows of the part
-        return made.tally, common.usual, bad
+        bad.add_part(assembled.bad, 0)  # a copy that does not keep the rows of the part in memory
+        return assembled.counts, common.usual, bad
 
     def _bar(self, numbers: Sequence[int], what: str) -> Any:
         return progress(numbers, f"{what} {self._scanned.head.source}")
@@ -246,7 +249,7 @@ def open_parts(
         path: a Parquet or text file.
         folder: a new folder for rows on disk; removed again unless the parts are returned.
         least: fewest rows of a Parquet file, or bytes of a text file, that are read in parts.
-        most: series of a part.
+        most: most series in a part.
         time_column, item_column, target, past_covariates, known_covariates, decimal, holidays, future: as for
             ``read_series``.
         **reading: other options of ``read_series``, except ``name`` and ``order``.
@@ -266,12 +269,12 @@ def open_parts(
                 roles = _roles(blocks, given, past_covariates, known_covariates)
                 options = Reading(**reading)
                 return Parts(scan(blocks, roles, folder, options.dayfirst, options.timezone), options, most)
-            except Wider:
+            except TypeChanged:
                 shutil.rmtree(folder, ignore_errors=True)
                 blocks.refresh()
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, Whole):
+        if isinstance(error, ReadAtOnce):
             return None
         raise
 
@@ -280,7 +283,7 @@ def _roles(blocks: Blocks, given: dict[str, Any], past: Sequence[str], known: Se
     """The roles of the columns of a long table, if they follow from names and from the first rows.
 
     Raises:
-        Whole: they do not.
+        ReadAtOnce: they do not.
     """
     head = blocks.head
     names = [str(name) for name in head.frame.columns]
@@ -288,13 +291,13 @@ def _roles(blocks: Blocks, given: dict[str, Any], past: Sequence[str], known: Se
     free = [name for name in names if name not in (given["time_column"], *targets, *past, *known)]
     item = given["item_column"] if given["item_column"] is not None else naming.usual_column(free, ITEM_NAMES)
     if not item or prepare(head, given["time_column"]).frame is not head.frame:
-        raise Whole
+        raise ReadAtOnce
     roles = naming.find_roles(head, **{**given, "item_column": item}, past=past, known=known)
     free = [name for name in free if name not in (roles.time, item)]
     if not targets and roles.target[0].strip().lower() not in naming.TARGET_NAMES and len(free) > 1:
-        raise Whole
+        raise ReadAtOnce
     if naming.without_units(head, roles.time).frame is not head.frame or not _plain(head, roles, given):
-        raise Whole
+        raise ReadAtOnce
     return roles
 
 

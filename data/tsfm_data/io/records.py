@@ -3,14 +3,13 @@
 import functools
 import json
 import re
-import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from typing_extensions import is_typeddict
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, reason_of, shown
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -34,10 +33,10 @@ WORDS = {
     "string_type": "text",
     "tuple_type": "a list",
 }
-AGAIN = "correct it, or get the file again"
+HINT = "correct it, or get the file again"
 
 
-def read_record(path: str | Path, kind: type[T], what: str, *, finite: bool = True, hint: str = AGAIN) -> T:
+def read_record(path: str | Path, kind: type[T], what: str, *, finite: bool = True, hint: str = HINT) -> T:
     """Read a JSON file as a value of a type.
 
     Args:
@@ -96,7 +95,7 @@ def read_yaml(path: str | Path, what: str, *, hint: str = "correct it") -> dict[
 
 
 def check_record(
-    plain: object, kind: type[T], where: str | Path, what: str, *, finite: bool = True, hint: str = AGAIN
+    plain: object, kind: type[T], where: str | Path, what: str, *, finite: bool = True, hint: str = HINT
 ) -> T:
     """Check a value that was read from JSON or YAML against a type.
 
@@ -152,14 +151,6 @@ def is_plain_name(name: str) -> bool:
     return PLAIN.fullmatch(name) is not None and len(name) <= 200
 
 
-def shown(value: object) -> str:
-    """A value for a message: short whatever its size, and without a walk through all of it."""
-    try:
-        return reprlib.repr(value)[:80]
-    except ValueError:  # a whole number of thousands of digits
-        return "a huge number"
-
-
 def _read(path: Path, largest: int, what: str, hint: str) -> bytes:
     if not path.is_file():
         raise InputError(f"expected {what}, found no file at {path}: check the path")
@@ -172,10 +163,9 @@ def _read(path: Path, largest: int, what: str, hint: str) -> bytes:
 
 def _reason(error: BaseException) -> str:
     """An error of a library in short."""
-    text = getattr(error, "problem", None) or (
-        "lists or mappings that are nested too deeply" if isinstance(error, RecursionError) else str(error)
-    )
-    return f"an error ({' '.join(str(text).split()):.120})"
+    if isinstance(error, RecursionError):
+        return "lists or mappings that are nested too deeply"
+    return f"an error ({getattr(error, 'problem', None) or reason_of(error, 120)})"
 
 
 def _whole(digits: str) -> int:

@@ -10,8 +10,8 @@ from tsfm_data.io import zones
 from tsfm_data.io.bad_series import BadSeries
 from tsfm_data.io.calendars import DAY
 from tsfm_data.io.regroup import Aggregate, periods, regroup
+from tsfm_data.io.row_counts import RowCounts
 from tsfm_data.io.series import item_offsets
-from tsfm_data.io.tally import Tally
 from tsfm_data.io.timestamps import Stamps
 
 
@@ -40,17 +40,17 @@ class Rows:
         return item_offsets(np.bincount(self.code, minlength=items))
 
 
-def sort_rows(rows: Rows, items: int, tally: Tally) -> Rows:
+def sort_rows(rows: Rows, items: int, counts: RowCounts) -> Rows:
     """Rows sorted by series, then time; counts those that were not."""
     if items > 1:
         rows = rows if (rows.code[1:] >= rows.code[:-1]).all() else rows.take(np.argsort(rows.code, kind="stable"))
     back = np.flatnonzero(rows.ns[1:] < rows.ns[:-1])
     back = back[rows.code[back] == rows.code[back + 1]]
-    tally.inner, tally.back = len(rows.ns) - items, len(back)
+    counts.inner, counts.back = len(rows.ns) - items, len(back)
     return rows.take(np.lexsort((rows.ns, rows.code))) if len(back) else rows
 
 
-def drop_repeats(rows: Rows, bad: BadSeries, stamps: Stamps, tally: Tally) -> Rows:
+def drop_repeats(rows: Rows, bad: BadSeries, stamps: Stamps, counts: RowCounts) -> Rows:
     """Rows without repeated timestamps: identical repeats are dropped and counted; others are errors."""
     again = np.flatnonzero(rows.ns[1:] == rows.ns[:-1]) + 1
     again = again[rows.code[again] == rows.code[again - 1]]
@@ -73,21 +73,21 @@ def drop_repeats(rows: Rows, bad: BadSeries, stamps: Stamps, tally: Tally) -> Ro
             f"expected each timestamp once in a series, found {shown} again with other values; {advice}",
         )
     if same.any():
-        tally.duplicates = int(same.sum())
+        counts.duplicates = int(same.sum())
         keep = np.ones(len(rows.ns), dtype=bool)
         keep[again[same]] = False
         rows = rows.take(keep)
     return rows
 
 
-def resample_rows(rows: Rows, freq: str, aggregate: Aggregate, tally: Tally) -> Rows:
+def resample_rows(rows: Rows, freq: str, aggregate: Aggregate, counts: RowCounts) -> Rows:
     """Rows resampled to ``freq``; covariates by their mean."""
     if aggregate == "sum":
         kept = ~_unfinished(rows, freq)
-        tally.unfinished = int((~kept).sum())
-        rows = rows.take(kept) if tally.unfinished else rows
+        counts.unfinished = int((~kept).sum())
+        rows = rows.take(kept) if counts.unfinished else rows
     code, ns, first, blocks = regroup(rows.code, periods(rows.ns, freq), rows.blocks, [aggregate, "mean", "mean"])
-    tally.resampled = len(rows.ns), len(ns)
+    counts.resampled = len(rows.ns), len(ns)
     return Rows(rows.row[first], code, ns, blocks)
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int, Int64, Shaped
 
-TOGETHER = 512  # series in one file
+SERIES_PER_FILE = 512
 READ_ROWS = 1 << 20
 
 
 class Spill:
-    """Rows of many series in a folder, in the order in which they come, a file for every few series.
+    """Rows of many series in a folder: a file for every 512 series, with its rows in the order of the table.
 
     Args:
         folder: a new folder.
@@ -27,7 +27,7 @@ class Spill:
         self.folder = folder
         self.dtype = np.dtype([("row", "i8"), ("code", "i4"), ("time", "i8"), ("cells", "f8", (columns,))])
         self.counts = np.zeros(0, dtype=np.int64)
-        self._apart: set[int] = set()  # files whose series have a file each
+        self._split: set[int] = set()  # numbers of files that were split into one file per series
 
     def append(
         self,
@@ -51,7 +51,7 @@ class Spill:
             more = np.bincount(codes, minlength=len(self.counts))
             more[: len(self.counts)] += self.counts
             self.counts = more
-        for number, part in _grouped(records, codes // TOGETHER):
+        for number, part in _grouped(records, codes // SERIES_PER_FILE):
             with self._file(number).open("ab") as file:
                 part.tofile(file)
 
@@ -60,8 +60,8 @@ class Spill:
 
     def split(self, most: int) -> None:
         """Give each series a file of its own if its file has more than ``most`` rows."""
-        for number, begin in enumerate(range(0, len(self.counts), TOGETHER)):
-            counts = self.counts[begin : begin + TOGETHER]
+        for number, begin in enumerate(range(0, len(self.counts), SERIES_PER_FILE)):
+            counts = self.counts[begin : begin + SERIES_PER_FILE]
             if counts.sum() <= most or len(counts) == 1:
                 continue
             for records in self._chunks(self._file(number)):
@@ -69,14 +69,15 @@ class Spill:
                     with self._file(number, code).open("ab") as file:
                         part.tofile(file)
             self._file(number).unlink()
-            self._apart.add(number)
+            self._split.add(number)
 
     def read(self, begin: int, end: int) -> Shaped[np.ndarray, " rows"]:
         """The rows of series ``begin`` to ``end`` (exclusive): fields row, code, time and cells."""
         parts = [np.empty(0, self.dtype)]
-        for number in range(begin // TOGETHER, (end - 1) // TOGETHER + 1):
-            first, last = max(begin, number * TOGETHER), min(end, (number + 1) * TOGETHER, len(self.counts))
-            if number in self._apart:
+        for number in range(begin // SERIES_PER_FILE, (end - 1) // SERIES_PER_FILE + 1):
+            first = max(begin, number * SERIES_PER_FILE)
+            last = min(end, (number + 1) * SERIES_PER_FILE, len(self.counts))
+            if number in self._split:
                 parts += [np.fromfile(self._file(number, code), self.dtype) for code in range(first, last)]
                 continue
             for records in self._chunks(self._file(number)):

@@ -25,12 +25,12 @@ from typing_extensions import TypedDict
 import tsfm
 from tsfm.scaling.runs.grid import CHECKPOINT, Cell, Grid, Piece, overlay, piece_config, pieces
 from tsfm.weights import read_tensors
-from tsfm_data.corpus import MANIFEST, Store, current
+from tsfm_data.corpus import MANIFEST, Store, current_path
 from tsfm_data.errors import InputError
 from tsfm_data.io import atomic_file, read_record
 
 DONE, FAILED, ROWS = "done.json", "failed.json", "rows"
-AGAIN = "delete it, and run the sweep again"
+HINT = "delete it, and run the sweep again"
 
 # Trains by the command-line arguments of ``tsfm fit``.
 Train = Callable[[Sequence[str]], object]
@@ -95,7 +95,7 @@ def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path, trai
     text = yaml.safe_dump(config, sort_keys=False)
     digest = hashlib.sha256(text.replace(str(root), "").encode()).hexdigest()
     if (folder / DONE).is_file():
-        done: dict[str, Any] = dict(read_record(folder / DONE, Done, "a finished run", finite=False, hint=AGAIN))
+        done: dict[str, Any] = dict(read_record(folder / DONE, Done, "a finished run", finite=False, hint=HINT))
         if done["config_sha256"] != digest:
             raise InputError(
                 f"{folder}: expected a run of this grid, found one of another config: give another --output, or "
@@ -230,14 +230,14 @@ def trunk_time(piece: Piece, root: Path) -> float:
     """Seconds of the trunk pieces before a branch."""
     trunk = (path.parent for path in root.glob(f"trunk-*/{DONE}"))
     before = [path for path in trunk if int(path.name.split("-")[1]) <= piece.start]
-    pieces_before = (read_record(path / DONE, Done, "a finished run", finite=False, hint=AGAIN) for path in before)
+    pieces_before = (read_record(path / DONE, Done, "a finished run", finite=False, hint=HINT) for path in before)
     return float(sum(done["wall_s"] for done in pieces_before))
 
 
 def corpus_facts(init: dict[str, Any], tokens: int, window_tokens: int) -> dict[str, Any]:
     """Name and hash of the corpus, and the number of different tokens: synthetic ones are all different."""
     corpus = init.get("corpus")
-    if corpus is None or not (manifest := current(Path(corpus), MANIFEST)).is_file():
+    if corpus is None or not (manifest := current_path(Path(corpus), MANIFEST)).is_file():
         return {"corpus": "", "corpus_sha256": "", "unique_tokens": tokens}
     store = Store(corpus)
     points = sum(source.points for source in store.sources if source.name not in init.get("held_out", ()))
@@ -298,7 +298,7 @@ def read_row(file: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is none.
     """
-    return dict(read_record(file, Row, "a row of a sweep", finite=False, hint=AGAIN))
+    return dict(read_record(file, Row, "a row of a sweep", finite=False, hint=HINT))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

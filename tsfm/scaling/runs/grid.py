@@ -18,8 +18,8 @@ from typing_extensions import TypedDict
 from tsfm.configs import config_path
 from tsfm.models import MODELS, Counts, count_forecaster, model_class, sizes_of
 from tsfm.weights import from_plain
-from tsfm_data.errors import LARGEST_SIZE, LONGEST_HORIZON, InputError, unknown_name
-from tsfm_data.io import check_record, read_yaml, shown
+from tsfm_data.errors import LARGEST_SIZE, LONGEST_HORIZON, InputError, shown, unknown_name
+from tsfm_data.io import check_record, read_yaml
 
 CHECKPOINT = "checkpoints/last.ckpt"
 LARGEST = {"lr": 1e6, "steps": 1e9, "tokens": 1e15, "seed": 2**32 - 1}  # PyTorch takes no larger seed

@@ -23,9 +23,9 @@ from filelock import FileLock
 from scipy.optimize import nnls
 from typing_extensions import TypedDict
 
-from tsfm.scaling.runs.cell import AGAIN, FAILED, ROWS, Train, best_lr, read_row, run_cell, scanned, write_json
+from tsfm.scaling.runs.cell import FAILED, HINT, ROWS, Train, best_lr, read_row, run_cell, scanned, write_json
 from tsfm.scaling.runs.grid import Cell, Grid, cells, pieces
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, reason_of
 from tsfm_data.io import atomic_file, read_record
 
 LEDGER = "ledger.csv"
@@ -78,7 +78,7 @@ def run_index(grid: Grid, index: int, folder: Path, train: Train) -> None:
             run_cell(grid, every[index], folder, train)
             break
         except Exception as error:  # whatever a training raises is recorded, and a reason to try again
-            reasons.append(f"{type(error).__name__}: {' '.join(str(error).split()):.500}")
+            reasons.append(f"{type(error).__name__}: {reason_of(error, 500)}")
             record_failure(grid, every[index], folder, reasons)
     write_ledger(grid, folder)
     if len(reasons) == TRIES:
@@ -249,7 +249,7 @@ def write_ledger(grid: Grid, folder: Path) -> Path:
             best = chosen.get((row["arch"], row["size"]))
             table.append(row | {"scan": best is not None and row["lr"] != best})
         for path in sorted(folder.glob(f"runs/*/{FAILED}")):
-            reason = read_record(path, Failed, "the reasons of a failed run", hint=AGAIN)["reasons"][-1]
+            reason = read_record(path, Failed, "the reasons of a failed run", hint=HINT)["reasons"][-1]
             table.append({"run": path.parent.name, "status": f"failed: {reason}", "scan": True})
         table.sort(key=lambda row: (row["run"], row.get("steps", 0)))
         names = list(dict.fromkeys(name for row in table for name in row))

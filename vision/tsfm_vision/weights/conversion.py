@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tsfm_data.errors import MISFITS, InputError, unknown_name
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of, unknown_name
 from tsfm_vision.backbones import family_of, fitting, load_state
 from tsfm_vision.weights.folders import check_arguments, save
 
@@ -73,8 +73,8 @@ def create(name: str, family: str, classes: int, arguments: Mapping[str, Any]) -
     check_arguments(arguments, "model_args")
     try:
         return timm.create_model(name, num_classes=classes, **arguments)
-    except MISFITS as error:
-        reason = " ".join(str(error).split())[:160]
+    except LIBRARY_ERRORS as error:
+        reason = reason_of(error)
         raise InputError(f"expected sizes that {name} takes, found others ({reason}): change model_args") from error
 
 

@@ -16,9 +16,9 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 from typing_extensions import TypedDict
 
-from tsfm.weights import build_like, check_file, layout, limited, read_safetensors
-from tsfm_data.errors import LARGEST_SIZE, MISFITS, InputError, unknown_name
-from tsfm_data.io import atomic_folder, read_record, shown
+from tsfm.weights import check_file, check_shapes, layout, limited_construction, read_safetensors
+from tsfm_data.errors import LARGEST_SIZE, LIBRARY_ERRORS, InputError, reason_of, shown, unknown_name
+from tsfm_data.io import atomic_folder, read_record
 
 # What a data config may say of a model's images.
 PREPROCESSING = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
@@ -118,9 +118,10 @@ def _make(model: str, img_size: int | None, arguments: dict[str, Any]) -> nn.Mod
             return timm.create_model(model, **arguments)
     except InputError:
         raise
-    except MISFITS as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"expected sizes that {model} takes, found others ({reason}): change model_args") from error
+    except LIBRARY_ERRORS as error:
+        raise InputError(
+            f"expected sizes that {model} takes, found others ({reason_of(error)}): change model_args"
+        ) from error
 
 
 def _makes(model: str, side: int, arguments: dict[str, Any]) -> bool:
@@ -193,17 +194,16 @@ def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
         return timm.create_model(f"local-dir:{path}", pretrained=False)
 
     try:
-        build_like(build, found, weights)
+        check_shapes(build, found, weights)
     except InputError as error:
         if "meta" not in str(error.__cause__):  # some models of timm compute with values while they are built
             raise
-    with limited(found, weights):
+    with limited_construction(found, weights):
         model: Any = build()
     try:
         model.load_state_dict(read_safetensors(weights))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{weights}: expected the weights of {name}, found others ({reason})") from error
+        raise InputError(f"{weights}: expected the weights of {name}, found others ({reason_of(error)})") from error
     height, width = data_config(model)["input_size"][1:]
     # If no size near it is taken either, the own size of a converted model is not known here.
     try:
@@ -211,9 +211,10 @@ def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
             check_size(model, height, width)
     except InputError as error:
         raise InputError(f"{path / FILES[0]}, input_size: {error}") from error
-    except MISFITS as error:  # of no image size: an argument of another type, for instance
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path / FILES[0]}: expected model_args of {name}, found others ({reason})") from error
+    except LIBRARY_ERRORS as error:  # of no image size: an argument of another type, for instance
+        raise InputError(
+            f"{path / FILES[0]}: expected model_args of {name}, found others ({reason_of(error)})"
+        ) from error
     classes = tuple(model.pretrained_cfg.get("label_names") or map(str, range(model.num_classes)))
     if len(classes) != model.num_classes:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What is found in the rows of a table, for its notes; the findings in the parts of a table add up."""
+"""Counts of the rows and series of a table, for its notes; the counts of its parts add up."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 
 from tsfm_data.io.frequency import normalise
 
-SHOWN = 5  # names that a note lists
+MOST_NAMES = 5  # that a note lists
 
 
-def some(names: Iterable[str]) -> str:
+def first_names(names: Iterable[str]) -> str:
     """The first different names, and how many there are."""
     names = list(dict.fromkeys(names))
-    return ", ".join(names[:SHOWN]) + (f", ... ({len(names)})" if len(names) > SHOWN else "")
+    return ", ".join(names[:MOST_NAMES]) + (f", ... ({len(names)})" if len(names) > MOST_NAMES else "")
 
 
 @dataclass
-class Tally:
-    """Counts over the series of a table.
+class RowCounts:
+    """Counts of the rows and series of a table.
 
     Attributes:
         series: series in the table.
@@ -49,11 +49,11 @@ class Tally:
     steps: int = 0
     freqs: Counter[str] = field(default_factory=Counter)
 
-    def __add__(self, other: "Tally") -> "Tally":
-        """The counts over both."""
+    def __add__(self, other: "RowCounts") -> "RowCounts":
+        """The counts of both."""
         pair = self.resampled[0] + other.resampled[0], self.resampled[1] + other.resampled[1]
         sums = {name: getattr(self, name) + value for name, value in vars(other).items() if name != "resampled"}
-        return Tally(**sums | {"resampled": pair, "step": self.step or other.step})
+        return RowCounts(**sums | {"resampled": pair, "step": self.step or other.step})
 
     def notes(self, resample: str | None, aggregate: str, fixed: bool, sparse: bool) -> list[str]:
         """Notes about the rows.
@@ -83,17 +83,17 @@ class Tally:
         if self.bad:
             how = f"resampled to {self.step}" if self.step else "invalid numbers taken as missing"
             what = f"fixed ({how})" if fixed else "skipped"
-            notes.append(f"{len(self.bad):,} {of} {what}: {some(self.bad)}")
+            notes.append(f"{len(self.bad):,} {of} {what}: {first_names(self.bad)}")
         if self.lost:
-            notes.append(f"{len(self.lost):,} {of} left out, which have no valid row: {some(self.lost)}")
+            notes.append(f"{len(self.lost):,} {of} left out, which have no valid row: {first_names(self.lost)}")
         if self.moved:
             notes.append(
-                f"{self.moved:,} of {self.rows:,} timestamps moved onto the regular grid of {some(self.freqs)}"
+                f"{self.moved:,} of {self.rows:,} timestamps moved onto the regular grid of {first_names(self.freqs)}"
             )
         absent = self.steps - self.rows
         if absent > self.rows and sparse:
             notes.append(
-                f"{absent:,} of {self.steps:,} steps of {some(self.freqs)} have no row and count as missing; if "
+                f"{absent:,} of {self.steps:,} steps of {first_names(self.freqs)} have no row and count as missing; if "
                 "the step is another, give freq (--freq)"
             )
         return notes
