@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -99,7 +100,7 @@ class SuiteCLI(LightningCLI):
         """
         given = self._get(self.config, "seed_everything")
         if given is True and (word := os.environ.get(GLOBAL_SEED)) is not None:
-            check_seed(int(word) if word.strip().isdecimal() else word, GLOBAL_SEED)
+            check_seed(int(word) if re.fullmatch(r"\s*-?\d{1,99}\s*", word) else word, GLOBAL_SEED)
         elif not isinstance(given, bool):
             check_seed(given, "seed_everything")
         super()._set_seed()

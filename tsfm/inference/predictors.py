@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 
 from tsfm.inference.selection import Selection, selection_folder
 from tsfm.models import Forecaster
@@ -17,6 +17,8 @@ from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, bind, forec
 from tsfm_data.io import Parts, SeriesSet
 from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
+
+WIDE = 4096  # variates that are forecast at a time if each is forecast by itself
 
 
 def load_predictor(model: str) -> Predictor:
@@ -94,7 +96,7 @@ def forecast_ends(
     arrays: dict[int, np.ndarray] = {}
     for freq in dict.fromkeys(series.freqs):  # a batch has one season and one set of calendar features
         items = [i for i, item_freq in enumerate(series.freqs) if item_freq == freq]
-        part = series.select(items)
+        part = series.select(items) if len(items) < len(series) else series
         ends = item_lengths(part)
         bound = bind(predictor, part)
         windows = Windows(
@@ -108,13 +110,24 @@ def forecast_ends(
             dtype=predictor.dtype,
             covariates=predictor.covariates,
         )
-        values = (windows.context + horizon * len(levels)) * len(part.variates)
-        size = max(1, min(batch_size, BATCH_VALUES // values))
-        name, count = f"forecast ({predictor.name})", -(-len(part) // size)
-        batches = progress(windows.batches(size), name, count, shown=bar)
-        forecasts = (forecast_windows(bound, batch, levels) for batch in batches)
-        arrays |= zip(items, (row for forecast in forecasts for row in _rows(forecast)), strict=True)
+        together = len(part.variates) if getattr(predictor, "joint", True) else min(len(part.variates), WIDE)
+        size = max(1, min(batch_size, BATCH_VALUES // ((windows.context + horizon * len(levels)) * together)))
+        indices = np.split(np.arange(len(part)), np.arange(size, len(part), size))
+        batches = progress(indices, f"forecast ({predictor.name})", shown=bar)
+        forecasts = (_forecast(bound, windows, index, together, levels) for index in batches)
+        arrays |= zip(items, (row for forecast in forecasts for row in forecast), strict=True)
     return [arrays[i] for i in range(len(series))]
+
+
+def _forecast(
+    predictor: Predictor, windows: Windows, index: Int[np.ndarray, " B"], together: int, levels: Sequence[float]
+) -> Float64[np.ndarray, "B H V K"]:
+    """Mean and quantiles of some windows, of so many variates at a time."""
+    width = len(windows.variates)
+    parts = [np.arange(begin, min(begin + together, width)) for begin in range(0, width, together)]
+    batches = (windows.batch(index, part if len(parts) > 1 else None) for part in parts)
+    rows = [_rows(forecast_windows(predictor, batch, levels)) for batch in batches]
+    return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=2)
 
 
 def forecast_table(series: SeriesSet, horizon: int, forecasts: Sequence[Forecast]) -> pd.DataFrame:

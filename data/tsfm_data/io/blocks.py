@@ -1,7 +1,6 @@
 """Large files read block by block: Parquet, and delimited text in UTF-8."""
 
 import contextlib
-import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,6 +59,7 @@ class ParquetBlocks(Blocks):
         """As ``Blocks``."""
         with pyarrow.parquet.ParquetFile(self.path) as file:
             for batch in file.iter_batches(BLOCK_ROWS, columns=list(columns)):
+                batch.validate(full=True)
                 yield pa.Table.from_batches([batch])
 
     @classmethod
@@ -163,7 +163,7 @@ class TextBlocks(Blocks):
             raise Whole
         lines = start.decode("utf-8", errors="ignore").splitlines()
         delimiter, top = readers._layout(str(path), lines)
-        names = next(csv.reader([lines[top]], delimiter=delimiter))
+        names = readers._fields(lines[top], delimiter)
         readers._check_header(str(path), top + 1, names)
         if top or len(names) < 3 or "" in map(str.strip, names):
             raise Whole

@@ -23,7 +23,7 @@ import pyarrow.parquet
 
 from tsfm_data.errors import InputError
 from tsfm_data.io.columns import ITEM_NAMES
-from tsfm_data.io.memory import free_memory
+from tsfm_data.io.memory import free_memory, release_memory
 
 KINDS = {".pq": "a Parquet", ".parquet": "a Parquet", ".arrow": "an Arrow", ".feather": "an Arrow", ".ipc": "an Arrow"}
 BLOCK = 1 << 20  # bytes that are unpacked at a time
@@ -140,6 +140,8 @@ def read_columns(path: Path, suffix: str) -> pa.Table:
                     f"{file.metadata.num_columns:,} columns: leave columns out, or split it"
                 )
             table = file.read()
+            del file  # the notes on many columns take more memory than their values
+            release_memory()
         else:
             table = _read_arrow(path)
         table.validate(full=True)

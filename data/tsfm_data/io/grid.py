@@ -71,43 +71,65 @@ class Usual:
 
 @dataclass(frozen=True)
 class _Calendar:
-    """Timestamps of series, one series after the other, in the units of each kind of step.
+    """Timestamps of series, one series after the other.
 
     Attributes:
         ns: nanoseconds since 1970.
-        units: [4, rows], one row for each of ``KINDS``.
         first: row of each series' first timestamp.
         item: series of each row.
         allowed: [4, items], whether all timestamps of a series are possible with each of ``KINDS``.
     """
 
     ns: Int64[np.ndarray, " rows"]
-    units: Int64[np.ndarray, "4 rows"]
     first: Int64[np.ndarray, " items"]
     item: Int64[np.ndarray, " rows"]
     allowed: Bool[np.ndarray, "4 items"]
 
     @classmethod
     def of(cls, ns: Int64[np.ndarray, " rows"], bounds: Int64[np.ndarray, " borders"]) -> "_Calendar":
-        stamps = ns.view("datetime64[ns]")
-        month, day = stamps.astype("datetime64[M]"), stamps.astype("datetime64[D]")
+        first, last = bounds[:-1], bounds[1:] - 1
         midnight = ns % DAY == 0
-        begins = midnight & (day == month.astype("datetime64[D]"))
-        closes = midnight & (day + 1 == (month + 1).astype("datetime64[D]"))
-        weekday = (day.astype(np.int64) + 3) % 7 < 5
-        first = bounds[:-1]
-        allowed = [
-            np.logical_and.reduceat(f, first) for f in (np.ones_like(midnight), begins, closes, midnight & weekday)
-        ]
-        business = np.busday_count(np.datetime64("1970-01-01", "D"), day).astype(np.int64)
-        months = month.astype(np.int64)
+        whole_days = np.logical_and.reduceat(midnight, first)
+        midnight &= (ns // DAY + 3) % 7 < 5
+        weekdays = np.logical_and.reduceat(midnight, first)
         item = np.repeat(np.arange(len(first)), np.diff(bounds))
-        return cls(ns, np.stack([ns, months, months, business]), first, item, np.stack(allowed))
+        ends = [whole_days & at(ns[first]) & at(ns[last]) for at in (_begins_month, _ends_month)]
+        for i, at in enumerate((_begins_month, _ends_month)):  # only series whose first and last rows do
+            rows = np.flatnonzero(ends[i][item])
+            off = item[rows[~at(ns[rows])]]
+            ends[i][off] = False
+        return cls(ns, first, item, np.stack([np.ones_like(whole_days), *ends, weekdays]))
+
+    def unit(self, kind: int) -> Int64[np.ndarray, " rows"]:
+        """The timestamps in units of a kind of step: nanoseconds, months or business days."""
+        if kind == TICK:
+            return self.ns
+        stamps = self.ns.view("datetime64[ns]")
+        if kind == BUSINESS:
+            return np.busday_count(np.datetime64("1970-01-01", "D"), stamps.astype("datetime64[D]")).astype(np.int64)
+        return stamps.astype("datetime64[M]").astype(np.int64)
 
     def relative(self, kind: Int64[np.ndarray, " items"]) -> Int64[np.ndarray, " rows"]:
         """Units from the first row of each row's series."""
-        unit = self.units[kind[self.item], np.arange(len(self.item))]
-        return unit - unit[self.first][self.item]
+        different = np.unique(kind).tolist()
+        unit = self.unit(different[0])
+        if len(different) > 1:
+            unit, own = unit.copy(), kind[self.item]
+            for other in different[1:]:
+                chosen = own == other
+                unit[chosen] = self.unit(other)[chosen]
+        return unit - (unit[self.first][self.item] if len(self.first) > 1 else unit[0])
+
+
+def _begins_month(ns: Int64[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    """Which midnights begin a month."""
+    day = ns.view("datetime64[ns]").astype("datetime64[D]")
+    return day == day.astype("datetime64[M]").astype("datetime64[D]")
+
+
+def _ends_month(ns: Int64[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    """Which midnights begin the last day of a month."""
+    return _begins_month(ns + DAY)
 
 
 def regular_grid(
@@ -267,7 +289,7 @@ def _given(calendar: _Calendar, freq: str) -> Grid:
         position = calendar.relative(kind) // step.size
         return _grid(calendar, kind, size, position, calendar.ns[calendar.first])
     phase = (anchor_month(freq) - (0 if code == START else period - 1)) % period
-    month = (calendar.units[START] - phase) // period * period + phase + (0 if code == START else period - 1)
+    month = (calendar.unit(START) - phase) // period * period + phase + (0 if code == START else period - 1)
     relative = month - month[calendar.first][calendar.item]
     same = np.flatnonzero((np.diff(relative) == 0) & (np.diff(calendar.item) == 0))
     off = np.flatnonzero(relative % step.size)

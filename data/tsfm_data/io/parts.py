@@ -33,6 +33,7 @@ from tsfm_data.progress import progress
 PART_ROWS = 1_500_000  # most rows of a part, unless one series has more
 PART_SERIES = 10_240  # most series of a part: 40 batches of 256
 BATCH = 256
+ARRAYS = ("values", "offsets", "starts", "past", "known", "future_rows")  # of a ``SeriesSet``
 
 
 class Parts:
@@ -63,7 +64,39 @@ class Parts:
 
     def __getitem__(self, number: int) -> SeriesSet | None:
         """The series of a part; None if all of them were left out."""
-        return self._build(number, self._common).series
+        file = self._file(number)
+        if not file.exists():
+            return None
+        begin, end = self._bounds[number]
+        with np.load(file, allow_pickle=False) as arrays:
+            fields = {name: arrays[name] for name in ARRAYS}
+            kept, freqs = arrays["kept"], tuple(map(str, arrays["names"][arrays["freqs"]]))
+        keys = self._keys(begin, end).iloc[kept].reset_index(drop=True)
+        return replace(self._template, item_ids=tuple(map(str, keys)), keys=keys, freqs=freqs, **fields)
+
+    def _file(self, number: int) -> Path:
+        return self._scanned.spill.folder / f"{number}.npz"
+
+    def _save(self, number: int, series: SeriesSet) -> None:
+        """Keep the series of a part on disk."""
+        begin, end = self._bounds[number]
+        ids = self._keys(begin, end).astype(str)
+        kept = (
+            np.arange(end - begin)
+            if len(series) == end - begin
+            else pd.Index(ids).get_indexer(pd.Index(series.item_ids))
+        )
+        names, freqs = np.unique(np.array(series.freqs), return_inverse=True)
+        arrays = {name: getattr(series, name) for name in ARRAYS}
+        np.savez(self._file(number), kept=kept, names=names, freqs=freqs, **arrays)
+        empty = {name: array[:0] for name, array in arrays.items()}
+        self._template = replace(series, item_ids=(), freqs=(), keys=None, **empty)
+
+    def _keys(self, begin: int, end: int) -> pd.Series:
+        """Ids of some series, with the type that they have in the table."""
+        item, ids = self._scanned.roles.item, self._scanned.ids[begin:end]
+        dtype = self._scanned.head.frame[item].dtype if isinstance(ids[0], int) else object
+        return pd.Series(ids, name=item, dtype=dtype)
 
     def unobserved(self) -> list[str]:
         """Names of the series, one per variate, that have rows but no value."""
@@ -86,9 +119,7 @@ class Parts:
             row: no_date(table, roles.time, row, scanned.times.shown(int(records["time"][row])))
             for row in np.flatnonzero(~known).tolist()
         }
-        dtype = head.frame[roles.item].dtype
-        own = scanned.ids[begin:end]
-        keys = pd.Series(own, name=roles.item, dtype=dtype if isinstance(own[0], int) else object)
+        keys = self._keys(begin, end)
         stamps = Stamps(ns, scanned.times.zone, scanned.times.integer)
         codes = records["code"].astype(np.int64) - begin
         ids = tuple(str(key) for key in keys)
@@ -162,9 +193,14 @@ class Parts:
         pair = self._common.usual.pair
         common = replace(self._common, usual=Usual(pair))
         made = self._build(number, common)
+        self._file(number).unlink(missing_ok=True)
+        if made.series is not None:
+            self._save(number, made.series)
         if made.series is not None and np.isnan(made.series.values).any():
             self._unobserved[number] = made.series.unobserved()
-        return made.tally, common.usual, made.bad
+        bad = BadSeries(self._scanned.head, self._scanned.roles, (), self._reading.on_bad_series, False)
+        bad.add_part(made.bad, 0)  # without the rows of the part
+        return made.tally, common.usual, bad
 
     def _bar(self, numbers: Sequence[int], what: str) -> Any:
         return progress(numbers, f"{what} {self._scanned.head.source}")

@@ -8,6 +8,7 @@ import itertools
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,7 @@ from tsfm_data.io.numerals import MISSING
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
 SAMPLE = 1 << 16
 LINE_END = re.compile(rb"\r\n|\r|\n")
+LARGE = 64 << 20
 LOOKED_AT = 200  # lines that are used to find the header
 EXCEL = (".xlsx", ".xlsm")
 
@@ -52,7 +54,10 @@ def read_table(path: Path, item_column: str | None = None, decimal: str | None =
             return _read_excel(path, name)
         if suffix in (".xls", ".xlsb", ".ods"):
             raise InputError(f"{path}: expected CSV, Parquet, Arrow or .xlsx, found {suffix}: save it as .xlsx or CSV")
-        return read_text(read_bytes(path), str(path), name, item_column, decimal)
+        table = read_text(data := read_bytes(path), str(path), name, item_column, decimal)
+        # Messages need the text to count lines; that of a large file is read again if there is one.
+        large = table.text is data and len(data) > LARGE and path.suffix != ".gz"
+        return replace(table, text=path) if large else table
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -233,7 +233,7 @@ def _find_item(table: Table, time: str, free: list[str]) -> str | None:
     named = usual_column(free, ITEM_NAMES)
     if named is not None and not _numbers_rows(frame[named]):
         return named
-    if not frame.duplicated([time]).any():
+    if _ascends(frame[time]) or not frame.duplicated([time]).any():
         return None
     words = [c for c in free if c != named and not is_numeric(table, c)]
     keys = [c for c in free if c != named and _is_key_name(c) and c not in words]
@@ -256,6 +256,16 @@ def _find_item(table: Table, time: str, free: list[str]) -> str | None:
         f"{int((frame[time] == frame[time].iloc[0]).sum())} rows, which {', '.join(repeats)} do not distinguish; name "
         "the id column with item_column (--item-column), or combine the rows (--resample)"
     )
+
+
+def _ascends(cells: pd.Series) -> bool:
+    """Whether typed values ascend strictly, so that none is repeated."""
+    if pd.api.types.is_datetime64_any_dtype(cells):
+        cells = cells.dt.tz_convert("UTC").dt.tz_localize(None) if cells.dt.tz is not None else cells
+    elif not (isinstance(cells.dtype, np.dtype) and cells.dtype.kind in "iu"):
+        return False
+    values = cells.to_numpy()
+    return bool((values[1:] > values[:-1]).all())
 
 
 def _is_key_name(name: str) -> bool:

@@ -1,7 +1,7 @@
 """One pass over a large long table: its rows to disk by series, and what has to be known of all of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +194,8 @@ def scan(blocks: Blocks, roles: Roles, folder: Path, dayfirst: bool | None, time
     if footer or len(ids.numbers) == rows or not seen.all():
         raise Whole
     times.finish(blocks.head, roles.time, dayfirst, timezone)
-    return Scanned(blocks.head, roles, rows, list(ids.numbers), times, spill)
+    head = replace(blocks.head, frame=blocks.head.frame.head(0))
+    return Scanned(head, roles, rows, list(ids.numbers), times, spill)
 
 
 def _plain_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
