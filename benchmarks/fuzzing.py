@@ -47,7 +47,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds of CPU time (and ten times as many in all) and MiB of memory, beyond those of the process itself, that one input may take."""
+    """Seconds of CPU time (ten times as many in all), and MiB beyond those of the process, that one input may take."""
 
     seconds: float = 20
     memory: int = 1024

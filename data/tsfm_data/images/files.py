@@ -14,8 +14,7 @@ from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
 
 from tsfm_data.errors import MISFITS, InputError
-from tsfm_data.io import check_record
-from tsfm_data.io.foreign import guarded, read_columns
+from tsfm_data.io import check_record, guarded, read_columns
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Modes that convert to 8 bits per channel without a choice that only the owner of the image can make.
