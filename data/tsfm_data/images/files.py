@@ -14,13 +14,13 @@ from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
 
 from tsfm_data.errors import MISFITS, InputError
-from tsfm_data.io import check_record
-from tsfm_data.io.foreign import guarded, read_columns
+from tsfm_data.io import check_record, guarded, read_columns
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Modes that convert to 8 bits per channel without a choice that only the owner of the image can make.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+MOST_CLASSES = 1_000_000  # each has a name, and a row in the head of a model
 
 
 def decode(item: bytes | Path, channels: int) -> Image.Image:
@@ -156,7 +156,12 @@ def _class_names(metadata: dict[bytes, bytes], labels: Int[np.ndarray, " N"], pa
         except MISFITS as error:
             reason = f"{' '.join(str(error).split()):.100}"
             raise InputError(f"{path}: expected a JSON list of class names in the metadata, found {reason}") from error
-    return [str(number) for number in range(int(labels.max(initial=-1)) + 1)]
+    last = int(labels.max(initial=-1))
+    if last >= MOST_CLASSES:
+        raise InputError(
+            f"{path}: expected labels below {MOST_CLASSES:,}, found {last:,}: number the classes from 0 on"
+        )
+    return [str(number) for number in range(last + 1)]
 
 
 def shorten(line: str, width: int = 120) -> str:

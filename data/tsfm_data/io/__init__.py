@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tsfm_data.io.columns import Table, numbers
     from tsfm_data.io.download import cache_folder, check, data_folder, disk_errors, fetch, find
     from tsfm_data.io.files import alone, atomic_file, atomic_folder, check_new
+    from tsfm_data.io.foreign import guarded, read_columns
     from tsfm_data.io.frequency import (
         calendar_features,
         natural_season,
@@ -49,6 +50,7 @@ __all__ = [
     "fetch",
     "find",
     "find_roles",
+    "guarded",
     "is_plain_name",
     "like",
     "natural_season",
@@ -58,6 +60,7 @@ __all__ = [
     "open_source",
     "period_alias",
     "prepare",
+    "read_columns",
     "read_gluonts",
     "read_record",
     "read_series",
