@@ -34,6 +34,7 @@ WORDS = {
     "string_type": "text",
     "tuple_type": "a list",
 }
+FORM = re.compile(r"^\w+ should (be |have )?| after validation, not \d+$")  # of pydantic's other messages
 AGAIN = "correct it, or get the file again"
 
 
@@ -240,9 +241,7 @@ def _first(error: "ValidationError", plain: object, what: str, hint: str) -> str
         return f"expected {what} with the key {first['loc'][-1]!r}{at}, found none: {hint}"
     # A value of one of several types has one mistake for each of them.
     same = [mistake for mistake in mistakes if _place(mistake["loc"], plain)[0] == place]
-    words = dict.fromkeys(
-        WORDS.get(m["type"], m["msg"].removeprefix("Input should ").removeprefix("be ")) for m in same
-    )
+    words = dict.fromkeys(WORDS.get(m["type"], FORM.sub("", m["msg"])) for m in same)
     expected = " ".join(" or ".join(words).split())[:160]
     return f"expected {expected}{at}{'' if place else f' of {what}'}, found {shown(value)}: {hint}"
 
