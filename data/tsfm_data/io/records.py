@@ -251,7 +251,7 @@ def _place(steps: Sequence[int | str], plain: object) -> tuple[str, Any]:
     place, value = "", cast(Any, plain)
     for step in steps:
         if isinstance(value, dict) and step in value:
-            place += f".{step}"
+            place += f".{step}" if str(step).isprintable() else f".{str(step)[:80]!r}"
         elif isinstance(value, list) and isinstance(step, int) and step < len(value):
             place += f"[{step}]"
         else:
