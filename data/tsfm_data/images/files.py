@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
+from typing_extensions import TypedDict
 
 from tsfm_data.errors import MISFITS, InputError
 from tsfm_data.io import check_record, guarded, read_columns
@@ -144,13 +145,19 @@ def read_parquet(path: Path) -> tuple[list[bytes], Int[np.ndarray, " N"], list[s
     return images.to_pylist(), numbers, parts, _class_names(table.schema.metadata or {}, numbers, path)
 
 
+class Classes(TypedDict):
+    """The class names in the metadata of a Parquet file."""
+
+    names: list[str]
+
+
 def _class_names(metadata: dict[bytes, bytes], labels: Int[np.ndarray, " N"], path: Path) -> Sequence[str]:
     key = next((key for key in (b"classes", b"huggingface") if key in metadata), None)
     if key is not None:
         try:
             content = json.loads(metadata[key])
             names = content if key == b"classes" else content["info"]["features"]["label"]["names"]
-            return check_record(names, list[str], path, "a JSON list of class names in the metadata")
+            return check_record({"names": names}, Classes, path, "a JSON list of class names in the metadata")["names"]
         except InputError:
             raise
         except MISFITS as error:
