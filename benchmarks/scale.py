@@ -304,10 +304,10 @@ def to_markdown(rows: list[dict[str, Any]], resuming: dict[str, float], command:
         "# Large tables",
         "",
         f"`tsfm forecast` of {STEPS} daily steps per series, {HORIZON} steps ahead at nine quantile levels, from file",
-        f"to file with all checks, in a process that is killed above {LIMIT:,} MiB of resident memory. Peak is VmHWM of",
-        "the whole process; own is RssAnon and RssShmem, mapped files RssFile (mostly libraries). StatsForecast runs in",
-        "memory on the first series of the same table, without a limit and with two processes, of which only the first",
-        "is counted; its time is that of `forecast` alone. Chronos-Bolt is ours, as large as the default model, with",
+        f"to file with all checks, in a process that is killed above {LIMIT:,} MiB of resident memory. Peak is VmHWM",
+        "of the whole process; own is RssAnon and RssShmem, mapped files RssFile (mostly libraries). StatsForecast",
+        "runs in memory on the first series of the same table, without a limit and with two processes, of which only",
+        "the first is counted; its time is that of `forecast` alone. Chronos-Bolt is ours, as large as the default model, with",
         "random weights.",
         "",
         f"    {command}",
@@ -320,8 +320,8 @@ def to_markdown(rows: list[dict[str, Any]], resuming: dict[str, float], command:
     if resuming:
         again, whole = resuming["killed"] + resuming["rest"], resuming["undisturbed"]
         text += [
-            f"A run of the default model that was killed at half and run again took {again:.1f} s in all, an undisturbed",
-            f"one {whole:.1f} s: {100 * (again / whole - 1):.0f} % more.",
+            f"A run of the default model that was killed at half and run again took {again:.1f} s in all, an",
+            f"undisturbed one {whole:.1f} s: {100 * (again / whole - 1):.0f} % more.",
             "",
         ]
     return "\n".join(text)

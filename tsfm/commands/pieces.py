@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ENDS = 1 << 20  # bytes at both ends of the input that tell whether it has changed
 VALUES = 8_000_000  # most values in the forecasts of a part
-KEY = "key.json"
+KEY, ROWS = "key.json", "rows"  # names in the folder of pieces
 
 
 def forecast_parts(
@@ -50,7 +50,7 @@ def forecast_parts(
     """
     most = max(1, min(io.PART_SERIES, VALUES // (asked["horizon"] * (1 + len(asked["levels"])))))
     with _folder(output, {**asked, "input": _input_key(input), "version": tsfm.__version__}) as folder:
-        parts = io.open_parts(Path(input), folder / "rows", most=most, **asked["columns"])
+        parts = io.open_parts(Path(input), folder / ROWS, most=most, **asked["columns"])
         if parts is None:
             return None
         begin(parts)
@@ -86,9 +86,7 @@ def _folder(output: Path | None, key: dict[str, Any]) -> Iterator[Path]:
         text = json.dumps(key, default=str, sort_keys=True)
         known = folder / KEY
         if not known.is_file() or known.read_text(encoding="utf-8") != text:
-            for old in folder.iterdir():
-                if old.name != ".lock":
-                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+            _clear(folder)
             known.write_text(text, encoding="utf-8")
         keep = False
         try:
@@ -97,11 +95,19 @@ def _folder(output: Path | None, key: dict[str, Any]) -> Iterator[Path]:
             keep = any(folder.glob("0*"))
             raise
         finally:
-            shutil.rmtree(folder / "rows", ignore_errors=True)
+            shutil.rmtree(folder / ROWS, ignore_errors=True)
             if not keep:
-                for made in folder.iterdir():
-                    if made.name != ".lock":
-                        made.unlink()
+                _clear(folder)
+    with contextlib.suppress(OSError):  # it was there before, with pieces
+        folder.rmdir()
+
+
+def _clear(folder: Path) -> None:
+    for made in folder.iterdir():
+        if made.is_dir():
+            shutil.rmtree(made)
+        elif made.name != ".lock":
+            made.unlink()
 
 
 def _input_key(path: str) -> list[Any]:
