@@ -26,6 +26,7 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "LEAST_ROWS", 0)
     monkeypatch.setattr(blocks, "LEAST_BYTES", 0)
     monkeypatch.setattr(pieces, "VALUES", 40)
+    monkeypatch.setattr(pieces, "SMALL", 0)
 
 
 def test_pieces_together_are_the_forecast_of_the_whole_table(
@@ -39,6 +40,7 @@ def test_pieces_together_are_the_forecast_of_the_whole_table(
     printed = run(capsys, "forecast", table, *WORDS)
     monkeypatch.setattr(blocks, "LEAST_ROWS", 0)
     monkeypatch.setattr(pieces, "VALUES", 40)
+    monkeypatch.setattr(pieces, "SMALL", 0)
     for suffix, said in expected.items():
         assert run(capsys, "forecast", table, *WORDS, "--output", joined + suffix).out == said.out.replace(
             whole, joined
@@ -71,6 +73,7 @@ def test_a_stopped_forecast_goes_on_where_it_was(
     assert not output.exists()
     assert (tmp_path / ".f.csv.pieces" / "000001.csv").is_file()
     assert not (tmp_path / ".f.csv.pieces" / "rows").exists()
+    (tmp_path / ".f.csv.pieces" / "rows").mkdir()  # of a process that was killed
     written, stop_at = [], 99
     assert run(capsys, *words).status == 0
     assert len(written) == 2  # the other two of four
