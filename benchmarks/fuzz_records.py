@@ -27,6 +27,7 @@ from tsfm_data.corpus.overlap import check_overlap
 from tsfm_data.corpus.sources import read_plans
 from tsfm_data.errors import InputError
 from tsfm_data.io import read_series, read_yaml
+from tsfm_vision.weights import check_size
 from tsfm_vision.weights import load as load_images
 
 CORPUS = """\
@@ -119,6 +120,7 @@ def image_seeds(folder: Path) -> list[Path]:
 def load_and_describe(path: Path) -> str:
     """An image model, and its card."""
     net, classes = load_images(path.parent)
+    check_size(net, 64, 64)
     assert len(classes) == len(net(torch.zeros(1, 3, 64, 64))[0])
     return card(path.parent)
 

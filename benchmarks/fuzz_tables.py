@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 from fuzzing import Target
+from PIL import Image
 
 from tsfm.inference import forecast_frame, load_predictor
+from tsfm_data.images import open_images
 from tsfm_data.io import SeriesSet, read_series
 
 HORIZON = 3
@@ -49,7 +51,7 @@ def texts() -> dict[str, str]:
     zoned = ["date,v", *(f"{day:%Y-%m-%d}T00:00:00+0{1 + (i > 9)}:00,{i}" for i, day in enumerate(days))]
     stocks = [
         "date,symbol,price",
-        *(f"{day:%b %d %Y},{name},$1,{i}00.5" for i, day in enumerate(days) for name in "AB"),
+        *(f"{day:%b %d %Y},{name},$1'{i}00.5" for i, day in enumerate(days) for name in "AB"),
     ]
     tables = {
         "wide": wide().to_csv(index=False),
@@ -62,7 +64,7 @@ def texts() -> dict[str, str]:
         "step": "t,v\n" + "".join(f"{i},{i * i}\n" for i in range(16)),
         "bare": "v\n" + "".join(f"{i}\n" for i in range(16)),
         "numbers": "date,v\n" + "".join(f"{20240101 + i},\"{i},5\"\n" for i in range(16)),
-        "sep": "sep=;\ntitle\n\ndate;v\n" + "".join(f"2024-01-{i:02d} 10:00;{i}\n" for i in rows),
+        "sep": "sep=;\ndate;v\n" + "".join(f"2024-01-{i:02d} 10:00;{i}\n" for i in rows),
         "fiscal": "fy,v\n" + "".join(f"FY{2000 + i},{i}\n" for i in range(12)),
         "week": "yearweek,v\n" + "".join(f"2024-W{i:02d},{i}\n" for i in rows),
         "total": "date,v\n" + "".join(f"2024-01-{i:02d},{i}\n" for i in rows) + "Total,300\n",
@@ -117,6 +119,17 @@ def arrow_seeds(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+def image_seeds(folder: Path) -> list[Path]:
+    """Images in Parquet files, as bytes and as records with bytes."""
+    made = io.BytesIO()
+    Image.new("L", (8, 8), 7).save(made, "png")
+    labels = pa.array([0, 1, 0, 1])
+    images = pa.array([made.getvalue()] * 4)
+    for name, column in (("bytes", images), ("records", pa.StructArray.from_arrays([images], ["bytes"]))):
+        pyarrow.parquet.write_table(pa.table({"image": column, "label": labels}), folder / f"{name}.parquet")
+    return sorted(folder.iterdir())
+
+
 def excel_seeds(folder: Path) -> list[Path]:
     """Workbooks."""
     wide().to_excel(folder / "wide.xlsx", index=False)
@@ -151,5 +164,6 @@ TARGETS = [
     Target("parquet", parquet_seeds, read),
     Target("arrow", arrow_seeds, read),
     Target("excel", excel_seeds, read),
+    Target("images", image_seeds, lambda path: {n: part.decoded() for n, part in open_images(path).items()}),
     Target("forecast", csv_seeds, forecast),
 ]

@@ -1,5 +1,6 @@
 """Damaged files read by the product's own readers in child processes, and what each of them ends in."""
 
+import faulthandler
 import json
 import os
 import random
@@ -96,7 +97,7 @@ def attack(
         while waiting and free:
             part, place = waiting.pop(), free.pop()
             running[_forked(place, _try_all, readers[part.kind], part, place, seed, limits)] = (part, place)
-        number, status = os.wait()
+        number, status = _ended(list(running))
         part, place = running.pop(number)
         free.append(place)
         _collect(part, place, status, limits)
@@ -104,6 +105,16 @@ def attack(
             yield part
         else:
             waiting.append(part)
+
+
+def _ended(numbers: list[int]) -> tuple[int, int]:
+    """Wait for one of these child processes; returns its number and status."""
+    while True:
+        for number in numbers:
+            ended, status = os.waitpid(number, os.WNOHANG)
+            if ended:
+                return number, status
+        time.sleep(0.01)
 
 
 def ending_of(target: Target, path: Path, place: Path, limits: Limits) -> tuple[str, str]:
@@ -136,6 +147,7 @@ def _forked(place: Path, work: Callable[..., None], *given: object) -> int:
         output = os.open(place / OUTPUT, os.O_WRONLY | os.O_CREAT)  # C libraries write there when they die
         os.dup2(output, 1)
         os.dup2(output, 2)
+        faulthandler.enable(output)
         work(*given)
         status = 0
     except BaseException:

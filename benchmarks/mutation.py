@@ -5,8 +5,10 @@ A mutator takes the bytes of a file and random numbers, and returns other bytes.
 
 import bz2
 import contextlib
+import copy
 import gzip
 import io
+import itertools
 import json
 import lzma
 import random
@@ -172,7 +174,7 @@ def damage_json(data: bytes, rng: random.Random) -> bytes:
 
 def damage_yaml(data: bytes, rng: random.Random) -> bytes:
     """A tree of YAML as one of JSON, and anchors that multiply."""
-    if rng.random() < 0.4 or b"*a" in data:  # a tree of aliases would be walked for ever
+    if rng.random() < 0.4 or re.search(rb"\*(a|id)\d", data):  # a tree of aliases would be walked for ever
         return damage_text(data, rng)
     try:
         tree = other_tree(yaml.safe_load(data), rng)
@@ -187,13 +189,13 @@ def damage_yaml(data: bytes, rng: random.Random) -> bytes:
 
 def other_tree(tree: Any, rng: random.Random) -> Any:
     """A tree with one place changed."""
-    places = list(_places(tree))
+    places = list(itertools.islice(_places(tree), 100_000))
     if not places:
-        return rng.choice(SCALARS)
+        return copy.deepcopy(rng.choice(SCALARS))
     holder, key = rng.choice(places)
     match rng.randrange(6):
         case 0 | 1 | 2:
-            holder[key] = rng.choice(SCALARS)
+            holder[key] = copy.deepcopy(rng.choice(SCALARS))  # which the next damage may change
         case 3:
             del holder[key]
         case 4:
@@ -202,7 +204,9 @@ def other_tree(tree: Any, rng: random.Random) -> Any:
                 holder[key] = other[place] if rng.random() < 0.5 else json.loads(json.dumps(tree))
         case _:
             if isinstance(holder, dict):
-                holder[rng.choice((*WORDS[:12], "type", "path", "name", f"{key} "))] = rng.choice(SCALARS)
+                holder[rng.choice((*WORDS[:12], "type", "path", "name", f"{key} "))] = copy.deepcopy(
+                    rng.choice(SCALARS)
+                )
             else:
                 holder.extend([holder[key]] * rng.choice((1, 10, 1000)))
     return tree

@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL = 0.005  # seconds
-PATIENCE = 3.0  # seconds until the processes that a killed command started must have ended
+PATIENCE = 15.0  # seconds until the processes that a killed command started must have ended
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def start(
     before: Callable[[], object] = lambda: None,
     out: Path | None = None,
     entry: Callable[[Sequence[str]], object] | None = None,
+    own_session: bool = True,
+    err: Path | None = None,
 ) -> Trial:
     """Start a command in a forked process.
 
@@ -106,15 +109,20 @@ def start(
         before: called in the new process first.
         out: file of its standard output; by default next to ``folder``.
         entry: called with the words; by default the command line ``tsfm``.
+        own_session: false for a process that belongs to the session of this one.
+        err: file of its standard error; by default next to ``folder``.
     """
-    files = (out or folder.with_name(f"{folder.name}.out"), folder.with_name(f"{folder.name}.err"))
+    files = (out or folder.with_name(f"{folder.name}.out"), err or folder.with_name(f"{folder.name}.err"))
     sys.stdout.flush()
     sys.stderr.flush()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the command can handle them
     process = os.fork()
     if process:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return Trial(process, folder, files)
     try:
-        os.setsid()
+        if own_session:
+            os.setsid()
         os.chdir(folder)
         for number, file in enumerate(files, 1):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -135,6 +143,7 @@ def _called(words: Sequence[str], before: Callable[[], object], entry: Callable[
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         before()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         (entry or main)(words)
         status = 0
     except SystemExit as end:
@@ -150,7 +159,7 @@ def _called(words: Sequence[str], before: Callable[[], object], entry: Callable[
     return status
 
 
-def learn(words: Sequence[str], folder: Path) -> Ended:
+def learn(words: Sequence[str], folder: Path, before: Callable[[], object] = lambda: None) -> Ended:
     """Run a command, and import in this process what it imported, so that the next run need not."""
     names = folder.with_name(f"{folder.name}.modules")
 
@@ -162,7 +171,7 @@ def learn(words: Sequence[str], folder: Path) -> Ended:
         finally:
             names.write_text("\n".join(sys.modules))
 
-    ended = start(words, folder, entry=watched).wait()
+    ended = start(words, folder, before, entry=watched).wait()
     for name in names.read_text().split() if names.is_file() else ():
         if name not in sys.modules and "__main__" not in name:
             with suppress(Exception):  # modules of optional parts

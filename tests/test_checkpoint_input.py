@@ -8,19 +8,19 @@ import pytest
 import torch
 from command import done, prepare, run
 
+from tsfm.commands.train import train
+
 PLANTED = "import pathlib\npathlib.Path('proof').touch()\nfrom pytorch_lightning import LightningModule as Module\n"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run of two epochs."""
     folder = tmp_path_factory.mktemp("trained")
     prepare(folder)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+    with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        from tsfm.commands.cli import main
-
-        main(("fit", "--config", "config.yaml"))
+        train(("fit", "--config", "config.yaml"))
     return folder
 
 

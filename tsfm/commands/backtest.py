@@ -10,6 +10,7 @@ from tsfm.commands.arguments import Columns
 from tsfm.commands.pieces import say_notes
 from tsfm_data import io
 from tsfm_data.errors import check_horizon, check_sizes
+from tsfm_data.output import say
 
 
 def backtest(
@@ -57,11 +58,11 @@ def backtest(
         result = inference.backtest(series, horizon, models, windows, step, refit, batch_size)
         say_notes(series)
         chosen = result.selection(model, calibrate) if calibrate or output is not None else None
-        print(reports.terminal_board(result))
+        say(reports.terminal_board(result))
         if output is not None and temporary is not None and chosen is not None:
             chosen.save(temporary / "model")
             (temporary / "backtest.json").write_text(result.to_json() + "\n")
             page = reports.backtest_page(result, model, ["tsfm", *sys.argv[1:]], output)
             reports.save_page(page, temporary / "report.html")
     if output is not None:
-        print(f"\n{output}: model ({model}), report.html, backtest.json; tsfm forecast --model {output} uses it")
+        say(f"\n{output}: model ({model}), report.html, backtest.json; tsfm forecast --model {output} uses it")

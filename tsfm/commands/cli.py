@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import tsfm
 from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.output import note
 
 # Name -> its function, and its line in the help. A name of two words is a command in a group. Packages add further
 # commands by entry points (``tsfm.commands.added``).
@@ -58,6 +59,7 @@ HEADINGS = {
     "data": ("data",),
 }
 BROKEN_PIPE = 141  # the status of every program that ends because its reader did
+LACKS_MEMORY = ("allocate memory", "failed to map segment", "out of memory", "can't start new thread")
 INTERRUPTED = "interrupted: no file is left half-written"
 
 
@@ -90,6 +92,25 @@ def end_with(function: Callable[[], int]) -> NoReturn:
             f"expected a file or folder that can be read and written, found: {error.strerror or error}{where}; "
             "check the path, its rights and the free space"
         )
+    except UnicodeEncodeError as error:
+        drop_output()
+        fail(
+            f"expected text that {error.encoding} can encode, found {error.object[error.start : error.end]!a}: set "
+            "PYTHONIOENCODING=utf-8, or give --output"
+        )
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        drop_output()
+        fail(
+            "expected more free memory, found too little for this command: free some, raise its limit, or give it less "
+            "data or smaller batches"
+        )
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left; PyTorch and the loader of libraries do so in words."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in LACKS_MEMORY)
 
 
 def open_streams() -> None:
@@ -138,7 +159,7 @@ def interruptible() -> Iterator[None]:
 
 def fail(message: str) -> NoReturn:
     """Print one line on standard error and exit with status 2."""
-    print("tsfm: error: " + " ".join(message.split()), file=sys.stderr)
+    note(f"tsfm: error: {message}")
     sys.exit(2)
 
 

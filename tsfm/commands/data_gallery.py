@@ -10,6 +10,7 @@ from tsfm_data import corpus as corpora
 from tsfm_data import synthetic
 from tsfm_data.errors import InputError
 from tsfm_data.io import check_new
+from tsfm_data.output import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +55,7 @@ def gallery(
         sets["real"] = corpora.real_windows(sources, windows, length, np.random.default_rng([seed, 1]))
     reports.save_figure(draw(sets, length, seed), output)
     against = f"compared with {len(sets['real']):,} windows of {len(sources)} sources" if sources else "no real series"
-    print(f"{output}: {len(synthetic.GENERATORS)} families, {windows:,} series of the mixture, {against}")
+    say(f"{output}: {len(synthetic.GENERATORS)} families, {windows:,} series of the mixture, {against}")
 
 
 def draw(sets: dict[str, np.ndarray], length: int, seed: int) -> "Figure":

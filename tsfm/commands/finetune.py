@@ -11,6 +11,7 @@ from tsfm.commands.arguments import Columns
 from tsfm.commands.pieces import say_notes
 from tsfm_data import io
 from tsfm_data.errors import InputError
+from tsfm_data.output import say
 
 
 def finetune(
@@ -63,5 +64,5 @@ def finetune(
         (temporary / "result.json").write_text(json.dumps(training.summary(result), indent=1) + "\n")
         page = reports.build_page(result, start, ["tsfm", *sys.argv[1:]], output)
         reports.save_page(page, temporary / "report.html")
-    print(f"{reports.verdict(result)} Trained {result.trained:,} numbers in {seconds:.0f} s.")
-    print(f"{output}: model, report.html, result.json; forecast with tsfm forecast --model {output}")
+    say(f"{reports.verdict(result)} Trained {result.trained:,} numbers in {seconds:.0f} s.")
+    say(f"{output}: model, report.html, result.json; forecast with tsfm forecast --model {output}")

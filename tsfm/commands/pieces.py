@@ -16,6 +16,7 @@ from tsfm.models import Forecaster
 from tsfm_data import io
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Predictor
+from tsfm_data.output import note
 from tsfm_data.progress import progress
 
 if TYPE_CHECKING:
@@ -83,13 +84,13 @@ def forecast_parts(
 def warn(predictor: Predictor, series: "io.SeriesSet | io.Parts") -> None:
     """Print warnings about covariates and about series without values to standard error."""
     for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
-        print(f"warning: {warning}", file=sys.stderr)
+        note(f"warning: {warning}")
 
 
 def say_notes(series: "io.SeriesSet | io.Parts") -> None:
     """Print the notes about how a table was read to standard error."""
-    for note in series.notes:
-        print(f"note: {note}", file=sys.stderr)
+    for said in series.notes:
+        note(f"note: {said}")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from tsfm import models, scaling
 from tsfm.configs import config_path
 from tsfm_data import io
 from tsfm_data.errors import InputError, check_sizes
+from tsfm_data.output import say
 
 
 def fit(
@@ -52,11 +53,11 @@ def fit(
     rows = scaling.read_runs(ledger, params, tokens, loss, flops, run, group, exclude, unique)
     analysis = scaling.analyse(rows, draws, seed, delta)
     scaling.write_report(analysis, output)
-    print(scaling.lead(analysis.record))
+    say(scaling.lead(analysis.record))
     joint = analysis.record["joint"]
     for warning in analysis.record["warnings"] + (joint["not_identifiable"] if joint["identifiable"] else []):
-        print(f"warning: {warning}")
-    print(f"report: {output / 'report.html'}   numbers: {output / 'fit.json'}")
+        say(f"warning: {warning}")
+    say(f"report: {output / 'report.html'}   numbers: {output / 'fit.json'}")
 
 
 def sweep(
@@ -90,16 +91,16 @@ def sweep(
         return 0
     if backend == "slurm":
         for number, file in enumerate(scaling.slurm_files(plan, grid, output)):
-            print(f"sbatch {file}" + (" --dependency=afterany:JOB_ID_OF_THE_FIRST" if number else ""))
+            say(f"sbatch {file}" + (" --dependency=afterany:JOB_ID_OF_THE_FIRST" if number else ""))
         return 0
     start = scaling.start_ray if backend == "ray" else scaling.start_local
-    print(f"{len(scaling.cells(plan))} cells; ledger: {output / scaling.LEDGER}")
+    say(f"{len(scaling.cells(plan))} cells; ledger: {output / scaling.LEDGER}")
     with io.alone(output):
-        failed = scaling.sweep(plan, grid, output, jobs, start, lambda line: print(line, flush=True))
+        failed = scaling.sweep(plan, grid, output, jobs, start, lambda line: say(line, flush=True))
     for warning in scaling.learning_rate_warnings(plan, output):
-        print(f"warning: {warning}")
-    print(f"{len(scaling.read_rows(output))} runs done, {len(failed)} cells failed; ledger: {output / scaling.LEDGER}")
-    print(f"to fit laws: tsfm scaling fit {output / scaling.LEDGER} --output {output / 'report'} --exclude scan")
+        say(f"warning: {warning}")
+    say(f"{len(scaling.read_rows(output))} runs done, {len(failed)} cells failed; ledger: {output / scaling.LEDGER}")
+    say(f"to fit laws: tsfm scaling fit {output / scaling.LEDGER} --output {output / 'report'} --exclude scan")
     return 1 if failed else 0
 
 
@@ -133,11 +134,9 @@ def counts(
         "times_6ND": "/ 6 N D",
         "times_6ND_trunk": "/ 6 N D, N non-embedding",
     }
-    print(tabulate([[row[key] for key in head] for row in rows], list(head.values()), intfmt=",", floatfmt=".3f"))
+    say(tabulate([[row[key] for key in head] for row in rows], list(head.values()), intfmt=",", floatfmt=".3f"))
     tokens = {row["tokens"] for row in rows}
-    print(
-        f"a window of {context} + {horizon} steps, {' or '.join(map(str, sorted(tokens)))} tokens; forward + backward"
-    )
+    say(f"a window of {context} + {horizon} steps, {' or '.join(map(str, sorted(tokens)))} tokens; forward + backward")
     if json is not None:
         with io.atomic_file(json) as file:
             file.write_text(json_module.dumps({"rows": rows}, indent=1) + "\n")
@@ -198,21 +197,21 @@ def plan(
         name: ["open" if end == float("inf") else f"{end:.4g}" for end in proposal.intervals[name]] for name in shown
     }
     rows = [[name, f"{proposal.values[name]:.4g}", f"{ends[name][0]} to {ends[name][1]}"] for name in shown]
-    print(tabulate(rows, ["", "plan", "95 % interval"], disable_numparse=True, colalign=["left", "right", "left"]))
+    say(tabulate(rows, ["", "plan", "95 % interval"], disable_numparse=True, colalign=["left", "right", "left"]))
     nearest = scaling.find_nearest_model(
         arch, proposal.values["params"], proposal.values["tokens"], context, horizon, batch_size, corpus
     )
-    print(
+    say(
         f"nearest: {arch} {nearest.size}, {nearest.counts.params:,} parameters; {nearest.steps:,} steps of "
         f"{batch_size} windows, {nearest.flops:.4g} FLOPs ({nearest.flops_over_6ND:.2f} times 6 N D)"
     )
     seconds = None if speed is None else speed.seconds(nearest.steps, nearest.flops)
     if speed is not None and seconds is not None:
-        print(f"time on {machine}: about {scaling.format_duration(seconds)}, by {speed.source}")
-    print(nearest.command)
+        say(f"time on {machine}: about {scaling.format_duration(seconds)}, by {speed.source}")
+    say(nearest.command)
     warnings = [*proposal.warnings, *nearest.warnings]
     for warning in warnings:
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")
     if json is not None:
         ci95 = {n: [None if end == float("inf") else end for end in proposal.intervals[n]] for n in scaling.QUANTITIES}
         nearest_facts = {"arch": arch, "size": nearest.size, "params": nearest.counts.params, "steps": nearest.steps}
@@ -237,13 +236,13 @@ def selftest(data: Path | None = None, draws: int = 4000, coverage: int = 0) -> 
         [c.name, f"{c.expected:.6g}", f"{c.actual:.6g}", f"{c.tolerance:.2g}", "ok" if c.ok else "FAILED"]
         for c in checks
     ]
-    print(tabulate(rows, ["", "known", "found", "tolerance", ""], disable_numparse=True))
+    say(tabulate(rows, ["", "known", "found", "tolerance", ""], disable_numparse=True))
     if coverage:
         table = [
             [f"{design}, {count} runs, noise {noise:g}", *scaling.coverage(design, count, noise, coverage)]
             for design, count, noise in scaling.STUDY
         ]
-        print("\n" + tabulate(table, [f"share inside, of {coverage}", *scaling.NAMES], floatfmt=".3f"))
+        say("\n" + tabulate(table, [f"share inside, of {coverage}", *scaling.NAMES], floatfmt=".3f"))
     failed = sum(not check.ok for check in checks)
-    print(f"\n{len(checks) - failed} of {len(checks)} known answers reproduced")
+    say(f"\n{len(checks) - failed} of {len(checks)} known answers reproduced")
     return 1 if failed else 0

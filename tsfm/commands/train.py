@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -35,12 +36,13 @@ from tsfm.training import AtomicCheckpoints, ConfigCounts, FiniteLosses, Forecas
 from tsfm_data import io
 from tsfm_data.corpus import PretrainingDataModule
 from tsfm_data.errors import InputError, check_seed, unknown_name
+from tsfm_data.output import say
 from tsfm_data.windows import Forecast, ForecastDataModule, item_lengths
 
 DESCRIPTION = (
-    "Train a model from YAML; every option can also be given on the command line. A config is code: it names classes that "
-    "are imported and called, so read the configs of others before you run them. Checkpoints are not: nothing that one "
-    "names is run."
+    "Train a model from YAML; every option can also be given on the command line. A config is code: it names classes "
+    "that are imported and called, so read the configs of others before you run them. Checkpoints are not: nothing "
+    "that one names is run."
 )
 GLOBAL_SEED = "PL_GLOBAL_SEED"  # environment variable of Lightning
 # Warnings of Lightning that do not apply here, or need no action of the user.
@@ -98,7 +100,7 @@ class SuiteCLI(LightningCLI):
         """
         given = self._get(self.config, "seed_everything")
         if given is True and (word := os.environ.get(GLOBAL_SEED)) is not None:
-            check_seed(int(word) if word.strip().isdecimal() else word, GLOBAL_SEED)
+            check_seed(int(word) if re.fullmatch(r"\s*-?\d{1,99}\s*", word) else word, GLOBAL_SEED)
         elif not isinstance(given, bool):
             check_seed(given, "seed_everything")
         super()._set_seed()
@@ -155,14 +157,14 @@ class SuiteCLI(LightningCLI):
     def announce(self) -> None:
         """Print one line each about data and model."""
         if isinstance(self.datamodule, ForecastDataModule):
-            print(f"data: {self.datamodule.source}, {self.datamodule.describe()}")
+            say(f"data: {self.datamodule.source}, {self.datamodule.describe()}")
         elif isinstance(self.datamodule, PretrainingDataModule):
-            print(f"data: {corpus_line(self.datamodule)}")
+            say(f"data: {corpus_line(self.datamodule)}")
         if isinstance(self.model, ForecastTask):
             forecaster = self.model.forecaster
             parameters = sum(p.numel() for p in forecaster.parameters())
             steps = f"{forecaster.context} steps in, {forecaster.horizon} out"
-            print(f"model: {forecaster.model_type}, {parameters:,} parameters, {steps}")
+            say(f"model: {forecaster.model_type}, {parameters:,} parameters, {steps}")
 
     def before_validate(self) -> None:
         """Check data and checkpoint before anything is written."""
@@ -248,11 +250,11 @@ class SuiteCLI(LightningCLI):
         checkpoint, root = self.trainer.checkpoint_callback, Path(self.trainer.default_root_dir)
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
             best = f"best {checkpoint.monitor} {float(checkpoint.best_model_score):.4f}"
-            print(f"trained {self.trainer.current_epoch} epochs; {best} in {short_path(checkpoint.best_model_path)}")
+            say(f"trained {self.trainer.current_epoch} epochs; {best} in {short_path(checkpoint.best_model_path)}")
         if (root / "model").is_dir() and isinstance(self.model, ForecastTask):
             horizon = getattr(getattr(self.model, "forecaster", None), "horizon", "H")
-            print(f"model folder: {root / 'model'}")
-            print(f"to forecast: tsfm forecast INPUT --horizon {horizon} --model {root}")
+            say(f"model folder: {root / 'model'}")
+            say(f"to forecast: tsfm forecast INPUT --horizon {horizon} --model {root}")
 
     def predict(self, **arguments: Any) -> None:
         """Forecast past the end of the data, in its units, and write ``forecast.csv`` to the run's folder."""
@@ -266,7 +268,7 @@ class SuiteCLI(LightningCLI):
             items = np.flatnonzero(item_lengths(series) > 0).tolist()  # the loader skips empty ones
             frame = forecast_table(series.select(items), self.datamodule.horizon, batches)
             write_frame(series.present(frame), path)
-            print(f"{path}: {frame['item_id'].nunique()} series, {self.datamodule.horizon} steps each")
+            say(f"{path}: {frame['item_id'].nunique()} series, {self.datamodule.horizon} steps each")
 
 
 def move(trainer: jsonargparse.Namespace, root: str, files: Sequence[Path]) -> None:

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tsfm.models import Forecaster, count
 from tsfm_data.corpus import PackedRows
 from tsfm_data.errors import InputError
+from tsfm_data.output import say
 from tsfm_data.windows import Batch
 
 # Peak FLOPs per second of dense matrix products by the data sheets: half precision, and float32 (as TF32 if allowed).
@@ -173,7 +174,7 @@ class ConfigCounts(pl.Callback):
         for callback, patience in self._patience.items():
             callback.patience = patience
         if changed and trainer.is_global_zero:
-            print(f"not as in the checkpoint: {', '.join(changed)}")
+            say(f"not as in the checkpoint: {', '.join(changed)}")
 
 
 class FiniteLosses(pl.Callback):

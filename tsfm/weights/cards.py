@@ -36,12 +36,28 @@ class Row(TypedDict):
     value: float | None
 
 
+class Relative(TypedDict):
+    """An error relative to that of seasonal naive, over some sets."""
+
+    relative: float | None
+    datasets: NotRequired[int]
+
+
+class Errors(TypedDict, total=False):
+    """The errors of a model in a protocol."""
+
+    MASE: Relative
+    WQL: Relative
+    coverage80: float | None
+    coverage_error: float | None
+
+
 class Scores(TypedDict):
     """What ``tsfm evaluate --suite --json`` writes, and what ``scores.json`` keeps of it."""
 
     model: str
     suite: str
-    summary: dict[str, dict[str, dict[str, Any]]]
+    summary: dict[str, dict[str, Errors]]
     rows: list[Row]
 
 

@@ -1,5 +1,6 @@
 """Compares a config with the shapes in a file of weights, before memory is taken for either."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,9 @@ def limited(found: Layout, file: Path) -> Iterator[None]:
         register_module_module_registration_hook(module_added),
     )
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sizes of 0, for instance, which are compared later
+            yield
     except InputError:
         raise
     except MISFITS as error:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
 
 from tsfm_data.errors import MISFITS, InputError
 from tsfm_data.io import check_record
+from tsfm_data.io.foreign import guarded, read_columns
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Modes that convert to 8 bits per channel without a choice that only the owner of the image can make.
@@ -121,17 +121,14 @@ def read_parquet(path: Path) -> tuple[list[bytes], Int[np.ndarray, " N"], list[s
     Raises:
         InputError: it is not a Parquet file, or a column is missing, of another type, or has an empty cell.
     """
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: expected a Parquet file, found something else ({reason})") from error
+    table = read_columns(path, ".parquet")
     for name in ("image", "label"):
         if name not in table.column_names:
             raise InputError(
                 f"{path}: expected the columns image and label, found {', '.join(table.column_names)[:80]}: rename them"
             )
-    images, labels = table["image"], table["label"]
+    with guarded(str(path), "a Parquet"):  # two columns may have one name
+        images, labels = table["image"], table["label"]
     if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
         images = pa.chunked_array([chunk.field("bytes") for chunk in images.chunks])
     if not pa.types.is_binary(images.type) and not pa.types.is_large_binary(images.type):

@@ -243,7 +243,7 @@ def _first(error: "ValidationError", plain: object, what: str, hint: str) -> str
     words = dict.fromkeys(
         WORDS.get(m["type"], m["msg"].removeprefix("Input should ").removeprefix("be ")) for m in same
     )
-    expected = " or ".join(words)[:160]
+    expected = " ".join(" or ".join(words).split())[:160]
     return f"expected {expected}{at}{'' if place else f' of {what}'}, found {shown(value)}: {hint}"
 
 

@@ -124,6 +124,8 @@ def end_with_parent() -> None:
         while str(os.getppid()) == parent:
             time.sleep(POLL)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -206,11 +206,14 @@ def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
         raise InputError(f"{weights}: expected the weights of {name}, found others ({reason})") from error
     height, width = data_config(model)["input_size"][1:]
     # If no size near it is taken either, the own size of a converted model is not known here.
-    if not _takes(model, height, width) and sizes_near(model, height, width):
-        try:
+    try:
+        if not _takes(model, height, width) and sizes_near(model, height, width):
             check_size(model, height, width)
-        except InputError as error:
-            raise InputError(f"{path / FILES[0]}, input_size: {error}") from error
+    except InputError as error:
+        raise InputError(f"{path / FILES[0]}, input_size: {error}") from error
+    except MISFITS as error:  # of no image size: an argument of another type, for instance
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path / FILES[0]}: expected model_args of {name}, found others ({reason})") from error
     classes = tuple(model.pretrained_cfg.get("label_names") or map(str, range(model.num_classes)))
     if len(classes) != model.num_classes:
         raise InputError(
@@ -306,7 +309,7 @@ def _takes(model: nn.Module, height: int, width: int) -> bool:
     like = next(model.parameters())
     try:
         model.eval()(like.new_zeros(1, data_config(model)["input_size"][0], height, width))
-    except MISFITS:
+    except (RuntimeError, AssertionError, ValueError):
         return False
     finally:
         model.train(training)
