@@ -12,7 +12,7 @@ import pytest
 import torch
 import trials
 import yaml
-from test_scaling_sweep import write_grid
+from sweeps import write_grid
 
 from tsfm import scaling
 from tsfm.commands.cli import main
