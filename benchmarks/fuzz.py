@@ -44,7 +44,7 @@ def fuzz(
         kinds: kinds of files; by default all.
         seed: of the damage.
         workers: child processes at a time.
-        seconds: wall time that one file may take.
+        seconds: CPU time that one file may take.
         memory: MiB that one file may take.
         state: folder for the results so far, and for files that ended in something else than a table or a line.
         output: folder for the page.
@@ -103,8 +103,8 @@ def page(parts: list[dict[str, Any]], output: Path, limits: Limits) -> None:
     text = f"""# Damaged files
 
 {total["inputs"]:,} files were damaged at random (bytes, words, types, structure) and read by the product's own
-readers, each in a child process that may take {limits.seconds:g} s and {limits.memory:,} MiB. Right are a value
-(`read`) and one line that says what is wrong (`refused`); a warning counts as an exception. Memory is what the process
+readers, each in a child process that may take {limits.seconds:g} s of CPU time and {limits.memory:,} MiB.
+Right are a value (`read`) and one line that says what is wrong (`refused`); a warning counts as an exception. Memory is what the process
 took beyond that of its beginning.
 
 `python benchmarks/fuzz.py --inputs {total["inputs"]}`, commits {", ".join(commits)}

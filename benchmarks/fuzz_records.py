@@ -26,9 +26,12 @@ from tsfm_data.corpus import Store, build
 from tsfm_data.corpus.overlap import check_overlap
 from tsfm_data.corpus.sources import read_plans
 from tsfm_data.errors import InputError
+from tsfm_data.evaluation import LEVELS
 from tsfm_data.io import read_series, read_yaml
-from tsfm_vision.weights import check_size
+from tsfm_vision.weights import TrainedOn, check_size, data_config
+from tsfm_vision.weights import create as create_image_model
 from tsfm_vision.weights import load as load_images
+from tsfm_vision.weights import save as save_images
 
 CORPUS = """\
 sources:
@@ -79,7 +82,7 @@ def model_seeds(folder: Path) -> list[Path]:
     save(other, folder / "itransformer")
     members = (inference.Member("encoder", encoder), inference.Member("naive", inference.load_predictor("naive"), True))
     rows = dict.fromkeys(series.univariate().item_ids, (0.25, 0.75))
-    inference.Selection(members, (0.5, 0.5), rows, np.ones((2, 99)), False, {"x": 1}).save(folder / "choice")
+    inference.Selection(members, (0.5, 0.5), rows, np.ones((2, len(LEVELS))), False, {"x": 1}).save(folder / "choice")
     return [*folder.glob("*/config.json"), folder / "encoder" / "model.safetensors"]
 
 
@@ -112,16 +115,22 @@ def folder_of(name: str) -> Path:
 
 
 def image_seeds(folder: Path) -> list[Path]:
-    """The folder of the image model that ships."""
+    """The folder of a tiny image model, more often than that of the larger one that ships."""
+    sizes = {"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "head_dim": 8, "n_win": 1, "topks": [1, 1, 1, -2]}
+    save_images(
+        create_image_model("biformer_tiny", 2, 32, 3, sizes, {}), folder / "tiny", TrainedOn("x", ("a", "b"), 9)
+    )
     shutil.copytree(folder_of("tsfm-biformer-cifar10"), folder / "image")
-    return [folder / "image" / name for name in ("config.json", "scores.json", "model.safetensors")]
+    shipped = [folder / "image" / name for name in ("config.json", "scores.json")]
+    return [*[folder / "tiny" / "config.json"] * 15, *[folder / "tiny" / "model.safetensors"] * 3, *shipped]
 
 
 def load_and_describe(path: Path) -> str:
     """An image model, and its card."""
     net, classes = load_images(path.parent)
-    check_size(net, 64, 64)
-    assert len(classes) == len(net(torch.zeros(1, 3, 64, 64))[0])
+    shape = data_config(net)["input_size"]
+    check_size(net, *shape[1:])
+    assert len(classes) == len(net(torch.zeros(1, *shape))[0])
     return card(path.parent)
 
 

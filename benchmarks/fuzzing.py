@@ -25,6 +25,8 @@ from tsfm_data.io import atomic_folder
 ENDINGS = ("read", "refused", "exception", "crash", "hang", "over memory")
 RIGHT = ENDINGS[:2]
 MIB = 1 << 20
+IDLE = 10  # how many times the seconds of CPU time an input may take in all, on a busy machine
+TIMERS = (signal.SIGPROF, signal.SIGALRM)  # of CPU time, and of all time
 LOG, CURRENT, OUTPUT, DEFECT = "log.jsonl", "current", "output.txt", "defect.txt"  # files in the folder of a child
 
 
@@ -45,7 +47,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds of wall time and MiB of memory, beyond those of the process itself, that one input may take."""
+    """Seconds of CPU time (ten times as many in all), and MiB beyond those of the process, that one input may take."""
 
     seconds: float = 20
     memory: int = 1024
@@ -57,7 +59,7 @@ class Part:
 
     Attributes:
         done: endings of the inputs so far.
-        slowest: seconds of the slowest input.
+        slowest: CPU seconds of the slowest input.
         memory: the most MiB that the process took beyond those of its beginning.
     """
 
@@ -196,7 +198,8 @@ def _bound(limits: Limits) -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + limits.memory * MIB,) * 2)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, which no reader can catch
+    for number in TIMERS:
+        signal.signal(number, signal.SIG_DFL)  # ends the process, which no reader can catch
     warnings.simplefilter("error")
     return _peak()
 
@@ -218,10 +221,12 @@ def _peak() -> float:
 
 def _line(target: Target, path: Path, begin: float, limits: Limits) -> dict[str, Any]:
     """What reading a file ends in, what was raised, its seconds, and the most MiB so far."""
-    signal.setitimer(signal.ITIMER_REAL, limits.seconds)
-    started = time.perf_counter()
+    signal.setitimer(signal.ITIMER_PROF, limits.seconds)
+    signal.setitimer(signal.ITIMER_REAL, IDLE * limits.seconds)
+    started = time.process_time()
     ending, said = _ending(target.read, path)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
+    signal.setitimer(signal.ITIMER_PROF, 0)
     signal.setitimer(signal.ITIMER_REAL, 0)
     memory = _peak() - begin
     if memory > limits.memory:
@@ -247,9 +252,9 @@ def _killed(status: int, place: Path, limits: Limits) -> dict[str, Any] | None:
         raise RuntimeError(f"the harness itself failed: {(place / DEFECT).read_text()}")
     if not os.WIFSIGNALED(status):
         return None
-    name = signal.Signals(os.WTERMSIG(status)).name
-    said = f"{name}\n" + (place / OUTPUT).read_text(errors="replace")[-2000:]
-    hang = name == "SIGALRM"
+    killed = signal.Signals(os.WTERMSIG(status))
+    said = f"{killed.name}\n" + (place / OUTPUT).read_text(errors="replace")[-2000:]
+    hang = killed in TIMERS
     return {"ending": "hang" if hang else "crash", "said": said, "seconds": limits.seconds * hang, "memory": 0.0}
 
 

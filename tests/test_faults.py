@@ -182,6 +182,7 @@ def has_digits() -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_when_a_killed_command_is_run_again_then_nothing_of_it_is_left(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -292,7 +292,7 @@ def test_when_the_output_is_another_folder_then_it_is_left_as_it_is(
     assert (tmp_path / "mine/letter.txt").read_text() == "dear"
 
 
-@pytest.mark.parametrize("rate", ["1e10", "1e20", "1e30"])
+@pytest.mark.parametrize("rate", ["1e10", "1e30"])
 def test_when_fine_tuning_diverges_then_the_line_names_the_rate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rate: str
 ) -> None:

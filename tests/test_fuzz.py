@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tsfm_data.errors import InputError
 from tsfm_data.io import read_series
 
-FEW, MANY = 20, 700  # inputs of each kind
+FEW, MANY = 12, 700  # inputs of each kind
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 DAYS = [f"2024-01-{day:02d}" for day in range(1, 29)]
 # One column: its values are all of one kind, or a mixture.
@@ -64,7 +64,7 @@ def hold(size: int) -> Any:
     return settings(max_examples=size, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
-@pytest.mark.parametrize("size", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [30, pytest.param(2000, marks=pytest.mark.slow)])
 def test_any_parquet_table_gives_series_or_one_line(size: int, tmp_path: Path) -> None:
     @hold(size)
     @given(tables())
@@ -81,7 +81,7 @@ def test_any_parquet_table_gives_series_or_one_line(size: int, tmp_path: Path) -
     property()
 
 
-@pytest.mark.parametrize("size", [40, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [30, pytest.param(2000, marks=pytest.mark.slow)])
 def test_any_csv_table_gives_series_or_one_line(size: int, tmp_path: Path) -> None:
     @hold(size)
     @given(tables(), st.sampled_from(",;\t|"))
@@ -109,7 +109,6 @@ def test_damaged_files_give_a_value_or_one_line(kind: str, size: int, tmp_path: 
 def ends(path: Path) -> None:
     """A reader that fails in each of the ways, by what the damaged file begins with."""
     import ctypes
-    import time
 
     how = path.read_bytes()[:1]
     if how == b"e":
@@ -119,7 +118,8 @@ def ends(path: Path) -> None:
     if how == b"c":
         ctypes.string_at(0)
     if how == b"h":
-        time.sleep(60)
+        while True:
+            pass
     if how == b"m":
         bytearray(1 << 31)
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from test_table_kinds import BERLIN, DAYS, HOURS, MONTHS
 
+from tsfm_data.corpus import build, sources
 from tsfm_data.errors import InputError
 from tsfm_data.io import SeriesSet, blocks, open_parts, parts, read_series, spill
 
@@ -209,3 +210,15 @@ def test_series_notes_and_errors_are_those_of_the_whole_table(
 def test_they_are_so_in_every_order_and_format(kind: str, tmp_path: Path, tiny: None) -> None:
     for way in WAYS:
         check(kind, way, tmp_path)
+
+
+def test_a_corpus_of_a_large_table_is_that_of_the_table_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daily().to_parquet(tmp_path / "table.parquet", index=False)
+    (tmp_path / "corpus.yaml").write_text("sources:\n  - {path: table.parquet, licence: CC0, licence_class: open}\n")
+    whole = build(tmp_path / "corpus.yaml", tmp_path / "whole", progress=False).manifest
+    monkeypatch.setattr(blocks, "LEAST_ROWS", 0)
+    monkeypatch.setattr(parts, "PART_ROWS", 50)
+    monkeypatch.setattr(sources, "read_series", None)
+    assert build(tmp_path / "corpus.yaml", tmp_path / "parts", progress=False).manifest == whole

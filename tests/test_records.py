@@ -26,6 +26,10 @@ class Whole(TypedDict):
     parts: list[Part]
 
 
+class Keys(TypedDict):
+    parts: dict[str, dict[str, int]]
+
+
 @dataclass(frozen=True)
 class Sizes:
     width: int
@@ -73,6 +77,8 @@ def test_when_a_record_is_right_then_it_is_returned_as_it_is(tmp_path: Path) -> 
         (GOOD | {"parts": [{}]}, Whole, r"with the key 'name' at parts\[0\], found none"),
         (GOOD | {"parts": [{"name": "a", "share": -1}]}, Whole, r"greater than or equal to 0 .*at parts\[0\]\.share"),
         (GOOD | {"parts": [{"name": "a", "share": "x"}]}, Whole, r"a number .*at parts\[0\]\.share, found 'x'"),
+        (GOOD | {"parts": [{"name": 1, "a\nb": 2}]}, Whole, r"text at parts\[0\]\.name, found 1"),
+        ({"parts": {"a\nb": [1]}}, Keys, r"keys and values at parts\.'a\\nb'"),
         ({"width": 0}, Sizes, "at least 1, found 0: change it$"),
         ({"width": 7}, Sizes, "Assertion failed"),
     ],

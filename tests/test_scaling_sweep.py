@@ -1,7 +1,6 @@
 """A sweep trains every cell of its grid once, whatever happens to its processes, and its ledger says what was done."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,67 +8,20 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
-import trials
 import yaml
 from command import run
+from sweeps import write_grid
 
-from tsfm import scaling
 from tsfm.commands import train
-from tsfm.commands.cli import main
 from tsfm.configs import config_path
-from tsfm.scaling.runs import sweep as sweep_module
 from tsfm.scaling.runs.cell import read_losses, run_cell, seconds_of_killed_tries
 from tsfm.scaling.runs.grid import Grid, cells, overlay, pieces, read_grid
 from tsfm.scaling.runs.ledger import read_runs
 from tsfm.scaling.runs.sweep import Job, is_done, learning_rate_warnings, run_index, slurm_files, sweep, write_ledger
 from tsfm_data.errors import InputError
-
-# Stands for ``tsfm fit``: a checkpoint with the steps that were trained, and losses that follow a law.
-FIT = """
-import json, pathlib, sys, time, yaml
-words = sys.argv[1:]
-config = yaml.safe_load(open(words[words.index("--config") + 1]))
-start = json.load(open(words[words.index("--ckpt_path") + 1]))["steps"] if "--ckpt_path" in words else 0
-trainer, root = config["trainer"], pathlib.Path(config["trainer"]["default_root_dir"])
-model = config["model"]["init_args"]
-unit, end = trainer["limit_train_batches"], trainer["max_epochs"] * trainer["limit_train_batches"]
-with open(root.parents[2] / "calls.txt", "a") as calls:
-    calls.write(f"{root.parent.name}/{root.name} {start} {end} {model['optim']['schedule']}\\n")
-for name in ("logs/version_0", "checkpoints"):
-    (root / name).mkdir(parents=True, exist_ok=True)
-if (root.parents[2] / "broken").exists() and "1K" in root.parent.name:
-    sys.exit("out of memory")
-for steps in range(start + unit, end + 1, unit):
-    time.sleep(SLEEP)
-    (root / "checkpoints/last.ckpt").write_text(json.dumps({"steps": steps}))
-width, lr = model["forecaster"]["init_args"]["config"]["d_model"], model["optim"]["lr"]
-if trainer.get("limit_val_batches") != 0:
-    loss = 1 + width**-0.5 + end**-0.5 + 100 * abs(lr - 1e-3)
-    loss = float("nan") if (root.parents[2] / "diverges").exists() and "10K" in root.parent.name else loss
-    (root / "logs/version_0/metrics.csv").write_text(f"step,val_in_loss,val_out_loss\\n{end},{loss},{loss + 1}\\n")
-"""
-
-
-def write_grid(folder: Path, sleep: float = 0.0, **changes: object) -> Path:
-    """A grid of four small sizes with two budgets, whose runs are those of the script."""
-    (folder / "fit.py").write_text(FIT.replace("SLEEP", str(sleep)))
-    data = {"class_path": "Data", "init_args": {"context": 64, "horizon": 32, "batch_size": 4}}
-    grid: dict[str, object] = {
-        "arch": ["encoder"],
-        "size": ["1K", "10K"],
-        "lr": [1e-3],
-        "steps": [10, 40],
-        "seed": [0, 1],
-        "fit": {"data": data},
-        "command": [sys.executable, str(folder / "fit.py")],
-    }
-    (folder / "grid.yaml").write_text(yaml.safe_dump({**grid, **changes}))
-    return folder / "grid.yaml"
 
 
 def in_process(grid: Grid, folder: Path) -> object:
@@ -244,77 +196,6 @@ def test_when_several_rates_are_given_then_each_size_goes_on_with_its_best(tmp_p
     assert learning_rate_warnings(read_grid(file), out) == []
     swept(write_grid(tmp_path, lr=[1e-3, 3e-3], size=["1K"]), out)
     assert "is the smallest tried" in learning_rate_warnings(read_grid(file), out)[0]
-
-
-def test_when_a_checkpoint_is_broken_then_it_is_discarded_and_the_run_is_done_all_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config, *_ = prepare_cell(tmp_path)
-    grid = read_grid(config)
-    starts = []
-
-    def train(words: Sequence[str]) -> None:
-        root = Path(words[2]).parent
-        starts.append((root.name, words[4].split("/")[-3] if len(words) > 3 else None))
-        (root / "checkpoints").mkdir(exist_ok=True)
-        torch.save({"state_dict": {}}, root / "checkpoints/last.ckpt")
-        (root / "logs/version_0").mkdir(parents=True, exist_ok=True)
-        (root / "logs/version_0/metrics.csv").write_text("step,val_in_loss\n1,0.5\n")
-
-    (cell,) = cells(grid)
-    folder = tmp_path / "out/runs" / cell.name(1e-3)
-    own, before = folder / "budget-10/checkpoints/last.ckpt", folder / "trunk-8/checkpoints/last.ckpt"
-    own.parent.mkdir(parents=True)
-    own.write_bytes(b"PK cut off")
-    run_index(grid, 0, tmp_path / "out", train)
-    assert starts == [("trunk-8", None), ("budget-10", "trunk-8")]
-    assert f"discarded {own}, which is broken" in capsys.readouterr().out
-    for done in folder.glob("budget-10/done.json"):
-        done.unlink()
-    own.unlink()
-    before.write_bytes(before.read_bytes()[:-50])
-    starts.clear()
-    run_index(grid, 0, tmp_path / "out", train)
-    assert starts == [("trunk-8", None), ("budget-10", "trunk-8")]
-    assert is_done(grid, cell, tmp_path / "out")
-    assert not (folder / "failed.json").exists()
-
-
-def prepare_cell(folder: Path) -> tuple[Path, ...]:
-    """A grid of one cell with one budget."""
-    config = write_grid(folder, size=["1K"], seed=[0], steps=[10])
-    plain = yaml.safe_load(config.read_text())
-    del plain["command"]
-    config.write_text(yaml.safe_dump(plain))
-    return (config,)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_when_a_sweep_is_ended_then_its_trainings_end_too(tmp_path: Path, number: int) -> None:
-    config = write_grid(tmp_path, sleep=60.0, size=["1K"], seed=[0], steps=[10])
-
-    def forked(command: Sequence[str], log: Path) -> Job:
-        """Start a cell as ``start_local`` does, but in a process that need not import anything."""
-        os.environ[sweep_module.PARENT] = str(os.getpid())
-        process = multiprocessing.get_context("fork").Process(target=cell, args=(command[3:],))
-        process.start()
-        return SimpleNamespace(poll=lambda: process.exitcode, terminate=process.terminate, kill=process.kill)
-
-    def cell(words: Sequence[str]) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in a new process
-        main(words)
-
-    def sweep_all() -> None:
-        scaling.start_local = forked  # type: ignore[assignment]
-
-    trial = trials.start(("scaling", "sweep", str(config), "--output", "out"), tmp_path, sweep_all)
-    end = time.monotonic() + 60
-    while not (tmp_path / "out/calls.txt").exists() and time.monotonic() < end:
-        time.sleep(0.02)
-    assert len(trials.session(trial.process)) == 3  # sweep, cell and the command of the cell
-    trial.kill(number)
-    assert trial.wait(30).status == (2 if number == signal.SIGTERM else -number)
-    assert trial.survivors() == []
 
 
 def test_when_the_folder_holds_another_grid_then_it_is_refused(tmp_path: Path) -> None:

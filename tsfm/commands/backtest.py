@@ -7,7 +7,7 @@ from typing import Literal
 
 from tsfm import inference, reports
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import say_notes
+from tsfm.commands.pieces import say_notes
 from tsfm_data import io
 from tsfm_data.errors import check_horizon, check_sizes
 from tsfm_data.output import say

@@ -7,7 +7,8 @@ from typing import Any
 from tsfm import inference, reports, weights
 from tsfm.commands.added import added_function
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import check_suffix, say_notes
+from tsfm.commands.forecast import check_suffix
+from tsfm.commands.pieces import say_notes
 from tsfm_data import evaluation, io
 from tsfm_data.errors import InputError, check_horizon, check_sizes
 from tsfm_data.output import note, say

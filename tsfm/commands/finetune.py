@@ -8,7 +8,7 @@ from typing import Literal
 
 from tsfm import inference, reports, training, weights
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import say_notes
+from tsfm.commands.pieces import say_notes
 from tsfm_data import io
 from tsfm_data.errors import InputError
 from tsfm_data.output import say

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tsfm import inference, nn, reports, weights
 from tsfm.commands.arguments import Columns
-from tsfm.commands.pieces import forecast_parts, model_key
+from tsfm.commands.pieces import forecast_parts, say_notes, warn
 from tsfm_data import io
 from tsfm_data.errors import InputError, check_horizon, check_sizes
 from tsfm_data.evaluation import Predictor
@@ -77,14 +77,9 @@ def forecast(
 
     if predictor is not None and plot is None and (output is None or output.suffix != ".json"):
         used: Predictor = predictor
-
-        def begin(parts: io.Parts) -> None:
-            warn(used, parts)
-            say_notes(parts)
-
         key = {"columns": columns.given(), "horizon": horizon, "levels": asked, "lower": bound, "integer": integer}
-        key |= {"batch_size": batch_size, "model": model_key(predictor, model), "safe_csv": safe_csv}
-        count = forecast_parts(input, output, key, lambda part: presented(part, forecasts(used, part, False)), begin)
+        key |= {"batch_size": batch_size, "model": model, "safe_csv": safe_csv}
+        count = forecast_parts(input, output, key, used, lambda part: presented(part, forecasts(used, part, False)))
         if count is not None:
             if output is not None:
                 say(f"{output}: {count} series, {horizon} steps each, model {predictor.name}")
@@ -107,18 +102,6 @@ def forecast(
     if plot is not None:
         reports.save_figure(reports.plot_forecast(series, frame), plot)
         say(f"{plot}: history, median and interval")
-
-
-def warn(predictor: Predictor, series: "io.SeriesSet | io.Parts") -> None:
-    """Print warnings about covariates and about series without values to standard error."""
-    for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
-        note(f"warning: {warning}")
-
-
-def say_notes(series: "io.SeriesSet | io.Parts") -> None:
-    """Print the notes about how a table was read to standard error."""
-    for said in series.notes:
-        note(f"note: {said}")
 
 
 def asked_levels(levels: list[float] | None, interval: list[float] | None) -> list[float]:

@@ -11,35 +11,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tsfm
+from tsfm import inference
 from tsfm.models import Forecaster
 from tsfm_data import io
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Predictor
+from tsfm_data.output import note
 from tsfm_data.progress import progress
 
 if TYPE_CHECKING:
     import pandas
 
 ENDS = 1 << 20  # bytes at both ends of the input that tell whether it has changed
+SMALL = 1 << 20  # bytes of an input that is certainly read at once
 VALUES = 8_000_000  # most values in the forecasts of a part
-KEY = "key.json"
+KEY, ROWS = "key.json", "rows"  # names in the folder of pieces
 
 
 def forecast_parts(
     input: str,
     output: Path | None,
     asked: dict[str, Any],
+    predictor: Predictor,
     answer: Callable[["io.SeriesSet"], "pandas.DataFrame"],
-    begin: Callable[["io.Parts"], None],
 ) -> int | None:
     """Forecast a large long table part by part, to a CSV or Parquet file or to standard output.
 
     Args:
         input: the table.
         output: the file; None writes CSV to standard output.
-        asked: what else the forecasts depend on: "columns" (options of ``read_series``), "horizon", "levels", ...
+        asked: what else the forecasts depend on: "columns" (options of ``read_series``), "horizon", "levels", "model"
+            (its name), ...
+        predictor: the model.
         answer: the forecasts of some series as they are written.
-        begin: called once the table is read.
 
     Returns:
         The number of series; None if the table has to be read at once. Nothing is written then.
@@ -48,12 +52,16 @@ def forecast_parts(
         InputError: the table cannot be read or forecast.
         KeyboardInterrupt: stopped by the user, with a line that says how to go on.
     """
+    if not Path(input).is_file() or Path(input).stat().st_size < SMALL:
+        return None
     most = max(1, min(io.PART_SERIES, VALUES // (asked["horizon"] * (1 + len(asked["levels"])))))
-    with _folder(output, {**asked, "input": _input_key(input), "version": tsfm.__version__}) as folder:
-        parts = io.open_parts(Path(input), folder / "rows", most=most, **asked["columns"])
+    key = {**asked, "model": _model_key(predictor, asked["model"]), "input": _input_key(input)}
+    with _folder(output, key | {"version": tsfm.__version__}) as folder:
+        parts = io.open_parts(Path(input), folder / ROWS, most=most, **asked["columns"])
         if parts is None:
             return None
-        begin(parts)
+        warn(predictor, parts)
+        say_notes(parts)
         done = 0
         pieces = [folder / f"{number:06d}{output.suffix if output else '.csv'}" for number in range(len(parts))]
         try:
@@ -73,6 +81,18 @@ def forecast_parts(
         return parts.series
 
 
+def warn(predictor: Predictor, series: "io.SeriesSet | io.Parts") -> None:
+    """Print warnings about covariates and about series without values to standard error."""
+    for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
+        note(f"warning: {warning}")
+
+
+def say_notes(series: "io.SeriesSet | io.Parts") -> None:
+    """Print the notes about how a table was read to standard error."""
+    for said in series.notes:
+        note(f"note: {said}")
+
+
 @contextlib.contextmanager
 def _folder(output: Path | None, key: dict[str, Any]) -> Iterator[Path]:
     """A folder for pieces: of an earlier run that was stopped if it did the same, else empty. It stays if the block is
@@ -82,13 +102,14 @@ def _folder(output: Path | None, key: dict[str, Any]) -> Iterator[Path]:
             yield Path(name)
         return
     folder = output.absolute().with_name(f".{output.name}.pieces")
-    with io.lock_folder(folder):
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, folder)
+        stack.enter_context(io.lock_folder(folder))
+        shutil.rmtree(folder / ROWS, ignore_errors=True)
         text = json.dumps(key, default=str, sort_keys=True)
         known = folder / KEY
         if not known.is_file() or known.read_text(encoding="utf-8") != text:
-            for old in folder.iterdir():
-                if old.name != ".lock":
-                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+            _clear(folder)
             known.write_text(text, encoding="utf-8")
         keep = False
         try:
@@ -97,18 +118,27 @@ def _folder(output: Path | None, key: dict[str, Any]) -> Iterator[Path]:
             keep = any(folder.glob("0*"))
             raise
         finally:
-            shutil.rmtree(folder / "rows", ignore_errors=True)
+            shutil.rmtree(folder / ROWS, ignore_errors=True)
             if not keep:
-                for made in folder.iterdir():
-                    if made.name != ".lock":
-                        made.unlink()
+                _clear(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # there are pieces
+        folder.rmdir()
+
+
+def _clear(folder: Path) -> None:
+    for made in folder.iterdir():
+        if made.is_dir():
+            shutil.rmtree(made)
+        elif made.name != ".lock":
+            made.unlink()
 
 
 def _input_key(path: str) -> list[Any]:
     """What tells whether a file is the same: place, size, time of change, and a hash of its ends."""
     place = Path(path)
-    if not place.is_file():
-        return [path]
     with place.open("rb") as file:
         size = place.stat().st_size
         digest = hashlib.sha256(file.read(ENDS))
@@ -117,7 +147,7 @@ def _input_key(path: str) -> list[Any]:
     return [str(place.absolute()), size, place.stat().st_mtime_ns, digest.hexdigest()]
 
 
-def model_key(predictor: Predictor, name: str | None) -> list[Any]:
+def _model_key(predictor: Predictor, name: str | None) -> list[Any]:
     """What tells whether a model is the same: its name, and its weights or files."""
     if isinstance(predictor, Forecaster):
         digest = hashlib.sha256()

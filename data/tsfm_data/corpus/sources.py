@@ -22,6 +22,7 @@ see ``tsfm_data.corpus.building.shares``). ``name`` is its name in reports.
 
 import fnmatch
 import itertools
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from tsfm_data.io import (
     check_record,
     is_plain_name,
     normalise,
+    open_parts,
     period_alias,
     read_record,
     read_series,
@@ -127,7 +129,7 @@ class Plan:
             yield catalog.load(self.origin)
         elif self.kind == "path":
             for path in self.paths:
-                yield read_series(path, own_hours=False, **self.options)
+                yield from _table_parts(path, self.options)
         elif self.kind == "gluonts":
             yield from _gluonts_parts(self.paths[0], self.options["freq"])
         else:
@@ -273,6 +275,16 @@ def _plan_path(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]
     _check_freq(entry, where)
     name = entry.get("name") or expanded.name.split(".")[0].strip("*") or expanded.parent.name
     return [_source_plan(entry, where, str(name), "path", pattern, files, options, paths)]
+
+
+def _table_parts(path: Path, options: Mapping[str, Any]) -> Iterator[SeriesSet]:
+    """The series of a table, some at a time if it is large."""
+    with tempfile.TemporaryDirectory() as name:
+        parts = None if "order" in options else open_parts(path, Path(name) / "rows", own_hours=False, **options)
+        if parts is None:
+            yield read_series(path, own_hours=False, **options)
+        else:
+            yield from (part for part in parts if part is not None)
 
 
 def _refuse_evaluation(file: str, digest: str, where: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
+from typing_extensions import TypedDict
 
 from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 from tsfm_data.io import check_record, guarded, read_columns
@@ -20,6 +21,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 # Modes that convert to 8 bits per channel without a choice that only the owner of the image can make.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+MOST_CLASSES = 1_000_000  # each has a name, and a row in the head of a model
 
 
 def decode(item: bytes | Path, channels: int) -> Image.Image:
@@ -143,20 +145,31 @@ def read_parquet(path: Path) -> tuple[list[bytes], Int[np.ndarray, " N"], list[s
     return images.to_pylist(), numbers, parts, _class_names(table.schema.metadata or {}, numbers, path)
 
 
+class Classes(TypedDict):
+    """The class names in the metadata of a Parquet file."""
+
+    names: list[str]
+
+
 def _class_names(metadata: dict[bytes, bytes], labels: Int[np.ndarray, " N"], path: Path) -> Sequence[str]:
     key = next((key for key in (b"classes", b"huggingface") if key in metadata), None)
     if key is not None:
         try:
             content = json.loads(metadata[key])
             names = content if key == b"classes" else content["info"]["features"]["label"]["names"]
-            return check_record(names, list[str], path, "a JSON list of class names in the metadata")
+            return check_record({"names": names}, Classes, path, "a JSON list of class names in the metadata")["names"]
         except InputError:
             raise
         except LIBRARY_ERRORS as error:
             raise InputError(
                 f"{path}: expected a JSON list of class names in the metadata, found {reason_of(error)}"
             ) from error
-    return [str(number) for number in range(int(labels.max(initial=-1)) + 1)]
+    last = int(labels.max(initial=-1))
+    if last >= MOST_CLASSES:
+        raise InputError(
+            f"{path}: expected labels below {MOST_CLASSES:,}, found {last:,}: number the classes from 0 on"
+        )
+    return [str(number) for number in range(last + 1)]
 
 
 def shorten(line: str, width: int = 120) -> str:

@@ -6,7 +6,10 @@ such a file: it gets text, or a table whose buffers are checked and that consist
 
 import contextlib
 import gzip
+import importlib.util
 import json
+import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,19 +68,60 @@ def read_bytes(path: Path) -> bytes:
     """
     if path.suffix != ".gz":
         return path.read_bytes()
-    packed = path.stat().st_size
-    most = min(max(RATIO * packed, ALWAYS), free_memory() // SHARE)
     parts, size = [], 0
     with guarded(str(path), "a text"), gzip.open(path) as file:
         while part := file.read(BLOCK):
             parts.append(part)
             size += len(part)
-            if size > most:
-                raise InputError(
-                    f"{path}: expected a table of at most {most >> 20:,} MiB, found {packed:,} packed bytes that "
-                    "unpack to more: unpack it, check it, and save it as Parquet"
-                )
+            check_unpacked(path, size)
     return b"".join(parts)
+
+
+def check_unpacked(path: Path, size: int) -> None:
+    """Check that a packed file does not unpack to more than fits.
+
+    Raises:
+        InputError: it does.
+    """
+    packed = path.stat().st_size
+    most = max(RATIO * packed, ALWAYS)
+    if size > ALWAYS // 4:  # what is free takes a millisecond to know
+        most = min(most, free_memory() // SHARE)
+    if size > most:
+        raise InputError(
+            f"{path}: expected a table of at most {most >> 20:,} MiB, found {packed:,} packed bytes that unpack to "
+            "more: unpack it, check it, and save it as Parquet"
+        )
+
+
+def read_sheets(path: Path) -> dict[str, list[list[Any]]]:
+    """The rows of each sheet of an Excel workbook, without the empty cells at their ends.
+
+    Raises:
+        InputError: no workbook, one that unpacks to more than fits, or openpyxl is not installed.
+    """
+    if importlib.util.find_spec("openpyxl") is None:
+        raise InputError(
+            f"{path}: Excel needs openpyxl, which is not installed: pip install 'tsfm-suite[excel]', or save as CSV"
+        )
+    import openpyxl
+
+    sheets = {}
+    with guarded(str(path), "an Excel"), warnings.catch_warnings(action="ignore"):
+        with zipfile.ZipFile(path) as archive:
+            check_unpacked(path, sum(member.file_size for member in archive.infolist()))
+        with contextlib.closing(openpyxl.load_workbook(path, read_only=True, data_only=True)) as book:
+            for sheet in book.worksheets:
+                sheet.reset_dimensions()  # else every row has the width that the file claims
+                sheets[sheet.title] = [_shortened(row) for row in sheet.iter_rows(values_only=True)]
+    return sheets
+
+
+def _shortened(row: tuple[Any, ...]) -> list[Any]:
+    cells = list(row)
+    while cells and cells[-1] is None:
+        cells.pop()
+    return cells
 
 
 def read_columns(path: Path, suffix: str) -> pa.Table:

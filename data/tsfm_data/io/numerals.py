@@ -86,5 +86,6 @@ def floats(cells: pd.Series) -> Float64[np.ndarray, " rows"]:
     """Text or numbers as numbers; NaN for text that is none, or has an exponent so long that pandas would crash."""
     if not pd.api.types.is_numeric_dtype(cells):
         cells = cells.astype("string")
-        cells = cells.mask(cells.str.contains(r"[eE][+-]?\d{9}").fillna(False).astype(bool))
+        if (cells.str.len() > 10).any():
+            cells = cells.mask(cells.str.contains(r"[eE][+-]?\d{9}").fillna(False).astype(bool))
     return pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)

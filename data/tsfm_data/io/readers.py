@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import difflib
-import importlib.util
 import io
 import itertools
 import re
@@ -20,7 +19,7 @@ import pyarrow.csv
 from tsfm_data.errors import InputError
 from tsfm_data.io import numerals
 from tsfm_data.io.columns import ITEM_NAMES, Table
-from tsfm_data.io.foreign import KINDS, guarded, read_bytes, read_columns, to_frame
+from tsfm_data.io.foreign import KINDS, guarded, read_bytes, read_columns, read_sheets, to_frame
 from tsfm_data.io.numerals import MISSING
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
@@ -85,26 +84,19 @@ def _check_file(path: Path) -> None:
 
 def _read_excel(path: Path, name: str) -> Table:
     """The first sheet of a workbook with a table, starting at its header."""
-    if importlib.util.find_spec("openpyxl") is None:
-        raise InputError(
-            f"{path}: Excel needs openpyxl, which is not installed: pip install 'tsfm-suite[excel]', or save as CSV"
-        )
-    import openpyxl
-
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        sheets = {sheet.title: [list(row) for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets}
-    except Exception as error:
-        raise InputError(f"{path}: expected an Excel file, found something else ({error})") from error
-    filled = {title: rows for title, rows in sheets.items() if any(v is not None for row in rows for v in row)}
+    sheets = read_sheets(path)
+    filled = {title: rows for title, rows in sheets.items() if any(rows)}
     if not filled:
         raise InputError(f"{path}: expected a table, found only empty sheets")
     title, rows = next(iter(filled.items()))
     widths = [sum(value is not None for value in row) for row in rows]
-    top = next((i for i, width in enumerate(widths) if width >= max(2, max(widths[i:]) - 1)), widths.index(max(widths)))
+    below = [*itertools.accumulate(reversed(widths), max)][::-1]  # the widest row from each row on
+    top = next((i for i, width in enumerate(widths) if width >= max(2, below[i] - 1)), widths.index(max(widths)))
+    size = max(map(len, rows))
     header = ["" if value is None else str(value).strip() for value in rows[top]]
-    body = [row for row in rows[top + 1 :] if any(value is not None for value in row)]
-    frame = pd.DataFrame(body, columns=range(len(header)))
+    header += [""] * (size - len(header))
+    body = [row + [None] * (size - len(row)) for row in rows[top + 1 :] if row]
+    frame = pd.DataFrame(body, columns=range(size))
     kept = [i for i, cell in enumerate(header) if cell or frame[i].notna().any()]
     if header[0] == "" and list(frame[0]) == list(range(len(frame))):
         kept = [i for i in kept if i]  # the row numbers that DataFrame.to_excel writes

@@ -33,6 +33,7 @@ WORDS = {
     "string_type": "text",
     "tuple_type": "a list",
 }
+FORM = re.compile(r"^\w+ should (be |have )?| after validation, not \d+$")  # of pydantic's other messages
 HINT = "correct it, or get the file again"
 
 
@@ -230,9 +231,7 @@ def _first(error: "ValidationError", plain: object, what: str, hint: str) -> str
         return f"expected {what} with the key {first['loc'][-1]!r}{at}, found none: {hint}"
     # A value of one of several types has one mistake for each of them.
     same = [mistake for mistake in mistakes if _place(mistake["loc"], plain)[0] == place]
-    words = dict.fromkeys(
-        WORDS.get(m["type"], m["msg"].removeprefix("Input should ").removeprefix("be ")) for m in same
-    )
+    words = dict.fromkeys(WORDS.get(m["type"], FORM.sub("", m["msg"])) for m in same)
     expected = " ".join(" or ".join(words).split())[:160]
     return f"expected {expected}{at}{'' if place else f' of {what}'}, found {shown(value)}: {hint}"
 
@@ -242,7 +241,7 @@ def _place(steps: Sequence[int | str], plain: object) -> tuple[str, Any]:
     place, value = "", cast(Any, plain)
     for step in steps:
         if isinstance(value, dict) and step in value:
-            place += f".{step}"
+            place += f".{step}" if str(step).isprintable() else f".{str(step)[:80]!r}"
         elif isinstance(value, list) and isinstance(step, int) and step < len(value):
             place += f"[{step}]"
         else:

@@ -355,7 +355,8 @@ def _fiscal(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]] | None:
 
 def _floats(cells: pd.Series) -> pd.Series:
     """Text of digits as floats, NaN where missing."""
-    return pd.Series(floats(cells), index=cells.index)
+    numbers = pd.to_numeric(cells, errors="coerce")  # safe for these: no exponents
+    return pd.Series(numbers.to_numpy(dtype=np.float64, na_value=np.nan), index=cells.index)
 
 
 def _build(year: pd.Series, month: pd.Series, day: pd.Series) -> pd.Series:
