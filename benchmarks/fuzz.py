@@ -95,7 +95,8 @@ def page(parts: list[dict[str, Any]], output: Path, limits: Limits) -> None:
         rows.append(row | {"most memory, MiB": round(max(part["memory"] for part in own))})
     total = {name: sum(row[name] for row in rows) for name in ("inputs", *ENDINGS)}
     commits = sorted({part["commit"] for part in parts})
-    summary = total | {"seeds": sorted({part["seed"] for part in parts}), "commits": commits}
+    seeds = sorted({part["seed"] for part in parts})
+    summary = total | {"seeds": seeds, "commits": commits}
     summary |= {"seconds allowed": limits.seconds, "MiB allowed": limits.memory}
     last = {"kind": "all", **total, "slowest, s": max(row["slowest, s"] for row in rows)}
     last |= {"most memory, MiB": max(row["most memory, MiB"] for row in rows)}
@@ -103,11 +104,12 @@ def page(parts: list[dict[str, Any]], output: Path, limits: Limits) -> None:
     text = f"""# Damaged files
 
 {total["inputs"]:,} files were damaged at random (bytes, words, types, structure) and read by the product's own
-readers, each in a child process that may take {limits.seconds:g} s of CPU time and {limits.memory:,} MiB.
-Right are a value (`read`) and one line that says what is wrong (`refused`); a warning counts as an exception. Memory is what the process
-took beyond that of its beginning.
+readers, each in a child process that may take {limits.seconds:g} s of CPU time and {limits.memory:,} MiB. Right are a
+value (`read`) and one line that says what is wrong (`refused`); a warning counts as an exception. Memory is what the
+process took beyond that of its beginning.
 
-`python benchmarks/fuzz.py --inputs {total["inputs"]}`, commits {", ".join(commits)}
+`python benchmarks/fuzz.py --inputs {total["inputs"]} --kinds {" ".join(by_kind)}`, seed {", ".join(map(str, seeds))},
+commits {", ".join(commits)}
 
 {table}
 """

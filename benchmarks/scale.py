@@ -179,7 +179,7 @@ def row(what: str, model: str, series: int, found: Watched) -> dict[str, Any]:
         raise InputError(f"{what}, {model}: expected status 0, found {found.status} at {found.peak} MiB: {found.said}")
     rates = {"seconds": found.seconds, "series_per_s": series / found.seconds}
     memory = {"peak_mib": found.peak, "anon_mib": found.anon, "file_mib": found.file}
-    return {"what": what, "model": model, "series": series, **rates, **memory}
+    return {"what": what, "model": model, "series": series, **rates, **memory, "load": os.getloadavg()[1]}
 
 
 def measure_peers(table: Path, series: int, theta: int) -> list[dict[str, Any]]:
@@ -248,56 +248,84 @@ def main(
         folder: folder for tables, which may take 10 GB; the temporary folder by default.
     """
     check_sizes("give 1000, for instance", series=series, slow=slow, theta=theta, columns=columns, rows=rows)
-    found: list[dict[str, Any]] = []
+    options = f"--series {series} --slow {slow} --theta {theta} --columns {columns} --rows {rows}"
+    page = Page(output, f"python benchmarks/scale.py {options}")
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
 
-        def case(what: str, file: str, count: int, model: str, make: Callable[[Path], None]) -> Watched:
+        def case(what: str, file: str, count: int, model: str, make: Callable[[Path], None], label: str = "") -> None:
             table = place / file
             if not table.exists():
                 make(table)
-            seen = forecast(table, model)
-            found.append(row(what, model, count, seen))
-            print(found[-1], file=sys.stderr)
-            return seen
+            page.add(row(what, label or model, count, seen := forecast(table, model)), seen)
 
         def long(order: Order, count: int) -> Callable[[Path], None]:
             return lambda path: write_long(path, count, order)
 
-        curves = {}
+        what = "long Parquet, by series"
         for count in dict.fromkeys((max(1, series // 100), max(1, series // 10), series)):
-            what = "long Parquet, by series"
-            curves[count] = case(what, f"{count}.parquet", count, "seasonal-naive", long("by series", count))
+            case(what, f"{count}.parquet", count, "seasonal-naive", long("by series", count))
         case("long CSV, by series", "long.csv", slow, "seasonal-naive", long("by series", slow))
         case("long Parquet, by time", "time.parquet", slow, "seasonal-naive", long("by time", slow))
-        case("long Parquet, by series", "slow.parquet", slow, default(), long("by series", slow))
-        size = write_bolt(place / "bolt")
-        case("long Parquet, by series", "slow.parquet", slow, str(place / "bolt"), long("by series", slow))
-        found[-1]["model"] = f"Chronos-Bolt, {size:,} random weights"
-        case(
-            f"wide Parquet, {columns:,} columns",
-            "wide.parquet",
-            columns,
-            "seasonal-naive",
-            lambda p: write_wide(p, columns),
-        )
+        case(what, "slow.parquet", slow, default(), long("by series", slow))
+        label = f"Chronos-Bolt, {write_bolt(place / 'bolt'):,} random weights"
+        case(what, "slow.parquet", slow, str(place / "bolt"), long("by series", slow), label)
+        wide = f"wide Parquet, {columns:,} columns"
+        case(wide, "wide.parquet", columns, "seasonal-naive", lambda path: write_wide(path, columns))
         for suffix in (".parquet", ".csv"):
-            what = f"one series, {rows:,} rows, {suffix[1:]}"
-            case(what, f"tall{suffix}", 1, "seasonal-naive", lambda p: write_tall(p, rows))
-        found += measure_peers(place / f"{series}.parquet", slow, theta)
-        resuming = measure_resuming(place / "slow.parquet", default())
-    draw(curves, output / "scale.svg")
-    options = f"--series {series} --slow {slow} --theta {theta} --columns {columns} --rows {rows}"
-    text = to_markdown(found, resuming, f"python benchmarks/scale.py {options}")
-    write(output, "scale", found, {"limit_mib": LIMIT, "resuming": resuming}, text)
+            tall = f"one series, {rows:,} rows, {suffix[1:]}"
+            case(tall, f"tall{suffix}", 1, "seasonal-naive", lambda path: write_tall(path, rows))
+        for made in measure_peers(place / f"{series}.parquet", slow, theta):
+            page.add(made)
+        page.resuming = measure_resuming(place / "slow.parquet", default())
+        page.complete = True
+        page.write()
 
 
-def to_markdown(rows: list[dict[str, Any]], resuming: dict[str, float], command: str) -> str:
+@dataclass
+class Page:
+    """The page, which is written after every case.
+
+    Attributes:
+        output: its folder.
+        command: what measures it.
+        rows: measurements.
+        curves: commands in parts by number of series, for the figure.
+        resuming: as ``measure_resuming``.
+        complete: whether all cases are measured.
+    """
+
+    output: Path
+    command: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    curves: dict[int, Watched] = field(default_factory=dict)
+    resuming: dict[str, float] = field(default_factory=dict)
+    complete: bool = False
+
+    def add(self, made: dict[str, Any], seen: Watched | None = None) -> None:
+        """Add a case."""
+        self.rows.append(made)
+        if seen is not None and made["series"] not in self.curves and max((done for done, _ in seen.done), default=0):
+            self.curves[made["series"]] = seen
+        self.write()
+
+    def write(self) -> None:
+        """Write page, JSON and figure."""
+        if self.curves:
+            draw(self.curves, self.output / "scale.svg")
+        text = to_markdown(self.rows, self.resuming, self.command, bool(self.curves), self.complete)
+        write(self.output, "scale", self.rows, {"limit_mib": LIMIT, "resuming": self.resuming}, text)
+
+
+def to_markdown(
+    rows: list[dict[str, Any]], resuming: dict[str, float], command: str, figure: bool = True, complete: bool = True
+) -> str:
     """The page ``benchmarks/scale.md``."""
-    head = ["table", "model", "series", "seconds", "series / s", "peak MiB", "own MiB", "mapped files MiB"]
+    head = ["table", "model", "series", "seconds", "series / s", "peak MiB", "own MiB", "mapped files MiB", "load"]
     cells = [
         [r["what"], r["model"], f"{r['series']:,}", f"{r['seconds']:.1f}", f"{r['series_per_s']:,.0f}"]
         + [f"{r[key]:,}" for key in ("peak_mib", "anon_mib", "file_mib")]
+        + [f"{r['load']:.1f}" if "load" in r else ""]
         for r in rows
     ]
     text = [
@@ -308,14 +336,15 @@ def to_markdown(rows: list[dict[str, Any]], resuming: dict[str, float], command:
         "of the whole process; own is RssAnon and RssShmem, mapped files RssFile (mostly libraries). StatsForecast",
         "runs in memory on the first series of the same table, without a limit and with two processes, of which only",
         "the first is counted; its time is that of `forecast` alone. Chronos-Bolt is ours, as large as the default",
-        "model, with random weights.",
+        "model, with random weights. Load is the mean number of processes that wanted a processor in the last five",
+        "minutes; if it exceeds the number of processors, a quiet machine is faster.",
         "",
         f"    {command}",
         "",
         tabulate(cells, head, tablefmt="github", disable_numparse=True),
         "",
-        "![Resident memory against series done](scale.svg)",
-        "",
+        *(["![Resident memory against series done](scale.svg)", ""] if figure else []),
+        *([] if complete else ["The command was stopped; the other cases are not measured yet.", ""]),
     ]
     if resuming:
         again, whole = resuming["killed"] + resuming["rest"], resuming["undisturbed"]
