@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tsfm
-from tsfm import inference
-from tsfm.models import Forecaster
+from tsfm import inference, models
 from tsfm_data import io
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation import Predictor
 from tsfm_data.output import note
 from tsfm_data.progress import progress
 
 if TYPE_CHECKING:
     import pandas
+
+    from tsfm_data.evaluation import Predictor
 
 ENDS = 1 << 20  # bytes at both ends of the input that tell whether it has changed
 SMALL = 1 << 20  # bytes of an input that is certainly read at once
@@ -32,7 +32,7 @@ def forecast_parts(
     input: str,
     output: Path | None,
     asked: dict[str, Any],
-    predictor: Predictor,
+    predictor: "Predictor",
     answer: Callable[["io.SeriesSet"], "pandas.DataFrame"],
 ) -> int | None:
     """Forecast a large long table part by part, to a CSV or Parquet file or to standard output.
@@ -81,7 +81,7 @@ def forecast_parts(
         return parts.series
 
 
-def warn(predictor: Predictor, series: "io.SeriesSet | io.Parts") -> None:
+def warn(predictor: "Predictor", series: "io.SeriesSet | io.Parts") -> None:
     """Print warnings about covariates and about series without values to standard error."""
     for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
         note(f"warning: {warning}")
@@ -147,9 +147,9 @@ def _input_key(path: str) -> list[Any]:
     return [str(place.absolute()), size, place.stat().st_mtime_ns, digest.hexdigest()]
 
 
-def _model_key(predictor: Predictor, name: str | None) -> list[Any]:
+def _model_key(predictor: "Predictor", name: str | None) -> list[Any]:
     """What tells whether a model is the same: its name, and its weights or files."""
-    if isinstance(predictor, Forecaster):
+    if isinstance(predictor, models.Forecaster):
         digest = hashlib.sha256()
         for key, tensor in sorted(predictor.state_dict().items()):
             digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
