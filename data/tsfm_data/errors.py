@@ -14,6 +14,7 @@ LARGEST_SEED = 2**32 - 1
 LONGEST_HORIZON = 1_000_000  # steps; more would ask for all the memory there is
 # No model of ours is larger; a config that says so would ask for all the memory there is, or build layers for hours.
 LARGEST_SIZE, MOST_LAYERS = 2**20, 1000
+LARGEST_COUNT = 10**9  # of anything else: steps in a season, windows in a batch
 # What libraries raise on values that do not fit them, and on damaged files.
 LIBRARY_ERRORS: tuple[type[Exception], ...] = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
@@ -81,14 +82,14 @@ def check_model_sizes(config: object, *names: str) -> None:
 
 
 def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
-    """Check that numbers are whole and at least 1; None is allowed.
+    """Check that numbers are whole, at least 1, and such that a product of two fits 64 bits; None is allowed.
 
     Args:
         hint: what to do.
         **sizes: the numbers by name.
 
     Raises:
-        InputError: one is less than 1.
+        InputError: one is not.
     """
     for name, size in sizes.items():
         if size is None:
@@ -96,6 +97,8 @@ def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
         check_whole(hint, **{name: size})
         if size < 1:
             raise InputError(f"expected {name} of at least 1, found {shown(size)}: {hint}")
+        if size > LARGEST_COUNT:
+            raise InputError(f"expected {name} of at most {LARGEST_COUNT:,}, found {shown(size)}: {hint}")
 
 
 def check_seed(seed: object, name: str = "seed") -> None:

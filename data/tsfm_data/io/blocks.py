@@ -1,7 +1,6 @@
 """Large files read block by block: Parquet, and delimited text in UTF-8."""
 
 import contextlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -205,12 +204,13 @@ def _wider(before: pa.DataType, found: pa.DataType) -> pa.DataType:
 
 
 def _parse(data: bytes, delimiter: str | None, names: list[str], types: dict[str, pa.DataType]) -> pa.Table:
-    return pyarrow.csv.read_csv(
-        io.BytesIO(data),
-        read_options=pyarrow.csv.ReadOptions(column_names=names),
-        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter or ",", newlines_in_values=b'"' in data),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=types),
-    )
+    with pa.BufferReader(data) as file:  # not a file of Python's, as in readers
+        return pyarrow.csv.read_csv(
+            file,
+            read_options=pyarrow.csv.ReadOptions(column_names=names),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter or ",", newlines_in_values=b'"' in data),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=types),
+        )
 
 
 def _text_blocks(path: Path, first: int) -> Iterator[bytes]:
@@ -221,8 +221,11 @@ def _text_blocks(path: Path, first: int) -> Iterator[bytes]:
         while data := file.read(BLOCK_BYTES):
             data = rest + data
             end = data.rfind(b"\n") + 1
-            while end and b'"' in data and data.count(b'"', 0, end) % 2:
-                end = data.rfind(b"\n", 0, end - 1) + 1  # a line break in a quoted cell
+            quotes = data.count(b'"', 0, end)
+            while end and quotes % 2:  # a line break in a quoted cell
+                before = data.rfind(b"\n", 0, end - 1) + 1
+                quotes -= data.count(b'"', before, end)
+                end = before
             if not end and len(data) > 4 * BLOCK_BYTES:
                 raise ReadAtOnce
             rest = data[end:]

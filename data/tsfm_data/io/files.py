@@ -39,16 +39,16 @@ def check_new(
             continue
         for given in places:
             same = output.exists() and output.samefile(given)  # also by a symbolic or hard link
-            if same or output.resolve() in given.resolve().parents:
+            if same or Path(os.path.realpath(output)) in Path(os.path.realpath(given)).parents:
                 raise InputError(
                     f"expected an output that is not an input, found {output} as both: name another output"
                 )
         check_writable(output)
         if sign is not None:
             restore(output)
-        if not output.exists() or (sign is not None and output.is_dir() and not any(output.iterdir())):
+        if not os.path.lexists(output) or (sign is not None and output.is_dir() and not any(output.iterdir())):
             continue
-        if sign is None and not output.is_file():
+        if sign is None and output.exists() and not output.is_file():
             kind = "a folder" if output.is_dir() else "a device"
             raise InputError(f"expected a file as output, found {output}, which is {kind}: name a file")
         if sign is not None and not (output / sign).is_file():
@@ -68,7 +68,7 @@ def check_writable(output: Path) -> None:
         InputError: the nearest folder that exists is a file, or cannot be written.
     """
     place = Path(os.path.abspath(output)).parent
-    while not place.exists():
+    while not os.path.lexists(place):
         place = place.parent
     if not place.is_dir():
         raise InputError(f"expected a folder for {output}, found the file {place}: name another output")

@@ -154,7 +154,15 @@ def _read_arrow(path: Path) -> pa.Table:
     if start == b"FEA1\x00\x00":
         return pyarrow.feather.read_table(path)
     with pa.memory_map(str(path)) as source:
-        return (pa.ipc.open_file if start == b"ARROW1" else pa.ipc.open_stream)(source).read_all()
+        if start == b"ARROW1":
+            return pa.ipc.open_file(source).read_all()
+        table = pa.ipc.open_stream(source).read_all()
+        if source.tell() < source.size():
+            raise InputError(
+                f"{path}: expected one Arrow stream, found {source.size() - source.tell():,} bytes after its end: "
+                "write the tables into one stream"
+            )
+        return table
 
 
 def to_frame(table: pa.Table, source: str, kind: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -232,6 +240,8 @@ def _plain(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray | None:
     if isinstance(kind, pa.BaseExtensionType):
         if kind.extension_name == "pandas.period":
             return column
+        if kind.extension_name == "arrow.uuid":
+            return pa.chunked_array([[value and str(value) for value in column.to_pylist()]], pa.string())
         return _plain(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type), where)
     if pa.types.is_dictionary(kind):
         column = column.unify_dictionaries()

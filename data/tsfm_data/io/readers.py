@@ -63,6 +63,8 @@ def read_table(path: Path, item_column: str | None = None, decimal: str | None =
 
 
 def _check_file(path: Path) -> None:
+    if path.is_fifo() or path.is_char_device() or path.is_block_device():
+        raise InputError(f"{path}: expected a file, found a pipe or device; give - to read standard input")
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.is_file())[:3]
         hint = f"; name one of its files, such as {', '.join(inside)}" if inside else ""
@@ -126,11 +128,14 @@ def read_text(data: bytes, source: str, name: str, item_column: str | None = Non
     above = sum(bool(line.strip()) for line in lines[:top])
     if above:
         notes.append(f"{above} line{'s' * (above > 1)} above the header skipped")
+    alone = len(begin) == len(data) and not any(line.strip() for line in lines[top + 1 :])
     ends = LINE_END.finditer(data)
     for end in itertools.islice(ends, top - 1, top) if top else ():
         data = data[end.end() :]
     header = _fields(lines[top], delimiter)
     _check_header(source, top + 1, header)
+    if alone:
+        raise InputError(f"{source}: expected rows of values, found only a header")
     if len(header) == 1:
         data = b"\n".join(line.strip() for line in data.splitlines() if line.strip())
     texts = set(header) if decimal == "," else {n for n in header if is_id(n, item_column)}
@@ -162,12 +167,13 @@ def _empty(column: pa.ChunkedArray) -> bool:
 
 def _decode(data: bytes, source: str) -> tuple[bytes, list[str]]:
     """The bytes as UTF-8 without byte-order mark, and a note if they had another encoding."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:4] == b"\0\0\xfe\xff":
+        kind = "UTF-32" if b"\0\0" in data[:4] else "UTF-16"
         try:
-            return data.decode("utf-16").encode(), []
+            return data.decode(kind).encode(), []
         except UnicodeDecodeError as error:
             raise InputError(
-                f"{source}: expected UTF-16 text after its byte-order mark, found something else ({error})"
+                f"{source}: expected {kind} text after its byte-order mark, found something else ({error})"
             ) from error
     if b"\0" in data[:SAMPLE]:
         even, odd = data[:SAMPLE:2].count(0), data[1:SAMPLE:2].count(0)
