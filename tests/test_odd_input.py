@@ -1,6 +1,8 @@
 """Odd but possible input: each is read as it is meant, or refused in one line before any work."""
 
 import os
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -107,3 +109,11 @@ def test_a_quote_that_is_never_closed_costs_no_time(tmp_path: Path, monkeypatch:
     with pytest.raises(blocks.ReadAtOnce):
         blocks.open_blocks(tmp_path / "table.csv", None, None, 1)
     assert time.process_time() - start < 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_note_that_cannot_be_written_changes_neither_result_nor_status() -> None:
+    code = "from tsfm_data.output import note; note('first'); note('second'); print('result'); raise SystemExit(2)"
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "result\n")

@@ -1,5 +1,6 @@
 """Lines for a terminal: names and ids of foreign files without control characters, and of bounded length."""
 
+import os
 import re
 import sys
 from typing import Any
@@ -30,8 +31,11 @@ def say(*parts: object, **options: Any) -> None:
 
 
 def note(message: str) -> None:
-    """Print one line, such as a note or a warning, on standard error."""
-    print(printable(" ".join(message.split()), ERROR), file=sys.stderr, flush=True)
+    """Print one line, such as a note or a warning, on standard error; if that cannot be written, results still can."""
+    try:
+        print(printable(" ".join(message.split()), ERROR), file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def without_formulas(text: str) -> str:
