@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_table_kinds import BERLIN, DAYS, HOURS, MONTHS
+from stamps import BERLIN, DAYS, HOURS, MONTHS
 
 from tsfm_data.corpus import build, sources
 from tsfm_data.errors import InputError

@@ -10,11 +10,12 @@ from tsfm.commands.arguments import Columns
 from tsfm.commands.pieces import forecast_parts, say_notes, warn
 from tsfm_data import io
 from tsfm_data.errors import InputError, check_horizon, check_sizes
-from tsfm_data.evaluation import Predictor
 from tsfm_data.output import note, say, without_formulas
 
 if TYPE_CHECKING:
     import pandas
+
+    from tsfm_data.evaluation import Predictor
 
 TABLES = (".csv", ".parquet", ".json")
 PICTURES = (".png", ".svg", ".pdf")
@@ -67,11 +68,11 @@ def forecast(
     choose = model in inference.CHOICES
     predictor = None if choose else inference.load_predictor(weights.default() if model is None else model)
 
-    def forecasts(predictor: Predictor, series: io.SeriesSet, bar: bool) -> "pandas.DataFrame":
+    def forecasts(predictor: "Predictor", series: "io.SeriesSet", bar: bool) -> "pandas.DataFrame":
         frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size, bar)
         return inference.limit(frame, series, bound, integer or "false")
 
-    def presented(series: io.SeriesSet, frame: "pandas.DataFrame") -> "pandas.DataFrame":
+    def presented(series: "io.SeriesSet", frame: "pandas.DataFrame") -> "pandas.DataFrame":
         answer = series.present(frame)
         return frame_without_formulas(answer) if safe_csv and (output is None or output.suffix == ".csv") else answer
 
