@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import statistics
@@ -134,6 +135,7 @@ def main(
                 print(f"{name}, {row['fault']} {row['number']}: {problem}", flush=True)
         print(f"{name}: {len(mine)} trials, {facts.seconds:.2f} s undisturbed", flush=True)
     command = f"python benchmarks/soak.py --kills {kills} --faults {faults} --seed {seed}"
+    command += f" --commands {shlex.join(commands)}" if commands else ""
     rows = [row for row in rows if row["command"] in names]
     write(output, "soak", rows, summary(rows), page(rows, command))
 

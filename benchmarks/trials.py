@@ -133,8 +133,16 @@ def start(
 
 def _called(words: Sequence[str], before: Callable[[], object], entry: Callable[[Sequence[str]], object] | None) -> int:
     """Call the command as Python does; returns its exit status."""
-    from tsfm.commands.cli import main
+    from tsfm.commands import cli
 
+    dispatch = cli.dispatch
+
+    def unblocked(words: list[str]) -> int:
+        """Take signals from here on, where the command line handles them; before, nothing has begun."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        return dispatch(words)
+
+    cli.dispatch = unblocked
     sys.stdin = open(os.devnull)  # noqa: SIM115
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     sys.argv = ["tsfm", *words]
@@ -143,8 +151,9 @@ def _called(words: Sequence[str], before: Callable[[], object], entry: Callable[
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         before()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        (entry or main)(words)
+        if entry is not None:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        (entry or cli.main)(words)
         status = 0
     except SystemExit as end:
         status = int(end.code or 0)
