@@ -161,9 +161,9 @@ class TextBlocks(Blocks):
         if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start or start[:3] == b"\xef\xbb\xbf":
             raise ReadAtOnce
         lines = start.decode("utf-8", errors="ignore").splitlines()
-        delimiter, top = readers._layout(str(path), lines)
-        names = readers._fields(lines[top], delimiter)
-        readers._check_header(str(path), top + 1, names)
+        delimiter, top = readers.find_layout(str(path), lines)
+        names = readers.split_line(lines[top], delimiter)
+        readers.check_header(str(path), top + 1, names)
         if top or len(names) < 3 or "" in map(str.strip, names):
             raise ReadAtOnce
         source, stem = str(path), path.name.split(".")[0]
