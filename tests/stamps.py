@@ -1,4 +1,4 @@
-"""Timestamps of regular series, shared by the tests of tables."""
+"""Regular timestamps that tests of tables share."""
 
 import pandas as pd
 
