@@ -14,7 +14,7 @@ from typing import Any
 import fuzz_records
 import fuzz_tables
 from common import run, write
-from fuzzing import ENDINGS, Limits, Part, Target, attack
+from fuzzing import ENDINGS, Limits, Part, Target, try_parts
 from tabulate import tabulate
 
 from tsfm_data.errors import InputError, check_sizes, unknown_name
@@ -66,7 +66,7 @@ def fuzz(
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=FOLDER, capture_output=True, text=True)
     begin = time.perf_counter()
     with log.open("a") as file:
-        results = attack(chosen, parts, state, seed, Limits(seconds, memory), workers)
+        results = try_parts(chosen, parts, state, seed, Limits(seconds, memory), workers)
         for part in progress(results, "parts", total=len(parts)):
             line = {"kind": part.kind, "seed": seed, "start": part.start, "commit": commit.stdout.strip()}
             line |= {"endings": part.done, "slowest": part.slowest, "memory": part.memory}

@@ -77,7 +77,7 @@ class Part:
         self.memory = max(self.memory, line["memory"])
 
 
-def attack(
+def try_parts(
     targets: list[Target], parts: list[Part], folder: Path, seed: int, limits: Limits, workers: int = 1
 ) -> Iterator[Part]:
     """Try all parts, several at a time, and yield each when it is done.

@@ -21,7 +21,7 @@ from typing import Any
 import trials
 from common import run, write
 from soak_cases import CASES, Case, prepare
-from soak_trials import TRIALS, Known, copy, kill
+from soak_trials import TRIALS, Undisturbed, copy, kill
 from tabulate import tabulate
 
 from tsfm_data.errors import InputError, unknown_name
@@ -29,7 +29,7 @@ from tsfm_data.errors import InputError, unknown_name
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 
 
-def known(name: str, case: Case, inputs: Path, place: Path) -> Known:
+def run_undisturbed(name: str, case: Case, inputs: Path, place: Path) -> Undisturbed:
     """Run a case undisturbed three times: to import what it needs, to take its time, and to compare.
 
     Raises:
@@ -38,19 +38,19 @@ def known(name: str, case: Case, inputs: Path, place: Path) -> Known:
     seed = place / f"{name.replace(' ', '_')}-seed"
     copy(inputs, seed)
     if case.first:
-        succeed(name, trials.learn(case.first, seed, case.before))
+        succeed(name, trials.run_and_import(case.first, seed, case.before))
     results, seconds = [], []
     for number in range(3):
         work = place / "work"
         copy(seed, work)
-        again = trials.learn if number == 0 else lambda *given: trials.start(*given).wait()
+        again = trials.run_and_import if number == 0 else lambda *given: trials.start(*given).wait()
         ended = succeed(name, again(case.words, work, case.before))
         results.append(case.result(work))
         seconds.append(ended.seconds)
     if not results[0] or results[1] != results[2]:
         different = sorted(key for key in results[1] if results[1][key] != results[2].get(key))
         raise InputError(f"expected equal results of two undisturbed runs of {name}, found {different}: leave them out")
-    return Known(seed, case.result(seed) if case.first else {}, results[1], min(seconds[1:]))
+    return Undisturbed(seed, case.result(seed) if case.first else {}, results[1], min(seconds[1:]))
 
 
 def succeed(name: str, ended: trials.Ended) -> trials.Ended:
@@ -125,28 +125,28 @@ def main(
         mine = [r for r in todo if r["command"] == name and (name, r["fault"], r["number"]) not in done]
         if not mine:
             continue
-        facts = known(name, CASES[name], inputs, place)
+        undisturbed = run_undisturbed(name, CASES[name], inputs, place)
         for row in mine:
-            made = tried(CASES[name], facts, place / "work", row)
-            rows.append({**row, "undisturbed": round(facts.seconds, 3), **made})
+            made = run_trial(CASES[name], undisturbed, place / "work", row)
+            rows.append({**row, "undisturbed": round(undisturbed.seconds, 3), **made})
             with log.open("a") as handle:
                 handle.write(json.dumps(rows[-1]) + "\n")
             for problem in made["problems"]:
                 print(f"{name}, {row['fault']} {row['number']}: {problem}", flush=True)
-        print(f"{name}: {len(mine)} trials, {facts.seconds:.2f} s undisturbed", flush=True)
+        print(f"{name}: {len(mine)} trials, {undisturbed.seconds:.2f} s undisturbed", flush=True)
     command = f"python benchmarks/soak.py --kills {kills} --faults {faults} --seed {seed}"
     command += f" --commands {shlex.join(commands)}" if commands else ""
     rows = [row for row in rows if row["command"] in names]
     write(output, "soak", rows, summary(rows), page(rows, command))
 
 
-def tried(case: Case, facts: Known, work: Path, row: dict[str, Any]) -> dict[str, Any]:
+def run_trial(case: Case, undisturbed: Undisturbed, work: Path, row: dict[str, Any]) -> dict[str, Any]:
     """Make one trial."""
     if row["fault"] == "kill":
-        return kill(case, facts, work, row["signal"], row["share"])
+        return kill(case, undisturbed, work, row["signal"], row["share"])
     with suppress(FileNotFoundError):
         shutil.rmtree(work)
-    return {"problems": TRIALS[row["fault"]](case, facts, work, row["share"])}
+    return {"problems": TRIALS[row["fault"]](case, undisturbed, work, row["share"])}
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def _called(words: Sequence[str], before: Callable[[], object], entry: Callable[
     return status
 
 
-def learn(words: Sequence[str], folder: Path, before: Callable[[], object] = lambda: None) -> Ended:
+def run_and_import(words: Sequence[str], folder: Path, before: Callable[[], object] = lambda: None) -> Ended:
     """Run a command, and import in this process what it imported, so that the next run need not."""
     names = folder.with_name(f"{folder.name}.modules")
 

@@ -195,7 +195,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no batch": ((*FORECAST, "--batch-size", "0"), ("batch", "0")),
     "unknown output suffix": (("forecast", "table.csv", "--horizon", "6", "--output", "out.xlsx"), (".parquet", "out.xlsx")),
     "unknown plot suffix": ((*FORECAST, "--plot", "plot.gif"), (".png", "plot.gif")),
-    "output in a file": (("forecast", "table.csv", "--horizon", "6", "--output", "table.csv/out.csv"), ("table.csv", "check the path")),
+    "output in a file": (("forecast", "table.csv", "--horizon", "6", "--output", "table.csv/out.csv"), ("expected a folder for", "table.csv", "name another output")),
     "output is a folder": (("forecast", "table.csv", "--horizon", "6", "--output", "folder.csv"), ("folder.csv",)),
     "half a step": ((*FORECAST, "--horizon", "1.5"), ("--horizon", "'1.5'")),
     "horizon of a billion": ((*FORECAST, "--horizon", "1000000000000"), ("at most 1,000,000 steps", "--horizon 24")),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from command import script
-from fuzzing import Limits, Part, Target, attack
+from fuzzing import Limits, Part, Target, try_parts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -93,7 +93,7 @@ def test_any_csv_table_gives_series_or_one_line(size: int, tmp_path: Path) -> No
 
 
 def failures(folder: Path) -> str:
-    """What was raised about the files of ``attack`` that failed."""
+    """What was raised about the files of ``try_parts`` that failed."""
     return "\n".join(f"{path.name}: {path.read_text()[-600:]}" for path in (folder / "failures").glob("*.said"))
 
 
@@ -101,7 +101,7 @@ def failures(folder: Path) -> str:
 @pytest.mark.parametrize("kind", [target.kind for target in fuzz.fuzz_tables.TARGETS])
 def test_damaged_files_give_a_value_or_one_line(kind: str, size: int, tmp_path: Path) -> None:
     parts = [Part(kind, start, start + min(size, 500)) for start in range(0, size, 500)]
-    for part in attack([fuzz.TARGETS[kind]], parts, tmp_path, 20240101, Limits()):
+    for part in try_parts([fuzz.TARGETS[kind]], parts, tmp_path, 20240101, Limits()):
         assert part.done["read"] + part.done["refused"] == part.stop - part.start, failures(tmp_path)
         assert part.done["read"], "nothing could be read: the damage is too great to try anything"
 
@@ -133,7 +133,7 @@ def test_every_way_to_fail_is_counted_and_its_file_kept(tmp_path: Path, monkeypa
     monkeypatch.setattr("fuzzing.mutate", lambda name, data, rng: order[rng.random()].encode())
     monkeypatch.setattr("fuzzing.random.Random", lambda key: Numbered(int(key.split()[-1])))
     target = Target("odd", seeds, ends)
-    (part,) = attack([target], [Part("odd", 0, 7)], tmp_path, 0, Limits(1.0, 256))
+    (part,) = try_parts([target], [Part("odd", 0, 7)], tmp_path, 0, Limits(1.0, 256))
     expected = {"read": 2, "exception": 1, "refused": 1, "crash": 1, "hang": 1, "over memory": 1}
     assert dict(part.done) == expected
     kept = {path.name.split("_")[-2]: path.read_text() for path in (tmp_path / "failures").glob("*.txt")}

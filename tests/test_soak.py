@@ -13,14 +13,14 @@ from soak_cases import Case, tree
 
 
 @pytest.fixture
-def facts(tmp_path: Path) -> soak_trials.Known:
+def undisturbed(tmp_path: Path) -> soak_trials.Undisturbed:
     """A case whose command writes one file."""
     results = []
     for text in ("new", "old"):
         (tmp_path / "seed/out").mkdir(parents=True, exist_ok=True)
         (tmp_path / "seed/out/a").write_text(text)
         results.append(tree(tmp_path / "seed/out"))
-    return soak_trials.Known(tmp_path / "seed", results[1], results[0], 0.2)
+    return soak_trials.Undisturbed(tmp_path / "seed", results[1], results[0], 0.2)
 
 
 FAULTY = {
@@ -32,7 +32,7 @@ FAULTY = {
 
 @pytest.mark.parametrize("kind", FAULTY)
 def test_when_a_command_is_faulty_then_the_soak_says_so(
-    tmp_path: Path, facts: soak_trials.Known, kind: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, undisturbed: soak_trials.Undisturbed, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trials, "PATIENCE", 0.1)
     script = f"import os, signal, time\n{FAULTY[kind]}"
@@ -44,7 +44,9 @@ def test_when_a_command_is_faulty_then_the_soak_says_so(
             exec(script)
         Path("out/a").write_text("new")
 
-    row = soak_trials.kill(Case(("--version",), ("x",), before=before), facts, tmp_path / "work", signal.SIGKILL, 1.0)
+    row = soak_trials.kill(
+        Case(("--version",), ("x",), before=before), undisturbed, tmp_path / "work", signal.SIGKILL, 1.0
+    )
     assert row["status"] == -signal.SIGKILL
     expected = {"half-written": "neither the old nor the new", "left behind": "left behind", "a process left": "1 proc"}
     assert [problem for problem in row["problems"] if expected[kind] in problem], row

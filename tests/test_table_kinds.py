@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from command import done, run
-from stamps import BERLIN, DAYS, HOURS, MONTHS
+from stamps import BERLIN, DAYS, HOURS, MONTHS, WEEKS
 
 import tsfm
 from tsfm_data.errors import InputError
 from tsfm_data.io import natural_season, read_series
 
 WEEK = (10, 20, 30, 40, 50, 70, 5)
-WEEKS = pd.date_range("2021-01-04", periods=100, freq="W-MON")
 
 
 def table(stamps: Any, spelling: str | None = None, head: str = "date,v", sep: str = ",") -> str:

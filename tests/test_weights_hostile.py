@@ -126,7 +126,7 @@ def edit(folder: Path, **changes: object) -> None:
     ("changes", "reason"),
     [
         ({"format_version": 99}, "format_version up to 1 .* found 99: upgrade tsfm-suite"),
-        ({"context": 10**9}, "expected less than or equal to 1000000 at context, found 1000000000"),
+        ({"context": 10**9}, "expected less than or equal to 1000000 at context, found 1,000,000,000"),
         ({"horizon": 0}, "expected greater than or equal to 1 at horizon, found 0"),
         ({"format_version": True}, "format_version up to 1 .* found True"),
         (

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tsfm_data.evaluation import Predictor
 
 ENDS = 1 << 20  # bytes at both ends of the input that tell whether it has changed
-SMALL = 1 << 20  # bytes of an input that is certainly read at once
+SMALL = 1 << 20  # bytes; a smaller input is always read at once
 VALUES = 8_000_000  # most values in the forecasts of a part
 KEY, ROWS = "key.json", "rows"  # names in the folder of pieces
 
@@ -31,19 +31,19 @@ KEY, ROWS = "key.json", "rows"  # names in the folder of pieces
 def forecast_parts(
     input: str,
     output: Path | None,
-    asked: dict[str, Any],
+    options: dict[str, Any],
     predictor: "Predictor",
-    answer: Callable[["io.SeriesSet"], "pandas.DataFrame"],
+    forecast: Callable[["io.SeriesSet"], "pandas.DataFrame"],
 ) -> int | None:
     """Forecast a large long table part by part, to a CSV or Parquet file or to standard output.
 
     Args:
         input: the table.
         output: the file; None writes CSV to standard output.
-        asked: what else the forecasts depend on: "columns" (options of ``read_series``), "horizon", "levels", "model"
+        options: what else the forecasts depend on: "columns" (options of ``read_series``), "horizon", "levels", "model"
             (its name), ...
         predictor: the model.
-        answer: the forecasts of some series as they are written.
+        forecast: the forecasts of some series, with the columns that are written.
 
     Returns:
         The number of series; None if the table has to be read at once. Nothing is written then.
@@ -54,10 +54,10 @@ def forecast_parts(
     """
     if not Path(input).is_file() or Path(input).stat().st_size < SMALL:
         return None
-    most = max(1, min(io.PART_SERIES, VALUES // (asked["horizon"] * (1 + len(asked["levels"])))))
-    key = {**asked, "model": _model_key(predictor, asked["model"]), "input": _input_key(input)}
+    most = max(1, min(io.PART_SERIES, VALUES // (options["horizon"] * (1 + len(options["levels"])))))
+    key = {**options, "model": _model_key(predictor, options["model"]), "input": _input_key(input)}
     with _folder(output, key | {"version": tsfm.__version__}) as folder:
-        parts = io.open_parts(Path(input), folder / ROWS, most=most, **asked["columns"])
+        parts = io.open_parts(Path(input), folder / ROWS, most=most, **options["columns"])
         if parts is None:
             return None
         warn(predictor, parts)
@@ -68,7 +68,7 @@ def forecast_parts(
             with progress(None, "forecast", total=parts.series, unit="series") as bar:
                 for number, piece in enumerate(pieces):
                     if not piece.exists():
-                        _write(parts[number], answer, piece, header=output is not None or number == 0)
+                        _write(parts[number], forecast, piece, header=output is not None or number == 0)
                     if output is None:
                         _print(piece)
                     done += 1
@@ -89,14 +89,16 @@ def warn(predictor: "Predictor", series: "io.SeriesSet | io.Parts") -> None:
 
 def say_notes(series: "io.SeriesSet | io.Parts") -> None:
     """Print the notes about how a table was read to standard error."""
-    for said in series.notes:
-        note(f"note: {said}")
+    for text in series.notes:
+        note(f"note: {text}")
 
 
 @contextlib.contextmanager
 def _folder(output: Path | None, key: dict[str, Any]) -> Iterator[Path]:
-    """A folder for pieces: of an earlier run that was stopped if it did the same, else empty. It stays if the block is
-    stopped or the disk is full."""
+    """A folder for pieces: that of a stopped run with the same key, else an empty one.
+
+    It stays if the block is stopped or the disk is full.
+    """
     if output is None:
         with tempfile.TemporaryDirectory() as name:
             yield Path(name)
@@ -129,11 +131,11 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    for made in folder.iterdir():
-        if made.is_dir():
-            shutil.rmtree(made)
-        elif made.name != ".lock":
-            made.unlink()
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
 
 
 def _input_key(path: str) -> list[Any]:
@@ -159,13 +161,13 @@ def _model_key(predictor: "Predictor", name: str | None) -> list[Any]:
 
 
 def _write(
-    series: "io.SeriesSet | None", answer: Callable[["io.SeriesSet"], "pandas.DataFrame"], piece: Path, header: bool
+    series: "io.SeriesSet | None", forecast: Callable[["io.SeriesSet"], "pandas.DataFrame"], piece: Path, header: bool
 ) -> None:
     """Write the forecasts of a part; an empty file if all of its series were left out."""
     with io.atomic_file(piece) as file:
         if series is None:
             return
-        frame = answer(series)
+        frame = forecast(series)
         if piece.suffix == ".parquet":
             frame.to_parquet(file, index=False)
         else:

@@ -124,7 +124,7 @@ def forecast_ends(
 def _forecast(
     predictor: Predictor, windows: Windows, index: Int[np.ndarray, " B"], together: int, levels: Sequence[float]
 ) -> Float64[np.ndarray, "B H V K"]:
-    """Mean and quantiles of some windows, of so many variates at a time."""
+    """Mean and quantiles of some windows, computed for ``together`` variates at a time."""
     width = len(windows.variates)
     parts = [np.arange(begin, min(begin + together, width)) for begin in range(0, width, together)]
     batches = (windows.batch(index, part if len(parts) > 1 else None) for part in parts)

@@ -59,8 +59,8 @@ class FitRecord(TypedDict):
     draws: Annotated[list[Annotated[list[float | None], Len(5, 5)]], Len(1, 10**6)]
 
 
-class Unknown(TypedDict):
-    """The joint law in a fit.json, if it is not identifiable."""
+class JointStatus(TypedDict):
+    """Whether the joint law in a fit.json is identifiable, and if not, why."""
 
     identifiable: bool
     not_identifiable: list[str]
@@ -69,7 +69,7 @@ class Unknown(TypedDict):
 class AnyFit(TypedDict):
     """A fit.json, whether or not its law is identifiable."""
 
-    joint: Unknown
+    joint: JointStatus
 
 
 @dataclass(frozen=True)

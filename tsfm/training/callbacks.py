@@ -193,7 +193,7 @@ class FiniteLosses(pl.Callback):
         return {"first": self._first, "least": self._least}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore both losses."""
         self._first, self._least = state_dict["first"], state_dict["least"]
 
     def on_train_batch_end(
@@ -221,10 +221,8 @@ class FiniteLosses(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare the training loss with that of the untrained model; losses of other data may be on another scale."""
-        chooses = (
-            getattr(trainer.checkpoint_callback, "monitor", None) is not None
-        )  # the best epoch is kept, else the last
-        loss = self._least if chooses or self._last is None else float(self._last)
+        keeps_best = getattr(trainer.checkpoint_callback, "monitor", None) is not None  # else the last epoch
+        loss = self._least if keeps_best or self._last is None else float(self._last)
         if math.isfinite(loss) and loss > LARGEST_RISE * max(1.0, abs(self._first)):
             raise self._diverged(trainer, f"a train_loss near {self._first:.3g}, that of the untrained model", loss)
 

@@ -43,7 +43,7 @@ def limited_construction(found: Layout, file: Path) -> Iterator[None]:
         file: the file, for messages.
 
     Raises:
-        InputError: it has, or it cannot be built.
+        InputError: it has more, or cannot be built.
     """
     limits = {"tensors": 2 * len(found.shapes) + 100, "values": 2 * found.values + 10**7}  # heads may be built twice
     limits["modules"] = MODULES_PER_TENSOR * limits["tensors"]

@@ -154,7 +154,9 @@ def read_plans(config: Path) -> list[Plan]:
         except (OSError, ValueError, NotImplementedError) as error:  # the system does not take such a path
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{where}: expected a path of this system, found another ({reason_of(error)})") from error
+            raise InputError(
+                f"{where}: expected a path that can be read, found another one ({reason_of(error)}): correct it"
+            ) from error
     names: set[str] = set()
     for plan in plans:
         if plan.name.lower() in names:

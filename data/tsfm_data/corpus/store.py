@@ -218,7 +218,9 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     names = [entry["name"] for entry in manifest["sources"]]
     for name in names:
         if not is_plain_name(name):
-            raise InputError(f"{file}: expected names of sources, found {name!r:.60}, which is none; {hint}")
+            raise InputError(
+                f"{file}: expected names of sources without slashes and spaces, found {name!r:.60}; {hint}"
+            )
     if len({name.lower() for name in names}) < len(names):
         raise InputError(f"{file}: expected distinct names of sources, found one twice; {hint}")
     for entry in manifest["sources"]:
@@ -289,6 +291,6 @@ def _check_content(folder: Path, entry: Mapping[str, Any], arrays: Mapping[str, 
         "items that ascend from 0 by 1": series > 0 and (items[0] != 0 or not set(np.unique(np.diff(items))) <= {0, 1}),
         f"frequencies from 0 to {kinds - 1}": series > 0 and not 0 <= freqs.min() <= freqs.max() < kinds,
     }
-    for expected, found_other in wrong.items():
-        if found_other:
+    for expected, is_wrong in wrong.items():
+        if is_wrong:
             raise InputError(f"{folder}: expected {expected}, found others: it is damaged; {REBUILD}")

@@ -12,12 +12,13 @@ from tsfm_data.io import zones
 from tsfm_data.io.bad_series import BadSeries, OnBad
 from tsfm_data.io.calendars import DAY, split_pattern
 from tsfm_data.io.columns import Table, doubtful, encoded, item_codes, numbers
-from tsfm_data.io.grid import BadTime, Grid, StepCounts, regular_grid
+from tsfm_data.io.grid import BadTime, Grid, regular_grid
 from tsfm_data.io.regroup import Aggregate
 from tsfm_data.io.roles import Roles
 from tsfm_data.io.row_counts import RowCounts
 from tsfm_data.io.rows import Rows, dense_bounds, drop_repeats, resample_rows, sort_rows
 from tsfm_data.io.series import Labels, SeriesSet, item_offsets
+from tsfm_data.io.steps import StepCounts
 from tsfm_data.io.timestamps import Stamps, read_stamps
 
 

@@ -20,7 +20,8 @@ class BadSeries:
         self.table, self.roles, self.ids, self.what = table, roles, ids, what
         self.texts: dict[int, str] = {}  # series -> its first error, with the place
         self.cells: set[int] = set()  # series with only invalid numbers
-        self.order: dict[int, tuple[int, int]] = {}  # series -> kind of its error, and its row or own number
+        # Series -> place of its error in messages: invalid numbers by row, then repeats and other timestamps by series.
+        self.order: dict[int, tuple[int, int]] = {}
 
     def rows(self, problems: dict[int, str], codes: Int64[np.ndarray, " rows"]) -> None:
         """Record invalid numbers, by row."""
@@ -29,15 +30,14 @@ class BadSeries:
             self._add(code, text, (0, row if self.table.rows is None else int(self.table.rows[row])))
             self.cells.add(code)
 
-    def time(self, row: int, code: int, text: str) -> None:
-        """Record a timestamp that makes a series irregular."""
+    def time(self, row: int, code: int, text: str, repeat: bool = False) -> None:
+        """Record a timestamp that makes a series irregular; ``repeat`` if it is one that occurs twice."""
         if self.integer and "1970-01-01" in text:
             text = "expected equal steps from row to row, found others; correct them, or name another time column"
             text += " (--time-column)"
         series = "" if self.roles.item is None else f", series {self.ids[code]!r}"
         self.cells.discard(code)
-        kind = 1 if "once in a series" in text else 2
-        self._add(code, f"{self.table.where(row, self.roles.time)}{series}: {text}", (kind, code))
+        self._add(code, f"{self.table.where(row, self.roles.time)}{series}: {text}", (1 if repeat else 2, code))
 
     def _add(self, code: int, text: str, order: tuple[int, int]) -> None:
         self.texts.setdefault(code, text)

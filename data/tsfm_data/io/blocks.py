@@ -132,10 +132,10 @@ class TextBlocks(Blocks):
             if "conversion error" not in str(error):
                 raise ReadAtOnce from error
         table = _parse(data, self.head.delimiter, self.names, dict.fromkeys(self.texts, pa.string()))
-        self.widen(table.schema)
+        self.update_types(table.schema)
         raise TypeChanged
 
-    def widen(self, schema: pa.Schema) -> None:
+    def update_types(self, schema: pa.Schema) -> None:
         """Take the types of a block into account.
 
         Raises:
@@ -144,7 +144,7 @@ class TextBlocks(Blocks):
         for found in schema:
             kind = pa.string() if pa.types.is_timestamp(found.type) and found.type.tz else found.type
             before = self.types.get(found.name, pa.null())
-            self.types[found.name] = _wider(before, kind)
+            self.types[found.name] = _common_type(before, kind)
 
     @classmethod
     def of(cls, path: Path, item_column: str | None, decimal: str | None, least: int) -> "TextBlocks":
@@ -160,9 +160,9 @@ class TextBlocks(Blocks):
         if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start or start[:3] == b"\xef\xbb\xbf":
             raise ReadAtOnce
         lines = start.decode("utf-8", errors="ignore").splitlines()
-        delimiter, top = readers._layout(str(path), lines)
-        names = readers._fields(lines[top], delimiter)
-        readers._check_header(str(path), top + 1, names)
+        delimiter, top = readers.find_layout(str(path), lines)
+        names = readers.split_line(lines[top], delimiter)
+        readers.check_header(str(path), top + 1, names)
         if top or len(names) < 3 or "" in map(str.strip, names):
             raise ReadAtOnce
         source, stem = str(path), path.name.split(".")[0]
@@ -178,7 +178,7 @@ class TextBlocks(Blocks):
         while True:
             with contextlib.suppress(TypeChanged):
                 first = self.parse(data)
-                self.widen(first.schema)
+                self.update_types(first.schema)
                 if {found.name: found.type for found in first.schema} == self.types:
                     break
         first = first.rename_columns([name.strip() for name in self.names])
@@ -189,7 +189,7 @@ class TypeChanged(Exception):
     """A column has another type in a later block: read all rows again."""
 
 
-def _wider(before: pa.DataType, found: pa.DataType) -> pa.DataType:
+def _common_type(before: pa.DataType, found: pa.DataType) -> pa.DataType:
     """The type of a column that has these two types in blocks of text, as if it were read at once."""
     if before == found or pa.types.is_null(found):
         return before

@@ -165,10 +165,10 @@ def _number(table: Table, name: str, every: dict[int, str] | None = None) -> Flo
         )
         if re.fullmatch(r"[+-]?\d*,\d+", cell):
             advice = "write decimals with a point, as in other cells"
-        said = f"{table.where(row, name)}: expected a number, found {cell!r}; {advice}"
+        message = f"{table.where(row, name)}: expected a number, found {cell!r}; {advice}"
         if every is None:
-            raise InputError(said)
-        every.setdefault(row, said)
+            raise InputError(message)
+        every.setdefault(row, message)
     return values
 
 

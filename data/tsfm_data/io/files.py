@@ -123,9 +123,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         restore(target)
         temporary.mkdir()
         yield temporary
-        for made in (*temporary.rglob("*"), temporary):
-            _share(made)
-            _sync(made)
+        for written in (*temporary.rglob("*"), temporary):
+            _share(written)
+            _sync(written)
         if not target.exists():
             temporary.replace(target)
         elif not _exchanged(temporary, target):

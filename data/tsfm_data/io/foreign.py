@@ -1,7 +1,7 @@
-"""Files of others: unpacked in bounded size, read inside a guard, and turned into columns of plain types.
+"""Files from outside: unpacked in bounded size, read inside a guard, and turned into columns of plain types.
 
-A library that reads a damaged file may raise anything, and Arrow may end the process. Nothing behind this module meets
-such a file: it gets text, or a table whose buffers are checked and that consists of numbers, dates, text or categories.
+A library that reads a damaged file may raise anything, and Arrow may end the process. Code behind this module never
+meets such a file: it gets text, or a table of numbers, dates, text or categories whose buffers are checked.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import json
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,16 @@ import pyarrow.compute
 import pyarrow.feather
 import pyarrow.parquet
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, reason_of
 from tsfm_data.io.columns import ITEM_NAMES
 from tsfm_data.io.memory import free_memory, release_memory
 
 KINDS = {".pq": "a Parquet", ".parquet": "a Parquet", ".arrow": "an Arrow", ".feather": "an Arrow", ".ipc": "an Arrow"}
 BLOCK = 1 << 20  # bytes that are unpacked at a time
-RATIO, ALWAYS = 100, 64 << 20  # a file may unpack to so many times its size, and always to so many bytes
-SHARE = 4  # a table takes several times the memory of its text, so text may have this part of what is free
-WIDTH = 8  # bytes of a number
+MOST_RATIO = 100  # of the unpacked size to that of the file; files that unpack to less than ALWAYS_FITS may exceed it
+ALWAYS_FITS = 64 << 20  # bytes
+MEMORY_RATIO = 4  # of the memory of a table to that of its text
+NUMBER_BYTES = 8
 NULLABLE = {
     str(dtype): dtype
     for dtype in (
@@ -49,22 +50,21 @@ def guarded(source: str, kind: str) -> Iterator[None]:
         kind: what it should be, such as "a Parquet".
 
     Raises:
-        InputError: the block raised an error other than of memory.
+        InputError: the block raised an error. A ``MemoryError`` is passed on.
     """
     try:
         yield
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{source}: expected {kind} file, found something else ({reason:.200})") from error
+        raise InputError(f"{source}: expected {kind} file, found something else ({reason_of(error)})") from error
 
 
 def read_bytes(path: Path) -> bytes:
     """The content of a text file, unpacked if its name ends in .gz.
 
     Raises:
-        InputError: no gzip file, or one that unpacks to more than fits.
+        InputError: it is no gzip file, or unpacks to more than fits.
     """
     if path.suffix != ".gz":
         return path.read_bytes()
@@ -84,9 +84,9 @@ def check_unpacked(path: Path, size: int) -> None:
         InputError: it does.
     """
     packed = path.stat().st_size
-    most = max(RATIO * packed, ALWAYS)
-    if size > ALWAYS // 4:  # what is free takes a millisecond to know
-        most = min(most, free_memory() // SHARE)
+    most = max(MOST_RATIO * packed, ALWAYS_FITS)
+    if size > ALWAYS_FITS // 4:  # finding out what is free takes a millisecond
+        most = min(most, free_memory() // MEMORY_RATIO)
     if size > most:
         raise InputError(
             f"{path}: expected a table of at most {most >> 20:,} MiB, found {packed:,} packed bytes that unpack to "
@@ -98,7 +98,7 @@ def read_sheets(path: Path) -> dict[str, list[list[Any]]]:
     """The rows of each sheet of an Excel workbook, without the empty cells at their ends.
 
     Raises:
-        InputError: no workbook, one that unpacks to more than fits, or openpyxl is not installed.
+        InputError: it is no workbook, or unpacks to more than fits, or openpyxl is not installed.
     """
     if importlib.util.find_spec("openpyxl") is None:
         raise InputError(
@@ -113,11 +113,12 @@ def read_sheets(path: Path) -> dict[str, list[list[Any]]]:
         with contextlib.closing(openpyxl.load_workbook(path, read_only=True, data_only=True)) as book:
             for sheet in book.worksheets:
                 sheet.reset_dimensions()  # else every row has the width that the file claims
-                sheets[sheet.title] = [_shortened(row) for row in sheet.iter_rows(values_only=True)]
+                sheets[sheet.title] = [_without_empty_end(row) for row in sheet.iter_rows(values_only=True)]
     return sheets
 
 
-def _shortened(row: tuple[Any, ...]) -> list[Any]:
+def _without_empty_end(row: Sequence[Any]) -> list[Any]:
+    """The cells of a row up to the last one that is filled."""
     cells = list(row)
     while cells and cells[-1] is None:
         cells.pop()
@@ -134,13 +135,13 @@ def read_columns(path: Path, suffix: str) -> pa.Table:
         if suffix in (".parquet", ".pq"):
             file = pyarrow.parquet.ParquetFile(path)
             cells = file.metadata.num_rows * file.metadata.num_columns
-            if cells * WIDTH > free_memory():
+            if cells * NUMBER_BYTES > free_memory():
                 raise InputError(
                     f"{path}: expected a table that fits into memory, found {file.metadata.num_rows:,} rows of "
                     f"{file.metadata.num_columns:,} columns: leave columns out, or split it"
                 )
             table = file.read()
-            del file  # the notes on many columns take more memory than their values
+            del file  # the metadata of many columns take more memory than their values
             release_memory()
         else:
             table = _read_arrow(path)

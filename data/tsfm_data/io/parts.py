@@ -21,11 +21,12 @@ from tsfm_data.io.bad_series import BadSeries
 from tsfm_data.io.blocks import Blocks, ReadAtOnce, TypeChanged, open_blocks
 from tsfm_data.io.calendars import DAY
 from tsfm_data.io.columns import ITEM_NAMES, Table, check_finite, doubtful
-from tsfm_data.io.grid import SPARSE, StepCounts
+from tsfm_data.io.grid import SPARSE
 from tsfm_data.io.roles import Roles
 from tsfm_data.io.row_counts import RowCounts
 from tsfm_data.io.scan import Scanned, scan
 from tsfm_data.io.series import SeriesSet
+from tsfm_data.io.steps import StepCounts
 from tsfm_data.io.tables import prepare, with_holidays
 from tsfm_data.io.timestamps import Stamps, no_date
 from tsfm_data.progress import progress

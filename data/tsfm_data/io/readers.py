@@ -25,7 +25,7 @@ from tsfm_data.io.numerals import MISSING
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
 SAMPLE = 1 << 16
 LINE_END = re.compile(rb"\r\n|\r|\n")
-LARGE = 64 << 20
+LARGE = 64 << 20  # bytes of a text that is not kept in memory for messages
 LOOKED_AT = 200  # lines that are used to find the header
 EXCEL = (".xlsx", ".xlsm")
 
@@ -124,7 +124,7 @@ def read_text(data: bytes, source: str, name: str, item_column: str | None = Non
     lines = [line.decode("utf-8", errors="ignore") for line in LINE_END.split(begin)]
     if not any(line.strip() for line in lines):
         raise InputError(f"{source}: expected a table, found only blank lines")
-    delimiter, top = _layout(source, lines)
+    delimiter, top = find_layout(source, lines)
     above = sum(bool(line.strip()) for line in lines[:top])
     if above:
         notes.append(f"{above} line{'s' * (above > 1)} above the header skipped")
@@ -132,8 +132,8 @@ def read_text(data: bytes, source: str, name: str, item_column: str | None = Non
     ends = LINE_END.finditer(data)
     for end in itertools.islice(ends, top - 1, top) if top else ():
         data = data[end.end() :]
-    header = _fields(lines[top], delimiter)
-    _check_header(source, top + 1, header)
+    header = split_line(lines[top], delimiter)
+    check_header(source, top + 1, header)
     if alone:
         raise InputError(f"{source}: expected rows of values, found only a header")
     if len(header) == 1:
@@ -193,7 +193,7 @@ def _decode(data: bytes, source: str) -> tuple[bytes, list[str]]:
     return data, []
 
 
-def _layout(source: str, lines: list[str]) -> tuple[str, int]:
+def find_layout(source: str, lines: list[str]) -> tuple[str, int]:
     """The delimiter, and the line of the header, from 0.
 
     The header is the first line with as many fields as most lines. Lines above it have fewer.
@@ -206,7 +206,7 @@ def _layout(source: str, lines: list[str]) -> tuple[str, int]:
         mark = next((mark for mark in DELIMITERS if mark in first), None)
         if mark is None:
             return ",", filled[0]  # one column of numbers
-    widths = {mark: [len(_fields(lines[i], mark)) for i in filled] for mark in DELIMITERS}
+    widths = {mark: [len(split_line(lines[i], mark)) for i in filled] for mark in DELIMITERS}
     best = max(widths, key=lambda mark: widths[mark][0])
     usual = {mark: Counter(w).most_common(1)[0] for mark, w in widths.items()}
     if widths[best][0] > 1 and widths[best][0] >= usual[best][0]:
@@ -229,13 +229,13 @@ def _layout(source: str, lines: list[str]) -> tuple[str, int]:
 
 
 def _is_title(line: str, delimiter: str) -> bool:
-    cells = [cell.strip() for cell in _fields(line, delimiter)]
+    cells = [cell.strip() for cell in split_line(line, delimiter)]
     return len(cells) > 1 and not any(cells[1:])
 
 
 def _holds_values(line: str, delimiter: str) -> bool:
     """Whether a line contains numbers other than years, so that it is no header below lines of text."""
-    cells = _fields(line, delimiter)
+    cells = split_line(line, delimiter)
     return any(_is_number(cell.strip()) and not re.fullmatch(r"(1[6-9]|2[0-2])\d\d", cell.strip()) for cell in cells)
 
 
@@ -313,7 +313,7 @@ def _mend_ends(data: bytes, delimiter: str, width: int, notes: list[str]) -> byt
     ):
         return b"\n".join([lines[0], *(line.rstrip()[: -len(mark)] for line in lines[1:])])
     last = len(lines) - 1
-    while last > 1 and (not lines[last].strip() or len(_fields(lines[last].decode(), delimiter)) == 1):
+    while last > 1 and (not lines[last].strip() or len(split_line(lines[last].decode(), delimiter)) == 1):
         last -= 1
     cut = [line for line in lines[last + 1 :] if line.strip()]
     if width > 1 and 0 < len(cut) <= 5 and not any(character.isdigit() for character in cut[0].decode()[:4]):
@@ -322,15 +322,26 @@ def _mend_ends(data: bytes, delimiter: str, width: int, notes: list[str]) -> byt
     return None
 
 
-def _fields(line: str, delimiter: str) -> list[str]:
-    """The cells of one line; without a look at quotes if one of them is very long."""
+def split_line(line: str, delimiter: str) -> list[str]:
+    """The cells of one line; quotes are not respected if a cell is longer than the csv module allows."""
     try:
         return next(csv.reader([line], delimiter=delimiter), [])
     except csv.Error:
         return line.split(delimiter)
 
 
-def _check_header(source: str, line: int, header: list[str]) -> None:
+def check_header(source: str, line: int, header: list[str]) -> None:
+    """Check that a header has names, and no name twice.
+
+    Args:
+        source: name of the table in messages.
+        line: of the header, from 1.
+        header: its cells.
+
+    Raises:
+        InputError: it has not.
+    """
+
     def is_value(cell: str) -> bool:
         try:
             float(cell)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 LARGEST_JSON, LARGEST_YAML = 64 * 2**20, 2**20  # bytes; YAML takes four seconds per MiB
 DEEPEST = 100  # lists and mappings inside each other
 LONGEST_NUMBER = 40  # digits of a whole number
-MOST_NODES = 500_000  # values in a YAML file, with each alias counted as a copy of what it stands for
+MOST_VALUES = 500_000  # values in a YAML file, with each alias counted as a copy of what it stands for
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 # What pydantic's mistakes expect, in our words.
 WORDS = {
@@ -78,7 +78,7 @@ def read_yaml(path: str | Path, what: str, *, hint: str = "correct it") -> dict[
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(raw)
         node = loader.get_single_node()
         if node is not None:
-            _expanded(node, {}, 1)
+            _count_values(node, {}, 1)
         plain = None if node is None else loader.construct_document(node)
     except InputError as error:
         raise InputError(f"{path}: {error}: {hint}") from error
@@ -127,7 +127,7 @@ def check_record(
     try:
         checked: T = _adapter(cast(Any, kind)).validate_json(text, strict=True, extra="ignore")
     except ValidationError as error:
-        raise InputError(f"{where}: {_first(error, plain, what, hint)}") from error
+        raise InputError(f"{where}: {_first_mistake(error, plain, what, hint)}") from error
     except (ArithmeticError, TypeError, AttributeError, RuntimeError) as error:  # from checks of the type itself
         raise InputError(f"{where}: expected {what}, found sizes that do not fit ({_reason(error)}): {hint}") from error
     return cast(T, plain) if is_typeddict(kind) else checked  # the plain value keeps the order of its keys
@@ -185,7 +185,7 @@ def _is_shallow(value: object, depth: int) -> bool:
     return depth > 0 and all(_is_shallow(part, depth - 1) for part in inner)
 
 
-def _expanded(node: "Node", sizes: dict[int, int], depth: int) -> int:
+def _count_values(node: "Node", sizes: dict[int, int], depth: int) -> int:
     """Number of values that a YAML node stands for, each alias counted as a copy.
 
     Raises:
@@ -204,9 +204,9 @@ def _expanded(node: "Node", sizes: dict[int, int], depth: int) -> int:
     total = 1
     for child in node.value if isinstance(node.value, list) else ():
         for part in child if isinstance(child, tuple) else (child,):
-            total += _expanded(part, sizes, depth + 1)
-    if total > MOST_NODES:
-        raise InputError(f"expected at most {MOST_NODES:,} values, found aliases (*name) or lists that make more")
+            total += _count_values(part, sizes, depth + 1)
+    if total > MOST_VALUES:
+        raise InputError(f"expected at most {MOST_VALUES:,} values, found aliases (*name) or lists that make more")
     sizes[id(node)] = total
     return total
 
@@ -218,15 +218,15 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":
     return TypeAdapter(kind)
 
 
-def _first(error: "ValidationError", plain: object, what: str, hint: str) -> str:
+def _first_mistake(error: "ValidationError", plain: object, what: str, hint: str) -> str:
     """The first mistake that a check found: its place, what was expected there, what was found, and what to do."""
     mistakes = error.errors(include_url=False)
     first = mistakes[0]
     place, value = _place(first["loc"], plain)
     at = f" at {place}" if place else ""
-    own = first.get("ctx", {}).get("error")
-    if isinstance(own, InputError):
-        return str(own)
+    ours = first.get("ctx", {}).get("error")
+    if isinstance(ours, InputError):
+        return str(ours)
     if first["type"] == "missing":
         return f"expected {what} with the key {first['loc'][-1]!r}{at}, found none: {hint}"
     # A value of one of several types has one mistake for each of them.

@@ -428,12 +428,12 @@ def _unfolded(table: Table) -> Table | None:
         if not pd.api.types.is_integer_dtype(frame[base]) or not frame[base].between(1600, 2261).all():
             return None
         ends = {name: f"-{month:02d}" for name, month in months.items()}
-        said = "months of the year"
+        what = "months of the year"
     elif len(clocks) > 3:
         dates = [name for name in names if name not in clocks and _is_date_column(table, name)]
         if len(dates) != 1:
             return None
-        base, ends, said = dates[0], {name: f" {clock}" for name, clock in clocks.items()}, "times of the day"
+        base, ends, what = dates[0], {name: f" {clock}" for name, clock in clocks.items()}, "times of the day"
     else:
         return None
     cells = frame[base]
@@ -444,7 +444,7 @@ def _unfolded(table: Table) -> Table | None:
     long = pd.DataFrame({c: np.repeat(frame[c].to_numpy(), size) for c in kept})
     long.insert(0, "date", [begin + end for begin in begins for end in ends.values()])
     long["target"] = frame[list(ends)].to_numpy().reshape(-1)
-    note = f"columns {next(iter(ends))} to {list(ends)[-1]} are {said}: one row each"
+    note = f"columns {next(iter(ends))} to {list(ends)[-1]} are {what}: one row each"
     note += f"; columns not used: {', '.join(left)}" if left else ""
     return Table(long.infer_objects(), table.source, table.name, notes=(*table.notes, note))
 

@@ -71,6 +71,7 @@ def drop_repeats(rows: Rows, bad: BadSeries, stamps: Stamps, counts: RowCounts) 
             int(rows.row[i]),
             int(rows.code[i]),
             f"expected each timestamp once in a series, found {shown} again with other values; {advice}",
+            repeat=True,
         )
     if same.any():
         counts.duplicates = int(same.sum())

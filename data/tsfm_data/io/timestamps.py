@@ -133,10 +133,10 @@ def read_stamps(
     cells = stamps.to_numpy()
     known = in_calendar(cells)
     for row in np.flatnonzero(~known).tolist():
-        said = no_date(table, name, row, column.iloc[row])
+        message = no_date(table, name, row, column.iloc[row])
         if wrong is None or not known.any():
-            raise InputError(said)
-        wrong.setdefault(row, said)
+            raise InputError(message)
+        wrong.setdefault(row, message)
     if not known.all():
         first = int(known.argmax())
         stamps = stamps.mask(~known, stamps.iloc[first])

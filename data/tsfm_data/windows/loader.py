@@ -67,7 +67,7 @@ class Windows:
         known_scaler: StandardScaler | None = None,
     ) -> None:
         self.lengths = item_lengths(series)
-        if context > self.lengths.max(initial=0):  # the longest series fits into memory, so its length may be a context
+        if context > self.lengths.max(initial=0):  # a context as long as the longest series is fine
             check_horizon(context, "context")
         check_sizes("give 24, for instance", context=context)
         check_horizon(horizon)

@@ -108,7 +108,7 @@ def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path, trai
     if grid.command is None:
         discard_broken(checkpoint)
     start = checkpoint if checkpoint.is_file() else None if piece.after is None else root / piece.after / CHECKPOINT
-    if start is not None and not (start.is_file() and (grid.command is not None or is_whole(start))):
+    if start is not None and not (start.is_file() and (grid.command is not None or is_readable(start))):
         shutil.rmtree(root / str(piece.after))
         raise InputError(f"expected a checkpoint at {start}, found a broken one or none: that piece will be run again")
     started = time.perf_counter()
@@ -131,12 +131,12 @@ def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path, trai
 
 def discard_broken(checkpoint: Path) -> None:
     """Delete a checkpoint that cannot be read, and say so."""
-    if checkpoint.is_file() and not is_whole(checkpoint):
+    if checkpoint.is_file() and not is_readable(checkpoint):
         checkpoint.unlink()
         print(f"discarded {checkpoint}, which is broken: the piece starts again", flush=True)
 
 
-def is_whole(checkpoint: Path) -> bool:
+def is_readable(checkpoint: Path) -> bool:
     """Whether a checkpoint can be read."""
     try:
         read_tensors(checkpoint, device="meta", foreign=False)
