@@ -53,8 +53,7 @@ def fit(
     analysis = scaling.analyse(rows, draws, seed, delta)
     scaling.write_report(analysis, output)
     print(scaling.lead(analysis.record))
-    joint = analysis.record["joint"]
-    for warning in analysis.record["warnings"] + (joint["not_identifiable"] if joint["identifiable"] else []):
+    for warning in scaling.all_warnings(analysis.record):
         print(f"warning: {warning}")
     print(f"report: {output / 'report.html'}   numbers: {output / 'fit.json'}")
 
@@ -150,6 +149,8 @@ def plan(
     tokens: float | None = None,
     loss: float | None = None,
     inference_tokens: float = 0.0,
+    unique_tokens: float | None = None,
+    group: str | None = None,
     arch: str = "encoder",
     context: int = 256,
     horizon: int = 64,
@@ -172,6 +173,8 @@ def plan(
         tokens: data to train on.
         loss: loss to reach.
         inference_tokens: tokens that the model will process after training; the best model is then smaller.
+        unique_tokens: number of different tokens at hand; more are repetitions, which are worth less.
+        group: group whose law is used, if the fit has groups.
         arch: architecture of the model to train.
         context: history of a window in time steps.
         horizon: time steps to forecast.
@@ -191,7 +194,8 @@ def plan(
     if throughput is not None:
         speed = scaling.Machine(0.0, 1 / throughput, f"{throughput:.3g} FLOPs per second")
 
-    proposal = scaling.make_plan(scaling.read_fit(fit), flops, params, tokens, loss, inference_tokens)
+    law = scaling.read_fit(fit, group)
+    proposal = scaling.make_plan(law, flops, params, tokens, loss, inference_tokens, unique_tokens)
     shown = [name for name in scaling.QUANTITIES if inference_tokens or name != "inference_flops"]
     ends = {
         name: ["open" if end == float("inf") else f"{end:.4g}" for end in proposal.intervals[name]] for name in shown

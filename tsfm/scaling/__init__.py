@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from tsfm.scaling.laws.estimate import fit_joint
     from tsfm.scaling.laws.form import NAMES
     from tsfm.scaling.nearest_model import Machine, find_nearest_model, machine_of
-    from tsfm.scaling.plan import QUANTITIES, make_plan, read_fit
-    from tsfm.scaling.report import lead, write_report
+    from tsfm.scaling.plan import QUANTITIES, FittedLaw, make_plan, read_fit
+    from tsfm.scaling.report import all_warnings, lead, write_report
     from tsfm.scaling.runs.grid import cells, read_grid
     from tsfm.scaling.runs.ledger import Runs, read_runs
     from tsfm.scaling.runs.ray_jobs import start_ray
@@ -32,8 +32,10 @@ __all__ = [
     "NAMES",
     "QUANTITIES",
     "STUDY",
+    "FittedLaw",
     "Machine",
     "Runs",
+    "all_warnings",
     "analyse",
     "cells",
     "coverage",

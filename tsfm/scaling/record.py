@@ -1,0 +1,5 @@
+"""The record of a fit: the content of ``fit.json``."""
+
+from typing import Any
+
+Record = dict[str, Any]
