@@ -209,7 +209,7 @@ def test_minima_over_training_curves_find_the_exponent() -> None:
     sizes = np.geomspace(1e7, 1e10, 19)
     params, tokens = np.repeat(sizes, 60), np.tile(np.geomspace(1e7, 1e13, 60), 19)
     loss = np.asarray(JointLaw(*PLANTED).loss(params, tokens))
-    runs = runs_of(params, tokens, loss, clusters=np.repeat(np.arange(19), 60))
+    runs = runs_of(params, tokens, loss, clusters=np.repeat(np.arange(19), 60), has_curves=True)
     results = curve_minima(runs)
     assert results is not None
     assert results.exponent == pytest.approx(0.37 / 0.72, abs=0.03)

@@ -192,7 +192,8 @@ def analyse(rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA
     runs = rows.last() if rows.has_curves else rows
     if rows.has_curves:
         warnings.append(
-            f"{len(rows):,} rows of {rows.runs} runs are training curves: the joint law is fitted to the last of each"
+            f"{len(rows):,} rows of {rows.runs} runs are taken as training curves: the joint law is fitted to the last "
+            "row of each; if every row is a finished training, such as a branch, give --every-row"
         )
     groups, different = _groups(rows, runs, draws, seed, delta)
     law, fit = law_record(rows, runs, draws, seed, delta, different)
@@ -297,7 +298,7 @@ def _groups(rows: Runs, runs: Runs, draws: int, seed: int, delta: float) -> tupl
 def runs_record(runs: Runs) -> Record:
     """The fitted runs, from which ``tsfm scaling plan`` finds the intervals of a plan."""
     columns = {name: getattr(runs, name).tolist() for name in ("params", "tokens", "loss", "clusters")}
-    return columns
+    return columns | {"unique": None if runs.unique is None else runs.unique.tolist()}
 
 
 def _data_record(rows: Runs, runs: Runs) -> Record:

@@ -17,6 +17,7 @@ BAND = 0.25
 SHOWN_DRAWS = 1000
 VARIABLES = {"params": "parameters N", "tokens": "tokens D", "flops": "training compute C (FLOP)"}
 FIGURE_WIDTH = 9.0
+NAMES_OF_FIGURES = ("loss", "isoflop", "frontier", "residuals", "draws", "extrapolation")
 
 
 def draw_all(analysis: Analysis) -> dict[str, tuple[Figure, str, str]]:

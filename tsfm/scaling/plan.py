@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -41,21 +41,43 @@ class Plan:
 
 @dataclass(frozen=True)
 class FittedLaw:
-    """The joint law in a fit.json, and the runs that give the intervals of what it predicts."""
+    """A joint law in a fit.json, and the runs that give the intervals of what it predicts.
+
+    Attributes:
+        record: the content of fit.json, or its part about a group.
+        repetition: the value of repeated data, if the law is that in effective tokens; its number of different tokens
+            is that of the plan.
+    """
 
     record: Record
+    repetition: Repetition | None = None
+
+    def with_unique(self, unique_tokens: float | None) -> "FittedLaw":
+        """The law for plans with a limited number of different tokens: in effective tokens, if the fit has that law."""
+        if unique_tokens is None:
+            return self
+        return FittedLaw(self.record, Repetition.of_record(unique_tokens, self.record["repetition"] or {}))
+
+    @property
+    def counts_repetition(self) -> bool:
+        """Whether this fit has a law in effective tokens, and plans need it."""
+        return self.repetition is not None and "R_star" in (self.record["repetition"] or {})
 
     @property
     def constants(self) -> Float64[np.ndarray, " 5"]:
         """In the order of ``NAMES``."""
-        return np.array([self.record["joint"][name] for name in NAMES])
+        law = self.record["repetition"]["law"] if self.counts_repetition else self.record["joint"]
+        return np.array([law[name] for name in NAMES])
 
     @cached_property
     def profile(self) -> tuple[JointProblem, Profile]:
         """The profile of the law on its runs."""
-        columns = {name: np.array(values) for name, values in self.record["runs"].items()}
-        delta = self.record["joint"]["huber_delta"]
-        problem = joint_problem(columns["params"], columns["tokens"], columns["loss"], delta)
+        columns = {name: np.array(values) for name, values in self.record["runs"].items() if values is not None}
+        params, tokens = columns["params"], columns["tokens"]
+        if self.counts_repetition and self.repetition is not None:
+            repeated = replace(self.repetition, unique=columns["unique"])
+            params, tokens = repeated.effective(JointLaw(*self.constants), params, tokens)
+        problem = joint_problem(params, tokens, columns["loss"], self.record["joint"]["huber_delta"])
         starts = np.concatenate([problem.to_theta(self.constants[None]), problem.starts()])
         return problem, follow_noise(problem.problem, starts, columns["clusters"])
 
@@ -71,10 +93,20 @@ class FittedLaw:
         ends = profile.intervals(logs)
         return open_ends(np.stack([np.minimum(ends[0], center), np.maximum(ends[1], center)]))
 
-    def loss_at(self, params: float, tokens: float) -> tuple[float, tuple[float, float]]:
-        """The predicted loss of a new run, and its 95 % prediction interval: of the law and of the noise of a run."""
-        loss = float(JointLaw(*self.constants).loss(params, tokens))
-        low, high = self.intervals(lambda law: np.asarray(law.loss(params, tokens))[:, None])[:, 0]
+    def expected_loss(self, params: float, tokens: float) -> float:
+        """The expected loss of a new run."""
+        goal = Goal({}, 0.0, self.repetition)
+        return float(goal.loss(JointLaw(*self.constants), np.array(params), np.array(tokens)))
+
+    def prediction(self, params: float, tokens: float) -> tuple[float, tuple[float, float]]:
+        """The expected loss of a new run, and its 95 % prediction interval: of the law and of the noise of a run."""
+        goal, loss = Goal({}, 0.0, self.repetition), self.expected_loss(params, tokens)
+
+        def quantity(law: JointLaw) -> np.ndarray:
+            like = np.ones_like(np.asarray(law.E))
+            return goal.loss(law, params * like, tokens * like)[:, None]
+
+        low, high = self.intervals(quantity)[:, 0]
         noise = self.profile[1].noise * float(stats.t.ppf(0.5 + LEVEL / 2, self.profile[1].freedom))
         below, above = np.hypot(np.log(loss / low), noise), np.hypot(np.log(high / loss), noise)
         return loss, (loss * float(np.exp(-below)), loss * float(np.exp(above)))
@@ -163,7 +195,6 @@ def make_plan(
     tokens: float | None = None,
     loss: float | None = None,
     inference_tokens: float = 0.0,
-    unique_tokens: float | None = None,
 ) -> Plan:
     """The compute-optimal plan for one given quantity, or the plan that two given quantities determine.
 
@@ -174,15 +205,14 @@ def make_plan(
         tokens: data to train on.
         loss: loss to reach.
         inference_tokens: tokens that the model will process after training.
-        unique_tokens: number of different tokens at hand; more are repetitions of them.
 
     Raises:
         InputError: none or more than two quantities, one that is not above 0, or a goal that is out of reach.
     """
     given = {"flops": flops, "params": params, "tokens": tokens, "loss": loss}
     known = {name: float(value) for name, value in given.items() if value is not None}
-    check_goal(known, inference_tokens, unique_tokens)
-    goal = Goal(known, inference_tokens, _repetition(law.record, unique_tokens))
+    check_goal(known, inference_tokens, None if law.repetition is None else float(law.repetition.unique))
+    goal = Goal(known, inference_tokens, law.repetition)
     with np.errstate(all="ignore"):
         row = _solve(JointLaw.from_rows(law.constants[None]), goal)[0]
     if not np.isfinite(row).all():
@@ -198,9 +228,9 @@ def make_plan(
     serving = FLOPS_PER_INFERENCE_TOKEN * inference_tokens
     intervals["inference_flops"] = (serving * low, serving * high if serving else 0.0)
     warnings = _warnings(law.record, values)
-    if unique_tokens is not None and not (law.record.get("repetition") or {}).get("R_star"):
+    if law.repetition is not None and not law.counts_repetition:
         warnings.append("the fit has no law of repeated data: its value is that of Muennighoff et al. 2023, R* 15.4")
-    return Plan(values, intervals, _beyond(law.record, values), tuple(warnings))
+    return Plan(values, intervals, beyond_data(law.record, values), tuple(warnings))
 
 
 def check_goal(known: dict[str, float], inference: float, unique: float | None) -> None:
@@ -228,13 +258,6 @@ def check_goal(known: dict[str, float], inference: float, unique: float | None) 
                 f"expected a budget above the {serving:.3g} FLOPs of inference, found {known['flops']:g}: nothing is "
                 "left for training; give a smaller model, fewer inference tokens or more compute"
             )
-
-
-def _repetition(record: Record, unique: float | None) -> Repetition | None:
-    if unique is None:
-        return None
-    fitted = record.get("repetition") or {}
-    return Repetition.of_record(unique, fitted)
 
 
 def _solve(law: JointLaw, goal: Goal) -> Float64[np.ndarray, "S 5"]:
@@ -314,7 +337,7 @@ def _search(cost: Callable[[np.ndarray], np.ndarray], start: np.ndarray, most: f
     return np.exp((low + high) / 2)
 
 
-def _beyond(record: Record, values: dict[str, float]) -> bool:
+def beyond_data(record: Record, values: dict[str, float]) -> bool:
     """Whether a plan lies outside the range of the runs."""
     ends = {name: record["data"][name] for name in ("flops", "params", "tokens")}
     return any(not low * (1 - 1e-9) <= values[name] <= high * (1 + 1e-9) for name, (low, high) in ends.items())

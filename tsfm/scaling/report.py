@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tsfm.reports import Image, Section, Table, Value, page, save_figure, save_page
 from tsfm.scaling.analysis import Analysis
-from tsfm.scaling.figures import draw_all
+from tsfm.scaling.figures import NAMES_OF_FIGURES, draw_all
 from tsfm.scaling.laws.estimate import CONSTANTS
 from tsfm.scaling.laws.form import NAMES
 from tsfm.scaling.record import Record
@@ -38,6 +38,9 @@ def write_report(analysis: Analysis, folder: Path) -> None:
         folder: output folder; files of an earlier report are replaced.
     """
     figures = draw_all(analysis)
+    for name in set(NAMES_OF_FIGURES) - set(figures):  # of an earlier fit
+        for suffix in ("svg", "pdf"):
+            (folder / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
     for name, (figure, _, _) in figures.items():
         for suffix in ("svg", "pdf"):
             save_figure(figure, folder / "figures" / f"{name}.{suffix}")
