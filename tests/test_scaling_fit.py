@@ -110,11 +110,11 @@ def test_fit_that_is_cut_short_says_that_it_has_not_converged() -> None:
 def test_interval_holds_the_values_at_which_the_profile_is_below_its_critical_value() -> None:
     for design, count in (("grid", 9), ("unbalanced", 60), ("branches", 60)):
         fit = fit_joint(planted_runs(design, count, 0.005, 2), 0, 0)
-        ends = fit.profile.intervals(lambda theta: theta)
+        search = fit.profile.search(lambda theta: theta)
         for share, inside in ((0.97, True), (1.03, False)):
-            for end in ends:
+            for end in search.ends():
                 value = fit.profile.theta + share * (end - fit.profile.theta)
-                np.testing.assert_array_equal(fit.profile.contain(lambda theta: theta, value), inside)
+                np.testing.assert_array_equal(search.contain(value), inside)
 
 
 def test_intervals_of_few_runs_are_those_of_student() -> None:

@@ -1,6 +1,6 @@
 """Checks of the fits against known answers: the Chinchilla runs, the exponents of Yao et al. 2025, simulated laws."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +8,13 @@ import numpy as np
 from tsfm.scaling.laws.bootstrap import percentile_interval
 from tsfm.scaling.laws.estimate import CONSTANTS, Fit, constants, fit_joint, optimal_plans
 from tsfm.scaling.laws.form import NAMES, JointLaw, training_flops
-from tsfm.scaling.laws.minimise import DELTA
+from tsfm.scaling.laws.joint import joint_problem
+from tsfm.scaling.laws.profile import follow_noises
+from tsfm.scaling.laws.search import Search
 from tsfm.scaling.laws.single import power_law
 from tsfm.scaling.runs.ledger import Runs, read_runs
 from tsfm_data.errors import InputError
 from tsfm_data.io import data_folder, read_table
-from tsfm_data.progress import progress
 
 CHINCHILLA, POINTS = "scaling/chinchilla_runs_epoch.parquet", "scaling/tsfm_points.csv"
 OBJECTIVE = 1.01827e-3
@@ -37,6 +38,7 @@ EXPONENTS = {
     ("decoder", "D"): (0.090, 0.019, 0.030),
 }
 PLANTED = np.array([1.8, 480.0, 2100.0, 0.35, 0.37])
+STARTS = 6  # starting points of each fit in the study of coverage
 BRANCHES = 5  # runs that share a training in the design "branches"
 PLANNED = ("planned size", "planned loss")  # for ten times the largest compute
 # Study of the coverage of intervals: design, number of runs, noise of log loss, distribution of the noise.
@@ -160,12 +162,12 @@ def planted_runs(design: str, count: int, noise: float, seed: int, tails: str = 
             our own sweep).
         count: approximate number of runs.
         noise: standard deviation of log loss, or scale of the t distribution.
-        seed: random seed of noise and designs.
+        seed: random seed of the noise.
         tails: distribution of the noise: "normal", "t2" (Student's t with 2 degrees of freedom), or "outlier" (normal,
             but one run is off by 20 standard deviations).
     """
+    params, tokens, per_training = design_of(design, count, np.random.default_rng(count))
     rng = np.random.default_rng(seed)
-    params, tokens, per_training = design_of(design, count, rng)
     clusters = np.arange(len(params)) // per_training
     error = rng.standard_t(2, len(params)) if tails == "t2" else rng.normal(size=len(params))
     if per_training > 1:  # half of the variance is shared by the runs of a training
@@ -207,16 +209,25 @@ def design_of(design: str, count: int, rng: np.random.Generator) -> tuple[np.nda
     raise InputError(f"expected the design grid, isoflop, unbalanced, truncated, branches or ledger, found {design!r}")
 
 
-def coverage(design: str, count: int, noise: float, tails: str, repeats: int, delta: float = DELTA) -> dict[str, float]:
-    """Share of simulated tables in which each 95 % interval, of a constant or a plan, contains the true value."""
-    inside = np.zeros(len(CONSTANTS) + len(PLANNED))
-    for seed in progress(range(repeats), f"coverage ({design})"):
-        runs = planted_runs(design, count, noise, seed, tails)
-        fit = fit_joint(runs, 0, seed, delta)
-        budget = np.array([10 * runs.flops.max()])
+def coverage(design: str, count: int, noise: float, tails: str, repeats: int) -> dict[str, float]:
+    """Share of simulated tables in which each 95 % interval, of a constant or a plan, contains the true value.
 
-        def quantities(laws: np.ndarray, budget: np.ndarray = budget) -> np.ndarray:
-            return np.concatenate([constants(laws), optimal_plans(laws, budget)], axis=1)
+    The tables have the same design, so that all are fitted at once.
+    """
+    exact = planted_runs(design, count, 0.0, 0)
+    joint = joint_problem(exact.params, exact.tokens, exact.loss)
+    tables = [planted_runs(design, count, noise, seed, tails) for seed in range(repeats)]
+    losses = np.stack([np.log(table.loss) - joint.unit for table in tables])
+    top = replace(joint.problem, high=np.append(np.exp(losses.max()), joint.problem.high[1:]))
+    starts = np.concatenate([joint.to_theta(PLANTED[None]), joint.starts(STARTS)])
+    budget = np.array([10 * exact.flops.max()])
 
-        inside += fit.contain(quantities, quantities(PLANTED[None])[0])
-    return dict(zip((*CONSTANTS, *PLANNED), (inside / repeats).tolist(), strict=True))
+    def quantities(theta: np.ndarray) -> np.ndarray:
+        laws = joint.to_laws(theta)
+        return np.concatenate([constants(laws), optimal_plans(laws, budget)], axis=1)
+
+    profiles = follow_noises(top, starts, losses, exact.clusters)
+    search = Search.join([profile.search(quantities) for profile in profiles])
+    truth = quantities(joint.to_theta(PLANTED[None]))[0]
+    inside = search.contain(truth[search.which]).reshape(repeats, -1)
+    return dict(zip((*CONSTANTS, *PLANNED), inside.mean(axis=0).tolist(), strict=True))

@@ -39,15 +39,13 @@ class Form:
     Attributes:
         name: of the form.
         log_loss: of runs in units of the typical loss.
-        low: smallest parameters.
-        high: largest parameters.
+        ends: smallest and largest value of each parameter.
         start: starting points from the joint law (E, log A', alpha, log B', beta).
     """
 
     name: str
     log_loss: Log
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    ends: tuple[tuple[float, float], ...]
     start: Callable[[np.ndarray], list[np.ndarray]]
 
 
@@ -73,41 +71,41 @@ def _bend(p: np.ndarray, v: np.ndarray) -> np.ndarray:
 E_, LOG, EXP = (0.0, 3.0), (-15.0, 15.0), (0.0, LARGEST_EXPONENT)
 GAMMA = (np.log(0.05), np.log(5.0))
 FORMS = (
-    Form("joint", _joint, *zip(E_, LOG, EXP, LOG, EXP, strict=True), lambda p: [p]),
+    Form("joint", _joint, (E_, LOG, EXP, LOG, EXP), lambda p: [p]),
     Form(
         "no floor",
         lambda p, x, z: _joint(np.append(0.0, p), x, z),
-        *zip(LOG, EXP, LOG, EXP, strict=True),
+        (LOG, EXP, LOG, EXP),
         lambda p: [p[1:], np.array([p[1], p[2] / 3, p[3], p[4] / 3])],
     ),
     Form(
         "equal exponents",
         lambda p, x, z: _joint(np.array([p[0], p[1], p[2], p[3], p[2]]), x, z),
-        *zip(E_, LOG, EXP, LOG, strict=True),
+        (E_, LOG, EXP, LOG),
         lambda p: [p[:4]],
     ),
     Form(
         "Kaplan",
         lambda p, x, z: _coupled(np.append(0.0, p), x, z),
-        *zip(LOG, EXP, LOG, EXP, GAMMA, strict=True),
+        (LOG, EXP, LOG, EXP, GAMMA),
         lambda p: [np.array([p[1], p[2] / s, p[3], p[4] / s, g]) for s in (1, 3) for g in (-1.5, 0.0)],
     ),
     Form(
         "coupled",
         _coupled,
-        *zip(E_, LOG, EXP, LOG, EXP, GAMMA, strict=True),
+        (E_, LOG, EXP, LOG, EXP, GAMMA),
         lambda p: [np.append(p, g) for g in (-1.0, 0.0, 0.7)],
     ),
     Form(
         "broken in size",
         lambda p, x, z: _sum(p[0], p[1] - p[2] * x + _bend(p[5:], x), p[3] - p[4] * z),
-        *zip(E_, LOG, EXP, LOG, EXP, (-1.0, 1.0), (-8.0, 8.0), strict=True),
+        (E_, LOG, EXP, LOG, EXP, (-1.0, 1.0), (-8.0, 8.0)),
         lambda p: [np.append(p, [b, d]) for b in (-0.1, 0.1) for d in (-2.0, 2.0)],
     ),
     Form(
         "broken in data",
         lambda p, x, z: _sum(p[0], p[1] - p[2] * x, p[3] - p[4] * z + _bend(p[5:], z)),
-        *zip(E_, LOG, EXP, LOG, EXP, (-1.0, 1.0), (-8.0, 8.0), strict=True),
+        (E_, LOG, EXP, LOG, EXP, (-1.0, 1.0), (-8.0, 8.0)),
         lambda p: [np.append(p, [b, d]) for b in (-0.1, 0.1) for d in (-2.0, 2.0)],
     ),
 )
@@ -119,13 +117,13 @@ def compare_laws(fit: Fit) -> list[Record]:
     The first row with ``preferred`` is the simplest form whose error in cross-validation is hardly larger than the
     least.
     """
-    rows = []
+    rows: list[Record] = []
     folds = np.random.default_rng(0).permutation(fit.runs.runs)[fit.runs.clusters] % FOLDS
     order = np.argsort(fit.runs.flops, kind="stable")
     largest = np.zeros(len(fit.runs), bool)
     largest[order[-max(3, round(HELD_OUT * len(fit.runs))) :]] = True
     for form in FORMS:
-        if fit.runs.runs * (FOLDS - 1) // FOLDS < len(form.low) + SPARE:
+        if fit.runs.runs * (FOLDS - 1) // FOLDS < len(form.ends) + SPARE:
             continue
         fitter = _Fitter(fit, form)
         whole = fitter.fit(fit.runs, fitter.starts)
@@ -134,7 +132,7 @@ def compare_laws(fit: Fit) -> list[Record]:
         rows.append(
             {
                 "law": form.name,
-                "constants": len(form.low),
+                "constants": len(form.ends),
                 "rms_log_error": fitter.rms(fitter.residuals(whole, fit.runs)),
                 "cross_validation": fitter.rms(np.concatenate(parts)),
                 "largest_runs": fitter.rms(fitter.errors(largest, whole)),
@@ -170,7 +168,7 @@ class _Fitter:
 
     def fit(self, runs: Runs, starts: list[np.ndarray]) -> np.ndarray:
         """Parameters of the best fit from some starting points."""
-        low, high = np.array(self.form.low), np.array(self.form.high)
+        low, high = np.array(self.form.ends).T
         results = [
             optimize.least_squares(
                 self.residuals,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 
 from tsfm.scaling.laws.bootstrap import cluster_weights
 from tsfm.scaling.laws.form import FLOPS_PER_TOKEN, NAMES, JointLaw
@@ -53,12 +53,6 @@ class Fit:
         ends = self.profile.intervals(lambda theta: quantities(self.problem.to_laws(theta)))
         value = quantities(self.law[None])[0]
         return np.stack([np.minimum(ends[0], value), np.maximum(ends[1], value)])
-
-    def contain(self, quantities: Quantities, values: Float64[np.ndarray, " Q"]) -> Bool[np.ndarray, " Q"]:
-        """Whether the intervals of quantities of the law contain values."""
-        inside = self.profile.contain(lambda theta: quantities(self.problem.to_laws(theta)), values)
-        fitted, center = quantities(self.law[None])[0], quantities(self.problem.to_laws(self.profile.theta[None]))[0]
-        return inside | ((values - fitted) * (values - center) < 0)
 
 
 def fit_joint(runs: Runs, draws: int, seed: int, delta: float = DELTA) -> Fit:

@@ -102,6 +102,12 @@ def slopes(
     return np.stack([(quantity(theta + row) - quantity(theta - row)) / (2 * NUDGE) for row in step], axis=1)
 
 
+def slopes_of_all(quantities: Quantities, theta: Float64[np.ndarray, " P"]) -> Float64[np.ndarray, "Q P"]:
+    """The numerical gradients of all quantities at one point."""
+    step = NUDGE * np.eye(len(theta))
+    return ((quantities(theta + step) - quantities(theta - step)) / (2 * NUDGE)).T
+
+
 @dataclass(frozen=True)
 class Problem:
     """A law and the runs it is fitted to.

@@ -14,23 +14,18 @@ coverage is measured by ``python benchmarks/scaling.py --part coverage``.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 from scipy import stats
 
-from tsfm.scaling.laws.minimise import Problem, Quantities, Spring, slopes, solve
+from tsfm.scaling.laws.minimise import Problem, Quantities, slopes_of_all, solve
+from tsfm.scaling.laws.search import Search
 
 LEVEL = 0.95
 WIDTH = 1.345  # Huber width in standard deviations: 95 % efficient for normal noise
 WIDTH_ROUNDS = 12
-PULL = 100.0  # stiffness of the springs compared with the profile
-ROUNDS = 30  # of the search for an end
-STEPS = 150  # Newton steps of a fit in the search
-WIDEST = 10.0  # largest standard error that scales the search
+WIDEST = 10.0  # largest standard error that scales a search
 FARTHEST = 200.0  # logarithm beyond which a quantity counts as infinite
 TINY = 1e-9  # least noise of log loss
-EXPANSION = 2.0  # how much farther than before a search goes at most
-CLOSE = 2e-3  # relative error of the square root of the rise at an end
-STUCK = 1e-9  # relative movement below which a quantity has reached the end of its range
 
 
 @dataclass(frozen=True)
@@ -94,120 +89,38 @@ class Profile:
             level: confidence level.
         """
         center = quantities(self.theta[None])[0]
-        search, moving = self._search(quantities, level)
+        search = self.search(quantities, level)
         ends = np.stack([center, center])
-        if search is not None:
-            ends[:, moving] = search.ends()
+        ends[:, search.which] = search.ends()
         return ends
 
-    def contain(
-        self, quantities: Quantities, values: Float64[np.ndarray, " Q"], level: float = LEVEL
-    ) -> Bool[np.ndarray, " Q"]:
-        """Whether the interval of each quantity contains a value; much faster than the intervals.
+    def search(self, quantities: Quantities, level: float = LEVEL) -> "Search":
+        """The search for the ends of the quantities that depend on the law.
 
         Args:
             quantities: their values from parameters of the law.
-            values: one for each.
             level: confidence level.
         """
-        inside = quantities(self.theta[None])[0] == values
-        search, moving = self._search(quantities, level)
-        if search is not None:
-            inside[moving] = search.contain(values[moving])
-        return inside
-
-    def _search(self, quantities: Quantities, level: float) -> "tuple[_Search | None, Bool[np.ndarray, ' Q']]":
-        """The search for the ends of the quantities that depend on the law, and which these are."""
-        count = quantities(self.theta[None]).shape[1]
-        slope_QP = np.stack(
-            [slopes(lambda theta, k=k: quantities(theta)[:, k], self.theta[None])[0] for k in range(count)]
-        )
+        slope_QP = slopes_of_all(quantities, self.theta)
         plain, robust = self.covariance()
         variance = np.einsum("qp,pr,qr->q", slope_QP, plain, slope_QP)
-        moving = variance > TINY**2
-        if not moving.any():
-            return None, moving
-        slope, spread = slope_QP[moving], np.sqrt(variance[moving])
-        ratio = np.einsum("qp,pr,qr->q", slope, robust, slope) / spread**2 if self.shared else np.ones(len(spread))
-        goal = np.sqrt(self.unit * float(stats.f.ppf(level, 1, self.freedom)) * np.maximum(ratio, 1e-3))
-        path = slope @ plain / spread[:, None]  # along it a quantity rises fastest
-        some: Quantities = lambda theta: quantities(theta)[:, moving]  # noqa: E731
-        return _Search(self, some, np.minimum(spread, WIDEST), path, goal), moving
-
-
-@dataclass
-class _Search:
-    """Search for the values at which the square root of the rise of the profile reaches a goal, for all quantities.
-
-    The root is nearly linear in the value, so the next trial extrapolates it, at most to twice the distance, or
-    interpolates it between a value inside the interval and one outside.
-    """
-
-    profile: Profile
-    quantities: Quantities
-    spread: Float64[np.ndarray, " Q"]
-    path: Float64[np.ndarray, "Q P"]
-    goal: Float64[np.ndarray, " Q"]
-
-    def ends(self) -> Float64[np.ndarray, "2 Q"]:
-        """The lower and upper end of each quantity."""
-        center = self.quantities(self.profile.theta[None])[0]
-        count = len(center)
-        which, sign = np.tile(np.arange(count), 2), np.repeat([-1.0, 1.0], count)
-        goal, middle = self.goal[which], center[which]
-        theta = np.repeat(self.profile.theta[None], 2 * count, axis=0)
-        inside, inside_root = middle.copy(), np.zeros(2 * count)
-        outside, outside_root = np.full(2 * count, np.nan), np.full(2 * count, np.nan)
-        reach = goal / np.sqrt(self.profile.unit) * self.spread[which]
-        lag = np.zeros(2 * count)  # how far a spring is from its target
-        end, done = sign * np.inf, np.zeros(2 * count, bool)
-        for _ in range(ROUNDS):
-            k = np.flatnonzero(~done)
-            if not len(k):
-                break
-            share = np.clip((goal[k] - inside_root[k]) / (outside_root[k] - inside_root[k]), 0.02, 0.98)
-            between = inside[k] + share * (outside[k] - inside[k])
-            open_ = np.isnan(outside[k])
-            target = np.where(open_, inside[k] + sign[k] * reach[k], between) + lag[k]
-            found, root = self._fits(which[k], target, inside[k], theta[k])
-            value = self.quantities(found)[np.arange(len(k)), which[k]]
-            over, close = root > goal[k], np.abs(root - goal[k]) <= CLOSE * goal[k]
-            moved = np.abs(value - inside[k]) > STUCK * (self.spread[which[k]] + np.abs(value))
-            end[k[close]] = value[close]
-            done[k] = close | (~over & ~moved & open_)  # one that moves no further has reached the end of its range
-            lag[k] = np.where(over | ~open_, target - value, 0.0)
-            outside[k[over]], outside_root[k[over]] = value[over], root[over]
-            inside[k[~over]], inside_root[k[~over]], theta[k[~over]] = value[~over], root[~over], found[~over]
-            factor = np.clip(goal[k] / np.maximum(root, TINY) - 1, 0.05, EXPANSION - 1)
-            reach[k] = np.maximum(np.abs(value - middle[k]) * factor, reach[k] / 2)
-        bracketed = ~done & np.isfinite(outside)
-        end[bracketed] = outside[bracketed]
-        return end.reshape(2, count)
-
-    def contain(self, values: Float64[np.ndarray, " Q"]) -> Bool[np.ndarray, " Q"]:
-        """Whether the interval of each quantity contains a value."""
-        theta, which = np.repeat(self.profile.theta[None], len(values), axis=0), np.arange(len(values))
-        start, target = self.quantities(theta)[which, which], values.copy()
-        for _ in range(3):
-            theta, root = self._fits(which, target, start, theta)
-            start = self.quantities(theta)[which, which]
-            target = target + values - start
-        return root <= self.goal
-
-    def _fits(
-        self, which: np.ndarray, target: np.ndarray, value: np.ndarray, theta: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The best laws near each target, from the last ones and from those moved along the path; roots of the rise."""
-        problem, count = self.profile.problem, len(which)
-        moved = theta + self.path[which] * ((target - value) / self.spread[which])[:, None]
-        start = np.concatenate([np.clip(moved, problem.low, problem.high), theta])
-        stiffness = PULL * self.profile.unit / self.spread[which] ** 2
-        spring = Spring(self.quantities, np.tile(which, 2), np.tile(target, 2), np.tile(stiffness, 2))
-        solution = solve(problem, start, spring=spring, steps=STEPS)
-        energy = solution.objective + spring.energy(solution.theta)
-        best = np.where(energy[:count] <= energy[count:], 0, count) + np.arange(count)
-        rise = solution.objective[best] - self.profile.least
-        return solution.theta[best], np.sqrt(np.maximum(rise, 0.0))
+        which = np.flatnonzero(variance > TINY**2)
+        slope, spread = slope_QP[which], np.sqrt(variance[which])
+        ratio = np.einsum("qp,pr,qr->q", slope, robust, slope) / spread**2 if self.shared else np.ones(len(which))
+        critical = float(stats.f.ppf(level, 1, self.freedom))
+        return Search(
+            self.problem,
+            quantities,
+            which,
+            np.repeat(self.theta[None], len(which), axis=0),
+            np.full(len(which), self.least),
+            np.full(len(which), self.unit),
+            np.repeat(self.problem.log_loss[None], len(which), axis=0),
+            np.full(len(which), self.problem.delta),
+            np.minimum(spread, WIDEST),
+            slope @ plain / spread[:, None],
+            np.sqrt(self.unit * critical * np.maximum(ratio, 1e-3)),
+        )
 
 
 def huber_unit(residual: Float64[np.ndarray, " N"], width: float, parameters: int) -> float:
@@ -232,7 +145,7 @@ def open_ends(ends: Float64[np.ndarray, "2 Q"]) -> Float64[np.ndarray, "2 Q"]:
         return np.exp(np.where(np.abs(ends) >= FARTHEST - 1, np.copysign(np.inf, ends), ends))
 
 
-def follow_noise(problem: Problem, start: Float64[np.ndarray, "S P"], clusters: Int64[np.ndarray, " N"]) -> Profile:
+def follow_noise(problem: Problem, start: Float64[np.ndarray, "K P"], clusters: Int64[np.ndarray, " N"]) -> Profile:
     """The best law at a Huber width of 1.345 standard deviations of the noise; both are found together.
 
     Args:
@@ -240,17 +153,54 @@ def follow_noise(problem: Problem, start: Float64[np.ndarray, "S P"], clusters: 
         start: starting points.
         clusters: number of the training of each row.
     """
-    freedom = max(len(problem.log_loss) - start.shape[1], 1)
-    solution = solve(replace(problem, delta=float("inf")), start).best()
-    width, expected = float("inf"), 1.0
+    return follow_noises(problem, start, problem.log_loss[None], clusters)[0]
+
+
+def follow_noises(
+    problem: Problem,
+    start: Float64[np.ndarray, "K P"],
+    log_loss_SN: Float64[np.ndarray, "S N"],
+    clusters: Int64[np.ndarray, " N"],
+) -> list[Profile]:
+    """The same for several sets of losses of the same runs, solved at once.
+
+    Args:
+        problem: law and runs.
+        start: starting points for every set.
+        log_loss_SN: log losses of each set, in the units of the problem.
+        clusters: number of the training of each row.
+    """
+    sets, parameters = len(log_loss_SN), start.shape[1]
+    freedom = max(len(problem.log_loss) - parameters, 1)
+
+    def fit(starts_SKP: np.ndarray, width_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        count = starts_SKP.shape[1]
+        losses, widths = np.repeat(log_loss_SN, count, axis=0), np.repeat(width_S, count)
+        solution = solve(problem, starts_SKP.reshape(-1, parameters), log_loss=losses, delta=widths)
+        objective = solution.objective.reshape(sets, count)
+        best = np.argmin(objective, axis=1)
+        rows = np.arange(sets)
+        return solution.theta.reshape(sets, count, parameters)[rows, best], objective[rows, best]
+
+    every = np.repeat(start[None], sets, axis=0)
+    width, expected = np.full(sets, np.inf), 1.0
+    theta, least = fit(every, width)
     for _ in range(WIDTH_ROUNDS):
-        clipped = np.minimum(np.abs(problem.residuals(solution.theta[0])), width)
-        noise = max(float(np.sqrt((clipped**2).sum() / (freedom * expected))), TINY)
+        clipped = np.minimum(np.abs(problem.parts(theta, log_loss_SN)[1]), width[:, None])
+        noise = np.maximum(np.sqrt((clipped**2).sum(axis=1) / (freedom * expected)), TINY)
         width, expected = WIDTH * noise, _clipped_variance(WIDTH)
-        solution = solve(replace(problem, delta=width), solution.theta)
-    final = replace(problem, delta=width)
-    solution = solve(final, np.concatenate([solution.theta, start])).best()
-    return Profile(final, solution.theta[0], float(solution.objective[0]), noise, clusters)
+        theta, least = fit(theta[:, None], width)
+    theta, least = fit(np.concatenate([theta[:, None], every], axis=1), width)
+    return [
+        Profile(
+            replace(problem, delta=float(width[k]), log_loss=log_loss_SN[k]),
+            theta[k],
+            float(least[k]),
+            float(noise[k]),
+            clusters,
+        )
+        for k in range(sets)
+    ]
 
 
 def _clipped_variance(width: float) -> float:

@@ -117,15 +117,15 @@ def chosen(table: Table, only: str | None, warnings: list[str]) -> Bool[np.ndarr
             raise InputError(f"{table.source}, column {name!r}: expected rows with {value!r}, found {found}")
         warnings.append(f"{int((~keep).sum())} of {len(keep)} rows left out by {only}")
         return keep
-    name = next((str(c) for c in frame.columns if str(c).strip().lower() in STATES), None)
-    if name is None:
+    state = next((str(c) for c in frame.columns if str(c).strip().lower() in STATES), None)
+    if state is None:
         return np.ones(len(frame), bool)
-    words = frame[name].astype("string").str.strip().str.lower()
+    words = frame[state].astype("string").str.strip().str.lower()
     keep = words.isin(ENDED).fillna(False).to_numpy(dtype=bool)
     if keep.all() or not keep.any():
         return np.ones(len(frame), bool)
     others = ", ".join(sorted(set(words[~keep].dropna())))
-    warnings.append(f"{int((~keep).sum())} of {len(keep)} rows left out because {name!r} is {others}")
+    warnings.append(f"{int((~keep).sum())} of {len(keep)} rows left out because {state!r} is {others}")
     return keep
 
 

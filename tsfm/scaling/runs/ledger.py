@@ -163,7 +163,9 @@ def read_runs(
     return Runs(
         table.source,
         digest,
-        *(amounts[name][keep] for name in (params, tokens, loss)),
+        amounts[params][keep],
+        amounts[tokens][keep],
+        amounts[loss][keep],
         compute[keep],
         pd.factorize(names[keep])[0].astype(np.int64),
         None if group is None else tuple(table.frame[group].astype(str).to_numpy()[keep]),
