@@ -35,7 +35,7 @@ def runs_of(params: np.ndarray, tokens: np.ndarray, loss: np.ndarray, **more: ob
 
 def test_published_golden_fits_and_exponents_are_reproduced(data_folder: Path) -> None:
     checks = selftest(data_folder, draws=2000)
-    assert len(checks) == 38
+    assert len(checks) == 45
     assert [check.name for check in checks if not check.ok] == []
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from tsfm.scaling.laws.bootstrap import percentile_interval
-from tsfm.scaling.laws.estimate import CONSTANTS, Fit, constants, fit_joint, optimal_plans
+from tsfm.scaling.laws.choice import compare_laws
+from tsfm.scaling.laws.estimate import CONSTANTS, Fit, constant_intervals, constants, fit_joint, optimal_plans
 from tsfm.scaling.laws.form import NAMES, JointLaw, training_flops
 from tsfm.scaling.laws.joint import joint_problem
 from tsfm.scaling.laws.profile import follow_noises
+from tsfm.scaling.laws.repetition import Repetition, repetition
 from tsfm.scaling.laws.search import Search
 from tsfm.scaling.laws.single import power_law
 from tsfm.scaling.runs.ledger import Runs, read_runs
@@ -112,7 +114,7 @@ def selftest(folder: Path | None = None, draws: int = 4000) -> list[Check]:
             f"expected {CHINCHILLA} and {POINTS} in the folder of data sets, found no such files in "
             f"{base or 'TSFM_DATA'}; set TSFM_DATA or give --data"
         )
-    return chinchilla_checks(base / CHINCHILLA, draws) + exponent_checks(base / POINTS)
+    return chinchilla_checks(base / CHINCHILLA, draws) + exponent_checks(base / POINTS) + planted_checks()
 
 
 def chinchilla_checks(path: Path, draws: int) -> list[Check]:
@@ -150,6 +152,39 @@ def exponent_checks(path: Path) -> list[Check]:
             x, loss = (part[name].to_numpy(dtype=np.float64) for name in ("x", "nll_digitised"))
             checks.append(Check(f"{arch} {axis} {evaluation}: exponent", exponent, power_law(x, loss).exponent, 1e-3))
     return checks
+
+
+def planted_checks() -> list[Check]:
+    """Simulated tables on which fits go wrong easily: no floor, a loss below the floor, repeated data, another law."""
+    base = planted_runs("grid", 49, 0.0, 0)
+    noise = np.random.default_rng(3).normal(size=len(base))
+
+    def fitted(loss: np.ndarray, spread: float, draws: int = 0) -> Fit:
+        return fit_joint(replace(base, loss=loss * np.exp(spread * noise)), draws, 0)
+
+    flat = JointLaw(0.0, 5.29, 8.03, 0.0709, 0.0792)
+    no_floor = fitted(np.asarray(flat.loss(base.params, base.tokens)), 0.004, draws=300)
+    low, _ = constant_intervals(no_floor)["E"]
+    above = JointLaw(2.0, 1e6, 6e8, 0.8, 1.0)
+    below = fitted(np.asarray(above.loss(base.params, base.tokens)), 0.02)
+    inner = JointLaw(0.0, 20.0, 60.0, 0.12, 0.16)
+    coupled = fitted(1.0 + np.asarray(inner.loss(base.params, base.tokens)) ** 2 / 4, 0.002)
+    chosen = next(row["law"] for row in compare_laws(coupled) if row["preferred"])
+    unique = base.tokens / np.tile([1.0, 2, 4, 10, 20, 40, 100], 7)[np.random.default_rng(1).permutation(49)]
+    law = JointLaw(*PLANTED)
+    seen = Repetition(unique, 15.0, 5.0).effective(law, base.params, base.tokens)
+    repeated = replace(base, loss=np.asarray(law.loss(*seen)) * np.exp(0.002 * noise), unique=unique)
+    found = repetition(fit_joint(repeated, 0, 0)) or {}
+    least = float(below.runs.loss.min())
+    return [
+        Check("no floor: lower end of the interval of E", 0.0, low, 0.0),
+        Check("no floor: draws that have not converged, of 300", 0.0, float(no_floor.unconverged), 3.0),
+        Check("noise below the floor: E", 2.0, float(below.law[0]), 0.05),
+        Check("noise below the floor: E above the least loss", 1.0, float(below.law[0] > least), 0.0),
+        Check("coupled law: preferred by held-out error", 1.0, float(chosen == "coupled"), 0.0),
+        Check("repeated data: R_D*", 15.0, float(found.get("R_star") or np.nan), 2.0),
+        Check("repeated data: R_N*", 5.0, float(found.get("R_params") or np.nan), 1.0),
+    ]
 
 
 def planted_runs(design: str, count: int, noise: float, seed: int, tails: str = "normal") -> Runs:
