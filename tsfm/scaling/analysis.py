@@ -86,7 +86,8 @@ def weak_constants(fit: Fit, intervals: dict[str, Interval]) -> list[str]:
     for name in ("A", "B"):
         low, high = intervals[name]
         if high > 1e3 * low:
-            words.append(f"{name} is hardly determined: its interval spans a factor of {high / max(low, 1e-300):.2g}")
+            span = f"spans a factor of {high / max(low, 1e-300):.2g}" if np.isfinite(high) else "is open above"
+            words.append(f"{name} is hardly determined: its interval {span}")
     low, high = intervals["a"]
     if high - low > 0.5:
         words.append(f"a is hardly determined: its interval is {low:.2f} to {high:.2f}")
