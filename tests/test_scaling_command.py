@@ -269,7 +269,7 @@ def test_fit_that_is_not_identifiable_says_so_and_gives_no_plan(
     assert "not identifiable" in done(capsys, "scaling", "fit", str(tmp_path / "two.csv"), "--output", out)
     assert "not identifiable" in (tmp_path / "out" / "report.html").read_text()
     record = json.loads((tmp_path / "out" / "fit.json").read_text())
-    assert record["joint"]["ci95"] == dict.fromkeys(NAMES)
+    assert record["joint"]["ci95"] == dict.fromkeys((*NAMES, "a"))
     result = run(capsys, "scaling", "plan", f"{out}/fit.json", "--flops", "1e20")
     assert (result.status, "2 different sizes" in result.err) == (2, True)
 

@@ -151,7 +151,7 @@ def read_runs(
         _check_positive(table, flops, compute, keep, "flops")
     run = run_column(table, run, amounts[params][keep], warnings)
     names = np.arange(len(keep)).astype(str) if run is None else table.frame[run].astype(str).to_numpy()
-    keep &= _once(table, names, amounts[params], amounts[tokens], amounts[loss], keep, run, warnings)
+    keep &= _once(table, names, amounts[params], amounts[tokens], amounts[loss], keep, run, group, warnings)
     curves = _are_curves(table, names[keep], every_row)
     keep &= _converged(amounts[params], amounts[tokens], amounts[loss], names if curves else None, keep, warnings)
     if not keep.any():
@@ -249,10 +249,12 @@ def _once(
     loss: np.ndarray,
     keep: Bool[np.ndarray, " N"],
     run: str | None,
+    group: str | None,
     warnings: list[str],
 ) -> Bool[np.ndarray, " N"]:
     """True for rows that do not repeat another one; a run with two losses at one point is an error."""
     columns = {"params": params, "tokens": tokens} | ({} if run is None else {"run": names})
+    columns |= {} if group is None else {"group": table.frame[group].astype(str).to_numpy()}
     frame = pd.DataFrame(columns).assign(loss=loss)[keep]
     is_copy = frame.duplicated().to_numpy()
     rest = frame[~is_copy]
