@@ -223,15 +223,14 @@ def settings(path: Path) -> object:
 
 
 def fit_seeds(folder: Path) -> list[Path]:
-    """A fit.json as ``tsfm scaling fit`` writes it."""
+    """The fit.json of a small table, as ``tsfm scaling fit`` writes it."""
     rng = np.random.default_rng(0)
-    joint: dict[str, object] = {"E": 1.6, "A": 40.0, "B": 90.0, "alpha": 0.3, "beta": 0.3}
-    law = np.array(list(joint.values()), dtype=np.float64)
-    draws = (law * rng.uniform(0.9, 1.1, (50, 5))).tolist()
-    joint |= {"ci95": {name: [0.9, 1.1] for name in joint}, "identifiable": True, "not_identifiable": []}
-    data = {"params": [1e4, 1e7], "tokens": [1e5, 1e8], "flops": [1e9, 1e16], "loss": [2.0, 5.0]}
-    record = {"format": "tsfm scaling fit 1", "joint": joint, "data": data, "draws": draws}
-    (folder / "fit.json").write_text(json.dumps(record))
+    params, tokens = (x.flatten() for x in np.meshgrid(np.logspace(4, 7, 4), np.logspace(6, 9, 4)))
+    loss = (1.6 + 40 / params**0.3 + 90 / tokens**0.3) * np.exp(rng.normal(0, 0.003, len(params)))
+    table = pd.DataFrame({"params": params, "tokens": tokens, "loss": loss})
+    table.to_csv(folder / "ledger.csv", index=False)
+    analysis = scaling.analyse(scaling.read_runs(folder / "ledger.csv"), 20, 0, None)
+    (folder / "fit.json").write_text(json.dumps(analysis.record))
     return [folder / "fit.json"]
 
 
