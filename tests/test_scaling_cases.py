@@ -91,7 +91,7 @@ CASES: dict[str, Right] = {
     "odd_accuracy.csv": PLAIN,
     "odd_bom.csv": PLAIN,
     "odd_dups.csv": Right(CLEAN, "exact copies", runs=25),
-    "odd_empty.csv": Right(refused="none that can be used"),
+    "odd_empty.csv": Right(refused="expected rows of values"),
     "odd_jsonl.jsonl": PLAIN,
     "odd_mixed_units.csv": Right(refused="expected one unit"),
     "odd_mixed_units_few.csv": Right(refused="expected one unit"),
