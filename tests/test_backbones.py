@@ -343,7 +343,7 @@ def test_when_a_checkpoint_is_no_good_then_it_is_refused_in_one_line(tmp_path: P
     for file, message in (
         ("cut.pth", "found a truncated one"),
         ("cut.safetensors", "found something else"),
-        ("none.pth", "found no file"),
+        ("none.pth", "found none"),
         ("empty.pth", "expected a state dict"),
         ("shallow.pth", r"expected tensor blocks\.3\."),
     ):
