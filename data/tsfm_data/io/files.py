@@ -235,7 +235,7 @@ def _remove(path: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Have the content of a file, or the names in a folder, written to the disk."""
-    if path.is_symlink():
+    if path.is_symlink() or (os.name == "nt" and path.is_dir()):  # Windows opens no folders
         return
     handle = os.open(path, os.O_RDONLY)
     try:
