@@ -34,7 +34,7 @@ def write(folder: Path, text: str) -> Path:
         ("params,tokens,loss\n,1e7,3\n1e6,1e7,3\n", ["row 2", "'params'", "above 0"]),
         ("params,tokens,loss,run\n1e6,1e7,3,a\n1e6,1e7,2,a\n", ["row 3", "run a", "twice"]),
         ("params,tokens,loss\n1e6,1e7,nan\n", ["'loss'", "no value in any row"]),
-        ("params,tokens,loss\n", ["none that can be used"]),
+        ("params,tokens,loss\n", ["expected rows of values"]),
         ("", ["empty file"]),
     ],
 )
