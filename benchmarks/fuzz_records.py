@@ -229,7 +229,7 @@ def fit_seeds(folder: Path) -> list[Path]:
     loss = (1.6 + 40 / params**0.3 + 90 / tokens**0.3) * np.exp(rng.normal(0, 0.003, len(params)))
     table = pd.DataFrame({"params": params, "tokens": tokens, "loss": loss})
     table.to_csv(folder / "ledger.csv", index=False)
-    analysis = scaling.analyse(scaling.read_runs(folder / "ledger.csv"), 20, 0, None)
+    analysis = scaling.analyse(scaling.read_runs(folder / "ledger.csv"), 100)
     (folder / "fit.json").write_text(json.dumps(analysis.record))
     return [folder / "fit.json"]
 
