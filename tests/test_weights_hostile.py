@@ -131,7 +131,7 @@ def edit(folder: Path, **changes: object) -> None:
         ({"format_version": True}, "format_version up to 1 .* found True"),
         (
             {"config": {"d_model": 2**40, "layers": 1, "heads": 1}},
-            "d_model of at most 1,048,576, found 1,099,511,627,776",
+            "d_model of at most",
         ),
         ({"config": {"d_model": 8, "layers": 10**9, "heads": 1}}, "layers of at most 1,000, found 1,000,000,000"),
         ({"config": {"d_model": 8, "layers": 999, "heads": 1}}, "layers of at most the"),
