@@ -1,16 +1,20 @@
 """``tsfm scaling``: from a table to a report and a plan, the same bytes every time."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from command import done, run
 
+from tsfm import scaling
 from tsfm.scaling.laws.form import NAMES, JointLaw
 from tsfm.scaling.record import DataRecord, FitRecord, JointRecord, LawRecord, RunsRecord
 from tsfm.scaling.selftest import CHINCHILLA, PLANTED, planted_runs
+from tsfm_data.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -295,3 +299,27 @@ def test_selftest_passes_and_prints_every_known_answer(data_folder: Path, capsys
     assert "45 of 45 known answers reproduced" in text
     result = run(capsys, "scaling", "selftest", "--data", "/nowhere")
     assert (result.status, "TSFM_DATA" in result.err) == (2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"other": 5}, None),
+        ({"loss": [1.0]}, "lists of one length"),
+        ({"params": [0.0]}, "runs.params[0]"),
+        ({"clusters": [-1]}, "runs.clusters[0]"),
+    ],
+)
+def test_when_the_runs_of_a_fit_are_changed_by_hand_then_it_is_read_or_refused_in_one_line(
+    folder: Path, tmp_path: Path, change: dict[str, Any], message: str | None
+) -> None:
+    record = json.loads((folder / "one" / "fit.json").read_text())
+    record["runs"] |= change
+    file = tmp_path / "fit.json"
+    file.write_text(json.dumps(record))
+    if message is None:
+        assert scaling.make_plan(scaling.read_fit(file), flops=1e16).values["params"] > 0
+    else:
+        with pytest.raises(InputError, match=re.escape(message)):
+            scaling.read_fit(file)

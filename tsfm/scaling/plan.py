@@ -4,114 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, NotRequired
 
 import numpy as np
-from annotated_types import Ge, Gt, Le, Len
 from jaxtyping import Float64
 from scipy import stats
-from typing_extensions import TypedDict
 
 from tsfm.scaling.laws.form import FLOPS_PER_INFERENCE_TOKEN, FLOPS_PER_TOKEN, NAMES, JointLaw, training_flops
 from tsfm.scaling.laws.joint import JointProblem, joint_problem
 from tsfm.scaling.laws.profile import LEVEL, Profile, finite_log, follow_noise, open_ends
 from tsfm.scaling.laws.repetition import Repetition
-from tsfm.scaling.record import Record
-from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io import check_record, read_record
+from tsfm.scaling.record import Record, read_law
+from tsfm_data.errors import InputError
 
 FAR, TOO_FAR = 10.0, 1000.0  # factors beyond the range of the runs
 STEPS = 120  # of the search for the best size if inference or repetition counts
-MOST_RUNS = 100_000  # in a fit.json
 QUANTITIES = ("params", "tokens", "loss", "flops", "inference_flops")
-
-
-Positive = Annotated[float, Gt(0)]
-Range = Annotated[list[Positive], Len(2, 2)]
-Column = Annotated[list[Positive], Len(1, MOST_RUNS)]
-
-
-class Constants(TypedDict):
-    """The constants of a joint law."""
-
-    E: Annotated[float, Ge(0)]
-    A: Positive
-    B: Positive
-    alpha: Positive
-    beta: Positive
-
-
-class Intervals(TypedDict):
-    """The 95 % intervals of the constants, of which a message shows one; an end that is None is open."""
-
-    E: Annotated[list[float | None], Len(2, 2)]
-
-
-class JointStatus(TypedDict):
-    """Whether the joint law in a fit.json is identifiable, and if not, why."""
-
-    identifiable: bool
-    not_identifiable: list[str]
-
-
-class Joint(Constants, JointStatus):
-    """The joint law, if it is identifiable."""
-
-    ci95: Intervals
-    huber_delta: Positive
-
-
-class Ranges(TypedDict):
-    """The smallest and largest run that a law was fitted to."""
-
-    params: Range
-    tokens: Range
-    flops: Range
-
-
-class Runs(TypedDict):
-    """The runs that a law was fitted to, in lists of one length."""
-
-    params: Column
-    tokens: Column
-    loss: Column
-    clusters: Annotated[list[Annotated[int, Ge(0), Le(MOST_RUNS)]], Len(1, MOST_RUNS)]
-    unique: Column | None
-
-
-class Repeated(TypedDict):
-    """What a fit has found about repeated data."""
-
-    R_star: NotRequired[Positive | None]
-    R_params: NotRequired[Positive | None]
-    law: NotRequired[Constants]
-
-
-class PlannedLaw(TypedDict):
-    """The part of a fit.json, or of a group in it, that a plan needs."""
-
-    joint: Joint
-    data: Ranges
-    runs: Runs
-    repetition: Repeated | None
-
-
-class Status(TypedDict):
-    """A law in a fit.json, whether or not it is identifiable."""
-
-    joint: JointStatus
-
-
-class GroupLaws(TypedDict):
-    """The laws of the groups in a fit.json."""
-
-    laws: dict[str, Status]
-
-
-class AnyFit(Status):
-    """A fit.json."""
-
-    groups: GroupLaws | None
 
 
 @dataclass(frozen=True)
@@ -214,37 +121,7 @@ def read_fit(path: str | Path, group: str | None = None) -> FittedLaw:
     Raises:
         InputError: no such file or group, a file of another kind, or a joint law that is not identifiable.
     """
-    if not Path(path).is_file():
-        raise InputError(
-            f"{path}: expected a fit.json, found no such file; tsfm scaling fit LEDGER --output DIR writes one"
-        )
-    what, hint = "a fit.json of this version of tsfm scaling fit", "run tsfm scaling fit LEDGER"
-    whole: Record = dict(read_record(path, AnyFit, what, hint=hint))
-    groups = {} if whole["groups"] is None else whole["groups"]["laws"]
-    record = _of_group(whole, groups, group, path)
-    joint = record["joint"]
-    if not joint["identifiable"]:
-        raise InputError(
-            f"{path}: expected a joint law to plan with, found one that is not identifiable: "
-            f"{'; '.join(joint['not_identifiable']):.300}"
-        )
-    record = dict(check_record(record, PlannedLaw, path, what, hint=hint))
-    columns = [column for column in record["runs"].values() if column is not None]
-    if len({len(column) for column in columns}) > 1:
-        raise InputError(f"{path}: expected runs in lists of one length, found others: {hint}")
-    repetition = record["repetition"] or {}
-    if "R_star" in repetition and not ({"R_params", "law"} <= set(repetition) and record["runs"]["unique"]):
-        raise InputError(f"{path}: expected a law of repeated data with its runs, found a part of it: {hint}")
-    return FittedLaw(record)
-
-
-def _of_group(record: Record, groups: dict[str, Record], group: str | None, path: str | Path) -> Record:
-    """The record of a group; that of all runs without one."""
-    if group is not None and group not in groups:
-        raise InputError(f"{path}: {unknown_name('group', group, list(groups))}")
-    if group is None and groups and not record["joint"]["identifiable"]:
-        raise InputError(f"{path}: expected --group with one of {', '.join(groups)}, found none; each has its own law")
-    return record if group is None else groups[group]
+    return FittedLaw(read_law(path, group))
 
 
 @dataclass(frozen=True)
@@ -303,7 +180,7 @@ def make_plan(
         row = _solve(JointLaw.from_rows(law.constants[None]), goal)[0]
     if not np.isfinite(row).all():
         joint = law.record["joint"]
-        ends_of_E = ["open" if end is None else f"{end:.4g}" for end in joint["ci95"]["E"]]
+        ends_of_E = ["open" if end is None else f"{end:.4g}" for end in joint["ci95"].get("E") or (None, None)]
         raise InputError(
             f"expected a goal that the law can reach, found {', '.join(f'{k} {v:g}' for k, v in known.items())}; its "
             f"irreducible loss is {joint['E']:.4g} ({' to '.join(ends_of_E)})"
