@@ -29,7 +29,8 @@ def write_store(folder: Path, series: int, sources: int = 8) -> None:
     """Write a corpus of random walks of ``LENGTH`` steps, block by block."""
     from tsfm_data.corpus import ARRAYS, FORMAT, MANIFEST, SOURCES
 
-    rng, entries = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    entries: list[dict[str, Any]] = []
     for number in range(sources):
         place, count = folder / SOURCES / f"walks{number}", series // sources
         place.mkdir(parents=True)
@@ -41,10 +42,20 @@ def write_store(folder: Path, series: int, sources: int = 8) -> None:
         rest = {"offsets": np.arange(count + 1) * LENGTH, "items": np.arange(count), "freqs": np.zeros(count)}
         for name, array in {**rest, "overlap": np.zeros(0)}.items():
             np.save(place / f"{name}.npy", array.astype(ARRAYS[name]))
-        arrays = {path.name: {"bytes": path.stat().st_size} for path in place.glob("*.npy")}
+        arrays = {path.name: {"bytes": path.stat().st_size, "sha256": ""} for path in place.glob("*.npy")}
         entry = {"name": place.name, "weight": 1 / sources, "licence": "CC0-1.0", "licence_class": "open"}
-        entries.append({**entry, "frequencies": [{"freq": "h", "season": 24}], "arrays": arrays})
-    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "sources": entries}))
+        entry |= {
+            "series": count,
+            "items": count,
+            "points": count * LENGTH,
+            "missing": 0,
+            "dropped": {},
+            "arrays": arrays,
+        }
+        entry |= {"origin": "random walks", "files": [], "groups": [], "share": None}
+        entries.append({**entry, "frequencies": [{"freq": "h", "season": 24, "series": count}]})
+    totals = {name: sum(entry[name] for entry in entries) for name in ("series", "points")}
+    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, **totals, "sources": entries}))
 
 
 def make_loader(folder: Path, packed: bool, batches: int, prefetch: int = THREADS) -> Any:

@@ -292,16 +292,18 @@ def test_when_the_output_is_another_folder_then_it_is_left_as_it_is(
     assert (tmp_path / "mine/letter.txt").read_text() == "dear"
 
 
+@pytest.mark.parametrize("rate", ["1e10", "1e30"])
 def test_when_fine_tuning_diverges_then_the_line_names_the_rate(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rate: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save(tiny(), "start")
     ramps(2, 160).to_frame().to_csv("t.csv", index=False)
-    words = ["finetune", "t.csv", "--horizon", "8", "--model", "start", "--steps", "20", "--lr", "1e30"]
+    words = ["finetune", "t.csv", "--horizon", "8", "--model", "start", "--steps", "20", "--lr", rate]
     result = run(capsys, *words, "--output", "out")
     assert result.status == 2
-    assert "learning rate" in result.err
+    assert "training diverged" in result.err
+    assert f"learning rate of {float(rate):g}" in result.err
     assert "constant" not in result.err
     assert not Path("out").exists()
 

@@ -197,7 +197,7 @@ def test_when_a_loader_is_given_a_state_then_it_goes_on_with_the_batches_that_we
         (("--model.img_size", "2"), "expected an img_size that illama_tiny takes, found 2: give 32 or 64"),
         (("--model.in_chans", "2"), "expected in_chans 1 (grey) or 3 (RGB), found 2"),
         (("--model.weights", "vit.safetensors"), "expected a checkpoint of iLLaMA, found one of ViT"),
-        (("--model.weights", "none.pth"), "found no file at none.pth"),
+        (("--model.weights", "none.pth"), "expected a file of weights at none.pth, found none"),
         (("--data.source", "sett.parquet"), "near names there: set.parquet"),
     ],
 )

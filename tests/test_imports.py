@@ -27,7 +27,7 @@ ORDER = {
     "tsfm_vision": ["backbones", "weights", "evaluation", "training", "commands"],
 }
 VISION_LIGHTNING = ("tsfm_vision.training",)
-TSFM_LIGHTNING = ("tsfm.training.task", "tsfm.training.callbacks", "tsfm.commands")
+TSFM_LIGHTNING = ("tsfm.training.task", "tsfm.training.callbacks", "tsfm.training.checkpoints", "tsfm.commands")
 # A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.
 DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "xformers": (("tsfm.attention", "tsfm.commands.health"), ()),

@@ -134,6 +134,43 @@ def test_when_an_output_is_the_input_then_it_is_refused_always(
     assert Path("table.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("place", ["/proc", "table.csv"])
+@pytest.mark.parametrize("name", [*FILES, *(name.split("/")[0] for name in FOLDERS)])
+def test_when_an_output_cannot_be_written_then_it_is_noticed_before_the_work(
+    workplace: Path, capsys: pytest.CaptureFixture[str], name: str, place: str
+) -> None:
+    words = FILES.get(name) or next(words for file, words in FOLDERS.items() if file.startswith(f"{name}/"))
+    before = listing(workplace)
+    result = run(capsys, *words, f"{place}/{name}")
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    assert f"found the file {workplace / place}" in result.err if place == "table.csv" else "/proc (" in result.err
+    assert listing(workplace) == before
+
+
+# Inputs of the commands above, besides the table -> what they hold.
+INPUTS = {"fit.json": "{}", "checkpoint.pth": "", "ledger.csv": "params\n", "images/a.png": "", "pictures/a.png": ""}
+INPUTS |= {"corpus/manifest.json": "{}"}
+
+
+GIVEN = {"table.csv", *(file.split("/")[0] for file in INPUTS)}
+REPLACED = ("tuned/result.json", "images/config.json", "converted/config.json")  # folders that are replaced as a whole
+
+
+@pytest.mark.parametrize("name", [name for name, words in {**FILES, **FOLDERS}.items() if GIVEN & {*words}])
+def test_when_the_output_of_any_command_is_its_input_or_holds_it_then_the_input_stays(
+    workplace: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for file, text in INPUTS.items():
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(text)
+    words = {**FILES, **FOLDERS}[name]
+    before = listing(workplace)
+    for given in (*(GIVEN & {*words}), *(["."] if name in REPLACED else [])):
+        for output in (given, f"./{given}", f"{workplace}/{given}"):
+            assert run(capsys, *words, output, "--overwrite").status == 2
+    assert listing(workplace) == before
+
+
 def test_when_a_folder_to_be_replaced_holds_an_input_then_it_is_refused() -> None:
     Path("run").mkdir()
     Path("run/table.csv").write_text("mine")

@@ -1,6 +1,7 @@
 """A run leaves other runs alone, its config counts when it resumes, and it ends in one line if it diverges."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -10,10 +11,14 @@ import yaml
 from command import done, prepare, run
 from filelock import FileLock
 from jsonargparse import Namespace
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save_file
 
 from tsfm.commands.train import move, train
 from tsfm.commands.train import run as train_run
+from tsfm.training import FiniteLosses
+from tsfm_data.errors import InputError
 
 FIT = ("fit", "--config", "config.yaml")
 AGAIN = ("fit", "--config", "run/config.yaml")
@@ -190,15 +195,61 @@ def test_when_a_config_is_stacked_on_that_of_another_run_then_folders_follow_the
     }
 
 
-@pytest.mark.parametrize("words", [(), ("--trainer.limit_val_batches", "0")], ids=["val", "train"])
+NO_VALIDATION = ("--trainer.limit_val_batches", "0")
+
+
+@pytest.mark.parametrize(("rate", "words"), [("1000", ()), ("1e+06", ()), ("1e+30", NO_VALIDATION)])
 def test_when_training_diverges_then_it_ends_and_the_line_names_the_rate(
-    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+    capsys: pytest.CaptureFixture[str], rate: str, words: tuple[str, ...]
 ) -> None:
-    result = run(capsys, *FIT, *OTHER, *words, "--model.optim.lr", "1e30", "--trainer.max_epochs", "5")
+    result = run(capsys, *FIT, *OTHER, *words, "--model.optim.lr", rate)
     assert (result.status, result.err.count("\n")) == (2, 1)
-    for part in ("diverged", "_loss", "learning rate of 1e+30", "--model.optim.lr"):
+    for part in ("diverged", "_loss", f"learning rate of {rate}", "--model.optim.lr"):
         assert part in result.err
     assert not Path("other/model").exists()
+
+
+def test_when_training_diverges_after_resuming_then_the_loss_of_the_untrained_model_is_remembered(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "diverged" in run(capsys, *FIT, *OTHER, "--model.optim.lr", "1000").err
+    words = (*FIT, *OTHER, "--ckpt_path", "other/checkpoints/last.ckpt", "--trainer.max_epochs", "3")
+    assert "that of the untrained model" in run(capsys, *words).err  # the rate is a good one now, but too late
+    assert not Path("other/model").exists()
+
+
+def test_when_a_good_epoch_is_kept_then_a_loss_that_rises_later_is_no_error() -> None:
+    module, callback = LightningModule(), FiniteLosses()
+    for monitor in ("val_loss", None):
+        checkpoints = ModelCheckpoint(monitor=monitor)
+        trainer = Trainer(accelerator="cpu", logger=False, callbacks=[checkpoints])
+        trainer.strategy.optimizers = [torch.optim.SGD([torch.zeros(1)], lr=0.125)]
+        for loss in (1.0, 0.5, 1e6):
+            callback.on_train_batch_end(trainer, module, {"loss": torch.tensor(loss)}, None, 0)
+            callback.on_train_epoch_end(trainer, module)
+        if monitor:
+            callback.on_train_end(trainer, module)
+    with pytest.raises(InputError, match=r"expected a train_loss near 1, .*found 1e\+06 .* rate of 0.125"):
+        callback.on_train_end(trainer, module)  # without a monitor, the last epoch is kept
+
+
+def test_when_a_checkpoint_is_written_then_the_folder_for_temporary_files_is_not_used(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")  # it may be another file system, or full
+    done(capsys, *RESUME)
+    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_when_the_checkpoint_is_cut_off_then_one_line_says_so(capsys: pytest.CaptureFixture[str], share: float) -> None:
+    file = Path("run/checkpoints/last.ckpt")
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    before = contents("run")
+    result = run(capsys, *RESUME)
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    assert "found a broken or foreign file at run/checkpoints/last.ckpt" in result.err
+    assert contents("run") == before
 
 
 def test_when_a_run_may_diverge_then_it_goes_on_to_its_end() -> None:

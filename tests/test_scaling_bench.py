@@ -24,18 +24,20 @@ def test_when_fits_are_compared_then_objective_and_gradient_are_those_of_our_fit
     np.testing.assert_allclose(huber(runs, away)[1], slopes, rtol=1e-4)
 
 
-@pytest.mark.parametrize("design", sorted({design for design, *_ in STUDY}))
-def test_when_a_design_is_simulated_then_only_branches_of_one_training_share_a_cluster(design: str) -> None:
+@pytest.mark.parametrize(
+    ("design", "size"), sorted({(design, {"branches": 5, "ledger": 4}.get(design, 1)) for design, *_ in STUDY})
+)
+def test_when_a_design_is_simulated_then_only_branches_of_one_training_share_a_cluster(design: str, size: int) -> None:
     runs = planted_runs(design, 60, 0.01, seed=0)
-    assert runs.runs == len(runs) // (5 if design == "branches" else 1)
-    row = cover((design, 60, 0.01), 3)
+    assert runs.runs == len(runs) // size
+    row = cover((design, 60, 0.01, "normal"), 3)
     assert all(0 <= row[name] <= 1 for name in NAMES)
 
 
 def test_when_tables_are_written_then_they_name_their_command_and_repeats() -> None:
-    row = {"design": "grid", "runs": 36, "noise": 0.01, "repeats": 400} | dict.fromkeys(NAMES, 0.95)
+    row = {"design": "grid", "runs": 36, "noise": 0.01, "tails": "normal", "repeats": 400} | dict.fromkeys(NAMES, 0.95)
     text = coverage_to_markdown([row, row], "python benchmarks/scaling.py --part coverage")
-    assert "400 times with different seeds" in text
+    assert "400 times with different" in text
     assert "0.011" in text
     side = {"side": "tsfm", "seconds": 1.0, "ratio": 1.0, "objective": 1e-3}
     assert "python benchmarks/scaling.py" in side_to_markdown([side], "python benchmarks/scaling.py")

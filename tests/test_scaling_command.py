@@ -1,15 +1,20 @@
 """``tsfm scaling``: from a table to a report and a plan, the same bytes every time."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from command import done, run
 
+from tsfm import scaling
 from tsfm.scaling.laws.form import NAMES, JointLaw
+from tsfm.scaling.record import DataRecord, FitRecord, JointRecord, LawRecord, RunsRecord
 from tsfm.scaling.selftest import CHINCHILLA, PLANTED, planted_runs
+from tsfm_data.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,12 @@ def test_fit_json_holds_the_joint_law_and_its_intervals(folder: Path) -> None:
         assert low < joint[name] < high
         assert low < true < high
     assert record["groups"]["pairs"][0]["p_one_law"] > 0.01
+    assert set(record) == set(FitRecord.__annotations__) | set(LawRecord.__annotations__)
+    for law in (record, *record["groups"]["laws"].values()):
+        assert set(LawRecord.__annotations__) <= set(law)
+        assert set(law["joint"]) == set(JointRecord.__annotations__)
+        assert set(law["data"]) == set(DataRecord.__annotations__)
+        assert set(law["runs"]) == set(RunsRecord.__annotations__)
     assert {row["fit"] for row in record["sensitivity"]} >= {"as fitted", "E = 0", "least squares"}
 
 
@@ -84,6 +95,52 @@ def test_plan_is_the_optimum_of_the_law_with_its_interval(folder: Path, capsys: 
         done(capsys, "scaling", "plan", fit, *words, "--json", str(out), "--overwrite")
         again = json.loads(out.read_text())
         assert again["flops"] == pytest.approx(1e20, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_plan_of_a_budget_names_a_real_size_that_it_pays_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit, out = str(folder / "one" / "fit.json"), folder / "plan.json"
+    done(capsys, "scaling", "plan", fit, "--flops", "1e17", "--group", "encoder", "--json", str(out), "--overwrite")
+    plan = json.loads(out.read_text())
+    near = plan["nearest"]
+    assert plan["beyond_data"]
+    assert near["beyond_data"]
+    assert 0.99e17 < near["flops"] <= 1e17
+    low, high = near["loss_prediction95"]
+    assert low < near["loss"] < high
+    assert near["loss"] >= plan["loss"] * (1 - 1e-9)
+    done(capsys, "scaling", "plan", fit, "--flops", "1e17", "--unique-tokens", "1e7", "--json", str(out), "--overwrite")
+    assert json.loads(out.read_text())["loss"] > plan["loss"]
+
+
+@pytest.mark.slow
+def test_figures_of_an_earlier_fit_do_not_survive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = planted_runs("isoflop", 60, 0.003, seed=2)
+    table = pd.DataFrame({"params": runs.params, "tokens": runs.tokens, "loss": runs.loss})
+    for part in (table, table[:4]):
+        part.to_csv(tmp_path / "ledger.csv", index=False)
+        words = ("--output", str(tmp_path / "out"), "--draws", "100", "--overwrite")
+        done(capsys, "scaling", "fit", str(tmp_path / "ledger.csv"), *words)
+    assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {"loss.svg", "loss.pdf"}
+
+
+@pytest.mark.slow
+def test_groups_with_different_laws_have_no_common_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = planted_runs("grid", 49, 0.003, seed=2)
+    table = pd.DataFrame({"params": runs.params, "tokens": runs.tokens, "loss": runs.loss, "arch": "a"})
+    other = table.assign(loss=table["loss"] * 1.05, arch="b")
+    alone = table[:1].assign(arch="c")
+    pd.concat([table, other, alone]).to_csv(tmp_path / "ledger.csv", index=False)
+    out = str(tmp_path / "out")
+    text = done(capsys, "scaling", "fit", str(tmp_path / "ledger.csv"), "--output", out, "--group", "arch")
+    assert "a and b do not follow one law" in text
+    assert "not identifiable from 1 runs of 'c'" in text
+    record = json.loads((tmp_path / "out" / "fit.json").read_text())
+    assert (record["joint"]["identifiable"], record["optimal"]) == (False, [])
+    assert record["groups"]["laws"]["b"]["joint"]["E"] == pytest.approx(1.05 * PLANTED[0], rel=0.02)
+    result = run(capsys, "scaling", "plan", f"{out}/fit.json", "--flops", "1e20")
+    assert (result.status, "--group with one of a, b, c" in result.err) == (2, True)
+    done(capsys, "scaling", "plan", f"{out}/fit.json", "--flops", "1e20", "--group", "a")
 
 
 @pytest.mark.slow
@@ -190,6 +247,10 @@ def test_plan_far_beyond_the_data_is_warned_of(folder: Path, capsys: pytest.Capt
         (("--flops", "1e20", "--arch", "encodr"), "did you mean"),
         (("--flops", "1e20", "--throughput", "0"), "above 0"),
         (("--flops", "1e20", "--ledger", "no.csv"), "no.csv"),
+        (("--flops", "1e20", "--params", "1e9", "--inference-tokens", "1e12"), "nothing is left for training"),
+        (("--flops", "1e3"), "one step of the smallest"),
+        (("--flops", "1e20", "--group", "encodr"), "did you mean encoder"),
+        (("--params", "1e9", "--unique-tokens", "1e9"), "give a budget"),
     ],
 )
 def test_plan_that_cannot_be_made_is_refused(
@@ -212,7 +273,7 @@ def test_fit_that_is_not_identifiable_says_so_and_gives_no_plan(
     assert "not identifiable" in done(capsys, "scaling", "fit", str(tmp_path / "two.csv"), "--output", out)
     assert "not identifiable" in (tmp_path / "out" / "report.html").read_text()
     record = json.loads((tmp_path / "out" / "fit.json").read_text())
-    assert record["joint"]["ci95"] == dict.fromkeys(NAMES)
+    assert record["joint"]["ci95"] == dict.fromkeys((*NAMES, "a"))
     result = run(capsys, "scaling", "plan", f"{out}/fit.json", "--flops", "1e20")
     assert (result.status, "2 different sizes" in result.err) == (2, True)
 
@@ -220,7 +281,7 @@ def test_fit_that_is_not_identifiable_says_so_and_gives_no_plan(
 def test_file_that_is_no_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "fit.json").write_text("[1")
     result = run(capsys, "scaling", "plan", str(tmp_path / "fit.json"), "--flops", "1e20")
-    assert (result.status, "found something else" in result.err) == (2, True)
+    assert (result.status, "fit.json: expected JSON" in result.err) == (2, True)
     result = run(capsys, "scaling", "plan", str(tmp_path / "no.json"), "--flops", "1e20")
     assert (result.status, "no such file" in result.err) == (2, True)
 
@@ -235,6 +296,30 @@ def test_mistake_in_the_ledger_leaves_nothing_behind(tmp_path: Path, capsys: pyt
 def test_selftest_passes_and_prints_every_known_answer(data_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (data_folder / CHINCHILLA).is_file()
     text = done(capsys, "scaling", "selftest", "--draws", "1000")
-    assert "38 of 38 known answers reproduced" in text
+    assert "45 of 45 known answers reproduced" in text
     result = run(capsys, "scaling", "selftest", "--data", "/nowhere")
     assert (result.status, "TSFM_DATA" in result.err) == (2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"other": 5}, None),
+        ({"loss": [1.0]}, "lists of one length"),
+        ({"params": [0.0]}, "runs.params[0]"),
+        ({"clusters": [-1]}, "runs.clusters[0]"),
+    ],
+)
+def test_when_the_runs_of_a_fit_are_changed_by_hand_then_it_is_read_or_refused_in_one_line(
+    folder: Path, tmp_path: Path, change: dict[str, Any], message: str | None
+) -> None:
+    record = json.loads((folder / "one" / "fit.json").read_text())
+    record["runs"] |= change
+    file = tmp_path / "fit.json"
+    file.write_text(json.dumps(record))
+    if message is None:
+        assert scaling.make_plan(scaling.read_fit(file), flops=1e16).values["params"] > 0
+    else:
+        with pytest.raises(InputError, match=re.escape(message)):
+            scaling.read_fit(file)

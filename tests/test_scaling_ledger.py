@@ -25,14 +25,16 @@ def write(folder: Path, text: str) -> Path:
         ("n_params,tokens,loss\n1e6,1e7,3\n", ["'params'", "n_params", "--params"]),
         ("params,token,loss\n1e6,1e7,3\n", ["'tokens'", "did you mean token?", "--tokens"]),
         (GOOD + "4e6,2e", ["row 5", "expected 3 fields", "found 2"]),
-        ("params,tokens,loss\n70M,1e7,3\n", ["row 2", "'params'", "'70M'", "plain numbers"]),
+        ("params,tokens,loss\n70Q,1e7,3\n", ["row 2", "'params'", "'70Q'", "plain numbers"]),
+        ("params,tokens,loss,_step\n" + "1e6,1e7,3,1\n" * 9 + "1e6,2e7,2,5\n", ["--run", "_step"]),
+        ("Step,a - loss,b - loss\n1,2,3\n", ["column for each run", "table of runs"]),
         ("params,tokens,loss\n70,1e7,3\n7e7,1e7,2.9\n", ["one unit", "70", "'params'"]),
         ("params,tokens,loss\n1e6,1e7,3\n1e6,-1e7,3\n", ["row 3", "'tokens'", "above 0"]),
         ("params,tokens,loss\n1e6,1e7,0.1\n1e6,2e7,-0.3\n", ["row 3", "'loss'", "logarithm"]),
         ("params,tokens,loss\n,1e7,3\n1e6,1e7,3\n", ["row 2", "'params'", "above 0"]),
         ("params,tokens,loss,run\n1e6,1e7,3,a\n1e6,1e7,2,a\n", ["row 3", "run a", "twice"]),
         ("params,tokens,loss\n1e6,1e7,nan\n", ["'loss'", "no value in any row"]),
-        ("params,tokens,loss\n", ["none that can be used"]),
+        ("params,tokens,loss\n", ["expected rows of values"]),
         ("", ["empty file"]),
     ],
 )
@@ -65,7 +67,13 @@ def test_last_row_that_may_be_truncated_is_warned_of(tmp_path: Path) -> None:
 
 def test_sizes_in_millions_and_odd_compute_are_warned_of(tmp_path: Path) -> None:
     runs = read_runs(write(tmp_path, "params,tokens,loss\n1,1e7,3\n2,1e7,2.9\n"))
-    assert "millions or billions" in runs.warnings[0]
+    assert "'params' looks like thousands or millions" in runs.warnings[0]
+    runs = read_runs(write(tmp_path, "params,tokens,loss\n1e8,2,3\n2e8,2,2.9\n"))
+    assert "'tokens' looks like millions or billions" in runs.warnings[0]
+    runs = read_runs(write(tmp_path, "params,tokens,loss\n1,1e7,3\n2,1e7,2.9\n"), params_unit="M")
+    assert (runs.params.tolist(), runs.warnings) == ([1e6, 2e6], ())
+    runs = read_runs(write(tmp_path, "params,tokens,loss\n1M,10M,3\n2.5M,1B,2.9\n"))
+    assert (runs.params.tolist(), runs.tokens.tolist(), runs.warnings) == ([1e6, 2.5e6], [1e7, 1e9], ())
     runs = read_runs(write(tmp_path, "params,tokens,loss,flops\n1e6,1e7,3,6e13\n2e6,1e7,2.9,12\n"))
     assert "its unit may be mixed" in runs.warnings[0]
 
@@ -88,9 +96,43 @@ def test_runs_of_several_rows_are_clusters_and_last_rows_are_their_ends(tmp_path
     table.sample(frac=1, random_state=0).to_csv(tmp_path / "ledger.csv", index=False)
     runs = read_runs(tmp_path / "ledger.csv")
     assert (runs.runs, runs.has_curves) == (2, True)
+    assert not read_runs(tmp_path / "ledger.csv", every_row=True).has_curves
     assert runs.last().tokens.tolist() == [12e6, 12e6]
     assert sorted(runs.last().params.tolist()) == [1e6, 2e6]
 
 
 def test_sizes_within_two_per_cent_are_one_size() -> None:
     assert distinct(np.array([1e6, 1.01e6, 1.1e6, 5e6])) == 3
+
+
+@pytest.mark.parametrize("rows", [2, 9, 10, 40])
+def test_a_run_with_several_rows_is_a_curve_however_many_they_are(tmp_path: Path, rows: int) -> None:
+    share = np.arange(1, rows + 1) / rows
+    table = pd.DataFrame({"Name": np.repeat(["a", "b"], rows), "params": np.repeat([1e6, 2e6], rows)})
+    table["tokens"], table["loss"] = np.tile(share * 1e7, 2), np.tile(3 + 6 / share / rows, 2)
+    table.to_csv(tmp_path / "ledger.csv", index=False)
+    runs = read_runs(tmp_path / "ledger.csv")
+    assert runs.has_curves
+    assert runs.last().tokens.tolist() == [1e7, 1e7]
+    assert len(runs) == 2 * rows  # the high losses at the beginning of a curve are not diverged runs
+
+
+def test_only_finished_runs_are_read(tmp_path: Path) -> None:
+    text = "params,tokens,loss,State\n1e6,1e7,3,finished\n2e6,1e7,2.9,crashed\n4e6,1e7,2.8,running\n"
+    runs = read_runs(write(tmp_path, text))
+    assert (runs.params.tolist(), "crashed, running" in runs.warnings[0]) == ([1e6], True)
+    assert read_runs(write(tmp_path, text), only="State=crashed").params.tolist() == [2e6]
+    with pytest.raises(InputError, match="expected rows with 'done', found finished"):
+        read_runs(write(tmp_path, text), only="State=done")
+
+
+def test_json_lines_and_words_for_missing_losses_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"params": 1e6, "tokens": 1e7, "loss": 3}\n{"params": 2e6, "tokens": 1e7, "loss": 2.9}\n'
+    )
+    assert read_runs(tmp_path / "a.jsonl").loss.tolist() == [3, 2.9]
+    (tmp_path / "b.jsonl").write_text('{"params": 1e6\n')
+    with pytest.raises(InputError, match="one JSON object in each line"):
+        read_runs(tmp_path / "b.jsonl")
+    runs = read_runs(write(tmp_path, GOOD + "4e6,4e7,diverged\n4e6,5e7,NaN\n4e6,6e7,-\n"))
+    assert (runs.loss.tolist(), "3 rows without a finite loss" in runs.warnings[0]) == ([3, 2.9, 2.8], True)

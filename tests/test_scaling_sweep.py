@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from command import run
+from sweeps import write_grid
 
 from tsfm.commands import train
 from tsfm.configs import config_path
@@ -21,48 +22,6 @@ from tsfm.scaling.runs.grid import Grid, cells, overlay, pieces, read_grid
 from tsfm.scaling.runs.ledger import read_runs
 from tsfm.scaling.runs.sweep import Job, is_done, learning_rate_warnings, run_index, slurm_files, sweep, write_ledger
 from tsfm_data.errors import InputError
-
-# Stands for ``tsfm fit``: a checkpoint with the steps that were trained, and losses that follow a law.
-FIT = """
-import json, pathlib, sys, time, yaml
-words = sys.argv[1:]
-config = yaml.safe_load(open(words[words.index("--config") + 1]))
-start = json.load(open(words[words.index("--ckpt_path") + 1]))["steps"] if "--ckpt_path" in words else 0
-trainer, root = config["trainer"], pathlib.Path(config["trainer"]["default_root_dir"])
-model = config["model"]["init_args"]
-unit, end = trainer["limit_train_batches"], trainer["max_epochs"] * trainer["limit_train_batches"]
-with open(root.parents[2] / "calls.txt", "a") as calls:
-    calls.write(f"{root.parent.name}/{root.name} {start} {end} {model['optim']['schedule']}\\n")
-for name in ("logs/version_0", "checkpoints"):
-    (root / name).mkdir(parents=True, exist_ok=True)
-if (root.parents[2] / "broken").exists() and "1K" in root.parent.name:
-    sys.exit("out of memory")
-for steps in range(start + unit, end + 1, unit):
-    time.sleep(SLEEP)
-    (root / "checkpoints/last.ckpt").write_text(json.dumps({"steps": steps}))
-width, lr = model["forecaster"]["init_args"]["config"]["d_model"], model["optim"]["lr"]
-if trainer.get("limit_val_batches") != 0:
-    loss = 1 + width**-0.5 + end**-0.5 + 100 * abs(lr - 1e-3)
-    loss = float("nan") if (root.parents[2] / "diverges").exists() and "10K" in root.parent.name else loss
-    (root / "logs/version_0/metrics.csv").write_text(f"step,val_in_loss,val_out_loss\\n{end},{loss},{loss + 1}\\n")
-"""
-
-
-def write_grid(folder: Path, sleep: float = 0.0, **changes: object) -> Path:
-    """A grid of four small sizes with two budgets, whose runs are those of the script."""
-    (folder / "fit.py").write_text(FIT.replace("SLEEP", str(sleep)))
-    data = {"class_path": "Data", "init_args": {"context": 64, "horizon": 32, "batch_size": 4}}
-    grid: dict[str, object] = {
-        "arch": ["encoder"],
-        "size": ["1K", "10K"],
-        "lr": [1e-3],
-        "steps": [10, 40],
-        "seed": [0, 1],
-        "fit": {"data": data},
-        "command": [sys.executable, str(folder / "fit.py")],
-    }
-    (folder / "grid.yaml").write_text(yaml.safe_dump({**grid, **changes}))
-    return folder / "grid.yaml"
 
 
 def in_process(grid: Grid, folder: Path) -> object:
@@ -75,8 +34,10 @@ def in_process(grid: Grid, folder: Path) -> object:
         def poll(self) -> int:
             return self.status
 
-        def kill(self) -> None:
+        def terminate(self) -> None:
             """It has ended."""
+
+        kill = terminate
 
     def start(command: Sequence[str], log: Path) -> Job:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +223,7 @@ def test_when_slurm_is_asked_for_then_its_files_run_every_cell_by_index(tmp_path
         ({"arch": ["encodr"]}, "unknown architecture 'encodr': did you mean encoder"),
         ({"size": ["11K"]}, "unknown size of encoder '11K'"),
         ({"size": {"tiny": {"d_modl": 8}}}, "did you mean d_model"),
-        ({"size": {"tiny": {"d_model": "8"}}}, "expected int at key 'd_model'"),
+        ({"size": {"tiny": {"d_model": "8"}}}, "expected a whole number at d_model"),
         ({"lrs": [1]}, "unknown key of a grid 'lrs': did you mean lr"),
         ({"lr": 1e-3}, "expected a list at 'lr'"),
         ({"lr": ["1e-3"]}, "YAML wants 1.0e-3"),
@@ -271,7 +232,7 @@ def test_when_slurm_is_asked_for_then_its_files_run_every_cell_by_index(tmp_path
         ({"decay": 1.5}, "decay between 0 and 1"),
         ({"warmup": 100}, "warmup to end before the decay of the smallest budget"),
         ({"configs": ["gone.yaml"]}, "found nothing at"),
-        ({"fit": {}}, "data.init_args.context"),
+        ({"fit": {}}, "data.init_args in 'configs' or 'fit' with the key 'context'"),
         ({"data": {"all": {"corpus": "gone"}}, "command": None}, "tsfm data build"),
     ],
 )

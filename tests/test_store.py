@@ -1,10 +1,13 @@
 """A corpus on disk: what goes in comes out, it grows, resumes after a kill, and never sits in memory."""
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,12 @@ import yaml
 from command import done, waves
 
 from tsfm.configs import CONFIG_FOLDER, config_path
-from tsfm_data.corpus import building as build_module
 from tsfm_data.corpus.building import build, shares
 from tsfm_data.corpus.shards import to_float32
 from tsfm_data.corpus.sources import read_plans
-from tsfm_data.corpus.store import Store
+from tsfm_data.corpus.store import Store, current_path
 from tsfm_data.errors import InputError
-from tsfm_data.io import catalog
+from tsfm_data.io import catalog, lock_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -135,13 +137,59 @@ def test_when_a_build_is_killed_then_the_corpus_is_as_before_and_the_next_build_
     left = content(out)
     assert {name: left[name] for name in before} == before
     assert [s.name for s in Store(out, verify=True).sources] == ["a"]
-    assert list((out / ".build").glob(".c.*"))  # half-done
-    made = (out / ".build/b").stat().st_ino
+    assert list((out / ".build/sources").glob(".c.*"))  # half-done
+    made = (out / ".build/sources/b").stat().st_ino
     build(config, out)
     assert (out / "sources/b").stat().st_ino == made  # finished before the kill: taken up, not made again
     assert not (out / ".build").exists()
     build(config, tmp_path / "fresh")
     assert content(out) == content(tmp_path / "fresh")
+
+
+def killed_at(step: int, function: Callable[[], object]) -> bool:
+    """Whether a function was killed in another process at its n-th change of the file system."""
+    child = os.fork()
+    if child == 0:
+        steps = itertools.count()
+
+        def stop(event: str, arguments: tuple[Any, ...]) -> None:
+            writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            if (writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir")) and next(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(stop)
+        function()
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_when_a_build_is_killed_anywhere_then_the_corpus_is_the_old_or_the_new_one(tmp_path: Path) -> None:
+    for name in "ab":
+        table(tmp_path, f"{name}.csv", ord(name), rows=30)
+    old, out = tmp_path / "old", tmp_path / "out"
+    build(write(tmp_path, {"path": "a.csv"}), old)
+    before = [source.fingerprints.tolist() for source in Store(old).sources]
+    table(tmp_path, "a.csv", 5, rows=40)
+    config = write(tmp_path, {"path": "a.csv"}, {"path": "b.csv"})
+    build(config, tmp_path / "new")
+    after = [source.fingerprints.tolist() for source in Store(tmp_path / "new").sources]
+    new, seen = content(tmp_path / "new"), []
+    for step in itertools.count():
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(old, out)
+        if not killed_at(step, lambda: build(config, out)):
+            break
+        store = Store(out, verify=True)
+        seen.append([source.fingerprints.tolist() for source in store.sources])
+        assert seen[-1] in (before, after)
+        with np.load(current_path(out, "overlap.npz")) as hashes:
+            assert {*hashes} == {source.name for source in store.sources}
+        build(config, out)
+        assert content(out) == new
+        assert not list(out.rglob(".*"))
+    assert (seen[0], seen[-1]) == (before, after)
+    assert len(seen) > 20
 
 
 @pytest.mark.slow
@@ -287,10 +335,6 @@ def test_when_the_command_builds_then_it_says_what_is_in_the_corpus(
 
 
 def test_when_another_build_is_at_work_then_this_one_waits_for_nothing(tmp_path: Path) -> None:
-    from filelock import FileLock
-
     table(tmp_path, "a.csv")
-    out = tmp_path / "out"
-    out.mkdir()
-    with FileLock(out / build_module.LOCK), pytest.raises(InputError, match="another process is building"):
-        build(write(tmp_path, {"path": "a.csv"}), out)
+    with lock_folder(tmp_path / "out"), pytest.raises(InputError, match="no other run uses"):
+        build(write(tmp_path, {"path": "a.csv"}), tmp_path / "out")

@@ -9,16 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from command import done, run
+from stamps import BERLIN, DAYS, HOURS, MONTHS, WEEKS
 
 import tsfm
 from tsfm_data.errors import InputError
 from tsfm_data.io import natural_season, read_series
 
 WEEK = (10, 20, 30, 40, 50, 70, 5)
-DAYS = pd.date_range("2024-01-01", periods=70)
-HOURS = pd.date_range("2024-01-01", periods=24 * 20, freq="h")
-MONTHS = pd.date_range("2018-01-01", periods=60, freq="MS")
-WEEKS = pd.date_range("2021-01-04", periods=100, freq="W-MON")
 
 
 def table(stamps: Any, spelling: str | None = None, head: str = "date,v", sep: str = ",") -> str:
@@ -45,7 +42,6 @@ def late(stamps: pd.DatetimeIndex, **moved: int) -> list[pd.Timestamp]:
 
 ISO_WEEKS = "week,v\n" + "".join(f"{y}-W{w:02d},{w}\n" for y in (2021, 2022) for w in range(1, 53))
 TRADING = [s for s in pd.date_range("2024-01-01", periods=480, freq="15min") if "09:30" <= f"{s:%H:%M}" < "16:00"]
-BERLIN = pd.date_range("2024-03-20", periods=40, tz="Europe/Berlin")
 
 # Text of the table -> frequency, first stamp of the forecast, first value.
 TEXTS: dict[str, tuple[str, str, str, float]] = {

@@ -16,7 +16,7 @@ from tsfm.models.scaling_law.encoder import Encoder
 from tsfm.models.scaling_law.trunk import TrunkConfig
 from tsfm.weights.folders import Origin, verify, write_checksums
 from tsfm.weights.pretrained import load, save
-from tsfm.weights.tensors import layout, read
+from tsfm.weights.tensors import layout, read_tensors
 from tsfm_data.errors import InputError
 
 
@@ -88,13 +88,13 @@ def test_when_code_hides_in_a_file_then_it_is_named_and_not_run(tmp_path: Path) 
     proof = tmp_path / "proof"
     torch.save({"state_dict": {"a": torch.zeros(2)}, "hyper_parameters": Bomb(proof)}, tmp_path / "x.ckpt")
     with pytest.raises(InputError, match=r"code that would be called \(posix.mkdir\): it was not run"):
-        read(tmp_path / "x.ckpt")
+        read_tensors(tmp_path / "x.ckpt")
     (tmp_path / "x.pth").write_bytes(pickle.dumps(Bomb(proof)))
     with pytest.raises(InputError, match="which was not run"):
-        read(tmp_path / "x.pth")
+        read_tensors(tmp_path / "x.pth")
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "x.ckpt").read_bytes())
     with pytest.raises(InputError, match="a PyTorch file under that name: it was not read"):
-        read(tmp_path / "model.safetensors")
+        read_tensors(tmp_path / "model.safetensors")
     assert not proof.exists()
 
 
@@ -103,7 +103,7 @@ def test_when_a_pytorch_file_is_truncated_or_would_grow_then_it_is_refused(tmp_p
     whole = (tmp_path / "x.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[:2000])
     with pytest.raises(InputError, match="a truncated one"):
-        read(tmp_path / "cut.pt")
+        read_tensors(tmp_path / "cut.pt")
     with (
         zipfile.ZipFile(tmp_path / "x.pt") as stored,
         zipfile.ZipFile(tmp_path / "big.pt", "w", zipfile.ZIP_DEFLATED) as packed,
@@ -111,10 +111,10 @@ def test_when_a_pytorch_file_is_truncated_or_would_grow_then_it_is_refused(tmp_p
         for name in stored.namelist():
             packed.writestr(name, stored.read(name))
     with pytest.raises(InputError, match="one that would grow"):
-        read(tmp_path / "big.pt")
+        read_tensors(tmp_path / "big.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(InputError, match=r"expected a state dict .* found list"):
-        read(tmp_path / "list.pt")
+        read_tensors(tmp_path / "list.pt")
 
 
 def edit(folder: Path, **changes: object) -> None:
@@ -126,9 +126,16 @@ def edit(folder: Path, **changes: object) -> None:
     ("changes", "reason"),
     [
         ({"format_version": 99}, "format_version up to 1 .* found 99: upgrade tsfm-suite"),
-        ({"context": 10**12}, "from 1 to 10,000,000 at key 'context'"),
-        ({"config": {"d_model": 2**40, "layers": 1, "heads": 1}}, "expected tensor|expected the sizes"),
-        ({"config": {"d_model": 8, "layers": 10**9, "heads": 1}}, "layers of at most the"),
+        ({"context": 10**9}, "expected less than or equal to 1000000 at context, found 1,000,000,000"),
+        ({"horizon": 0}, "expected greater than or equal to 1 at horizon, found 0"),
+        ({"format_version": True}, "format_version up to 1 .* found True"),
+        (
+            {"config": {"d_model": 2**40, "layers": 1, "heads": 1}},
+            "d_model of at most",
+        ),
+        ({"config": {"d_model": 8, "layers": 10**9, "heads": 1}}, "layers of at most 1,000, found 1,000,000,000"),
+        ({"config": {"d_model": 8, "layers": 999, "heads": 1}}, "layers of at most the"),
+        ({"config": {"d_model": 2**20, "layers": 1, "heads": 1}}, "more values than that"),
         ({"config": {"d_model": 8, "_target_": "os.system"}}, "unknown key of TrunkConfig '_target_'"),
         ({"model_type": "os.system"}, "unknown model type 'os.system'"),
     ],

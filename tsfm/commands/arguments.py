@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union
 
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import InputError, check_seed, unknown_name
 
 TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
@@ -107,6 +107,8 @@ def parse(program: str, function: Callable[..., object], words: Sequence[str]) -
         if word.startswith("--") and word.split("=")[0] not in options:
             raise unknown_name(f"option of {program}", word, options)
     values = vars(parser.parse_args(list(words)))
+    if "seed" in values:
+        check_seed(values["seed"], "--seed")
     for name, kind in groups.items():
         names = [field.name for field in dataclasses.fields(kind) if field.name in values]
         values[name] = kind(**{field: values.pop(field) for field in names})

@@ -1,14 +1,16 @@
 """``tsfm backtest``: compare models on rolling windows of a table, and save the choice as a model."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
 from tsfm import inference, reports
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import say_notes
+from tsfm.commands.pieces import say_notes
 from tsfm_data import io
 from tsfm_data.errors import check_horizon, check_sizes
+from tsfm_data.output import say
 
 
 def backtest(
@@ -52,14 +54,15 @@ def backtest(
     series = io.open_source(input, **columns.given())
     if columns.on_bad_series == "skip":
         series = inference.without_short(series, horizon)
-    result = inference.backtest(series, horizon, models, windows, step, refit, batch_size)
-    say_notes(series)
-    chosen = result.selection(model, calibrate) if calibrate or output is not None else None
-    print(reports.terminal_board(result))
-    if output is not None and chosen is not None:
-        with io.atomic_folder(output) as temporary:
+    with nullcontext() if output is None else io.atomic_folder(output) as temporary:
+        result = inference.backtest(series, horizon, models, windows, step, refit, batch_size)
+        say_notes(series)
+        chosen = result.selection(model, calibrate) if calibrate or output is not None else None
+        say(reports.terminal_board(result))
+        if output is not None and temporary is not None and chosen is not None:
             chosen.save(temporary / "model")
             (temporary / "backtest.json").write_text(result.to_json() + "\n")
             page = reports.backtest_page(result, model, ["tsfm", *sys.argv[1:]], output)
             reports.save_page(page, temporary / "report.html")
-        print(f"\n{output}: model ({model}), report.html, backtest.json; tsfm forecast --model {output} uses it")
+    if output is not None:
+        say(f"\n{output}: model ({model}), report.html, backtest.json; tsfm forecast --model {output} uses it")

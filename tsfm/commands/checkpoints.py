@@ -1,14 +1,13 @@
 """Checks checkpoints given on the command line, and names the last checkpoint after Ctrl-C."""
 
-import pickle
-import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
-from tsfm_data.errors import InputError
+from tsfm.weights import read_tensors
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 
 NAMED = ("best", "last")  # names that Lightning resolves in the run's folder
 
@@ -29,12 +28,14 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         )
         raise InputError(f"expected a checkpoint, found no file at {path}: {hint}")
     try:
-        with warnings.catch_warnings(action="ignore"):
-            return torch.load(file, map_location="meta", weights_only=True)["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
+        state = read_tensors(file, device="meta", foreign=False).get("state_dict")
+    except InputError as error:
         raise InputError(
             f"expected a checkpoint written by tsfm fit, found a broken or foreign file at {path}: use another one"
         ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"expected a checkpoint written by tsfm fit, found no weights at {path}: use another one")
+    return dict(state)
 
 
 def check_checkpoint(path: str, model: pl.LightningModule) -> None:
@@ -51,6 +52,32 @@ def check_checkpoint(path: str, model: pl.LightningModule) -> None:
             f"expected tensor {different[0]} of shape {expected.get(different[0], 'none')}, found "
             f"{shapes.get(different[0], 'none')} in {path}: use the config that the checkpoint was trained with"
         )
+
+
+def guard_restoring(trainer: pl.Trainer) -> None:
+    """Make what Lightning raises on a checkpoint with the right weights, but other states, a mistake in the input.
+
+    Raises:
+        InputError: later, when the trainer restores such a checkpoint.
+    """
+    connector = trainer._checkpoint_connector
+
+    def guarded(restore: Callable[..., None]) -> Callable[..., None]:
+        def checked(*arguments: object, **options: object) -> None:
+            try:
+                restore(*arguments, **options)
+            except InputError:
+                raise
+            except LIBRARY_ERRORS as error:
+                raise InputError(
+                    f"expected a checkpoint of this run, found one that cannot be restored ({type(error).__name__}: "
+                    f"{reason_of(error)}): use another one"
+                ) from error
+
+        return checked
+
+    for name in ("resume_start", "_restore_modules_and_callbacks", "restore_training_state"):
+        setattr(connector, name, guarded(getattr(connector, name)))
 
 
 def interruption_message(trainer: pl.Trainer) -> str:

@@ -1,13 +1,17 @@
 """The command ``tsfm``: a table of commands. A command is imported when it is called, so that help is fast."""
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import tsfm
 from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.output import note
 
 # Name -> its function, and its line in the help. A name of two words is a command in a group. Packages add further
 # commands by entry points (``tsfm.commands.added``).
@@ -54,6 +58,8 @@ HEADINGS = {
     "weights": ("weights",),
     "data": ("data",),
 }
+BROKEN_PIPE = 141  # the status of every program that ends because its reader did
+LACKS_MEMORY = ("allocate memory", "failed to map segment", "out of memory", "can't start new thread")
 INTERRUPTED = "interrupted: no file is left half-written"
 
 
@@ -66,26 +72,94 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def end_with(function: Callable[[], int]) -> NoReturn:
     """Call a function and exit with its status; an error that is not a defect of ours becomes one line and status 2."""
     try:
-        sys.exit(function())
-    except KeyboardInterrupt:
-        fail(INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has closed it
-        sys.exit(0)
+        open_streams()
+        with interruptible():
+            status = function()
+            sys.stdout.flush()
+        sys.exit(status)
+    except KeyboardInterrupt as error:
+        fail(str(error) or INTERRUPTED)
+    except BrokenPipeError:  # the reader of a pipe has closed it, for instance head
+        drop_output()
+        sys.exit(BROKEN_PIPE)
     except InputError as error:
         fail(str(error))
     except OSError as error:
+        drop_output()
         name = error.filename2 or error.filename  # filename2 is the target of a rename
         where = f" ({name})" if name else ""
         fail(
             f"expected a file or folder that can be read and written, found: {error.strerror or error}{where}; "
             "check the path, its rights and the free space"
         )
+    except UnicodeEncodeError as error:
+        drop_output()
+        fail(
+            f"expected text that {error.encoding} can encode, found {error.object[error.start : error.end]!a}: set "
+            "PYTHONIOENCODING=utf-8, or give --output"
+        )
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        drop_output()
+        fail(
+            "expected more free memory, found too little for this command: free some, raise its limit, or give it less "
+            "data or smaller batches"
+        )
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left; PyTorch and the loader of libraries do so in words."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in LACKS_MEMORY)
+
+
+def open_streams() -> None:
+    """Open the standard input and error if they are closed, because the next files would take their numbers.
+
+    Raises:
+        InputError: the standard output is closed, so that results would be lost.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode))  # noqa: SIM115 - it takes the free number
+            if number == 1:
+                raise InputError("expected a standard output, found it closed: send it to a file or to /dev/null")
+
+
+def drop_output() -> None:
+    """If the standard output cannot be written, drop what is left of it; Python would try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, with its files cleaned up."""
+    process = os.getpid()
+
+    def interrupt(number: int, frame: object) -> None:
+        if os.getpid() == process:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)  # a worker process, which its parent ends
+        os.kill(os.getpid(), number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    is_main = threading.current_thread() is threading.main_thread()
+    changed = [number for number in numbers if is_main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def fail(message: str) -> NoReturn:
     """Print one line on standard error and exit with status 2."""
-    print("tsfm: error: " + " ".join(message.split()), file=sys.stderr)
+    note(f"tsfm: error: {message}")
     sys.exit(2)
 
 

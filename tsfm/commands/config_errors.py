@@ -11,12 +11,12 @@ from types import ModuleType
 from typing import Any
 
 import pytorch_lightning as pl
-import yaml
 from pytorch_lightning.loggers import Logger
 
 from tsfm.configs import config_path
 from tsfm.models import Forecaster, model_classes
 from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.io import read_yaml
 
 # Keys of a config whose values are classes, and the base of these classes.
 BASES = {
@@ -70,16 +70,7 @@ def check_files(words: Sequence[str]) -> None:
         InputError: a file is not YAML, or not a mapping.
     """
     for path in config_files(words):
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not text"
-            raise InputError(f"expected YAML in {path}{where}, found an error ({problem}): correct it") from error
-        if not isinstance(content, dict):
-            kind = "nothing" if content is None else f"a {type(content).__name__}"
-            raise InputError(f"expected sections such as model, data and trainer in {path}, found {kind}: correct it")
+        read_yaml(path, "sections such as model, data and trainer")
 
 
 def explain(error: BaseException, words: Sequence[str]) -> InputError:

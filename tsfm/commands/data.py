@@ -12,6 +12,7 @@ from tabulate import tabulate
 from tsfm.commands.arguments import Columns
 from tsfm_data import io
 from tsfm_data.errors import unknown_name
+from tsfm_data.output import note, say
 
 if TYPE_CHECKING:
     from tsfm_data.io import SeriesSet
@@ -60,8 +61,8 @@ def list_(role: str | None = None, json: Path | None = None, *, overwrite: bool 
     if json is None or str(json) != "-":
         columns = ("name", "role", "frequency", "series", "points", "licence")
         table = [[*(row[c] for c in columns), _place(row)] for row in rows]
-        print(tabulate(table, [*columns, "available"], intfmt=",", disable_numparse=[0, 1, 2, 5, 6]))
-        print(f"{len(rows)} data sets, {present} available (in the folder TSFM_DATA or the cache)")
+        say(tabulate(table, [*columns, "available"], intfmt=",", disable_numparse=[0, 1, 2, 5, 6]))
+        say(f"{len(rows)} data sets, {present} available (in the folder TSFM_DATA or the cache)")
 
 
 def _place(row: dict[str, Any]) -> str:
@@ -79,11 +80,11 @@ def pull(name: str) -> None:
     """
     path = io.catalog.pull(name)
     spec = io.catalog.get(name)
-    print(path)
+    say(path)
     if spec.licence_class != "open":
-        print(f"{name}: licence {spec.licence} ({spec.licence_class}); check that your use is allowed", file=sys.stderr)
+        note(f"{name}: licence {spec.licence} ({spec.licence_class}); check that your use is allowed")
     if not spec.verified:
-        print(f"{name}: no checksum is known for this file, so its content was not verified", file=sys.stderr)
+        note(f"{name}: no checksum is known for this file, so its content was not verified")
 
 
 def inspect(
@@ -111,7 +112,7 @@ def inspect(
     if json is not None:
         write_json(json, rows, findings)
     if json is None or str(json) != "-":
-        print(_text(findings, rows))
+        say(_text(findings, rows))
 
 
 def _findings(series: "SeriesSet") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tsfm.configs import config_path
 from tsfm_data import corpus as corpora
 from tsfm_data import io
 from tsfm_data.errors import unknown_name
+from tsfm_data.output import say
 
 
 def build(config: Path, *, output: Path) -> None:
@@ -40,14 +41,14 @@ def build(config: Path, *, output: Path) -> None:
         for entry in result.manifest["sources"]
     ]
     columns = ("source", "", "series", "points", "dropped", "frequency", "licence", "weight")
-    print(tabulate(rows, columns, intfmt=",", disable_numparse=[0, 1, 5, 6, 7], colalign=("left",) * 2))
-    print(
+    say(tabulate(rows, columns, intfmt=",", disable_numparse=[0, 1, 5, 6, 7], colalign=("left",) * 2))
+    say(
         f"{output}: {len(rows)} sources ({len(result.built)} built, {len(result.reused)} reused), "
         f"{result.manifest['series']:,} series, {result.manifest['points']:,} points"
     )
     closed = [entry["name"] for entry in result.manifest["sources"] if entry["licence_class"] != "open"]
     if closed:
-        print(
+        say(
             f"{len(closed)} sources, such as {closed[0]}, have no open licence: do not release weights trained on them",
             file=sys.stderr,
         )
@@ -63,7 +64,7 @@ def verify(corpus: Path) -> None:
         InputError: a file is missing, truncated or changed.
     """
     store = corpora.Store(corpus, verify=True)
-    print(f"{corpus}: {len(store)} sources, {store.points:,} points, all checksums correct")
+    say(f"{corpus}: {len(store)} sources, {store.points:,} points, all checksums correct")
 
 
 def overlap(
@@ -121,10 +122,8 @@ def overlap(
             for row in rows
         ]
         columns = ("data set", "series", "checked", "seen", "series seen", "in source", "same or related source")
-        print(
-            tabulate(table, columns, intfmt=",", disable_numparse=[0, 2, 4, 5, 6], colalign=("left", "right", "right"))
-        )
-        print(f"{touched} of {len(rows)} sets overlap, {summary['seen_series']:,} series are in the corpus")
+        say(tabulate(table, columns, intfmt=",", disable_numparse=[0, 2, 4, 5, 6], colalign=("left", "right", "right")))
+        say(f"{touched} of {len(rows)} sets overlap, {summary['seen_series']:,} series are in the corpus")
 
 
 def _names(names: list[str]) -> str:

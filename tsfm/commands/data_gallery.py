@@ -10,6 +10,7 @@ from tsfm_data import corpus as corpora
 from tsfm_data import synthetic
 from tsfm_data.errors import InputError
 from tsfm_data.io import check_new
+from tsfm_data.output import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,14 +48,14 @@ def gallery(
         raise InputError(
             f"expected a length from 64 to {LONGEST:,} and at least 1 window, found {length} and {windows}"
         )
-    check_new([output], overwrite)
+    check_new([output], overwrite, [corpus])
     sources = corpora.store_sources(corpora.Store(corpus)) if corpus is not None else list(corpora.catalogue_sources())
     sets = {"synthetic": synthetic.SyntheticMixture().sample(windows, length, np.random.default_rng([seed, 0]))}
     if sources:
         sets["real"] = corpora.real_windows(sources, windows, length, np.random.default_rng([seed, 1]))
     reports.save_figure(draw(sets, length, seed), output)
     against = f"compared with {len(sets['real']):,} windows of {len(sources)} sources" if sources else "no real series"
-    print(f"{output}: {len(synthetic.GENERATORS)} families, {windows:,} series of the mixture, {against}")
+    say(f"{output}: {len(synthetic.GENERATORS)} families, {windows:,} series of the mixture, {against}")
 
 
 def draw(sets: dict[str, np.ndarray], length: int, seed: int) -> "Figure":

@@ -18,6 +18,7 @@ from tsfm.commands import demo_images
 from tsfm.commands.demo_page import build_page, own_commands, score_rows, terminal_table
 from tsfm_data import evaluation, io, windows
 from tsfm_data.errors import InputError, check_sizes
+from tsfm_data.output import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,6 +143,12 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
     """
     check_sizes("leave it out for the full training", max_epochs=max_epochs)
     io.check_new([output], overwrite=True, sign="fit.yaml")  # an earlier demo is replaced
+    with io.lock_folder(output):
+        _demo(output, seed, max_epochs)
+
+
+def _demo(output: Path, seed: int, max_epochs: int | None) -> None:
+    """Train, score and write the page, in a folder that no other demo uses."""
     tables = [example.read() for example in EXAMPLES]
     with io.atomic_file(output / "fit.yaml") as file:
         shutil.copyfile(CONFIG, file)
@@ -162,11 +169,11 @@ def demo(output: Path = Path("report/demo"), seed: int = 2023, max_epochs: int |
     image_outcome = None if images is None else images[1]
     reports.save_page(build_page(outcomes, report, commands, output, image_outcome), output / "index.html")
     for outcome in outcomes:
-        print("\n" + terminal_table(score_rows(outcome.report), outcome.example.title))
+        say("\n" + terminal_table(score_rows(outcome.report), outcome.example.title))
     if images is not None:
-        print("\n" + terminal_table(demo_images.score_rows(images[1]), demo_images.TITLE))
-    print(f"\npage: {output / 'index.html'}   numbers: {output / 'report.json'}")
-    print("\nThe same on your own table:\n\n" + own_commands(output))
+        say("\n" + terminal_table(demo_images.score_rows(images[1]), demo_images.TITLE))
+    say(f"\npage: {output / 'index.html'}   numbers: {output / 'report.json'}")
+    say("\nThe same on your own table:\n\n" + own_commands(output))
 
 
 def run(example: Example, table: "pd.DataFrame", command: str, output: Path) -> Outcome:
@@ -184,9 +191,7 @@ def run(example: Example, table: "pd.DataFrame", command: str, output: Path) -> 
     with io.atomic_file(path) as file:
         table.to_csv(file, index=False)
     variates = table.shape[1] - 1
-    print(
-        f"\n{example.title}: {variates} series, {len(table)} steps; {example.context} steps in, {example.horizon} out"
-    )
+    say(f"\n{example.title}: {variates} series, {len(table)} steps; {example.context} steps in, {example.horizon} out")
     shutil.rmtree(folder, ignore_errors=True)  # from an earlier demo
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     train(shlex.split(command)[1:])

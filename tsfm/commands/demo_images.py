@@ -8,6 +8,7 @@ from typing import Any
 from tsfm.reports import Image, Section, Table, Value
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Report
+from tsfm_data.output import say
 from tsfm_data.plugins import entry_points, load
 
 TITLE = "Handwritten digits"
@@ -37,9 +38,9 @@ def run(output: Path, seed: int, max_epochs: int | None) -> tuple[str, Any] | No
         digits = example()
         command = digits.prepare(output, seed, max_epochs)
     except InputError as error:
-        print(f"\n{TITLE}: skipped ({error})")
+        say(f"\n{TITLE}: skipped ({error})")
         return None
-    print(f"\n{TITLE}: images of 8 x 8 pixels")
+    say(f"\n{TITLE}: images of 8 x 8 pixels")
     shutil.rmtree(output / digits.RUN, ignore_errors=True)  # from an earlier demo
     train(shlex.split(command)[1:])
     return command, digits.outcome(output)

@@ -7,9 +7,11 @@ from typing import Any
 from tsfm import inference, reports, weights
 from tsfm.commands.added import added_function
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import check_suffix, say_notes
+from tsfm.commands.forecast import check_suffix
+from tsfm.commands.pieces import say_notes
 from tsfm_data import evaluation, io
 from tsfm_data.errors import InputError, check_horizon, check_sizes
+from tsfm_data.output import note, say
 
 BASELINES_SHOWN = ("naive", "seasonal-naive")
 
@@ -86,7 +88,7 @@ def evaluate(
         scored = list(predictors)
         warning = inference.check_covariates(predictors[0], series)
         if warning is not None:
-            print(f"warning: {warning}", file=sys.stderr)
+            note(f"warning: {warning}")
         elif series.past_names or series.known_names:
             scored.insert(1, inference.WithoutCovariates(predictors[0]))  # to show what covariates gain
         for predictor in scored:
@@ -102,13 +104,13 @@ def evaluate(
             )
         say_notes(series)
         tables.append(series)
-    print(report.to_markdown())
+    say(report.to_markdown())
     if output is not None:
         reports.write_scores(report, tables, predictors[0], output, ["tsfm", *sys.argv[1:]])
-        print(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json are next to it")
+        say(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json are next to it")
     if json is not None:
         report.save(json)
-        print(f"\n{json}: {len(report.rows)} rows")
+        say(f"\n{json}: {len(report.rows)} rows")
 
 
 def _on_suite(
@@ -130,18 +132,18 @@ def _on_suite(
             )
 
     def progress(name: str) -> None:
-        print(f"{name} done", file=sys.stderr, flush=True)
+        note(f"{name} done")
 
     chosen = profiles or list(evaluation.SHORT)
     report = evaluation.evaluate_suite(
         inference.load_predictor(model), suite, chosen, sets, batch_size=batch_size, jobs=jobs, progress=progress
     )
-    print(reports.say(report))
+    say(reports.say(report))
     command = ["tsfm evaluate --model", model, "--suite", suite, "--profiles", *chosen]
     command += ["--sets", *sets] if sets else []
     if output is not None:
         reports.write(report, output, " ".join(command))
-        print(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json are next to it")
+        say(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json are next to it")
     if json is not None:
         report.save(json)
-        print(f"\n{json}: {len(report.report.rows)} rows of scores")
+        say(f"\n{json}: {len(report.report.rows)} rows of scores")

@@ -6,6 +6,7 @@ from typing import Literal
 from tsfm import inference
 from tsfm_data.errors import InputError, check_horizon
 from tsfm_data.io import check_new
+from tsfm_data.output import say
 
 
 def export(
@@ -39,8 +40,8 @@ def export(
     check_new([output], overwrite, [model])
     exported = inference.export(inference.load_model(model), output, horizon, format, dtype)
     levels = ", ".join(f"{level:g}" for level in exported.levels)
-    print(f"{output}: {exported.bytes / 1e6:.1f} MB, {exported.horizon} steps at the levels {levels}")
-    print(
+    say(f"{output}: {exported.bytes / 1e6:.1f} MB, {exported.horizon} steps at the levels {levels}")
+    say(
         "difference from the model in float32 on hard inputs, relative to the size of a series: "
         f"{exported.mean:.1e} on average, {exported.worst:.1e} at most"
     )

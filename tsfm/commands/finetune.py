@@ -8,9 +8,10 @@ from typing import Literal
 
 from tsfm import inference, reports, training, weights
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import say_notes
+from tsfm.commands.pieces import say_notes
 from tsfm_data import io
 from tsfm_data.errors import InputError
+from tsfm_data.output import say
 
 
 def finetune(
@@ -54,14 +55,14 @@ def finetune(
         raise InputError(f"expected a forecasting model, found the image model {model}: tsfm image finetune adapts it")
     start = inference.load_model(model)
     series = io.open_source(input, **columns.given())
-    begin = time.perf_counter()
-    result = training.finetune(start, series, horizon, recipe)
-    seconds = time.perf_counter() - begin
-    say_notes(series)
-    command = ["tsfm", *sys.argv[1:]]
     with io.atomic_folder(output) as temporary:
+        begin = time.perf_counter()
+        result = training.finetune(start, series, horizon, recipe)
+        seconds = time.perf_counter() - begin
+        say_notes(series)
         weights.save(result.model, temporary / "model")
         (temporary / "result.json").write_text(json.dumps(training.summary(result), indent=1) + "\n")
-        reports.save_page(reports.build_page(result, start, command, output), temporary / "report.html")
-    print(f"{reports.verdict(result)} Trained {result.trained:,} numbers in {seconds:.0f} s.")
-    print(f"{output}: model, report.html, result.json; forecast with tsfm forecast --model {output}")
+        page = reports.build_page(result, start, ["tsfm", *sys.argv[1:]], output)
+        reports.save_page(page, temporary / "report.html")
+    say(f"{reports.verdict(result)} Trained {result.trained:,} numbers in {seconds:.0f} s.")
+    say(f"{output}: model, report.html, result.json; forecast with tsfm forecast --model {output}")

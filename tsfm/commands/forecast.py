@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 from tsfm import inference, nn, reports, weights
 from tsfm.commands.arguments import Columns
+from tsfm.commands.pieces import forecast_parts, say_notes, warn
 from tsfm_data import io
 from tsfm_data.errors import InputError, check_horizon, check_sizes
+from tsfm_data.output import note, say, without_formulas
 
 if TYPE_CHECKING:
     import pandas
+
+    from tsfm_data.evaluation import Predictor
 
 TABLES = (".csv", ".parquet", ".json")
 PICTURES = (".png", ".svg", ".pdf")
@@ -29,6 +33,7 @@ def forecast(
     output: Path | None = None,
     plot: Path | None = None,
     overwrite: bool = False,
+    safe_csv: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
     batch_size: int = 256,
 ) -> None:
@@ -49,6 +54,7 @@ def forecast(
         output: file for the forecast (.csv, .parquet or .json); standard output by default.
         plot: file for a plot of history, median and interval (.png, .svg or .pdf).
         overwrite: replace an existing output.
+        safe_csv: in CSV, put an apostrophe before ids and names of columns that a spreadsheet would run as a formula.
         columns: how the table is read.
         batch_size: largest number of windows per batch.
     """
@@ -61,32 +67,42 @@ def forecast(
     bound = inference.check_lower(lower)
     choose = model in inference.CHOICES
     predictor = None if choose else inference.load_predictor(weights.default() if model is None else model)
+
+    def forecasts(predictor: "Predictor", series: "io.SeriesSet", bar: bool) -> "pandas.DataFrame":
+        frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size, bar)
+        return inference.limit(frame, series, bound, integer or "false")
+
+    def presented(series: "io.SeriesSet", frame: "pandas.DataFrame") -> "pandas.DataFrame":
+        answer = series.present(frame)
+        return frame_without_formulas(answer) if safe_csv and (output is None or output.suffix == ".csv") else answer
+
+    if predictor is not None and plot is None and (output is None or output.suffix != ".json"):
+        used: Predictor = predictor
+        key = {"columns": columns.given(), "horizon": horizon, "levels": asked, "lower": bound, "integer": integer}
+        key |= {"batch_size": batch_size, "model": model, "safe_csv": safe_csv}
+        count = forecast_parts(input, output, key, used, lambda part: presented(part, forecasts(used, part, False)))
+        if count is not None:
+            if output is not None:
+                say(f"{output}: {count} series, {horizon} steps each, model {predictor.name}")
+            return
     series = io.open_source(input, **columns.given())
     if predictor is None:
         result = inference.backtest(series, horizon, batch_size=batch_size)
         words = reports.choices_in_words(result)[str(model)]
-        print(f"note: a backtest of {len(result.label)} windows chose {words}", file=sys.stderr)
+        note(f"note: a backtest of {len(result.label)} windows chose {words}")
         predictor = result.selection(str(model))
-    for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
-        print(f"warning: {warning}", file=sys.stderr)
-    frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size)
+    warn(predictor, series)
+    frame = forecasts(predictor, series, True)
     say_notes(series)
-    frame = inference.limit(frame, series, bound, integer or "false")
-    answer = series.present(frame)
+    answer = presented(series, frame)
     if output is None:
         answer.to_csv(sys.stdout, index=False)
     else:
         write_frame(answer, output)
-        print(f"{output}: {frame['item_id'].nunique()} series, {horizon} steps each, model {predictor.name}")
+        say(f"{output}: {frame['item_id'].nunique()} series, {horizon} steps each, model {predictor.name}")
     if plot is not None:
         reports.save_figure(reports.plot_forecast(series, frame), plot)
-        print(f"{plot}: history, median and interval")
-
-
-def say_notes(series: "io.SeriesSet") -> None:
-    """Print the notes about how a table was read to standard error."""
-    for note in series.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"{plot}: history, median and interval")
 
 
 def asked_levels(levels: list[float] | None, interval: list[float] | None) -> list[float]:
@@ -113,6 +129,13 @@ def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
     if path is not None and path.suffix not in suffixes:
         known = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
         raise InputError(f"expected an output that ends in {known}, found {path}: rename it")
+
+
+def frame_without_formulas(frame: "pandas.DataFrame") -> "pandas.DataFrame":
+    """A table without ids and names of columns that a spreadsheet would run as a formula; numbers stay."""
+    ids = frame.columns[0]
+    frame = frame.assign(**{ids: [without_formulas(i) if isinstance(i, str) else i for i in frame[ids]]})
+    return frame.rename(columns=without_formulas)
 
 
 def write_frame(frame: "pandas.DataFrame", path: Path) -> None:

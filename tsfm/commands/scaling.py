@@ -11,6 +11,7 @@ from tsfm import models, scaling
 from tsfm.configs import config_path
 from tsfm_data import io
 from tsfm_data.errors import InputError, check_sizes
+from tsfm_data.output import say
 
 
 def fit(
@@ -25,6 +26,10 @@ def fit(
     group: str | None = None,
     exclude: str | None = None,
     unique: str | None = None,
+    only: str | None = None,
+    params_unit: str = "1",
+    tokens_unit: str = "1",
+    every_row: bool = False,
     draws: int = 10_000,
     delta: float = 1e-3,
     seed: int = 0,
@@ -33,30 +38,34 @@ def fit(
     """Fit scaling laws to a table of runs, and write report.html, fit.json and figures.
 
     Args:
-        ledger: CSV, Parquet or Arrow table with one row per run, or one per point of a training curve.
+        ledger: CSV, Excel, Parquet, Arrow or JSON-lines table with one row per run or per point of a training curve.
         output: folder to write to.
         params: column of model sizes.
         tokens: column of data seen.
         loss: column of losses, above 0.
         flops: column of training compute; by default "flops" if there is one, else 6 times params times tokens.
-        run: column that names the run of each row; by default "run" if there is one, else every row is a run.
+        run: column that names the run of each row; by default "run", "name" or the like, else every row is a run.
         group: column of groups, for example encoder and decoder: each gets a law, and a test tells whether they differ.
         exclude: column that is true for rows to leave out.
         unique: column of the number of different tokens; if given, the value of repeated data is fitted, too.
+        only: COLUMN=VALUE of the rows to read; by default those whose state or status is that of a finished run.
+        params_unit: K, M or B if sizes are in thousands, millions or billions.
+        tokens_unit: the same for tokens.
+        every_row: every row is a finished training, although several have the same run: branches of one training.
         draws: resamples of the bootstrap.
         delta: width of the Huber loss on log loss.
         seed: random seed of the bootstrap.
         overwrite: replace an existing output.
     """
     io.check_new([output / "report.html", output / "fit.json"], overwrite, [ledger])
-    rows = scaling.read_runs(ledger, params, tokens, loss, flops, run, group, exclude, unique)
+    columns = (params, tokens, loss, flops, run, group, exclude, unique)
+    rows = scaling.read_runs(ledger, *columns, only, params_unit, tokens_unit, every_row)
     analysis = scaling.analyse(rows, draws, seed, delta)
     scaling.write_report(analysis, output)
-    print(scaling.lead(analysis.record))
-    joint = analysis.record["joint"]
-    for warning in analysis.record["warnings"] + (joint["not_identifiable"] if joint["identifiable"] else []):
-        print(f"warning: {warning}")
-    print(f"report: {output / 'report.html'}   numbers: {output / 'fit.json'}")
+    say(scaling.lead(analysis.record))
+    for warning in scaling.all_warnings(analysis.record):
+        say(f"warning: {warning}")
+    say(f"report: {output / 'report.html'}   numbers: {output / 'fit.json'}")
 
 
 def sweep(
@@ -90,15 +99,16 @@ def sweep(
         return 0
     if backend == "slurm":
         for number, file in enumerate(scaling.slurm_files(plan, grid, output)):
-            print(f"sbatch {file}" + (" --dependency=afterany:JOB_ID_OF_THE_FIRST" if number else ""))
+            say(f"sbatch {file}" + (" --dependency=afterany:JOB_ID_OF_THE_FIRST" if number else ""))
         return 0
     start = scaling.start_ray if backend == "ray" else scaling.start_local
-    print(f"{len(scaling.cells(plan))} cells; ledger: {output / scaling.LEDGER}")
-    failed = scaling.sweep(plan, grid, output, jobs, start, lambda line: print(line, flush=True))
+    say(f"{len(scaling.cells(plan))} cells; ledger: {output / scaling.LEDGER}")
+    with io.lock_folder(output):
+        failed = scaling.sweep(plan, grid, output, jobs, start, lambda line: say(line, flush=True))
     for warning in scaling.learning_rate_warnings(plan, output):
-        print(f"warning: {warning}")
-    print(f"{len(scaling.read_rows(output))} runs done, {len(failed)} cells failed; ledger: {output / scaling.LEDGER}")
-    print(f"to fit laws: tsfm scaling fit {output / scaling.LEDGER} --output {output / 'report'} --exclude scan")
+        say(f"warning: {warning}")
+    say(f"{len(scaling.read_rows(output))} runs done, {len(failed)} cells failed; ledger: {output / scaling.LEDGER}")
+    say(f"to fit laws: tsfm scaling fit {output / scaling.LEDGER} --output {output / 'report'} --exclude scan")
     return 1 if failed else 0
 
 
@@ -132,11 +142,9 @@ def counts(
         "times_6ND": "/ 6 N D",
         "times_6ND_trunk": "/ 6 N D, N non-embedding",
     }
-    print(tabulate([[row[key] for key in head] for row in rows], list(head.values()), intfmt=",", floatfmt=".3f"))
+    say(tabulate([[row[key] for key in head] for row in rows], list(head.values()), intfmt=",", floatfmt=".3f"))
     tokens = {row["tokens"] for row in rows}
-    print(
-        f"a window of {context} + {horizon} steps, {' or '.join(map(str, sorted(tokens)))} tokens; forward + backward"
-    )
+    say(f"a window of {context} + {horizon} steps, {' or '.join(map(str, sorted(tokens)))} tokens; forward + backward")
     if json is not None:
         with io.atomic_file(json) as file:
             file.write_text(json_module.dumps({"rows": rows}, indent=1) + "\n")
@@ -150,6 +158,8 @@ def plan(
     tokens: float | None = None,
     loss: float | None = None,
     inference_tokens: float = 0.0,
+    unique_tokens: float | None = None,
+    group: str | None = None,
     arch: str = "encoder",
     context: int = 256,
     horizon: int = 64,
@@ -172,6 +182,8 @@ def plan(
         tokens: data to train on.
         loss: loss to reach.
         inference_tokens: tokens that the model will process after training; the best model is then smaller.
+        unique_tokens: number of different tokens at hand; more are repetitions, which are worth less.
+        group: group whose law is used, if the fit has groups.
         arch: architecture of the model to train.
         context: history of a window in time steps.
         horizon: time steps to forecast.
@@ -191,32 +203,44 @@ def plan(
     if throughput is not None:
         speed = scaling.Machine(0.0, 1 / throughput, f"{throughput:.3g} FLOPs per second")
 
-    proposal = scaling.make_plan(scaling.read_fit(fit), flops, params, tokens, loss, inference_tokens)
+    law = scaling.read_fit(fit, group).with_unique(unique_tokens)
+    proposal = scaling.make_plan(law, flops, params, tokens, loss, inference_tokens)
     shown = [name for name in scaling.QUANTITIES if inference_tokens or name != "inference_flops"]
     ends = {
         name: ["open" if end == float("inf") else f"{end:.4g}" for end in proposal.intervals[name]] for name in shown
     }
     rows = [[name, f"{proposal.values[name]:.4g}", f"{ends[name][0]} to {ends[name][1]}"] for name in shown]
-    print(tabulate(rows, ["", "plan", "95 % interval"], disable_numparse=True, colalign=["left", "right", "left"]))
+    mark = "plan, beyond the data" if proposal.beyond_data else "plan"
+    say(tabulate(rows, ["", mark, "95 % interval"], disable_numparse=True, colalign=["left", "right", "left"]))
+    budget = None
+    if flops is not None and params is None and tokens is None:
+        budget = scaling.Budget(flops, inference_tokens, law.expected_loss)
     nearest = scaling.find_nearest_model(
-        arch, proposal.values["params"], proposal.values["tokens"], context, horizon, batch_size, corpus
+        arch, proposal.values["params"], proposal.values["tokens"], context, horizon, batch_size, corpus, budget
     )
-    print(
+    size = float(nearest.counts.params)
+    loss_there, ends_there = law.prediction(size, nearest.tokens)
+    facts = {"params": size, "tokens": nearest.tokens, "flops": nearest.flops}
+    beyond = scaling.beyond_data(law.record, facts)
+    say(
         f"nearest: {arch} {nearest.size}, {nearest.counts.params:,} parameters; {nearest.steps:,} steps of "
-        f"{batch_size} windows, {nearest.flops:.4g} FLOPs ({nearest.flops_over_6ND:.2f} times 6 N D)"
+        f"{batch_size} windows, {nearest.tokens:.4g} tokens, {nearest.flops:.4g} FLOPs ({nearest.flops_over_6ND:.2f} "
+        f"times 6 N D); expected loss {loss_there:.4g}, 95 % prediction interval {ends_there[0]:.4g} to "
+        f"{ends_there[1]:.4g}{' (beyond the data)' if beyond else ''}"
     )
     seconds = None if speed is None else speed.seconds(nearest.steps, nearest.flops)
     if speed is not None and seconds is not None:
-        print(f"time on {machine}: about {scaling.format_duration(seconds)}, by {speed.source}")
-    print(nearest.command)
+        say(f"time on {machine}: about {scaling.format_duration(seconds)}, by {speed.source}")
+    say(nearest.command)
     warnings = [*proposal.warnings, *nearest.warnings]
     for warning in warnings:
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")
     if json is not None:
         ci95 = {n: [None if end == float("inf") else end for end in proposal.intervals[n]] for n in scaling.QUANTITIES}
-        nearest_facts = {"arch": arch, "size": nearest.size, "params": nearest.counts.params, "steps": nearest.steps}
-        nearest_facts |= {"flops": nearest.flops, "seconds": seconds, "command": nearest.command}
-        more = {"ci95": ci95, "warnings": warnings, "nearest": nearest_facts}
+        nearest_facts = {"arch": arch, "size": nearest.size, "steps": nearest.steps, "seconds": seconds}
+        nearest_facts |= facts | {"loss": loss_there, "loss_prediction95": list(ends_there), "beyond_data": beyond}
+        nearest_facts["command"] = nearest.command
+        more = {"ci95": ci95, "beyond_data": proposal.beyond_data, "warnings": warnings, "nearest": nearest_facts}
         with io.atomic_file(json) as file:
             file.write_text(json_module.dumps(proposal.values | more, indent=1) + "\n")
 
@@ -236,13 +260,13 @@ def selftest(data: Path | None = None, draws: int = 4000, coverage: int = 0) -> 
         [c.name, f"{c.expected:.6g}", f"{c.actual:.6g}", f"{c.tolerance:.2g}", "ok" if c.ok else "FAILED"]
         for c in checks
     ]
-    print(tabulate(rows, ["", "known", "found", "tolerance", ""], disable_numparse=True))
+    say(tabulate(rows, ["", "known", "found", "tolerance", ""], disable_numparse=True))
     if coverage:
-        table = [
-            [f"{design}, {count} runs, noise {noise:g}", *scaling.coverage(design, count, noise, coverage)]
-            for design, count, noise in scaling.STUDY
-        ]
-        print("\n" + tabulate(table, [f"share inside, of {coverage}", *scaling.NAMES], floatfmt=".3f"))
+        table = []
+        for design, count, noise, tails in scaling.STUDY:
+            shares = scaling.coverage(design, count, noise, tails, coverage)
+            table.append({"design": f"{design}, {count} runs, noise {noise:g}, {tails}"} | shares)
+        say("\n" + tabulate(table, "keys", floatfmt=".3f"))
     failed = sum(not check.ok for check in checks)
-    print(f"\n{len(checks) - failed} of {len(checks)} known answers reproduced")
+    say(f"\n{len(checks) - failed} of {len(checks)} known answers reproduced")
     return 1 if failed else 0

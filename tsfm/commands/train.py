@@ -3,35 +3,48 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import jsonargparse
 import numpy as np
 import pytorch_lightning as pl
-import yaml
-from filelock import FileLock, Timeout
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from tsfm.commands.checkpoints import NAMED, check_checkpoint, interruption_message, read_checkpoint, short_path
+from tsfm.commands.checkpoints import (
+    NAMED,
+    check_checkpoint,
+    guard_restoring,
+    interruption_message,
+    read_checkpoint,
+    short_path,
+)
 from tsfm.commands.config_errors import check_files, config_files, explain, with_config_files
 from tsfm.commands.forecast import write_frame
 from tsfm.inference import forecast_table
 from tsfm.models import model_classes
 from tsfm.nn import check_levels, keep_large_blocks
-from tsfm.training import ConfigCounts, FiniteLosses, ForecastTask, logged_names
+from tsfm.training import AtomicCheckpoints, ConfigCounts, FiniteLosses, ForecastTask, logged_names
 from tsfm_data import io
 from tsfm_data.corpus import PretrainingDataModule
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import InputError, check_seed, unknown_name
+from tsfm_data.output import say
 from tsfm_data.windows import Forecast, ForecastDataModule, item_lengths
 
-DESCRIPTION = "Train a model from YAML; every option can also be given on the command line."
+DESCRIPTION = (
+    "Train a model from YAML; every option can also be given on the command line. A config is code: it names classes "
+    "that are imported and called, so read the configs of others before you run them. Checkpoints are not: nothing "
+    "that one names is run."
+)
+GLOBAL_SEED = "PL_GLOBAL_SEED"  # environment variable of Lightning
 # Warnings of Lightning that do not apply here, or need no action of the user.
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # gathering a batch takes microseconds
@@ -73,12 +86,24 @@ class SuiteCLI(LightningCLI):
             parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
         parser.add_argument("--overwrite", action="store_true", help="replace an existing run or forecast")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and check the checkpoint before Lightning reads its hyper-parameters."""
-        super().parse_arguments(parser, args)
+    def _parse_ckpt_path(self) -> None:
+        """Check the checkpoint, and nothing else: Lightning would import a class that its hyper-parameters name."""
         given = self.config[self.config.subcommand].get("ckpt_path")
         if given is not None and str(given) not in NAMED:
             read_checkpoint(str(given))
+
+    def _set_seed(self) -> None:
+        """Check the seed, and that of the environment, before Lightning uses it.
+
+        Raises:
+            InputError: it is not one that random generators take.
+        """
+        given = self._get(self.config, "seed_everything")
+        if given is True and (word := os.environ.get(GLOBAL_SEED)) is not None:
+            check_seed(int(word) if re.fullmatch(r"\s*-?\d{1,99}\s*", word) else word, GLOBAL_SEED)
+        elif not isinstance(given, bool):
+            check_seed(given, "seed_everything")
+        super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
         """Set one folder for logs, checkpoints and model; by default ``runs/DATA_CONTEXT_HORIZON``."""
@@ -112,10 +137,13 @@ class SuiteCLI(LightningCLI):
             raise explain(error, sys.argv[1:]) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """The trainer, with a progress bar only in a terminal."""
+        """The trainer, with a progress bar only in a terminal, and checkpoints that are written whole or not at all."""
         trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the config names another one
+            trainer.strategy.checkpoint_io = AtomicCheckpoints()
         if trainer.progress_bar_callback is not None and not sys.stderr.isatty():
             trainer.progress_bar_callback.disable()
+        guard_restoring(trainer)
         return trainer
 
     def before_fit(self) -> None:
@@ -129,14 +157,14 @@ class SuiteCLI(LightningCLI):
     def announce(self) -> None:
         """Print one line each about data and model."""
         if isinstance(self.datamodule, ForecastDataModule):
-            print(f"data: {self.datamodule.source}, {self.datamodule.describe()}")
+            say(f"data: {self.datamodule.source}, {self.datamodule.describe()}")
         elif isinstance(self.datamodule, PretrainingDataModule):
-            print(f"data: {corpus_line(self.datamodule)}")
+            say(f"data: {corpus_line(self.datamodule)}")
         if isinstance(self.model, ForecastTask):
             forecaster = self.model.forecaster
             parameters = sum(p.numel() for p in forecaster.parameters())
             steps = f"{forecaster.context} steps in, {forecaster.horizon} out"
-            print(f"model: {forecaster.model_type}, {parameters:,} parameters, {steps}")
+            say(f"model: {forecaster.model_type}, {parameters:,} parameters, {steps}")
 
     def before_validate(self) -> None:
         """Check data and checkpoint before anything is written."""
@@ -149,7 +177,8 @@ class SuiteCLI(LightningCLI):
     def before_predict(self) -> None:
         """Check data and checkpoint before anything is written."""
         name = getattr(self.model, "predictions", "forecast.csv")
-        io.check_new([Path(self.trainer.default_root_dir) / name], self._get(self.config_init, "overwrite"))
+        inputs = [getattr(self.datamodule, "source", None), self._get(self.config_init, "ckpt_path")]
+        io.check_new([Path(self.trainer.default_root_dir) / name], self._get(self.config_init, "overwrite"), inputs)
         if hasattr(self.model, "write_predictions"):
             return
         if not isinstance(self.datamodule, ForecastDataModule):
@@ -206,13 +235,13 @@ class SuiteCLI(LightningCLI):
         with contextlib.ExitStack() as stack:
             if self.trainer.is_global_zero:
                 if not getattr(self.trainer, "fast_dev_run", False):
-                    stack.enter_context(alone(Path(self.trainer.default_root_dir)))
+                    stack.enter_context(io.lock_folder(self.trainer.default_root_dir))
                     self.check_folder()
                 self.announce()
             try:
                 self.trainer.fit(**arguments)
             except SystemExit as error:  # Lightning raises this after Ctrl-C
-                raise InputError(interruption_message(self.trainer)) from error
+                raise KeyboardInterrupt(interruption_message(self.trainer)) from error
 
     def after_fit(self) -> None:
         """Print where checkpoint and model folder are."""
@@ -221,11 +250,11 @@ class SuiteCLI(LightningCLI):
         checkpoint, root = self.trainer.checkpoint_callback, Path(self.trainer.default_root_dir)
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
             best = f"best {checkpoint.monitor} {float(checkpoint.best_model_score):.4f}"
-            print(f"trained {self.trainer.current_epoch} epochs; {best} in {short_path(checkpoint.best_model_path)}")
+            say(f"trained {self.trainer.current_epoch} epochs; {best} in {short_path(checkpoint.best_model_path)}")
         if (root / "model").is_dir() and isinstance(self.model, ForecastTask):
             horizon = getattr(getattr(self.model, "forecaster", None), "horizon", "H")
-            print(f"model folder: {root / 'model'}")
-            print(f"to forecast: tsfm forecast INPUT --horizon {horizon} --model {root}")
+            say(f"model folder: {root / 'model'}")
+            say(f"to forecast: tsfm forecast INPUT --horizon {horizon} --model {root}")
 
     def predict(self, **arguments: Any) -> None:
         """Forecast past the end of the data, in its units, and write ``forecast.csv`` to the run's folder."""
@@ -239,31 +268,7 @@ class SuiteCLI(LightningCLI):
             items = np.flatnonzero(item_lengths(series) > 0).tolist()  # the loader skips empty ones
             frame = forecast_table(series.select(items), self.datamodule.horizon, batches)
             write_frame(series.present(frame), path)
-            print(f"{path}: {frame['item_id'].nunique()} series, {self.datamodule.horizon} steps each")
-
-
-@contextlib.contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Lock a folder against other trainings.
-
-    Raises:
-        InputError: another training uses it.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"expected a folder that no other training uses, found one that is running in {root}: wait until it has "
-            "ended, or give another --trainer.default_root_dir"
-        ) from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # some systems do not delete open files
-            (root / ".lock").unlink()
-        lock.release()
+            say(f"{path}: {frame['item_id'].nunique()} series, {self.datamodule.horizon} steps each")
 
 
 def move(trainer: jsonargparse.Namespace, root: str, files: Sequence[Path]) -> None:
@@ -274,8 +279,8 @@ def move(trainer: jsonargparse.Namespace, root: str, files: Sequence[Path]) -> N
         root: folder of the new run.
         files: config files; those that earlier versions wrote for a run contain the folders of that run.
     """
-    contents = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
-    named = [(content.get("trainer") or {}).get("default_root_dir") for content in contents]
+    trainers = [io.read_yaml(file, "sections").get("trainer") for file in files]
+    named = [section.get("default_root_dir") for section in trainers if isinstance(section, dict)]
     roots = [Path(str(name)).resolve() for name in (*named, root) if name is not None]
     loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
     for holder in (*(trainer.callbacks or []), *loggers):

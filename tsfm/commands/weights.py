@@ -9,6 +9,7 @@ from tsfm import weights
 from tsfm.commands.data import write_json
 from tsfm_data import io
 from tsfm_data.errors import InputError, check_sizes
+from tsfm_data.output import say
 
 
 def list_(
@@ -38,15 +39,15 @@ def list_(
     if not wide:
         narrow = ("name", "parameters", "variates", "covariates", "licence", "here")
         table = [{name: cells[name] for name in narrow} for cells in table]
-    print(tabulate(table, headers="keys", disable_numparse=True))
-    print(
+    say(tabulate(table, headers="keys", disable_numparse=True))
+    say(
         f"\n{len(rows)} models, {here} here. variates: whether a model looks at one series at a time or at several.\n"
         "(!) the licence restricts use or is unknown: pull needs --accept-licence."
     )
     if wide:
-        print("MASE, WQL and CRPS are relative to seasonal naive; top-1 is the share of images classified rightly.")
+        say("MASE, WQL and CRPS are relative to seasonal naive; top-1 is the share of images classified rightly.")
     else:
-        print("--wide and --json show scores, sizes and sources, too.")
+        say("--wide and --json show scores, sizes and sources, too.")
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
@@ -105,7 +106,7 @@ def pull(name: str, *, revision: str | None = None, accept_licence: bool = False
         mirror: URL or path of a mirror (tsfm weights mirror) to download from; by default TSFM_MIRROR.
     """
     folder = weights.pull(name, revision=revision, accept_licence=accept_licence, mirror=mirror)
-    print(f"{folder}: use it as --model {folder.name}")
+    say(f"{folder}: use it as --model {folder.name}")
 
 
 def mirror(
@@ -122,7 +123,7 @@ def mirror(
     """
     target = folder / weights.registry.pulled_folder(name, revision).name
     io.check_new([target], overwrite, sign="config.json")
-    print(f"{weights.mirror(name, folder, revision=revision, accept_licence=accept_licence)}: written and verified")
+    say(f"{weights.mirror(name, folder, revision=revision, accept_licence=accept_licence)}: written and verified")
 
 
 def verify(folder: Path) -> None:
@@ -135,7 +136,7 @@ def verify(folder: Path) -> None:
         compared = (
             f"{checked.compared} files match their checksums" if checked.compared else "no checksums to compare with"
         )
-        print(f"{checked.folder}: {checked.kind}, {checked.layout.values:,} parameters, {compared}")
+        say(f"{checked.folder}: {checked.kind}, {checked.layout.values:,} parameters, {compared}")
 
 
 def convert(
@@ -170,8 +171,11 @@ def convert(
     check_sizes(context=context, horizon=horizon, heads=heads)
     io.check_new([folder], overwrite, [foreign], sign="config.json")
     options = weights.Options(context, horizon, heads, activation, window_norm)
-    converted = weights.convert(foreign, folder, architecture=architecture, options=options)
-    print(f"{foreign}: {converted.family}, {converted.parameters:,} parameters, {converted.facts}\n{folder}: written")
+    with io.atomic_folder(folder) as temporary:
+        converted = weights.convert(
+            foreign, temporary, name=folder.resolve().name, architecture=architecture, options=options
+        )
+    say(f"{foreign}: {converted.family}, {converted.parameters:,} parameters, {converted.facts}\n{folder}: written")
 
 
 def card(folder: Path, *, scores: Path | None = None, run: Path | None = None, check: bool = False) -> None:
@@ -187,6 +191,7 @@ def card(folder: Path, *, scores: Path | None = None, run: Path | None = None, c
     if run is not None:
         weights.keep_recipe(run, folder)
     if scores is not None:
+        io.check_new([folder / "scores.json"], True, [scores])
         weights.keep_scores(scores, folder)
     text, file = weights.card(folder), folder / "README.md"
     if check:
@@ -197,8 +202,8 @@ def card(folder: Path, *, scores: Path | None = None, run: Path | None = None, c
             raise InputError(
                 f"expected {expected!r:.80} in line {number} of {file}, found {actual!r:.80}: tsfm weights card"
             )
-        print(f"{file}: up to date")
+        say(f"{file}: up to date")
         return
     with io.atomic_file(file) as temporary:
         temporary.write_text(text)
-    print(f"{file}: written")
+    say(f"{file}: written")

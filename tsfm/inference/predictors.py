@@ -7,16 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 
 from tsfm.inference.selection import Selection, selection_folder
 from tsfm.models import Forecaster
 from tsfm.weights import load_named
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, bind, forecast_windows, get_baseline, history_of
-from tsfm_data.io import SeriesSet
+from tsfm_data.io import Parts, SeriesSet
 from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
+
+VARIATES_AT_ONCE = 4096  # variates that are forecast at a time if each is forecast by itself
 
 
 def load_predictor(model: str) -> Predictor:
@@ -37,7 +39,12 @@ def load_predictor(model: str) -> Predictor:
 
 
 def forecast_frame(
-    predictor: Predictor, series: SeriesSet, horizon: int, levels: Sequence[float], batch_size: int = 256
+    predictor: Predictor,
+    series: SeriesSet,
+    horizon: int,
+    levels: Sequence[float],
+    batch_size: int = 256,
+    bar: bool = True,
 ) -> pd.DataFrame:
     """Forecast every series past its end.
 
@@ -47,6 +54,7 @@ def forecast_frame(
         horizon: steps to forecast.
         levels: ascending quantile levels.
         batch_size: most windows per batch; batches of long windows or many variates are smaller.
+        bar: whether long work shows a progress bar.
 
     Returns:
         Columns item_id, timestamp, mean and one per level, named by it; in the order and units of the series.
@@ -55,7 +63,7 @@ def forecast_frame(
         InputError: as ``forecast_ends``.
     """
     frame = _frame(series, horizon)  # before the forecasts: a horizon past the calendar is refused at once
-    return _filled(frame, series, forecast_ends(predictor, series, horizon, levels, batch_size), levels)
+    return _filled(frame, series, forecast_ends(predictor, series, horizon, levels, batch_size, bar=bar), levels)
 
 
 def forecast_ends(
@@ -65,12 +73,14 @@ def forecast_ends(
     levels: Sequence[float],
     batch_size: int = 256,
     season: int | None = None,
+    bar: bool = True,
 ) -> list[Float64[np.ndarray, "H V K"]]:
     """The forecasts of ``forecast_frame`` as one array per item: the mean, then the quantiles.
 
     Args:
         predictor, series, horizon, levels, batch_size: as there.
         season: steps per season; None takes it from the frequency.
+        bar: as there.
 
     Raises:
         InputError: no series, a series without rows, or known covariates that do not cover the horizon.
@@ -86,7 +96,7 @@ def forecast_ends(
     arrays: dict[int, np.ndarray] = {}
     for freq in dict.fromkeys(series.freqs):  # a batch has one season and one set of calendar features
         items = [i for i, item_freq in enumerate(series.freqs) if item_freq == freq]
-        part = series.select(items)
+        part = series.select(items) if len(items) < len(series) else series
         ends = item_lengths(part)
         bound = bind(predictor, part)
         windows = Windows(
@@ -100,12 +110,26 @@ def forecast_ends(
             dtype=predictor.dtype,
             covariates=predictor.covariates,
         )
-        values = (windows.context + horizon * len(levels)) * len(part.variates)
-        size = max(1, min(batch_size, BATCH_VALUES // values))
-        batches = progress(windows.batches(size), f"forecast ({predictor.name})", -(-len(part) // size))
-        forecasts = (forecast_windows(bound, batch, levels) for batch in batches)
-        arrays |= zip(items, (row for forecast in forecasts for row in _rows(forecast)), strict=True)
+        together = (
+            len(part.variates) if getattr(predictor, "joint", True) else min(len(part.variates), VARIATES_AT_ONCE)
+        )
+        size = max(1, min(batch_size, BATCH_VALUES // ((windows.context + horizon * len(levels)) * together)))
+        indices = np.split(np.arange(len(part)), np.arange(size, len(part), size))
+        batches = progress(indices, f"forecast ({predictor.name})", shown=bar)
+        forecasts = (_forecast(bound, windows, index, together, levels) for index in batches)
+        arrays |= zip(items, (row for forecast in forecasts for row in forecast), strict=True)
     return [arrays[i] for i in range(len(series))]
+
+
+def _forecast(
+    predictor: Predictor, windows: Windows, index: Int[np.ndarray, " B"], together: int, levels: Sequence[float]
+) -> Float64[np.ndarray, "B H V K"]:
+    """Mean and quantiles of some windows, computed for ``together`` variates at a time."""
+    width = len(windows.variates)
+    parts = [np.arange(begin, min(begin + together, width)) for begin in range(0, width, together)]
+    batches = (windows.batch(index, part if len(parts) > 1 else None) for part in parts)
+    rows = [_rows(forecast_windows(predictor, batch, levels)) for batch in batches]
+    return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=2)
 
 
 def forecast_table(series: SeriesSet, horizon: int, forecasts: Sequence[Forecast]) -> pd.DataFrame:
@@ -161,18 +185,18 @@ def _filled(
     return pd.concat([frame, values], axis=1)
 
 
-def check_observed(series: SeriesSet) -> str | None:
+def check_observed(series: SeriesSet | Parts) -> str | None:
     """A warning, in one line, about series whose values are all missing, or None.
 
     Args:
         series: the series to forecast.
     """
-    single = series.univariate()
-    empty = [name for i, name in enumerate(single.item_ids) if single.length(i) and np.isnan(single.item(i)).all()]
+    empty = series.unobserved()
     if not empty:
         return None
+    total = (series.series if isinstance(series, Parts) else len(series)) * len(series.variates)
     named = ", ".join(map(repr, empty[:3])) + (", ..." if len(empty) > 3 else "")
-    return f"{len(empty)} of {len(single)} series have no value at all, so their forecasts mean nothing: {named}"
+    return f"{len(empty)} of {total} series have no value at all, so their forecasts mean nothing: {named}"
 
 
 @dataclass(frozen=True)
@@ -216,7 +240,7 @@ class WithoutCovariates:
         return self.predictor.predict(batch, levels)
 
 
-def check_covariates(predictor: Predictor, series: SeriesSet) -> str | None:
+def check_covariates(predictor: Predictor, series: SeriesSet | Parts) -> str | None:
     """A warning, in one line, about covariates that are ignored or missing, or None.
 
     Args:

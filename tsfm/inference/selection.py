@@ -6,28 +6,46 @@ Q requested levels, L levels of ``tsfm_data.evaluation.LEVELS``.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le, Len
 from jaxtyping import Float, Float64
 from torch import Tensor
+from typing_extensions import TypedDict
 
 import tsfm
 from tsfm.models import Forecaster
 from tsfm.weights import load, local_folder, save
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import LEVELS, Predictor, forecast_windows, get_baseline
-from tsfm_data.io import SeriesSet, atomic_folder
+from tsfm_data.io import SeriesSet, atomic_folder, check_record, check_version, read_record
 from tsfm_data.windows import Batch, Forecast
 
 MODEL_TYPE, FORMAT_VERSION = "selection", 1
 MEDIAN = LEVELS.index(0.5)
+
+
+Share = Annotated[float, Ge(0), Le(1)]
+Factors = Annotated[list[Annotated[list[Annotated[float, Ge(0)]], Len(len(LEVELS), len(LEVELS))]], Len(1, 10**6)]
+
+
+class SelectionConfig(TypedDict):
+    """The content of ``config.json``: see ``Selection``."""
+
+    members: Annotated[list[str], Len(1, 1000)]
+    weights: list[Share]
+    series: dict[str, list[Share]]
+    factors: Factors | None
+    covariates: bool
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -146,28 +164,23 @@ class Selection:
             InputError: the file or a member is damaged or missing.
         """
         file = folder / "config.json"
-        plain = json.loads(file.read_text())
-        if plain.get("format_version") != FORMAT_VERSION:
-            found = plain.get("format_version")
-            raise InputError(f"expected format_version {FORMAT_VERSION} in {file}, found {found!r}: upgrade tsfm-suite")
-        try:
-            names, series, factors = plain["members"], plain["series"], plain["factors"]
-            shares = np.array([plain["weights"], *series.values()], np.float64).reshape(1 + len(series), len(names))
-            factors = None if factors is None else np.array(factors, np.float64).reshape(-1, len(LEVELS))
-            fits = shares.size and (shares >= 0).all() and np.allclose(shares.sum(axis=1), 1)
-            fits = fits and (factors is None or (np.isfinite(factors) & (factors >= 0)).all())
-            rows = dict(zip(series, map(tuple, shares[1:].tolist()), strict=True))
-            covariates, facts = bool(plain["covariates"]), dict(plain["facts"])
-        except (AttributeError, KeyError, TypeError, ValueError):
-            fits = False
+        what, hint = "the choice of a tsfm backtest", "run tsfm backtest again"
+        plain = check_version(read_record(file, dict, what, hint=hint), FORMAT_VERSION, file)
+        config = check_record(plain, SelectionConfig, file, what, hint=hint)
+        names, rows = config["members"], [config["weights"], *config["series"].values()]
+        factors = None if config["factors"] is None else np.array(config["factors"], np.float64)
+        fits = all(len(row) == len(names) and math.isclose(math.fsum(row), 1, rel_tol=1e-5) for row in rows)
         if not fits:
             raise InputError(
-                f"expected a file of tsfm backtest, found other keys or values in {file}: run tsfm backtest again"
+                f"expected a weight of each of {len(names)} members in every row of {file}, which sum to 1, found "
+                f"others: {hint}"
             )
+        series = {name: tuple(map(float, row)) for name, row in config["series"].items()}
         folder = folder.resolve()
         name = folder.parent.name if folder.name == "model" else folder.name
         members = tuple(read_member(member, folder) for member in names)
-        return cls(members, tuple(shares[0].tolist()), rows, factors, covariates, facts, name)
+        weights = tuple(map(float, config["weights"]))
+        return cls(members, weights, series, factors, config["covariates"], config["facts"], name)
 
 
 def read_member(name: Any, folder: Path) -> Member:
@@ -192,8 +205,8 @@ def read_member(name: Any, folder: Path) -> Member:
 def selection_folder(model: str) -> Path | None:
     """The folder with the choice of a backtest: the given one or its subfolder model; None if there is no choice."""
     for folder in (Path(model), Path(model) / "model"):
-        with suppress(OSError, ValueError, AttributeError):
-            if json.loads((folder / "config.json").read_text()).get("model_type") == MODEL_TYPE:
+        with suppress(OSError, ValueError):  # of a path, or of another file
+            if read_record(folder / "config.json", dict, "a config").get("model_type") == MODEL_TYPE:
                 return folder
     return None
 

@@ -32,7 +32,7 @@ from tsfm.nn import (
     t5_block,
     weighted_quantiles,
 )
-from tsfm_data.errors import InputError, check_positive
+from tsfm_data.errors import InputError, check_model_sizes, reason_of
 from tsfm_data.windows import Batch
 
 SCALE_EPS = 1e-5
@@ -71,7 +71,7 @@ class Chronos2Config:
     levels: tuple[float, ...] = LEVELS
 
     def __post_init__(self) -> None:
-        check_positive(self, "d_model", "d_ff", "d_kv", "heads", "layers", "patch_size", "time_scale")
+        check_model_sizes(self, "d_model", "d_ff", "d_kv", "heads", "layers", "patch_size", "time_scale")
         if self.d_kv % 2 or not self.rope_theta > 0:
             raise InputError(
                 f"expected an even d_kv and rope_theta above 0, found {self.d_kv} and {self.rope_theta}: change them"
@@ -327,5 +327,5 @@ def from_reference(config: dict[str, Any], state: dict[str, Tensor]) -> Chronos2
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"expected the state dict of a Chronos-2: {' '.join(str(error).split()):.300}") from error
+        raise InputError(f"expected the state dict of a Chronos-2: {reason_of(error, 300)}") from error
     return model

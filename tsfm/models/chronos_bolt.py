@@ -29,7 +29,7 @@ from tsfm.nn import (
     pooled_quantiles,
     t5_block,
 )
-from tsfm_data.errors import InputError, check_positive
+from tsfm_data.errors import InputError, check_model_sizes, reason_of
 from tsfm_data.windows import Batch
 
 SCALE_EPS = 1e-5
@@ -65,7 +65,7 @@ class ChronosBoltConfig:
     levels: tuple[float, ...] = DEFAULT_LEVELS
 
     def __post_init__(self) -> None:
-        check_positive(self, "d_model", "d_ff", "d_kv", "heads", "layers", "decoder_layers", "patch_size")
+        check_model_sizes(self, "d_model", "d_ff", "d_kv", "heads", "layers", "decoder_layers", "patch_size")
         if self.buckets < 4 or self.buckets % 4 or self.max_distance <= self.buckets // 2:
             raise InputError(
                 f"expected buckets a multiple of 4 and max_distance above half of it, found {self.buckets} and "
@@ -323,5 +323,5 @@ def from_reference(config: dict[str, Any], state: dict[str, Tensor]) -> ChronosB
     try:
         model.load_state_dict({key: value for key, value in state.items() if key not in tied})
     except RuntimeError as error:
-        raise InputError(f"expected the state dict of a Chronos-Bolt: {' '.join(str(error).split()):.300}") from error
+        raise InputError(f"expected the state dict of a Chronos-Bolt: {reason_of(error, 300)}") from error
     return model

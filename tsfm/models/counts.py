@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tsfm.models.base import Forecaster
 from tsfm.models.registry import MODELS, model_class
-from tsfm_data.errors import check_horizon, unknown_name
+from tsfm_data.errors import InputError, check_horizon, unknown_name
 from tsfm_data.windows import Batch
 
 # Modules that turn data into tokens or tokens into outputs; "non-embedding" counts leave them out.
@@ -38,6 +38,8 @@ EMBEDDINGS_AND_HEADS = frozenset(
         "shared",
     }
 )
+
+MOST_TOKENS = 10_000  # of a window, whose mask is real and has the square of this
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ def count_forecaster(model_type: str, config: Any, context: int, horizon: int, v
 
     patch = getattr(config, "patch_size", None)
     tokens = variates * (math.ceil(context / patch) + math.ceil(horizon / patch)) if patch else variates
+    if tokens > MOST_TOKENS:
+        raise InputError(f"expected windows of at most {MOST_TOKENS:,} tokens, found {tokens:,}: shorten the context")
     return replace(count(build, loss), tokens=tokens)
 
 

@@ -23,7 +23,7 @@ from tsfm.nn import (
     check_levels,
     window_scale,
 )
-from tsfm_data.errors import InputError, check_positive
+from tsfm_data.errors import InputError, check_model_sizes
 from tsfm_data.windows import Batch
 
 
@@ -52,7 +52,7 @@ class ITransformerConfig:
     levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        check_positive(self, "d_model", "d_ff", "layers", "heads")
+        check_model_sizes(self, "d_model", "d_ff", "layers", "heads")
         if not 0 <= self.dropout < 1:
             raise InputError(f"expected dropout in [0, 1), found {self.dropout}: change it in the config")
         if self.levels:

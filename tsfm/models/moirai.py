@@ -19,7 +19,7 @@ from tsfm.models.covariates import with_covariates
 from tsfm.models.packing import Packed, append_future, known_future, pack_window
 from tsfm.models.scaling_law.trunk import MIXTURE_LEVELS, MixtureHead, mask_of, quantile_loss
 from tsfm.nn import LogNormal, Mixture, NarrowNormal, NegativeBinomial, Stack, StudentT, check_levels
-from tsfm_data.errors import InputError, check_positive
+from tsfm_data.errors import InputError, check_model_sizes, reason_of
 from tsfm_data.windows import Batch
 
 Future = tuple[Tensor, Tensor]  # values of the variates [B, H, V], and where they are known
@@ -50,7 +50,7 @@ class MoiraiConfig:
     levels: tuple[float, ...] = MIXTURE_LEVELS
 
     def __post_init__(self) -> None:
-        check_positive(self, "d_model", "layers", "heads")
+        check_model_sizes(self, "d_model", "layers", "heads")
         if not self.patch_sizes or list(self.patch_sizes) != sorted(set(self.patch_sizes)) or self.patch_sizes[0] < 1:
             raise InputError(f"expected ascending patch_sizes, found {self.patch_sizes}: change them in the config")
         if self.patch_size != "auto" and self.patch_size not in self.patch_sizes:
@@ -296,5 +296,5 @@ def from_reference(
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"expected the state dict of a Moirai 1.x: {' '.join(str(error).split()):.300}") from error
+        raise InputError(f"expected the state dict of a Moirai 1.x: {reason_of(error, 300)}") from error
     return model

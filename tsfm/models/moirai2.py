@@ -18,7 +18,7 @@ from tsfm.models.base import Forecaster
 from tsfm.models.packing import Packed, append_future, pack_window
 from tsfm.models.scaling_law.trunk import quantile_loss
 from tsfm.nn import DEFAULT_LEVELS, ResidualMLP, Stack, check_levels, pooled_quantiles, window_scale
-from tsfm_data.errors import InputError, check_positive
+from tsfm_data.errors import InputError, check_model_sizes, reason_of
 from tsfm_data.windows import Batch
 
 MAX_SCORES = 2**24  # attention scores per batch of forecasts
@@ -47,7 +47,7 @@ class Moirai2Config:
     levels: tuple[float, ...] = DEFAULT_LEVELS
 
     def __post_init__(self) -> None:
-        check_positive(self, "d_model", "d_ff", "layers", "heads", "patch_size", "predict_tokens")
+        check_model_sizes(self, "d_model", "d_ff", "layers", "heads", "patch_size", "predict_tokens")
         check_levels(self.levels)
 
     @classmethod
@@ -194,5 +194,5 @@ def from_reference(config: dict[str, Any], state: dict[str, Tensor], context: in
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"expected the state dict of a Moirai 2: {' '.join(str(error).split()):.300}") from error
+        raise InputError(f"expected the state dict of a Moirai 2: {reason_of(error, 300)}") from error
     return model

@@ -20,13 +20,14 @@ def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
     """Quantile levels as an ascending tuple.
 
     Raises:
-        InputError: no list of numbers, no level, a level outside (0, 1), or one given twice.
+        InputError: no list of numbers, no level, a level outside (0, 1), or two with one name (six digits).
     """
     try:
         ascending = tuple(sorted(float(level) for level in levels))
     except (TypeError, ValueError):
         raise InputError(f"expected a list of quantile levels, found {levels!r:.60}: try [0.1, 0.5, 0.9]") from None
-    if not ascending or not all(0 < level < 1 for level in ascending) or len(set(ascending)) != len(ascending):
+    names = {float(f"{level:g}") for level in ascending}  # of the columns of a forecast
+    if not ascending or not all(0 < name < 1 for name in names) or len(names) != len(ascending):
         raise InputError(f"expected distinct quantile levels between 0 and 1, found {tuple(levels)}: try 0.1 0.5 0.9")
     return ascending
 

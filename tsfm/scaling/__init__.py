@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from tsfm.scaling.analysis import analyse
     from tsfm.scaling.laws.estimate import fit_joint
     from tsfm.scaling.laws.form import NAMES
-    from tsfm.scaling.nearest_model import Machine, find_nearest_model, machine_of
-    from tsfm.scaling.plan import QUANTITIES, make_plan, read_fit
-    from tsfm.scaling.report import lead, write_report
+    from tsfm.scaling.nearest_model import Budget, Machine, find_nearest_model, machine_of
+    from tsfm.scaling.plan import QUANTITIES, FittedLaw, beyond_data, make_plan, read_fit
+    from tsfm.scaling.report import all_warnings, lead, write_report
     from tsfm.scaling.runs.grid import cells, read_grid
     from tsfm.scaling.runs.ledger import Runs, read_runs
     from tsfm.scaling.runs.ray_jobs import start_ray
@@ -32,9 +32,13 @@ __all__ = [
     "NAMES",
     "QUANTITIES",
     "STUDY",
+    "Budget",
+    "FittedLaw",
     "Machine",
     "Runs",
+    "all_warnings",
     "analyse",
+    "beyond_data",
     "cells",
     "coverage",
     "find_nearest_model",

@@ -1,19 +1,36 @@
 """Fits and tests all laws for ``tsfm scaling fit``; the results are one record, the content of fit.json."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tsfm.scaling.laws.bootstrap import percentile_interval, profile_interval
+from tsfm.scaling.laws.bootstrap import percentile_interval
 from tsfm.scaling.laws.broken import broken_law
-from tsfm.scaling.laws.compare import Record, compare_groups
-from tsfm.scaling.laws.estimate import Fit, fit_joint, named_intervals, why_not_identifiable
-from tsfm.scaling.laws.form import NAMES, PUBLISHED, JointLaw, training_flops
-from tsfm.scaling.laws.joint import COLUMNS, as_dict, joint_problem
+from tsfm.scaling.laws.choice import compare_laws
+from tsfm.scaling.laws.compare import compare_groups
+from tsfm.scaling.laws.estimate import (
+    CONSTANTS,
+    FLATTEST,
+    Fit,
+    Interval,
+    constant_intervals,
+    constants,
+    fit_joint,
+    optimal_plans,
+    why_no_law,
+    why_not_identifiable,
+    why_nothing_known,
+)
+from tsfm.scaling.laws.form import FLOPS_PER_TOKEN, NAMES, PUBLISHED, JointLaw, training_flops
+from tsfm.scaling.laws.joint import as_dict
 from tsfm.scaling.laws.minimise import DELTA, LARGEST_EXPONENT
+from tsfm.scaling.laws.misfit import extrapolation, misfit, misfit_warnings
+from tsfm.scaling.laws.profile import open_ends
 from tsfm.scaling.laws.repetition import repetition
 from tsfm.scaling.laws.routes import Optimum, Parabola, curve_minima, isoflop, isoflop_bias, parabolas
+from tsfm.scaling.laws.sensitivity import outlier_warnings, sensitivity
 from tsfm.scaling.laws.single import (
     FEWEST,
     PowerLaw,
@@ -23,15 +40,15 @@ from tsfm.scaling.laws.single import (
     preferred_form,
     saturating_law,
 )
+from tsfm.scaling.record import Record
 from tsfm.scaling.runs.ledger import Runs, distinct
 from tsfm_data.errors import InputError
 
-HELD_OUT = 0.1  # share of the runs, those with the most compute, on which the extrapolation is tested
-KEPT_DRAWS = 1000  # in fit.json, for plans
-FLATTEST = 0.005  # exponents below count as 0
-OUTLIER = 6.0  # robust standard deviations from the law
 BUDGETS_PER_DECADE = 2
 DIFFERENT = 0.05  # below this p two groups do not follow one law
+GROUP_DRAWS = 2000  # resamples of the bootstrap of a group
+FORMAT = "tsfm scaling fit 2"
+INTERVAL = "profile of the objective at a Huber width that follows the noise, F distribution"
 
 
 @dataclass(frozen=True)
@@ -48,35 +65,6 @@ class Analysis:
     single: dict[str, tuple[np.ndarray, PowerLaw, PowerLaw | None]]
 
 
-def weak_constants(fit: Fit) -> list[str]:
-    """Warnings about constants that the data hardly determine."""
-    low, high = percentile_interval(fit.draws)
-    words = []
-    if low[0] < 0.01 * fit.runs.loss.min():
-        words.append("E is not identifiable: its interval reaches 0, so there may be no irreducible loss")
-    for name in ("alpha", "beta"):
-        k = NAMES.index(name)
-        if low[k] < 0.01 or high[k] > 0.9 * LARGEST_EXPONENT:
-            words.append(f"{name} is not identifiable: its interval is {low[k]:.3g} to {high[k]:.3g}")
-    for name in ("A", "B"):
-        k = NAMES.index(name)
-        if high[k] > 1e3 * low[k]:
-            words.append(
-                f"{name} is hardly determined: its interval spans a factor of {high[k] / max(low[k], 1e-300):.2g}"
-            )
-    return words
-
-
-def why_no_law(fit: Fit) -> list[str]:
-    """Reasons why a fit is rejected: an exponent at a bound of the search."""
-    reasons = []
-    for name, word in (("alpha", "size"), ("beta", "data")):
-        exponent = fit.law[NAMES.index(name)]
-        if exponent < FLATTEST or exponent > 0.9 * LARGEST_EXPONENT:
-            reasons.append(f"{name} is {exponent:.2g}: the losses do not fall with {word} as a power law")
-    return reasons
-
-
 def as_json(value: Any) -> Any:
     """A record for JSON, which has no infinite or missing numbers: they become None."""
     if isinstance(value, dict):
@@ -86,121 +74,48 @@ def as_json(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def profile_intervals(fit: Fit) -> dict[str, list[float | None]]:
-    """95 % intervals of the constants from the profile of the objective; None for an open side."""
-    flat = joint_problem(fit.runs.params, fit.runs.tokens, fit.runs.loss, fit.problem.problem.delta, centered=False)
-    theta, draws = flat.to_theta(fit.law[None])[0], flat.to_theta(fit.draws)
-    result: dict[str, list[float | None]] = {}
-    for name, column in COLUMNS.items():
-        spread = float(np.clip(np.diff(np.quantile(draws[:, column], [0.16, 0.84]))[0] / 2, 1e-4, 3.0))
-        ends = profile_interval(flat.problem, theta, column, spread, fit.runs.runs)
-        if name in ("E", "A", "B"):
-            ends = (float(np.exp(ends[0])), float(np.exp(ends[1])))
-        result[name] = [end if np.isfinite(end) and end > 0 else None for end in ends]
-    return result
-
-
-def sensitivity(fit: Fit) -> list[Record]:
-    """Fits without outliers, with other widths of the Huber loss, and with E = 0."""
-    runs, delta = fit.runs, fit.problem.problem.delta
-    residual = fit.problem.problem.residuals(fit.theta)
-    spread = 1.4826 * float(np.median(np.abs(residual)))
-    highest = np.argsort(-runs.loss, kind="stable")[: max(1, round(0.02 * len(runs)))]
-    without = np.ones(len(runs), bool)
-    without[highest] = False
-    cases: list[tuple[str, Runs, float, bool]] = [("as fitted", runs, delta, False)]
-    near = np.abs(residual) <= OUTLIER * max(spread, 1e-12)
-    if not near.all():
-        cases.append(
-            (
-                f"without {int((~near).sum())} runs farther than {OUTLIER:g} standard deviations from the law",
-                runs.select(near),
-                delta,
-                False,
-            )
-        )
-    cases.append((f"without the {len(highest)} highest losses", runs.select(without), delta, False))
-    cases += [(f"Huber width {width:g}", runs, width, False) for width in (1e-4, 1e-2)]
-    cases += [("least squares", runs, float("inf"), False), ("E = 0", runs, delta, True)]
-    rows = []
-    for name, part, width, zero in cases:
-        if why_not_identifiable(part):
-            continue
-        problem = joint_problem(part.params, part.tokens, part.loss, width, zero_E=zero)
-        solution = problem.fit()
-        law = problem.to_laws(solution.theta)[0]
-        values = as_dict(law) | ({"E": 0.0} if zero else {})
-        error = float(np.sqrt((problem.problem.residuals(solution.theta[0]) ** 2).mean()))
-        rows.append(
-            {"fit": name, "runs": part.runs, **values, "a": float(JointLaw(*law).size_exponent), "rms_log_error": error}
-        )
-    return rows
-
-
-def outlier_warnings(fit: Fit, rows: list[Record]) -> list[str]:
-    """Warnings about constants that move by more than a standard error without a few runs."""
-    warnings = []
-    ends = named_intervals(fit)
-    for row in rows:
-        # On data without noise the standard errors are 0, and rounding errors would exceed them.
-        least = {n: max((ends[n][1] - ends[n][0]) / 4, 1e-3 * abs(fit.law[k])) for k, n in enumerate(NAMES)}
-        moved = [n for k, n in enumerate(NAMES) if abs(row[n] - fit.law[k]) > least[n]]
-        if row["fit"].startswith("without") and moved:
-            changes = ", ".join(f"{n} from {fit.law[NAMES.index(n)]:.4g} to {row[n]:.4g}" for n in moved)
-            warnings.append(f"a few runs decide: {row['fit']} the fit changes {changes}, more than a standard error")
-    return warnings
-
-
-def extrapolation(runs: Runs, delta: float) -> Record | None:
-    """Fit without the runs of the largest compute and predict them; None if too few would be left."""
-    count = max(3, round(HELD_OUT * len(runs)))
-    order = np.argsort(runs.flops, kind="stable")
-    keep = np.zeros(len(runs), bool)
-    keep[order[:-count]] = True
-    seen, held = runs.select(keep), runs.select(~keep)
-    if not keep.any() or why_not_identifiable(seen):
-        return None
-    problem = joint_problem(seen.params, seen.tokens, seen.loss, delta)
-    solution = problem.fit()
-    law = problem.to_laws(solution.theta)[0]
-    error = np.log(np.asarray(JointLaw(*law).loss(held.params, held.tokens)) / held.loss)
-    inside = problem.problem.residuals(solution.theta[0])
-    return {
-        "held_out_rows": count,
-        "largest_flops_seen": float(seen.flops.max()),
-        "largest_flops_held_out": float(held.flops.max()),
-        "mean_log_error": float(error.mean()),
-        "rms_log_error": float(np.sqrt((error**2).mean())),
-        "rms_log_error_seen": float(np.sqrt((inside**2).mean())),
-        "law": as_dict(law),
-    }
+def weak_constants(fit: Fit, intervals: dict[str, Interval]) -> list[str]:
+    """Warnings about constants that the data hardly determine."""
+    words = []
+    if intervals["E"][0] < 0.01 * fit.runs.loss.min():
+        words.append("E is not identifiable: its interval reaches 0, so there may be no irreducible loss")
+    for name in ("alpha", "beta"):
+        low, high = intervals[name]
+        if low < FLATTEST or high > 0.9 * LARGEST_EXPONENT:
+            words.append(f"{name} is not identifiable: its interval is {low:.3g} to {high:.3g}")
+    for name in ("A", "B"):
+        low, high = intervals[name]
+        if high > 1e3 * low:
+            span = f"spans a factor of {high / max(low, 1e-300):.2g}" if np.isfinite(high) else "is open above"
+            words.append(f"{name} is hardly determined: its interval {span}")
+    low, high = intervals["a"]
+    if high - low > 0.5:
+        words.append(f"a is hardly determined: its interval is {low:.2f} to {high:.2f}")
+    return words
 
 
 def optimal_rows(fit: Fit) -> list[Record]:
     """The compute-optimal size, data and loss for budgets from the smallest run to a hundred times the largest."""
     low, high = (np.log10(end) for end in (fit.runs.flops.min(), fit.runs.flops.max()))
     steps = np.arange(np.ceil(low * BUDGETS_PER_DECADE), np.floor((high + 2) * BUDGETS_PER_DECADE) + 1)
-    rows = []
-    for flops in 10 ** (steps / BUDGETS_PER_DECADE):
-        values = {}
-        for name, law in (("value", fit.law[None]), ("draws", fit.draws)):
-            joint = JointLaw.from_rows(law)
-            with np.errstate(all="ignore"):
-                params = np.asarray(joint.optimal_params(float(flops)))
-                tokens = float(flops) / 6 / params
-                values[name] = np.stack([params, tokens, np.asarray(joint.loss(params, tokens))], axis=1)
-        finite = values["draws"][np.isfinite(values["draws"]).all(axis=1)]
-        if not len(finite):
-            continue
-        ends = percentile_interval(finite)
+    budgets = 10 ** (steps / BUDGETS_PER_DECADE)
+    if not len(budgets):
+        return []
+
+    quantities = partial(optimal_plans, budgets=budgets)
+    value = np.exp(quantities(fit.law[None])[0])
+    ends = open_ends(fit.intervals(quantities))
+    count, rows = len(budgets), []
+    for k, flops in enumerate(budgets):
+        params, loss = float(value[k]), float(value[count + k])
+        tokens = float(flops) / FLOPS_PER_TOKEN / params
+        size_ends, loss_ends = ends[:, k].tolist(), ends[:, count + k].tolist()
         inside = flops <= fit.runs.flops.max() and all(
-            seen.min() <= best <= seen.max()
-            for seen, best in zip((fit.runs.params, fit.runs.tokens), values["value"][0], strict=False)
+            seen.min() <= best <= seen.max() for seen, best in ((fit.runs.params, params), (fit.runs.tokens, tokens))
         )
-        row: Record = {"flops": float(flops), "beyond_data": not inside}
-        for k, name in enumerate(("params", "tokens", "loss")):
-            row |= {name: float(values["value"][0, k]), f"{name}_ci95": [float(ends[0, k]), float(ends[1, k])]}
-        rows.append(row)
+        row: Record = {"flops": float(flops), "beyond_data": not inside, "params": params, "params_ci95": size_ends}
+        row |= {"tokens": tokens, "tokens_ci95": [float(flops) / FLOPS_PER_TOKEN / end for end in size_ends[::-1]]}
+        rows.append(row | {"loss": loss, "loss_ci95": loss_ends})
     return rows
 
 
@@ -238,21 +153,25 @@ def single_laws(runs: Runs) -> tuple[list[Record], dict[str, tuple[np.ndarray, P
     return rows, fits
 
 
-def joint_record(fit: Fit) -> Record:
+def joint_record(fit: Fit, intervals: dict[str, Interval]) -> Record:
     """The part of fit.json about the joint law."""
-    with np.errstate(invalid="ignore"):  # draws in which neither exponent differs from 0
-        exponents = np.asarray(JointLaw.from_rows(fit.draws).size_exponent)[:, None]
     residual = fit.problem.problem.residuals(fit.theta)
-    low, high = percentile_interval(exponents[np.isfinite(exponents[:, 0])])
+    draws = constants(fit.draws)
+    draws[:, 1:3] = np.exp(draws[:, 1:3])
+    ends = percentile_interval(draws) if len(draws) else np.full((2, len(CONSTANTS)), np.nan)
     return as_dict(fit.law) | {
+        "a": float(JointLaw(*fit.law).size_exponent),
         "identifiable": True,
-        "ci95": named_intervals(fit),
-        "profile_ci95": profile_intervals(fit),
-        "not_identifiable": weak_constants(fit),
+        "ci95": {name: list(pair) for name, pair in intervals.items()},
+        "bootstrap_ci95": {name: ends[:, k].tolist() for k, name in enumerate(CONSTANTS)},
+        "not_identifiable": weak_constants(fit, intervals),
         "objective": fit.objective,
+        "converged": fit.converged,
+        "unconverged_draws": fit.unconverged,
         "huber_delta": fit.problem.problem.delta,
         "rms_log_error": float(np.sqrt((residual**2).mean())),
-        "size_exponent": {"a": float(JointLaw(*fit.law).size_exponent), "ci95": [float(low[0]), float(high[0])]},
+        "noise": fit.profile.noise,
+        "freedom": fit.profile.freedom,
     }
 
 
@@ -274,50 +193,113 @@ def analyse(rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA
     runs = rows.last() if rows.has_curves else rows
     if rows.has_curves:
         warnings.append(
-            f"{len(rows):,} rows of {rows.runs} runs are training curves: the joint law is fitted to the last of each"
+            f"{len(rows):,} rows of {rows.runs} runs are taken as training curves: the joint law is fitted to the last "
+            "row of each; if every row is a finished training, such as a branch, give --every-row"
         )
-    reasons = why_not_identifiable(runs)
-    fit = None if reasons else fit_joint(runs, draws, seed, delta)
-    if fit is not None and (reasons := why_no_law(fit)):
-        fit = None
+    groups, different = _groups(rows, runs, draws, seed, delta)
+    law, fit = law_record(rows, runs, draws, seed, delta, different)
     profiles = parabolas(runs)
     isoflop_route, curve_route = isoflop(runs, profiles, seed), curve_minima(rows, seed)
     single_rows, single = single_laws(runs)
-    nothing: Record = dict.fromkeys(NAMES) | {"ci95": dict.fromkeys(NAMES)}
-    choices = [] if fit is None else sensitivity(fit)
-    warnings += [] if fit is None else outlier_warnings(fit, choices)
-    repeats = None if fit is None else repetition(runs, delta, fit.law)
-    if repeats is not None and repeats.get("preferred"):
-        warnings.append("the joint law counts repeated tokens as new, but a law in which they count less fits better")
-    groups = compare_groups(runs, min(draws, 2000), seed, delta)
-    warnings += [
-        f"{pair['first']} and {pair['second']} do not follow one law (p = {pair['p_one_law']:.2g}), but the "
-        "laws above are fitted to both together; fit each group in a table of its own"
-        for pair in ([] if groups is None else groups["pairs"])
-        if pair["p_one_law"] < DIFFERENT
-    ]
-    joint = nothing | {"identifiable": False, "not_identifiable": reasons} if fit is None else joint_record(fit)
     record: Record = {
-        "format": "tsfm scaling fit 1",
-        "data": _data_record(rows, runs),
-        "settings": {"draws": draws, "seed": seed, "huber_delta": delta, "interval": "percentile bootstrap over runs"},
-        "joint": joint,
+        "format": FORMAT,
+        "settings": {"draws": draws, "seed": seed, "huber_delta": delta, "interval": INTERVAL},
+        **law,
         "routes": {
             "curves": _route(curve_route),
             "isoflop": _route(isoflop_route),
             "isoflop_bias": None if fit is None else isoflop_bias(runs, profiles, JointLaw(*fit.law)),
         },
         "single": single_rows,
-        "extrapolation": None if fit is None else extrapolation(runs, delta),
-        "sensitivity": choices,
-        "repetition": repeats,
         "groups": groups,
-        "optimal": [] if fit is None else optimal_rows(fit),
         "published": {name: dict(zip(NAMES, law, strict=True)) for name, law in PUBLISHED.items()},
-        "warnings": warnings,
-        "draws": [] if fit is None else [[float(f"{v:.7g}") for v in row] for row in fit.draws[:KEPT_DRAWS]],
+        "warnings": warnings + law["warnings"],
     }
     return Analysis(as_json(record), runs, rows, fit, profiles, isoflop_route, curve_route, single)
+
+
+def law_record(
+    rows: Runs, runs: Runs, draws: int, seed: int, delta: float, reasons: list[str] | None = None
+) -> tuple[Record, Fit | None]:
+    """All about the joint law of some runs, and the fit if there is one.
+
+    Args:
+        rows: all rows, of which the runs are the last ones if they are training curves.
+        runs: the runs to fit.
+        draws: resamples of the bootstrap.
+        seed: random seed of the bootstrap.
+        delta: width of the Huber loss.
+        reasons: why no law is fitted to these runs, if there are reasons already.
+    """
+    reasons = reasons or why_not_identifiable(runs)
+    fit = None if reasons else fit_joint(runs, draws, seed, delta)
+    if fit is not None and (reasons := why_no_law(fit)):
+        fit = None
+    ends = {} if fit is None else constant_intervals(fit)
+    if fit is not None and (reasons := why_nothing_known(ends)):
+        fit = None
+    record: Record = {"data": _data_record(rows, runs), "runs": runs_record(runs)}
+    if fit is None:
+        nothing: Record = dict.fromkeys(CONSTANTS) | {"ci95": dict.fromkeys(CONSTANTS)}
+        record["joint"] = nothing | {"identifiable": False, "not_identifiable": reasons}
+        record |= {"extrapolation": None, "misfit": None, "laws": [], "sensitivity": [], "repetition": None}
+        return record | {"optimal": [], "warnings": []}, None
+    record["joint"] = joint_record(fit, ends)
+    record["extrapolation"] = extrapolation(runs, delta)
+    record["misfit"] = misfit(fit)
+    record["laws"] = compare_laws(fit)
+    record["sensitivity"] = sensitivity(fit)
+    record["repetition"] = repetition(fit)
+    record["optimal"] = optimal_rows(fit)
+    record["warnings"] = _law_warnings(fit, ends, record)
+    return record, fit
+
+
+def _law_warnings(fit: Fit, ends: dict[str, Interval], record: Record) -> list[str]:
+    """Warnings about a fitted law."""
+    warnings = [] if fit.converged else ["the fit has not converged: its constants are not those of the best law"]
+    if fit.unconverged:
+        warnings.append(f"{fit.unconverged} draws of the bootstrap have not converged and were left out")
+    warnings += misfit_warnings(record["misfit"], record["extrapolation"], fit.profile.noise)
+    chosen = next((row for row in record["laws"] if row["preferred"]), None)
+    if chosen is not None and chosen["law"] != "joint":
+        joint = next(row for row in record["laws"] if row["law"] == "joint")
+        plan, own = chosen["plan"], joint["plan"]
+        warnings.append(
+            f"another law predicts held-out runs better: {chosen['law']!r} misses them by "
+            f"{chosen['cross_validation']:.2g} of log loss, the joint law by {joint['cross_validation']:.2g}; for "
+            f"{plan['flops']:.2g} FLOPs it plans {plan['params']:.3g} parameters and a loss of {plan['loss']:.4g}, the "
+            f"joint law {own['params']:.3g} and {own['loss']:.4g}"
+        )
+    warnings += outlier_warnings(fit, ends, record["sensitivity"])
+    if (record["repetition"] or {}).get("preferred"):
+        warnings.append("the joint law counts repeated tokens as new, but a law in which they count less fits better")
+    return warnings
+
+
+def _groups(rows: Runs, runs: Runs, draws: int, seed: int, delta: float) -> tuple[Record | None, list[str]]:
+    """The law of each group, tests for each pair, and the reasons why all runs have no common law; None without any."""
+    if runs.groups is None or rows.groups is None:
+        return None, []
+    laws, fits = {}, {}
+    for k, label in enumerate(sorted(set(runs.groups))):
+        part, part_rows = (table.select(np.array(table.groups) == label) for table in (runs, rows))
+        laws[label], fit = law_record(part_rows, part, min(draws, GROUP_DRAWS), seed + 1 + k, delta)
+        if fit is not None:
+            fits[label] = fit
+    pairs = compare_groups(fits, runs, seed)
+    different = [
+        f"{pair['first']} and {pair['second']} do not follow one law (p = {pair['p_one_law']:.2g})"
+        for pair in pairs
+        if pair["p_one_law"] < DIFFERENT
+    ]
+    return {"laws": laws, "pairs": pairs}, different
+
+
+def runs_record(runs: Runs) -> Record:
+    """The fitted runs, from which ``tsfm scaling plan`` finds the intervals of a plan."""
+    columns = {name: getattr(runs, name).tolist() for name in ("params", "tokens", "loss", "clusters")}
+    return columns | {"unique": None if runs.unique is None else runs.unique.tolist()}
 
 
 def _data_record(rows: Runs, runs: Runs) -> Record:

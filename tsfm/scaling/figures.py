@@ -9,7 +9,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from tsfm.reports import new_figure
 from tsfm.scaling.analysis import Analysis
-from tsfm.scaling.laws.bootstrap import percentile_interval
 from tsfm.scaling.laws.estimate import Fit
 from tsfm.scaling.laws.form import NAMES, PUBLISHED, JointLaw
 
@@ -18,6 +17,7 @@ BAND = 0.25
 SHOWN_DRAWS = 1000
 VARIABLES = {"params": "parameters N", "tokens": "tokens D", "flops": "training compute C (FLOP)"}
 FIGURE_WIDTH = 9.0
+NAMES_OF_FIGURES = ("loss", "isoflop", "frontier", "residuals", "draws", "extrapolation")
 
 
 def draw_all(analysis: Analysis) -> dict[str, tuple[Figure, str, str]]:
@@ -29,7 +29,8 @@ def draw_all(analysis: Analysis) -> dict[str, tuple[Figure, str, str]]:
         fit = analysis.fit
         figures["frontier"] = (frontier_figure(analysis, fit), *FRONTIER)
         figures["residuals"] = (residual_figure(fit), *RESIDUALS)
-        figures["draws"] = (draws_figure(fit), *DRAWS)
+        if len(fit.draws):
+            figures["draws"] = (draws_figure(fit), *DRAWS)
         if analysis.record["extrapolation"] is not None:
             figures["extrapolation"] = (extrapolation_figure(analysis), *EXTRAPOLATION)
     for figure, _, _ in figures.values():
@@ -151,12 +152,10 @@ def frontier_figure(analysis: Analysis, fit: Fit) -> Figure:
     figure, (axis,) = new_figure(1, 1, FIGURE_WIDTH, 4.2)
     flops = np.geomspace(runs.flops.min(), 100 * runs.flops.max(), 60)
     axis.scatter(runs.flops, runs.params, s=6, color="#b0b0b0", linewidths=0, label="runs")
-    with np.errstate(all="ignore"):
-        sizes = np.stack([np.asarray(JointLaw.from_rows(fit.draws).optimal_params(float(c))) for c in flops], axis=1)
-    finite = np.isfinite(sizes).all(axis=1)
-    if finite.any():
-        low, high = percentile_interval(sizes[finite])
-        axis.fill_between(flops, low, high, color=LAW, alpha=BAND, linewidth=0)
+    rows = analysis.record["optimal"]
+    ends = [[np.nan if end is None else end for end in row["params_ci95"]] for row in rows]
+    if rows:
+        axis.fill_between([row["flops"] for row in rows], *zip(*ends, strict=True), color=LAW, alpha=BAND, linewidth=0)
     axis.plot(flops, JointLaw(*fit.law).optimal_params(flops), color=LAW, linewidth=1.8, label="joint law (approach 3)")
     for route, marker, name in (
         (analysis.isoflop, "*", "IsoFLOP minima (2)"),

@@ -1,5 +1,6 @@
 """The named model size nearest to a plan, its training command, and its training time on a machine."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from jaxtyping import Float64
 from scipy.optimize import nnls
 
 from tsfm.models import MODELS, Counts, count_forecaster, model_class, parameters, sizes_of
-from tsfm.scaling.laws.form import training_flops
+from tsfm.scaling.laws.form import FLOPS_PER_INFERENCE_TOKEN, training_flops
 from tsfm_data.errors import InputError
 from tsfm_data.io import read_table
 
@@ -24,7 +25,8 @@ class NearestModel:
     Attributes:
         size: name of the size.
         counts: parameters, and FLOPs and tokens per window.
-        steps: optimiser steps after which the planned tokens are seen.
+        steps: optimiser steps.
+        tokens: tokens that they see.
         flops: exact training compute.
         flops_over_6ND: ``flops`` divided by 6 N D.
         command: command that trains the model.
@@ -34,37 +36,80 @@ class NearestModel:
     size: str
     counts: Counts
     steps: int
+    tokens: float
     flops: float
     flops_over_6ND: float
     command: str
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Budget:
+    """Compute of a training, and the loss to expect.
+
+    Attributes:
+        flops: of training and inference.
+        inference_tokens: tokens that the model will process after training.
+        expected_loss: the expected loss of a size and number of tokens.
+    """
+
+    flops: float
+    inference_tokens: float
+    expected_loss: Callable[[float, float], float]
+
+    def steps(self, counts: Counts, batch_size: int) -> int:
+        """Optimiser steps that it pays for; 0 if none."""
+        serving = FLOPS_PER_INFERENCE_TOKEN * self.inference_tokens * counts.params
+        return max(0, int((self.flops - serving) / (batch_size * counts.flops)))
+
+
 def find_nearest_model(
-    arch: str, params: float, tokens: float, context: int, horizon: int, batch_size: int, corpus: str | None = None
+    arch: str,
+    params: float,
+    tokens: float,
+    context: int,
+    horizon: int,
+    batch_size: int,
+    corpus: str | None = None,
+    budget: Budget | None = None,
 ) -> NearestModel:
-    """The named size nearest to a plan by the ratio of parameters.
+    """The named size nearest to a plan, or the one of least expected loss for a budget.
 
     Args:
         arch: architecture with named sizes.
         params: planned size, all parameters.
-        tokens: planned data.
+        tokens: planned data; with a budget each size gets the tokens that the budget pays for, by its exact compute.
         context: history of a window in time steps.
         horizon: time steps to forecast.
         batch_size: windows per optimiser step.
         corpus: folder to train on; None writes the placeholder CORPUS into the command.
+        budget: compute of the training.
 
     Raises:
-        InputError: the architecture has no named sizes.
+        InputError: the architecture has no named sizes, or the budget does not pay for a step of any.
     """
     known = sizes_of(arch)
     if not known:
         raise InputError(f"expected an architecture with named sizes (encoder, decoder), found {arch}")
     with torch.device("meta"):
         totals = {name: parameters(model_class(arch)(context, horizon, sizes))[0] for name, sizes in known.items()}
-    name = min(totals, key=lambda key: abs(np.log(totals[key] / params)))
-    counts = count_forecaster(arch, known[name], context, horizon)
-    steps = max(1, round(tokens / (batch_size * counts.tokens)))
+    if budget is None:
+        name = min(totals, key=lambda key: abs(np.log(totals[key] / params)))
+        counts = count_forecaster(arch, known[name], context, horizon)
+        steps = max(1, round(tokens / (batch_size * counts.tokens)))
+    else:
+        every = {name: count_forecaster(arch, known[name], context, horizon) for name in known}
+        paid = {name: budget.steps(each, batch_size) for name, each in every.items()}
+        possible = [name for name in known if paid[name] >= 1]
+        if not possible:
+            least = min(batch_size * each.flops for each in every.values())
+            raise InputError(
+                f"expected a budget for one step of the smallest {arch} or more, {least:.3g} FLOPs at {batch_size} "
+                f"windows per step, found {budget.flops:.3g}; give more compute or a smaller --batch-size"
+            )
+        seen = {name: float(paid[name]) * batch_size * every[name].tokens for name in possible}
+        name = min(possible, key=lambda key: budget.expected_loss(float(every[key].params), seen[key]))
+        counts, steps = every[name], paid[name]
     warnings = []
     off = max(counts.params / params, params / counts.params)
     if off > WIDELY_OFF:
@@ -75,6 +120,7 @@ def find_nearest_model(
         name,
         counts,
         steps,
+        exact,
         flops,
         flops / float(training_flops(float(counts.params), exact)),
         command(arch, name, context, horizon, batch_size, steps, corpus),

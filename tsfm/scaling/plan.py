@@ -1,20 +1,23 @@
 """Plans from a fitted joint law: size, data, loss and compute from one or two of them, with intervals."""
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
+from scipy import stats
 
-from tsfm.scaling.laws.bootstrap import percentile_interval
 from tsfm.scaling.laws.form import FLOPS_PER_INFERENCE_TOKEN, FLOPS_PER_TOKEN, NAMES, JointLaw, training_flops
+from tsfm.scaling.laws.joint import JointProblem, joint_problem
+from tsfm.scaling.laws.profile import LEVEL, Profile, finite_log, follow_noise, open_ends
+from tsfm.scaling.laws.repetition import Repetition
+from tsfm.scaling.record import Record, read_law
 from tsfm_data.errors import InputError
 
 FAR, TOO_FAR = 10.0, 1000.0  # factors beyond the range of the runs
-STEPS = 200  # of the search for the best size if inference counts
+STEPS = 120  # of the search for the best size if inference or repetition counts
 QUANTITIES = ("params", "tokens", "loss", "flops", "inference_flops")
 
 
@@ -24,43 +27,132 @@ class Plan:
 
     Attributes:
         values: value of each of ``QUANTITIES``.
-        intervals: 95 % interval of each; an end is infinite if the goal is out of reach in too many draws.
+        intervals: 95 % interval of each; an end is infinite if the goal may be out of reach.
+        beyond_data: whether size, data or compute lie outside the range of the runs.
         warnings: texts for the user.
     """
 
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    beyond_data: bool
     warnings: tuple[str, ...]
 
 
-def read_fit(path: str | Path) -> dict[str, Any]:
-    """The record in a fit.json of ``tsfm scaling fit``.
+@dataclass(frozen=True)
+class FittedLaw:
+    """A joint law in a fit.json, and the runs that give the intervals of what it predicts.
+
+    Attributes:
+        record: the content of fit.json, or its part about a group.
+        repetition: the value of repeated data, if the law is that in effective tokens; its number of different tokens
+            is that of the plan.
+    """
+
+    record: Record
+    repetition: Repetition | None = None
+
+    def with_unique(self, unique_tokens: float | None) -> "FittedLaw":
+        """The law for plans with a limited number of different tokens: in effective tokens, if the fit has that law."""
+        if unique_tokens is None:
+            return self
+        return FittedLaw(self.record, Repetition.of_record(unique_tokens, self.record["repetition"] or {}))
+
+    @property
+    def counts_repetition(self) -> bool:
+        """Whether this fit has a law in effective tokens, and plans need it."""
+        return self.repetition is not None and "R_star" in (self.record["repetition"] or {})
+
+    @property
+    def constants(self) -> Float64[np.ndarray, " 5"]:
+        """In the order of ``NAMES``."""
+        law = self.record["repetition"]["law"] if self.counts_repetition else self.record["joint"]
+        return np.array([law[name] for name in NAMES])
+
+    @cached_property
+    def profile(self) -> tuple[JointProblem, Profile]:
+        """The profile of the law on its runs."""
+        columns = {name: np.array(values) for name, values in self.record["runs"].items() if values is not None}
+        params, tokens = columns["params"], columns["tokens"]
+        if self.counts_repetition and self.repetition is not None:
+            repeated = replace(self.repetition, unique=columns["unique"])
+            params, tokens = repeated.effective(JointLaw(*self.constants), params, tokens)
+        problem = joint_problem(params, tokens, columns["loss"], self.record["joint"]["huber_delta"])
+        starts = np.concatenate([problem.to_theta(self.constants[None]), problem.starts()])
+        return problem, follow_noise(problem.problem, starts, columns["clusters"])
+
+    def intervals(self, quantities: Callable[[JointLaw], np.ndarray]) -> Float64[np.ndarray, "2 Q"]:
+        """95 % intervals of positive quantities of the law, [S, Q]; infinite where they are open."""
+
+        def logs(theta: np.ndarray) -> np.ndarray:
+            with np.errstate(all="ignore"):
+                return finite_log(quantities(JointLaw.from_rows(np.maximum(problem.to_laws(theta), 1e-300))))
+
+        problem, profile = self.profile
+        center = logs(problem.to_theta(self.constants[None]))[0]
+        ends = profile.intervals(logs)
+        return open_ends(np.stack([np.minimum(ends[0], center), np.maximum(ends[1], center)]))
+
+    def expected_loss(self, params: float, tokens: float) -> float:
+        """The expected loss of a new run."""
+        goal = Goal({}, 0.0, self.repetition)
+        return float(goal.loss(JointLaw(*self.constants), np.array(params), np.array(tokens)))
+
+    def prediction(self, params: float, tokens: float) -> tuple[float, tuple[float, float]]:
+        """The expected loss of a new run, and its 95 % prediction interval: of the law and of the noise of a run."""
+        goal, loss = Goal({}, 0.0, self.repetition), self.expected_loss(params, tokens)
+
+        def quantity(law: JointLaw) -> np.ndarray:
+            like = np.ones_like(np.asarray(law.E))
+            return goal.loss(law, params * like, tokens * like)[:, None]
+
+        low, high = self.intervals(quantity)[:, 0]
+        noise = self.profile[1].noise * float(stats.t.ppf(0.5 + LEVEL / 2, self.profile[1].freedom))
+        below, above = np.hypot(np.log(loss / low), noise), np.hypot(np.log(high / loss), noise)
+        return loss, (loss * float(np.exp(-below)), loss * float(np.exp(above)))
+
+
+def read_fit(path: str | Path, group: str | None = None) -> FittedLaw:
+    """The joint law in a fit.json of ``tsfm scaling fit``.
+
+    Args:
+        path: the file.
+        group: group whose law is read, if the fit has groups.
 
     Raises:
-        InputError: no such file, a file of another kind, or a joint law that is not identifiable.
+        InputError: no such file or group, a file of another kind, or a joint law that is not identifiable.
     """
-    if not Path(path).is_file():
-        raise InputError(
-            f"{path}: expected a fit.json, found no such file; tsfm scaling fit LEDGER --output DIR writes one"
-        )
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        joint = record["joint"]
-        known = joint["identifiable"] and record["draws"] and record["data"]["flops"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: expected a fit.json of tsfm scaling fit, found something else; run tsfm scaling fit LEDGER"
-        ) from error
-    if not known:
-        raise InputError(
-            f"{path}: expected a joint law to plan with, found one that is not identifiable: "
-            f"{'; '.join(joint['not_identifiable'])}"
-        )
-    return record
+    return FittedLaw(read_law(path, group))
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a plan is for.
+
+    Attributes:
+        known: the one or two quantities that are given.
+        inference: tokens that the model will process after training.
+        repetition: the value of repeated data, if the different tokens are limited.
+    """
+
+    known: dict[str, float]
+    inference: float
+    repetition: Repetition | None = None
+
+    def loss(self, law: JointLaw, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The expected loss."""
+        if self.repetition is None:
+            return np.asarray(law.loss(params, tokens))
+        return np.asarray(law.loss(*self.repetition.effective(law, params, tokens)))
+
+    def tokens_for(self, law: JointLaw, params: np.ndarray, loss: float) -> np.ndarray:
+        """Tokens with which a size reaches a loss; infinite if it never does."""
+        if self.repetition is None:
+            return np.asarray(law.tokens_for(params, loss))
+        return self.repetition.tokens_for(law, params, loss)
 
 
 def make_plan(
-    record: dict[str, Any],
+    law: FittedLaw,
     flops: float | None = None,
     params: float | None = None,
     tokens: float | None = None,
@@ -70,7 +162,7 @@ def make_plan(
     """The compute-optimal plan for one given quantity, or the plan that two given quantities determine.
 
     Args:
-        record: the content of fit.json.
+        law: the law of a fit.json.
         flops: compute of training and, if ``inference_tokens`` is given, of inference.
         params: size of the model.
         tokens: data to train on.
@@ -78,45 +170,63 @@ def make_plan(
         inference_tokens: tokens that the model will process after training.
 
     Raises:
-        InputError: none or more than two quantities, one that is not above 0, or a loss that is out of reach.
+        InputError: none or more than two quantities, one that is not above 0, or a goal that is out of reach.
     """
     given = {"flops": flops, "params": params, "tokens": tokens, "loss": loss}
     known = {name: float(value) for name, value in given.items() if value is not None}
-    for name, value in (known | {"inference_tokens": inference_tokens}).items():
-        if not np.isfinite(value) or value < 0 or (value == 0 and name in known):
+    check_goal(known, inference_tokens, None if law.repetition is None else float(law.repetition.unique))
+    goal = Goal(known, inference_tokens, law.repetition)
+    with np.errstate(all="ignore"):
+        row = _solve(JointLaw.from_rows(law.constants[None]), goal)[0]
+    if not np.isfinite(row).all():
+        joint = law.record["joint"]
+        ends_of_E = ["open" if end is None else f"{end:.4g}" for end in joint["ci95"].get("E") or (None, None)]
+        raise InputError(
+            f"expected a goal that the law can reach, found {', '.join(f'{k} {v:g}' for k, v in known.items())}; its "
+            f"irreducible loss is {joint['E']:.4g} ({' to '.join(ends_of_E)})"
+        )
+    ends = law.intervals(lambda laws: _solve(laws, goal)[:, :4])
+    values = dict(zip(QUANTITIES, map(float, row), strict=True))
+    intervals = {name: (float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(QUANTITIES[:4])}
+    low, high = intervals["params"]
+    serving = FLOPS_PER_INFERENCE_TOKEN * inference_tokens
+    intervals["inference_flops"] = (serving * low, serving * high if serving else 0.0)
+    warnings = _warnings(law.record, values)
+    if law.repetition is not None and not law.counts_repetition:
+        warnings.append("the fit has no law of repeated data: its value is that of Muennighoff et al. 2023, R* 15.4")
+    return Plan(values, intervals, beyond_data(law.record, values), tuple(warnings))
+
+
+def check_goal(known: dict[str, float], inference: float, unique: float | None) -> None:
+    """Refuse goals that are not positive, too many or too few, or that inference alone exceeds.
+
+    Raises:
+        InputError: one of them.
+    """
+    for name, value in (
+        known | {"inference_tokens": inference, "unique_tokens": 1.0 if unique is None else unique}
+    ).items():
+        if not np.isfinite(value) or value < 0 or (value == 0 and name != "inference_tokens"):
             raise InputError(f"expected {name} above 0, found {value:g}")
     if not 1 <= len(known) <= 2 or set(known) == {"flops", "loss"}:
         raise InputError(
             f"expected one of flops, params, tokens and loss, or two of which one is params or tokens, found "
             f"{' and '.join(known) or 'none'}; the rest follows from the law"
         )
-    center = np.array([[record["joint"][name] for name in NAMES]])
-    laws = np.concatenate([center, np.array(record["draws"])])
-    with np.errstate(all="ignore"):
-        table = _solve(JointLaw.from_rows(laws), known, inference_tokens)
-    if not np.isfinite(table[0]).all():
-        joint = record["joint"]
-        raise InputError(
-            f"expected a goal that the law can reach, found {', '.join(f'{k} {v:g}' for k, v in known.items())}; its "
-            f"irreducible loss is {joint['E']:.4g} ({joint['ci95']['E'][0]:.4g} to {joint['ci95']['E'][1]:.4g})"
-        )
-    draws = np.where(np.isnan(table[1:]), np.inf, table[1:])
-    ends = _interval(draws)
-    values = dict(zip(QUANTITIES, map(float, table[0]), strict=True))
-    intervals = {name: (float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(QUANTITIES)}
-    return Plan(values, intervals, tuple(_warnings(record, values)))
+    if unique is not None and set(known) <= {"params", "tokens"} and len(known) == 1:
+        raise InputError(f"expected flops or loss beside unique_tokens, found {next(iter(known))} alone; give a budget")
+    if set(known) == {"flops", "params"}:
+        serving = FLOPS_PER_INFERENCE_TOKEN * inference * known["params"]
+        if serving >= known["flops"]:
+            raise InputError(
+                f"expected a budget above the {serving:.3g} FLOPs of inference, found {known['flops']:g}: nothing is "
+                "left for training; give a smaller model, fewer inference tokens or more compute"
+            )
 
 
-def _interval(draws: Float64[np.ndarray, "S P"]) -> Float64[np.ndarray, "2 P"]:
-    """95 % intervals by column; infinite values count as the largest."""
-    top = np.nanmax(np.where(np.isfinite(draws), draws, 0.0), axis=0) * 1e6 + 1.0
-    ends = percentile_interval(np.minimum(draws, top))
-    finite = np.where(np.isfinite(draws), draws, -np.inf).max(axis=0)
-    return np.where(ends > finite, np.inf, ends)
-
-
-def _solve(law: JointLaw, known: dict[str, float], inference: float) -> Float64[np.ndarray, "S 5"]:
-    """Size, tokens, loss, training and inference compute for every draw of the law."""
+def _solve(law: JointLaw, goal: Goal) -> Float64[np.ndarray, "S 5"]:
+    """Size, tokens, loss, training and inference compute for every law."""
+    known, inference = goal.known, goal.inference
     names, like = set(known), np.ones_like(np.asarray(law.E))
     if names == {"params", "tokens"}:
         params, tokens = known["params"] * like, known["tokens"] * like
@@ -128,20 +238,22 @@ def _solve(law: JointLaw, known: dict[str, float], inference: float) -> Float64[
         params = known["flops"] / (FLOPS_PER_TOKEN * tokens + FLOPS_PER_INFERENCE_TOKEN * inference)
     elif names == {"params", "loss"}:
         params = known["params"] * like
-        tokens = np.asarray(law.tokens_for(params, known["loss"]))
+        tokens = goal.tokens_for(law, params, known["loss"])
     elif names == {"tokens", "loss"}:
         tokens = known["tokens"] * like
-        params = np.asarray(law.params_for(tokens, known["loss"]))
+        seen = tokens if goal.repetition is None else goal.repetition.effective_tokens(tokens)
+        params = np.asarray(law.params_for(seen, known["loss"]))
     else:
-        params, tokens = _optimum(law, known, inference)
-    loss = np.asarray(law.loss(params, tokens))
+        params, tokens = _optimum(law, goal)
+    loss = goal.loss(law, params, tokens)
     spent = np.asarray(training_flops(params, tokens))
     table = np.stack([params, tokens, loss, spent, FLOPS_PER_INFERENCE_TOKEN * inference * params], axis=1)
     return np.where(tokens[:, None] > 0, table, np.nan)
 
 
-def _optimum(law: JointLaw, known: dict[str, float], inference: float) -> tuple[np.ndarray, np.ndarray]:
+def _optimum(law: JointLaw, goal: Goal) -> tuple[np.ndarray, np.ndarray]:
     """The compute-optimal pair for one known quantity."""
+    known, inference = goal.known, goal.inference
     like = np.ones_like(np.asarray(law.E))
     ratio = law.alpha * law.A / (law.beta * law.B)  # at the optimum alpha A / N^alpha = beta B / D^beta
     if "params" in known:
@@ -150,26 +262,25 @@ def _optimum(law: JointLaw, known: dict[str, float], inference: float) -> tuple[
     if "tokens" in known:
         tokens = known["tokens"] * like
         return (ratio * tokens**law.beta) ** (1 / law.alpha), tokens
+    search = inference or goal.repetition is not None
     if "flops" in known:
         budget = known["flops"]
         params = np.asarray(law.optimal_params(budget)) * like
-        if not inference:
-            return params, budget / FLOPS_PER_TOKEN / params
-        params = _search(lambda size: np.asarray(law.loss(size, _tokens_left(size, budget, inference))), params)
+        if search:
+            most = budget / (FLOPS_PER_INFERENCE_TOKEN * inference) if inference else np.inf
+            params = _search(lambda size: goal.loss(law, size, _tokens_left(size, budget, inference)), params, most)
         return params, _tokens_left(params, budget, inference)
-    left = known["loss"] - np.asarray(law.E)
-    share = np.where(left > 0, left, np.nan)
-    params = (law.A * (1 + law.alpha / law.beta) / share) ** (1 / np.asarray(law.alpha))
-    if inference:
-        goal = known["loss"]
+    aim = known["loss"]
+    left = aim - np.asarray(law.E)
+    params = (law.A * (1 + law.alpha / law.beta) / np.where(left > 0, left, np.nan)) ** (1 / np.asarray(law.alpha))
+    if search:
 
         def total(size: np.ndarray) -> np.ndarray:
-            return size * (
-                FLOPS_PER_TOKEN * np.asarray(law.tokens_for(size, goal)) + FLOPS_PER_INFERENCE_TOKEN * inference
-            )
+            needed = goal.tokens_for(law, size, aim)
+            return size * (FLOPS_PER_TOKEN * needed + FLOPS_PER_INFERENCE_TOKEN * inference)
 
         params = _search(total, params)
-    return params, np.asarray(law.tokens_for(params, known["loss"]))
+    return params, goal.tokens_for(law, params, aim)
 
 
 def _tokens_left(params: np.ndarray, flops: float, inference: float) -> np.ndarray:
@@ -178,17 +289,25 @@ def _tokens_left(params: np.ndarray, flops: float, inference: float) -> np.ndarr
     return np.maximum(left, 1e-30)
 
 
-def _search(cost: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> np.ndarray:
-    """The size of least cost up to ``start``: with inference the best model is smaller and trained for longer."""
-    low, high = np.log(start) - 20.0, np.log(start)
+def _search(cost: Callable[[np.ndarray], np.ndarray], start: np.ndarray, most: float = np.inf) -> np.ndarray:
+    """The size of least cost, at most ``most``, around the best one if neither inference nor repetition counts."""
+    low, high = np.log(start) - 20.0, np.minimum(np.log(start) + 5.0, np.log(most) - 1e-6)
+    low = np.minimum(low, high - 5.0)
     for _ in range(STEPS):
         first, second = low + (high - low) / 3, high - (high - low) / 3
-        worse = cost(np.exp(first)) >= cost(np.exp(second))  # both are infinite if no amount of data suffices
+        left, right = cost(np.exp(first)), cost(np.exp(second))
+        worse = left >= right  # too small a size never reaches a loss: its cost is infinite
         low, high = np.where(worse, first, low), np.where(worse, high, second)
     return np.exp((low + high) / 2)
 
 
-def _warnings(record: dict[str, Any], values: dict[str, float]) -> list[str]:
+def beyond_data(record: Record, values: dict[str, float]) -> bool:
+    """Whether a plan lies outside the range of the runs."""
+    ends = {name: record["data"][name] for name in ("flops", "params", "tokens")}
+    return any(not low * (1 - 1e-9) <= values[name] <= high * (1 + 1e-9) for name, (low, high) in ends.items())
+
+
+def _warnings(record: Record, values: dict[str, float]) -> list[str]:
     """Warnings about constants that are not identifiable and about extrapolation."""
     warnings = list(record["joint"]["not_identifiable"])
     words = {"flops": "training compute", "params": "size", "tokens": "data"}

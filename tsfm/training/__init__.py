@@ -6,6 +6,7 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm.training.callbacks import ConfigCounts, FiniteLosses
+    from tsfm.training.checkpoints import AtomicCheckpoints
     from tsfm.training.finetuning import (
         LEARNING_RATES,
         ZERO_SHOT,
@@ -27,6 +28,7 @@ __all__ = [
     "LEAST_GAIN_AT_ONCE",
     "LEAST_SIGMAS",
     "ZERO_SHOT",
+    "AtomicCheckpoints",
     "Candidate",
     "ConfigCounts",
     "Finetuned",

@@ -1,5 +1,6 @@
 """Callbacks of training: its speed, what the config changes on resuming, and the end of a training that diverges."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tsfm.models import Forecaster, count
 from tsfm_data.corpus import PackedRows
 from tsfm_data.errors import InputError
+from tsfm_data.output import say
 from tsfm_data.windows import Batch
 
 # Peak FLOPs per second of dense matrix products by the data sheets: half precision, and float32 (as TF32 if allowed).
@@ -26,6 +28,7 @@ GPU_PEAKS = {
     "L4": (121e12, 60e12),
     "A10": (125e12, 62.5e12),
 }
+LARGEST_RISE = 10  # of the loss during training; losses are on standardised values, or logarithms of probabilities
 SIDE = 1024  # of the matrices whose product is timed
 
 
@@ -171,45 +174,68 @@ class ConfigCounts(pl.Callback):
         for callback, patience in self._patience.items():
             callback.patience = patience
         if changed and trainer.is_global_zero:
-            print(f"not as in the checkpoint: {', '.join(changed)}")
+            say(f"not as in the checkpoint: {', '.join(changed)}")
 
 
 class FiniteLosses(pl.Callback):
-    """Ends a training whose loss is no longer finite, before a checkpoint or a model folder is made of it.
+    """Ends a training that diverges, before a checkpoint or a model folder is made of it.
 
-    Looked at with the losses that are logged, at the end of each epoch and after validation.
+    Losses must be finite; this is checked with the losses that are logged, at the end of each epoch and after
+    validation. At the end of training, the loss must not be far above that of the untrained model.
     """
 
     def __init__(self) -> None:
         self._last: Tensor | None = None
+        self._first = self._least = math.inf
+
+    def state_dict(self) -> dict[str, float]:
+        """The training loss of the untrained model, and the least one at the end of an epoch."""
+        return {"first": self._first, "least": self._least}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both losses."""
+        self._first, self._least = state_dict["first"], state_dict["least"]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the training loss where it is logged; half precision scales its losses and skips what overflows."""
+        """Check the training loss if it is logged; half precision scales its losses and skips what overflows."""
         self._last = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        if self._first == math.inf and self._last is not None:
+            self._first = float(self._last)
         if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.precision != "16-mixed":  # type: ignore[attr-defined]
             self._check(trainer, "train_loss", self._last)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the last training loss."""
+        """Check the last training loss."""
         if trainer.precision != "16-mixed":
             self._check(trainer, "train_loss", self._last)
+        if self._last is not None:
+            self._least = min(self._least, float(self._last))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the validation losses."""
+        """Check the validation losses."""
         for name, value in trainer.callback_metrics.items():
             if name.startswith("val_") and name.endswith("loss") and not trainer.sanity_checking:
                 self._check(trainer, name, value)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare the training loss with that of the untrained model; losses of other data may be on another scale."""
+        keeps_best = getattr(trainer.checkpoint_callback, "monitor", None) is not None  # else the last epoch
+        loss = self._least if keeps_best or self._last is None else float(self._last)
+        if math.isfinite(loss) and loss > LARGEST_RISE * max(1.0, abs(self._first)):
+            raise self._diverged(trainer, f"a train_loss near {self._first:.3g}, that of the untrained model", loss)
+
     def _check(self, trainer: pl.Trainer, name: str, value: Tensor | None) -> None:
-        if value is None or bool(torch.isfinite(value).all()):
-            return
+        if value is not None and not bool(torch.isfinite(value).all()):
+            raise self._diverged(trainer, f"a finite {name}", float(value))
+
+    def _diverged(self, trainer: pl.Trainer, expected: str, found: float) -> InputError:
         group = trainer.optimizers[0].param_groups[0]
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        raise InputError(
-            f"training diverged: expected a finite {name}, found {float(value):g} in epoch {trainer.current_epoch} at "
-            f"a learning rate of {group.get('initial_lr', group['lr']):g}; give a smaller --model.optim.lr, or "
+        return InputError(
+            f"training diverged: expected {expected}, found {found:.3g} in epoch {trainer.current_epoch} at a learning "
+            f"rate of {group.get('initial_lr', group['lr']):g}; give a smaller --model.optim.lr, or "
             f"--trainer.gradient_clip_val 1{f' (the best checkpoint is {best})' if best else ''}"
         )
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tsfm.models import FineTuning, Forecaster, TrainingData, ZeroShotForecaster
 from tsfm.training.holdout import Comparison, Errors, Holdout, compare, errors_of, hold_out, truncate
 from tsfm.training.optim import OptimConfig, lr_factor
-from tsfm_data.errors import InputError, check_horizon, check_positive
+from tsfm_data.errors import InputError, check_horizon, check_seed, check_sizes
 from tsfm_data.io import SeriesSet
 from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Windows, item_lengths
@@ -69,13 +69,13 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise InputError(f"expected method full, lora or head, found {self.method!r}: choose one of them")
-        check_positive(self, "steps", "batch_size", "rank", "checks", "patience", hint="change it")
+        names = ("steps", "batch_size", "rank", "checks", "patience")
+        check_sizes("change it", **{name: getattr(self, name) for name in names})
         if (self.lr is not None and not self.lr > 0) or not 0 < self.depth_decay <= 1:
             raise InputError("expected lr above 0, and depth_decay above 0 and at most 1: change them")
         if not 0 < self.share <= 1:
             raise InputError(f"expected a share above 0 and at most 1, found {self.share}: change it")
-        if self.seed < 0:
-            raise InputError(f"expected a seed of at least 0, found {self.seed}: change it")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -212,17 +212,17 @@ def train(
             optimizer.zero_grad()
             loss = tuned.loss(next(batches))
             if not torch.isfinite(loss):
-                raise InputError(
-                    f"training diverged: expected a finite loss, found none in step {step} at a learning rate of "
-                    f"{recipe.lr or LEARNING_RATES[recipe.method]:g}; give a smaller --lr"
-                )
+                raise diverged(step, recipe)
             loss.backward()
             nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT)
             optimizer.step()
             schedule.step()
             if step % every and step < recipe.steps:
                 continue
-            score = errors_of(tuned.eval(), held.select).score
+            try:
+                score = errors_of(tuned.eval(), held.select).score
+            except InputError as error:  # the forecasts of these windows were finite before training
+                raise diverged(step, recipe) from error
             if score < min(error for _, error in curve):
                 best, best_step = [weight.detach().clone() for weight in weights], step
             curve.append((step, score))
@@ -235,6 +235,15 @@ def train(
     if best_step:
         blend(model, tuned, recipe.share)
     return tuned.requires_grad_(True).eval(), tuple(curve), best_step, sum(w.numel() for w in weights)
+
+
+def diverged(step: int, recipe: Recipe) -> InputError:
+    """The error of a training whose loss or forecasts are not finite."""
+    rate = recipe.lr or LEARNING_RATES[recipe.method]
+    return InputError(
+        f"training diverged: expected finite losses and forecasts, found others in step {step} at a learning rate of "
+        f"{rate:g}; give a smaller --lr"
+    )
 
 
 def trainable(model: Forecaster, recipe: Recipe) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from tsfm.training.from_pretrained import FromPretrained
 from tsfm.training.optim import OptimConfig, build_optimizer, lr_factor, training_steps
 from tsfm.training.validation import scaled_errors
 from tsfm.weights import calibrate, save
-from tsfm_data.corpus import MANIFEST, PackedRows, PretrainingDataModule
+from tsfm_data.corpus import MANIFEST, PackedRows, PretrainingDataModule, current_path
 from tsfm_data.errors import InputError, check_horizon
 from tsfm_data.evaluation import forecast_windows
 from tsfm_data.windows import Batch
@@ -221,7 +221,7 @@ def training_data(module: Any) -> TrainingData:
 def pretraining(trainer: pl.Trainer, module: PretrainingDataModule) -> Pretraining:
     """Facts about the pretraining of a run so far, which are saved with the weights."""
     store, seed = module.store, os.environ.get("PL_GLOBAL_SEED")
-    manifest = None if store is None else (store.folder / MANIFEST).read_bytes()
+    manifest = None if store is None else current_path(store.folder, MANIFEST).read_bytes()
     names = () if store is None else tuple(source.name for source in store.sources)
     started = Path(sys.argv[0]).stem == "tsfm" or Path(sys.argv[0]).parent.name == "tsfm"  # python -m tsfm
     observations = next((c.observations for c in trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from tsfm.weights.folders import FILES, Origin, read_object
 from tsfm.weights.image_cards import image_card, keep_image_scores
-from tsfm.weights.pretrained import finetuning_line
+from tsfm.weights.pretrained import check_folder, finetuning_line
 from tsfm.weights.tensors import layout
 from tsfm_data.errors import InputError
-from tsfm_data.io import atomic_file
+from tsfm_data.io import atomic_file, read_record
 
 if TYPE_CHECKING:
     from tsfm.models import Forecaster
@@ -20,6 +22,43 @@ CALIBRATION = {
     "coverage80": "share of true values inside the 80 % interval",
     "coverage_error": "mean distance of a quantile's coverage from its level",
 }
+
+
+class Row(TypedDict):
+    """An error of a model on a set."""
+
+    model: NotRequired[str]
+    dataset: str
+    profile: str
+    horizon: int
+    windows: int
+    metric: str
+    value: float | None
+
+
+class Relative(TypedDict):
+    """An error relative to that of seasonal naive, over some sets."""
+
+    relative: float | None
+    datasets: NotRequired[int]
+
+
+class Errors(TypedDict, total=False):
+    """The errors of a model in a protocol."""
+
+    MASE: Relative
+    WQL: Relative
+    coverage80: float | None
+    coverage_error: float | None
+
+
+class Scores(TypedDict):
+    """What ``tsfm evaluate --suite --json`` writes, and what ``scores.json`` keeps of it."""
+
+    model: str
+    suite: str
+    summary: dict[str, dict[str, Errors]]
+    rows: list[Row]
 
 
 def card(folder: Path) -> str:
@@ -38,9 +77,11 @@ def card(folder: Path) -> str:
         return image_card(folder, LICENCE)
     if "model_type" not in config:
         raise InputError(f"expected a model folder of tsfm in {folder}, found another config.json: name one of tsfm")
+    check_folder(folder)
     name, weights = folder.resolve().name, layout(folder / FILES[1])
     facts = config.get("pretraining") or {}
-    scores = read_object(folder / "scores.json") if (folder / "scores.json").is_file() else {}
+    file = folder / "scores.json"
+    scores = dict(read_record(file, Scores, "scores of a suite")) if file.is_file() else {}
     parts = [
         front_matter(config, facts, bool(scores)),
         f"# {name}",
@@ -74,16 +115,14 @@ def keep_scores(file: Path, folder: Path) -> None:
     """
     if "architecture" in read_object(folder / FILES[0]):
         return keep_image_scores(file, folder)
-    evaluation = read_object(file)
-    if not {"model", "suite", "rows", "summary"} <= set(evaluation):
-        raise InputError(
-            f"expected the scores of a suite in {file}: write them with tsfm evaluate --suite bench --json"
-        )
+    evaluation = read_record(
+        file, Scores, "the scores of a suite", finite=False, hint="write them with tsfm evaluate --suite bench --json"
+    )
     keys = ("dataset", "profile", "horizon", "windows", "metric", "value")
     rows = [
-        {key: row[key] for key in keys}
+        {key: value for key, value in row.items() if key in keys}
         for row in evaluation["rows"]
-        if row["model"] == evaluation["model"] and row["metric"] in SHOWN
+        if row.get("model") == evaluation["model"] and row["metric"] in SHOWN
     ]
     summary = {
         profile: {

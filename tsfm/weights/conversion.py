@@ -16,8 +16,8 @@ from tsfm.models import MODELS, from_reference_state, model_class
 from tsfm.weights.cards import foreign_card
 from tsfm.weights.folders import Origin, digest, read_object, write_checksums
 from tsfm.weights.pretrained import save
-from tsfm.weights.tensors import check_file, read
-from tsfm_data.errors import InputError
+from tsfm.weights.tensors import check_file, read_tensors
+from tsfm_data.errors import InputError, reason_of
 from tsfm_data.plugins import entry_points, load
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def convert(
     files = dict(foreign) if isinstance(foreign, Mapping) else locate(foreign)
     weights = next(path for file, path in files.items() if file != "config.json")
     config = read_object(files["config.json"]) if "config.json" in files else {}
-    state = unwrap(read(weights), weights)
+    state = unwrap(read_tensors(weights), weights)
     parameters = sum(tensor.numel() for tensor in state.values())
     kind = recognise(state, config, weights)
     if family is not None and kind not in (family, "image"):
@@ -269,7 +269,7 @@ def build(kind: str, config: dict[str, Any], state: "dict[str, Tensor]", options
     except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise InputError(
             f"expected config and tensors of {kind}, found other ones ({type(error).__name__}: {reason})"
         ) from error

@@ -73,10 +73,10 @@ def mirror(name: str, folder: Path, *, revision: str | None = None, accept_licen
     Raises:
         InputError: see ``pull``.
     """
-    source = pull(name, revision=revision, accept_licence=accept_licence)
-    entry = registry.get(name)
-    target = folder / source.name
+    target = folder / registry.pulled_folder(name, revision).name
     with disk_errors(target), atomic_folder(target) as temporary:
+        source = pull(name, revision=revision, accept_licence=accept_licence)
+        entry = registry.get(name)
         for file in (*FILES, CHECKSUMS):
             if (source / file).is_file():
                 shutil.copyfile(source / file, temporary / file)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tsfm.weights.tensors import Layout, check_file, layout
 from tsfm_data.errors import InputError
-from tsfm_data.io import atomic_file
+from tsfm_data.io import atomic_file, check_record, check_version, read_record
 
 CHECKSUMS = "checksums.json"
 FORMAT_VERSION = 1
@@ -33,6 +33,23 @@ class Origin:
     source: str | None = None
     revision: str | None = None
     sha256: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class FileSum:
+    """Size in bytes and SHA-256 of a file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """The content of ``checksums.json``."""
+
+    format_version: int
+    origin: Origin
+    files: dict[str, FileSum]
 
 
 @dataclass(frozen=True)
@@ -76,19 +93,9 @@ def read_checksums(file: Path) -> tuple[Origin, dict[str, tuple[int, str]]]:
         InputError: another or newer format, or names of files that do not belong in a model folder.
     """
     check_file(file)
-    content = read_object(file)
-    version = content.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise InputError(
-            f"expected format_version up to {FORMAT_VERSION} in {file}, found {version!r}: upgrade tsfm-suite"
-        )
-    try:
-        origin = Origin(**content["origin"])
-        sums = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in content["files"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"expected checksums of a model folder in {file}, found other content ({error}): get it again"
-        ) from error
+    what, plain = "checksums of a model folder", read_object(file)
+    content = check_record(check_version(plain, FORMAT_VERSION, file), Checksums, file, what, hint="get it again")
+    sums = {name: (entry.size, entry.sha256) for name, entry in content.files.items()}
     for name in sums:
         if name not in FILES:
             raise InputError(
@@ -96,7 +103,7 @@ def read_checksums(file: Path) -> tuple[Origin, dict[str, tuple[int, str]]]:
             )
     if not {*FILES[:2]} <= {*sums}:
         raise InputError(f"expected checksums of {FILES[0]} and {FILES[1]} in {file}, found none: get it again")
-    return origin, sums
+    return content.origin, sums
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -105,13 +112,7 @@ def read_object(file: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is not JSON, or another value.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"expected JSON in {file}, found an error ({error}): get the file again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"expected a JSON object in {file}, found {type(content).__name__}: get the file again")
-    return content
+    return read_record(file, dict, "a JSON object", hint="get the file again")
 
 
 def verify(folder: Path) -> list[Checked]:
@@ -155,7 +156,7 @@ def _verify(folder: Path) -> Checked:
     if unnamed:
         raise InputError(f"expected checksums of every file of {folder}, found none of {unnamed[0]}: get it again")
     config = read_object(folder / FILES[0])
-    kind = str(config.get("model_type") or config.get("architecture"))
+    kind = str(config.get("model_type") or config.get("architecture"))[:60]
     if "model_type" in config:
         from tsfm.weights.pretrained import check_folder  # PyTorch, which a list of weights does not need
 

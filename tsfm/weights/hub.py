@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, reason_of
 from tsfm_data.io import check
 
 
@@ -74,12 +74,12 @@ def _download(repo: str, file: str, revision: str, again: bool) -> Path:
     except errors.HFValidationError as error:
         raise InputError(f"expected the name of a repository and file, found {repo!r}, {file!r}") from error
     except OSError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error, 200)
         raise InputError(f"expected to fetch {wanted_file}, found: {reason}: run again to resume") from error
     except Exception as error:  # the HTTP library of the client, and so its exceptions, differ between releases
         if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
             raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = reason_of(error, 200)
         raise InputError(
             f"expected to fetch {wanted_file}, found the connection broken ({reason}): run again"
         ) from error

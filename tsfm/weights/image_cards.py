@@ -2,17 +2,67 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
 
-import yaml
+from typing_extensions import TypedDict
 
 from tsfm.weights.folders import FILES, read_object
 from tsfm.weights.tensors import layout
-from tsfm_data.errors import InputError
-from tsfm_data.io import atomic_file
+from tsfm_data.errors import InputError, reason_of
+from tsfm_data.io import atomic_file, read_record, read_yaml
 
 METRICS = {"top1": "top-1", "top5": "top-5", "log_loss": "log loss", "ECE": "calibration error (ECE)"}
 SHARES = ("top1", "top5")
+
+
+class Row(TypedDict):
+    """A score of an image model: of all images, or of a class."""
+
+    metric: str
+    value: float | None
+    dataset: str
+    points: int
+    item_id: NotRequired[str | None]
+
+
+class Evaluation(TypedDict):
+    """What ``tsfm image evaluate --json`` writes."""
+
+    rows: list[Row]
+
+
+class ImageScores(TypedDict):
+    """The content of ``scores.json``."""
+
+    data: str
+    images: int
+    classes: dict[str, float]
+    scores: dict[Literal["top1", "top5", "log_loss", "ECE"], float]
+
+
+class Source(TypedDict):
+    """What an image model was trained on."""
+
+    source: str
+    images: int
+
+
+class Preprocessing(TypedDict, total=False):
+    """What an image model takes."""
+
+    input_size: tuple[int, int, int]
+
+
+class Config(TypedDict):
+    """The part of an image model's ``config.json`` that its card shows."""
+
+    architecture: str
+    num_classes: int
+    label_names: NotRequired[list[str] | None]
+    model_args: NotRequired[dict[str, Any]]
+    pretrained_cfg: NotRequired[Preprocessing]
+    training_data: NotRequired[Source | None]
+    recipe: NotRequired[dict[str, Any]]
 
 
 def keep_image_scores(file: Path, folder: Path) -> None:
@@ -25,8 +75,8 @@ def keep_image_scores(file: Path, folder: Path) -> None:
     Raises:
         InputError: no such evaluation.
     """
-    rows = read_object(file).get("rows")
-    if not isinstance(rows, list) or not any(row.get("metric") == "top1" for row in rows if isinstance(row, dict)):
+    rows = read_record(file, Evaluation, "the scores of an image model", finite=False)["rows"]
+    if not any(row["metric"] == "top1" and row.get("item_id") is None for row in rows):
         raise InputError(f"expected the scores of an image model in {file}: write them with tsfm image evaluate --json")
     whole = {row["metric"]: row for row in rows if row["metric"] in METRICS and row.get("item_id") is None}
     classes = {row["item_id"]: row["value"] for row in rows if row["metric"] == "top1" and row.get("item_id")}
@@ -52,7 +102,7 @@ def keep_recipe(run: Path, folder: Path) -> None:
     if "architecture" not in config:
         raise InputError(f"expected an image model in {folder}, found another: a forecaster keeps its recipe itself")
     try:
-        run_config = yaml.safe_load(file.read_text())
+        run_config = read_yaml(file, "the settings of a run")
         trainer, task, data = run_config["trainer"], run_config["model"]["init_args"], run_config["data"]["init_args"]
         recipe = {
             "seed": run_config["seed_everything"],
@@ -62,8 +112,8 @@ def keep_recipe(run: Path, folder: Path) -> None:
         recipe |= {"gradient_clip_val": trainer["gradient_clip_val"], "batch_size": data["batch_size"]}
         recipe |= {key: data[key] for key in ("val_fraction", "fraction")}
         recipe |= {"optim": task["optim"], "mix": task["mix"], "augment": data["augment"]}
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:100]
+    except (OSError, KeyError, TypeError, InputError) as error:
+        reason = reason_of(error, 100)
         raise InputError(f"expected config.yaml of a run of tsfm fit at {file}, found another ({reason})") from error
     with atomic_file(folder / FILES[0]) as temporary:
         temporary.write_text(json.dumps(config | {"recipe": recipe}, indent=2) + "\n")
@@ -71,7 +121,8 @@ def keep_recipe(run: Path, folder: Path) -> None:
 
 def image_card(folder: Path, licence: str) -> str:
     """The text of ``README.md`` of an image model, from its config, its weights and ``scores.json``."""
-    config, weights = read_object(folder / FILES[0]), layout(folder / FILES[1])
+    config: dict[str, Any] = dict(read_record(folder / FILES[0], Config, "the config.json of an image model"))
+    weights = layout(folder / FILES[1])
     name, images = folder.resolve().name, config.get("training_data") or {}
     own: dict[str, Any] = config.get("pretrained_cfg") or {}
     channels, height, width = own.get("input_size", (3, 224, 224))
@@ -128,7 +179,7 @@ def results(name: str, folder: Path) -> str:
     """The scores, with the command that computes them."""
     if not (folder / "scores.json").is_file():
         return "## Scores\n\nThere are no scores yet."
-    scores = read_object(folder / "scores.json")
+    scores = read_record(folder / "scores.json", ImageScores, "scores of an image model")
     lines = ["## Scores", "", f"On {scores['images']:,} test images of {scores['data']}, used for nothing else.", ""]
     lines += ["| metric | value |", "|---|---|"]
     for metric, value in scores["scores"].items():

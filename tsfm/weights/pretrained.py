@@ -2,27 +2,49 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, TypeVar, cast
 
 import torch
+from annotated_types import Ge, Le
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import tsfm
 from tsfm.models import FineTuning, Forecaster, Pretraining, TrainingData, model_class
 from tsfm.weights import registry
+from tsfm.weights.shapes import check_shapes, compare_shapes
 from tsfm.weights.tensors import check_file, layout, read_safetensors
-from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io import atomic_folder
+from tsfm_data.errors import LONGEST_HORIZON, InputError, unknown_name
+from tsfm_data.io import atomic_folder, check_record, check_version, read_record
 from tsfm_data.windows import Batch
 
 FORMAT_VERSION = 1
-# No window is longer; a config that says so would ask for all the memory there is.
-LONGEST = 10**7
 # Enough windows for stable 99.9 % scores, and never more than some hundred megabytes.
 CALIBRATION_VALUES = 20_000_000
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The content of ``config.json``.
+
+    Attributes:
+        model_type: the kind of model.
+        context: steps of history.
+        horizon: steps to forecast in one pass.
+        config: sizes, of the config class of the model.
+        training_data, pretraining, finetuning: what the model was trained on; their classes have these names.
+    """
+
+    model_type: str
+    context: Annotated[int, Ge(1), Le(LONGEST_HORIZON)]
+    horizon: Annotated[int, Ge(1), Le(LONGEST_HORIZON)]
+    config: dict[str, Any]
+    training_data: dict[str, Any] | None = None
+    pretraining: dict[str, Any] | None = None
+    finetuning: dict[str, Any] | None = None
 
 
 def save(model: Forecaster, folder: str | Path, card: str | None = None, dtype: torch.dtype | None = None) -> None:
@@ -71,13 +93,8 @@ def load(folder: str | Path) -> Forecaster:
     """
     path = registry.local_folder(str(folder)) or Path(folder)
     config, kind, sizes = check_folder(path)
-    model = kind(config["context"], config["horizon"], sizes)
-    if config.get("training_data"):
-        model.training_data = from_plain(TrainingData, config["training_data"], path / "config.json")
-    if config.get("pretraining"):
-        model.pretraining = from_plain(Pretraining, config["pretraining"], path / "config.json")
-    if config.get("finetuning"):
-        model.finetuning = from_plain(FineTuning, config["finetuning"], path / "config.json")
+    model = kind(config.context, config.horizon, sizes)
+    model.training_data, model.pretraining, model.finetuning = facts_of(config, path / "config.json")
     load_weights(model, path / "model.safetensors")
     model.name = path.resolve().parent.name if path.resolve().name == "model" else path.resolve().name
     return model.eval()
@@ -104,7 +121,7 @@ def load_named(model: str, other_names: Iterable[str] = ()) -> Forecaster:
     return load(inner if (inner / "config.json").is_file() else path)
 
 
-def check_folder(folder: Path) -> tuple[dict[str, Any], type[Forecaster], Any]:
+def check_folder(folder: Path) -> tuple[ModelConfig, type[Forecaster], Any]:
     """Compare the config of a model folder with the shapes of its weights, before memory is taken for either.
 
     Args:
@@ -116,42 +133,35 @@ def check_folder(folder: Path) -> tuple[dict[str, Any], type[Forecaster], Any]:
     Raises:
         InputError: see ``load``.
     """
-    config = read_config(folder)
-    kind = model_class(str(config.get("model_type")))
-    sizes = from_plain(kind.config_type, config.get("config"), folder / "config.json")
-    found = layout(folder / "model.safetensors").shapes
+    config, file = read_config(folder), folder / "model.safetensors"
+    kind = model_class(config.model_type)
+    sizes: Any = from_plain(kind.config_type, config.config, folder / "config.json")
+    facts_of(config, folder / "config.json")
+    found = layout(file)
     for key in ("layers", "decoder_layers"):
-        if getattr(sizes, key, 0) > len(found):
+        if getattr(sizes, key, 0) > len(found.shapes):
             raise InputError(
-                f"expected {key} of at most the {len(found)} tensors in {folder}, found {getattr(sizes, key):,}: "
+                f"expected {key} of at most the {len(found.shapes)} tensors in {folder}, found {getattr(sizes, key)}: "
                 "config.json and the weights belong to different models"
             )
-    try:
-        with torch.device("meta"):
-            state = kind(config["context"], config["horizon"], sizes).state_dict()
-    except (RuntimeError, TypeError, OverflowError, ZeroDivisionError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"expected the sizes of a model in {folder}/config.json, found others ({reason})") from error
-    compare({key: tuple(value.shape) for key, value in state.items()}, found, folder / "model.safetensors")
+    check_shapes(lambda: kind(config.context, config.horizon, sizes), found, file)
     return config, kind, sizes
 
 
-def compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], file: Path) -> None:
-    """Compare the shapes of a model with those of a file.
+def facts_of(config: ModelConfig, file: Path) -> tuple[TrainingData | None, Pretraining | None, FineTuning | None]:
+    """What a model was trained, pretrained and fine-tuned on.
 
     Raises:
-        InputError: a tensor is missing, left over or of another shape.
+        InputError: a key is missing or unknown, or a value has another type.
     """
-    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if wrong:
-        key = wrong[0]
-        raise InputError(
-            f"expected tensor {key} of shape {expected.get(key, 'none')}, found {found.get(key, 'none')} in {file} "
-            f"({len(wrong)} differ): config.json and the weights belong to different models"
-        )
+    return (
+        from_plain(TrainingData, config.training_data, file) if config.training_data else None,
+        from_plain(Pretraining, config.pretraining, file) if config.pretraining else None,
+        from_plain(FineTuning, config.finetuning, file) if config.finetuning else None,
+    )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> ModelConfig:
     """``config.json`` of a model folder, checked to be an object of a format that this version reads."""
     file = folder / "config.json"
     if not folder.is_dir():
@@ -162,25 +172,11 @@ def read_config(folder: Path) -> dict[str, Any]:
                 f"expected {name} in the model folder {folder}, found none: is it the folder 'model' of a run?"
             )
         check_file(folder / name)
-    try:
-        config = json.loads(file.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"expected JSON in {file}, found an error ({error}): get the file again") from error
-    if not isinstance(config, dict):
-        raise InputError(f"expected a JSON object in {file}, found {type(config).__name__}: get the file again")
-    if "architecture" in config and "model_type" not in config:
+    what = "the config.json of a forecasting model"
+    plain = read_record(file, dict, what)
+    if "architecture" in plain and "model_type" not in plain:
         raise InputError(f"expected a forecasting model in {folder}, found an image model: see tsfm image --help")
-    version = config.get("format_version", 0)
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise InputError(
-            f"expected format_version up to {FORMAT_VERSION} in {file}, found {version}: upgrade tsfm-suite"
-        )
-    for key in ("context", "horizon"):
-        if not isinstance(config.get(key), int) or not 1 <= config[key] <= LONGEST:
-            raise InputError(
-                f"expected a whole number from 1 to {LONGEST:,} at key {key!r} of {file}, found {config.get(key)!r:.40}"
-            )
-    return config
+    return check_record(check_version(plain, FORMAT_VERSION, file), ModelConfig, file, what)
 
 
 def load_weights(model: Forecaster, file: Path) -> None:
@@ -191,38 +187,22 @@ def load_weights(model: Forecaster, file: Path) -> None:
     """
     state = read_safetensors(file)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    compare(expected, {key: tuple(value.shape) for key, value in state.items()}, file)
+    compare_shapes(expected, {key: tuple(value.shape) for key, value in state.items()}, file)
     model.load_state_dict(state)
 
 
-def from_plain(kind: type, plain: Any, where: Path) -> Any:
+def from_plain(kind: type[T], plain: object, where: str | Path) -> T:
     """A dataclass from a JSON object; lists become tuples.
 
     Raises:
         InputError: not an object, a key that the dataclass does not have, a key that is missing, or a value of another
             type.
     """
-    if not isinstance(plain, dict):
-        raise InputError(
-            f"expected an object with the keys of {kind.__name__} in {where}, found {plain!r:.60}: correct it"
-        )
-    names = {field.name for field in fields(kind)}
-    for key in plain:
+    names = {field.name for field in fields(cast(Any, kind))}
+    for key in plain if isinstance(plain, dict) else ():
         if key not in names:
-            raise InputError(f"{where}: {unknown_name(f'key of {kind.__name__}', key, names)}")
-    hints = get_type_hints(kind)
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
-    for key, value in values.items():
-        if hints[key] in (int, float, str, bool) and not isinstance(
-            value, (int, float) if hints[key] is float else hints[key]
-        ):
-            raise InputError(f"expected {hints[key].__name__} at key {key!r} of {where}, found {value!r}: correct it")
-    missing = [
-        f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.name not in values
-    ]
-    if missing:
-        raise InputError(f"expected key {missing[0]!r} of {kind.__name__} in {where}, found none: get the file again")
-    return kind(**values)
+            raise InputError(f"{where}: {unknown_name(f'key of {kind.__name__}', str(key)[:60], names)}")
+    return check_record(plain, kind, where, f"an object with the keys of {kind.__name__}", hint="correct it")
 
 
 @torch.inference_mode()

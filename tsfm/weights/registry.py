@@ -11,7 +11,7 @@ from typing import Any, Literal
 import tsfm
 from tsfm.weights.tensors import layout
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io import cache_folder
+from tsfm_data.io import cache_folder, read_record
 
 REGISTRY = Path(__file__).with_name("registry.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -214,8 +214,8 @@ def is_image_model(model: str) -> bool:
     folder = Path(image_folder(model))
     for file in (folder / "config.json", folder / "model" / "config.json"):
         try:
-            return "architecture" in json.loads(file.read_text())
-        except (OSError, ValueError, TypeError):
+            return "architecture" in read_record(file, dict, "a config", finite=False)
+        except (OSError, ValueError):  # no such file, or another one
             continue
     return False
 

@@ -5,7 +5,6 @@ The format of a file is determined by its first bytes, not by its name.
 
 import json
 import math
-import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HEADER_LIMIT = 16 * 2**20  # bytes; headers of the largest models have some hundred kilobytes
+DAMAGED: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, SafetensorError)
 SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 SIZES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
 # Packages whose classes training scripts store in checkpoints next to the weights. They are not imported: an inert
@@ -135,8 +135,8 @@ def layout(file: Path) -> Layout:
             if begin != end or stop - begin != math.prod(shapes[key]) * SIZES[dtypes[key]]:
                 raise ValueError(f"tensor {key} does not fill its span")
             end = stop
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:100]
+    except LIBRARY_ERRORS as error:
+        reason = reason_of(error, 100)
         raise InputError(
             f"expected a header of tensors in {file}, found a wrong one ({reason}): get it again"
         ) from error
@@ -165,23 +165,31 @@ def read_safetensors(file: Path) -> "dict[str, Tensor]":
     layout(file)
     try:
         return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"expected a complete safetensors file, found a corrupt one at {file} ({error})") from error
+    except DAMAGED as error:
+        raise InputError(
+            f"expected a complete safetensors file, found a corrupt one at {file} ({reason_of(error)})"
+        ) from error
 
 
-def read(file: Path) -> Mapping[str, Any]:
+def read_tensors(file: Path, device: str = "cpu", foreign: bool = True) -> Mapping[str, Any]:
     """The content of a weight file: tensors by name, and for a PyTorch file plain values, too.
 
+    Args:
+        file: safetensors, or a file of PyTorch in its new or old format.
+        device: of the tensors of a PyTorch file; "meta" reads names and shapes only.
+        foreign: whether classes that training scripts leave in checkpoints are accepted, and replaced.
+
     Raises:
-        InputError: the file is corrupt, or contains more than tensors and plain values. Nothing in it was executed.
+        InputError: the file is corrupt, contains more than tensors and plain values, or tensors that are larger than
+            the file. Nothing in it was executed.
     """
     format_name = file_format(file)
     if format_name == "safetensors":
         return read_safetensors(file)
     import torch  # slow, and ``layout`` does not need it
 
-    names = _foreign_names(file) if format_name == "torch" else ["argparse.Namespace"]
-    unknown = [name for name in names if name.split(".")[0] not in LEFT_BY_TRAINING]
+    names = _foreign_names(file) if format_name == "torch" else ["argparse.Namespace"] * foreign
+    unknown = [name for name in names if not foreign or name.split(".")[0] not in LEFT_BY_TRAINING]
     if unknown:
         raise InputError(
             f"expected tensors and plain values in {file}, found code that would be called ({', '.join(unknown[:3])}): "
@@ -191,9 +199,9 @@ def read(file: Path) -> Mapping[str, Any]:
         # PyTorch compares the names as text and uses the class ``Inert`` for each; nothing is imported.
         with torch.serialization.safe_globals([(Inert, name) for name in names]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about another pickle protocol, which is read or refused below
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:160]
+            content = torch.load(file, map_location=device, weights_only=True)
+    except LIBRARY_ERRORS as error:
+        reason = reason_of(error)
         raise InputError(
             f"expected tensors and plain values in {file}, found a corrupt or unsafe file, which was not run "
             f"({reason}): get it again"
@@ -202,7 +210,32 @@ def read(file: Path) -> Mapping[str, Any]:
         raise InputError(
             f"expected a state dict in {file}, found {type(content).__name__}: give the weights of a model"
         )
+    _check_extent(content, file)
     return content
+
+
+def _check_extent(content: Mapping[str, Any], file: Path) -> None:
+    """Check that no tensor has more bytes than its file: a stride of 0 repeats one value without end.
+
+    Raises:
+        InputError: one has.
+    """
+    import torch  # slow, and ``layout`` does not need it
+
+    size, waiting, seen = file.stat().st_size, [content], set()
+    while waiting:
+        holder = waiting.pop()
+        if id(holder) in seen:
+            continue
+        seen.add(id(holder))
+        for key, value in holder.items():
+            if isinstance(value, Mapping):
+                waiting.append(value)
+            elif isinstance(value, torch.Tensor) and value.numel() * value.element_size() > size:
+                raise InputError(
+                    f"expected tensors that are in {file}, found {key!s:.60} of shape {list(value.shape)}, larger than "
+                    "the file: get it again"
+                )
 
 
 def _foreign_names(file: Path) -> list[str]:
@@ -216,7 +249,7 @@ def _foreign_names(file: Path) -> list[str]:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise InputError(f"expected a complete PyTorch file, found a truncated one at {file} ({error})") from error
     if any("/code/" in entry.filename for entry in entries):
         raise InputError(f"expected weights in {file}, found a TorchScript program, which was not run: give weights")
@@ -228,6 +261,6 @@ def _foreign_names(file: Path) -> list[str]:
         )
     try:
         return list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, IndexError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:160]
+    except LIBRARY_ERRORS as error:
+        reason = reason_of(error)
         raise InputError(f"expected a PyTorch file at {file}, found a corrupt one ({reason}): get it again") from error

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tsfm_data.corpus.overlap import check_overlap
     from tsfm_data.corpus.packing import PackedLoader, PackedRows
     from tsfm_data.corpus.spectra import autocorrelation, catalogue_sources, power_spectrum, real_windows, store_sources
-    from tsfm_data.corpus.store import ARRAYS, FORMAT, MANIFEST, SOURCES, Store
+    from tsfm_data.corpus.store import ARRAYS, FORMAT, MANIFEST, SOURCES, Store, current_path
 
 __all__ = [
     "ARRAYS",
@@ -29,6 +29,7 @@ __all__ = [
     "build",
     "catalogue_sources",
     "check_overlap",
+    "current_path",
     "power_spectrum",
     "real_windows",
     "store_sources",

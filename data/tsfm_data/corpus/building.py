@@ -1,7 +1,9 @@
-"""Building a corpus folder: sources are built one after the other in a staging folder, the manifest is written last.
+"""Building a corpus folder: everything new is written to a staging folder, and one renaming commits it.
 
-An interrupted build leaves the corpus as it was; the next build reuses the sources that were finished. A source of an
-existing corpus is reused if its inputs (files, digests, options) are the same and its arrays are undamaged.
+A build that is stopped before the renaming leaves the corpus as it was; the next build reuses the sources that were
+finished. A build that is stopped after it leaves the new corpus. Readers find its files in the committed folder through
+``store.current_path``, until the next build has moved them into place. A source of an existing corpus is reused if its
+inputs (files, digests, options) are the same and its arrays are undamaged.
 """
 
 import json
@@ -12,23 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from jaxtyping import Float64
 
 from tsfm_data.corpus.overlap import subsample
 from tsfm_data.corpus.shards import ShardWriter
 from tsfm_data.corpus.sources import Plan, read_plans
 from tsfm_data.corpus.store import (
+    COMMIT,
     FINGERPRINTS,
     FORMAT,
     MANIFEST,
     SOURCE_ENTRY,
     SOURCES,
+    SourceRecord,
     check_arrays,
     read_manifest,
 )
 from tsfm_data.errors import InputError
-from tsfm_data.io import atomic_file, atomic_folder
+from tsfm_data.io import atomic_file, atomic_folder, lock_folder, read_record
 from tsfm_data.progress import progress as show_progress
 
 STAGING, LOCK = ".build", ".lock"
@@ -69,36 +72,34 @@ def build(config: str | Path, output: str | Path, progress: bool = True) -> Buil
     """
     folder = Path(output)
     plans = read_plans(Path(config))
-    old = _existing_entries(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            _remove_leftovers(folder)
-            entries: dict[str, dict[str, Any]] = {}
-            staged: list[str] = []
-            reused: list[str] = []
-            for plan in show_progress(plans, "sources") if progress else plans:
-                parent, entries[plan.name] = _build_source(plan, folder)
-                (staged if parent == STAGING else reused).append(plan.name)
-            for name, entry in old.items():
-                if name not in entries:
-                    check_arrays(folder / SOURCES / name, entry["arrays"], verify=False)
-                    entries[name] = entry
-                    reused.append(name)
-            manifest = _commit(folder, [*old, *(n for n in entries if n not in old)], entries, staged)
-    except Timeout as error:
-        raise InputError(f"{folder}: another process is building this corpus; wait until it has ended") from error
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder for the corpus, found a file")
+    with lock_folder(folder):
+        _finish_commit(folder)
+        old = _existing_entries(folder)
+        entries: dict[str, dict[str, Any]] = {}
+        staged: list[str] = []
+        reused: list[str] = []
+        for plan in show_progress(plans, "sources") if progress else plans:
+            parent, entries[plan.name] = _build_source(plan, folder)
+            (staged if parent == STAGING else reused).append(plan.name)
+        for name, entry in old.items():
+            if name not in entries:
+                check_arrays(folder / SOURCES / name, entry["arrays"], verify=False)
+                entries[name] = entry
+                reused.append(name)
+        manifest = _commit(folder, [*old, *(n for n in entries if n not in old)], entries, staged)
     return BuildResult(folder, tuple(staged), tuple(reused), manifest)
 
 
 def _existing_entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """Entries of the corpus in a folder; none if it is absent, empty, or holds an interrupted first build."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder for the corpus, found a file")
+    """Entries of the corpus in a folder; none if it is empty, or holds an interrupted first build."""
     if (folder / MANIFEST).is_file():
         return {entry["name"]: entry for entry in read_manifest(folder)["sources"]}
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if set(names) - {STAGING, LOCK, SOURCES} or (SOURCES in names and STAGING not in names):
+    names = sorted(path.name for path in folder.iterdir() if path.name not in (STAGING, LOCK))
+    sources = folder / SOURCES  # earlier versions moved the sources before they wrote the manifest
+    stopped = sources.is_dir() and all((path / SOURCE_ENTRY).is_file() for path in sources.iterdir())
+    if names and not (stopped and set(names) <= {SOURCES, FINGERPRINTS}):
         raise InputError(
             f"{folder}: expected a corpus or an empty folder, found {', '.join(names[:3])} and no {MANIFEST}; name "
             "another folder with --output"
@@ -106,24 +107,14 @@ def _existing_entries(folder: Path) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the unfinished files of an interrupted build."""
-    for parent in (folder / STAGING, folder / SOURCES):
-        for path in parent.iterdir() if parent.is_dir() else ():
-            if not (path / SOURCE_ENTRY).is_file() or path.name.startswith("."):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in (*folder.glob(f".{Path(MANIFEST).stem}.*"), *folder.glob(f".{Path(FINGERPRINTS).stem}.*")):
-        path.unlink()
-
-
 def _build_source(plan: Plan, folder: Path) -> tuple[str, dict[str, Any]]:
-    """Build a source unless it can be reused; returns the folder that holds it (staging or sources) and its entry."""
-    for parent in (STAGING, SOURCES):
-        entry = _reusable_entry(folder / parent / plan.name, plan.inputs())
+    """Build a source unless it can be reused; returns whether staging or the corpus holds it, and its entry."""
+    for parent in (STAGING, ""):
+        entry = _reusable_entry(folder / parent / SOURCES / plan.name, plan.inputs())
         if entry is not None:
             return parent, {"name": plan.name, **entry, **plan.about()}
     try:
-        with atomic_folder(folder / STAGING / plan.name) as new, ShardWriter(new, plan.name) as writer:
+        with atomic_folder(folder / STAGING / SOURCES / plan.name) as new, ShardWriter(new, plan.name) as writer:
             for part in plan.parts():
                 writer.add(part, plan.options.get("without", ()))
             entry = writer.finish(plan.inputs())
@@ -136,11 +127,11 @@ def _build_source(plan: Plan, folder: Path) -> tuple[str, dict[str, Any]]:
 def _reusable_entry(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     """The entry of a source if it was built from the same inputs and is undamaged, else None."""
     try:
-        entry = json.loads((folder / SOURCE_ENTRY).read_text(encoding="utf-8"))
-        if {key: entry[key] for key in inputs} != json.loads(json.dumps(inputs)):
+        entry: dict[str, Any] = dict(read_record(folder / SOURCE_ENTRY, SourceRecord, "a source of a corpus"))
+        if {key: entry.get(key) for key in inputs} != json.loads(json.dumps(inputs)):
             return None
         check_arrays(folder, entry["arrays"], verify=True)
-    except (OSError, ValueError, KeyError):  # an InputError is a ValueError: a damaged source is rebuilt
+    except (OSError, InputError, KeyError):  # a damaged source is rebuilt
         return None
     return entry
 
@@ -148,29 +139,48 @@ def _reusable_entry(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any] |
 def _commit(
     folder: Path, order: Sequence[str], entries: Mapping[str, dict[str, Any]], staged: Sequence[str]
 ) -> dict[str, Any]:
-    """Move the new sources into the corpus, then write fingerprints and manifest."""
+    """Complete the staging folder with fingerprints and manifest, and make it part of the corpus."""
     chosen = [entries[name] for name in order]
     weights = shares([entry["points"] for entry in chosen], [entry["share"] for entry in chosen])
     listed = [{**entry, "weight": float(weight)} for entry, weight in zip(chosen, weights, strict=True)]
-    (folder / SOURCES).mkdir(exist_ok=True)
-    for name in staged:
-        target = folder / SOURCES / name
-        if target.exists():
-            shutil.rmtree(target)
-        (folder / STAGING / name).replace(target)
     manifest = {
         "format": FORMAT,
         "series": sum(entry["series"] for entry in listed),
         "points": sum(entry["points"] for entry in listed),
         "sources": listed,
     }
-    hashes = {name: subsample(np.load(folder / SOURCES / name / "overlap.npy", mmap_mode="r")) for name in order}
-    with atomic_file(folder / FINGERPRINTS) as file, file.open("wb") as handle:
+    staging = folder / STAGING
+    hashes = {}
+    for name in order:
+        place = (staging if name in staged else folder) / SOURCES / name
+        hashes[name] = subsample(np.load(place / "overlap.npy", mmap_mode="r"))
+    with atomic_file(staging / FINGERPRINTS) as file, file.open("wb") as handle:
         np.savez(handle, allow_pickle=False, **hashes)
-    with atomic_file(folder / MANIFEST) as file:
+    with atomic_file(staging / MANIFEST) as file:
         file.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.rmtree(folder / STAGING, ignore_errors=True)
+    for path in (staging / SOURCES).glob("*"):
+        if path.name not in staged:  # of an interrupted build from another YAML
+            shutil.rmtree(path)
+    staging.replace(folder / COMMIT)
+    _finish_commit(folder)
     return manifest
+
+
+def _finish_commit(folder: Path) -> None:
+    """Move committed files into place, the manifest last; ``current_path`` finds each of them at any moment."""
+    committed = folder / COMMIT
+    if not committed.is_dir():
+        return
+    for new in (committed / SOURCES).glob("*"):
+        target = folder / SOURCES / new.name
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        new.replace(target)
+    for name in (FINGERPRINTS, MANIFEST):
+        if (committed / name).exists():
+            (committed / name).replace(folder / name)
+    shutil.rmtree(committed)
 
 
 def shares(points: Sequence[int], given: Sequence[float | None]) -> Float64[np.ndarray, " sources"]:

@@ -12,7 +12,7 @@ from tsfm_data.corpus.loader import CorpusLoader, Synthetic, to_batch, training_
 from tsfm_data.corpus.packing import PackedLoader
 from tsfm_data.corpus.sampler import WindowSampler
 from tsfm_data.corpus.store import Store
-from tsfm_data.errors import InputError, check_sizes
+from tsfm_data.errors import InputError, check_seed, check_sizes
 from tsfm_data.synthetic import SyntheticMixture
 from tsfm_data.windows import Batch, rank_and_world
 
@@ -79,6 +79,7 @@ class PretrainingDataModule(pl.LightningDataModule):
             seed: of the training windows; validation windows do not depend on it, so runs can be compared.
         """
         super().__init__()
+        check_seed(seed)
         self.corpus, self.context, self.horizon, self.seed = corpus, context, horizon, seed
         self.held_out = held_out or []
         self.val_names = ("in", "out") if self.held_out else ("in",)

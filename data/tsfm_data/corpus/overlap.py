@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int64, UInt64
 
-from tsfm_data.corpus.store import FINGERPRINTS, read_manifest
-from tsfm_data.errors import InputError
+from tsfm_data.corpus.store import FINGERPRINTS, REBUILD, current_path, read_manifest
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 from tsfm_data.io import catalog
 from tsfm_data.progress import progress
 
@@ -154,14 +154,26 @@ def _read_fingerprints(
     corpus: Path,
 ) -> tuple[UInt64[np.ndarray, " hashes"], Int64[np.ndarray, " hashes"], list[str]] | None:
     """All fingerprints in ascending order, the source of each, and the names of the sources; None without a file."""
-    file = (corpus if corpus.is_dir() else corpus.parent) / FINGERPRINTS
+    file = current_path(corpus if corpus.is_dir() else corpus.parent, FINGERPRINTS)
     if not file.is_file():
         return None
     try:
+        with zipfile.ZipFile(file) as archive:  # ours are not compressed; another one might unpack to any size
+            if sum(entry.file_size for entry in archive.infolist()) > file.stat().st_size:
+                raise InputError(f"{file}: expected fingerprints of a corpus, found compressed ones; {REBUILD}")
         with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name].astype(np.uint64) for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{file}: expected fingerprints of a corpus, found something else ({error})") from error
+            arrays = {name: archive[name] for name in archive.files}
+    except InputError:
+        raise
+    except LIBRARY_ERRORS as error:
+        raise InputError(
+            f"{file}: expected fingerprints of a corpus, found something else ({reason_of(error)}); {REBUILD}"
+        ) from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype != np.uint64 or array.ndim != 1:
+            raise InputError(
+                f"{file}: expected fingerprints of a corpus, found another array for {name!r:.60}; {REBUILD}"
+            )
     hashes = np.concatenate([*arrays.values(), np.zeros(0, np.uint64)])
     owner = np.repeat(np.arange(len(arrays)), [len(array) for array in arrays.values()])
     order = np.argsort(hashes, kind="stable")

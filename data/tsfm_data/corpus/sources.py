@@ -22,8 +22,7 @@ see ``tsfm_data.corpus.building.shares``). ``name`` is its name in reports.
 
 import fnmatch
 import itertools
-import json
-import re
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,11 +30,23 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import yaml
+from typing_extensions import TypedDict
 
 from tsfm_data.corpus.store import file_digest
-from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io import SeriesSet, catalog, normalise, period_alias, read_series, step_of
+from tsfm_data.errors import InputError, reason_of, shown, unknown_name
+from tsfm_data.io import (
+    SeriesSet,
+    catalog,
+    check_record,
+    is_plain_name,
+    normalise,
+    open_parts,
+    period_alias,
+    read_record,
+    read_series,
+    read_yaml,
+    step_of,
+)
 from tsfm_data.synthetic import GENERATORS, SyntheticMixture
 
 TABLE_OPTIONS = ("time_column", "item_column", "target", "freq", "order")
@@ -46,8 +57,28 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "gluonts": ("freq", *COMMON),
     "generator": ("count", "length", "seed", "freq", *COMMON),
 }
+# Whole numbers of a generator and their ranges; a part of a source is in memory at once.
+SIZES = {"count": (1, 10**9), "length": (2, 10**5), "seed": (0, 2**63 - 1)}
 FILTERS = ("role", "licence_class", "domain", "freq", "names")
 GENERATED, ENTRIES = 256, 512  # series generated, and GluonTS entries read, at once
+
+
+class SourceKeys(TypedDict, total=False):
+    """Types of the keys of a source; ``weight`` and the sizes of a generator have checks of their own."""
+
+    catalog: str | dict[str, str]
+    exclude: list[str]
+    path: str
+    gluonts: str
+    generator: str
+    time_column: str
+    item_column: str
+    target: str | list[str]
+    freq: str
+    order: str
+    name: str | int | float
+    licence: str | int | float
+    licence_class: str
 
 
 @dataclass(frozen=True)
@@ -98,7 +129,7 @@ class Plan:
             yield catalog.load(self.origin)
         elif self.kind == "path":
             for path in self.paths:
-                yield read_series(path, own_hours=False, **self.options)
+                yield from _table_parts(path, self.options)
         elif self.kind == "gluonts":
             yield from _gluonts_parts(self.paths[0], self.options["freq"])
         else:
@@ -116,7 +147,16 @@ def read_plans(config: Path) -> list[Plan]:
     plans: list[Plan] = []
     for number, entry in enumerate(entries, start=1):
         where = f"{config}, source {number}"
-        plans += _PLANNERS[_kind(entry, where)](entry, where, config.parent)
+        kind = _kind(entry, where)
+        check_record(entry, SourceKeys, where, "keys of a source", hint="correct it")
+        try:
+            plans += _PLANNERS[kind](entry, where, config.parent)
+        except (OSError, ValueError, NotImplementedError) as error:  # the system does not take such a path
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{where}: expected a path that can be read, found another one ({reason_of(error)}): correct it"
+            ) from error
     names: set[str] = set()
     for plan in plans:
         if plan.name.lower() in names:
@@ -131,19 +171,14 @@ def read_plans(config: Path) -> list[Plan]:
 def _entries(config: Path) -> list[dict[str, Any]]:
     if not config.is_file():
         raise InputError(f"{config}: no such file; expected a YAML that lists sources")
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{config}: expected YAML, found something else ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{config}: expected the key sources with a list, found {type(content).__name__}")
+    content = read_yaml(config, "the key sources with a list")
     for key in content:
         if key != "sources":
-            raise InputError(f"{config}: {unknown_name('key', str(key), ('sources',))}")
+            raise InputError(f"{config}: {unknown_name('key', str(key)[:60], ('sources',))}")
     entries = content.get("sources")
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(
-            f"{config}: expected sources as a list of one or more '- key: value' blocks, found {entries!r}"
+            f"{config}: expected sources as a list of one or more '- key: value' blocks, found {shown(entries)}"
         )
     return entries
 
@@ -153,15 +188,15 @@ def _kind(entry: dict[str, Any], where: str) -> str:
     if len(kinds) != 1:
         for key in entry:
             if key not in itertools.chain(KEYS, *KEYS.values()):
-                raise InputError(f"{where}: {unknown_name('key', str(key), KEYS)}")
-        keys = ", ".join(kinds or map(str, entry))
+                raise InputError(f"{where}: {unknown_name('key', str(key)[:60], KEYS)}")
+        keys = ", ".join(kinds or map(str, entry))[:80] or "no key"
         raise InputError(f"{where}: expected one of {', '.join(KEYS)}, found {keys}")
     for key in entry:
         if key not in (kinds[0], *KEYS[kinds[0]]):
-            raise InputError(f"{where}: {unknown_name('key', str(key), (kinds[0], *KEYS[kinds[0]]))}")
+            raise InputError(f"{where}: {unknown_name('key', str(key)[:60], (kinds[0], *KEYS[kinds[0]]))}")
     share = entry.get("weight")
     if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < np.inf):
-        raise InputError(f"{where}: expected weight as a positive number, found {share!r}")
+        raise InputError(f"{where}: expected weight as a positive number, found {shown(share)}")
     if share is not None:
         entry["weight"] = float(share)
     return kinds[0]
@@ -171,7 +206,7 @@ def _plan_catalog(entry: Mapping[str, Any], where: str, folder: Path) -> list[Pl
     chosen = _matching_names(entry["catalog"], where)
     excluded = entry.get("exclude", [])
     if not isinstance(excluded, list):
-        raise InputError(f"{where}: expected exclude as a list of names, found {excluded!r}")
+        raise InputError(f"{where}: expected exclude as a list of names, found {shown(excluded)}")
     for name in excluded:
         if name not in chosen:
             raise InputError(f"{where}, exclude: {unknown_name('data set', str(name), chosen)}")
@@ -202,13 +237,13 @@ def _matching_names(wanted: Any, where: str) -> list[str]:
         return [wanted]
     conditions = {"names": wanted} if isinstance(wanted, str) else wanted
     if not isinstance(conditions, dict):
-        raise InputError(f"{where}: expected catalog as a name, a pattern or conditions, found {wanted!r}")
+        raise InputError(f"{where}: expected catalog as a name, a pattern or conditions, found {shown(wanted)}")
     for key in conditions:
         if key not in FILTERS:
             raise InputError(f"{where}, catalog: {unknown_name('key', str(key), FILTERS)}")
     if conditions.get("role", "train") != "train":
         raise InputError(
-            f"{where}: expected role train, found {conditions['role']!r}: evaluation sets are not for pretraining"
+            f"{where}: expected role train, found {shown(conditions['role'])}: evaluation sets are not for pretraining"
         )
     licence = conditions.get("licence_class")
     if licence is not None and licence not in get_args(catalog.LicenceClass):
@@ -244,6 +279,16 @@ def _plan_path(entry: Mapping[str, Any], where: str, folder: Path) -> list[Plan]
     return [_source_plan(entry, where, str(name), "path", pattern, files, options, paths)]
 
 
+def _table_parts(path: Path, options: Mapping[str, Any]) -> Iterator[SeriesSet]:
+    """The series of a table, some at a time if it is large."""
+    with tempfile.TemporaryDirectory() as name:
+        parts = None if "order" in options else open_parts(path, Path(name) / "rows", own_hours=False, **options)
+        if parts is None:
+            yield read_series(path, own_hours=False, **options)
+        else:
+            yield from (part for part in parts if part is not None)
+
+
 def _refuse_evaluation(file: str, digest: str, where: str) -> None:
     for name in catalog.names("bench"):
         if catalog.get(name).sha256 == digest:
@@ -271,10 +316,10 @@ def _gluonts_freq(path: Path, where: str) -> str:
     file = next((f for f in (path / "metadata.json", path / "metadata" / "metadata.json") if f.is_file()), None)
     if file is None:
         raise InputError(f"{where}: expected metadata.json with the frequency in {path}, found none; give freq")
-    try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["freq"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: expected JSON with the key freq, found something else; give freq") from error
+    content = read_record(file, dict, "metadata of GluonTS", hint="give freq")
+    if not isinstance(content.get("freq"), str):
+        raise InputError(f"{file}: expected JSON with the key freq, found something else; give freq")
+    return content["freq"]
 
 
 def _gluonts_parts(path: Path, freq: str) -> Iterator[SeriesSet]:
@@ -307,10 +352,12 @@ def _plan_generator(entry: Mapping[str, Any], where: str, folder: Path) -> list[
     options: dict[str, Any] = {"seed": 0, "freq": "D"} | {
         key: entry[key] for key in ("count", "length", "seed", "freq") if key in entry
     }
-    for key, least in (("count", 1), ("length", 2), ("seed", 0)):
+    for key, (least, most) in SIZES.items():
         value = options.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{where}: expected {key} as a whole number of at least {least}, found {value!r}")
+            raise InputError(f"{where}: expected {key} as a whole number of at least {least}, found {shown(value)}")
+        if value > most:
+            raise InputError(f"{where}: expected {key} of at most {most:,}, found {shown(value)}: lower it")
     _check_freq(options, where)
     name = str(entry.get("name") or generator)
     return [_source_plan(entry, where, name, "generator", generator, [], options, [])]
@@ -344,7 +391,7 @@ def _source_plan(
     paths: list[Path],
 ) -> Plan:
     """The plan of a source outside the catalogue; its licence is taken from the YAML."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+    if not is_plain_name(name):
         raise InputError(f"{where}: expected a name of letters, digits, '.', '_' and '-', found {name!r}; give name")
     synthetic = kind == "generator"
     licence_class = str(entry.get("licence_class", "open" if synthetic else "unstated"))

@@ -13,19 +13,22 @@
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le, MaxLen
 from jaxtyping import Float32, Int16, Int32, Int64, UInt64
+from typing_extensions import TypedDict
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
+from tsfm_data.io import is_plain_name, normalise, read_record
 from tsfm_data.progress import progress
 
 FORMAT = 1
+COMMIT = ".commit"
 MANIFEST, FINGERPRINTS, SOURCES, SOURCE_ENTRY = "manifest.json", "overlap.npz", "sources", "source.json"
 ARRAYS: Mapping[str, str] = {
     "values": "<f4",
@@ -34,6 +37,57 @@ ARRAYS: Mapping[str, str] = {
     "freqs": "<i2",
     "overlap": "<u8",
 }
+
+Count = Annotated[int, Ge(0), Le(2**62)]
+
+
+class Frequency(TypedDict):
+    """A frequency of a source: its alias, steps in one season, and number of series."""
+
+    freq: Annotated[str, MaxLen(60)]
+    season: Annotated[int, Ge(1), Le(10**6)]
+    series: Count
+
+
+class ArrayFile(TypedDict):
+    """Size and digest of an array file."""
+
+    bytes: Count
+    sha256: str
+
+
+class SourceRecord(TypedDict):
+    """The content of ``source.json``."""
+
+    origin: str
+    files: list[dict[str, str]]
+    series: Count
+    items: Count
+    points: Count
+    missing: Count
+    dropped: dict[str, Count]
+    frequencies: list[Frequency]
+    arrays: dict[str, ArrayFile]
+
+
+class ManifestEntry(SourceRecord):
+    """A source in a manifest."""
+
+    name: str
+    licence: str
+    licence_class: str
+    groups: list[str]
+    share: Annotated[float, Ge(0)] | None
+    weight: Annotated[float, Ge(0)]
+
+
+class Manifest(TypedDict):
+    """The content of ``manifest.json``."""
+
+    format: int
+    series: Count
+    points: Count
+    sources: list[ManifestEntry]
 
 
 @dataclass(frozen=True)
@@ -108,12 +162,12 @@ class Store:
         return sum(source.points for source in self.sources)
 
     def _open(self, entry: Mapping[str, Any], verify: bool) -> Source:
-        folder = self.folder / SOURCES / entry["name"]
+        folder = current_path(self.folder, SOURCES, entry["name"])
         check_arrays(folder, entry["arrays"], verify)
+        if not folder.resolve().is_relative_to(self.folder.resolve()):
+            raise InputError(f"{folder}: expected a folder of the corpus, found a link out of it; {REBUILD}")
         arrays = {name: _map(folder / f"{name}.npy", dtype) for name, dtype in ARRAYS.items()}
-        series, points = len(arrays["items"]), len(arrays["values"])
-        if not (len(arrays["freqs"]) == series == len(arrays["offsets"]) - 1 and arrays["offsets"][-1] == points):
-            raise InputError(f"{folder}: expected arrays of matching lengths, found others; {REBUILD}")
+        _check_content(folder, entry, arrays)
         seasons = np.array([frequency["season"] for frequency in entry["frequencies"]], dtype=np.int64)
         return Source(
             name=entry["name"],
@@ -131,6 +185,18 @@ class Store:
         )
 
 
+def current_path(folder: Path, *names: str) -> Path:
+    """A file or folder of a corpus.
+
+    Args:
+        folder: the corpus. If its last build was stopped while it moved new files into place, those that it has not
+            moved are still in the subfolder ``.commit``; the next build moves them.
+        names: of the file or folder in the corpus.
+    """
+    pending = folder.joinpath(COMMIT, *names)
+    return pending if pending.exists() else folder.joinpath(*names)
+
+
 REBUILD = "run tsfm data build again with its YAML, which rebuilds that source"
 
 
@@ -138,20 +204,33 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """The manifest of a corpus folder, or the manifest file itself (for instance that of a released model).
 
     Raises:
-        InputError: there is none, or it is not one of ours.
+        InputError: there is none, it is not one of ours, or a name in it would lead out of the folder.
     """
     file = Path(path)
-    file = file / MANIFEST if file.is_dir() or not file.suffix else file
+    file = current_path(file, MANIFEST) if file.is_dir() or not file.suffix else file
     if not file.is_file():
         raise InputError(f"{file}: no such file; expected a corpus folder (tsfm data build) or its manifest")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        written = manifest["format"]
-        manifest["sources"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: expected the manifest of a corpus, found something else") from error
+    what, hint = "the manifest of a corpus", "build it again"
+    written = read_record(file, dict, what, hint=hint).get("format", FORMAT)
     if written != FORMAT:
-        raise InputError(f"{file}: expected a corpus of format {FORMAT}, found format {written}; build it again")
+        raise InputError(f"{file}: expected a corpus of format {FORMAT}, found format {written!r:.40}; {hint}")
+    manifest: dict[str, Any] = dict(read_record(file, Manifest, what, hint=hint))
+    names = [entry["name"] for entry in manifest["sources"]]
+    for name in names:
+        if not is_plain_name(name):
+            raise InputError(
+                f"{file}: expected names of sources without slashes and spaces, found {name!r:.60}; {hint}"
+            )
+    if len({name.lower() for name in names}) < len(names):
+        raise InputError(f"{file}: expected distinct names of sources, found one twice; {hint}")
+    for entry in manifest["sources"]:
+        if missing := [name for name in ARRAYS if f"{name}.npy" not in entry["arrays"]]:
+            raise InputError(f"{file}: expected sizes of the arrays of {entry['name']}, found no {missing[0]}; {hint}")
+        for frequency in entry["frequencies"]:
+            try:
+                normalise(frequency["freq"])
+            except InputError as error:
+                raise InputError(f"{file}, source {entry['name']}: {error}; {hint}") from error
     return manifest
 
 
@@ -160,14 +239,16 @@ def check_arrays(folder: Path, arrays: Mapping[str, Mapping[str, Any]], verify: 
 
     Args:
         folder: of the source.
-        arrays: file name -> {"bytes", "sha256"}.
+        arrays: file name -> {"bytes", "sha256"}; other files than arrays are not looked at.
         verify: whether to read the files and compare digests.
 
     Raises:
-        InputError: a file is missing or differs; it is named.
+        InputError: a file is missing, differs or is a link to another folder; it is named.
     """
-    for name, written in arrays.items():
+    for name, written in ((f"{name}.npy", arrays[f"{name}.npy"]) for name in ARRAYS):
         file = folder / name
+        if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{file}: expected a file, found a link out of its folder; {REBUILD}")
         size = file.stat().st_size if file.is_file() else None
         if size is None:
             raise InputError(f"{file}: expected {written['bytes']:,} bytes, found no file; {REBUILD}")
@@ -185,9 +266,31 @@ def file_digest(path: Path) -> str:
 
 def _map(path: Path, dtype: str) -> np.ndarray:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: expected an array, found something else ({error}); {REBUILD}") from error
+        array = np.lib.format.open_memmap(path, mode="r")  # never a pickle or an archive, unlike np.load
+    except LIBRARY_ERRORS as error:
+        raise InputError(f"{path}: expected an array, found something else ({reason_of(error)}); {REBUILD}") from error
     if array.dtype != np.dtype(dtype) or array.ndim != 1:
         raise InputError(f"{path}: expected one axis of {dtype}, found {array.ndim} of {array.dtype.str}; {REBUILD}")
     return array
+
+
+def _check_content(folder: Path, entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Check that arrays refer to each other within their bounds, and that their lengths are those of the manifest.
+
+    Raises:
+        InputError: they do not.
+    """
+    series, points = len(arrays["items"]), len(arrays["values"])
+    offsets, items, freqs = arrays["offsets"], arrays["items"], arrays["freqs"]
+    if not (len(freqs) == series == len(offsets) - 1 and offsets[-1] == points):
+        raise InputError(f"{folder}: expected arrays of matching lengths, found others; {REBUILD}")
+    kinds = len(entry["frequencies"])
+    wrong = {
+        "series as in the manifest": (entry["series"], entry["points"]) != (series, points),
+        "offsets that ascend from 0": offsets[0] != 0 or bool((offsets[1:] < offsets[:-1]).any()),
+        "items that ascend from 0 by 1": series > 0 and (items[0] != 0 or not set(np.unique(np.diff(items))) <= {0, 1}),
+        f"frequencies from 0 to {kinds - 1}": series > 0 and not 0 <= freqs.min() <= freqs.max() < kinds,
+    }
+    for expected, is_wrong in wrong.items():
+        if is_wrong:
+            raise InputError(f"{folder}: expected {expected}, found others: it is damaged; {REBUILD}")

@@ -129,6 +129,8 @@ def forward_fill(
         The filled values (0 before the first observed one), and the step of the first observed value (T if none is).
     """
     steps = past.shape[1]
+    if bool(observed.all()):
+        return past, torch.zeros_like(past[:, 0], dtype=torch.int64)
     index = torch.arange(steps, device=past.device)[None, :, None]
     last = torch.where(observed, index, -1).cummax(dim=1).values
     filled = past.gather(1, last.clamp(min=0)) * (last >= 0)

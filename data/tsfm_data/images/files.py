@@ -10,16 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
+from typing_extensions import TypedDict
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
+from tsfm_data.io import check_record, guarded, read_columns
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Modes that convert to 8 bits per channel without a choice that only the owner of the image can make.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+MOST_CLASSES = 1_000_000  # each has a name, and a row in the head of a model
 
 
 def decode(item: bytes | Path, channels: int) -> Image.Image:
@@ -45,7 +47,7 @@ def decode(item: bytes | Path, channels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise InputError("expected an image, found something else: remove it") from error
     except BROKEN as error:
-        reason = " ".join(str(error).split())[:80]
+        reason = reason_of(error, 80)
         raise InputError(
             f"expected an intact image, found a corrupt one ({reason}): get it again or remove it"
         ) from error
@@ -120,17 +122,14 @@ def read_parquet(path: Path) -> tuple[list[bytes], Int[np.ndarray, " N"], list[s
     Raises:
         InputError: it is not a Parquet file, or a column is missing, of another type, or has an empty cell.
     """
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: expected a Parquet file, found something else ({reason})") from error
+    table = read_columns(path, ".parquet")
     for name in ("image", "label"):
         if name not in table.column_names:
             raise InputError(
                 f"{path}: expected the columns image and label, found {', '.join(table.column_names)[:80]}: rename them"
             )
-    images, labels = table["image"], table["label"]
+    with guarded(str(path), "a Parquet"):  # two columns may have one name
+        images, labels = table["image"], table["label"]
     if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
         images = pa.chunked_array([chunk.field("bytes") for chunk in images.chunks])
     if not pa.types.is_binary(images.type) and not pa.types.is_large_binary(images.type):
@@ -146,15 +145,31 @@ def read_parquet(path: Path) -> tuple[list[bytes], Int[np.ndarray, " N"], list[s
     return images.to_pylist(), numbers, parts, _class_names(table.schema.metadata or {}, numbers, path)
 
 
+class Classes(TypedDict):
+    """The class names in the metadata of a Parquet file."""
+
+    names: list[str]
+
+
 def _class_names(metadata: dict[bytes, bytes], labels: Int[np.ndarray, " N"], path: Path) -> Sequence[str]:
-    try:
-        if b"classes" in metadata:
-            return [str(name) for name in json.loads(metadata[b"classes"])]
-        if b"huggingface" in metadata:
-            return list(json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected a JSON list of class names in the metadata, found {error}") from error
-    return [str(number) for number in range(int(labels.max(initial=-1)) + 1)]
+    key = next((key for key in (b"classes", b"huggingface") if key in metadata), None)
+    if key is not None:
+        try:
+            content = json.loads(metadata[key])
+            names = content if key == b"classes" else content["info"]["features"]["label"]["names"]
+            return check_record({"names": names}, Classes, path, "a JSON list of class names in the metadata")["names"]
+        except InputError:
+            raise
+        except LIBRARY_ERRORS as error:
+            raise InputError(
+                f"{path}: expected a JSON list of class names in the metadata, found {reason_of(error)}"
+            ) from error
+    last = int(labels.max(initial=-1))
+    if last >= MOST_CLASSES:
+        raise InputError(
+            f"{path}: expected labels below {MOST_CLASSES:,}, found {last:,}: number the classes from 0 on"
+        )
+    return [str(number) for number in range(last + 1)]
 
 
 def shorten(line: str, width: int = 120) -> str:

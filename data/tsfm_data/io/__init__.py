@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from tsfm_data.io.catalog import Borders, DatasetSpec, open_source
     from tsfm_data.io.columns import Table, numbers
     from tsfm_data.io.download import cache_folder, check, data_folder, disk_errors, fetch, find
-    from tsfm_data.io.files import atomic_file, atomic_folder, check_new
+    from tsfm_data.io.files import atomic_file, atomic_folder, check_new, lock_folder
+    from tsfm_data.io.foreign import guarded, read_columns
     from tsfm_data.io.frequency import (
         calendar_features,
         natural_season,
@@ -19,15 +20,19 @@ if TYPE_CHECKING:
     )
     from tsfm_data.io.gluonts import read_gluonts
     from tsfm_data.io.objects import like
+    from tsfm_data.io.parts import PART_SERIES, Parts, open_parts
     from tsfm_data.io.readers import read_table
+    from tsfm_data.io.records import check_record, check_version, is_plain_name, read_record, read_yaml
     from tsfm_data.io.roles import Roles, find_roles
     from tsfm_data.io.series import Labels, SeriesSet
     from tsfm_data.io.tables import prepare, read_series
 
 __all__ = [
+    "PART_SERIES",
     "Borders",
     "DatasetSpec",
     "Labels",
+    "Parts",
     "Roles",
     "SeriesSet",
     "Table",
@@ -37,21 +42,30 @@ __all__ = [
     "calendar_features",
     "check",
     "check_new",
+    "check_record",
+    "check_version",
     "data_folder",
     "disk_errors",
     "fetch",
     "find",
     "find_roles",
+    "guarded",
+    "is_plain_name",
     "like",
+    "lock_folder",
     "natural_season",
     "normalise",
     "numbers",
+    "open_parts",
     "open_source",
     "period_alias",
     "prepare",
+    "read_columns",
     "read_gluonts",
+    "read_record",
     "read_series",
     "read_table",
+    "read_yaml",
     "season_length",
     "step_of",
 ]

@@ -14,6 +14,7 @@ import numpy as np
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io.download import check, data_folder, fetch, find
 from tsfm_data.io.frequency import normalise, season_length
+from tsfm_data.io.memory import release_memory
 from tsfm_data.io.series import SeriesSet
 from tsfm_data.io.tables import read_series
 
@@ -272,4 +273,6 @@ def open_source(
                 f"expected no column options for the data set {source!r}, found {', '.join(given)}: leave this out"
             )
         return replace(load(str(source)), season=season)
-    return read_series(path, season=season, **chosen)
+    series = read_series(path, season=season, **chosen)
+    release_memory()  # the table, which is larger than its series
+    return series

@@ -4,13 +4,15 @@ Each check that fails raises ``InputError`` with the file, the column and the ro
 text file (the header is line 1), the row of any other table (counted from 1).
 """
 
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from tsfm_data.errors import InputError
 from tsfm_data.io import numerals
@@ -28,25 +30,28 @@ class Table:
         frame: the columns, in file order.
         source: name of the table in messages, such as its file.
         name: short name, the stem of the file.
-        text: the delimited text that it was read from, starting at the header; None for other tables.
+        text: the delimited text that it was read from, starting at the header, or its file, which then starts with the
+            header; None for other tables.
         delimiter: separator of the fields of the text.
         header: line of the header in a text file or sheet; 0 for other tables, whose rows are counted from 1.
         notes: how it was read, if that is not obvious.
         later: a second table, whose rows follow those of the first in ``frame``.
         decimal: decimal mark of numbers in text, if the user gave one.
         first: number of rows left out at the beginning.
+        rows: place of each row in the whole table, if ``frame`` is a part of it.
     """
 
     frame: pd.DataFrame
     source: str
     name: str
-    text: bytes | None = None
+    text: bytes | Path | None = None
     delimiter: str | None = None
     header: int = 0
     notes: tuple[str, ...] = ()
     later: "Table | None" = None
     decimal: str | None = None
     first: int = 0
+    rows: Int64[np.ndarray, " rows"] | None = None
 
     def where(self, row: int | None = None, column: str | None = None) -> str:
         """The place of an error as the user sees it; ``row`` counts from 0 in ``frame``."""
@@ -58,18 +63,19 @@ class Table:
         if column is not None:
             parts.append(f"column {column!r}")
         if row is not None:
-            row += self.first
+            row = self.first + (row if self.rows is None else int(self.rows[row]))
             parts.append(f"row {self.header + (row + 1 if self.text is None else _line(self.text, row))}")
         return ", ".join(parts)
 
 
-def _line(text: bytes, row: int) -> int:
+def _line(text: bytes | Path, row: int) -> int:
     """Line of data row ``row``, counted from the header; blank lines contain no row."""
     seen = -2
-    for number, line in enumerate(text.split(b"\n")):
-        seen += bool(line.strip())
-        if seen == row:
-            return number
+    with io.BytesIO(text) if isinstance(text, bytes) else text.open("rb") as lines:
+        for number, line in enumerate(lines):
+            seen += bool(line.strip())
+            if seen == row:
+                return number
     return row + 1
 
 
@@ -90,6 +96,26 @@ def numbers(
     result = np.empty((len(table.frame), len(columns)))
     for i, name in enumerate(columns):
         result[:, i] = _number(table, name, wrong)
+    check_finite(table, columns, result, wrong)
+    if need_values and len(result):
+        check_values(table, columns, np.all(np.isnan(result), axis=0))
+    return result
+
+
+def check_finite(
+    table: Table, columns: Sequence[str], result: Float64[np.ndarray, "rows columns"], wrong: dict[int, str] | None
+) -> None:
+    """Make infinite values missing.
+
+    Args:
+        table: where the columns are.
+        columns: their names.
+        result: their values.
+        wrong: receives error messages by row; None raises instead.
+
+    Raises:
+        InputError: an infinite value.
+    """
     infinite = np.isinf(result)
     if infinite.any():
         for row, i in np.argwhere(infinite)[: None if wrong is not None else 1].tolist():
@@ -101,17 +127,20 @@ def numbers(
                 raise InputError(text)
             wrong.setdefault(row, text)
         result[infinite] = np.nan
-    if need_values and len(result):
-        empty = np.flatnonzero(np.isnan(result).all(axis=0))
-        if len(empty):
-            others = (
-                "" if len(columns) == 1 else ": name the others with target (--target), or give --on-bad-series skip"
-            )
-            raise InputError(
-                f"{table.where(None, columns[empty[0]])}: expected numbers, found no value in any row; "
-                f"leave the column out{others}"
-            )
-    return result
+
+
+def check_values(table: Table, columns: Sequence[str], empty: Bool[np.ndarray, " columns"]) -> None:
+    """Check that no column is empty.
+
+    Raises:
+        InputError: one is.
+    """
+    if empty.any():
+        others = "" if len(columns) == 1 else ": name the others with target (--target), or give --on-bad-series skip"
+        raise InputError(
+            f"{table.where(None, columns[int(empty.argmax())])}: expected numbers, found no value in any row; "
+            f"leave the column out{others}"
+        )
 
 
 def _number(table: Table, name: str, every: dict[int, str] | None = None) -> Float64[np.ndarray, " rows"]:
@@ -136,10 +165,10 @@ def _number(table: Table, name: str, every: dict[int, str] | None = None) -> Flo
         )
         if re.fullmatch(r"[+-]?\d*,\d+", cell):
             advice = "write decimals with a point, as in other cells"
-        said = f"{table.where(row, name)}: expected a number, found {cell!r}; {advice}"
+        message = f"{table.where(row, name)}: expected a number, found {cell!r}; {advice}"
         if every is None:
-            raise InputError(said)
-        every.setdefault(row, said)
+            raise InputError(message)
+        every.setdefault(row, message)
     return values
 
 
@@ -148,7 +177,7 @@ def _parsed(table: Table, text: pd.Series, missing: np.ndarray) -> Float64[np.nd
     other columns, then from the delimiter of the file: with semicolons, it is usually a comma."""
     plain = numerals.plain(text)
     if table.decimal is None and not plain.str.contains(",", regex=False).fillna(False).any():
-        values = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        values = numerals.floats(plain)
         doubt = table.delimiter == ";" or plain.str.fullmatch(r"[+-]?\d{1,3}\.\d{3}").any()
         if (np.isnan(values) == missing).all() and not doubt:
             return values

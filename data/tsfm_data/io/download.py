@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from filelock import FileLock
 
@@ -249,7 +249,7 @@ def _total(content_range: str) -> int | None:
 
 
 def _copy(chunks: Iterator[bytes], out: IO[bytes], name: str, length: int, progress: bool, size: int | None) -> None:
-    shown = {"unit": "B", "unit_scale": True, "initial": out.tell()}
+    shown: dict[str, Any] = {"unit": "B", "unit_scale": True, "initial": out.tell()}
     with bar_of(None, name, length or None, **shown) if progress else nullcontext() as bar:
         for chunk in chunks:
             if size is not None and out.tell() + len(chunk) > size:

@@ -68,11 +68,15 @@ def _offset(freq: str) -> po.BaseOffset:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # old spellings still work
-            return pd.tseries.frequencies.to_offset(freq)
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"unknown frequency {freq!r}: expected a pandas alias such as h, 15min, D, B, W, MS, QS or YS"
-        ) from error
+            offset = pd.tseries.frequencies.to_offset(freq)
+        if offset.n >= 1:
+            return offset
+        cause = None
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        cause = error
+    raise InputError(
+        f"unknown frequency {freq!r:.60}: expected a pandas alias such as h, 15min, D, B, W, MS, QS or YS"
+    ) from cause
 
 
 @cache

@@ -79,4 +79,13 @@ def parse(text: pd.Series, mark: str) -> Float64[np.ndarray, " rows"]:
     text = text.mask(grouped, text.str.replace(group, "", regex=False))
     if mark == ",":
         text = text.mask(text.str.contains(".", regex=False).fillna(False)).str.replace(",", ".", regex=False)
-    return pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return floats(text)
+
+
+def floats(cells: pd.Series) -> Float64[np.ndarray, " rows"]:
+    """Text or numbers as numbers; NaN for text that is none, or has an exponent so long that pandas would crash."""
+    if not pd.api.types.is_numeric_dtype(cells):
+        cells = cells.astype("string")
+        if (cells.str.len() > 10).any():
+            cells = cells.mask(cells.str.contains(r"[eE][+-]?\d{9}").fillna(False).astype(bool))
+    return pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)

@@ -1,31 +1,32 @@
 """Files to tables: CSV with any usual delimiter and encoding, Parquet, Arrow, Feather and Excel."""
 
+import contextlib
 import csv
 import difflib
-import gzip
-import importlib.util
 import io
+import itertools
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
-import pyarrow.feather
-import pyarrow.parquet
 
 from tsfm_data.errors import InputError
 from tsfm_data.io import numerals
 from tsfm_data.io.columns import ITEM_NAMES, Table
+from tsfm_data.io.foreign import KINDS, guarded, read_bytes, read_columns, read_sheets, to_frame
 from tsfm_data.io.numerals import MISSING
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
 SAMPLE = 1 << 16
+LINE_END = re.compile(rb"\r\n|\r|\n")
+LARGE = 64 << 20  # bytes of a text that is not kept in memory for messages
 LOOKED_AT = 200  # lines that are used to find the header
-KINDS = {".pq": "a Parquet", ".parquet": "a Parquet", ".arrow": "an Arrow", ".feather": "an Arrow", ".ipc": "an Arrow"}
 EXCEL = (".xlsx", ".xlsm")
 
 
@@ -46,24 +47,24 @@ def read_table(path: Path, item_column: str | None = None, decimal: str | None =
     suffix = (Path(path.stem).suffix if path.suffix == ".gz" else path.suffix).lower()
     name = path.name.split(".")[0]
     try:
-        if suffix in (".parquet", ".pq"):
-            return Table(_from_arrow(pyarrow.parquet.read_table(path), str(path)), str(path), name)
-        if suffix in (".arrow", ".feather", ".ipc"):
-            return Table(_from_arrow(_read_arrow(path), str(path)), str(path), name)
+        if suffix in KINDS:
+            frame, notes = to_frame(read_columns(path, suffix), str(path), KINDS[suffix])
+            return Table(frame, str(path), name, notes=notes)
         if suffix in EXCEL:
             return _read_excel(path, name)
         if suffix in (".xls", ".xlsb", ".ods"):
             raise InputError(f"{path}: expected CSV, Parquet, Arrow or .xlsx, found {suffix}: save it as .xlsx or CSV")
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return read_text(data, str(path), name, item_column, decimal)
-    except (pa.ArrowException, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: expected {KINDS.get(suffix, 'a text')} file, found something else ({reason})"
-        ) from error
+        table = read_text(data := read_bytes(path), str(path), name, item_column, decimal)
+        # Messages need the text to count lines; that of a large file is read again if there is one.
+        large = table.text is data and len(data) > LARGE and path.suffix != ".gz"
+        return replace(table, text=path) if large else table
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _check_file(path: Path) -> None:
+    if path.is_fifo() or path.is_char_device() or path.is_block_device():
+        raise InputError(f"{path}: expected a file, found a pipe or device; give - to read standard input")
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.is_file())[:3]
         hint = f"; name one of its files, such as {', '.join(inside)}" if inside else ""
@@ -83,46 +84,21 @@ def _check_file(path: Path) -> None:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _read_arrow(path: Path) -> pa.Table:
-    with path.open("rb") as handle:
-        if handle.read(6) in (b"ARROW1", b"FEA1\x00\x00"):
-            return pyarrow.feather.read_table(path)
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_stream(source).read_all()
-
-
-def _from_arrow(table: pa.Table, source: str) -> pd.DataFrame:
-    names = table.column_names
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise InputError(
-            f"{source}: expected different column names, found {twice[0]!r} more than once; rename one of them"
-        )
-    return table.to_pandas(date_as_object=False)
-
-
 def _read_excel(path: Path, name: str) -> Table:
     """The first sheet of a workbook with a table, starting at its header."""
-    if importlib.util.find_spec("openpyxl") is None:
-        raise InputError(
-            f"{path}: Excel needs openpyxl, which is not installed: pip install 'tsfm-suite[excel]', or save as CSV"
-        )
-    import openpyxl
-
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        sheets = {sheet.title: [list(row) for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets}
-    except Exception as error:
-        raise InputError(f"{path}: expected an Excel file, found something else ({error})") from error
-    filled = {title: rows for title, rows in sheets.items() if any(v is not None for row in rows for v in row)}
+    sheets = read_sheets(path)
+    filled = {title: rows for title, rows in sheets.items() if any(rows)}
     if not filled:
         raise InputError(f"{path}: expected a table, found only empty sheets")
     title, rows = next(iter(filled.items()))
     widths = [sum(value is not None for value in row) for row in rows]
-    top = next((i for i, width in enumerate(widths) if width >= max(2, max(widths[i:]) - 1)), widths.index(max(widths)))
+    below = [*itertools.accumulate(reversed(widths), max)][::-1]  # the widest row from each row on
+    top = next((i for i, width in enumerate(widths) if width >= max(2, below[i] - 1)), widths.index(max(widths)))
+    size = max(map(len, rows))
     header = ["" if value is None else str(value).strip() for value in rows[top]]
-    body = [row for row in rows[top + 1 :] if any(value is not None for value in row)]
-    frame = pd.DataFrame(body, columns=range(len(header)))
+    header += [""] * (size - len(header))
+    body = [row + [None] * (size - len(row)) for row in rows[top + 1 :] if row]
+    frame = pd.DataFrame(body, columns=range(size))
     kept = [i for i, cell in enumerate(header) if cell or frame[i].notna().any()]
     if header[0] == "" and list(frame[0]) == list(range(len(frame))):
         kept = [i for i in kept if i]  # the row numbers that DataFrame.to_excel writes
@@ -144,17 +120,22 @@ def read_text(data: bytes, source: str, name: str, item_column: str | None = Non
     """
     data, notes = _decode(data, source)
     # Quoted cells may contain line breaks, but the header and the lines above it do not.
-    lines = data[:SAMPLE].decode("utf-8", errors="ignore").splitlines()
+    begin = data[: end.end() if (end := LINE_END.search(data, SAMPLE)) else None]
+    lines = [line.decode("utf-8", errors="ignore") for line in LINE_END.split(begin)]
     if not any(line.strip() for line in lines):
         raise InputError(f"{source}: expected a table, found only blank lines")
-    delimiter, top = _layout(source, lines)
+    delimiter, top = find_layout(source, lines)
     above = sum(bool(line.strip()) for line in lines[:top])
     if above:
         notes.append(f"{above} line{'s' * (above > 1)} above the header skipped")
-    for _ in range(top):
-        data = data[data.index(b"\n") + 1 :]
-    header = next(csv.reader([lines[top]], delimiter=delimiter))
-    _check_header(source, top + 1, header)
+    alone = len(begin) == len(data) and not any(line.strip() for line in lines[top + 1 :])
+    ends = LINE_END.finditer(data)
+    for end in itertools.islice(ends, top - 1, top) if top else ():
+        data = data[end.end() :]
+    header = split_line(lines[top], delimiter)
+    check_header(source, top + 1, header)
+    if alone:
+        raise InputError(f"{source}: expected rows of values, found only a header")
     if len(header) == 1:
         data = b"\n".join(line.strip() for line in data.splitlines() if line.strip())
     texts = set(header) if decimal == "," else {n for n in header if is_id(n, item_column)}
@@ -174,7 +155,7 @@ def read_text(data: bytes, source: str, name: str, item_column: str | None = Non
         dropped.add(0)  # the row numbers that DataFrame.to_csv writes
     if dropped:
         table = table.select([i for i in range(len(names)) if i not in dropped])
-    frame = _from_arrow(table, source)
+    frame, _ = to_frame(table, source, "a text")
     return Table(frame, source, name, data, delimiter, top + 1, tuple(notes))
 
 
@@ -186,12 +167,13 @@ def _empty(column: pa.ChunkedArray) -> bool:
 
 def _decode(data: bytes, source: str) -> tuple[bytes, list[str]]:
     """The bytes as UTF-8 without byte-order mark, and a note if they had another encoding."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:4] == b"\0\0\xfe\xff":
+        kind = "UTF-32" if b"\0\0" in data[:4] else "UTF-16"
         try:
-            return data.decode("utf-16").encode(), []
+            return data.decode(kind).encode(), []
         except UnicodeDecodeError as error:
             raise InputError(
-                f"{source}: expected UTF-16 text after its byte-order mark, found something else ({error})"
+                f"{source}: expected {kind} text after its byte-order mark, found something else ({error})"
             ) from error
     if b"\0" in data[:SAMPLE]:
         even, odd = data[:SAMPLE:2].count(0), data[1:SAMPLE:2].count(0)
@@ -211,7 +193,7 @@ def _decode(data: bytes, source: str) -> tuple[bytes, list[str]]:
     return data, []
 
 
-def _layout(source: str, lines: list[str]) -> tuple[str, int]:
+def find_layout(source: str, lines: list[str]) -> tuple[str, int]:
     """The delimiter, and the line of the header, from 0.
 
     The header is the first line with as many fields as most lines. Lines above it have fewer.
@@ -224,7 +206,7 @@ def _layout(source: str, lines: list[str]) -> tuple[str, int]:
         mark = next((mark for mark in DELIMITERS if mark in first), None)
         if mark is None:
             return ",", filled[0]  # one column of numbers
-    widths = {mark: [len(next(csv.reader([lines[i]], delimiter=mark), [])) for i in filled] for mark in DELIMITERS}
+    widths = {mark: [len(split_line(lines[i], mark)) for i in filled] for mark in DELIMITERS}
     best = max(widths, key=lambda mark: widths[mark][0])
     usual = {mark: Counter(w).most_common(1)[0] for mark, w in widths.items()}
     if widths[best][0] > 1 and widths[best][0] >= usual[best][0]:
@@ -247,13 +229,13 @@ def _layout(source: str, lines: list[str]) -> tuple[str, int]:
 
 
 def _is_title(line: str, delimiter: str) -> bool:
-    cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+    cells = [cell.strip() for cell in split_line(line, delimiter)]
     return len(cells) > 1 and not any(cells[1:])
 
 
 def _holds_values(line: str, delimiter: str) -> bool:
     """Whether a line contains numbers other than years, so that it is no header below lines of text."""
-    cells = next(csv.reader([line], delimiter=delimiter))
+    cells = split_line(line, delimiter)
     return any(_is_number(cell.strip()) and not re.fullmatch(r"(1[6-9]|2[0-2])\d\d", cell.strip()) for cell in cells)
 
 
@@ -266,31 +248,53 @@ def _is_number(text: str) -> bool:
 
 
 def _parse(
-    source: str, data: bytes, delimiter: str, header: list[str], texts: set[str], top: int, notes: list[str]
+    source: str,
+    data: bytes,
+    delimiter: str,
+    header: list[str],
+    texts: set[str],
+    top: int,
+    notes: list[str],
+    mend: bool = True,
 ) -> pa.Table:
     """The columns with inferred types; as text if values differ in type, so that we can find the wrong one."""
-    options = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data)
-    types = dict.fromkeys(texts, pa.string())
+    types, refused = dict.fromkeys(texts, pa.string()), None
+    with guarded(source, "a text"):
+        try:
+            table = _read_csv(data, delimiter, types)
+        except pa.ArrowInvalid as error:
+            refused = error
+    if refused is not None and "conversion error" not in str(refused):
+        mended = _mend_ends(data, delimiter, len(header), notes) if mend else None
+        if mended is None:
+            raise _wrong_width(source, data, delimiter, len(header), top, refused) from refused
+        return _parse(source, mended, delimiter, header, texts, top, notes, mend=False)
+    with guarded(source, "a text"):
+        if refused is not None:
+            types = dict.fromkeys(header, pa.string())
+            table = _read_csv(data, delimiter, types)
+        zoned = [f.name for f in table.schema if pa.types.is_timestamp(f.type) and f.type.tz is not None]
+        if zoned:  # Arrow keeps only UTC, but local times show whether data are daily
+            table = _read_csv(data, delimiter, types | dict.fromkeys(zoned, pa.string()))
+        return table
 
-    def read() -> pa.Table:
-        convert = pyarrow.csv.ConvertOptions(column_types=types)
-        return pyarrow.csv.read_csv(io.BytesIO(data), parse_options=options, convert_options=convert)
+
+def _read_csv(data: bytes, delimiter: str, types: dict[str, pa.DataType]) -> pa.Table:
+    """Delimited text as Arrow reads it; rows longer than a block in one block."""
+    parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data)
+    convert = pyarrow.csv.ConvertOptions(column_types=types)
+
+    def read(block: int | None) -> pa.Table:
+        # Not a file of Python's, which threads may still read when the interpreter ends after an error.
+        with pa.BufferReader(data) as file:
+            return pyarrow.csv.read_csv(file, pyarrow.csv.ReadOptions(block_size=block), parse, convert)
 
     try:
-        table = read()
+        return read(None)
     except pa.ArrowInvalid as error:
-        if "conversion error" not in str(error):
-            mended = _mend_ends(data, delimiter, len(header), notes)
-            if mended is None:
-                raise _wrong_width(source, data, delimiter, len(header), top, error) from error
-            return _parse(source, mended, delimiter, header, texts, top, notes)
-        types = dict.fromkeys(header, pa.string())
-        table = read()
-    zoned = [f.name for f in table.schema if pa.types.is_timestamp(f.type) and f.type.tz is not None]
-    if zoned:  # Arrow keeps only UTC, but local times show whether data are daily
-        types |= dict.fromkeys(zoned, pa.string())
-        table = read()
-    return table
+        if "straddl" not in str(error):
+            raise
+    return read(min(len(data) + 1, 2**31 - 1))
 
 
 def is_id(name: str, item_column: str | None) -> bool:
@@ -309,7 +313,7 @@ def _mend_ends(data: bytes, delimiter: str, width: int, notes: list[str]) -> byt
     ):
         return b"\n".join([lines[0], *(line.rstrip()[: -len(mark)] for line in lines[1:])])
     last = len(lines) - 1
-    while last > 1 and (not lines[last].strip() or len(_fields(lines[last], delimiter)) == 1):
+    while last > 1 and (not lines[last].strip() or len(split_line(lines[last].decode(), delimiter)) == 1):
         last -= 1
     cut = [line for line in lines[last + 1 :] if line.strip()]
     if width > 1 and 0 < len(cut) <= 5 and not any(character.isdigit() for character in cut[0].decode()[:4]):
@@ -318,11 +322,26 @@ def _mend_ends(data: bytes, delimiter: str, width: int, notes: list[str]) -> byt
     return None
 
 
-def _fields(line: bytes, delimiter: str) -> list[str]:
-    return next(csv.reader([line.decode("utf-8", errors="replace")], delimiter=delimiter), [])
+def split_line(line: str, delimiter: str) -> list[str]:
+    """The cells of one line; quotes are not respected if a cell is longer than the csv module allows."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return line.split(delimiter)
 
 
-def _check_header(source: str, line: int, header: list[str]) -> None:
+def check_header(source: str, line: int, header: list[str]) -> None:
+    """Check that a header has names, and no name twice.
+
+    Args:
+        source: name of the table in messages.
+        line: of the header, from 1.
+        header: its cells.
+
+    Raises:
+        InputError: it has not.
+    """
+
     def is_value(cell: str) -> bool:
         try:
             float(cell)
@@ -345,11 +364,12 @@ def _wrong_width(source: str, data: bytes, delimiter: str, width: int, top: int,
     """The error for the first row with another number of fields than the header."""
     lines = io.StringIO(data.decode("utf-8", errors="replace"), newline="")
     reader = csv.reader(lines, delimiter=delimiter)
-    for row in reader:
-        if row and len(row) != width:
-            return InputError(
-                f"{source}, row {reader.line_num + top}: expected {width} fields separated by {DELIMITERS[delimiter]}, "
-                f"as in the header, found {len(row)}; quote values that contain the separator, "
-                "or check that the file is complete"
-            )
+    with contextlib.suppress(csv.Error):  # a cell that is too long for it
+        for row in reader:
+            if row and len(row) != width:
+                return InputError(
+                    f"{source}, row {reader.line_num + top}: expected {width} fields separated by "
+                    f"{DELIMITERS[delimiter]}, as in the header, found {len(row)}; quote values that contain the "
+                    "separator, or check that the file is complete"
+                )
     return InputError(f"{source}: expected delimited text, found something else ({str(error).splitlines()[0]})")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.io import numerals
 from tsfm_data.io.columns import ITEM_NAMES, Table, is_numeric
 from tsfm_data.io.numerals import MISSING
 from tsfm_data.io.timestamps import month_of, read_stamps
@@ -161,7 +162,8 @@ def find_roles(
     return Roles(time, item, targets, tuple(past), tuple(known), tuple(c for c in columns if c not in used))
 
 
-def _by_name(columns: list[str], names: Sequence[str]) -> str | None:
+def usual_column(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """The column with the first of some names, in any case."""
     folded = {column.strip().lower(): column for column in reversed(columns)}
     return next((folded[name] for name in names if name in folded), None)
 
@@ -178,10 +180,10 @@ def _find_time(table: Table, columns: list[str]) -> str:
     begins = bool(dates) and any(word in dates[0].lower().split() for word in BEGINS)
     if len(dates) == 1 or begins or (dates and not columns[0].strip()):
         return dates[0]
-    later = _by_name(columns, LATER_NAMES)
+    later = usual_column(columns, LATER_NAMES)
     if not dates and later is not None and _may_be_time(table, later):
         return later
-    steps = _by_name(columns, STEP_NAMES)
+    steps = usual_column(columns, STEP_NAMES)
     if not dates and steps is not None and _counts(table.frame[steps]) and len(columns) > 1:
         return steps
     shown = ", ".join(columns[:8]) + (", ..." if len(columns) > 8 else "")
@@ -228,10 +230,10 @@ def _counts(cells: pd.Series) -> bool:
 def _find_item(table: Table, time: str, free: list[str]) -> str | None:
     """The column with the ids of the series: by its name, or because it makes timestamps unique in each series."""
     frame = table.frame
-    named = _by_name(free, ITEM_NAMES)
+    named = usual_column(free, ITEM_NAMES)
     if named is not None and not _numbers_rows(frame[named]):
         return named
-    if not frame.duplicated([time]).any():
+    if _ascends(frame[time]) or not frame.duplicated([time]).any():
         return None
     words = [c for c in free if c != named and not is_numeric(table, c)]
     keys = [c for c in free if c != named and _is_key_name(c) and c not in words]
@@ -256,6 +258,16 @@ def _find_item(table: Table, time: str, free: list[str]) -> str | None:
     )
 
 
+def _ascends(cells: pd.Series) -> bool:
+    """Whether typed values ascend strictly, so that none is repeated."""
+    if pd.api.types.is_datetime64_any_dtype(cells):
+        cells = cells.dt.tz_convert("UTC").dt.tz_localize(None) if cells.dt.tz is not None else cells
+    elif not (isinstance(cells.dtype, np.dtype) and cells.dtype.kind in "iu"):
+        return False
+    values = cells.to_numpy()
+    return bool((values[1:] > values[:-1]).all())
+
+
 def _is_key_name(name: str) -> bool:
     return _is_id_name(name) or name.strip().lower() in PLACES
 
@@ -275,7 +287,7 @@ def _find_target(table: Table, free: list[str], long: bool) -> tuple[str, ...]:
     if not free:
         raise InputError(f"{table.source}: expected a column of values, found only time and ids; add the values")
     if long:
-        named = _by_name(free, TARGET_NAMES)
+        named = usual_column(free, TARGET_NAMES)
         if named is not None:
             return (named,)
     values = [c for c in free if is_numeric(table, c)]
@@ -307,7 +319,7 @@ def _is_key(table: Table, name: str, long: bool) -> bool:
     named = name.strip().lower() in KEY_NAMES
     if not (named or _is_key_name(name)):
         return False
-    cells = pd.to_numeric(table.frame[name], errors="coerce")
+    cells = pd.Series(numerals.floats(table.frame[name]))
     if cells.isna().any() or (cells != cells.round()).any():
         return False
     running = cells.nunique() == 1 or (_numbers_rows(cells) and bool(cells.diff().dropna().nunique() == 1))
@@ -384,7 +396,7 @@ def turned(table: Table) -> Table:
         others = [c for c in others if c not in words]
         keys = ["/".join(words)]
     keys = keys or others
-    key = _by_name(keys, ITEM_NAMES) or (keys[0] if keys else None)
+    key = usual_column(keys, ITEM_NAMES) or (keys[0] if keys else None)
     ids = frame[key] if key is not None else pd.Series([str(i) for i in range(len(frame))], dtype=object)
     if len(frame) > 1 and ids.duplicated().any():
         raise InputError(
@@ -416,12 +428,12 @@ def _unfolded(table: Table) -> Table | None:
         if not pd.api.types.is_integer_dtype(frame[base]) or not frame[base].between(1600, 2261).all():
             return None
         ends = {name: f"-{month:02d}" for name, month in months.items()}
-        said = "months of the year"
+        what = "months of the year"
     elif len(clocks) > 3:
         dates = [name for name in names if name not in clocks and _is_date_column(table, name)]
         if len(dates) != 1:
             return None
-        base, ends, said = dates[0], {name: f" {clock}" for name, clock in clocks.items()}, "times of the day"
+        base, ends, what = dates[0], {name: f" {clock}" for name, clock in clocks.items()}, "times of the day"
     else:
         return None
     cells = frame[base]
@@ -432,7 +444,7 @@ def _unfolded(table: Table) -> Table | None:
     long = pd.DataFrame({c: np.repeat(frame[c].to_numpy(), size) for c in kept})
     long.insert(0, "date", [begin + end for begin in begins for end in ends.values()])
     long["target"] = frame[list(ends)].to_numpy().reshape(-1)
-    note = f"columns {next(iter(ends))} to {list(ends)[-1]} are {said}: one row each"
+    note = f"columns {next(iter(ends))} to {list(ends)[-1]} are {what}: one row each"
     note += f"; columns not used: {', '.join(left)}" if left else ""
     return Table(long.infer_objects(), table.source, table.name, notes=(*table.notes, note))
 

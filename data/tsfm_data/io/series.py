@@ -126,6 +126,12 @@ class SeriesSet:
         frame["timestamp"] = self.labels.show(stamps)
         return frame.rename(columns={"item_id": self.labels.item or "item_id", "timestamp": self.labels.time})
 
+    def unobserved(self) -> list[str]:
+        """Names of the series, one per variate, that have rows but no value."""
+        single = self.univariate()
+        names = enumerate(single.item_ids)
+        return [name for i, name in names if single.length(i) and np.isnan(single.item(i)).all()]
+
     def univariate(self) -> "SeriesSet":
         """Every variate as an item of its own, named "item/variate", or by the variate if there is only one item.
 

@@ -43,7 +43,7 @@ def snap(ns: Int64[np.ndarray, " rows"]) -> Snapped | None:
         if low * DAY <= usual <= high * DAY:
             return _months(ns, size)
     step = int(STEPS[np.abs(np.log(STEPS / usual)).argmin()])
-    mean = float(ns[-1] - ns[0]) / (len(ns) - 1)
+    mean = (float(ns[-1]) - float(ns[0])) / (len(ns) - 1)
     if min(abs(usual / step - 1), abs(mean / step - 1)) > NEAR:
         return None
     week = step % (7 * DAY) == 0

@@ -113,7 +113,7 @@ def read_series(
     if len(table.frame) == 0:
         raise InputError(f"{table.source}: expected rows of values, found only a header")
     if holidays:
-        freq = _with_holidays(freq, holidays)
+        freq = with_holidays(freq, holidays)
     reading = Reading(freq, order, resample, aggregate, on_bad_series, dayfirst, timezone, season, own_hours)
     table = prepare(table, time_column or known_roles.get("time_column"), decimal)
     roles_given: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target}
@@ -137,7 +137,12 @@ def prepare(table: Table, time_column: str | None = None, decimal: str | None = 
     return joined_time(turned(table), time_column)
 
 
-def _with_holidays(freq: str | None, holidays: Sequence[str]) -> str:
+def with_holidays(freq: str | None, holidays: Sequence[str]) -> str:
+    """The frequency of business days without holidays.
+
+    Raises:
+        InputError: the holidays are no dates, or the frequency is no business day.
+    """
     try:
         given = [holidays] if isinstance(holidays, str) else list(holidays)
         if len(given) == 1 and isinstance(given[0], str | Path) and Path(given[0]).is_file():

@@ -1,19 +1,20 @@
 """Columns of dates to nanoseconds since 1970. The format is inferred from the whole column."""
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64, Shaped
 
 from tsfm_data.errors import InputError
 from tsfm_data.io import zones
 from tsfm_data.io.calendars import DAY
 from tsfm_data.io.columns import Table
-from tsfm_data.io.numerals import MISSING
+from tsfm_data.io.numerals import MISSING, floats
 
 UNITS: tuple[tuple[float, Literal["s", "ms", "us", "ns"]], ...] = (
     (1e11, "s"),
@@ -22,6 +23,7 @@ UNITS: tuple[tuple[float, Literal["s", "ms", "us", "ns"]], ...] = (
     (np.inf, "ns"),
 )  # unit of numbers below each bound, since 1970
 
+LARGEST = 2.0**63  # no number of nanoseconds, and no step
 YEARS = (np.datetime64("1678", "s"), np.datetime64("2262", "s"))  # range of nanoseconds in 64 bits
 EXCEL = (10_000, 80_000)  # days since 1899-12-30 that are read as dates of Excel: 1927 to 2119
 DATE_WORDS = ("date", "datum", "fecha", "data", "dato", "jour", "tag", "day")
@@ -106,7 +108,7 @@ def read_stamps(
     """
     column = table.frame[name]
     if isinstance(column.dtype, pd.PeriodDtype):
-        column = column.dt.start_time
+        column = column.where(column.dt.year.between(1678, 2261)).dt.start_time
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
     if pd.api.types.is_bool_dtype(column):
@@ -124,19 +126,17 @@ def read_stamps(
         stamps = column
         if column.dt.tz is not None:
             zone, stamps = _zone_name(column.dt.tz), column.dt.tz_convert("UTC").dt.tz_localize(None)
+            column = stamps
     else:
         column = column.astype("string").str.strip()
         stamps, offsets, notes = _from_text(table, name, column, dayfirst)
     cells = stamps.to_numpy()
-    known = (cells >= YEARS[0]) & (cells < YEARS[1])  # NaT is neither
+    known = in_calendar(cells)
     for row in np.flatnonzero(~known).tolist():
-        said = (
-            f"{table.where(row, name)}: expected a date, found {_shown(column.iloc[row])}; "
-            "write dates of 1678 to 2261 as YYYY-MM-DD HH:MM:SS, or drop the row"
-        )
+        message = no_date(table, name, row, column.iloc[row])
         if wrong is None or not known.any():
-            raise InputError(said)
-        wrong.setdefault(row, said)
+            raise InputError(message)
+        wrong.setdefault(row, message)
     if not known.all():
         first = int(known.argmax())
         stamps = stamps.mask(~known, stamps.iloc[first])
@@ -152,8 +152,24 @@ def read_stamps(
     return Stamps(ns, zone, notes=notes)
 
 
+def in_calendar(cells: Shaped[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    """Which values of a column of datetime64 can be nanoseconds since 1970; missing ones cannot."""
+    return (cells >= YEARS[0]) & (cells < YEARS[1])  # NaT is neither
+
+
+def no_date(table: Table, name: str, row: int, value: Any) -> str:
+    """The error message for a cell that is no date."""
+    return (
+        f"{table.where(row, name)}: expected a date, found {_shown(value)}; "
+        "write dates of 1678 to 2261 as YYYY-MM-DD HH:MM:SS, or drop the row"
+    )
+
+
 def _zone_name(tz: Any) -> str:
     """The name of a zone of pandas, or its constant offset."""
+    fixed = None if getattr(tz, "key", None) or getattr(tz, "zone", None) else tz.utcoffset(None)
+    if fixed is not None:
+        return zones.fixed(round(fixed.total_seconds()) * 1_000_000_000)
     name = str(getattr(tz, "key", None) or getattr(tz, "zone", None) or tz)
     if name.startswith("UTC") and len(name) > 3:
         return name[3:]
@@ -171,9 +187,11 @@ def is_date_word(name: str) -> bool:
 
 def _from_numbers(table: Table, name: str, column: pd.Series) -> "pd.Series | Stamps":
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    lost = np.flatnonzero(~np.isfinite(values))
+    lost = np.flatnonzero(~(np.abs(values) < LARGEST))
     if len(lost):
-        raise InputError(f"{table.where(int(lost[0]), name)}: expected a date, found an empty cell; drop the row")
+        cell = values[lost[0]]
+        found = "an empty cell" if np.isnan(cell) else f"the number {cell:g}"
+        raise InputError(f"{table.where(int(lost[0]), name)}: expected a date, found {found}; drop the row")
     low, high = values.min(), values.max()
     whole = bool((values == np.floor(values)).all())
     if low > 1e8:
@@ -181,6 +199,8 @@ def _from_numbers(table: Table, name: str, column: pd.Series) -> "pd.Series | St
         if whole:
             return pd.to_datetime(column, unit=unit, errors="coerce")
         scale = {"s": 1e9, "ms": 1e6, "us": 1e3, "ns": 1.0}[unit]
+        if high * scale >= LARGEST:  # the caller says which dates are none
+            return pd.to_datetime(pd.Series(np.where(values * scale < LARGEST, np.floor(values), np.nan)), unit=unit)
         base = np.floor(values)  # separately, since floats are too coarse for nanoseconds since 1970
         ns = base.astype(np.int64) * int(scale) + np.round((values - base) * scale, -3).astype(np.int64)
         return pd.Series(ns.view("datetime64[ns]"), index=column.index)
@@ -210,13 +230,16 @@ def _from_numbers(table: Table, name: str, column: pd.Series) -> "pd.Series | St
             f"{table.where(0, name)}: expected dates, found months 1 to 12 without a year: add a column with the year, "
             "or write months as YYYY-MM"
         )
+    if max(abs(low), abs(high)) >= LARGEST / 2:
+        row = int(np.abs(values).argmax())
+        raise InputError(f"{table.where(row, name)}: expected a date or a step, found {values[row]:g}; drop the row")
     return Stamps(values.astype(np.int64), integer=True)
 
 
 def _offsets(column: pd.Series) -> Int64[np.ndarray, " rows"]:
     """Offset from UTC of each cell of aware text, in nanoseconds."""
     signed = column.str.extract(ZONE, expand=False).str.extract(r"([+-])(\d{2}):?(\d{2})?")
-    hours, minutes = (pd.to_numeric(signed[i]).fillna(0).to_numpy(dtype=np.int64) for i in (1, 2))
+    hours, minutes = (np.nan_to_num(floats(signed[i])).astype(np.int64) for i in (1, 2))
     sign = np.where(signed[0].fillna("+") == "-", -1, 1)
     return sign * (hours * 60 + minutes) * 60_000_000_000
 
@@ -229,8 +252,12 @@ def _from_text(
     With offsets, the timestamps are in UTC, otherwise in local time.
     """
     codes, unique = pd.factorize(column)
+    if not len(unique):  # no cell is filled
+        return pd.Series(pd.NaT, index=column.index, dtype="datetime64[ns]"), None, ()
     text = pd.Series(unique, dtype="string")
     text = text.mask(text.str.lower().isin(MISSING))
+    if not all(map(str.isascii, text.dropna())):  # digits of other scripts
+        text = text.str.replace(r"[^\x00-\x7f]", lambda m: str(unicodedata.decimal(m[0], m[0])), regex=True)
     if text.str.contains("[月월]", regex=True).any():
         text = text.str.replace(IDEOGRAPHS, lambda m: "-".join(filter(None, m.groups())), regex=True)
     span = text.str.extract(SPAN, expand=False)
@@ -254,6 +281,7 @@ def _from_text(
     offsets = None
     if zoned.any():
         offsets = _offsets(text.where(zoned))
+        parsed = parsed.mask(np.abs(offsets) >= DAY)  # no zone is that far away
         parsed = parsed - pd.Series(offsets.view("timedelta64[ns]"))
         offsets = offsets[codes]
     result = pd.Series(parsed.to_numpy()[codes], index=column.index).mask(codes < 0)
@@ -263,13 +291,18 @@ def _from_text(
 def _iso(text: pd.Series) -> pd.Series:
     """ISO 8601 and variants with other separators or without zeros, such as 2024/1/5 or 2024.01.05 9:30."""
     text = text.str.replace(r"^(\d{4}-\d{2}-\d{2})\s*/\s*\d{4}-\d{2}-\d{2}$", r"\1", regex=True)
-    parsed = pd.to_datetime(text, format="ISO8601", errors="coerce")
+    text = text.mask(text.str.contains(r"[T ]\s*\d.*[Zz+-]"))  # pandas takes what follows a time for a zone
+    parsed = _parsed_iso(text)
     if parsed.isna().sum() == text.isna().sum():
         return parsed
     padded = text.str.replace(r"^(\d{4})[./-](\d{1,2})[./-](\d{1,2})(?!\d)", _pad, regex=True)
     padded = padded.str.replace(r"^(\S{10})[ T](\d)(?=:|$)", r"\1 0\2", regex=True)
-    again = pd.to_datetime(padded, format="ISO8601", errors="coerce")
+    again = _parsed_iso(padded)
     return again if again.isna().sum() < parsed.isna().sum() else parsed
+
+
+def _parsed_iso(text: pd.Series) -> pd.Series:
+    return pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True).dt.tz_localize(None)
 
 
 def _pad(match: "re.Match[str]") -> str:
@@ -322,7 +355,8 @@ def _fiscal(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]] | None:
 
 def _floats(cells: pd.Series) -> pd.Series:
     """Text of digits as floats, NaN where missing."""
-    return pd.Series(pd.to_numeric(cells).to_numpy(dtype=np.float64, na_value=np.nan), index=cells.index)
+    numbers = pd.to_numeric(cells, errors="coerce")  # safe for these: no exponents
+    return pd.Series(numbers.to_numpy(dtype=np.float64, na_value=np.nan), index=cells.index)
 
 
 def _build(year: pd.Series, month: pd.Series, day: pd.Series) -> pd.Series:

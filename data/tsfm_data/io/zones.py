@@ -1,5 +1,6 @@
 """Time zones: conversion between local time and UTC, and detection of the zone of a table."""
 
+import re
 import zoneinfo
 from functools import cache
 
@@ -10,6 +11,7 @@ from jaxtyping import Int64
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io.calendars import DAY
 
+OFFSET = re.compile(r"[+-]([01]\d|2[0-3]):?[0-5]\d")
 # Tried first, so that the best-known name of a zone is found.
 USUAL = (
     "Europe/Berlin",
@@ -43,7 +45,7 @@ def check_zone(name: str) -> str:
     """
     if name.upper() in ("UTC", "GMT", "Z"):
         return "UTC"
-    if name not in zoneinfo.available_timezones() and not name.startswith(("+", "-")):
+    if name not in zoneinfo.available_timezones() and not OFFSET.fullmatch(name):
         raise unknown_name("time zone", name, zoneinfo.available_timezones())
     return name
 

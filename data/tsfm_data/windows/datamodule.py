@@ -7,7 +7,7 @@ import numpy as np
 import pytorch_lightning as pl
 from jaxtyping import Float64
 
-from tsfm_data.errors import InputError, check_horizon, unknown_name
+from tsfm_data.errors import InputError, check_horizon, check_seed, unknown_name
 from tsfm_data.io import SeriesSet, catalog
 from tsfm_data.windows.loader import WindowLoader, Windows, count_variates, item_lengths, rolling_cuts
 from tsfm_data.windows.resumable import rank_and_world
@@ -77,6 +77,7 @@ class ForecastDataModule(pl.LightningDataModule):
             known_covariates: columns known over the horizon too.
         """
         super().__init__()
+        check_seed(seed)
         self.source, self.context, self.horizon = source, context, horizon
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.marks, self.split_option, self.standardize, self.drop_last = marks, split, standardize, drop_last

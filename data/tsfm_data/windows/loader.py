@@ -66,10 +66,12 @@ class Windows:
         past_scaler: StandardScaler | None = None,
         known_scaler: StandardScaler | None = None,
     ) -> None:
-        check_horizon(context, "context")
+        self.lengths = item_lengths(series)
+        if context > self.lengths.max(initial=0):  # a context as long as the longest series is fine
+            check_horizon(context, "context")
+        check_sizes("give 24, for instance", context=context)
         check_horizon(horizon)
         self.series, self.context, self.horizon, self.scaler = series, context, horizon, scaler
-        self.lengths = item_lengths(series)
         self.season = season or common_season(series)
         self._offsets = np.asarray(series.offsets[:-1], dtype=np.int64)
         self._values, self._observed = lay_out(series.values, context, horizon, scaler, dtype)

@@ -18,7 +18,7 @@ from tsfm.models.base import Forecaster
 from tsfm.models.packing import Packed, append_future, known_future, pack_window
 from tsfm.nn import DEFAULT_LEVELS, Distribution, Mixture, Stack, StudentT, check_levels, masked_mean, mean_pinball_loss
 from tsfm_data.corpus import PackedRows
-from tsfm_data.errors import InputError, check_positive, unknown_name
+from tsfm_data.errors import InputError, check_model_sizes, reason_of, unknown_name
 from tsfm_data.windows import Batch
 
 COMPONENTS = 4
@@ -47,7 +47,7 @@ class TrunkConfig:
     levels: tuple[float, ...] = MIXTURE_LEVELS
 
     def __post_init__(self) -> None:
-        check_positive(self, "d_model", "layers", "heads", "patch_size")
+        check_model_sizes(self, "d_model", "layers", "heads", "patch_size")
         check_levels(self.levels)
 
     @classmethod
@@ -245,6 +245,5 @@ def from_reference_state(
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"expected the state dict of a {kind.__name__.lower()}: {reason:.300}") from error
+        raise InputError(f"expected the state dict of a {kind.__name__.lower()}: {reason_of(error, 300)}") from error
     return model

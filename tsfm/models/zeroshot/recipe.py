@@ -30,7 +30,7 @@ from tsfm.nn import (
     sinh,
     window_scale,
 )
-from tsfm_data.errors import InputError, check_positive
+from tsfm_data.errors import InputError, check_model_sizes
 from tsfm_data.windows import Batch
 
 CHANGE_LAG = 4  # steps over which the change of a series is measured, seasons aside
@@ -90,7 +90,7 @@ class ZeroShotConfig:
     flip_average: bool = False
 
     def __post_init__(self) -> None:
-        check_positive(self, "d_model", "hidden", "layers", "heads", "patch_size", "predict_patches")
+        check_model_sizes(self, "d_model", "hidden", "layers", "heads", "patch_size", "predict_patches")
         for name, most in (("periods", 2), ("lags", 16), ("span_masking", 1)):
             if not 0 <= getattr(self, name) <= most:
                 raise InputError(f"expected {name} from 0 to {most}, found {getattr(self, name)}: change it")

@@ -52,7 +52,7 @@ def broken_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) ->
     X, y = np.log(x), np.log(loss)
     center = float(X.mean())
     low = np.array([y.min() - 12, y.min() - 15, 0.0, 0.0, X.min(), np.log(SHARPNESS[0])])
-    high = np.array([y.min(), y.max() + 15, 4.0, 4.0, X.max(), np.log(SHARPNESS[1])])
+    high = np.array([y.max(), y.max() + 15, 4.0, 4.0, X.max(), np.log(SHARPNESS[1])])
     starts = [
         (y.min() + np.log(share), y.mean() + np.log(1.1 - share), first, second, np.quantile(X, quantile), np.log(0.3))
         for share in (0.1, 0.8)

@@ -1,56 +1,56 @@
 """Tests whether groups of runs, such as encoder and decoder, follow different joint laws."""
 
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
+from scipy import stats
 
-from tsfm.scaling.laws.bootstrap import percentile_interval, two_sided_p
-from tsfm.scaling.laws.estimate import Fit, fit_joint, named_intervals, why_not_identifiable
+from tsfm.scaling.laws.estimate import Fit, constant_intervals
 from tsfm.scaling.laws.form import NAMES
-from tsfm.scaling.laws.joint import as_dict, joint_problem
+from tsfm.scaling.laws.joint import joint_problem
 from tsfm.scaling.laws.minimise import solve
+from tsfm.scaling.laws.profile import LEVEL
+from tsfm.scaling.record import Record
 from tsfm.scaling.runs.ledger import Runs
 
-Record = dict[str, Any]
 DRAWS = 999
 
 
-def compare_groups(runs: Runs, draws: int, seed: int, delta: float) -> Record | None:
-    """The joint law of each group, and for every pair a test whether both follow one law; None without groups."""
-    if runs.groups is None:
-        return None
+def compare_groups(fits: dict[str, Fit], runs: Runs, seed: int) -> list[Record]:
+    """For every pair of groups a test whether both follow one law, and the difference of each constant.
+
+    Args:
+        fits: the joint law of each group that has one.
+        runs: the runs of all groups.
+        seed: random seed of the test.
+    """
     labels = np.array(runs.groups)
-    parts = {str(label): runs.select(labels == label) for label in np.unique(labels)}
-    refused = {label: why_not_identifiable(part) for label, part in parts.items()}
-    fits = {
-        label: fit_joint(part, draws, seed + 1 + k, delta)
-        for k, (label, part) in enumerate(parts.items())
-        if not refused[label]
-    }
-    laws: Record = {label: {"not_identifiable": reasons} for label, reasons in refused.items() if reasons}
-    for label, fit in fits.items():
-        laws[label] = as_dict(fit.law) | {"ci95": named_intervals(fit), "runs": fit.runs.runs}
-    pairs = [_compare(first, second, runs, labels, fits, seed) for first, second in combinations(fits, 2)]
-    return {"laws": laws, "pairs": pairs}
+    pairs = []
+    for first, second in combinations(fits, 2):
+        of_pair = (labels == first) | (labels == second)
+        both = runs.select(of_pair)
+        p, statistic = one_law(both, labels[of_pair] == first, fits[first], fits[second], seed)
+        constants = differences(fits[first], fits[second])
+        pairs.append({"first": first, "second": second, "p_one_law": p, "statistic": statistic, "constants": constants})
+    return pairs
 
 
-def _compare(first: str, second: str, runs: Runs, labels: np.ndarray, fits: dict[str, Fit], seed: int) -> Record:
-    """Compare two groups: p for one common law, and the difference of each constant from the bootstrap draws."""
-    a, b = fits[first], fits[second]
-    both = runs.select((labels == first) | (labels == second))
-    p, statistic = one_law(both, labels[(labels == first) | (labels == second)] == first, a, b, seed)
-    ends = percentile_interval(a.draws - b.draws)
-    differences = {
-        name: {
-            "difference": float(a.law[k] - b.law[k]),
-            "ci95": [float(ends[0, k]), float(ends[1, k])],
-            "p": two_sided_p(a.draws[:, k] - b.draws[:, k]),
-        }
-        for k, name in enumerate(NAMES)
-    }
-    return {"first": first, "second": second, "p_one_law": p, "statistic": statistic, "constants": differences}
+def differences(a: Fit, b: Fit) -> dict[str, Record]:
+    """Difference of each constant, its interval from the intervals of both (Zou and Donner 2008), and p of none."""
+    ends_a, ends_b = constant_intervals(a), constant_intervals(b)
+    freedom = min(a.profile.freedom, b.profile.freedom)
+    result = {}
+    for k, name in enumerate(NAMES):
+        (low_a, high_a), (low_b, high_b) = ends_a[name], ends_b[name]
+        apart = float(a.law[k] - b.law[k])
+        below = float(np.hypot(a.law[k] - low_a, high_b - b.law[k]))
+        above = float(np.hypot(high_a - a.law[k], b.law[k] - low_b))
+        side = below if apart > 0 else above
+        t = abs(apart) / max(side, 1e-300) * stats.t.ppf(0.5 + LEVEL / 2, freedom)
+        p = float(2 * stats.t.sf(t, freedom))
+        result[name] = {"difference": apart, "ci95": [apart - below, apart + above], "p": p}
+    return result
 
 
 def one_law(
@@ -76,13 +76,13 @@ def one_law(
     statistic = max(float(solution.objective[0]) / max(apart, 1e-300) - 1, 0.0)
     residual = pooled.problem.residuals(solution.theta[0])
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, both.runs))[:, both.clusters]
-    losses = pooled.problem.log_loss + residual + signs * residual  # log of the law, and a residual again
+    losses = pooled.unit + pooled.problem.log_loss + residual + signs * residual  # log of the law, and a residual again
     start = np.repeat(solution.theta, draws, axis=0)
-    together = solve(pooled.problem, start, log_loss=losses).objective
+    together = solve(pooled.problem, start, log_loss=losses - pooled.unit).objective
     separate = np.zeros(draws)
     for part in (is_first, ~is_first):
         group = joint_problem(both.params[part], both.tokens[part], both.loss[part], delta)
         begin = np.repeat(group.to_theta(pooled.to_laws(solution.theta)), draws, axis=0)
-        separate += solve(group.problem, begin, log_loss=losses[:, part]).objective
+        separate += solve(group.problem, begin, log_loss=losses[:, part] - group.unit).objective
     drawn = together / np.maximum(separate, 1e-300) - 1
     return float((1 + (drawn >= statistic).sum()) / (draws + 1)), statistic

@@ -1,17 +1,21 @@
-"""The joint law of a set of runs with its bootstrap, or the reasons why it is not identifiable."""
+"""The joint law of a set of runs with its intervals, or the reasons why it is not identifiable."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
 
-from tsfm.scaling.laws.bootstrap import cluster_weights, percentile_interval
-from tsfm.scaling.laws.form import NAMES
+from tsfm.scaling.laws.bootstrap import cluster_weights
+from tsfm.scaling.laws.form import FLOPS_PER_TOKEN, NAMES, JointLaw
 from tsfm.scaling.laws.joint import JointProblem, joint_problem
-from tsfm.scaling.laws.minimise import DELTA, solve
+from tsfm.scaling.laws.minimise import DELTA, LARGEST_EXPONENT, Quantities, solve
+from tsfm.scaling.laws.profile import Profile, finite_log, follow_noise
 from tsfm.scaling.runs.ledger import Runs, distinct
 
 FEWEST_ROWS = 8  # for five constants
+CONSTANTS = (*NAMES, "a")  # of which intervals are reported; a is the exponent of the compute-optimal size
+FLATTEST, STEEPEST = 0.01, 1.5  # an exponent that may be both flatter and steeper is not identifiable
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,10 @@ class Fit:
         theta: the solution in the parameters of the solver.
         law: constants in the order of ``NAMES``.
         objective: Huber loss, summed.
-        draws: constants in each draw of the bootstrap.
+        converged: whether the fit ended at a minimum.
+        profile: the law whose profile gives the intervals.
+        draws: constants in each draw of the bootstrap that has converged.
+        unconverged: number of the other draws.
     """
 
     runs: Runs
@@ -32,11 +39,24 @@ class Fit:
     theta: Float64[np.ndarray, " 5"]
     law: Float64[np.ndarray, " 5"]
     objective: float
+    converged: bool
+    profile: Profile
     draws: Float64[np.ndarray, "S 5"]
+    unconverged: int
+
+    def intervals(self, quantities: Quantities) -> Float64[np.ndarray, "2 Q"]:
+        """95 % intervals of quantities by the profile, widened to the fitted values where these lie outside.
+
+        Args:
+            quantities: their values from constants in the order of ``NAMES``.
+        """
+        ends = self.profile.intervals(lambda theta: quantities(self.problem.to_laws(theta)))
+        value = quantities(self.law[None])[0]
+        return np.stack([np.minimum(ends[0], value), np.maximum(ends[1], value)])
 
 
 def fit_joint(runs: Runs, draws: int, seed: int, delta: float = DELTA) -> Fit:
-    """Fit the joint law and bootstrap it over runs.
+    """Fit the joint law, its profile, and a bootstrap over runs.
 
     Args:
         runs: rows whose joint law can be identified.
@@ -45,22 +65,52 @@ def fit_joint(runs: Runs, draws: int, seed: int, delta: float = DELTA) -> Fit:
         delta: width of the Huber loss.
     """
     problem = joint_problem(runs.params, runs.tokens, runs.loss, delta)
-    solution = problem.fit()
+    starts = problem.starts()
+    solution = solve(problem.problem, starts).best()
+    profile = follow_noise(problem.problem, np.concatenate([solution.theta, starts]), runs.clusters)
     weights = cluster_weights(runs.clusters, draws, seed)
     refits = solve(problem.problem, np.repeat(solution.theta, draws, axis=0), weights)
-    theta = solution.theta + narrowing(len(runs), solution.theta.shape[1]) * (refits.theta - solution.theta)
-    laws = problem.to_laws(solution.theta)[0]
-    return Fit(runs, problem, solution.theta[0], laws, float(solution.objective[0]), problem.to_laws(theta))
+    laws = problem.to_laws(refits.theta[refits.converged])
+    return Fit(
+        runs,
+        problem,
+        solution.theta[0],
+        problem.to_laws(solution.theta)[0],
+        float(solution.objective[0]),
+        bool(solution.converged[0]),
+        profile,
+        laws,
+        int((~refits.converged).sum()),
+    )
 
 
-def narrowing(rows: int, parameters: int) -> float:
-    """The factor on the spread of the bootstrap draws.
+def constants(laws: Float64[np.ndarray, "S 5"]) -> Float64[np.ndarray, "S 6"]:
+    """E, log A, log B, alpha, beta and a: the scale on which the intervals are found."""
+    safe = np.maximum(laws, 1e-300)
+    a = np.asarray(JointLaw.from_rows(safe).size_exponent)
+    return np.stack([laws[:, 0], np.log(safe[:, 1]), np.log(safe[:, 2]), laws[:, 3], laws[:, 4], a], axis=1)
 
-    A draw leaves out a third of the runs, so with few runs the draws spread more than fits to new sets of runs would.
-    Without the factor 95 % intervals contain the true constants 97 times in 100 (measured by
-    ``python benchmarks/scaling.py --part coverage``).
-    """
-    return ((rows - parameters) / (rows + parameters)) ** 0.5
+
+def optimal_plans(laws: Float64[np.ndarray, "S 5"], budgets: Float64[np.ndarray, " K"]) -> Float64[np.ndarray, "S 2*K"]:
+    """Log of the compute-optimal size for each budget, then log of its loss."""
+    law = JointLaw(*np.maximum(laws, 1e-300).T[:, :, None])
+    with np.errstate(all="ignore"):
+        params = np.asarray(law.optimal_params(budgets))
+        losses = np.asarray(law.loss(params, budgets / FLOPS_PER_TOKEN / params))
+    return finite_log(np.concatenate([params, losses], axis=1))
+
+
+def constant_intervals(fit: Fit) -> dict[str, Interval]:
+    """95 % intervals of ``CONSTANTS``; an upper end is infinite if every larger value fits as well."""
+    low, high = fit.intervals(constants)
+    low, high = (
+        np.where(np.isfinite(low), low, [0.0, -np.inf, -np.inf, 0.0, 0.0, 0.0]),
+        np.minimum(high, [np.inf, np.inf, np.inf, np.inf, np.inf, 1.0]),
+    )
+    with np.errstate(over="ignore"):
+        for ends in (low, high):
+            ends[1:3] = np.exp(ends[1:3])
+    return {name: (float(low[k]), float(high[k])) for k, name in enumerate(CONSTANTS)}
 
 
 def why_not_identifiable(runs: Runs) -> list[str]:
@@ -81,7 +131,21 @@ def why_not_identifiable(runs: Runs) -> list[str]:
     return []
 
 
-def named_intervals(fit: Fit) -> dict[str, list[float]]:
-    """95 % bootstrap intervals of the constants by name."""
-    low, high = percentile_interval(fit.draws)
-    return {name: [float(low[k]), float(high[k])] for k, name in enumerate(NAMES)}
+def why_no_law(fit: Fit) -> list[str]:
+    """Reasons why a fit is rejected: an exponent at a bound of the search."""
+    reasons = []
+    for name, word in (("alpha", "size"), ("beta", "data")):
+        exponent = fit.law[NAMES.index(name)]
+        if exponent < FLATTEST / 2 or exponent > 0.9 * LARGEST_EXPONENT:
+            reasons.append(f"{name} is {exponent:.2g}: the losses do not fall with {word} as a power law")
+    return reasons
+
+
+def why_nothing_known(intervals: dict[str, Interval]) -> list[str]:
+    """Reasons why a fit is rejected: an exponent that may be almost anything."""
+    return [
+        f"{name} may be anything from {low:.2g} to {high:.2g}: the runs do not show it"
+        for name in ("alpha", "beta")
+        for low, high in [intervals[name]]
+        if low < FLATTEST and high > STEEPEST
+    ]

@@ -8,9 +8,9 @@ from jaxtyping import Float64
 from tsfm.scaling.laws.form import NAMES
 from tsfm.scaling.laws.minimise import DELTA, EXPONENTS, LARGEST_EXPONENT, STARTS, Problem, Solution, solve
 
-# theta = (log E, log A', alpha, log B', beta) with A' and B' at the centre of the data.
-COLUMNS = {"E": 0, "A": 1, "alpha": 2, "B": 3, "beta": 4}
-TINY = 1e-3  # starting value, as share of the mean loss, of a term that the linear fit makes negative
+# theta = (E, log A', alpha, log B', beta): E, A' and B' in units of the mean loss, A' and B' at the centre of the data.
+TINY = 1e-3  # starting value of a term that the linear fit makes negative, as share of the mean loss
+MOST_LOG = 15.0  # range of log A' and log B' on either side of the mean loss
 
 
 @dataclass(frozen=True)
@@ -20,27 +20,30 @@ class JointProblem:
     Attributes:
         problem: the problem in the form of the solver.
         center: log size and log tokens at which the terms are measured, so that the problem is well conditioned.
+        unit: mean log loss, the unit of the terms.
     """
 
     problem: Problem
     center: tuple[float, float]
+    unit: float
 
     def to_laws(self, theta: Float64[np.ndarray, "S 5"]) -> Float64[np.ndarray, "S 5"]:
         """Solver parameters as constants in the order of ``NAMES``."""
         e, a, alpha, b, beta = theta.T
         with np.errstate(over="ignore"):
-            A, B = np.exp(a + alpha * self.center[0]), np.exp(b + beta * self.center[1])
-        return np.stack([np.exp(e), A, B, alpha, beta], axis=1)
+            A, B = np.exp(self.unit + a + alpha * self.center[0]), np.exp(self.unit + b + beta * self.center[1])
+        return np.stack([np.exp(self.unit) * e, A, B, alpha, beta], axis=1)
 
     def to_theta(self, laws: Float64[np.ndarray, "S 5"]) -> Float64[np.ndarray, "S 5"]:
         """The inverse of ``to_laws``."""
         E, A, B, alpha, beta = laws.T
-        e, a, b = (np.log(np.maximum(part, 1e-300)) for part in (E, A, B))
+        a, b = (np.log(np.maximum(part, 1e-300)) - self.unit for part in (A, B))
+        e = E * np.exp(-self.unit)
         return np.stack([e, a - alpha * self.center[0], alpha, b - beta * self.center[1], beta], axis=1)
 
     def starts(self, count: int = STARTS) -> Float64[np.ndarray, "S 5"]:
         """Starting points: the best of a grid over the exponents, with E, A' and B' by linear least squares."""
-        size, tokens = (-term[:, 1] for term in self.problem.terms[1:])
+        size, tokens = (-term[:, 1] for term in self.problem.terms)
         alpha, beta = (grid.ravel() for grid in np.meshgrid(EXPONENTS, EXPONENTS, indexing="ij"))
         columns = np.stack(
             [np.ones((len(alpha), len(size))), np.exp(-alpha[:, None] * size), np.exp(-beta[:, None] * tokens)], axis=2
@@ -51,9 +54,8 @@ class JointProblem:
         unit = relative / scale[:, None, :]
         matrix = unit.transpose(0, 2, 1) @ unit + 1e-12 * np.eye(3)
         linear = np.linalg.solve(matrix, unit.sum(axis=1)[..., None])[..., 0] / scale
-        logs = np.log(np.maximum(linear, TINY * np.exp(self.problem.log_loss.mean())))
-        theta = np.stack([logs[:, 0], logs[:, 1], alpha, logs[:, 2], beta], axis=1)
-        theta = np.clip(theta, self.problem.low, self.problem.high)
+        E, A, B = np.maximum(linear, [0.0, TINY, TINY]).T
+        theta = np.clip(np.stack([E, np.log(A), alpha, np.log(B), beta], axis=1), self.problem.low, self.problem.high)
         residual = self.problem.parts(theta)[1]
         order = np.argsort(self.problem.objective(residual, np.ones_like(residual)), kind="stable")
         spread = order[: 4 * count : 4]  # neighbours on the grid lead to the same minimum
@@ -61,9 +63,7 @@ class JointProblem:
 
     def fit(self, start: Float64[np.ndarray, "S 5"] | None = None) -> Solution:
         """The best solution over all starting points, as a batch of one."""
-        solution = solve(self.problem, self.starts() if start is None else start)
-        best = int(np.argmin(solution.objective))
-        return Solution(solution.theta[best : best + 1], solution.objective[best : best + 1])
+        return solve(self.problem, self.starts() if start is None else start).best()
 
 
 def joint_problem(
@@ -72,30 +72,27 @@ def joint_problem(
     loss: Float64[np.ndarray, " N"],
     delta: float = DELTA,
     zero_E: bool = False,
-    centered: bool = True,
 ) -> JointProblem:
     """The optimisation problem of the joint law on a set of runs.
+
+    E lies between 0 and the largest loss: noise can put a loss below the floor.
 
     Args:
         params: size of each run.
         tokens: data of each run.
         loss: final loss of each run.
         delta: width of the Huber loss.
-        zero_E: fix E at (almost) 0, for comparison.
-        centered: measure the terms at the centre of the data; otherwise at a size and tokens of 1, as the profiles of
-            A and B need it.
+        zero_E: fix E at 0, for comparison.
     """
     x, z, y = np.log(params), np.log(tokens), np.log(loss)
-    center = (float(x.mean()), float(z.mean())) if centered else (0.0, 0.0)
+    center, unit = (float(x.mean()), float(z.mean())), float(y.mean())
     one = np.ones_like(x)
-    terms = (one[:, None], np.stack([one, center[0] - x], axis=1), np.stack([one, center[1] - z], axis=1))
-    bottom, top = float(y.min()), float(y.max())
+    terms = (np.stack([one, center[0] - x], axis=1), np.stack([one, center[1] - z], axis=1))
     room = LARGEST_EXPONENT * np.array([abs(x - center[0]).max(), abs(z - center[1]).max()])
-    low = np.array([bottom - 12, bottom - 15, 0.0, bottom - 15, 0.0])
-    high = np.array([bottom, top + room[0], LARGEST_EXPONENT, top + room[1], LARGEST_EXPONENT])
-    if zero_E:
-        high[0] = low[0]
-    return JointProblem(Problem(terms, y, low, high, delta), center)
+    top = 0.0 if zero_E else float(np.exp(y.max() - unit))
+    low = np.array([0.0, -MOST_LOG, 0.0, -MOST_LOG, 0.0])
+    high = np.array([top, MOST_LOG + room[0], LARGEST_EXPONENT, MOST_LOG + room[1], LARGEST_EXPONENT])
+    return JointProblem(Problem(terms, y - unit, low, high, delta), center, unit)
 
 
 def as_dict(law: Float64[np.ndarray, " 5"]) -> dict[str, float]:

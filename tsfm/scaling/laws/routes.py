@@ -17,6 +17,8 @@ from tsfm.scaling.runs.ledger import Runs, distinct
 SPAN = 0.2  # decades of compute that one budget may span
 FEWEST_SIZES = 5  # sizes needed for a parabola
 FEWEST_BUDGETS = 3
+NEAR = 3.0  # ratio to the size of least loss up to which sizes belong to a parabola; five sizes at least
+SAME_SIZE = 0.02  # difference of logarithms of equal sizes
 DRAWS = 1000
 GRID = 40  # number of budgets at which training curves are compared
 
@@ -61,7 +63,8 @@ def budgets(flops: Float64[np.ndarray, " N"], span: float = SPAN) -> list[Int64[
 def parabolas(runs: Runs) -> list[Parabola]:
     """The IsoFLOP profiles whose minimum lies among the sizes that were run."""
     profiles = []
-    for rows in budgets(runs.flops):
+    for group in budgets(runs.flops):
+        rows = _around_minimum(runs, group)
         if distinct(runs.params[rows]) < FEWEST_SIZES:
             continue
         size = np.log(runs.params[rows])
@@ -71,6 +74,15 @@ def parabolas(runs: Runs) -> list[Parabola]:
             budget = float(np.exp(np.log(runs.flops[rows]).mean()))
             profiles.append(Parabola(budget, rows, (float(c[0]), float(c[1]), float(c[2])), center))
     return profiles
+
+
+def _around_minimum(runs: Runs, rows: Int64[np.ndarray, " K"]) -> Int64[np.ndarray, " M"]:
+    """The rows near the size of least loss: far from it the profile is no parabola."""
+    size = np.log(runs.params[rows])
+    apart = np.abs(size - size[np.argmin(runs.loss[rows])])
+    sizes = np.unique(np.round(apart / SAME_SIZE))
+    reach = max(np.log(NEAR), SAME_SIZE * (sizes[min(FEWEST_SIZES, len(sizes)) - 1] + 0.5))
+    return rows[apart <= reach]
 
 
 def isoflop(runs: Runs, profiles: list[Parabola], seed: int = 0) -> Optimum | None:

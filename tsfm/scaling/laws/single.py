@@ -12,9 +12,9 @@ from jaxtyping import Float64, Int64
 from scipy import stats
 
 from tsfm.scaling.laws import broken
-from tsfm.scaling.laws.bootstrap import LEVEL, profile_interval
 from tsfm.scaling.laws.broken import BrokenLaw, broken_law
 from tsfm.scaling.laws.minimise import EXPONENTS, LARGEST_EXPONENT, Problem, solve
+from tsfm.scaling.laws.profile import LEVEL, Profile
 
 BIN = 0.1  # width in decades of x of the bins whose best loss is used
 FARTHEST = 690.0  # logarithm of the largest number that is reported
@@ -91,33 +91,21 @@ def saturating_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]
     If the interval of E begins at 0, the data cannot distinguish the law from a pure power law.
     """
     X, y = np.log(x), np.log(loss)
-    center, one = float(X.mean()), np.ones((len(X), 1))
-    terms = (one, np.concatenate([one, center - X[:, None]], axis=1))
+    center, unit = float(X.mean()), float(y.mean())
+    term = np.stack([np.ones_like(X), center - X], axis=1)
     room = LARGEST_EXPONENT * float(np.abs(X - center).max())
-    low, high = np.array([y.min() - 12, y.min() - 15, 0.0]), np.array([y.min(), y.max() + room, LARGEST_EXPONENT])
-    problem = Problem(terms, y, low, high, delta=float("inf"))
-    starts = np.array(
-        [[y.min() + np.log(share), y.mean() + np.log(1.1 - share), a] for share in (0.02, 0.5, 0.9) for a in EXPONENTS]
-    )
-    solution = solve(problem, starts)
-    theta = solution.theta[int(np.argmin(solution.objective))]
+    low, high = np.array([0.0, -15.0, 0.0]), np.array([np.exp(y.max() - unit), 15.0 + room, LARGEST_EXPONENT])
+    problem = Problem((term,), y - unit, low, high, delta=float("inf"))
+    starts = np.array([[share, np.log(1.1 - share), a] for share in (0.02, 0.5, 0.9) for a in EXPONENTS])
+    solution = solve(problem, starts).best()
+    theta = solution.theta[0]
     error = float(np.sqrt((problem.residuals(theta) ** 2).mean()))
-    ends = []
-    for column in (0, 2):
-        spread = _curvature_spread(problem, theta, column, error)
-        ends.append(profile_interval(problem, theta, column, spread, len(x)))
-    log_x0 = float(theta[1] / max(theta[2], FLAT) + center)
-    exponent_ci = (max(ends[1][0], 0.0), ends[1][1])
-    E_ci = (float(np.exp(ends[0][0])), float(np.exp(min(ends[0][1], y.min()))))
-    return PowerLaw(float(np.exp(theta[0])), log_x0, float(theta[2]), exponent_ci, E_ci, error)
-
-
-def _curvature_spread(problem: Problem, theta: np.ndarray, column: int, error: float) -> float:
-    """Standard error from the Gauss-Newton matrix, the scale of the grid of the profile."""
-    shares, _ = problem.parts(theta[None])
-    jacobian = np.concatenate([s[0][:, None] * t for s, t in zip(shares, problem.terms, strict=True)], axis=1)
-    inverse = np.linalg.pinv(jacobian.T @ jacobian)
-    return float(np.clip(error * np.sqrt(max(inverse[column, column], 0.0)), 1e-6, 2.0))
+    profile = Profile(problem, theta, float(solution.objective[0]), error, np.arange(len(x)))
+    ends = profile.intervals(lambda theta: theta[:, [0, 2]])
+    E_ci, exponent_ci = ((max(float(ends[0, k]), 0.0), float(ends[1, k])) for k in (0, 1))
+    scale = float(np.exp(unit))
+    log_x0 = float((theta[1] + unit) / max(theta[2], FLAT) + center)
+    return PowerLaw(scale * theta[0], log_x0, float(theta[2]), exponent_ci, (scale * E_ci[0], scale * E_ci[1]), error)
 
 
 def held_out_errors(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> dict[str, float] | None:

@@ -18,20 +18,46 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from filelock import FileLock
+from typing_extensions import TypedDict
 
 import tsfm
 from tsfm.scaling.runs.grid import CHECKPOINT, Cell, Grid, Piece, overlay, piece_config, pieces
-from tsfm_data.corpus import Store
+from tsfm.weights import read_tensors
+from tsfm_data.corpus import MANIFEST, Store, current_path
 from tsfm_data.errors import InputError
-from tsfm_data.io import atomic_file
+from tsfm_data.io import atomic_file, read_record
 
 DONE, FAILED, ROWS = "done.json", "failed.json", "rows"
+HINT = "delete it, and run the sweep again"
 
 # Trains by the command-line arguments of ``tsfm fit``.
 Train = Callable[[Sequence[str]], object]
+
+
+class Done(TypedDict):
+    """The content of ``done.json``."""
+
+    config_sha256: str
+    wall_s: float
+    losses: dict[str, float]
+    observations: int | None
+
+
+class Row(TypedDict):
+    """The columns of a row of the ledger that the sweep itself uses; there are more."""
+
+    run: str
+    arch: str
+    size: str
+    data: str
+    seed: int
+    lr: float
+    steps: int
+    flops: float
+    loss: float
+    wall_s: float
 
 
 def run_cell(grid: Grid, cell: Cell, folder: Path, train: Train) -> None:
@@ -69,7 +95,7 @@ def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path, trai
     text = yaml.safe_dump(config, sort_keys=False)
     digest = hashlib.sha256(text.replace(str(root), "").encode()).hexdigest()
     if (folder / DONE).is_file():
-        done = json.loads((folder / DONE).read_text())
+        done: dict[str, Any] = dict(read_record(folder / DONE, Done, "a finished run", finite=False, hint=HINT))
         if done["config_sha256"] != digest:
             raise InputError(
                 f"{folder}: expected a run of this grid, found one of another config: give another --output, or "
@@ -79,7 +105,12 @@ def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path, trai
     with atomic_file(folder / "fit.yaml") as file:
         file.write_text(text)
     checkpoint = folder / CHECKPOINT
+    if grid.command is None:
+        discard_broken(checkpoint)
     start = checkpoint if checkpoint.is_file() else None if piece.after is None else root / piece.after / CHECKPOINT
+    if start is not None and not (start.is_file() and (grid.command is not None or is_readable(start))):
+        shutil.rmtree(root / str(piece.after))
+        raise InputError(f"expected a checkpoint at {start}, found a broken one or none: that piece will be run again")
     started = time.perf_counter()
     fit(grid.command, folder / "fit.yaml", start, train)
     wall = time.perf_counter() - started
@@ -96,6 +127,22 @@ def run_piece(grid: Grid, piece: Piece, config: dict[str, Any], root: Path, trai
     }
     write_json(folder / DONE, done)
     return done
+
+
+def discard_broken(checkpoint: Path) -> None:
+    """Delete a checkpoint that cannot be read, and say so."""
+    if checkpoint.is_file() and not is_readable(checkpoint):
+        checkpoint.unlink()
+        print(f"discarded {checkpoint}, which is broken: the piece starts again", flush=True)
+
+
+def is_readable(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be read."""
+    try:
+        read_tensors(checkpoint, device="meta", foreign=False)
+    except InputError:
+        return False
+    return True
 
 
 def fit(command: list[str] | None, config: Path, start: Path | None, train: Train) -> None:
@@ -139,10 +186,10 @@ def read_losses(folder: Path) -> dict[str, float]:
 def observations_seen(checkpoint: Path) -> int | None:
     """Number of observed values that a training has seen; None if its callback did not count them."""
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception:  # a checkpoint of another command, in another format
+        states = read_tensors(checkpoint, device="meta", foreign=False).get("callbacks")
+    except InputError:  # a checkpoint of another command, in another format
         return None
-    states = state.get("callbacks", {}).values() if isinstance(state, dict) else ()
+    states = states.values() if isinstance(states, dict) else ()
     return next((s["observations"] for s in states if isinstance(s, dict) and "observations" in s), None)
 
 
@@ -183,20 +230,21 @@ def trunk_time(piece: Piece, root: Path) -> float:
     """Seconds of the trunk pieces before a branch."""
     trunk = (path.parent for path in root.glob(f"trunk-*/{DONE}"))
     before = [path for path in trunk if int(path.name.split("-")[1]) <= piece.start]
-    return float(sum(json.loads((path / DONE).read_text())["wall_s"] for path in before))
+    pieces_before = (read_record(path / DONE, Done, "a finished run", finite=False, hint=HINT) for path in before)
+    return float(sum(done["wall_s"] for done in pieces_before))
 
 
 def corpus_facts(init: dict[str, Any], tokens: int, window_tokens: int) -> dict[str, Any]:
     """Name and hash of the corpus, and the number of different tokens: synthetic ones are all different."""
     corpus = init.get("corpus")
-    if corpus is None or not (Path(corpus) / "manifest.json").is_file():
+    if corpus is None or not (manifest := current_path(Path(corpus), MANIFEST)).is_file():
         return {"corpus": "", "corpus_sha256": "", "unique_tokens": tokens}
     store = Store(corpus)
     points = sum(source.points for source in store.sources if source.name not in init.get("held_out", ()))
     length = (init["context"] + init["horizon"]) / window_tokens
     share = float(init.get("synthetic_share", 0.0))
     unique = share * tokens + min((1 - share) * tokens, points / length)
-    digest = hashlib.sha256((Path(corpus) / "manifest.json").read_bytes()).hexdigest()
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
     return {"corpus": Path(corpus).name, "corpus_sha256": digest, "unique_tokens": round(unique)}
 
 
@@ -239,9 +287,18 @@ def scanned(grid: Grid, cell: Cell, folder: Path) -> dict[float, float]:
         name = Cell(cell.arch, cell.size, first, lr, grid.seed[0]).name(lr)
         file = folder / "runs" / name / ROWS / f"{smallest}.json"
         if file.is_file():
-            loss = json.loads(file.read_text()).get(grid.choose)
-            loss_by_rate[lr] = math.nan if loss is None else float(loss)
+            loss = read_row(file).get(grid.choose)
+            loss_by_rate[lr] = float(loss) if isinstance(loss, int | float) else math.nan
     return loss_by_rate
+
+
+def read_row(file: Path) -> dict[str, Any]:
+    """A row of the ledger.
+
+    Raises:
+        InputError: the file is none.
+    """
+    return dict(read_record(file, Row, "a row of a sweep", finite=False, hint=HINT))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -7,20 +7,63 @@ an ordinary ``tsfm fit`` run that goes on from the checkpoint of the piece befor
 
 import copy
 import math
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
-import yaml
+from annotated_types import Ge, Le
+from typing_extensions import TypedDict
 
 from tsfm.configs import config_path
 from tsfm.models import MODELS, Counts, count_forecaster, model_class, sizes_of
 from tsfm.weights import from_plain
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import LARGEST_SIZE, LONGEST_HORIZON, InputError, shown, unknown_name
+from tsfm_data.io import check_record, read_yaml
 
 CHECKPOINT = "checkpoints/last.ckpt"
+LARGEST = {"lr": 1e6, "steps": 1e9, "tokens": 1e15, "seed": 2**32 - 1}  # PyTorch takes no larger seed
+MOST_CELLS = 100_000
 NOT_HERE = ("EarlyStopping", "ModelCheckpoint", "ModelFolder")  # callbacks that a sweep replaces or leaves out
+
+
+class Section(TypedDict, total=False):
+    """A class of a config and its arguments."""
+
+    class_path: str
+    init_args: dict[str, Any]
+
+
+class Callback(TypedDict):
+    """A callback of a config."""
+
+    class_path: str
+    init_args: NotRequired[dict[str, Any]]
+
+
+class TrainerSection(TypedDict, total=False):
+    """The part of a config about the trainer that a sweep changes."""
+
+    callbacks: list[Callback]
+
+
+class Shared(TypedDict, total=False):
+    """The config that all runs share."""
+
+    model: Section
+    data: Section
+    trainer: TrainerSection
+
+
+class InitArgs(TypedDict):
+    """The arguments of the data module that a sweep needs."""
+
+    context: Annotated[int, Ge(1), Le(LONGEST_HORIZON)]
+    horizon: Annotated[int, Ge(1), Le(LONGEST_HORIZON)]
+    batch_size: Annotated[int, Ge(1), Le(LARGEST_SIZE)]
+    corpus: NotRequired[str | None]
+    held_out: NotRequired[list[str]]
+    synthetic_share: NotRequired[Annotated[float, Ge(0), Le(1)]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +90,7 @@ class Grid:
     """
 
     arch: list[str]
-    size: Any
+    size: dict[str, Any] | list[str]
     lr: list[float]
     steps: list[int] | None = None
     tokens: list[float] | None = None
@@ -66,8 +109,9 @@ class Grid:
         """The config shared by all runs."""
         merged: dict[str, Any] = {}
         for name in self.configs:
-            merged = overlay(merged, read_yaml(config_path(name, self.folder), "a config that the grid names"))
-        return overlay(merged, self.fit or {})
+            merged = overlay(merged, read_yaml(config_path(name, self.folder), "the keys of a config"))
+        both = overlay(merged, self.fit or {})
+        return dict(check_record(both, Shared, "the grid", "sections of a config", finite=False, hint="correct it"))
 
     def config_of(self, arch: str, size: str) -> Any:
         """The sizes of a model.
@@ -76,7 +120,7 @@ class Grid:
             InputError: the architecture has no size of that name, or the sizes are impossible.
         """
         if isinstance(self.size, dict):
-            return from_plain(model_class(arch).config_type, self.size[size], self.folder / "size")
+            return from_plain(model_class(arch).config_type, self.size[size], "size of the grid")
         known = sizes_of(arch)
         if size not in known:
             raise unknown_name(f"size of {arch}", size, known)
@@ -223,7 +267,7 @@ def read_grid(path: str | Path) -> Grid:
     known = [field.name for field in fields(Grid) if field.name != "folder"]
     for key in plain:
         if key not in known:
-            raise InputError(f"{path}: {unknown_name('key of a grid', str(key), known)}")
+            raise InputError(f"{path}: {unknown_name('key of a grid', str(key)[:60], known)}")
     for field in fields(Grid):
         if field.default is MISSING and field.name not in plain:
             raise InputError(f"{path}: expected the key {field.name!r}, found none: add it")
@@ -231,17 +275,19 @@ def read_grid(path: str | Path) -> Grid:
         if key in plain and not (isinstance(plain[key], list) and plain[key]):
             if key == "size" and isinstance(plain[key], dict) and plain[key]:
                 continue
-            raise InputError(f"{path}: expected a list at {key!r}, found {plain[key]!r}: write [{plain[key]}]")
+            raise InputError(f"{path}: expected a list at {key!r}, found {shown(plain[key])}: write one")
     for name, kind, least in (("lr", float, 0), ("steps", int, 1), ("tokens", float, 0), ("seed", int, -1)):
-        for value in plain.get(name, ()):
+        for value in plain.get(name) or ():
             if isinstance(value, bool) or not isinstance(value, int | kind) or not value > least:
                 words = "whole numbers" if kind is int else "numbers"
                 hint = "; YAML wants 1.0e-3 for 1e-3" if isinstance(value, str) else ""
-                raise InputError(f"{path}: expected {words} above {least} at {name!r}, found {value!r}{hint}")
-    for name in ("lr", "tokens"):
-        plain |= {name: [float(value) for value in plain[name]]} if name in plain else {}
-    plain |= {key: tuple(plain[key]) for key in ("seed", "configs") if key in plain}
-    grid = Grid(**plain, folder=Path(path).resolve().parent)
+                raise InputError(f"{path}: expected {words} above {least} at {name!r}, found {shown(value)}{hint}")
+            if not value <= LARGEST[name]:
+                raise InputError(
+                    f"{path}: expected at most {LARGEST[name]:g} at {name!r}, found {shown(value)}: lower it"
+                )
+    checked = check_record(plain, Grid, path, "a grid", finite=False, hint="correct it")
+    grid = replace(checked, folder=Path(path).resolve().parent)
     _check(grid, path)
     return grid
 
@@ -254,17 +300,18 @@ def _check(grid: Grid, path: str | Path) -> None:
             f"{path}: expected decay between 0 and 1 and warmup of 0 or more, found {grid.decay} and {grid.warmup}"
         )
     data = grid.base().get("data", {}).get("init_args", {})
-    for key in ("context", "horizon", "batch_size"):
-        if not isinstance(data.get(key), int) or data[key] < 1:
-            raise InputError(
-                f"{path}: expected data.init_args.{key} in 'configs' or 'fit', found {data.get(key)!r}: add it"
-            )
     for name, more in {"all": {}, **(grid.data or {})}.items():
-        corpus = {**data, **more}.get("corpus")
+        init = check_record(
+            {**data, **more}, InitArgs, path, "data.init_args in 'configs' or 'fit'", hint="add or correct it"
+        )
+        corpus = init.get("corpus")
         if corpus is not None and grid.command is None and not Path(corpus).exists():
             raise InputError(
                 f"{path}: expected the corpus of data {name!r} at {corpus}, found nothing: tsfm data build makes one"
             )
+    count = len(grid.arch) * len(grid.size) * (len(grid.lr) + len(grid.data or "1") * len(grid.seed))
+    if count > MOST_CELLS:
+        raise InputError(f"{path}: expected at most {MOST_CELLS:,} trainings, found {count:,}: shorten a list")
     for arch, size in product(grid.arch, grid.size):
         grid.config_of(arch, size)
     for cell in cells(grid):
@@ -274,23 +321,6 @@ def _check(grid: Grid, path: str | Path) -> None:
                 f"{path}: expected warmup to end before the decay of the smallest budget, found {grid.warmup} of "
                 f"{shortest} steps: lower warmup"
             )
-
-
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        InputError: no such file, no YAML, or no mapping in it.
-    """
-    if not path.is_file():
-        raise InputError(f"expected {what}, found no file at {path}: check the path")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"expected YAML in {path}, found {' '.join(str(error).split()):.150}: correct it") from error
-    if not isinstance(content, dict):
-        raise InputError(f"expected keys and values in {path}, found {type(content).__name__}: correct it")
-    return content
 
 
 def overlay(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -9,15 +9,24 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int64
 
 from tsfm.scaling.laws.form import training_flops
-from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io import Table, numbers, read_table
+from tsfm.scaling.runs.fields import (
+    SUFFIXES,
+    check_column,
+    check_units,
+    chosen,
+    open_ledger,
+    run_column,
+    truth,
+    unit_warnings,
+    values,
+)
+from tsfm_data.errors import InputError
+from tsfm_data.io import Table
 
-CURVE = 10  # rows per run from which they count as a training curve
-MIXED = 1000.0  # ratio of neighbouring values from which units must be mixed
 DIVERGED = 3.0  # a run has diverged if its loss exceeds that of a smaller run on less data by this factor
 HOPELESS = 100.0  # or the median loss by this factor
 SAME = 0.02  # values with a smaller difference of logarithms count as equal
-SMALLEST = {"params": 100.0, "tokens": 1000.0}
+OWN_SWEEP = {"run", "arch", "size", "lr", "steps", "wall_s", "status"}  # columns whose rows are finished trainings
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,7 @@ class Runs:
         groups: label of each row if laws of groups are compared.
         warnings: rows that were left out, and odd values.
         unique: number of different tokens, if the table has it: the rest of ``tokens`` repeats them.
+        has_curves: whether the rows of a run are a training curve, of which only the last is a finished training.
     """
 
     source: str
@@ -47,6 +57,7 @@ class Runs:
     groups: tuple[str, ...] | None = None
     warnings: tuple[str, ...] = ()
     unique: Float64[np.ndarray, " N"] | None = None
+    has_curves: bool = False
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -56,11 +67,6 @@ class Runs:
     def runs(self) -> int:
         """Number of runs; a run has several rows if the table holds training curves."""
         return len(np.unique(self.clusters))
-
-    @property
-    def has_curves(self) -> bool:
-        """Whether the runs have so many rows that they are training curves."""
-        return len(self) >= CURVE * self.runs
 
     def last(self) -> "Runs":
         """The row with the most tokens of each run."""
@@ -96,8 +102,12 @@ def read_runs(
     group: str | None = None,
     exclude: str | None = None,
     unique: str | None = None,
+    only: str | None = None,
+    params_unit: str = "1",
+    tokens_unit: str = "1",
+    every_row: bool = False,
 ) -> Runs:
-    """Read a CSV, Parquet or Arrow table of runs.
+    """Read a CSV, Excel, Parquet, Arrow or JSON-lines table of runs.
 
     Args:
         path: the file.
@@ -105,60 +115,104 @@ def read_runs(
         tokens: column of tokens seen.
         loss: column of losses; they must be above 0, because laws are fitted to their logarithm.
         flops: column of training compute; by default ``flops`` if there is one, else 6 N D.
-        run: column that names the run of each row; by default ``run`` if there is one, else every row is a run.
+        run: column that names the run of each row; by default ``run``, ``name`` or the like, else every row is a run.
         group: column of groups whose laws are compared.
         exclude: column that is true (or 1) for rows to leave out.
         unique: column of the number of different tokens, if data were repeated.
+        only: COLUMN=VALUE of the rows to read; by default those whose state or status is that of a finished run.
+        params_unit: K, M or B if sizes are in thousands, millions or billions.
+        tokens_unit: the same for tokens.
+        every_row: every row is a finished training, although several have the same run: branches of one training.
 
     Raises:
         InputError: a column is missing or given twice, a size or loss is impossible, units are mixed, a run has two
             losses at one point, or no row is left.
     """
-    table = read_table(Path(path))
+    table = open_ledger(Path(path))
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    for role, name in (("params", params), ("tokens", tokens), ("loss", loss), ("flops", flops), ("run", run)):
-        _check_column(table, name, role)
-    _check_column(table, group, "group")
-    _check_column(table, exclude, "exclude")
-    _check_column(table, unique, "unique")
+    roles = {"params": params, "tokens": tokens, "loss": loss, "flops": flops, "run": run}
+    for role, name in (roles | {"group": group, "exclude": exclude, "unique": unique}).items():
+        check_column(table, name, role)
     if len({params, tokens, loss}) < 3:
         raise InputError(f"{table.source}: expected three columns for params, tokens and loss, found one named twice")
-    columns = set(map(str, table.frame.columns))
-    flops = flops or ("flops" if "flops" in columns else None)
-    run = run or ("run" if "run" in columns else None)
-    values = {name: _values(table, name) for name in (params, tokens, loss)}
     warnings = _end_warning(table)
-    keep = np.ones(len(table.frame), bool)
-    if exclude is not None:
-        keep &= ~_truth(table, exclude)
-        warnings += [f"{int((~keep).sum())} of {rows(len(keep))} left out by the column {exclude!r}"]
-    bad = keep & ~np.isfinite(values[loss])
-    if bad.any():
-        warnings += [f"{rows(int(bad.sum()))} without a finite loss left out: diverged, or not ended"]
-    keep &= ~bad
+    amounts = {
+        params: values(table, params) * _unit(params_unit, "params"),
+        tokens: values(table, tokens) * _unit(tokens_unit, "tokens"),
+        loss: values(table, loss, missing=True),
+    }
+    keep = _rows_to_read(table, amounts[loss], exclude, only, warnings)
     for name, role in ((params, "params"), (tokens, "tokens"), (loss, "loss")):
-        _check_positive(table, name, values[name], keep, role)
-    rule = np.asarray(training_flops(values[params], values[tokens]))
-    compute = rule if flops is None else _values(table, flops)
+        _check_positive(table, name, amounts[name], keep, role)
+    flops = flops or ("flops" if "flops" in table.frame.columns else None)
+    rule = np.asarray(training_flops(amounts[params], amounts[tokens]))
+    compute = rule if flops is None else values(table, flops)
     if flops is not None:
         _check_positive(table, flops, compute, keep, "flops")
+    run = run_column(table, run, amounts[params][keep], warnings)
     names = np.arange(len(keep)).astype(str) if run is None else table.frame[run].astype(str).to_numpy()
-    keep &= _once(table, names, values[params], values[tokens], values[loss], keep, run, warnings)
-    keep &= _converged(values[params], values[tokens], values[loss], keep, warnings)
+    keep &= _once(table, names, amounts[params], amounts[tokens], amounts[loss], keep, run, group, warnings)
+    curves = _are_curves(table, names[keep], every_row)
+    keep &= _converged(amounts[params], amounts[tokens], amounts[loss], names if curves else None, keep, warnings)
     if not keep.any():
         raise InputError(f"{table.source}: expected rows with params, tokens and loss, found none that can be used")
     for name, role in ((params, "params"), (tokens, "tokens")):
-        _check_units(table, name, values[name], keep, role, warnings)
+        check_units(table, name, amounts[name], keep, role)
+    warnings += unit_warnings(amounts[params][keep], amounts[tokens][keep], (params, tokens))
     _check_compute(compute[keep], rule[keep], warnings)
-    different = None
-    if unique is not None:
-        values[unique] = _values(table, unique)
-        _check_positive(table, unique, values[unique], keep, "unique")
-        different = np.minimum(values[unique], values[tokens])[keep]
-    labels = None if group is None else tuple(table.frame[group].astype(str).to_numpy()[keep])
-    codes = pd.factorize(names[keep])[0].astype(np.int64)
-    parts = (values[params][keep], values[tokens][keep], values[loss][keep], compute[keep])
-    return Runs(table.source, digest, *parts, codes, labels, tuple(warnings), different)
+    return Runs(
+        table.source,
+        digest,
+        amounts[params][keep],
+        amounts[tokens][keep],
+        amounts[loss][keep],
+        compute[keep],
+        pd.factorize(names[keep])[0].astype(np.int64),
+        None if group is None else tuple(table.frame[group].astype(str).to_numpy()[keep]),
+        tuple(warnings),
+        _different_tokens(table, unique, amounts[tokens], keep),
+        curves,
+    )
+
+
+def _unit(word: str, role: str) -> float:
+    """The factor of a unit such as M."""
+    factor = {"1": 1.0, **SUFFIXES}.get(word.lower())
+    if factor is None:
+        raise InputError(f"expected --{role}-unit K, M, B or T, found {word!r}")
+    return factor
+
+
+def _rows_to_read(
+    table: Table, loss: np.ndarray, exclude: str | None, only: str | None, warnings: list[str]
+) -> Bool[np.ndarray, " N"]:
+    """The rows that are neither excluded nor without a loss."""
+    keep = chosen(table, only, warnings)
+    if exclude is not None:
+        out = truth(table, exclude)
+        warnings.append(f"{int(out.sum())} of {rows(len(keep))} left out by the column {exclude!r}")
+        keep &= ~out
+    bad = keep & ~np.isfinite(loss)
+    if bad.any():
+        warnings.append(f"{rows(int(bad.sum()))} without a finite loss left out: diverged, or not ended")
+    return keep & ~bad
+
+
+def _are_curves(table: Table, names: np.ndarray, every_row: bool) -> bool:
+    """Whether several rows of a run are a training curve: unless the user or the columns of our sweep say otherwise."""
+    several = len(np.unique(names)) < len(names)
+    return several and not every_row and not set(map(str, table.frame.columns)) >= OWN_SWEEP
+
+
+def _different_tokens(
+    table: Table, unique: str | None, tokens: np.ndarray, keep: Bool[np.ndarray, " N"]
+) -> Float64[np.ndarray, " N"] | None:
+    """The number of different tokens of each row, at most the tokens seen."""
+    if unique is None:
+        return None
+    different = values(table, unique)
+    _check_positive(table, unique, different, keep, "unique")
+    return np.minimum(different, tokens)[keep]
 
 
 def rows(count: int) -> str:
@@ -174,39 +228,6 @@ def distinct(values: Float64[np.ndarray, " N"]) -> int:
         if value - start > SAME:
             count, start = count + 1, value
     return count
-
-
-def _check_column(table: Table, name: str | None, role: str) -> None:
-    columns = [str(column) for column in table.frame.columns]
-    if name is not None and name not in columns:
-        raise InputError(f"{table.source}: {unknown_name('column', name, columns)} (name it with --{role} COLUMN)")
-
-
-def _values(table: Table, name: str) -> Float64[np.ndarray, " N"]:
-    """A column as numbers; infinite values become NaN."""
-    column = table.frame[name]
-    if pd.api.types.is_float_dtype(column):
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    if not pd.api.types.is_numeric_dtype(column):
-        words = column.astype("string").str.strip().str.lower()
-        column = column.mask(words.isin(["inf", "-inf", "+inf", "infinity", "-infinity"]))
-    try:
-        return numbers(replace(table, frame=pd.DataFrame({name: column})), [name])[:, 0]
-    except InputError as error:
-        reason = str(error).split(";")[0]  # the rest is advice about series
-        raise InputError(f"{reason}; write plain numbers such as 7e7, all in one unit") from error
-
-
-def _truth(table: Table, name: str) -> Bool[np.ndarray, " N"]:
-    words = table.frame[name].astype("string").str.strip().str.lower()
-    known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-    wrong = np.flatnonzero(~words.isin(list(known)).to_numpy(dtype=bool))
-    if len(wrong):
-        raise InputError(
-            f"{table.where(int(wrong[0]), name)}: expected true or false, found {str(words.iloc[wrong[0]])[:40]!r}; "
-            "name a column that marks the rows to leave out"
-        )
-    return words.map(known).to_numpy(dtype=bool)
 
 
 def _check_positive(
@@ -228,10 +249,12 @@ def _once(
     loss: np.ndarray,
     keep: Bool[np.ndarray, " N"],
     run: str | None,
+    group: str | None,
     warnings: list[str],
 ) -> Bool[np.ndarray, " N"]:
     """True for rows that do not repeat another one; a run with two losses at one point is an error."""
     columns = {"params": params, "tokens": tokens} | ({} if run is None else {"run": names})
+    columns |= {} if group is None else {"group": table.frame[group].astype(str).to_numpy()}
     frame = pd.DataFrame(columns).assign(loss=loss)[keep]
     is_copy = frame.duplicated().to_numpy()
     rest = frame[~is_copy]
@@ -255,46 +278,45 @@ def _once(
 
 
 def _converged(
-    params: np.ndarray, tokens: np.ndarray, loss: np.ndarray, keep: Bool[np.ndarray, " N"], warnings: list[str]
+    params: np.ndarray,
+    tokens: np.ndarray,
+    loss: np.ndarray,
+    curves: np.ndarray | None,
+    keep: Bool[np.ndarray, " N"],
+    warnings: list[str],
 ) -> Bool[np.ndarray, " N"]:
-    """False for rows that have diverged: their loss is far above that of a smaller run on less data."""
+    """False for rows that have diverged: their loss is far above that of a smaller run on less data, or all others.
+
+    Args:
+        params: size of each row.
+        tokens: tokens of each row.
+        loss: loss of each row.
+        curves: run of each row if the rows are training curves, whose beginnings are high: then only ends count.
+        keep: rows that are read.
+        warnings: receives a text.
+    """
     fine = np.ones(len(keep), bool)
-    kept_rows = np.flatnonzero(keep)
-    if not len(kept_rows):
+    kept = np.flatnonzero(keep)
+    if len(kept) and curves is not None:
+        order = kept[np.lexsort((tokens[kept], curves[kept]))]
+        kept = order[np.append(curves[order][1:] != curves[order][:-1], True)]
+    if not len(kept):
         return fine
-    order = kept_rows[np.lexsort((tokens[kept_rows], params[kept_rows]))]
-    middle = float(np.median(loss[kept_rows]))
+    order = kept[np.lexsort((tokens[kept], params[kept]))]
+    highest = np.sort(loss[kept])[-2] if len(kept) > 4 else np.inf
+    middle = float(np.median(loss[kept]))
     for position, row in enumerate(order):
         before = order[:position]
         smaller = loss[before][tokens[before] <= tokens[row]]
         above = len(smaller) > 0 and loss[row] > DIVERGED * smaller.min()
-        fine[row] = not (above or loss[row] > HOPELESS * middle)
+        fine[row] = not (above or loss[row] > min(HOPELESS * middle, DIVERGED * highest))
     if not fine.all():
         row = int(np.flatnonzero(~fine)[0])
         warnings.append(
             f"{rows(int((~fine).sum()))} left out as diverged (loss above {DIVERGED:g} times that of a smaller run on "
-            f"less data, or {HOPELESS:g} times the median), the first with loss {loss[row]:.4g}"
+            f"less data or of every other run), the first with loss {loss[row]:.4g}"
         )
-    return fine
-
-
-def _check_units(
-    table: Table, name: str, values: np.ndarray, keep: Bool[np.ndarray, " N"], role: str, warnings: list[str]
-) -> None:
-    order = np.flatnonzero(keep)
-    order = order[np.argsort(values[order], kind="stable")]
-    gaps = values[order[1:]] / values[order[:-1]]
-    if len(gaps) and gaps.max() >= MIXED:
-        row = int(order[int(np.argmax(gaps))])
-        raise InputError(
-            f"{table.where(row, name)}: expected one unit, found {values[row]:g} and next {values[row] * gaps.max():g} "
-            f"with nothing between; write plain numbers of {role} in every row, not millions or billions"
-        )
-    if values[order[-1]] < SMALLEST[role]:
-        warnings.append(
-            f"the largest value of {name!r} is {values[order[-1]]:g}: this looks like millions or billions. Constants "
-            f"and compute are in that unit; write plain numbers of {role}"
-        )
+    return fine if curves is None else ~np.isin(curves, curves[~fine])
 
 
 def _check_compute(compute: np.ndarray, rule: np.ndarray, warnings: list[str]) -> None:
@@ -308,6 +330,6 @@ def _check_compute(compute: np.ndarray, rule: np.ndarray, warnings: list[str]) -
 
 def _end_warning(table: Table) -> list[str]:
     """A warning if a text file does not end with a line break: it may be truncated within its last number."""
-    if table.text is None or table.text.endswith((b"\n", b"\r")):
+    if not isinstance(table.text, bytes) or table.text.endswith((b"\n", b"\r")):
         return []
     return ["the file does not end with a line break: its last number may be truncated"]

@@ -27,9 +27,11 @@ class RayJob:
         except ray.exceptions.RayError:
             return 1
 
-    def kill(self) -> None:
-        """Stop the job."""
+    def terminate(self) -> None:
+        """End the job."""
         connect().cancel(self.reference, force=True)
+
+    kill = terminate
 
 
 @functools.cache

@@ -5,30 +5,41 @@ by the command ``tsfm scaling sweep GRID --output DIR --index K``, whether on th
 """
 
 import csv
-import json
 import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
+from annotated_types import Len
 from filelock import FileLock
 from scipy.optimize import nnls
+from typing_extensions import TypedDict
 
-from tsfm.scaling.runs.cell import FAILED, ROWS, Train, best_lr, run_cell, scanned, write_json
+from tsfm.scaling.runs.cell import FAILED, HINT, ROWS, Train, best_lr, read_row, run_cell, scanned, write_json
 from tsfm.scaling.runs.grid import Cell, Grid, cells, pieces
-from tsfm_data.errors import InputError
-from tsfm_data.io import atomic_file
+from tsfm_data.errors import InputError, reason_of
+from tsfm_data.io import atomic_file, read_record
 
 LEDGER = "ledger.csv"
 TRIES = 2
 POLL = 0.2  # seconds between looks at the running jobs
+PARENT = "TSFM_SWEEP_PROCESS"  # environment variable of a cell: the process of its sweep
+GRACE = 10.0  # seconds that jobs have to end when they are asked to
 FAILED_STATUS = 2  # exit status of a cell that failed twice and recorded why
+
+
+class Failed(TypedDict):
+    """The content of ``failed.json``."""
+
+    reasons: Annotated[list[str], Len(1)]
 
 
 @runtime_checkable
@@ -38,8 +49,11 @@ class Job(Protocol):
     def poll(self) -> int | None:
         """Exit status, or None while it runs."""
 
+    def terminate(self) -> None:
+        """Ask it to end; it then ends the command that it runs."""
+
     def kill(self) -> None:
-        """Stop the job."""
+        """End it at once."""
 
 
 def run_index(grid: Grid, index: int, folder: Path, train: Train) -> None:
@@ -54,6 +68,7 @@ def run_index(grid: Grid, index: int, folder: Path, train: Train) -> None:
     Raises:
         InputError: no such cell, or it failed twice.
     """
+    end_with_parent()
     every = cells(grid)
     if not 0 <= index < len(every):
         raise InputError(f"expected an index from 0 to {len(every) - 1}, found {index}")
@@ -63,7 +78,7 @@ def run_index(grid: Grid, index: int, folder: Path, train: Train) -> None:
             run_cell(grid, every[index], folder, train)
             break
         except Exception as error:  # whatever a training raises is recorded, and a reason to try again
-            reasons.append(f"{type(error).__name__}: {' '.join(str(error).split()):.500}")
+            reasons.append(f"{type(error).__name__}: {reason_of(error, 500)}")
             record_failure(grid, every[index], folder, reasons)
     write_ledger(grid, folder)
     if len(reasons) == TRIES:
@@ -92,11 +107,27 @@ def command_of(grid_file: Path, folder: Path, index: int | str) -> list[str]:
 
 
 def start_local(command: Sequence[str], log: Path) -> Job:
-    """Start a cell as a process with one thread."""
+    """Start a cell as a process with one thread, which ends if this process does."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", PARENT: str(os.getpid())}
     with log.open("a") as handle:
         return subprocess.Popen(command, stdout=handle, stderr=subprocess.STDOUT, env=environment)
+
+
+def end_with_parent() -> None:
+    """In a cell that ``start_local`` started: end this process soon after that of the sweep was killed."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while str(os.getppid()) == parent:
+            time.sleep(POLL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def sweep(
@@ -155,11 +186,22 @@ def sweep(
                     failed.append(f"{describe(every[index])}: {reason}")
                     show(f"failed: {failed[-1]}")
         finally:
-            for job, _ in running.values():
-                job.kill()
+            stop([job for job, _ in running.values()])
     progress.show_new_rows()
     write_ledger(grid, folder)
     return failed
+
+
+def stop(jobs: Sequence[Job]) -> None:
+    """End jobs and wait until they have ended."""
+    for job in jobs:
+        job.terminate()
+    end = time.monotonic() + GRACE
+    while any(job.poll() is None for job in jobs):
+        time.sleep(POLL)
+        if time.monotonic() > end:
+            for job in jobs:
+                job.kill()
 
 
 def last_line(log: Path) -> str:
@@ -186,7 +228,7 @@ def is_done(grid: Grid, cell: Cell, folder: Path) -> bool:
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """All rows written so far, in the order of their paths."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"runs/*/{ROWS}/*.json"))]
+    return [read_row(path) for path in sorted(folder.glob(f"runs/*/{ROWS}/*.json"))]
 
 
 def write_ledger(grid: Grid, folder: Path) -> Path:
@@ -207,7 +249,7 @@ def write_ledger(grid: Grid, folder: Path) -> Path:
             best = chosen.get((row["arch"], row["size"]))
             table.append(row | {"scan": best is not None and row["lr"] != best})
         for path in sorted(folder.glob(f"runs/*/{FAILED}")):
-            reason = json.loads(path.read_text())["reasons"][-1]
+            reason = read_record(path, Failed, "the reasons of a failed run", hint=HINT)["reasons"][-1]
             table.append({"run": path.parent.name, "status": f"failed: {reason}", "scan": True})
         table.sort(key=lambda row: (row["run"], row.get("steps", 0)))
         names = list(dict.fromkeys(name for row in table for name in row))
@@ -240,7 +282,7 @@ class Progress:
         """Show the rows written since the last call."""
         new_rows = sorted(path for path in self.folder.glob(f"runs/*/{ROWS}/*.json") if str(path) not in self.known)
         for path in new_rows:
-            row = json.loads(path.read_text())
+            row = read_row(path)
             self.known.add(str(path))
             left = self.seconds_left()
             after = "" if left is None else f"; about {format_duration(left)} left"

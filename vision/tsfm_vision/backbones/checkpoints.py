@@ -1,19 +1,15 @@
 """Weights from elsewhere: unwrapped, recognised by their keys, and resized if they belong to another image size."""
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tsfm.weights import read_tensors
 from tsfm_data.errors import InputError
 
 State = dict[str, Tensor]
@@ -124,7 +120,7 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
     Raises:
         InputError: the file is corrupt, belongs to another family, or a tensor does not fit.
     """
-    return load_state(model, read(Path(file)), Path(file))
+    return load_state(model, read_tensors(Path(file)), Path(file))
 
 
 def load_state(model: nn.Module, checkpoint: Mapping[str, Any], file: Path) -> nn.Module:
@@ -172,29 +168,3 @@ def fitting(model: nn.Module, checkpoint: Mapping[str, Any], file: Path) -> Stat
             "the variant that the checkpoint belongs to"
         )
     return state
-
-
-def read(file: Path) -> Mapping[str, Any]:
-    """What a checkpoint file holds.
-
-    Raises:
-        InputError: there is no such file, it is corrupt, or it holds more than tensors and plain values.
-    """
-    if not file.is_file():
-        raise InputError(f"expected a checkpoint, found no file at {file}: check the path")
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        # Training scripts keep their parsed arguments with the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
-        raise InputError(
-            f"expected a checkpoint of tensors, found a corrupt or unsafe file at {file} "
-            f"({' '.join(str(error).split())[:120]}): get it again"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise InputError(
-            f"expected a state dict in {file}, found {type(content).__name__}: give the weights of a model"
-        )
-    return content

@@ -16,7 +16,8 @@ from tsfm.weights import image_folder
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Report
 from tsfm_data.images import ImageSet, OnBad
-from tsfm_data.io import check_new
+from tsfm_data.io import atomic_folder, check_new
+from tsfm_data.output import say
 from tsfm_vision import evaluation, training
 from tsfm_vision.backbones import BiFormer
 from tsfm_vision.weights import data_config, load
@@ -66,15 +67,15 @@ def evaluate(
     report = evaluation.evaluate(net, images, name, batch_size)
     if robustness:
         report += evaluation.robustness(net, images, name, batch_size=batch_size)
-    print(Report([row for row in report.rows if row.get("item_id") is None], report.notes).to_markdown())
+    say(Report([row for row in report.rows if row.get("item_id") is None], report.notes).to_markdown())
     print_skipped(images)
     if json is not None:
         report.save(json)
-        print(f"{json}: {len(report.rows)} rows")
+        say(f"{json}: {len(report.rows)} rows")
     if plot is not None:
         scores = evaluation.probabilities(net, images, batch_size)
         evaluation.save_figure(evaluation.draw_calibration(scores, images.labels, classes), plot)
-        print(f"{plot}: calibration and confusion")
+        say(f"{plot}: calibration and confusion")
 
 
 def predict(
@@ -84,6 +85,7 @@ def predict(
     top: int = 3,
     output: Path | None = None,
     overwrite: bool = False,
+    safe_csv: bool = False,
     batch_size: int = 64,
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
@@ -96,6 +98,7 @@ def predict(
         top: number of classes to print per image.
         output: a CSV file for all probabilities.
         overwrite: replace an existing output.
+        safe_csv: put an apostrophe before paths and classes that a spreadsheet would run as a formula.
         batch_size: images per batch.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
@@ -111,13 +114,13 @@ def predict(
     shown = range(min(len(images), 20))
     for index in shown:
         text = ", ".join(f"{classes[k]} {scores[index, k]:.1%}" for k in best[index])
-        print(f"{images.locate(index)}: {text}")
+        say(f"{images.locate(index)}: {text}")
     if len(images) > len(shown):
-        print(f"... {len(images):,} images in all; give --output FILE.csv for the others")
+        say(f"... {len(images):,} images in all; give --output FILE.csv for the others")
     print_skipped(images)
     if output is not None:
-        evaluation.write_probabilities(output, scores, images, classes)
-        print(f"{output}: {len(images):,} images")
+        evaluation.write_probabilities(output, scores, images, classes, safe_csv)
+        say(f"{output}: {len(images):,} images")
 
 
 def explain(
@@ -153,7 +156,7 @@ def explain(
         images = images.select(np.sort(np.random.default_rng(seed).permutation(len(images))[:count]))
     figure = draw_explanation(net, images, classes)
     evaluation.save_figure(figure, output)
-    print(f"{output}: {len(images)} images")
+    say(f"{output}: {len(images)} images")
 
 
 def finetune(
@@ -191,10 +194,11 @@ def finetune(
     check_new([output], overwrite, [data, model], sign="config.json")
     keep_large_blocks()
     options = (steps, batch_size, lr, checks, seed, scratch, on_bad)
-    result = training.finetune(data, image_folder(model), output, *options)
+    with atomic_folder(output) as temporary:
+        result = training.finetune(data, image_folder(model), temporary, *options)
     held_out = f"{result['val']:.2%} on held-out images at step {result['steps']}"
-    print(f"top-1 {held_out}, {result['test']:.2%} on test images")
-    print(f"{output}: a model folder; tsfm image predict IMAGES --model {output}")
+    say(f"top-1 {held_out}, {result['test']:.2%} on test images")
+    say(f"{output}: a model folder; tsfm image predict IMAGES --model {output}")
 
 
 def open_model(model: str | None) -> tuple[str, nn.Module, tuple[str, ...]]:
@@ -245,7 +249,7 @@ def pick(data: str, net: nn.Module, part: str | None, on_bad: OnBad, limit: int 
 def print_skipped(images: ImageSet) -> None:
     """Print how many images were left out, and which."""
     if images.skipped:
-        print(f"{len(images.skipped)} bad ones skipped:", *images.skipped, sep="\n  ")
+        say(f"{len(images.skipped)} bad ones skipped:", *images.skipped, sep="\n  ")
 
 
 def name_of(model: str) -> str:

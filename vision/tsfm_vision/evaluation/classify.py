@@ -16,6 +16,7 @@ from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Report
 from tsfm_data.images import ImageSet, row, score
 from tsfm_data.io import atomic_file
+from tsfm_data.output import without_formulas
 from tsfm_data.progress import progress
 from tsfm_vision.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from tsfm_vision.weights import data_config
@@ -150,15 +151,22 @@ def _wait(device: torch.device) -> None:
 
 
 def write_probabilities(
-    path: Path, probabilities: Float[np.ndarray, "N K"], images: ImageSet, classes: Sequence[str]
+    path: Path,
+    probabilities: Float[np.ndarray, "N K"],
+    images: ImageSet,
+    classes: Sequence[str],
+    safe: bool = False,
 ) -> None:
-    """Write a CSV with one line per image: its path, the most probable class, and each class's probability."""
+    """Write a CSV with one line per image: its path, the most probable class, and each class's probability; ``safe``
+    puts an apostrophe before names that a spreadsheet would run as a formula."""
+    inert = without_formulas if safe else str
+    classes = [inert(name) for name in classes]
     with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "prediction", *classes])
         for index, values in enumerate(probabilities):
             writer.writerow(
-                [images.locate(index), classes[int(values.argmax())], *(f"{value:.6f}" for value in values)]
+                [inert(images.locate(index)), classes[int(values.argmax())], *(f"{value:.6f}" for value in values)]
             )
 
 

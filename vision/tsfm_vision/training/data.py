@@ -13,7 +13,7 @@ from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import InputError, check_seed, reason_of, unknown_name
 from tsfm_data.images import WHOLE, ImageSet, OnBad, hold_out, open_images
 from tsfm_data.io import find
 from tsfm_vision.evaluation import eval_transform
@@ -158,6 +158,7 @@ class ImageDataModule(pl.LightningDataModule):
             seed: of order, augmentation, dropout and the held-out images.
         """
         super().__init__()
+        check_seed(seed)
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size or 1)):
             if size < 1:
                 raise InputError(f"expected a {name} of at least 1 image, found {size}: give --data.{name} 128")
@@ -287,7 +288,7 @@ def _from_timm(source: str, root: str | None, channels: int) -> dict[str, ImageS
         try:
             data: Any = create_dataset(source, root, split=split, input_img_mode="L" if channels == 1 else "RGB")
         except (ImportError, OSError, RuntimeError, ValueError, KeyError, AssertionError) as error:
-            reason = " ".join(str(error).split())[:120]
+            reason = reason_of(error, 120)
             raise InputError(
                 f"{source}: timm could not open it in {root} ({reason}): give root, or its files"
             ) from error

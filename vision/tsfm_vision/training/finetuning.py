@@ -78,23 +78,32 @@ def finetune(
         chosen = torch.randint(len(images), (batch_size,)).tolist()
         x, labels = default_collate([images[(step, place, index)] for place, index in enumerate(chosen)])
         loss = F.cross_entropy(net.train()(x), labels, label_smoothing=0.1)
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"training diverged: expected a finite loss, found none in step {step} at a learning rate of {lr:g}; "
-                "give a smaller --lr"
-            )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % max(1, steps // checks) == 0 or step == steps:
+            check_finite(net, step, lr)
             curve.append((step, score(net, parts["val"])))
             if curve[-1][1] >= max(value for _, value in curve):
                 best, best_step = copy.deepcopy(net.state_dict()), step
     net.load_state_dict(best)
     save(net.eval(), output, TrainedOn(parts["train"].name, parts["train"].classes, len(parts["train"])))
     return {"steps": best_step, "curve": curve, "val": dict(curve)[best_step], "test": score(net, parts["test"])}
+
+
+def check_finite(net: nn.Module, step: int, lr: float) -> None:
+    """Check that all weights are finite.
+
+    Raises:
+        InputError: one is not.
+    """
+    if not all(bool(weight.isfinite().all()) for weight in net.parameters()):
+        raise InputError(
+            f"training diverged: expected finite weights, found others in step {step} at a learning rate of {lr:g}; "
+            "give a smaller --lr"
+        )
 
 
 def begin(net: nn.Module, folder: str, classes: int, same: bool, scratch: bool, seed: int) -> nn.Module:

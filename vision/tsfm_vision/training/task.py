@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tsfm.training import training_steps
 from tsfm_data.errors import InputError
+from tsfm_data.output import say
 from tsfm_vision.backbones import load_weights
 from tsfm_vision.evaluation import write_probabilities
 from tsfm_vision.training.data import ImageDataModule, reseed
@@ -82,10 +83,8 @@ class ImageTask(pl.LightningModule):
         """Print the data and the model."""
         if self.trainer.is_global_zero:
             data, parameters = self.trainer.datamodule, sum(p.numel() for p in self.net.parameters())  # type: ignore[attr-defined]
-            print(f"data: {data.source}, {data.describe()}")
-            print(
-                f"model: {type(self.net).__name__}, {parameters:,} parameters, input {self.data_config['input_size']}"
-            )
+            say(f"data: {data.source}, {data.describe()}")
+            say(f"model: {type(self.net).__name__}, {parameters:,} parameters, input {self.data_config['input_size']}")
 
     def configure_optimizers(self) -> Any:
         """AdamW over timm's parameter groups, its schedule stepped after every optimiser step."""
@@ -138,7 +137,7 @@ class ImageTask(pl.LightningModule):
         """Write the class probabilities of the test images to ``predictions.csv`` in the run's folder."""
         data, path = self.trainer.datamodule, Path(self.trainer.default_root_dir) / self.predictions  # type: ignore[attr-defined]
         write_probabilities(path, torch.cat(batches).float().cpu().numpy(), data.parts["test"], data.classes)
-        print(f"{path}: {len(data.parts['test'])} images")
+        say(f"{path}: {len(data.parts['test'])} images")
 
 
 class ImageModelFolder(pl.Callback):
@@ -159,6 +158,6 @@ class ImageModelFolder(pl.Callback):
             pl_module.load_state_dict(state)
         root = Path(trainer.default_root_dir)
         save(pl_module.net, root / "model", pl_module.trained_on)
-        print(
+        say(
             f"to score: tsfm image evaluate IMAGES --model {root}; to predict: tsfm image predict IMAGES --model {root}"
         )

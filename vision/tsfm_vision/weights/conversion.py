@@ -8,9 +8,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of, unknown_name
 from tsfm_vision.backbones import family_of, fitting, load_state
-from tsfm_vision.weights.folders import save
+from tsfm_vision.weights.folders import check_arguments, save
 
 # Family -> patterns of the variants written here.
 VARIANTS = {
@@ -70,15 +70,11 @@ def create(name: str, family: str, classes: int, arguments: Mapping[str, Any]) -
     known = timm.list_models(VARIANTS[family])
     if name not in known:
         raise unknown_name(f"variant of {family}", name, known)
-    for key, value in arguments.items():
-        values = value if isinstance(value, list) else [value]
-        plain = all(item is None or isinstance(item, bool | int | float | str | list) for item in values)
-        if not plain or key.startswith(("pretrained", "checkpoint", "cache", "features")):
-            raise InputError(f"expected sizes in model_args, found {key} = {value!r:.40}: leave it out")
+    check_arguments(arguments, "model_args")
     try:
         return timm.create_model(name, num_classes=classes, **arguments)
-    except (TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
+    except LIBRARY_ERRORS as error:
+        reason = reason_of(error)
         raise InputError(f"expected sizes that {name} takes, found others ({reason}): change model_args") from error
 
 

@@ -1,24 +1,59 @@
 """Image models by name, and in folders that timm reads too: ``config.json``, ``model.safetensors``, ``README.md``."""
 
-import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import timm
 import torch
+from annotated_types import Ge, Gt, Le, MinLen
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 from timm.models._hub import save_config_for_hf
 from torch import nn
+from typing_extensions import TypedDict
 
-from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.io import atomic_folder
+from tsfm.weights import check_file, check_shapes, layout, limited_construction, read_safetensors
+from tsfm_data.errors import LARGEST_SIZE, LIBRARY_ERRORS, InputError, reason_of, shown, unknown_name
+from tsfm_data.io import atomic_folder, read_record
 
 # What a data config may say of a model's images.
 PREPROCESSING = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
 FILES = ("config.json", "model.safetensors")
+NOT_SIZES = ("pretrained", "checkpoint", "cache", "features")  # beginnings of arguments that lead to other files
+
+Means = Annotated[list[Annotated[float, Ge(-1000), Le(1000)]], MinLen(1)]
+Deviations = Annotated[list[Annotated[float, Gt(0), Le(1000)]], MinLen(1)]
+Side = Annotated[int, Ge(1), Le(2048)]  # pixels
+
+
+class Preprocessing(TypedDict, total=False):
+    """The part of a timm config that says what a model takes."""
+
+    input_size: tuple[Annotated[int, Ge(1), Le(4)], Side, Side]
+    mean: Means
+    std: Deviations
+    crop_pct: Annotated[float, Gt(0), Le(10)] | None
+    crop_mode: str | None
+    interpolation: str
+    label_names: list[str] | None
+    num_classes: Annotated[int, Ge(0), Le(LARGEST_SIZE)]
+
+
+class ImageConfig(Preprocessing):
+    """The content of ``config.json``; in old files the keys of ``pretrained_cfg`` are at the top level."""
+
+    architecture: str
+
+
+class NewImageConfig(ImageConfig, total=False):
+    """The content of ``config.json`` of the present layout."""
+
+    model_args: dict[str, Any]
+    pretrained_cfg: Preprocessing
 
 
 @dataclass(frozen=True)
@@ -81,11 +116,12 @@ def _make(model: str, img_size: int | None, arguments: dict[str, Any]) -> nn.Mod
             if "img_size" not in str(error):
                 raise
             return timm.create_model(model, **arguments)
-    except (TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"expected sizes that {model} takes, found others ({reason}): change model_args") from error
+    except InputError:
+        raise
+    except LIBRARY_ERRORS as error:
+        raise InputError(
+            f"expected sizes that {model} takes, found others ({reason_of(error)}): change model_args"
+        ) from error
 
 
 def _makes(model: str, side: int, arguments: dict[str, Any]) -> bool:
@@ -148,41 +184,78 @@ def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
             raise InputError(
                 f"expected {name} in the model folder {path}, found none: is it the folder 'model' of a run?"
             )
-    config = _read_config(path / FILES[0])
-    name = config["architecture"]
+        check_file(path / name)
+    config, weights = read_config(path / FILES[0]), path / FILES[1]
+    name, found = config["architecture"], layout(weights)
     if not timm.is_model(name):
-        raise unknown_name(f"image model in {path / FILES[0]}", name, timm.list_models())
+        raise unknown_name(f"image model in {path / FILES[0]}", name[:60], timm.list_models())
+
+    def build() -> Any:
+        return timm.create_model(f"local-dir:{path}", pretrained=False)
+
     try:
-        model: Any = timm.create_model(f"local-dir:{path}", pretrained=False)
-    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
-        raise InputError(
-            f"{path / FILES[0]}: expected the sizes of {name}, found an error ({error}): get it again"
-        ) from error
+        check_shapes(build, found, weights)
+    except InputError as error:
+        if "meta" not in str(error.__cause__):  # some models of timm compute with values while they are built
+            raise
+    with limited_construction(found, weights):
+        model: Any = build()
     try:
-        state = load_file(path / FILES[1])
-        model.load_state_dict(state)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path / FILES[1]}: expected the weights of {name}, found others ({reason})") from error
+        model.load_state_dict(read_safetensors(weights))
+    except RuntimeError as error:
+        raise InputError(f"{weights}: expected the weights of {name}, found others ({reason_of(error)})") from error
     height, width = data_config(model)["input_size"][1:]
     # If no size near it is taken either, the own size of a converted model is not known here.
-    if not _takes(model, height, width) and sizes_near(model, height, width):
-        try:
-            check_size(model, height, width)
-        except InputError as error:
-            raise InputError(f"{path / FILES[0]}, input_size: {error}") from error
-    classes = model.pretrained_cfg.get("label_names") or map(str, range(model.num_classes))
-    return model.eval(), tuple(classes)
-
-
-def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"expected JSON in {file}, found an error ({error}): get the file again") from error
-    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        if not _takes(model, height, width) and sizes_near(model, height, width):
+            check_size(model, height, width)
+    except InputError as error:
+        raise InputError(f"{path / FILES[0]}, input_size: {error}") from error
+    except LIBRARY_ERRORS as error:  # of no image size: an argument of another type, for instance
+        raise InputError(
+            f"{path / FILES[0]}: expected model_args of {name}, found others ({reason_of(error)})"
+        ) from error
+    classes = tuple(model.pretrained_cfg.get("label_names") or map(str, range(model.num_classes)))
+    if len(classes) != model.num_classes:
+        raise InputError(
+            f"{path / FILES[0]}: expected names of {model.num_classes:,} classes, found {len(classes):,}: get it again"
+        )
+    return model.eval(), classes
+
+
+def read_config(file: Path) -> NewImageConfig:
+    """The ``config.json`` of an image model, whose arguments are plain sizes within bounds.
+
+    Raises:
+        InputError: it is none, or names other files.
+    """
+    what = "the config.json of an image model"
+    if not isinstance(read_record(file, dict, what, finite=False).get("architecture"), str):
         raise InputError(f"expected the key 'architecture' of an image model in {file}, found none: give such a folder")
+    config = read_record(file, NewImageConfig, what)
+    check_arguments(config.get("model_args", {}), f"{file}, model_args")
     return config
+
+
+def check_arguments(arguments: Mapping[str, Any], where: str) -> None:
+    """Check that the arguments of a model are plain sizes of at most a million, and names.
+
+    Raises:
+        InputError: one is not, or leads to another file.
+    """
+    for key, value in arguments.items():
+        if key.startswith(NOT_SIZES) or not _is_size(value):
+            raise InputError(
+                f"{where}: expected sizes of at most {LARGEST_SIZE:,}, found {key} = {shown(value)}: leave it out"
+            )
+
+
+def _is_size(value: object) -> bool:
+    if isinstance(value, list | dict):
+        return len(value) <= 100 and all(map(_is_size, value.values() if isinstance(value, dict) else value))
+    if isinstance(value, int | float):
+        return math.isfinite(value) and abs(value) <= LARGEST_SIZE
+    return value is None or isinstance(value, str)
 
 
 def default_card(model: Any, trained_on: TrainedOn | None) -> str:

@@ -1,0 +1,153 @@
+"""Does the joint law hold? Its error on held-out runs, patterns in its residuals, and pure error from repeated runs."""
+
+from itertools import combinations_with_replacement
+
+import numpy as np
+from scipy import stats
+
+from tsfm.scaling.laws.estimate import Fit, why_not_identifiable
+from tsfm.scaling.laws.form import JointLaw
+from tsfm.scaling.laws.joint import as_dict, joint_problem
+from tsfm.scaling.record import Record
+from tsfm.scaling.runs.ledger import Runs
+
+HELD_OUT = 0.1  # share of the runs, those with the most compute, on which the extrapolation is tested
+FARTHER = 2.0  # ratio of the errors on held-out and fitted runs from which there is a warning
+SURE = 0.01  # p below which a test is reported as a warning
+SURE_OF_ONE = 0.003  # the same for each of three tests
+FEWEST_REPEATS = 3  # degrees of freedom of the pure error that a test needs
+ROUNDED = 1e-6  # noise of log loss below which residuals are rounding errors
+AXES = {"params": "size", "tokens": "data", "flops": "compute"}
+
+
+def extrapolation(runs: Runs, delta: float) -> Record | None:
+    """Fit without the runs of the largest compute and predict them; None if too few would be left."""
+    count = max(3, round(HELD_OUT * len(runs)))
+    order = np.argsort(runs.flops, kind="stable")
+    keep = np.zeros(len(runs), bool)
+    keep[order[:-count]] = True
+    seen, held = runs.select(keep), runs.select(~keep)
+    if not keep.any() or why_not_identifiable(seen):
+        return None
+    problem = joint_problem(seen.params, seen.tokens, seen.loss, delta)
+    solution = problem.fit()
+    law = problem.to_laws(solution.theta)[0]
+    error = np.log(np.asarray(JointLaw(*law).loss(held.params, held.tokens)) / held.loss)
+    inside = problem.problem.residuals(solution.theta[0])
+    return {
+        "held_out_rows": count,
+        "largest_flops_seen": float(seen.flops.max()),
+        "largest_flops_held_out": float(held.flops.max()),
+        "mean_log_error": float(error.mean()),
+        "rms_log_error": float(np.sqrt((error**2).mean())),
+        "rms_log_error_seen": float(np.sqrt((inside**2).mean())),
+        "law": as_dict(law),
+    }
+
+
+def misfit(fit: Fit) -> Record:
+    """Tests of the joint law on its own runs.
+
+    - patterns: what a trend, a bend, and an interaction in size and data explain of the residuals (an F test of the
+      residuals on the squares and the product of log size and log data, after the constants of the law);
+    - lack of fit: the error about the law compared with that between runs of the same size and data;
+    - noise: whether the size of the residuals depends on size, data or compute.
+    """
+    residual = np.clip(fit.profile.problem.residuals(fit.profile.theta), -3 * fit.profile.noise, 3 * fit.profile.noise)
+    if fit.profile.noise < ROUNDED:
+        return {"pattern_p": None, "pattern_share": None, "lack_of_fit_p": None, "noise_trend": {}, "by_axis": {}}
+    runs = fit.runs
+    p, share = _pattern(fit, residual)
+    return {
+        "pattern_p": p,
+        "pattern_share": share,
+        "lack_of_fit_p": _lack_of_fit_p(runs, residual),
+        "noise_trend": {name: _noise_trend(getattr(runs, name), residual) for name in AXES},
+        "by_axis": {name: _thirds(getattr(runs, name), residual) for name in AXES},
+    }
+
+
+def misfit_warnings(record: Record, ahead: Record | None, noise: float) -> list[str]:
+    """Texts about a law that does not hold.
+
+    Args:
+        record: the tests of ``misfit``.
+        ahead: the result of ``extrapolation``.
+        noise: standard deviation of log loss about the law.
+    """
+    warnings = []
+    p = record["pattern_p"]
+    if p is not None and p < SURE:
+        warnings.append(
+            f"the law does not fit: a quadratic surface in log size and log data explains "
+            f"{100 * record['pattern_share']:.0f} % of the variance about it (p = {p:.1g}). Intervals assume that the "
+            "law holds; see the other laws in the report"
+        )
+    p = record["lack_of_fit_p"]
+    if p is not None and p < SURE:
+        warnings.append(f"the law misses its runs by more than runs of the same size and data differ (p = {p:.1g})")
+    trends = {name: trend for name, trend in record["noise_trend"].items() if trend["p"] < SURE_OF_ONE}
+    if trends:
+        name = min(trends, key=lambda key: float(trends[key]["p"]))
+        more = "more" if trends[name]["correlation"] > 0 else "less"
+        warnings.append(
+            f"runs of larger {AXES[name]} scatter {more} about the law (p = {trends[name]['p']:.1g}): intervals assume "
+            f"equal noise"
+        )
+    if ahead is not None and ahead["rms_log_error"] > FARTHER * max(ahead["rms_log_error_seen"], noise, ROUNDED):
+        warnings.append(
+            f"a law fitted without the {ahead['held_out_rows']} runs of the largest compute misses them by "
+            f"{ahead['rms_log_error']:.3g} of log loss, and those it saw by {ahead['rms_log_error_seen']:.3g}: plans "
+            "beyond the data are less certain than their intervals"
+        )
+    return warnings
+
+
+def _pattern(fit: Fit, residual: np.ndarray) -> tuple[float | None, float | None]:
+    """p of an F test: do the squares and the product of log size and log data explain the residuals? And how much."""
+    jacobian = fit.profile.problem.jacobian(fit.profile.theta)
+    axes = [np.log(values) - np.log(values).mean() for values in (fit.runs.params, fit.runs.tokens)]
+    more = np.stack([a * b for a, b in combinations_with_replacement(axes, 2)], axis=1)
+    size = np.linalg.norm(jacobian, axis=0) + 1e-300
+    base, full = jacobian / size, np.concatenate([jacobian / size, more / np.linalg.norm(more, axis=0)], axis=1)
+    squared, ranks = [], []
+    for matrix in (base, full):
+        left, singular, _ = np.linalg.svd(matrix, full_matrices=False)
+        basis = left[:, singular > 1e-8 * singular[0]]
+        squared.append(float(((residual - basis @ (basis.T @ residual)) ** 2).sum()))
+        ranks.append(basis.shape[1])
+    clusters = fit.runs.runs
+    extra, freedom = ranks[1] - ranks[0], clusters - ranks[1]
+    if extra < 1 or freedom < 3:
+        return None, None
+    f = (squared[0] - squared[1]) / extra / max(squared[1] / (len(residual) - ranks[1]), 1e-300)
+    # Rows of one training do not count as independent.
+    return float(stats.f.sf(f * clusters / len(residual), extra, freedom)), 1 - squared[1] / max(squared[0], 1e-300)
+
+
+def _lack_of_fit_p(runs: Runs, residual: np.ndarray) -> float | None:
+    """p of an F test of the error about the law against that between runs of the same size and data."""
+    points = np.unique(np.stack([runs.params, runs.tokens], axis=1), axis=0, return_inverse=True)[1].ravel()
+    counts = np.bincount(points)
+    freedom = len(residual) - len(counts)
+    rest = len(counts) - 5
+    if freedom < FEWEST_REPEATS or rest < 1:
+        return None
+    means = np.bincount(points, residual) / counts
+    pure = float(((residual - means[points]) ** 2).sum()) / freedom
+    lack = float((counts * means**2).sum()) / rest
+    return float(stats.f.sf(lack / max(pure, 1e-300), rest, freedom))
+
+
+def _noise_trend(values: np.ndarray, residual: np.ndarray) -> Record:
+    """Rank correlation of the size of the residuals with a variable, and its p."""
+    result = stats.spearmanr(values, np.abs(residual))
+    correlation, p = float(result.statistic), float(result.pvalue)
+    return {"correlation": correlation, "p": p} if np.isfinite(p) else {"correlation": 0.0, "p": 1.0}
+
+
+def _thirds(values: np.ndarray, residual: np.ndarray) -> list[float]:
+    """Mean residual of the runs of the smallest, middle and largest third of a variable."""
+    rank = stats.rankdata(values, method="dense") - 1
+    third = np.minimum(rank * 3 // (rank.max() + 1), 2)
+    return [float(residual[third == k].mean()) if (third == k).any() else 0.0 for k in range(3)]

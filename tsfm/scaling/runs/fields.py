@@ -1,0 +1,184 @@
+"""The columns of a table of runs as numbers: words for missing losses, suffixes such as 70M, units, and filters."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float64
+
+from tsfm_data.errors import InputError, unknown_name
+from tsfm_data.io import Table, numbers, read_table
+
+MIXED = 1000.0  # ratio of neighbouring values from which units must be mixed
+SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "bn": 1e9, "g": 1e9, "t": 1e12}
+FAILED = (
+    *("inf", "-inf", "+inf", "infinity", "-infinity", "nan", "n/a", "na", "none", "null", "-", ""),
+    *("diverged", "failed", "crashed"),
+)  # losses of runs without one
+STATES = ("state", "status")  # columns that tell which runs have ended
+ENDED = ("finished", "done", "completed", "complete", "success", "succeeded")
+RUN_NAMES = ("run", "run_name", "run name", "name", "run_id", "run id", "id")
+STEPS = ("_step", "step", "global_step", "trainer/global_step")
+# Tokens per parameter of any serious training lie between these; beyond them a unit is doubtful.
+TOKENS_PER_PARAMETER = (1e-2, 1e4)
+
+
+def open_ledger(path: Path) -> Table:
+    """The table in a file, also of JSON objects by line.
+
+    Raises:
+        InputError: no such file, or not a table.
+    """
+    if path.suffix.lower() not in (".jsonl", ".ndjson") or not path.is_file():
+        return read_table(path)
+    try:
+        frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+    except ValueError as error:
+        raise InputError(f"{path}: expected one JSON object in each line, found something else ({error})") from error
+    return Table(frame, str(path), path.stem)
+
+
+def check_column(table: Table, name: str | None, role: str) -> None:
+    """Refuse a column that the table does not have.
+
+    Raises:
+        InputError: its name, near names, and the option that names it.
+    """
+    columns = [str(column) for column in table.frame.columns]
+    if name is None or name in columns:
+        return
+    if sum(" - " in column for column in columns) > len(columns) / 2:
+        raise InputError(
+            f"{table.source}: expected a row for each run or checkpoint with the column {name!r}, found a column for "
+            "each run, as in an export of a chart; export the table of runs, with size, tokens and loss of each"
+        )
+    raise InputError(f"{table.source}: {unknown_name('column', name, columns)} (name it with --{role} COLUMN)")
+
+
+def values(table: Table, name: str, missing: bool = False) -> Float64[np.ndarray, " N"]:
+    """A column as numbers; infinite values become NaN.
+
+    Args:
+        table: where it is.
+        name: of the column.
+        missing: whether words such as "diverged" are missing values.
+    """
+    column = table.frame[name]
+    if pd.api.types.is_float_dtype(column):
+        result = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return np.where(np.isinf(result), np.nan, result)
+    if not pd.api.types.is_numeric_dtype(column):
+        words = column.astype("string").str.strip().str.lower()
+        if missing:
+            column = column.mask(words.isin(FAILED).fillna(True).to_numpy(dtype=bool))
+        suffix = words.str.extract(r"^[-+\d.,e]+\s*([kmbgt]n?)$")[0]
+        if (suffix.notna() | words.isna()).all() and suffix.notna().any():
+            plain = words.str.replace(r"\s*[kmbgt]n?$", "", regex=True)
+            factor = suffix.map(SUFFIXES).to_numpy(dtype=np.float64, na_value=np.nan)
+            return factor * numbers(replace(table, frame=pd.DataFrame({name: plain})), [name])[:, 0]
+    try:
+        return numbers(replace(table, frame=pd.DataFrame({name: column})), [name])[:, 0]
+    except InputError as error:
+        reason = str(error).split(";")[0]  # the rest is advice about series
+        raise InputError(f"{reason}; write plain numbers such as 7e7, all in one unit") from error
+
+
+def truth(table: Table, name: str) -> Bool[np.ndarray, " N"]:
+    """A column of true and false.
+
+    Raises:
+        InputError: another value.
+    """
+    words = table.frame[name].astype("string").str.strip().str.lower()
+    known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    wrong = np.flatnonzero(~words.isin(list(known)).to_numpy(dtype=bool))
+    if len(wrong):
+        raise InputError(
+            f"{table.where(int(wrong[0]), name)}: expected true or false, found {str(words.iloc[wrong[0]])[:40]!r}; "
+            "name a column that marks the rows to leave out"
+        )
+    return words.map(known).to_numpy(dtype=bool)
+
+
+def chosen(table: Table, only: str | None, warnings: list[str]) -> Bool[np.ndarray, " N"]:
+    """The rows with a value, given as COLUMN=VALUE; without it those whose state or status says that they have ended.
+
+    Raises:
+        InputError: no such column, or no row with the value.
+    """
+    frame = table.frame
+    if only is not None:
+        name, _, value = only.partition("=")
+        check_column(table, name, "only")
+        keep = (frame[name].astype("string").str.strip() == value).fillna(False).to_numpy(dtype=bool)
+        if not keep.any():
+            found = ", ".join(map(str, frame[name].unique()[:5]))
+            raise InputError(f"{table.source}, column {name!r}: expected rows with {value!r}, found {found}")
+        warnings.append(f"{int((~keep).sum())} of {len(keep)} rows left out by {only}")
+        return keep
+    state = next((str(c) for c in frame.columns if str(c).strip().lower() in STATES), None)
+    if state is None:
+        return np.ones(len(frame), bool)
+    words = frame[state].astype("string").str.strip().str.lower()
+    keep = words.isin(ENDED).fillna(False).to_numpy(dtype=bool)
+    if keep.all() or not keep.any():
+        return np.ones(len(frame), bool)
+    others = ", ".join(sorted(set(words[~keep].dropna())))
+    warnings.append(f"{int((~keep).sum())} of {len(keep)} rows left out because {state!r} is {others}")
+    return keep
+
+
+def run_column(table: Table, given: str | None, sizes: Float64[np.ndarray, " N"], warnings: list[str]) -> str | None:
+    """The column that names the run of each row: the one given, or one with a usual name; None if each row is a run.
+
+    Raises:
+        InputError: the rows look like checkpoints, but no column names their runs.
+    """
+    if given is not None:
+        return given
+    names = {str(column).strip().lower(): str(column) for column in table.frame.columns}
+    found = next((names[word] for word in RUN_NAMES if word in names), None)
+    if found is not None:
+        if found != "run" and table.frame[found].nunique() < len(table.frame):
+            warnings.append(f"rows with the same {found!r} are taken as one run; name another column with --run")
+        return found
+    step = next((names[word] for word in STEPS if word in names), None)
+    if step is not None and len(table.frame) >= 5 * len(np.unique(sizes)) and table.frame[step].nunique() > 1:
+        raise InputError(
+            f"{table.source}: expected a column that names the run of each row, found none, but the steps {step!r} of "
+            "training curves; name it with --run COLUMN"
+        )
+    return None
+
+
+def check_units(table: Table, name: str, amounts: np.ndarray, keep: Bool[np.ndarray, " N"], role: str) -> None:
+    """Refuse a column in which small and large values have nothing between them.
+
+    Raises:
+        InputError: the place.
+    """
+    order = np.flatnonzero(keep)
+    order = order[np.argsort(amounts[order], kind="stable")]
+    gaps = amounts[order[1:]] / amounts[order[:-1]]
+    if len(gaps) and gaps.max() >= MIXED:
+        row = int(order[int(np.argmax(gaps))])
+        raise InputError(
+            f"{table.where(row, name)}: expected one unit, found {amounts[row]:g} and next "
+            f"{amounts[row] * gaps.max():g} with nothing between; write plain numbers of {role} in every row, not "
+            "millions or billions"
+        )
+
+
+def unit_warnings(params: np.ndarray, tokens: np.ndarray, names: tuple[str, str]) -> list[str]:
+    """A warning if tokens per parameter cannot be right: one of the columns is in another unit."""
+    ratio = float(np.median(tokens / params))
+    low, high = TOKENS_PER_PARAMETER
+    if low <= ratio <= high:
+        return []
+    wrong = names[0] if ratio > high else names[1]
+    unit = "thousands or millions" if ratio > high else "millions or billions"
+    return [
+        f"there are {ratio:.2g} tokens per parameter (median): {wrong!r} looks like {unit}. Constants, compute and "
+        f"plans are in that unit; give --{'params' if ratio > high else 'tokens'}-unit, such as M"
+    ]
