@@ -29,7 +29,7 @@ from tsfm.nn import (
     sinh,
     window_scale,
 )
-from tsfm_data.errors import InputError, check_positive
+from tsfm_data.errors import InputError, check_model_sizes
 from tsfm_data.windows import Batch
 
 MAX_ASINH = 20.0  # a value 2e8 scales away; keeps sinh finite
@@ -68,7 +68,7 @@ class LongHistoryConfig:
     flip_average: bool = False
 
     def __post_init__(self) -> None:
-        check_positive(self, "d_model", "hidden", "layers", "heads", "patch_size", "detail", "reach")
+        check_model_sizes(self, "d_model", "hidden", "layers", "heads", "patch_size", "detail", "reach")
         if not 0 <= self.periods <= 3:
             raise InputError(f"expected periods from 0 to 3, found {self.periods}: change it")
         if self.detail % self.patch_size:
