@@ -90,7 +90,10 @@ def take(x_RL: Float[Tensor, "R L"], index: Int[Tensor, "R ..."]) -> Float[Tenso
 
 
 def trailing_mean(x_RL: Float[Tensor, "R L"], length_R: Int[Tensor, " R"]) -> Float[Tensor, "R ends"]:
-    """For 0 to L steps, the mean of the ``length`` last of them; NaN if fewer than half of these are observed."""
+    """For 0 to L steps, the mean of the ``length`` last of them; NaN if fewer are observed than half of the usual number.
+
+    Series with closed hours have gaps in every cycle, so the usual number is that of the whole row.
+    """
     end_1L = torch.arange(x_RL.shape[1] + 1, device=x_RL.device)[None]
     start_RL = (end_1L - length_R[:, None]).clamp(min=0)
 
@@ -98,6 +101,8 @@ def trailing_mean(x_RL: Float[Tensor, "R L"], length_R: Int[Tensor, " R"]) -> Fl
         total = F.pad(values.cumsum(1), (1, 0))
         return total - total.gather(1, start_RL)
 
-    count = over_window((~x_RL.isnan()).to(x_RL.dtype))
-    enough = 2 * count >= length_R.clamp(min=1)[:, None]
+    seen_RL = (~x_RL.isnan()).to(x_RL.dtype)
+    count = over_window(seen_RL)
+    usual_R = seen_RL.sum(1) / (seen_RL.cummax(1).values.sum(1)).clamp(min=1)
+    enough = (2 * count >= (length_R * usual_R)[:, None]) & (count > 0)
     return torch.where(enough, over_window(x_RL.nan_to_num()) / count.clamp(min=1), math.nan)

@@ -318,7 +318,8 @@ class LongHistoryDecoder(Forecaster):
         """
         patch, reach = self.config.patch_size, self.config.reach
         future, observed = known_future(batch, batch.horizon)
-        past = [x.transpose(1, 2).flatten(0, 1) for x in (batch.past, batch.past_observed)]
+        keep = draw_context(batch.past.shape[1], self.config.detail)
+        past = [x[:, -keep:].transpose(1, 2).flatten(0, 1) for x in (batch.past, batch.past_observed)]
         later = [x.transpose(1, 2).flatten(0, 1) for x in (future, observed)]
         layout = make_layout(self.config, past[0].shape[1], batch.horizon, past[0].device)
         ahead_steps = -(-batch.horizon // patch) * patch
@@ -363,6 +364,13 @@ class LongHistoryDecoder(Forecaster):
         scale = window_scale(batch.past, batch.past_observed).scale
         future, observed = known_future(batch, output.shape[1])
         return masked_mean(mean_pinball_loss(output / scale[..., None], future / scale, self.levels), observed)
+
+
+def draw_context(most: int, detail: int) -> int:
+    """Steps of history to train on: all in half of the batches, else log-uniform from ``detail`` steps on."""
+    if most <= detail or float(torch.rand(())) < 0.5:
+        return most
+    return int(detail * (most / detail) ** float(torch.rand(())))
 
 
 def last_seen(rows: Rows, known: int) -> Float[Tensor, " R"]:
