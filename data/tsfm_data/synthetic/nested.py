@@ -77,7 +77,7 @@ def nested(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarra
     product, positive = combination == 1, combination > 0
     reach = np.maximum(np.abs(x[product]).max(1, keepdims=True) / 3, 1)
     x[product] = np.exp(x[product] / reach * uniform(rng, 0.3, 1, len(reach)))
-    x[closed] = wave[closed] * np.exp(0.7 * np.clip(level[closed] + error[closed], -5, 5))
+    x[closed] = wave[closed] * np.exp(0.5 * np.clip(level[closed] + error[closed], -5, 5))
     counted = np.flatnonzero(positive & (rng.random(count) < 0.2))
     rate = x[counted] / np.maximum(x[counted].mean(1, keepdims=True), 1e-6)
     x[counted] = rng.poisson(rate * log_uniform(rng, 0.5, 100, len(counted)))
