@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int
 from tsfm_data.errors import InputError
 
 Windows = Float32[np.ndarray, "B L"]
-DAYS = np.array([24, 48, 96, 144, 288])  # in steps of an hour to five minutes
+DAYS = np.array([24, 24, 24, 48, 96, 96, 144, 288])  # in steps of an hour to five minutes
 MIN_OPEN = 8  # observed steps of history that closing leaves at least
 
 

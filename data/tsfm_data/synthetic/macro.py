@@ -1,4 +1,4 @@
-"""Yearly, quarterly and monthly series as in the M competitions: strong, slowly turning trends and few points."""
+"""Yearly, quarterly, monthly and weekly series as in the M competitions: strong, slowly turning trends and few points."""
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -16,9 +16,9 @@ from tsfm_data.synthetic.sampling import (
 )
 
 WEIGHT = 0.1
-ABOUT = "years, quarters, months"
-SEASONS = (1, 4, 12)
-SEASON_WEIGHTS = (40, 25, 35)
+ABOUT = "years to weeks"
+SEASONS = (1, 4, 12, 52)
+SEASON_WEIGHTS = (36, 23, 32, 9)
 
 
 def macro(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
@@ -60,10 +60,16 @@ def _growth(
     reverting = recurrence(keep, normal(rng, count, length)) * np.sqrt(1 - keep**2) * scale
     walk = normal(rng, count, length) * np.where(chance(rng, 0.6, count), log_uniform(rng, 0.005, 0.12, count), 0)
     rate = (mean + reverting) / per_year + walk / np.sqrt(per_year)
+    # Changes are as likely in the last few steps as in the first many, for histories that are cut to any length.
+    step = np.arange(length, dtype=np.float32)
     damped = np.flatnonzero(rng.random(count) < 0.2)  # growth that dies away
-    rate[damped] *= np.exp(
-        -np.arange(length, dtype=np.float32) / (per_year[damped] * log_uniform(rng, 5, 60, len(damped)))
-    )
+    since = step - length + log_uniform(rng, 8, max(2 * length, 9), len(damped))
+    rate[damped] *= np.exp(-np.maximum(since, 0) / (per_year[damped] * log_uniform(rng, 1, 40, len(damped))))
+    risen = np.flatnonzero(rng.random(count) < 0.15)  # growth that saturates: a logistic rise or fall
+    width = per_year[risen] * log_uniform(rng, 0.5, 8, len(risen))
+    since = step - length + log_uniform(rng, 4, max(2 * length, 5), len(risen))
+    rise = np.cosh(np.clip(since / width, -30, 30)) ** -2 / width
+    rate[risen] += (rise * normal(rng, len(risen), 1)).astype(np.float32)
     return np.cumsum(rate, 1, dtype=np.float32)
 
 
