@@ -6,6 +6,7 @@ from jaxtyping import Float, Float32
 from tsfm_data.synthetic.sampling import (
     chance,
     choose,
+    last_mark,
     log_uniform,
     noise,
     normal,
@@ -53,8 +54,10 @@ def macro(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray
 def _growth(
     count: int, length: int, per_year: Float32[np.ndarray, "count 1"], rng: np.random.Generator
 ) -> Float32[np.ndarray, "count length"]:
-    """Cumulative sum of growth rates: a mean, a part that reverts to it within years, and independent noise."""
-    mean = np.where(chance(rng, 0.75, count), normal(rng, count, 1) * 0.03 + 0.02, 0).astype(np.float32)
+    """Sum of growth rates: a mean of an era, a part that reverts to it within years, independent noise."""
+    begins = rng.random((count, length), dtype=np.float32) < 1 / (per_year * log_uniform(rng, 10, 200, count))
+    mean = np.take_along_axis(normal(rng, count, length) * 0.03 + 0.02, last_mark(begins), 1)
+    mean *= chance(rng, 0.75, count)
     keep = np.exp(-1 / (per_year * log_uniform(rng, 1, 12, count)))
     scale = np.where(chance(rng, 0.8, count), log_uniform(rng, 0.003, 0.08, count), 0)
     reverting = recurrence(keep, normal(rng, count, length)) * np.sqrt(1 - keep**2) * scale
@@ -70,7 +73,8 @@ def _growth(
     since = step - length + log_uniform(rng, 4, max(2 * length, 5), len(risen))
     rise = np.cosh(np.clip(since / width, -30, 30)) ** -2 / width
     rate[risen] += (rise * normal(rng, len(risen), 1)).astype(np.float32)
-    return np.cumsum(rate, 1, dtype=np.float32)
+    # A sum that forgets over centuries, so that thousands of steps look like as many decades as a real series has.
+    return recurrence(np.exp(-1 / (per_year * log_uniform(rng, 40, 400, count))), rate.astype(np.float32))
 
 
 def _cycle(
