@@ -107,7 +107,7 @@ def sample_cycles(count: int, turns: int, rng: np.random.Generator) -> Cycles:
     level += np.cumsum(marks * normal(rng, count, turns), 1)
     log_size = wandering(count, turns, rng) * np.where(chance(rng, 0.7, count), log_uniform(rng, 0.02, 0.6, count), 0)
     size = np.exp(np.clip(log_size, -3, 1.5)) * np.where(rests, uniform(rng, 0.2, 1.1, count), 1)
-    drift = wandering(count, turns, rng) * np.where(chance(rng, 0.7, count), log_uniform(rng, 0.03, 1, count), 0)
+    drift = wandering(count, turns, rng) * np.where(chance(rng, 0.7, count), log_uniform(rng, 0.05, 1.5, count), 0)
     shift = normal(rng, count, turns) * np.where(chance(rng, 0.3, count), log_uniform(rng, 0.003, 0.03, count), 0)
     return Cycles(*(part.astype(np.float32) for part in (level, size, drift, shift)), rests)
 
@@ -146,9 +146,9 @@ def shorter_season(
 
 
 def correlated_noise(count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
-    """Noise of unit variance, in half of the rows autocorrelated over up to fifty steps."""
+    """Noise of unit variance, in most rows autocorrelated over up to a hundred steps."""
     out = noise(rng, count, length)
-    rows = np.flatnonzero(rng.random(count) < 0.5)
-    keep = 1 - log_uniform(rng, 0.02, 0.7, len(rows))
+    rows = np.flatnonzero(rng.random(count) < 0.6)
+    keep = 1 - log_uniform(rng, 0.01, 0.7, len(rows))
     out[rows] = recurrence(keep, out[rows] * np.sqrt(1 - keep**2))
     return out
