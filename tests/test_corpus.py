@@ -124,7 +124,7 @@ def test_when_windows_are_coarser_or_finer_then_values_lie_on_the_line_through_t
     count = np.array([100, 100, 100, 2]), np.array([3, 1, 1, 1]), np.array([1, 2, 1, 4])
     cut, stride, refinement = (x.astype(np.int64) for x in count)
     zero = np.zeros(4, dtype=np.int64)
-    positions = WindowPositions(zero, zero + 300, zero + 270, cut, zero + 1, stride, refinement)
+    positions = WindowPositions(zero, zero + 300, zero + 270, cut, zero + 1, stride, refinement, zero + 1)
     values = sampler.read(positions, 8, 4)
     np.testing.assert_allclose(values[0], 10_000 + 100 + 3 * np.arange(-8, 4))
     np.testing.assert_allclose(values[1], 10_000 + 100 + 0.5 * np.arange(-8, 4))

@@ -44,7 +44,7 @@ def test_when_the_gallery_is_drawn_twice_then_it_is_the_same_picture(
     for file in (first, second):
         gallery(file, length=64, windows=40)
     assert first.read_bytes() == second.read_bytes()
-    assert "11 families, 40 series of the mixture, no real series" in capsys.readouterr().out
+    assert "13 families, 40 series of the mixture, no real series" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

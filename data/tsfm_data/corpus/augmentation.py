@@ -14,6 +14,8 @@ from jaxtyping import Float32, Int
 from tsfm_data.errors import InputError
 
 Windows = Float32[np.ndarray, "B L"]
+DAYS = np.array([24, 24, 24, 48, 96, 96, 144, 288])  # in steps of an hour to five minutes
+MIN_OPEN = 8  # observed steps of history that closing leaves at least
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class AugmentConfig:
         spikes: add periodic spikes; the period is random for each window.
         quantise: round to 3 to 50 levels.
         missing: make a block of the history missing.
+        closed: make the same part of every day missing, in history and future, and sometimes two days of seven.
     """
 
     resample: float = 0.0
@@ -45,6 +48,7 @@ class AugmentConfig:
     spikes: float = 0.0
     quantise: float = 0.0
     missing: float = 0.0
+    closed: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -61,7 +65,7 @@ def augment(x: Windows, context: int, config: AugmentConfig, rng: np.random.Gene
         config: the share of windows for each augmentation.
         rng: source of randomness.
     """
-    if config == AugmentConfig(resample=config.resample):
+    if config == AugmentConfig(resample=config.resample, average=config.average):
         return
     with np.errstate(over="ignore", invalid="ignore"):  # values near the limit of float32 may overflow
         rows = choose(len(x), config.mixup, rng)
@@ -74,6 +78,9 @@ def augment(x: Windows, context: int, config: AugmentConfig, rng: np.random.Gene
     rows = choose(len(x), config.missing, rng)
     if len(rows):
         x[rows, :context] = missing(x[rows, :context], rng)
+    rows = choose(len(x), config.closed, rng)
+    if len(rows):
+        x[rows] = closed(x[rows], context, rng)
     np.copyto(x, np.float32(np.nan), where=np.isinf(x))
 
 
@@ -181,6 +188,31 @@ def missing(x: Windows, rng: np.random.Generator) -> Windows:
     observed = ~np.isnan(x)
     gap &= (2 * (observed & ~gap).sum(axis=1) >= observed.sum(axis=1))[:, None]
     return np.where(gap, np.float32(np.nan), x)
+
+
+def closed(x: Windows, context: int, rng: np.random.Generator) -> Windows:
+    """Hide the hours at which a shop, a car park or an exchange is closed, as data often leave them out.
+
+    A day is a common number of steps or a random one from 12 to 300; 15 to 65 % of it are hidden, and in two fifths of
+    the windows two days of seven, too. A window stays as it is if fewer than ``MIN_OPEN`` observed steps of its history
+    would be left, or no step of a future of which some were observed.
+
+    Args:
+        x: windows to change.
+        context: steps of history.
+        rng: source of randomness.
+    """
+    count, length = x.shape
+    other = np.exp(rng.uniform(np.log(12), np.log(301), count)).astype(np.int64)
+    day = np.where(rng.random(count) < 0.6, rng.choice(DAYS, count), other)[:, None]
+    hidden = np.maximum(day * rng.uniform(0.15, 0.65, (count, 1)), 1).astype(np.int64)
+    step = np.arange(length) + (rng.random((count, 1)) * 7 * day).astype(np.int64)
+    rests = (step // day % 7 < 2) & (rng.random((count, 1)) < 0.4)
+    observed = ~np.isnan(x)
+    left = observed & (step % day >= hidden) & ~rests
+    enough = left[:, :context].sum(axis=1) >= MIN_OPEN
+    enough &= left[:, context:].any(axis=1) | ~observed[:, context:].any(axis=1)
+    return np.where(observed & ~left & enough[:, None], np.float32(np.nan), x)
 
 
 def resampling_rates(

@@ -104,7 +104,8 @@ class CorpusLoader(MixedLoader[Batch]):
         synthetic: the generators, or None for the corpus alone.
         context: context steps of every window, T.
         horizon: steps to forecast, H.
-        crop: share of the windows whose history is shortened, to a length between 8 and T, log-uniform.
+        crop: share of the windows whose history is shortened, to a length between 8 and T, log-uniform; eight observed
+            steps are left if there are so many.
         augment: the share of the windows that each augmentation changes.
         variates: variates of a window, V. Above 1, windows come from items with at least V variates, and each shows a
             random choice of them; synthetic variates are independent of each other. ``mixup`` and ``flip_time``, which
@@ -176,12 +177,13 @@ def training_sources(store: Store, held_out: Sequence[str]) -> list[Source]:
 def crop_histories(
     values_BVL: Float32[np.ndarray, "B V L"], context: int, share: float, rng: np.random.Generator
 ) -> None:
-    """Remove the beginning of the history of a share of the windows, in place."""
+    """Remove the beginning of the history of a share of the windows, but not their last eight observed steps, in place."""
     rows = np.flatnonzero(rng.random(len(values_BVL)) < share)
     shortest = min(MIN_CROPPED, context)
     lengths = np.exp(rng.uniform(np.log(shortest), np.log(context + 1), len(rows))).astype(np.int64)
     for row, begin in zip(rows.tolist(), (context - lengths).tolist(), strict=True):
-        values_BVL[row, :, :begin] = np.nan
+        observed = np.flatnonzero(~np.isnan(values_BVL[row, :, :context]).all(axis=0))
+        values_BVL[row, :, : min([begin, *observed[-shortest:]])] = np.nan
 
 
 def to_batch(values_BVL: Float32[np.ndarray, "B V L"], context: int, season: int = 1) -> Batch:

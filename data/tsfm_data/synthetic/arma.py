@@ -9,8 +9,8 @@ from tsfm_data.synthetic.sampling import chance, choose, log_uniform, noise, nor
 WEIGHT = 0.08
 ABOUT = "seasonal ARIMA, GARCH"
 CIRCLE = 1344  # a multiple of the usual seasons
-SEASONS = np.array([4, 7, 12, 24, 48, 96, 168])
-SEASON_WEIGHTS = (12, 20, 25, 25, 6, 6, 6)
+SEASONS = np.array([4, 7, 12, 24, 48, 52, 96, 144, 168, 288, 336, 672])
+SEASON_WEIGHTS = (12, 18, 23, 23, 5, 3, 6, 3, 6, 3, 1, 1)
 
 
 def arma(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:

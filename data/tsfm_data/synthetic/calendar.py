@@ -24,7 +24,8 @@ WEIGHT = 0.14
 ABOUT = "dates and holidays"
 ERA = 146_097  # days after which the Gregorian calendar repeats, weekdays included
 DAY = 1440  # minutes
-MINUTES = np.array([60, 60, 60, 60, 30, 15])  # in one step of a series that is finer than a day
+MINUTES = np.array([60, 30, 15, 10, 5, 1])  # in one step of a series that is finer than a day
+MINUTE_WEIGHTS = (40, 15, 18, 10, 12, 5)
 STEPS = ("hours", "days", "weeks", "months")
 STEP_WEIGHTS = (42, 36, 10, 12)
 
@@ -85,7 +86,7 @@ def hourly(
         rng: source of randomness.
     """
     count = len(first)
-    step = MINUTES[rng.integers(0, len(MINUTES), (count, 1))]
+    step = MINUTES[choose(rng, MINUTE_WEIGHTS, count)][:, None]
     minute = (rng.integers(0, DAY, (count, 1)) // step + np.arange(length)) * step
     day_index = minute // DAY
     day = first + np.arange(day_index.max(initial=0) + 1)

@@ -17,8 +17,8 @@ from tsfm_data.synthetic.sampling import (
 
 WEIGHT = 0.08
 ABOUT = "exponential smoothing"
-SEASONS = (1, 4, 7, 12, 24, 52)
-SEASON_WEIGHTS = (25, 15, 15, 25, 12, 8)
+SEASONS = np.array([1, 4, 7, 12, 24, 48, 52, 96, 144, 168, 288])
+SEASON_WEIGHTS = (25, 14, 14, 23, 10, 2, 5, 2, 1, 3, 1)
 
 
 def ets(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
@@ -36,14 +36,13 @@ def ets(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, 
     slope = np.where(beta > 0, normal(rng, count, 1) * log_uniform(rng, 0.01, 0.5, count), 0)
     gamma = log_uniform(rng, 0.003, 0.3, count)
     x = smoothed(error, alpha, beta, phi, slope)
-    kind = choose(rng, SEASON_WEIGHTS, count)
-    strength = log_uniform(rng, 0.5, 10, count)
-    for k, period in enumerate(SEASONS):
-        rows = np.flatnonzero((kind == k) & (period > 1))
-        x[rows] += strength[rows] * season(
-            rng, np.full((len(rows), 1), period, np.float32), np.full(len(rows), period), length
-        )
-        x[rows] += seasonal_walk(error[rows] * gamma[rows], period)
+    period = SEASONS[choose(rng, SEASON_WEIGHTS, count)]
+    rows = np.flatnonzero(period > 1)
+    wave = season(rng, period[rows, None].astype(np.float32), period[rows], length)
+    x[rows] += log_uniform(rng, 0.5, 10, len(rows)) * wave
+    for steps in np.unique(period[rows]).tolist():
+        rows = np.flatnonzero(period == steps)
+        x[rows] += seasonal_walk(error[rows] * gamma[rows], steps)
     product = np.flatnonzero(rng.random(count) < 0.35)
     reach = np.maximum(np.abs(x[product] - x[product, :1]).max(1, keepdims=True), 1e-6)
     x[product] = np.exp((x[product] - x[product, :1]) / reach * uniform(rng, 0.1, 2.5, len(product)))

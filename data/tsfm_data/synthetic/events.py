@@ -21,7 +21,8 @@ from tsfm_data.synthetic.sampling import (
 
 WEIGHT = 0.05
 ABOUT = "bursts, promotions, visits"
-SEASONS = np.array([7, 12, 24, 48, 96, 168])
+SEASONS = np.array([7, 12, 24, 48, 96, 144, 168, 288, 336, 672])
+SEASON_WEIGHTS = (18, 14, 20, 10, 12, 6, 10, 6, 2, 2)
 
 
 def events(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
@@ -51,7 +52,7 @@ def random_events(
 
 def seasonal_wave(count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
     """A seasonal pattern with a common period and a random strength."""
-    period = SEASONS[rng.integers(0, len(SEASONS), count)]
+    period = SEASONS[choose(rng, SEASON_WEIGHTS, count)]
     wave = season(rng, period[:, None].astype(np.float32), period, length)
     return wave * log_uniform(rng, 0.05, 1, count)
 

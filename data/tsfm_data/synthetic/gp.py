@@ -1,8 +1,8 @@
 """Gaussian processes with composed kernels, after KernelSynth (Ansari et al. 2024, appendix A), sampled by FFT.
 
 The process is defined on a circle of M points, at least twice as long as the series. Kernels are functions of the chord
-``(p / pi) |sin(pi h / p)|`` of lag h, with p the period of a periodic kernel and p = M otherwise. If p divides M, they
-are exactly positive definite on the circle (kernels of the plane, restricted to a circle), and so are their sums and
+``(p / pi) |sin(pi h / p)|`` of lag h, with p the period of a periodic kernel and p = M otherwise. If M is a multiple of
+p, whole or not, they are exactly positive definite on the circle (kernels of the plane, restricted to a circle), and so are their sums and
 products. The discrete Fourier transform of the composed kernel then gives the variances of independent modes, so no
 covariance matrix is factorised.
 """
@@ -17,12 +17,13 @@ WEIGHT = 0.16
 ABOUT = "Gaussian processes"
 # Base length of a circle -> periods that divide it.
 CIRCLES: dict[int, tuple[int, ...]] = {
-    1344: (4, 6, 7, 12, 12, 14, 24, 24, 48, 96, 168, 336),  # months, weeks, days by hours and parts of them
-    1440: (6, 10, 12, 24, 30, 60, 96, 144, 288, 720),  # minutes, ten minutes
+    1344: (4, 6, 7, 12, 12, 14, 24, 24, 48, 96, 168, 336, 672),  # months, weeks, days by hours and parts of them
+    1440: (6, 10, 12, 24, 30, 60, 96, 144, 288, 720, 1440),  # minutes, ten minutes
     1460: (4, 5, 10, 20, 73, 146, 365, 365),  # years by days
     1300: (4, 10, 13, 26, 52, 52, 65, 130),  # years by weeks
 }
 SHARES = (55, 20, 12, 13)
+OTHER = (24, 1500)  # range of the periods that follow no calendar, a quarter of all
 MAX_KERNELS = 5
 KINDS = ("periodic", "rbf", "rational quadratic", "matern 1/2", "matern 3/2", "matern 5/2", "white")
 KIND_WEIGHTS = (45, 12, 8, 6, 6, 6, 9)
@@ -84,15 +85,16 @@ def _sample_kernels(
 ) -> Float64[np.ndarray, "count half"]:
     """Random base kernels, one per row, at the lags 0 .. circle / 2."""
     kind = choose(rng, KIND_WEIGHTS, count)
-    period = np.where(kind == 0, rng.choice(np.array(periods), count), circle)
-    # A short length scale makes a periodic kernel rough within its cycle; others span a few steps to the whole circle.
-    length = np.where(kind == 0, log_uniform(rng, 0.3, 2, count)[:, 0], log_uniform(rng, 0.004, 0.5, count)[:, 0])
-    return kernel(kind, period, length, circle)
+    other = np.maximum(np.round(circle / log_uniform(rng, *OTHER, count)[:, 0]), 1).astype(np.int64)
+    turns = np.where(rng.random(count) < 0.25, other, circle // rng.choice(np.array(periods), count))
+    # A short length scale makes a periodic kernel rough within its cycle; others span five steps to half the circle.
+    length = np.where(kind == 0, log_uniform(rng, 0.3, 2, count)[:, 0], log_uniform(rng, 5 / circle, 0.5, count)[:, 0])
+    return kernel(kind, np.where(kind == 0, turns, 1), length, circle)
 
 
 def kernel(
     kind: Int[np.ndarray, " count"],
-    period: Int[np.ndarray, " count"],
+    turns: Int[np.ndarray, " count"],
     length: Float[np.ndarray, " count"],
     circle: int,
 ) -> Float64[np.ndarray, "count half"]:
@@ -100,13 +102,13 @@ def kernel(
 
     Args:
         kind: index into ``KINDS``.
-        period: of the chord, in steps; it divides ``circle``.
+        turns: periods of the chord on the circle.
         length: length scale, for a periodic kernel as in ``exp(-2 sin^2 / length^2)``, else as a share of the circle.
         circle: points on the circle.
     """
     lag = np.arange(circle // 2 + 1)
     sines = np.abs(np.sin(np.pi * np.arange(circle) / circle))
-    angle_index = lag[None] * (circle // period)[:, None] % circle
+    angle_index = lag * turns[:, None] % circle
     # The chord in units of the length scale.
     scale = np.where(kind == 0, 2.0, 1 / np.pi) / length
     d = sines[angle_index] * scale[:, None]

@@ -7,8 +7,8 @@ from tsfm_data.synthetic.sampling import chance, choose, log_uniform, season, sl
 
 WEIGHT = 0.03
 ABOUT = "intermittent demand"
-SEASONS = np.array([4, 7, 12, 24, 52, 168])
-SEASON_WEIGHTS = (8, 30, 30, 14, 10, 8)
+SEASONS = np.array([4, 7, 12, 24, 52, 168, 365])
+SEASON_WEIGHTS = (5, 30, 25, 14, 10, 10, 6)
 
 
 def intermittent(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
@@ -27,11 +27,12 @@ def intermittent(count: int, length: int, rng: np.random.Generator) -> Float[np.
     out[negative] = negative_binomial(
         pattern[negative] * log_uniform(rng, 0.03, 8, len(negative)), log_uniform(rng, 0.1, 3, len(negative)), rng
     )
-    # Croston's model: occurrence and size of demand are independent.
+    # Croston's model: occurrence and size of demand are independent, but in half of the rows both vary with the pattern.
     probability = np.minimum(pattern[rare] * log_uniform(rng, 0.03, 0.5, len(rare)), 0.95)
     occurs = rng.random((len(rare), length), dtype=np.float32) < probability
     log_size = uniform(rng, 0.05, 1.2, len(rare)) * rng.standard_normal((len(rare), length), dtype=np.float32)
     size = np.exp(log_size) * log_uniform(rng, 1, 30, len(rare))
+    size *= np.where(chance(rng, 0.5, len(rare)), pattern[rare], 1)
     out[rare] = occurs * np.maximum(np.round(size), 1)
     return to_float32(out)
 

@@ -1,4 +1,4 @@
-"""Yearly, quarterly and monthly series as in the M competitions: strong, slowly turning trends and few points."""
+"""Yearly, quarterly, monthly and weekly series as in the M competitions: strong, slowly turning trends and few points."""
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -6,6 +6,7 @@ from jaxtyping import Float, Float32
 from tsfm_data.synthetic.sampling import (
     chance,
     choose,
+    last_mark,
     log_uniform,
     noise,
     normal,
@@ -16,9 +17,9 @@ from tsfm_data.synthetic.sampling import (
 )
 
 WEIGHT = 0.1
-ABOUT = "years, quarters, months"
-SEASONS = (1, 4, 12)
-SEASON_WEIGHTS = (40, 25, 35)
+ABOUT = "years to weeks"
+SEASONS = (1, 4, 12, 52)
+SEASON_WEIGHTS = (36, 23, 32, 9)
 
 
 def macro(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
@@ -53,18 +54,27 @@ def macro(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray
 def _growth(
     count: int, length: int, per_year: Float32[np.ndarray, "count 1"], rng: np.random.Generator
 ) -> Float32[np.ndarray, "count length"]:
-    """Cumulative sum of growth rates: a mean, a part that reverts to it within years, and independent noise."""
-    mean = np.where(chance(rng, 0.75, count), normal(rng, count, 1) * 0.03 + 0.02, 0).astype(np.float32)
+    """Sum of growth rates: a mean of an era, a part that reverts to it within years, independent noise."""
+    begins = rng.random((count, length), dtype=np.float32) < 1 / (per_year * log_uniform(rng, 10, 200, count))
+    mean = np.take_along_axis(normal(rng, count, length) * 0.03 + 0.02, last_mark(begins), 1)
+    mean *= chance(rng, 0.75, count)
     keep = np.exp(-1 / (per_year * log_uniform(rng, 1, 12, count)))
     scale = np.where(chance(rng, 0.8, count), log_uniform(rng, 0.003, 0.08, count), 0)
     reverting = recurrence(keep, normal(rng, count, length)) * np.sqrt(1 - keep**2) * scale
     walk = normal(rng, count, length) * np.where(chance(rng, 0.6, count), log_uniform(rng, 0.005, 0.12, count), 0)
     rate = (mean + reverting) / per_year + walk / np.sqrt(per_year)
+    # Changes are as likely in the last few steps as in the first many, for histories that are cut to any length.
+    step = np.arange(length, dtype=np.float32)
     damped = np.flatnonzero(rng.random(count) < 0.2)  # growth that dies away
-    rate[damped] *= np.exp(
-        -np.arange(length, dtype=np.float32) / (per_year[damped] * log_uniform(rng, 5, 60, len(damped)))
-    )
-    return np.cumsum(rate, 1, dtype=np.float32)
+    since = step - length + log_uniform(rng, 8, max(2 * length, 9), len(damped))
+    rate[damped] *= np.exp(-np.maximum(since, 0) / (per_year[damped] * log_uniform(rng, 1, 40, len(damped))))
+    risen = np.flatnonzero(rng.random(count) < 0.15)  # growth that saturates: a logistic rise or fall
+    width = per_year[risen] * log_uniform(rng, 0.5, 8, len(risen))
+    since = step - length + log_uniform(rng, 4, max(2 * length, 5), len(risen))
+    rise = np.cosh(np.clip(since / width, -30, 30)) ** -2 / width
+    rate[risen] += (rise * normal(rng, len(risen), 1)).astype(np.float32)
+    # A sum that forgets over centuries, so that thousands of steps look like as many decades as a real series has.
+    return recurrence(np.exp(-1 / (per_year * log_uniform(rng, 40, 400, count))), rate.astype(np.float32))
 
 
 def _cycle(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Inexact, Int
 
-TABLE = 512  # points in the table of one seasonal cycle
+TABLE = 2048  # points in the table of one seasonal cycle
 HARMONICS = 24
 # Seasonal cycles that occur together, in steps, from short to long (0: none), and the weight of each row. The last
 # row is replaced by random cycles that follow no calendar.
