@@ -42,7 +42,9 @@ class LongHistoryConfig:
 
     Attributes:
         d_model: channels of a token.
-        hidden: channels of the layer that turns a token and the candidates into quantiles.
+        hidden: channels of the layer that sees a token and the candidates of a whole patch.
+        step_channels: channels of every step that it gives.
+        step_hidden: channels of the layer that turns these and the candidates of the step into quantiles.
         layers: Transformer blocks.
         heads: attention heads; ``d_model / heads`` must be a multiple of 4.
         patch_size: values of a token.
@@ -56,7 +58,9 @@ class LongHistoryConfig:
     """
 
     d_model: int = 192
-    hidden: int = 512
+    hidden: int = 256
+    step_channels: int = 16
+    step_hidden: int = 64
     layers: int = 3
     heads: int = 6
     patch_size: int = 32
@@ -68,7 +72,18 @@ class LongHistoryConfig:
     flip_average: bool = False
 
     def __post_init__(self) -> None:
-        check_model_sizes(self, "d_model", "hidden", "layers", "heads", "patch_size", "detail", "reach")
+        check_model_sizes(
+            self,
+            "d_model",
+            "hidden",
+            "step_channels",
+            "step_hidden",
+            "layers",
+            "heads",
+            "patch_size",
+            "detail",
+            "reach",
+        )
         if not 0 <= self.periods <= 3:
             raise InputError(f"expected periods from 0 to 3, found {self.periods}: change it")
         if self.detail % self.patch_size:
@@ -83,7 +98,18 @@ class LongHistoryConfig:
     @classmethod
     def tiny(cls) -> "LongHistoryConfig":
         """Sizes for tests and first tries."""
-        return cls(d_model=16, hidden=32, layers=1, heads=2, patch_size=4, detail=16, distant=((2, 2), (4, 2)), reach=4)
+        return cls(
+            d_model=16,
+            hidden=32,
+            step_channels=4,
+            step_hidden=8,
+            layers=1,
+            heads=2,
+            patch_size=4,
+            detail=16,
+            distant=((2, 2), (4, 2)),
+            reach=4,
+        )
 
 
 class Layout(NamedTuple):
@@ -158,6 +184,9 @@ class Rows(NamedTuple):
 class QuantileHead(nn.Module):
     """Quantiles of a patch from a token, the distance to the patch, and the candidates for its steps.
 
+    A layer that sees the whole patch gives every step some channels; a small network, the same for all steps, turns
+    these and the candidates of the step into its quantiles.
+
     Args:
         config: sizes.
     """
@@ -166,9 +195,11 @@ class QuantileHead(nn.Module):
         super().__init__()
         self.levels, self.candidates, self.patch = len(config.levels), config.candidate_count, config.patch_size
         features = config.candidate_count + config.periods
-        inputs = config.d_model + features * self.patch + 4
-        outputs = self.patch * (self.levels + self.candidates)
-        self.projection = ResidualMLP(inputs, config.hidden, outputs, F.silu)
+        self.whole = nn.Linear(config.d_model + features * self.patch + 4, config.hidden)
+        self.steps = nn.Linear(config.hidden, self.patch * config.step_channels)
+        self.projection = ResidualMLP(
+            config.step_channels + features, config.step_hidden, self.levels + self.candidates, F.silu
+        )
 
     def forward(
         self,
@@ -186,15 +217,13 @@ class QuantileHead(nn.Module):
             spread_RQPE: spread of the cycles.
         """
         near = 1 / (1 + ahead_Q.to(x_RQC.dtype))
-        distance = torch.stack([near, near.log(), near.square(), near.sqrt()], -1)
-        inputs = [
-            x_RQC,
-            asinh(candidates_RQPD - candidates_RQPD[..., :1]).flatten(2),
-            asinh(4 * spread_RQPE).flatten(2),
-            distance[None].expand(len(x_RQC), -1, -1),
-        ]
-        raw = self.projection(torch.cat(inputs, -1)).unflatten(-1, (-1, self.patch)).float().movedim(2, 0)
-        raw, weight = raw.split([self.levels, self.candidates])
+        distance = torch.stack([near, near.log(), near.square(), near.sqrt()], -1)[None].expand(len(x_RQC), -1, -1)
+        features_RQPF = torch.cat([asinh(candidates_RQPD - candidates_RQPD[..., :1]), asinh(4 * spread_RQPE)], -1)
+        hidden = F.silu(self.whole(torch.cat([x_RQC, features_RQPF.flatten(2), distance], -1)))
+        steps_RQPE = self.steps(hidden).unflatten(-1, (self.patch, -1))
+        raw = self.projection(torch.cat([steps_RQPE, features_RQPF.to(steps_RQPE.dtype)], -1))
+        # Levels first, so that each is contiguous in memory.
+        raw, weight = raw.float().movedim(-1, 0).contiguous().split([self.levels, self.candidates])
         m = self.levels // 2
         centre = raw[m : m + 1] + (weight.softmax(0) * candidates_RQPD.movedim(-1, 0)).sum(0, keepdim=True)
         down = centre - F.softplus(raw[:m]).flip(0).cumsum(0).flip(0)

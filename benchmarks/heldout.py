@@ -1,0 +1,114 @@
+"""Zero-shot models on training sets that they were not trained on: the scores by which choices are made.
+
+Those are the sets that the open corpus leaves out because of their licences, and the sources that the training of the
+long-history models held out. No benchmark set is among them.
+
+    python benchmarks/heldout.py --models tsfm-decoder-small
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ablation import HORIZONS, held_out_sets
+from common import run, write
+from tabulate import tabulate
+
+from tsfm.inference import load_predictor
+from tsfm_data.errors import InputError
+from tsfm_data.evaluation import Predictor, evaluate_series, get_profile
+from tsfm_data.evaluation.report import BASELINE
+from tsfm_data.io import SeriesSet, atomic_file, catalog
+
+HELD_OUT = ("np_yosemite_temps", "gk_parking_birmingham", "gk_bikesharing_dc", "seattle_trail")
+MOST_SERIES = 12  # of each of these
+MEDIUM = (*HELD_OUT, "wind_power", "pedestrian_melbourne_2016", "beijing_prsa_12sites", "ecl_excerpt_1000x203",
+          "gefcom2012_wp")  # fmt: skip
+METRICS = ("MASE", "WQL", "coverage80")
+GROUPS = {"Y": "years and quarters", "Q": "years and quarters", "M": "months", "W": "weeks", "D": "days", "B": "days"}
+
+
+def sets() -> Iterator[tuple[str, SeriesSet]]:
+    """Name and series of every set."""
+    yield from held_out_sets()
+    for name in HELD_OUT:
+        series = catalog.load(name).univariate()
+        yield name, series.select(range(min(len(series), MOST_SERIES)))
+
+
+def score(predictor: Predictor, file: Path | None) -> list[dict[str, Any]]:
+    """Scores of a predictor per set and term, from a file if it has them."""
+    if file is not None and file.is_file():
+        return list(json.loads(file.read_text()))
+    rows = []
+    for name, series in sets():
+        freq = series.freqs[0]
+        for term in ("gift", "gift-medium") if name in MEDIUM else ("gift",):
+            horizon = HORIZONS.get(freq[0]) if term == "gift" else None
+            try:
+                found = evaluate_series(predictor, series, get_profile(term), name, horizon=horizon).rows
+            except InputError:  # too short for the protocol
+                continue
+            row: dict[str, Any] = {"set": name, "term": term, "freq": freq, "windows": found[0]["windows"]}
+            rows.append(row | {r["metric"]: r["value"] for r in found if r["metric"] in METRICS})
+    if file is not None:
+        with atomic_file(file) as part:
+            part.write_text(json.dumps(rows) + "\n")
+    return rows
+
+
+def group_of(row: dict[str, Any]) -> str:
+    """Group of sets of similar frequency and term."""
+    short = GROUPS.get(row["freq"][0], "minutes" if "min" in row["freq"] else "hours")
+    return short if row["term"] == "gift" else "medium term"
+
+
+def main(
+    models: list[str] | None = None, kept: Path | None = None, output: Path = Path(__file__).parent, detail: bool = False
+) -> None:
+    """Score models and write heldout.md.
+
+    Args:
+        models: names or folders; the released zero-shot models by default.
+        kept: folder in which scores of each model are kept and found again.
+        output: folder of the page.
+        detail: whether to print every set.
+    """
+    torch.set_num_threads(1)
+    scores = {}
+    for name in (BASELINE, *(models or ("tsfm-decoder-small", "tsfm-encoder-small"))):
+        file = None if kept is None else kept / f"{name.strip('/').replace('/', '_')}.json"
+        scores[name] = {(r["set"], r["term"]): r for r in score(load_predictor(name), file)}
+    naive = {key: row for key, row in scores[BASELINE].items() if row["MASE"] > 0 and row["WQL"] > 0}
+    groups = {key: group_of(row) for key, row in naive.items()}
+    table, rows = [], []
+    for group in ("all", *dict.fromkeys(groups.values())):
+        keys = [key for key in naive if group in ("all", groups[key])]
+        for name, of_model in scores.items():
+            row: dict[str, Any] = {"group": group, "sets": len(keys), "model": name}
+            for metric in ("MASE", "WQL"):
+                ratios = [max(of_model[key][metric], 1e-9) / naive[key][metric] for key in keys]
+                row[metric] = float(np.exp(np.mean(np.log(ratios))))
+            row["coverage80"] = float(np.mean([of_model[key]["coverage80"] for key in keys]))
+            rows.append(row)
+            table.append(list(row.values()))
+    if detail:
+        for key in naive:
+            print(*key, *(f"{m[key]['MASE'] / naive[key]['MASE']:.3f} {m[key]['coverage80']:.2f}" for m in scores.values()))
+    lines = [
+        "# Sets that no model was trained on",
+        "",
+        "MASE and WQL divided by those of seasonal naive, as geometric means over sets; the mean share of true values "
+        "inside the 80 % interval.",
+        "",
+        tabulate(table, ["group", "sets", "model", "MASE", "WQL", "80 % coverage"], "github", floatfmt=".3f"),
+        "",
+    ]
+    write(output, "heldout", rows, {}, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    run(main)
