@@ -372,7 +372,7 @@ def test_when_growth_goes_on_for_thousands_of_steps_then_series_stay_as_lively_a
 
 @pytest.mark.parametrize("k", range(len(calendar.MINUTES)), ids=calendar.MINUTES.tolist())
 def test_when_steps_are_finer_than_a_day_then_days_repeat(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calendar, "MINUTE_WEIGHTS", np.eye(len(calendar.MINUTES))[k])
+    monkeypatch.setattr(calendar, "MINUTE_WEIGHTS", np.eye(len(calendar.MINUTES))[k].tolist())
     day = 1440 // int(calendar.MINUTES[k])
     x = calendar.hourly(np.arange(4000, 4040)[:, None], 4 * day, rng())
     within = sampling.standardise(x - np.repeat(x.reshape(40, 4, day).mean(2), day, 1))
