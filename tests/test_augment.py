@@ -117,6 +117,22 @@ def test_when_values_go_missing_then_half_of_the_history_and_the_whole_future_ar
     assert np.mean(left < had) > 0.7
 
 
+def test_when_hours_are_closed_then_they_are_so_every_week_and_enough_is_left() -> None:
+    x = np.ones((48, 4608), np.float32)
+    gone = np.isnan(steps.closed(x, 4096, np.random.default_rng(0)))
+    for row in gone:
+        assert any(np.array_equal(row[7 * day :], row[: -7 * day]) for day in range(12, 301))
+    assert (gone.mean(axis=1) > 0.1).all()
+    assert (gone.mean(axis=1) < 0.8).all()
+    weekly = np.array([np.diff(np.flatnonzero(np.diff(row.astype(int)) > 0)).std() > 1 for row in gone])
+    assert 0.2 < weekly.mean() < 0.6, "in two fifths, two days of seven are closed"
+    few = np.full((48, 512), np.nan, np.float32)
+    few[:, 400:410] = few[:, 480:] = 1
+    left = ~np.isnan(steps.closed(few, 448, np.random.default_rng(0)))
+    assert (left[:, :448].sum(axis=1) >= steps.MIN_OPEN).all()
+    assert left[:, 448:].any(axis=1).all()
+
+
 def test_when_amplitudes_are_modulated_or_scaled_then_the_factor_is_smooth_or_constant() -> None:
     before, after = changed("scale")
     factor = after / before

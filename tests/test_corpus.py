@@ -132,6 +132,32 @@ def test_when_windows_are_coarser_or_finer_then_values_lie_on_the_line_through_t
     np.testing.assert_allclose(values[3], 10_000 + 2 + 0.25 * np.arange(-8, 4))
 
 
+def test_when_windows_hold_means_then_of_the_observed_values_if_they_are_half_of_all() -> None:
+    values = np.arange(300.0)
+    values[101:103] = values[111:114] = values[298] = np.nan  # of 100 to 104: two; of 110 to 114: three
+    sampler = WindowSampler([make_source("a", [values])], horizon=8)
+    one, zero = np.ones(1, np.int64), np.zeros(1, np.int64)
+    at = WindowPositions(zero, zero, zero + 299, zero + 110, zero, one, one, one * 5)
+    seen = sampler.read(at, 24, 60)[0]
+    assert np.isnan(seen[:2]).all(), "the series has only 22 means before step 110"
+    np.testing.assert_allclose(seen[2:22], 5 * np.arange(20) + 2.0)
+    np.testing.assert_allclose(seen[[22, 23]], [(100 + 103 + 104) / 3, 107])
+    assert np.isnan(seen[24])
+    np.testing.assert_allclose(seen[25:61], 5 * np.arange(23, 59) + 2.0)
+    assert np.isnan(seen[61:]).all(), "and 37 whole ones after it, before step 299"
+
+
+def test_when_parts_of_days_are_closed_then_cropped_histories_still_show_something() -> None:
+    source = make_source("a", coded(1, 3000))
+    options = {**OPTIONS, "context": 512, "horizon": 64}
+    for batch in CorpusLoader(make_store(source), **options, crop=1.0, augment=AugmentConfig(closed=1.0)):
+        shown = batch.past_observed.sum(dim=(1, 2))
+        early = batch.past[:, -1, 0] < 600  # may begin within the window
+        assert (shown[~early] >= 8).all()
+        assert batch.future_observed is not None
+        assert batch.future_observed.any(dim=1).all()
+
+
 def test_when_a_series_is_as_short_as_can_be_then_something_is_observed_on_both_sides() -> None:
     source = make_source("a", [np.arange(float(n)) for n in range(2, 12)])
     for batch in CorpusLoader(make_store(source), **OPTIONS, crop=0.0):

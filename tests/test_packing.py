@@ -1,5 +1,6 @@
 """Packed rows: every crop lies in one row in one piece, shows the right steps, and predicts its end."""
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tsfm_data.errors import InputError
 
 OPTIONS: dict[str, Any] = {"patch_size": 8, "tokens": 16, "batch_size": 48, "batches": 5}
 LENGTHS = (5, 13, 40, 100, 600)
-EVERYTHING = AugmentConfig(*[0.3] * 10)
+EVERYTHING = AugmentConfig(**dict.fromkeys((field.name for field in fields(AugmentConfig)), 0.3))
 
 
 def store() -> Store:
@@ -57,6 +58,19 @@ def test_when_crops_are_packed_then_each_is_whole_and_in_the_order_of_time() -> 
             assert not predicted[0]
             assert crop["observed"][predicted].any()
             assert crop["observed"][~predicted].any()
+
+
+def test_when_means_are_packed_then_crops_show_as_many_as_the_series_has() -> None:
+    lengths = set()
+    for rows in PackedLoader(store(), **OPTIONS, augment=AugmentConfig(average=1.0)):
+        for crop in crops(rows):
+            values = crop["target"].reshape(-1)[crop["observed"].reshape(-1)]
+            width = np.diff(values)
+            assert np.ptp(width) == 0
+            assert crop["observed"][crop["is_predicted"]].any()
+            lengths.add((int(values[0]) // 100_000, round(width[0])))
+    assert {width for source, width in lengths if source < 2} == {1}, "too short for means"
+    assert {width for source, width in lengths if source == 4} >= {2, 18}, "up to a 32nd of the 600 steps"
 
 
 def test_when_series_are_long_then_crops_and_masks_follow_the_recipe() -> None:

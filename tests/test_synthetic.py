@@ -24,9 +24,11 @@ from tsfm_data.synthetic import (
     gp,
     intermittent,
     macro,
+    nested,
     regime,
     sampling,
     spikes,
+    telemetry,
 )
 from tsfm_data.synthetic.trend_season import TRENDS, seasonal, trends
 
@@ -360,3 +362,75 @@ def test_when_trends_and_seasons_are_drawn_then_each_has_its_spread_and_period()
     peaks = power.argmax(1)
     for period in (24, 7, 12):  # the commonest cycles are the commonest peaks (or their harmonics)
         assert (np.abs(peaks - 672 / period) < 1).mean() > 0.02
+
+
+def test_when_growth_goes_on_for_thousands_of_steps_then_series_stay_as_lively_as_at_first() -> None:
+    x = macro.macro(400, 5120, rng())
+    early, late = (np.diff(part, axis=1).std(1) for part in (x[:, 640:1920], x[:, -1280:]))
+    assert ((late > 0.2 * early) & (late < 5 * early)).mean() > 0.75
+
+
+@pytest.mark.parametrize("k", range(len(calendar.MINUTES)), ids=calendar.MINUTES.tolist())
+def test_when_steps_are_finer_than_a_day_then_days_repeat(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calendar, "MINUTE_WEIGHTS", np.eye(len(calendar.MINUTES))[k].tolist())
+    day = 1440 // int(calendar.MINUTES[k])
+    x = calendar.hourly(np.arange(4000, 4040)[:, None], 4 * day, rng())
+    within = sampling.standardise(x - np.repeat(x.reshape(40, 4, day).mean(2), day, 1))
+    assert np.median((within[:, day:] * within[:, :-day]).mean(1)) > 0.6
+
+
+def test_when_seasons_nest_then_periods_fit_twice_and_many_are_days() -> None:
+    for length, longest in ((5120, 2048), (600, 300), (10, 25)):
+        period = nested.base_periods(1000, length, rng())
+        assert period.min() >= 24
+        assert period.max() <= longest
+    common = np.isin(nested.base_periods(2000, 5120, rng()), nested.DAYS).mean()
+    assert 0.6 < common < 0.75
+
+
+@pytest.mark.parametrize("period", [24, 300])
+def test_when_seasons_nest_then_cycles_repeat_and_most_of_all_after_a_week(
+    period: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nested, "base_periods", lambda count, length, rng: np.full((count, 1), period, np.float32))
+    monkeypatch.setattr(nested, "WEEK_WEIGHTS", (1, 0, 0))
+    x = sampling.standardise(nested.nested(300, 21 * period, rng()))
+    after = {days: (x[:, days * period :] * x[:, : -days * period]).mean(1) / (1 - days / 21) for days in (1, 3, 6, 7)}
+    half = (x[:, period // 2 :] * x[:, : -period // 2]).mean(1)
+    assert np.median(after[1]) > 0.5
+    assert (after[1] > half).mean() > 0.95
+    assert (after[7] > after[6]).mean() > 0.7
+    assert np.median(after[7] - after[3]) > 0.02
+
+
+def test_when_doors_close_at_night_then_series_are_zero_at_the_same_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nested, "base_periods", lambda count, length, rng: np.full((count, 1), 48, np.float32))
+    monkeypatch.setattr(nested, "COMBINATIONS", (0, 0, 1))
+    x = nested.nested(200, 48 * 40, rng())
+    assert x.min() == 0
+    dark = (x.reshape(200, 40, 48) == 0).all(1).mean(1)
+    assert np.mean((dark > 0.2) & (dark < 0.75)) > 0.8, "apart from cycles that shift"
+    tables = nested.day_tables(np.ones(200, bool), rng())
+    night = (tables[:, : sampling.TABLE] == 0).mean(1)
+    assert tables.min() == 0
+    assert night.min() >= 0.25
+
+
+def test_when_steps_are_averaged_then_the_first_means_are_of_what_was_seen() -> None:
+    x = rng().standard_normal((3, 40), dtype=np.float32)
+    means = telemetry.moving_average(x, np.array([[1], [4], [9]]))
+    for row, mean, width in zip(x, means, (1, 4, 9), strict=True):
+        expected = [row[max(t - width + 1, 0) : t + 1].mean() for t in range(40)]
+        np.testing.assert_allclose(mean, expected, atol=1e-5)
+
+
+def test_when_machines_report_then_many_series_rest_repeat_values_or_meet_a_limit() -> None:
+    x = telemetry.telemetry(400, 3000, rng())
+    same = np.diff(x, axis=1) == 0
+    assert 0.3 < (same.mean(1) > 0.2).mean() < 0.8
+    limited = np.maximum((x == x.max(1, keepdims=True)).mean(1), (x == x.min(1, keepdims=True)).mean(1))
+    assert (limited > 0.05).mean() > 0.3
+    few = np.array([len(np.unique(row)) < 100 for row in x])
+    assert 0.15 < few.mean() < 0.6
+    covered = telemetry.runs(400, 3000, rng()).mean(1)
+    assert 0.1 < covered.mean() < 0.35

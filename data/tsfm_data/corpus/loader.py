@@ -177,7 +177,7 @@ def training_sources(store: Store, held_out: Sequence[str]) -> list[Source]:
 def crop_histories(
     values_BVL: Float32[np.ndarray, "B V L"], context: int, share: float, rng: np.random.Generator
 ) -> None:
-    """Remove the beginning of the history of a share of the windows, but not their last eight observed steps, in place."""
+    """Remove the beginning of a share of the histories, except their last eight observed steps, in place."""
     rows = np.flatnonzero(rng.random(len(values_BVL)) < share)
     shortest = min(MIN_CROPPED, context)
     lengths = np.exp(rng.uniform(np.log(shortest), np.log(context + 1), len(rows))).astype(np.int64)

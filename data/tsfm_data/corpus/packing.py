@@ -96,7 +96,7 @@ class PackedLoader(MixedLoader[PackedRows]):
         if positions is not None:
             positions = self.drop_tails(positions)
             patches[: len(positions)] = np.clip(
-                positions.end * positions.refinement // positions.stride // self.patch_size, 2, self.tokens
+                positions.end * positions.refinement // positions.coarser // self.patch_size, 2, self.tokens
             )
         # At least 2 tokens: one of history, one to predict.
         shown = np.maximum(np.ceil(patches * rng.uniform(*CROP, len(patches))), 2).astype(np.int64)
@@ -140,12 +140,12 @@ def cut_crops(positions: WindowPositions, steps: Int[np.ndarray, " S"], rng: np.
     A series shorter than two patches gets a crop of two patches that contains all of it, on both sides of the border
     between the patches.
     """
-    length = positions.end * positions.refinement // positions.stride
+    length = positions.end * positions.refinement // positions.coarser
     patch = steps // 2
     low = np.where(length >= steps, 0, np.maximum(1, length - patch) - patch)
     high = np.where(length >= steps, length - steps, np.minimum(patch, length - 1) - patch)
     begin = low + (rng.random(len(steps)) * (high - low + 1)).astype(np.int64)
-    return replace(positions, cut=-(-begin * positions.stride // positions.refinement))
+    return replace(positions, cut=-(-begin * positions.coarser // positions.refinement))
 
 
 def first_fit_decreasing(

@@ -48,6 +48,11 @@ class WindowPositions:
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def coarser(self) -> Int[np.ndarray, " R"]:
+        """Steps of the series, on its refined grid, in one step of the window."""
+        return self.stride * self.average
+
     def __getitem__(self, rows: Any) -> "WindowPositions":
         """Select windows."""
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
@@ -149,10 +154,9 @@ class WindowSampler:
         At least three steps lie before the cut and a whole horizon after it; an eighth if the series is too short.
         """
         end = positions.end - held_tail(positions.end, self.holdout, self.horizon)
-        coarser = positions.stride * positions.average
-        needed = np.minimum(self.horizon * coarser // positions.refinement, -(-end // SHORT_FUTURE))
+        needed = np.minimum(self.horizon * positions.coarser // positions.refinement, -(-end // SHORT_FUTURE))
         high = np.maximum(end - np.maximum(needed, 1), 1)
-        low = np.minimum(MIN_HISTORY * coarser, high)
+        low = np.minimum(MIN_HISTORY * positions.coarser, high)
         cut = low + (rng.random(len(positions)) * (high - low + 1)).astype(np.int64)
         return replace(positions, end=end, cut=cut)
 
@@ -219,13 +223,13 @@ class WindowSampler:
         """As ``read``, for one window of means; a step is observed if half of its values are."""
         values = self.arrays[int(position.source[0])].values
         offset, end, cut, width = (int(x[0]) for x in (position.offset, position.end, position.cut, position.average))
-        before, after = min(context, cut // width), min(horizon, (end - cut) // width)
-        run = values[offset + cut - before * width : offset + cut + after * width].reshape(-1, width)
+        first, last = max(-context, -(cut // width)), min(horizon, (end - cut) // width)
+        run = values[offset + cut + first * width : offset + cut + last * width].reshape(-1, width)
         observed = ~np.isnan(run)
         count = observed.sum(axis=1)
         mean = np.where(observed, run, 0).sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
         out = np.full(context + horizon, np.nan, dtype=np.float32)
-        out[context - before : context + after] = np.where(2 * count >= width, mean, np.nan)
+        out[context + first : context + last] = np.where(2 * count >= width, mean, np.nan)
         return out
 
     def interpolate_windows(self, positions: WindowPositions, context: int, horizon: int) -> Float32[np.ndarray, "R L"]:

@@ -2,9 +2,9 @@
 
 The process is defined on a circle of M points, at least twice as long as the series. Kernels are functions of the chord
 ``(p / pi) |sin(pi h / p)|`` of lag h, with p the period of a periodic kernel and p = M otherwise. If M is a multiple of
-p, whole or not, they are exactly positive definite on the circle (kernels of the plane, restricted to a circle), and so are their sums and
-products. The discrete Fourier transform of the composed kernel then gives the variances of independent modes, so no
-covariance matrix is factorised.
+p, whole or not, they are exactly positive definite on the circle (kernels of the plane, restricted to a circle), and so
+are their sums and products. The discrete Fourier transform of the composed kernel then gives the variances of
+independent modes, so no covariance matrix is factorised.
 """
 
 import numpy as np

@@ -27,7 +27,7 @@ def intermittent(count: int, length: int, rng: np.random.Generator) -> Float[np.
     out[negative] = negative_binomial(
         pattern[negative] * log_uniform(rng, 0.03, 8, len(negative)), log_uniform(rng, 0.1, 3, len(negative)), rng
     )
-    # Croston's model: occurrence and size of demand are independent, but in half of the rows both vary with the pattern.
+    # Croston's model: occurrence and size of demand are independent, but both follow the pattern in half of the rows.
     probability = np.minimum(pattern[rare] * log_uniform(rng, 0.03, 0.5, len(rare)), 0.95)
     occurs = rng.random((len(rare), length), dtype=np.float32) < probability
     log_size = uniform(rng, 0.05, 1.2, len(rare)) * rng.standard_normal((len(rare), length), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Yearly, quarterly, monthly and weekly series as in the M competitions: strong, slowly turning trends and few points."""
+"""Yearly to weekly series as in the M competitions: strong, slowly turning trends and few points."""
 
 import numpy as np
 from jaxtyping import Float, Float32

@@ -109,7 +109,8 @@ def sample_cycles(count: int, turns: int, rng: np.random.Generator) -> Cycles:
     size = np.exp(np.clip(log_size, -3, 1.5)) * np.where(rests, uniform(rng, 0.2, 1.1, count), 1)
     drift = wandering(count, turns, rng) * np.where(chance(rng, 0.7, count), log_uniform(rng, 0.05, 1.5, count), 0)
     shift = normal(rng, count, turns) * np.where(chance(rng, 0.3, count), log_uniform(rng, 0.003, 0.03, count), 0)
-    return Cycles(*(part.astype(np.float32) for part in (level, size, drift, shift)), rests)
+    level, size, drift, shift = (part.astype(np.float32) for part in (level, size, drift, shift))
+    return Cycles(level, size, drift, shift, rests)
 
 
 def wandering(count: int, turns: int, rng: np.random.Generator) -> Float32[np.ndarray, "count turns"]:
