@@ -105,15 +105,14 @@ def make_layout(config: LongHistoryConfig, history: int, future: int, device: to
     patch = config.patch_size
     fine = min(config.detail // patch, -(-history // patch))
     left = history - fine * patch
-    rates = []
+    rates: list[int] = []
     for rate, most in config.distant:
         count = min(most, -(-max(left, 0) // (rate * patch)))
         left -= count * rate * patch
         rates = [rate] * count + rates
     rates += [1] * (fine + -(-future // patch))
-    rate = torch.tensor(rates, device=device)
-    end = (rate * patch).cumsum(0)
-    return Layout(rate, end, sum(rates) * patch)
+    rate_N = torch.tensor(rates, device=device)
+    return Layout(rate_N, (rate_N * patch).cumsum(0), sum(rates) * patch)
 
 
 def token_values(
@@ -214,6 +213,7 @@ class LongHistoryDecoder(Forecaster):
     model_type: ClassVar[str] = "zeroshot-long"
     config_type: ClassVar[type] = LongHistoryConfig
     chunk_size: ClassVar[int | None] = 256
+    handles_gaps: ClassVar[bool] = True
     config: LongHistoryConfig
 
     def __init__(self, context: int, horizon: int, config: LongHistoryConfig = LongHistoryConfig()) -> None:
