@@ -1,6 +1,7 @@
 """Missing ends and long gaps: the error grows smoothly with the number of missing steps, for every forecaster."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,11 @@ import torch
 from tiny_series import CONTEXT, HORIZON, KINDS, VARIATES, make, make_batch, with_known
 
 import tsfm
-from tsfm.inference.predictors import load_predictor
+from tsfm.inference.predictors import WithoutCovariates, load_predictor
+from tsfm.inference.selection import Member, Selection
+from tsfm_data.evaluation import SeasonalNaive
 from tsfm_data.evaluation.gaps import forecast_windows, history_needed, latest_gap
-from tsfm_data.windows.batch import Batch
+from tsfm_data.windows.batch import Batch, Forecast
 
 WEEK = np.array([10.0, 20, 30, 40, 50, 70, 5])
 LEVELS = (0.1, 0.5, 0.9)
@@ -118,6 +121,44 @@ def test_when_a_gap_is_longer_than_all_that_follows_it_then_it_is_the_one_to_fil
     assert length[:, 0].tolist() == [0, 21, 40]
 
 
+@dataclass(frozen=True)
+class Asked(SeasonalNaive):
+    """A baseline that notes which batches it gets."""
+
+    handles_gaps: bool = False
+    batches: list[Batch] = field(default_factory=list)
+
+    def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
+        self.batches.append(batch)
+        return super().predict(batch, levels)
+
+
+def nightly(days: int, missing_end: int) -> Batch:
+    """Days of 24 steps of which 10 are observed."""
+    observed = (torch.arange(24 * days + 10 + missing_end) % 24 < 10)[None, :, None]
+    return Batch(torch.where(observed, 1.0, 0.0), observed, HORIZON, season=24)
+
+
+@pytest.mark.parametrize("missing_end", [0, 5])
+def test_when_a_predictor_handles_gaps_then_it_is_asked_once_with_all_of_them(missing_end: int) -> None:
+    batch, filling, handling = nightly(5, missing_end), Asked(), Asked(handles_gaps=True)
+    for predictor in (filling, handling):
+        forecast_windows(predictor, batch, LEVELS)
+    assert len(filling.batches) > 1
+    assert filling.batches[-1].past_observed.sum() > batch.past_observed.sum()
+    (given,) = handling.batches
+    assert given.past_observed.sum() == batch.past_observed.sum()
+    assert given.past_observed[:, -1].all()
+    assert given.horizon >= HORIZON + missing_end
+
+
+def test_when_all_members_of_a_choice_handle_gaps_then_so_does_the_choice() -> None:
+    members = [Member("a", Asked(handles_gaps=True)), Member("b", Asked())]
+    assert Selection((members[0],), (1.0,)).handles_gaps
+    assert not Selection(tuple(members), (0.5, 0.5)).handles_gaps
+    assert WithoutCovariates(members[0].predictor).handles_gaps
+
+
 def test_when_gaps_are_filled_then_the_history_reaches_back_as_many_steps_as_without() -> None:
     values = np.ones(1000)
     assert history_needed(values, 100) == 100
@@ -127,6 +168,7 @@ def test_when_gaps_are_filled_then_the_history_reaches_back_as_many_steps_as_wit
     assert history_needed(values, 100) == 147
     values[:500] = np.nan  # before the series begins
     assert history_needed(values, 100) == 147
+    assert history_needed(values, 100, filled=False) == 107
 
 
 def test_when_nothing_is_observed_then_the_predictor_says_what_it_did() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tsfm.models.zeroshot import periods
+from tsfm.models.zeroshot.folds import trailing_mean
 from tsfm.models.zeroshot.periods import (
     autocorrelation,
     detrend,
@@ -114,3 +115,27 @@ def test_when_a_row_is_constant_or_empty_then_nothing_is_found() -> None:
     found, score = find_periods(x, seen)
     assert not found.any()
     assert not score.any()
+
+
+def nights(days: int, open_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Days of 48 steps that differ by weekday, of which only the first steps are observed."""
+    time = torch.arange(48 * days)
+    x = torch.sin(math.pi * (time % 48) / open_steps) * (1 + 0.5 * ((time // 48) % 7 < 5)) + 0.1 * waves(1e9, 4)[:, :1]
+    noise = torch.randn(4, len(time), generator=torch.Generator().manual_seed(2))
+    seen = (time % 48 < open_steps).expand(4, -1)
+    return torch.where(seen, x + 0.1 * noise, 0.0), seen
+
+
+def test_when_every_night_is_missing_then_the_week_is_found_and_no_lag_with_few_pairs() -> None:
+    found, score = find_periods(*nights(70, 18), 3)
+    assert (found == torch.tensor([48, 336, 0])).all()
+    assert (score <= 1).all()
+
+
+def test_when_every_night_is_missing_then_the_mean_of_a_day_is_that_of_its_open_hours() -> None:
+    x, seen = nights(14, 18)
+    mean = trailing_mean(torch.where(seen, x, math.nan), torch.full((4,), 48))[:, 48::48]
+    torch.testing.assert_close(mean, x.unflatten(1, (14, 48))[..., :18].mean(-1), atol=1e-4, rtol=1e-4)
+    seen = seen.clone()
+    seen[:, -48:] = False  # a day without any value
+    assert trailing_mean(torch.where(seen, x, math.nan), torch.full((4,), 48))[:, -1].isnan().all()

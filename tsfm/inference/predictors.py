@@ -231,6 +231,11 @@ class WithoutCovariates:
         """That of the predictor."""
         return getattr(self.predictor, "joint", True)
 
+    @property
+    def handles_gaps(self) -> bool:
+        """That of the predictor."""
+        return getattr(self.predictor, "handles_gaps", False)
+
     def bind(self, series: SeriesSet) -> "WithoutCovariates":
         """As the predictor."""
         return WithoutCovariates(bind(self.predictor, series))

@@ -108,6 +108,11 @@ class Selection:
         """The calendar features of the members."""
         return next((m.predictor.marks for m in self.members if m.predictor.marks is not None), None)
 
+    @property
+    def handles_gaps(self) -> bool:
+        """Whether all members do."""
+        return all(getattr(member.predictor, "handles_gaps", False) for member in self.members)
+
     def bind(self, series: SeriesSet) -> "Selection":
         """A copy with the weights of the items of a set."""
         rows = [self.series.get(name, self.weights) for name in series.univariate().item_ids]

@@ -131,6 +131,7 @@ class Forecaster(nn.Module, ABC):
     config_type: ClassVar[type]
     dtype: ClassVar[torch.dtype] = torch.float64  # of the batches: they are standardised in full precision
     chunk_size: ClassVar[int | None] = None  # series per forward pass of ``predict`` on a CPU; None: the whole batch
+    handles_gaps: ClassVar[bool] = False  # True: it was trained with long gaps, so they need not be filled
     levels: tuple[float, ...]
     conformal: ConformalIntervals | None
 

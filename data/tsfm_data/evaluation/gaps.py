@@ -2,7 +2,7 @@
 
 Most predictors handle neither well. So each history is cut after its last value, and the steps between this value and
 the end of the window are forecast, too, and dropped. A gap longer than all values after it is filled with the
-predictor's own forecast from the values before it.
+predictor's own forecast from the values before it, unless the predictor says that it handles gaps.
 
 Axes: B windows, T context steps, H horizon steps, V variates, R rows (windows, cut at their last values), M steps.
 """
@@ -135,40 +135,48 @@ def history_of(predictor: Predictor, series: SeriesSet) -> int:
 
     It is the predictor's context, and more if an end is missing or a gap will be filled.
     """
-    lengths = item_lengths(series)
+    lengths, filled = item_lengths(series), not handles_gaps(predictor)
     if predictor.context is None:
         return int(lengths.max())
     needed = predictor.context
     if np.isnan(series.values).any():
         for i, length in enumerate(lengths):
-            needed = max(needed, *(history_needed(column, predictor.context) for column in series.item(i)[:length].T))
+            needed = max(
+                needed, *(history_needed(column, predictor.context, filled) for column in series.item(i)[:length].T)
+            )
     return needed
 
 
-def history_needed(values: Float[np.ndarray, " rows"], context: int) -> int:
+def handles_gaps(predictor: Predictor) -> bool:
+    """Whether long gaps are left to the predictor."""
+    return getattr(predictor, "handles_gaps", False)
+
+
+def history_needed(values: Float[np.ndarray, " rows"], context: int, filled: bool = True) -> int:
     """Rows at the end of a series that contain ``context`` rows apart from a missing end and gaps to fill.
 
     Args:
         values: one series, NaN where missing.
         context: context of the predictor.
+        filled: whether gaps are filled.
     """
     seen = np.flatnonzero(~np.isnan(values))
     if not len(seen):
         return context
     length, follows = np.diff(seen) - 1, seen[-1] + 1 - seen[1:]
-    filled = np.where((length >= MIN_GAP) & (length > follows), length, 0)[::-1]
+    to_fill = np.where((length >= MIN_GAP) & (length > follows) & filled, length, 0)[::-1]
     # Backwards from the end: a gap counts if the rows after it are fewer than the context.
-    is_needed = follows[::-1] - (np.cumsum(filled) - filled) < context
-    return context + len(values) - 1 - int(seen[-1]) + int(filled[is_needed].sum())
+    is_needed = follows[::-1] - (np.cumsum(to_fill) - to_fill) < context
+    return context + len(values) - 1 - int(seen[-1]) + int(to_fill[is_needed].sum())
 
 
 def fill_gaps(predictor: Predictor, batch: Batch, wanted: Bool[Tensor, "B V"]) -> Batch:
-    """Fill every gap of the wanted variates that is longer than all after it with its median forecast."""
-    while True:
+    """Fill every gap of the wanted variates that is longer than all after it with its median forecast, if needed."""
+    while not handles_gaps(predictor):
         begin_BV, length_BV = latest_gap(batch.past_observed)
         length_BV = torch.where(wanted, length_BV, 0)
         if not bool(length_BV.any()):
-            return batch
+            break
         past, observed, steps = batch.past.clone(), batch.past_observed.clone(), batch.past.shape[1]
         cut_BV = torch.where(length_BV > 0, steps - begin_BV, -1)
         for row_R, cut_R, is_cut_RV, part in shifted_batches(batch, cut_BV, length_BV, 0, 1):
@@ -179,6 +187,7 @@ def fill_gaps(predictor: Predictor, batch: Batch, wanted: Bool[Tensor, "B V"]) -
                 past[row, gap, v] = median[r, : gap.stop - begin, v].to(past)
                 observed[row, gap, v] = True
         batch = replace(batch, past=past, past_observed=observed)
+    return batch
 
 
 def shifted_batches(

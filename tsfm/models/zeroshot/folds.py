@@ -90,19 +90,18 @@ def take(x_RL: Float[Tensor, "R L"], index: Int[Tensor, "R ..."]) -> Float[Tenso
 
 
 def trailing_mean(x_RL: Float[Tensor, "R L"], length_R: Int[Tensor, " R"]) -> Float[Tensor, "R ends"]:
-    """For 0 to L steps, the mean of the ``length`` last of them; NaN if fewer are observed than half of the usual number.
+    """For 0 to L steps, the mean of the ``length`` last of them.
 
-    Series with closed hours have gaps in every cycle, so the usual number is that of the whole row.
+    NaN if fewer than half as many of these are observed as usual in the row so far, whose nights may all be missing.
     """
     end_1L = torch.arange(x_RL.shape[1] + 1, device=x_RL.device)[None]
     start_RL = (end_1L - length_R[:, None]).clamp(min=0)
 
-    def over_window(values: Float[Tensor, "R L"]) -> Float[Tensor, "R ends"]:
-        total = F.pad(values.cumsum(1), (1, 0))
-        return total - total.gather(1, start_RL)
+    def up_to(values: Float[Tensor, "R L"]) -> Float[Tensor, "R ends"]:
+        return F.pad(values.cumsum(1), (1, 0))
 
-    seen_RL = (~x_RL.isnan()).to(x_RL.dtype)
-    count = over_window(seen_RL)
-    usual_R = seen_RL.sum(1) / (seen_RL.cummax(1).values.sum(1)).clamp(min=1)
-    enough = (2 * count >= (length_R * usual_R)[:, None]) & (count > 0)
-    return torch.where(enough, over_window(x_RL.nan_to_num()) / count.clamp(min=1), math.nan)
+    total_RL, seen_RL = up_to(x_RL.nan_to_num()), up_to((~x_RL.isnan()).to(x_RL.dtype))
+    count_RL = seen_RL - seen_RL.gather(1, start_RL)
+    share_RL = seen_RL / (seen_RL > 0).cumsum(1).clamp(min=1)  # observed since the first value
+    enough = 2 * count_RL >= length_R.clamp(min=1)[:, None] * share_RL
+    return torch.where(enough & (count_RL > 0), (total_RL - total_RL.gather(1, start_RL)) / count_RL, math.nan)

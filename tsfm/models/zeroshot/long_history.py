@@ -131,15 +131,14 @@ def make_layout(config: LongHistoryConfig, history: int, future: int, device: to
     patch = config.patch_size
     fine = min(config.detail // patch, -(-history // patch))
     left = history - fine * patch
-    rates = []
+    rates: list[int] = []
     for rate, most in config.distant:
         count = min(most, -(-max(left, 0) // (rate * patch)))
         left -= count * rate * patch
         rates = [rate] * count + rates
     rates += [1] * (fine + -(-future // patch))
-    rate = torch.tensor(rates, device=device)
-    end = (rate * patch).cumsum(0)
-    return Layout(rate, end, sum(rates) * patch)
+    rate_N = torch.tensor(rates, device=device)
+    return Layout(rate_N, (rate_N * patch).cumsum(0), sum(rates) * patch)
 
 
 def token_values(
@@ -153,7 +152,7 @@ def token_values(
         end = start + rate * count * patch
         part, share = (x[:, start:end].unflatten(1, (count, patch, rate)) for x in (x_RL, seen))
         share = share.sum(-1)
-        values.append((part.sum(-1) / share.clamp(min=1)))
+        values.append(part.sum(-1) / share.clamp(min=1))
         shares.append(share / rate)
         start = end
     return torch.cat(values, 1), torch.cat(shares, 1)
@@ -243,6 +242,7 @@ class LongHistoryDecoder(Forecaster):
     model_type: ClassVar[str] = "zeroshot-long"
     config_type: ClassVar[type] = LongHistoryConfig
     chunk_size: ClassVar[int | None] = 256
+    handles_gaps: ClassVar[bool] = True
     config: LongHistoryConfig
 
     def __init__(self, context: int, horizon: int, config: LongHistoryConfig = LongHistoryConfig()) -> None:

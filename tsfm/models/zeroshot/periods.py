@@ -16,6 +16,7 @@ FIRST_SHARE = 0.75  # the shortest lag with this share of the best score lies on
 PEAK_WIDTH = 1.25  # that peak ends at this multiple of that lag
 FEW_CYCLES = 2.0  # how much more a period must score if two cycles are observed instead of three
 LONGEST_SHARE = 0.97  # the shortest of the longer periods with this share of the best autocorrelation is taken
+FEW_PAIRS = 0.5  # least share of the observed pairs that a lag would have if values were missing at random
 LONGER_GAIN = 0.03  # what a longer period must add to the autocorrelation of the first one
 
 
@@ -101,7 +102,11 @@ def detrend(x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]) -> Flo
 
 
 def autocorrelation(x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]) -> Float[Tensor, "R L"]:
-    """Autocorrelation at lags 0 to T - 1 over the observed pairs; rows are centred, 0 where not observed."""
+    """Autocorrelation at lags 0 to T - 1 over the observed pairs; rows are centred, 0 where not observed.
+
+    It is 0 at lags with fewer than half of the pairs of randomly missing values: if nights are missing, a few mornings
+    and evenings are the only pairs at some lags.
+    """
     # An exported graph uses matrix products: ONNX Runtime's Fourier transform takes eight times as long as PyTorch's.
     products = lag_products_by_matrices if torch.compiler.is_exporting() else lag_products
     if without_gaps(observed_RT):
@@ -109,7 +114,12 @@ def autocorrelation(x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]
         pairs_RT = (length_of(observed_RT)[:, None] - torch.arange(x_RT.shape[1])).clamp(min=1)
     else:
         sum_RT, pairs_RT = products(torch.cat([x_RT, observed_RT.to(x_RT.dtype)])).unflatten(0, (2, -1))
-        pairs_RT = pairs_RT.round().clamp(min=1)
+        length_R1 = length_of(observed_RT)[:, None].clamp(min=1)
+        share_R1 = observed_RT.sum(1, keepdim=True) / length_R1
+        usual_RT = share_R1.square() * (length_R1 - torch.arange(x_RT.shape[1], device=x_RT.device))
+        pairs_RT = pairs_RT.round()
+        sum_RT = torch.where(pairs_RT >= FEW_PAIRS * usual_RT, sum_RT, 0.0)
+        pairs_RT = pairs_RT.clamp(min=1)
     variance = x_RT.square().sum(1, keepdim=True) / observed_RT.sum(1, keepdim=True).clamp(min=1)
     return sum_RT / (pairs_RT * variance.clamp(min=1e-12))
 
