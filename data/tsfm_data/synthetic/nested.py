@@ -21,7 +21,7 @@ from tsfm_data.synthetic.sampling import (
 )
 
 WEIGHT = 0.12
-ABOUT = "days in weeks, of any step"
+ABOUT = "days within weeks"
 LONGEST = 2048
 DAYS = np.array([24, 48, 96, 144, 288, 720, 1440])  # in steps of an hour to one minute
 DAY_WEIGHTS = (30, 12, 18, 10, 15, 6, 9)
