@@ -1,7 +1,7 @@
 """Our zero-shot models compared with fracast, which also has its weights in its wheel, on every set of the suite.
 
-    pip install fracast
-    python benchmarks/fracast_peer.py
+pip install fracast
+python benchmarks/fracast_peer.py
 """
 
 import time

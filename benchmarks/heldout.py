@@ -67,7 +67,10 @@ def group_of(row: dict[str, Any]) -> str:
 
 
 def main(
-    models: list[str] | None = None, kept: Path | None = None, output: Path = Path(__file__).parent, detail: bool = False
+    models: list[str] | None = None,
+    kept: Path | None = None,
+    output: Path = Path(__file__).parent,
+    detail: bool = False,
 ) -> None:
     """Score models and write heldout.md.
 
@@ -97,7 +100,10 @@ def main(
             table.append(list(row.values()))
     if detail:
         for key in naive:
-            print(*key, *(f"{m[key]['MASE'] / naive[key]['MASE']:.3f} {m[key]['coverage80']:.2f}" for m in scores.values()))
+            print(
+                *key,
+                *(f"{m[key]['MASE'] / naive[key]['MASE']:.3f} {m[key]['coverage80']:.2f}" for m in scores.values()),
+            )
     lines = [
         "# Sets that no model was trained on",
         "",

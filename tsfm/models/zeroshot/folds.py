@@ -12,9 +12,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from tsfm.nn import asinh, sinh
+
+MAX_ASINH = 40.0  # keeps sinh finite
 CYCLES = 8  # how many earlier cycles are used
 FEW = 3  # the mean over the last few cycles is a feature of its own
 CANDIDATES = 4  # forecasts by one period, see ``fold``
+SPANS = (4, 16, 64)  # steps whose mean is the level of a forecast without seasons
+PLAIN = 1 + 2 * len(SPANS)  # forecasts without seasons
 
 
 class Folds(NamedTuple):
@@ -37,13 +42,15 @@ def fold(
 ) -> Folds:
     """Forecast every step from the values before its origin.
 
-    The last value comes first. Each period adds four: the value at the same phase of the latest cycle (seasonal naive);
+    The last value comes first, then the mean of the last few values and the line through it and the mean before, for
+    three lengths. Each period adds four: the value at the same phase of the latest cycle (seasonal naive);
     the mean of the last three such values; the mean over up to eight cycles of their distance from the mean of the
     cycle before their own origin, added to the mean of the latest cycle; and the last value plus the change that
-    followed at the latest cycle. Without values, a candidate is the last value.
+    followed at the latest cycle. Without values, a candidate is the last value. Whatever adds or subtracts values does
+    so before asinh, which would bend a line.
 
     Args:
-        x_RL: values, NaN where not seen.
+        x_RL: values after asinh, NaN where not seen.
         period_RP: periods in steps, 0 for none.
         origin_Q: the first step that is not known.
         step_QS: the steps to forecast, none before its origin.
@@ -53,7 +60,9 @@ def fold(
     latest_RL = torch.where(seen_RL, position_L, 0).cummax(1).values
     last_RQ = x_RL.gather(1, latest_RL[:, (origin_Q - 1).clamp(min=0)]).nan_to_num()
     last_RQS = last_RQ[..., None].expand(-1, -1, step_QS.shape[1])
-    candidates, spreads = [last_RQS], []
+    plain_RL = sinh(x_RL.clamp(-MAX_ASINH, MAX_ASINH))
+    last_plain_RQS = sinh(last_RQS.clamp(-MAX_ASINH, MAX_ASINH))
+    candidates, spreads = [last_RQS, *(asinh(line) for line in lines(plain_RL, origin_Q, step_QS))], []
     for period_R in period_RP.unbind(1):
         period_R11 = period_R.clamp(min=1)[:, None, None]
         ahead_QS = step_QS - origin_Q[:, None]
@@ -65,21 +74,44 @@ def fold(
         has_period = (period_R > 0)[:, None, None, None]
         value_RQSJ = torch.where(has_period, value_RQSJ, math.nan)
         newest_RQS = value_RQSJ[..., 0]
-        level_RL = trailing_mean(x_RL, period_R)
+        plain_RQSJ, level_RL = sinh(value_RQSJ.clamp(-MAX_ASINH, MAX_ASINH)), trailing_mean(plain_RL, period_R)
         level_RQSJ = take(level_RL, origin_Q[:, None, None] - back_RQSJ)
         now_RQ1 = level_RL[:, origin_Q][..., None]
-        before_RQS = take(x_RL, origin_Q[:, None] - 1 - back_RQSJ[..., 0])
+        before_RQS = take(plain_RL, origin_Q[:, None] - 1 - back_RQSJ[..., 0])
         mean_RQS = value_RQSJ.nanmean(-1)
         candidates += [
             newest_RQS.where(~newest_RQS.isnan(), mean_RQS),
             value_RQSJ[..., :FEW].nanmean(-1),
-            now_RQ1 + (value_RQSJ - level_RQSJ).nanmean(-1),
-            last_RQS + (newest_RQS - before_RQS),
+            asinh(now_RQ1 + (plain_RQSJ - level_RQSJ).nanmean(-1)),
+            asinh(last_plain_RQS + (plain_RQSJ[..., 0] - before_RQS)),
         ]
         spreads.append((value_RQSJ - mean_RQS[..., None]).abs().nanmean(-1))
     whole = torch.stack(candidates, -1)
     spread = torch.stack(spreads, -1).nan_to_num() if spreads else whole[..., :0]
     return Folds(torch.where(whole.isnan(), last_RQS[..., None], whole), spread)
+
+
+def lines(
+    x_RL: Float[Tensor, "R L"], origin_Q: Int[Tensor, " Q"], step_QS: Int[Tensor, "Q S"]
+) -> list[Float[Tensor, "R Q S"]]:
+    """Level and trend of the last steps, for every span: the mean over it, and the line through that and the one before.
+
+    Args:
+        x_RL: values, NaN where not seen.
+        origin_Q: the first step that is not known.
+        step_QS: the steps to forecast.
+    """
+    forecasts = []
+    for span in SPANS:
+        level_RL = trailing_mean(x_RL, torch.full((len(x_RL),), span, device=x_RL.device))
+        earlier_RQ = (origin_Q - span).expand(len(x_RL), -1)
+        level_RQ1, before_RQ1 = level_RL[:, origin_Q, None], take(level_RL, earlier_RQ)[..., None]
+        ahead_QS = step_QS - origin_Q[:, None] + (span + 1) / 2
+        forecasts += [
+            level_RQ1.expand(-1, -1, step_QS.shape[1]),
+            level_RQ1 + (level_RQ1 - before_RQ1) / span * ahead_QS,
+        ]
+    return forecasts
 
 
 def take(x_RL: Float[Tensor, "R L"], index: Int[Tensor, "R ..."]) -> Float[Tensor, "R ..."]:

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from tsfm.attention import Mask
 from tsfm.models.base import Forecaster, roll_out_paths
 from tsfm.models.packing import known_future
-from tsfm.models.zeroshot.folds import CANDIDATES, fold
+from tsfm.models.zeroshot.folds import CANDIDATES, PLAIN, fold
 from tsfm.models.zeroshot.periods import find_periods, length_of
+from tsfm.models.zeroshot.seasonal_features import measure_changes
 from tsfm.nn import (
     DEFAULT_LEVELS,
     ResidualMLP,
@@ -33,6 +34,8 @@ from tsfm_data.errors import InputError, check_model_sizes
 from tsfm_data.windows import Batch
 
 MAX_ASINH = 20.0  # a value 2e8 scales away; keeps sinh finite
+CHANGE_LAG = 4  # steps over which the error of a naive forecast is measured
+MIN_UNIT = 0.01  # on the model's scale
 LEAST_SEEN = 16  # observed recent steps that give a scale; with fewer, the whole history does
 
 
@@ -93,7 +96,7 @@ class LongHistoryConfig:
     @property
     def candidate_count(self) -> int:
         """Simple forecasts of every step."""
-        return 1 + CANDIDATES * self.periods
+        return PLAIN + CANDIDATES * self.periods
 
     @classmethod
     def tiny(cls) -> "LongHistoryConfig":
@@ -169,6 +172,7 @@ class Rows(NamedTuple):
         period: seasonal periods in steps, 0 for none.
         score: how clear each is.
         length: steps from the first observed one to the end of the history.
+        unit: mean error of a naive or seasonal-naive forecast on the history, the unit of errors.
     """
 
     x: Float[Tensor, "R L"]
@@ -178,6 +182,7 @@ class Rows(NamedTuple):
     period: Int[Tensor, "R _"]
     score: Float[Tensor, "R _"]
     length: Int[Tensor, " R"]
+    unit: Float[Tensor, " R"]
 
 
 class QuantileHead(nn.Module):
@@ -194,7 +199,7 @@ class QuantileHead(nn.Module):
         super().__init__()
         self.levels, self.candidates, self.patch = len(config.levels), config.candidate_count, config.patch_size
         features = config.candidate_count + config.periods
-        self.whole = nn.Linear(config.d_model + features * self.patch + 4, config.hidden)
+        self.whole = nn.Linear(config.d_model + features * self.patch + 5, config.hidden)
         self.steps = nn.Linear(config.hidden, self.patch * config.step_channels)
         self.projection = ResidualMLP(
             config.step_channels + features, config.step_hidden, self.levels + self.candidates, F.silu
@@ -206,6 +211,7 @@ class QuantileHead(nn.Module):
         ahead_Q: Int[Tensor, " Q"],
         candidates_RQPD: Float[Tensor, "R Q P D"],
         spread_RQPE: Float[Tensor, "R Q P E"],
+        unit_R: Float[Tensor, " R"],
     ) -> Float[Tensor, "R Q P K"]:
         """Ascending quantiles on the model's scale, around a mixture of the candidates.
 
@@ -214,19 +220,22 @@ class QuantileHead(nn.Module):
             ahead_Q: patches between each token and the patch to forecast.
             candidates_RQPD: simple forecasts of its steps.
             spread_RQPE: spread of the cycles.
+            unit_R: unit of errors.
         """
         near = 1 / (1 + ahead_Q.to(x_RQC.dtype))
         distance = torch.stack([near, near.log(), near.square(), near.sqrt()], -1)[None].expand(len(x_RQC), -1, -1)
-        features_RQPF = torch.cat([asinh(candidates_RQPD - candidates_RQPD[..., :1]), asinh(4 * spread_RQPE)], -1)
-        hidden = F.silu(self.whole(torch.cat([x_RQC, features_RQPF.flatten(2), distance], -1)))
+        unit = unit_R[:, None, None, None]
+        features_RQPF = asinh(torch.cat([candidates_RQPD - candidates_RQPD[..., :1], spread_RQPE], -1) / unit)
+        log_unit = unit[..., 0].log().expand(-1, len(ahead_Q), -1)
+        hidden = F.silu(self.whole(torch.cat([x_RQC, features_RQPF.flatten(2), distance, log_unit], -1)))
         steps_RQPE = self.steps(hidden).unflatten(-1, (self.patch, -1))
         raw = self.projection(torch.cat([steps_RQPE, features_RQPF.to(steps_RQPE.dtype)], -1))
         # Levels first, so that each is contiguous in memory.
         raw, weight = raw.float().movedim(-1, 0).contiguous().split([self.levels, self.candidates])
-        m = self.levels // 2
-        centre = raw[m : m + 1] + (weight.softmax(0) * candidates_RQPD.movedim(-1, 0)).sum(0, keepdim=True)
-        down = centre - F.softplus(raw[:m]).flip(0).cumsum(0).flip(0)
-        up = centre + F.softplus(raw[m + 1 :]).cumsum(0)
+        m, unit = self.levels // 2, unit[..., 0]
+        centre = raw[m : m + 1] * unit + (weight.softmax(0) * candidates_RQPD.movedim(-1, 0)).sum(0, keepdim=True)
+        down = centre - unit * F.softplus(raw[:m]).flip(0).cumsum(0).flip(0)
+        up = centre + unit * F.softplus(raw[m + 1 :]).cumsum(0)
         return torch.cat([down, centre, up]).movedim(0, -1)
 
 
@@ -249,7 +258,7 @@ class LongHistoryDecoder(Forecaster):
         super().__init__(context, horizon, config)
         self.levels = check_levels(config.levels)
         width, patch = config.d_model, config.patch_size
-        self.embed = ResidualMLP(3 * patch + 4 * config.periods + 2, width, width, F.silu)
+        self.embed = ResidualMLP(3 * patch + 4 * config.periods + 3, width, width, F.silu)
         self.stack = Stack(width, config.layers, config.heads)
         self.head = QuantileHead(config)
 
@@ -281,7 +290,9 @@ class LongHistoryDecoder(Forecaster):
         else:
             period_RP = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
             score_RP = period_RP.float()
-        rows = Rows(shown_RL, seen_RL, loc, scale, period_RP, score_RP, length_of(before_RT))
+        length_R = length_of(before_RT)
+        unit_R = error_unit(shown_RL[:, :known], before_RT, period_RP, length_R)
+        rows = Rows(shown_RL, seen_RL, loc, scale, period_RP, score_RP, length_R, unit_R)
         return rows, scaled_RL
 
     def token_inputs(
@@ -290,13 +301,15 @@ class LongHistoryDecoder(Forecaster):
         """Inputs of every token, and whether it holds any value."""
         patch = self.config.patch_size
         x_RNP, share_RNP = token_values(rows.x, rows.seen, layout, patch)
-        distance_RNP = asinh(x_RNP - last_R[:, None, None]) * (share_RNP > 0)
+        distance_RNP = asinh((x_RNP - last_R[:, None, None]) / rows.unit[:, None, None]) * (share_RNP > 0)
         start_N1 = (layout.end - layout.rate * patch)[:, None]
         period_R1 = rows.period[:, None]
         turn = 2 * math.pi * (start_N1 % period_R1.clamp(min=1)) / period_R1.clamp(min=1)
         phases = torch.cat([turn.sin(), turn.cos()], -1) * (period_R1 > 0).repeat(1, 1, 2)
         length_R1 = rows.length[:, None].clamp(min=1).to(rows.x.dtype)
-        row = torch.cat([rows.period.clamp(min=1).log2() / 8, rows.score, length_R1.log2() / 8], 1)
+        row = torch.cat(
+            [rows.period.clamp(min=1).log2() / 8, rows.score, length_R1.log2() / 8, rows.unit[:, None].log()], 1
+        )
         shared = row[:, None].expand(-1, len(layout.end), -1)
         rate = (layout.rate.to(rows.x.dtype).log2() / 4)[None, :, None].expand(len(rows.x), -1, 1)
         inputs = torch.cat([x_RNP, distance_RNP, share_RNP, phases, shared, rate], -1)
@@ -321,7 +334,7 @@ class LongHistoryDecoder(Forecaster):
         step_QP = (origin_Q + ahead_Q * patch)[:, None] + torch.arange(patch, device=x_RQC.device)
         shown_RL = torch.where(rows.seen, rows.x, math.nan)
         folds = fold(shown_RL, rows.period, origin_Q, step_QP)
-        return self.head(x_RQC, ahead_Q, folds.candidates, folds.spread)
+        return self.head(x_RQC, ahead_Q, folds.candidates, folds.spread, rows.unit)
 
     def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps, at most ``reach`` patches, in the batch's units."""
@@ -370,7 +383,8 @@ class LongHistoryDecoder(Forecaster):
         quantiles = self.decode(x_RWC.repeat(1, 2, 1), rows, origin_Q, ahead_Q)
         step_QP = (origin_Q + ahead_Q * patch)[:, None] + torch.arange(patch, device=x_RL.device)
         counts = seen_RL[:, step_QP] & seen_RL[:, :known].any(1)[:, None, None]
-        return masked_mean(mean_pinball_loss(quantiles, target_RL[:, step_QP], self.levels), counts)
+        loss = mean_pinball_loss(quantiles, target_RL[:, step_QP], self.levels)
+        return masked_mean(loss / rows.unit[:, None, None].sqrt(), counts)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Quantiles of the model's own horizon at its levels, in the batch's units."""
@@ -393,6 +407,16 @@ class LongHistoryDecoder(Forecaster):
         scale = window_scale(batch.past, batch.past_observed).scale
         future, observed = known_future(batch, output.shape[1])
         return masked_mean(mean_pinball_loss(output / scale[..., None], future / scale, self.levels), observed)
+
+
+def error_unit(
+    x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], period_RP: Int[Tensor, "R P"], length_R: Int[Tensor, " R"]
+) -> Float[Tensor, " R"]:
+    """The least mean error of naive and seasonal-naive forecasts, drift aside; 1 if there are too few values."""
+    plain_R = (length_R // 3).clamp(min=1, max=CHANGE_LAG)
+    spread_RC = torch.stack([measure_changes(x_RT, seen_RT, lag_R)[1] for lag_R in (plain_R, *period_RP.unbind(1))], 1)
+    least_R = spread_RC.amin(1)
+    return torch.where(least_R.isfinite(), least_R.clamp(min=MIN_UNIT), 1.0)
 
 
 def draw_context(most: int, detail: int) -> int:

@@ -1,0 +1,106 @@
+"""What the long-history decoder sees, and what its simple forecasts continue."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tsfm.models.zeroshot.folds import fold
+from tsfm.models.zeroshot.long_history import LongHistoryConfig, LongHistoryDecoder, make_layout, token_values
+from tsfm.models.zeroshot.periods import find_periods
+from tsfm.nn import asinh, sinh
+from tsfm_data.windows import Batch
+
+CONFIG = LongHistoryConfig()
+CPU = torch.device("cpu")
+
+
+def batch_of(past: torch.Tensor, horizon: int) -> Batch:
+    return Batch(past, ~past.isnan(), horizon)
+
+
+@given(history=st.integers(1, 10_000), future=st.integers(0, 800))
+@settings(max_examples=60, deadline=None)
+def test_the_tokens_cover_the_history_and_their_number_is_bounded(history: int, future: int) -> None:
+    layout = make_layout(CONFIG, history, future, CPU)
+    reach = CONFIG.detail + sum(rate * count * CONFIG.patch_size for rate, count in CONFIG.distant)
+    ahead = -(-future // CONFIG.patch_size)
+    assert layout.steps - ahead * CONFIG.patch_size >= min(history, reach)
+    assert len(layout.end) - ahead <= CONFIG.detail // CONFIG.patch_size + sum(count for _, count in CONFIG.distant)
+    assert layout.end.tolist() == (layout.rate * CONFIG.patch_size).cumsum(0).tolist()
+    assert (layout.rate.diff() <= 0).all()  # distant tokens are the coarse ones
+
+
+def test_a_distant_token_holds_means_of_the_values_that_are_seen() -> None:
+    layout = make_layout(CONFIG, 2048, 0, CPU)
+    x = torch.arange(layout.steps, dtype=torch.float32)[None]
+    seen = torch.ones_like(x, dtype=torch.bool)
+    seen[:, 1] = False
+    values, share = token_values(torch.where(seen, x, 0.0), seen, layout, CONFIG.patch_size)
+    rate = int(layout.rate[0])
+    assert rate > 1
+    first = [i for i in range(rate) if i != 1]
+    assert values[0, 0, 0] == pytest.approx(sum(first) / len(first))
+    assert share[0, 0, 0] == pytest.approx(len(first) / rate)
+    assert share[0, 1:].eq(1).all()
+
+
+@pytest.mark.parametrize(("day", "days"), [(24, 7), (96, 7), (288, 7), (288, 5)])
+def test_a_week_that_repeats_is_continued_exactly_by_one_of_the_simple_forecasts(day: int, days: int) -> None:
+    generator = torch.Generator().manual_seed(day)
+    daily = torch.sin(torch.arange(day) * 2 * math.pi / day)
+    week = (daily + 0.3 * torch.randn(days, day, generator=generator)).flatten()
+    steps, ahead = 4096, 48
+    x = week.repeat(-(-(steps + ahead) // len(week)))[None, : steps + ahead]
+    past = x[:, :steps]
+    period, _ = find_periods(past, torch.ones_like(past, dtype=torch.bool), 3)
+    assert days * day in period[0].tolist()
+    origin, step = torch.tensor([steps]), steps + torch.arange(ahead)[None]
+    folds = fold(asinh(torch.cat([past, torch.full((1, ahead), math.nan)], 1)), period, origin, step)
+    error = (sinh(folds.candidates[0, 0]) - x[0, steps:, None]).abs().mean(0)
+    assert error.min() < 1e-3
+
+
+@given(slope=st.floats(-3, 3), level=st.floats(-10, 10))
+@settings(max_examples=25, deadline=None)
+def test_a_line_is_continued_exactly_by_one_of_the_simple_forecasts(slope: float, level: float) -> None:
+    steps, ahead = 40, 12
+    x = level + slope * torch.linspace(-2, 2, steps + ahead, dtype=torch.float64)[None]
+    known = torch.where(torch.arange(steps + ahead) < steps, asinh(x), math.nan)
+    none = torch.zeros(1, 0, dtype=torch.long)
+    folds = fold(known, none, torch.tensor([steps]), steps + torch.arange(ahead)[None])
+    error = (sinh(folds.candidates[0, 0]) - x[0, steps:, None]).abs().amax(0)
+    assert error.min() < 1e-6 * (1 + abs(level) + abs(slope))
+
+
+def test_later_values_do_not_change_the_forecast_from_an_earlier_token() -> None:
+    torch.manual_seed(0)
+    model = LongHistoryDecoder(64, 16, LongHistoryConfig.tiny()).eval()
+    layout = make_layout(model.config, 64, 0, CPU)
+    x = torch.randn(2, layout.steps)
+    seen = torch.ones_like(x, dtype=torch.bool)
+    known, first = int(layout.end[-3]), len(layout.end) - 3
+
+    def forecast(values: torch.Tensor) -> torch.Tensor:
+        rows, _ = model.describe(values, seen, known, values)
+        tokens = model.tokens(rows, layout, known, first)[:, :1]
+        return model.decode(tokens, rows, layout.end[first : first + 1], torch.zeros(1, dtype=torch.long))
+
+    changed = x.clone()
+    changed[:, known:] = 100.0
+    torch.testing.assert_close(forecast(changed), forecast(x))
+
+
+def test_a_history_of_five_thousand_steps_changes_the_forecast_and_one_before_it_does_not() -> None:
+    torch.manual_seed(0)
+    model = LongHistoryDecoder(4608, 32, LongHistoryConfig.tiny()).eval()
+    reach = 16 + 2 * 2 * 4 + 2 * 4 * 4  # of the tiny layout
+    past = torch.randn(1, 4608, 1, dtype=torch.float64).cumsum(1)
+    whole = model.predict(batch_of(past, 8), (0.5,)).quantiles
+    near, far = past.clone(), past.clone()
+    near[:, -reach + 1] += 5
+    far[:, : -2 * reach] += 5
+    assert not torch.allclose(model.predict(batch_of(near, 8), (0.5,)).quantiles, whole)
+    torch.testing.assert_close(model.predict(batch_of(far, 8), (0.5,)).quantiles, whole)
