@@ -22,6 +22,8 @@ class Batch:
         past_observed: where ``past`` is observed.
         horizon: number of steps to forecast, H.
         season: steps in one season of the series (24 for hourly data), for scaled metrics and naive forecasts.
+        seasons: all seasons in steps that the calendar suggests (24 and 168 for hourly data), for models that look for
+            seasons; empty if nothing is known.
         future: values to forecast, 0 where not observed; None if they are not known.
         future_observed: where ``future`` is observed.
         past_marks: calendar features of the context steps, each in [-0.5, 0.5]; None if the model uses none.
@@ -41,6 +43,7 @@ class Batch:
     past_observed: Bool[Tensor, "B T V"]
     horizon: int
     season: int = 1
+    seasons: tuple[int, ...] = ()
     future: Float[Tensor, "B H V"] | None = None
     future_observed: Bool[Tensor, "B H V"] | None = None
     past_marks: Float[Tensor, "B T M"] | None = None
