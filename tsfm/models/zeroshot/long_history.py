@@ -80,6 +80,11 @@ class LongHistoryConfig:
         """Simple forecasts of every step."""
         return 1 + CANDIDATES * self.periods
 
+    @property
+    def longest(self) -> int:
+        """Steps of history that the tokens hold."""
+        return self.detail + self.patch_size * sum(rate * count for rate, count in self.distant)
+
     @classmethod
     def tiny(cls) -> "LongHistoryConfig":
         """Sizes for tests and first tries."""
@@ -205,7 +210,7 @@ class LongHistoryDecoder(Forecaster):
     """Causal attention over patches of growing length; scale and seasonal periods come from the history alone.
 
     Args:
-        context: steps of history.
+        context: steps of history; at most as many as the tokens hold.
         horizon: steps that ``forward`` forecasts.
         config: sizes.
     """
@@ -217,7 +222,7 @@ class LongHistoryDecoder(Forecaster):
     config: LongHistoryConfig
 
     def __init__(self, context: int, horizon: int, config: LongHistoryConfig = LongHistoryConfig()) -> None:
-        super().__init__(context, horizon, config)
+        super().__init__(min(context, config.longest), horizon, config)
         self.levels = check_levels(config.levels)
         width, patch = config.d_model, config.patch_size
         self.embed = ResidualMLP(3 * patch + 4 * config.periods + 2, width, width, F.silu)
