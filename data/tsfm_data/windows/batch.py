@@ -22,8 +22,6 @@ class Batch:
         past_observed: where ``past`` is observed.
         horizon: number of steps to forecast, H.
         season: steps in one season of the series (24 for hourly data), for scaled metrics and naive forecasts.
-        seasons: all seasons in steps that the calendar suggests (24 and 168 for hourly data), for models that look for
-            seasons; empty if nothing is known.
         future: values to forecast, 0 where not observed; None if they are not known.
         future_observed: where ``future`` is observed.
         past_marks: calendar features of the context steps, each in [-0.5, 0.5]; None if the model uses none.
@@ -37,13 +35,14 @@ class Batch:
         known_past_observed: where ``known_past`` is observed.
         known_future: the same covariates over the horizon.
         known_future_observed: where ``known_future`` is observed.
+        seasons: all seasons in steps that the calendar suggests (24, 168 and 8766 for hourly data), for models that
+            look for seasons; empty if nothing is known.
     """
 
     past: Float[Tensor, "B T V"]
     past_observed: Bool[Tensor, "B T V"]
     horizon: int
     season: int = 1
-    seasons: tuple[int, ...] = ()
     future: Float[Tensor, "B H V"] | None = None
     future_observed: Bool[Tensor, "B H V"] | None = None
     past_marks: Float[Tensor, "B T M"] | None = None
@@ -56,6 +55,7 @@ class Batch:
     known_past_observed: Bool[Tensor, "B T K"] | None = None
     known_future: Float[Tensor, "B H K"] | None = None
     known_future_observed: Bool[Tensor, "B H K"] | None = None
+    seasons: tuple[int, ...] = ()
 
     def to(self, target: torch.device | str | torch.dtype) -> "Batch":
         """A copy on another device, or with its floating-point tensors in another type."""
