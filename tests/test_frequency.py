@@ -9,7 +9,9 @@ from tsfm_data.io.frequency import (
     DAY,
     Step,
     calendar_features,
+    calendar_seasons,
     mark_names,
+    natural_season,
     normalise,
     period_alias,
     season_length,
@@ -44,6 +46,32 @@ from tsfm_data.io.grid import BadTime, regular_grid
 def test_season_length_is_the_one_of_gluonts(case: str) -> None:
     freq, season = case.split("=")
     assert season_length(freq) == int(season)
+
+
+@pytest.mark.parametrize(
+    ("freq", "seasons"),
+    [
+        ("min", (60, 1440, 10080, 525960)),
+        ("5min", (12, 288, 2016, 105192)),
+        ("h", (24, 168, 8766)),
+        ("D", (7, 365)),
+        ("B", (5, 21, 261)),
+        ("W-MON", (52,)),
+        ("ME", (12,)),
+        ("QS-OCT", (4,)),
+        ("YS", ()),
+        ("7min", (1440, 75137)),  # a day is no whole number of steps
+        ("15min@MON-FRI 09:30-15:45", (26, 130, 6783)),
+        ("D@MON-SAT", (6, 313)),
+    ],
+)
+def test_the_calendar_gives_a_frequency_several_seasons(freq: str, seasons: tuple[int, ...]) -> None:
+    assert calendar_seasons(freq) == seasons
+    assert natural_season(freq) in (1, *seasons)
+
+
+def test_a_frequency_that_is_no_regular_grid_has_no_seasons_of_the_calendar() -> None:
+    assert calendar_seasons("BMS") == ()
 
 
 @pytest.mark.parametrize(

@@ -139,3 +139,50 @@ def test_when_every_night_is_missing_then_the_mean_of_a_day_is_that_of_its_open_
     seen = seen.clone()
     seen[:, -48:] = False  # a day without any value
     assert trailing_mean(torch.where(seen, x, math.nan), torch.full((4,), 48))[:, -1].isnan().all()
+
+
+def test_when_the_calendar_knows_a_season_then_a_period_beside_it_becomes_this_season() -> None:
+    x = waves(52)
+    assert (find_periods(x, observed(x))[0][:, 0] != 52).any()
+    assert (find_periods(x, observed(x), 1, (52,))[0] == 52).all()
+    x = waves(60)  # 15 % away
+    assert ((find_periods(x, observed(x), 1, (52,))[0] - 60).abs() <= 3).all()
+
+
+def test_when_noise_makes_several_weeks_look_better_than_one_then_the_calendar_tells_that_it_is_one() -> None:
+    x = torch.randn(64, STEPS, generator=torch.Generator().manual_seed(3))
+    for step in range(1, STEPS):
+        x[:, step] += 0.7 * x[:, step - 1]
+    x = 5 * x + torch.tensor([0.0, 3, -2, 1, 0, -3, 1])[torch.arange(STEPS) % 7]
+    assert (find_periods(x, observed(x), 1)[0] == 7).float().mean() < 0.7
+    assert (find_periods(x, observed(x), 1, (7, 365))[0] == 7).float().mean() > 0.9
+
+
+def test_when_two_weeks_of_five_minutes_are_seen_then_day_and_week_are_found() -> None:
+    time = torch.arange(16 * 288)
+    day = torch.sin(2 * math.pi * time / 288).clamp(min=0) * (1 - 0.5 * (time // 288 % 7 >= 5))
+    x = day + 0.2 * torch.randn(8, len(time), generator=torch.Generator().manual_seed(4))
+    found, score = find_periods(x, observed(x), 3, (12, 288, 2016, 105192))
+    assert (found == torch.tensor([288, 2016, 0])).all()
+    assert (score[:, :2] > 0.1).all()
+
+
+@pytest.mark.parametrize("seasons", [(7, 365), (24, 168, 8766), (12,), (5, 21, 261), (288, 2016)])
+@pytest.mark.parametrize("kind", ["noise", "walk", "short", "other"])
+def test_when_the_calendar_is_wrong_then_almost_nothing_changes(kind: str, seasons: tuple[int, ...]) -> None:
+    x = torch.randn(200, 60 if kind == "short" else STEPS, generator=torch.Generator().manual_seed(5))
+    if kind == "walk":
+        x = x.cumsum(1)
+    if kind == "other":
+        x = x + 2 * waves(33.0, 200)
+    period, score = find_periods(x, observed(x), 3)
+    found, found_score = find_periods(x, observed(x), 3, seasons)
+    same = (period == found).all(1) & (score == found_score).all(1)
+    assert same.float().mean() > 0.95
+
+
+def test_when_no_season_fits_into_the_history_then_nothing_changes() -> None:
+    x = waves(24)
+    found, expected = find_periods(x, observed(x), 3, (1, 400, 8766)), find_periods(x, observed(x), 3)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])

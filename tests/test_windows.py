@@ -1,6 +1,7 @@
 """A batch of windows equals the same windows cut one by one; the loader is seeded, resumable, and loses nothing."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -280,9 +281,14 @@ def test_windows_of_other_variates_share_the_memory() -> None:
 
 
 def test_mixed_seasons_are_refused_unless_one_is_given() -> None:
-    from dataclasses import replace
-
     series = replace(many(lengths=(30, 30)), freqs=("h", "D"))
     with pytest.raises(InputError, match="one season"):
         Windows.rolling(series, T, H)
-    assert Windows.rolling(series, T, H, season=7).batch([0]).season == 7
+    batch = Windows.rolling(series, T, H, season=7).batch([0])
+    assert (batch.season, batch.seasons) == (7, ())
+
+
+def test_when_windows_are_gathered_then_they_tell_the_seasons_of_the_calendar_and_of_the_user() -> None:
+    series = wide()
+    assert Windows.rolling(replace(series, freqs=("h",)), T, H, season=7).batch([0]).seasons == (24, 168, 8766)
+    assert Windows.rolling(replace(series, freqs=("D",), season=9), T, H).batch([0]).seasons == (7, 9, 365)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tsfm.models.registry import model_class
 from tsfm.models.zeroshot.decoder import ZeroShotDecoder
 from tsfm.models.zeroshot.encoder import ZeroShotEncoder
 from tsfm.models.zeroshot.recipe import ZeroShotConfig, ZeroShotForecaster
@@ -201,3 +202,18 @@ def test_when_units_are_those_of_the_noise_then_a_trend_does_not_widen_them() ->
     assert rows.period[0, 0] == 8
     assert rows.change[0, 1].item() == pytest.approx(0.4, rel=1e-3)
     assert rows.error_scale.item() == pytest.approx(0.02)
+
+
+def test_when_a_batch_tells_seasons_then_the_long_history_decoder_looks_for_them_and_others_do_not() -> None:
+    """Weeks so noisy that some are found with the calendar alone."""
+    noise = 2 * torch.randn(32, 64, 1, generator=torch.Generator().manual_seed(0))
+    past = noise + torch.tensor([0.0, 3, -2, 1, 0, -3, 1])[torch.arange(64) % 7, None]
+    batch = Batch(past, torch.ones_like(past, dtype=torch.bool), 7)
+    told = replace(batch, seasons=(7,))
+    for name, uses in (("zeroshot-long", True), ("zeroshot-decoder", False)):
+        torch.manual_seed(0)
+        kind = model_class(name)
+        model = kind(64, 8, kind.config_type.tiny()).eval()
+        found = (model.predict(batch, (0.5,)).mean != model.predict(told, (0.5,)).mean).flatten(1).any(1)
+        assert bool(found.any()) == uses
+        assert not found.all()

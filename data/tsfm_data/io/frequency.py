@@ -142,6 +142,31 @@ def natural_season(freq: str) -> int:
     return season // step.size if season % step.size == 0 else 1
 
 
+@cache
+def calendar_seasons(freq: str) -> tuple[int, ...]:
+    """Steps in every season of the calendar, from short to long: 24, 168 and 8766 for "h", 7 and 365 for "D", 12 for
+    "MS", none for years and for frequencies that are no regular grid. With a pattern: its steps of a day, a week and a
+    year.
+    """
+    alias, pattern = split_pattern(freq)
+    try:
+        step, _ = step_of(alias)
+    except InputError:
+        return ()
+    if step.kind == "business":
+        found = [5 / step.size, 21 / step.size, 261 / step.size]
+    elif step.kind != "tick":
+        found = [12 / step.size]
+    elif pattern:
+        week = len(week_slots(pattern, step.size))
+        found = [natural_season(freq), week, week * 365.25 / 7]
+    else:
+        seconds = step.size / 1_000_000_000
+        found = [length / seconds for length in (60, 3600, 86400, 604800) if length % seconds == 0]
+        found += [365.25 * 86400 / seconds]
+    return tuple(dict.fromkeys(round(steps) for steps in found if steps >= 2))
+
+
 def dates(start: Any, periods: int, freq: str) -> pd.DatetimeIndex:
     """Timestamps of a frequency, with a pattern or without, from the first that it allows at or after ``start``.
 

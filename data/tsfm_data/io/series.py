@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float64, Int64, Shaped
 
 from tsfm_data.errors import InputError
-from tsfm_data.io.frequency import dates, natural_season, normalise, period_alias, season_length
+from tsfm_data.io.frequency import calendar_seasons, dates, natural_season, normalise, period_alias, season_length
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,11 @@ class SeriesSet:
     def season_of(self, freq: str) -> int:
         """Steps in one season of the series of a frequency."""
         return self.season or (natural_season if self.natural else season_length)(freq)
+
+    def seasons_of(self, freq: str) -> tuple[int, ...]:
+        """All seasons, in steps, that series of a frequency may have, and the one that the user gave."""
+        given = () if self.season is None else (self.season,)
+        return tuple(dict.fromkeys((*given, *calendar_seasons(freq))))
 
     def present(self, frame: pd.DataFrame) -> pd.DataFrame:
         """A forecast with the column names, type of ids and time zone (or integer steps) of the input.

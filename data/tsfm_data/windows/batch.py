@@ -35,6 +35,8 @@ class Batch:
         known_past_observed: where ``known_past`` is observed.
         known_future: the same covariates over the horizon.
         known_future_observed: where ``known_future`` is observed.
+        seasons: all seasons in steps that the calendar suggests (24, 168 and 8766 for hourly data), for models that
+            look for seasons; empty if nothing is known.
     """
 
     past: Float[Tensor, "B T V"]
@@ -53,6 +55,7 @@ class Batch:
     known_past_observed: Bool[Tensor, "B T K"] | None = None
     known_future: Float[Tensor, "B H K"] | None = None
     known_future_observed: Bool[Tensor, "B H K"] | None = None
+    seasons: tuple[int, ...] = ()
 
     def to(self, target: torch.device | str | torch.dtype) -> "Batch":
         """A copy on another device, or with its floating-point tensors in another type."""

@@ -72,7 +72,7 @@ class Windows:
         check_sizes("give 24, for instance", context=context)
         check_horizon(horizon)
         self.series, self.context, self.horizon, self.scaler = series, context, horizon, scaler
-        self.season = season or common_season(series)
+        self.season, self.seasons = season or common_season(series), common_seasons(series)
         self._offsets = np.asarray(series.offsets[:-1], dtype=np.int64)
         self._values, self._observed = lay_out(series.values, context, horizon, scaler, dtype)
         self._marks, self._mark_offsets = mark_tables(series, self.lengths, context, horizon, marks, dtype)
@@ -175,6 +175,7 @@ class Windows:
             past_observed=observed_BLV[:, :T],
             horizon=self.horizon,
             season=self.season,
+            seasons=self.seasons,
             future=values_BLV[:, T:] if known else None,
             future_observed=observed_BLV[:, T:] if known else None,
             past_marks=past_marks,
@@ -221,6 +222,12 @@ def common_season(series: SeriesSet) -> int:
             "table a frequency"
         )
     return next(iter(seasons), 1)
+
+
+def common_seasons(series: SeriesSet) -> tuple[int, ...]:
+    """All seasons, in steps, that every item may have by its frequency."""
+    by_freq = [set(series.seasons_of(freq)) for freq in set(series.freqs)]
+    return tuple(sorted(set.intersection(*by_freq))) if by_freq else ()
 
 
 def rolling_cuts(

@@ -98,6 +98,11 @@ class LongHistoryConfig:
         """Simple forecasts of every step."""
         return PLAIN + CANDIDATES * self.periods
 
+    @property
+    def longest(self) -> int:
+        """Steps of history that the tokens hold."""
+        return self.detail + self.patch_size * sum(rate * count for rate, count in self.distant)
+
     @classmethod
     def tiny(cls) -> "LongHistoryConfig":
         """Sizes for tests and first tries."""
@@ -243,7 +248,7 @@ class LongHistoryDecoder(Forecaster):
     """Causal attention over patches of growing length; scale and seasonal periods come from the history alone.
 
     Args:
-        context: steps of history.
+        context: steps of history; at most as many as the tokens hold.
         horizon: steps that ``forward`` forecasts.
         config: sizes.
     """
@@ -255,7 +260,7 @@ class LongHistoryDecoder(Forecaster):
     config: LongHistoryConfig
 
     def __init__(self, context: int, horizon: int, config: LongHistoryConfig = LongHistoryConfig()) -> None:
-        super().__init__(context, horizon, config)
+        super().__init__(min(context, config.longest), horizon, config)
         self.levels = check_levels(config.levels)
         width, patch = config.d_model, config.patch_size
         self.embed = ResidualMLP(3 * patch + 4 * config.periods + 3, width, width, F.silu)
@@ -268,7 +273,12 @@ class LongHistoryDecoder(Forecaster):
         return False
 
     def describe(
-        self, x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], known: int, target_RL: Float[Tensor, "R L"]
+        self,
+        x_RL: Float[Tensor, "R L"],
+        seen_RL: Bool[Tensor, "R L"],
+        known: int,
+        target_RL: Float[Tensor, "R L"],
+        seasons: tuple[int, ...],
     ) -> tuple[Rows, Float[Tensor, "R L"]]:
         """Rows on the model's scale from their first ``known`` steps, and the targets on the same scale."""
         before_RT = seen_RL[:, :known]
@@ -286,7 +296,7 @@ class LongHistoryDecoder(Forecaster):
         scaled_RL = asinh((target_RL - loc) / scale)
         shown_RL = torch.where(seen_RL, scaled_RL, 0.0)
         if self.config.periods:
-            period_RP, score_RP = find_periods(shown_RL[:, :known], before_RT, self.config.periods)
+            period_RP, score_RP = find_periods(shown_RL[:, :known], before_RT, self.config.periods, seasons)
         else:
             period_RP = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
             score_RP = period_RP.float()
@@ -344,7 +354,7 @@ class LongHistoryDecoder(Forecaster):
         layout = make_layout(self.config, past_RT.shape[1], 0, past_RT.device)
         x_RL, seen_RL = (fit(x, layout.steps) for x in (past_RT, seen_RT))
         x_RL = torch.where(seen_RL, x_RL, 0.0)
-        rows, _ = self.describe(x_RL, seen_RL, layout.steps, x_RL)
+        rows, _ = self.describe(x_RL, seen_RL, layout.steps, x_RL, batch.seasons)
         count = -(-horizon // self.config.patch_size)
         x_RWC = self.tokens(rows, layout, layout.steps, len(layout.end) - 1)
         ahead_Q = torch.arange(count, device=x_RL.device)
@@ -374,7 +384,7 @@ class LongHistoryDecoder(Forecaster):
         first = count - fine + int(torch.randint(min(1, fine - 1), fine - 1, ()))  # token to forecast from
         known = int(layout.end[first])
         x_RL = torch.where(seen_RL, x_RL, 0.0)
-        rows, target_RL = self.describe(x_RL, seen_RL, known, x_RL)
+        rows, target_RL = self.describe(x_RL, seen_RL, known, x_RL, batch.seasons)
         x_RWC = self.tokens(rows, layout, known, first)[:, :-1]
         origin_W = layout.end[first:-1]
         room_W = torch.arange(count - first - 1, 0, -1, device=x_RL.device).clamp(max=reach)

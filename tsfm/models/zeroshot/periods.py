@@ -4,6 +4,7 @@ Shapes: R rows, T steps, P periods, L lags, V = C J numbers of a block.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,9 +20,18 @@ LONGEST_SHARE = 0.97  # the shortest of the longer periods with this share of th
 FEW_PAIRS = 0.5  # least share of the observed pairs that a lag would have if values were missing at random
 LONGER_GAIN = 0.03  # what a longer period must add to the autocorrelation of the first one
 
+# Seasons that the calendar suggests. They are few, so their scores are no maximum over many lags.
+SEASON_SCORE = 0.08  # lowest score, for a history of any length
+SEASON_NOISE = 2.5  # lowest score in standard deviations of noise
+SEASON_CYCLES = 1.6  # cycles that must be observed
+SEASON_GAIN = 0.02  # as LONGER_GAIN
+SEASON_SHARE = 0.5  # a season with this share of the best score is clear
+BESIDE = 0.03  # peaks as close to a season as this share of it lie on it
+AS_GOOD = 0.9  # if it has this share of their autocorrelation
+
 
 def find_periods(
-    x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"], count: int = 2
+    x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"], count: int = 2, seasons: Sequence[int] = ()
 ) -> tuple[Int[Tensor, "R P"], Float[Tensor, "R P"]]:
     """The fundamental period of every row, and a longer one that explains more of it (a week, next to a day).
 
@@ -34,6 +44,7 @@ def find_periods(
         x_RT: values, 0 where not observed.
         observed_RT: where there is a value.
         count: how many periods to look for, at least 1.
+        seasons: periods that the calendar suggests, in steps. Less evidence is asked of them than of others.
 
     Returns:
         The periods in steps and their scores, both 0 if there is none.
@@ -44,22 +55,35 @@ def find_periods(
     change_RT = torch.where(both_RT, level_RT - level_RT.roll(1, 1), 0.0)
     score, acf = score_peaks(torch.cat([level_RT, change_RT]), torch.cat([observed_RT, both_RT]))
     (score_RL, other_RL), (acf_RL, other_acf_RL) = (x.unflatten(0, (2, -1)) for x in (score, acf))
+    either_RL = torch.maximum(acf_RL, other_acf_RL)
     score_RL, acf_RL = torch.maximum(score_RL, other_RL), torch.where(other_RL > score_RL, other_acf_RL, acf_RL)
     lag_L = torch.arange(score_RL.shape[1], device=x_RT.device)
     cycles_RL = length_of(observed_RT)[:, None] / lag_L.clamp(min=1)
+    more_RL = 1 + FEW_CYCLES * (3 - cycles_RL).clamp(min=0)
+    seasons = [season for season in seasons if 2 <= season < len(lag_L) - round(BESIDE * season)]
+    is_season_L = torch.isin(lag_L, torch.tensor(seasons, device=x_RT.device)) if seasons else None
+    for season in seasons:
+        score_RL, acf_RL = move_peak(score_RL, acf_RL, either_RL, season)
     # Expected maximum of the scores of white noise over all lags (extreme values of a normal distribution).
     count_R1 = observed_RT.sum(1, keepdim=True).clamp(min=4)
     noise_R1 = NOISE_SCORE * (2 * (count_R1 / 2).log() / count_R1).sqrt()
-    least_RL = noise_R1.clamp(min=LEAST_SCORE) * (1 + FEW_CYCLES * (3 - cycles_RL).clamp(min=0))
-    usable_RL = (lag_L >= 2) & (cycles_RL >= 2) & (score_RL > least_RL)
+    least_R1 = noise_R1.clamp(min=LEAST_SCORE)
+    usable_RL = (lag_L >= 2) & (cycles_RL >= 2) & (score_RL > least_R1 * more_RL)
+    gain: float | Tensor = LONGER_GAIN
+    if is_season_L is not None:
+        least_R1 = (SEASON_NOISE * NOISE_SCORE / count_R1.sqrt()).clamp(min=SEASON_SCORE)
+        usable_RL |= is_season_L & (cycles_RL >= SEASON_CYCLES) & (score_RL > least_R1 * more_RL)
+        gain = torch.where(is_season_L, SEASON_GAIN, LONGER_GAIN)
     score_RL = torch.where(usable_RL, score_RL, 0.0)
     first_R = (usable_RL & (score_RL >= FIRST_SHARE * score_RL.amax(1, keepdim=True))).float().argmax(1)
     peak_RL = (lag_L >= first_R[:, None]) & (lag_L <= PEAK_WIDTH * first_R[:, None])
     first_R = torch.where(peak_RL, score_RL, -1.0).argmax(1)
+    if is_season_L is not None:
+        first_R = prefer_season(first_R, score_RL, is_season_L)
     periods = [first_R]
     for _ in range(count - 1):
-        gain_R1 = acf_RL.gather(1, periods[-1][:, None]) + LONGER_GAIN
-        longer_RL = usable_RL & (2 * lag_L > 3 * periods[-1][:, None]) & (acf_RL > gain_R1)
+        gain_RL = acf_RL.gather(1, periods[-1][:, None]) + gain
+        longer_RL = usable_RL & (2 * lag_L > 3 * periods[-1][:, None]) & (acf_RL > gain_RL)
         acf_of_longer_RL = torch.where(longer_RL, acf_RL, 0.0)
         best_R1 = acf_of_longer_RL.amax(1, keepdim=True)
         # A multiple of a period correlates about as much, and has fewer cycles.
@@ -67,6 +91,38 @@ def find_periods(
     period_RP = torch.stack(periods, 1)
     score_RP = score_RL.gather(1, period_RP)
     return torch.where(score_RP > 0, period_RP, 0), score_RP
+
+
+def move_peak(
+    score_RL: Float[Tensor, "R L"], acf_RL: Float[Tensor, "R L"], either_RL: Float[Tensor, "R L"], season: int
+) -> tuple[Float[Tensor, "R L"], Float[Tensor, "R L"]]:
+    """Scores and autocorrelations whose highest peak beside a season lies on it, if it correlates about as much.
+
+    Args:
+        score_RL: scores.
+        acf_RL: autocorrelation of what has the higher score, the series or its changes.
+        either_RL: the higher autocorrelation of the two.
+        season: the season in steps.
+    """
+    width = round(BESIDE * season)
+    beside = slice(season - width, season + width + 1)
+    best_R1, place_R1 = score_RL[:, beside].max(1, keepdim=True)
+    peak_R1 = season - width + place_R1
+    moves_R1 = (best_R1 > 0) & (either_RL[:, season, None] >= AS_GOOD * either_RL.gather(1, peak_R1))
+    lag_L = torch.arange(score_RL.shape[1], device=score_RL.device)
+    is_beside_RL = moves_R1 & ((lag_L - season).abs() <= width)
+    is_season_RL = moves_R1 & (lag_L == season)
+    score_RL = torch.where(is_season_RL, best_R1, score_RL.masked_fill(is_beside_RL, 0.0))
+    return score_RL, torch.where(is_season_RL, acf_RL.gather(1, peak_R1), acf_RL)
+
+
+def prefer_season(
+    first_R: Int[Tensor, " R"], score_RL: Float[Tensor, "R L"], is_season_L: Bool[Tensor, " L"]
+) -> Int[Tensor, " R"]:
+    """The shortest season that is clear, instead of a longer period that is no season (7 days instead of 21)."""
+    is_clear_RL = is_season_L & (score_RL > 0) & (score_RL >= SEASON_SHARE * score_RL.amax(1, keepdim=True))
+    season_R = is_clear_RL.float().argmax(1)
+    return torch.where(is_clear_RL.any(1) & ~is_season_L[first_R] & (season_R < first_R), season_R, first_R)
 
 
 def score_peaks(
