@@ -84,7 +84,7 @@ def test_later_values_do_not_change_the_forecast_from_an_earlier_token() -> None
     known, first = int(layout.end[-3]), len(layout.end) - 3
 
     def forecast(values: torch.Tensor) -> torch.Tensor:
-        rows, _ = model.describe(values, seen, known, values)
+        rows, _ = model.describe(values, seen, known, values, ())
         tokens = model.tokens(rows, layout, known, first)[:, :1]
         return model.decode(tokens, rows, layout.end[first : first + 1], torch.zeros(1, dtype=torch.long))
 

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tsfm import inference, reports, weights
 from tsfm.commands.added import added_function
@@ -31,6 +31,7 @@ def evaluate(
     json: Path | None = None,
     overwrite: bool = False,
     baselines: bool = True,
+    effort: Literal["fast", "best"] = "fast",
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
     batch_size: int = 256,
     jobs: int = 1,
@@ -56,6 +57,7 @@ def evaluate(
         json: file for the scores, as {"rows": [...], "summary": {...}}.
         overwrite: replace an existing output.
         baselines: whether naive and seasonal naive are scored too.
+        effort: fast, or best, which is more accurate and takes twice as long with a zero-shot model.
         columns: how the table is read.
         batch_size: largest number of windows per batch.
         jobs: with --suite, number of processes, one thread each.
@@ -76,12 +78,12 @@ def evaluate(
         raise InputError("expected either --data or --suite, found " + ("neither" if data is None else "both"))
     if suite is not None:
         own = {**vars(columns), "horizon": horizon, "profile": profile, "windows": windows, "step": step}
-        return _on_suite(model, suite, profiles, sets, output, json, batch_size, jobs, own)
+        return _on_suite(model, effort, suite, profiles, sets, output, json, batch_size, jobs, own)
     for name, value in {"profiles": profiles, "sets": sets}.items():
         if value is not None:
             raise InputError(f"expected --{name} only with --suite, found it with --data: leave it out")
     names = [model, *(name for name in BASELINES_SHOWN if baselines and name != model)]
-    predictors = [inference.load_predictor(name) for name in names]
+    predictors = [inference.load_predictor(name, effort) for name in names]
     report, tables = evaluation.Report(), []
     for source in data or ():
         series = io.open_source(source, **columns.given())
@@ -115,6 +117,7 @@ def evaluate(
 
 def _on_suite(
     model: str,
+    effort: Literal["fast", "best"],
     suite: str,
     profiles: list[str] | None,
     sets: list[str] | None,
@@ -136,11 +139,18 @@ def _on_suite(
 
     chosen = profiles or list(evaluation.SHORT)
     report = evaluation.evaluate_suite(
-        inference.load_predictor(model), suite, chosen, sets, batch_size=batch_size, jobs=jobs, progress=progress
+        inference.load_predictor(model, effort),
+        suite,
+        chosen,
+        sets,
+        batch_size=batch_size,
+        jobs=jobs,
+        progress=progress,
     )
     say(reports.say(report))
     command = ["tsfm evaluate --model", model, "--suite", suite, "--profiles", *chosen]
     command += ["--sets", *sets] if sets else []
+    command += ["--effort", effort] if effort != "fast" else []
     if output is not None:
         reports.write(report, output, " ".join(command))
         say(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json are next to it")

@@ -30,6 +30,7 @@ def forecast(
     interval: list[float] | None = None,
     lower: str | None = None,
     integer: Literal["true", "false", "auto"] | None = None,
+    effort: Literal["fast", "best"] = "fast",
     output: Path | None = None,
     plot: Path | None = None,
     overwrite: bool = False,
@@ -51,6 +52,7 @@ def forecast(
         interval: central intervals in percent, such as 80 95; the output has their bounds and the median.
         lower: lower bound of the forecasts, such as 0; auto uses 0 for series that were never negative.
         integer: round quantiles to whole numbers; auto does so for series of whole numbers.
+        effort: fast, or best, which is more accurate and takes twice as long with a zero-shot model.
         output: file for the forecast (.csv, .parquet or .json); standard output by default.
         plot: file for a plot of history, median and interval (.png, .svg or .pdf).
         overwrite: replace an existing output.
@@ -66,7 +68,7 @@ def forecast(
     asked = nn.check_levels(asked_levels(levels, interval))
     bound = inference.check_lower(lower)
     choose = model in inference.CHOICES
-    predictor = None if choose else inference.load_predictor(weights.default() if model is None else model)
+    predictor = None if choose else inference.load_predictor(weights.default() if model is None else model, effort)
 
     def forecasts(predictor: "Predictor", series: "io.SeriesSet", bar: bool) -> "pandas.DataFrame":
         frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size, bar)
@@ -79,7 +81,7 @@ def forecast(
     if predictor is not None and plot is None and (output is None or output.suffix != ".json"):
         used: Predictor = predictor
         key = {"columns": columns.given(), "horizon": horizon, "levels": asked, "lower": bound, "integer": integer}
-        key |= {"batch_size": batch_size, "model": model, "safe_csv": safe_csv}
+        key |= {"batch_size": batch_size, "model": model, "effort": effort, "safe_csv": safe_csv}
         count = forecast_parts(input, output, key, used, lambda part: presented(part, forecasts(used, part, False)))
         if count is not None:
             if output is not None:

@@ -215,19 +215,20 @@ class Model:
         save(trained(self.predictor), folder)
 
 
-def load(name: str | Path | None = None) -> Model:
+def load(name: str | Path | None = None, effort: Literal["fast", "best"] = "fast") -> Model:
     """Load a model or a baseline.
 
     Args:
         name: a name of ``tsfm weights list``, a model folder, or a baseline; None takes the model that ships with the
             package.
+        effort: "fast", or "best": zero-shot models then average two forecasts, which takes twice as long.
 
     Raises:
-        InputError: no such model; near names are listed.
+        InputError: no such model, or effort; near names are listed.
     """
     if name is not None and not isinstance(name, str | os.PathLike):
         raise InputError(f"expected the name or folder of one model, found {name!r:.60}: see tsfm weights list")
-    return Model(load_predictor(registry.default() if name is None else str(name)))
+    return Model(load_predictor(registry.default() if name is None else str(name), effort))
 
 
 def load_model(name: str | Path | None = None) -> Forecaster:

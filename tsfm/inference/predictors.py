@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from jaxtyping import Float64, Int
 from tsfm.inference.selection import Selection, selection_folder
 from tsfm.models import Forecaster
 from tsfm.weights import load_named
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, bind, forecast_windows, get_baseline, history_of
 from tsfm_data.io import Parts, SeriesSet
 from tsfm_data.progress import progress
@@ -21,21 +22,28 @@ from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
 VARIATES_AT_ONCE = 4096  # variates that are forecast at a time if each is forecast by itself
 
 
-def load_predictor(model: str) -> Predictor:
+def load_predictor(model: str, effort: Literal["fast", "best"] = "fast") -> Predictor:
     """A baseline or a model by its name, or the model of a folder.
 
     Args:
         model: "naive", "seasonal-naive", ..., a name of ``tsfm weights list``, or a folder with ``config.json`` and
             ``model.safetensors``, or the folder of a training run or of a backtest's choice.
+        effort: "fast", or "best": zero-shot models then average two forecasts, which takes twice as long.
 
     Raises:
-        InputError: no such name or folder; similar names are listed.
+        InputError: no such name, folder or effort; similar names are listed.
     """
+    if effort not in ("fast", "best"):
+        raise unknown_name("effort", effort, ("fast", "best"))
     baseline = get_baseline(model)
     if baseline is not None:
         return baseline
     folder = selection_folder(model)
-    return load_named(model, BASELINES) if folder is None else Selection.load(folder)
+    if folder is not None:
+        return Selection.load(folder)
+    forecaster = load_named(model, BASELINES)
+    forecaster.effort = effort
+    return forecaster
 
 
 def forecast_frame(

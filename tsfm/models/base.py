@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +43,7 @@ KNOWN = {
     "known_past": "known_future",
     "known_past_observed": "known_future_observed",
 }
+VALUE_FIELDS = ("past", "future", "past_covariates", "known_past", "known_future")
 # Fields with as many steps as the context.
 HISTORY = ("past", "past_observed", "past_covariates", "past_covariates_observed", *KNOWN)
 
@@ -131,6 +132,8 @@ class Forecaster(nn.Module, ABC):
     config_type: ClassVar[type]
     dtype: ClassVar[torch.dtype] = torch.float64  # of the batches: they are standardised in full precision
     chunk_size: ClassVar[int | None] = None  # series per forward pass of ``predict`` on a CPU; None: the whole batch
+    mirrors: ClassVar[bool] = False  # True: a forecast may be averaged with the negated one of the negated history
+    effort: Literal["fast", "best"] = "fast"
     handles_gaps: ClassVar[bool] = False  # True: it was trained with long gaps, so they need not be filled
     levels: tuple[float, ...]
     conformal: ConformalIntervals | None
@@ -217,7 +220,7 @@ class Forecaster(nn.Module, ABC):
         if device.type == "cpu":
             keep_large_blocks()
         standard, scale = self.standardise(fit_context(batch.to(device), self.context))
-        trained = torch.cat([self.rollout(part) for part in self.chunks(standard)]).double()
+        trained = torch.cat([self.with_effort(part) for part in self.chunks(standard)]).double()
         centre = self.centre(trained)
         if self.conformal is not None and self.conformal.calibrated:
             quantiles = self.conformal.double().quantiles(centre, requested)
@@ -234,6 +237,13 @@ class Forecaster(nn.Module, ABC):
         if self.chunk_size is None or batch.past.device.type != "cpu" or count * columns <= self.chunk_size:
             return [batch]
         return [select(batch, rows) for rows in torch.arange(count).split(max(1, self.chunk_size // columns))]
+
+    def with_effort(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+        """The forecast of ``rollout``; if the effort is "best", averaged with the mirrored one, at twice the time."""
+        quantiles = self.rollout(batch)
+        if self.effort == "fast" or not self.mirrors:
+            return quantiles
+        return (quantiles - self.rollout(negated(batch)).flip(-1)) / 2
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """Forecast ``batch.horizon`` steps autoregressively, with the middle level as history."""
@@ -321,6 +331,12 @@ def select(batch: Batch, rows: Int[Tensor, " b"]) -> Batch:
     values: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
     values |= {name: x[rows] for name, x in values.items() if isinstance(x, Tensor)}
     return replace(batch, **values)
+
+
+def negated(batch: Batch) -> Batch:
+    """The batch with the sign of every value changed."""
+    negative: Any = {name: -x for name in VALUE_FIELDS if (x := getattr(batch, name)) is not None}
+    return replace(batch, **negative)
 
 
 def fit_context(batch: Batch, context: int) -> Batch:

@@ -94,7 +94,7 @@ def fold(
 def lines(
     x_RL: Float[Tensor, "R L"], origin_Q: Int[Tensor, " Q"], step_QS: Int[Tensor, "Q S"]
 ) -> list[Float[Tensor, "R Q S"]]:
-    """Level and trend of the last steps, for every span: the mean over it, and the line through that and the one before.
+    """Level and trend of the last steps, per span: the mean over it, and the line through that and the one before.
 
     Args:
         x_RL: values, NaN where not seen.

@@ -57,7 +57,6 @@ class LongHistoryConfig:
         reach: patches ahead that one pass forecasts.
         periods: how many seasonal periods are looked for; 0 to 3.
         levels: trained quantile levels; others are interpolated.
-        flip_average: whether a forecast is averaged with the negated forecast of the negated history.
     """
 
     d_model: int = 192
@@ -72,7 +71,6 @@ class LongHistoryConfig:
     reach: int = 24
     periods: int = 3
     levels: tuple[float, ...] = DEFAULT_LEVELS
-    flip_average: bool = False
 
     def __post_init__(self) -> None:
         check_model_sizes(
@@ -256,6 +254,7 @@ class LongHistoryDecoder(Forecaster):
     model_type: ClassVar[str] = "zeroshot-long"
     config_type: ClassVar[type] = LongHistoryConfig
     chunk_size: ClassVar[int | None] = 256
+    mirrors: ClassVar[bool] = True
     handles_gaps: ClassVar[bool] = True
     config: LongHistoryConfig
 
@@ -398,19 +397,12 @@ class LongHistoryDecoder(Forecaster):
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Quantiles of the model's own horizon at its levels, in the batch's units."""
-        return self.unroll(replace(batch, horizon=self.horizon))
+        return self.rollout(replace(batch, horizon=self.horizon))
 
-    def unroll(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+    def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``batch.horizon`` steps; beyond ``reach`` patches it forecasts from its own quantiles."""
         most = self.config.reach * self.config.patch_size
         return roll_out_paths(batch, lambda part: self.quantiles(part, min(part.horizon, most)), self.levels)
-
-    def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
-        """As ``unroll``; with ``flip_average``, averaged with the negated forecast of the negated history."""
-        quantiles = self.unroll(batch)
-        if not self.config.flip_average:
-            return quantiles
-        return (quantiles - self.unroll(replace(batch, past=-batch.past)).flip(-1)) / 2
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss on the scale of each window, for validation."""

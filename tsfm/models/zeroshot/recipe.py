@@ -7,7 +7,7 @@ W of them wanted, S steps that one token forecasts, D seasonal-naive features, C
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.attention import Mask
-from tsfm.models.base import Forecaster, roll_out_paths
+from tsfm.models.base import Forecaster, negated, roll_out_paths
 from tsfm.models.packing import known_future
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.models.zeroshot.seasonal_features import ScaledRows, measure_changes, seasonal_naive_features
@@ -35,7 +35,6 @@ from tsfm_data.windows import Batch
 
 CHANGE_LAG = 4  # steps over which the change of a series is measured, seasons aside
 MIN_ERROR_SCALE = 0.02  # on the model's scale
-VALUE_FIELDS = ("past", "future", "past_covariates", "known_past", "known_future")  # of a batch
 MAX_ASINH = 20.0  # a value 2e8 scales away; keeps sinh finite
 
 
@@ -327,6 +326,7 @@ class ZeroShotForecaster(Forecaster):
 
     config_type: ClassVar[type] = ZeroShotConfig
     chunk_size: ClassVar[int | None] = 256
+    mirrors: ClassVar[bool] = True
     config: ZeroShotConfig
 
     def __init__(self, context: int, horizon: int, config: ZeroShotConfig = ZeroShotConfig()) -> None:
@@ -371,16 +371,11 @@ class ZeroShotForecaster(Forecaster):
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """As ``unroll``; with ``flip_average``, averaged with the negated forecast of the negated history."""
         quantiles = self.unroll(batch)
-        return (quantiles - self.unroll(negated(batch)).flip(-1)) / 2 if self.config.flip_average else quantiles
+        flip = self.config.flip_average and self.effort == "fast"  # with more effort, the caller does it
+        return (quantiles - self.unroll(negated(batch)).flip(-1)) / 2 if flip else quantiles
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss on the scale of each window, for validation."""
         scale = window_scale(batch.past, batch.past_observed).scale
         future, observed = known_future(batch, output.shape[1])
         return masked_mean(mean_pinball_loss(output / scale[..., None], future / scale, self.levels), observed)
-
-
-def negated(batch: Batch) -> Batch:
-    """The batch with the sign of every value changed."""
-    negative: Any = {name: -x for name in VALUE_FIELDS if (x := getattr(batch, name)) is not None}
-    return replace(batch, **negative)
