@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tsfm.models.registry import model_class
+from tsfm.inference import load_predictor
 from tsfm.models.zeroshot.decoder import ZeroShotDecoder
 from tsfm.models.zeroshot.encoder import ZeroShotEncoder
 from tsfm.models.zeroshot.recipe import ZeroShotConfig, ZeroShotForecaster
@@ -217,3 +218,15 @@ def test_when_a_batch_tells_seasons_then_the_long_history_decoder_looks_for_them
         found = (model.predict(batch, (0.5,)).mean != model.predict(told, (0.5,)).mean).flatten(1).any(1)
         assert bool(found.any()) == uses
         assert not found.all()
+
+
+@pytest.mark.parametrize("name", ["tsfm-decoder-small", "tsfm-encoder-small"])
+def test_when_the_effort_is_best_then_a_negated_history_gives_the_negated_forecast(name: str) -> None:
+    levels = (0.1, 0.5, 0.8, 0.9)
+    x = torch.randn(3, 80, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(1)
+    batch, mirrored = (Batch(values, torch.ones_like(values, dtype=torch.bool), 8) for values in (x, -x))
+    model = load_predictor(name, "best")
+    forecast, other = (model.predict(b, levels).quantiles for b in (batch, mirrored))
+    torch.testing.assert_close(forecast[..., [0, 1, 3]], -other[..., [3, 1, 0]])
+    fast = load_predictor(name)
+    assert not torch.allclose(fast.predict(batch, levels).quantiles, forecast)
