@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tsfm.attention import Mask
 from tsfm.models.base import Forecaster, roll_out_paths
 from tsfm.models.packing import known_future
+from tsfm.models.zeroshot.covariates import add_covariates
 from tsfm.models.zeroshot.folds import CANDIDATES, fold
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.nn import (
@@ -351,7 +352,16 @@ class LongHistoryDecoder(Forecaster):
         most = self.config.reach * self.config.patch_size
         return roll_out_paths(batch, lambda part: self.quantiles(part, min(part.horizon, most)), self.levels)
 
+    @property
+    def covariates(self) -> bool:
+        """Their effect is learnt from each history, see ``add_covariates``."""
+        return True
+
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+        """As ``blind``, with the effect of covariates."""
+        return add_covariates(batch, self.blind, self.levels)
+
+    def blind(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """As ``unroll``; with ``flip_average``, averaged with the negated forecast of the negated history."""
         quantiles = self.unroll(batch)
         if not self.config.flip_average:
