@@ -8,14 +8,7 @@ if TYPE_CHECKING:
     from tsfm_data.evaluation.baselines import BASELINES, Naive, Predictor, SeasonalNaive, bind, get_baseline
     from tsfm_data.evaluation.elements import Elements
     from tsfm_data.evaluation.evaluator import evaluate, evaluate_series, forecast_elements, window_scale
-    from tsfm_data.evaluation.gaps import (
-        BATCH_VALUES,
-        check_finite,
-        forecast_windows,
-        history_of,
-        shift_back,
-        univariate,
-    )
+    from tsfm_data.evaluation.gaps import BATCH_VALUES, check_finite, forecast_windows, history_of
     from tsfm_data.evaluation.metrics import LEVELS, Accumulator, get_metric
     from tsfm_data.evaluation.profiles import PROBABILISTIC, Profile, get_profile
     from tsfm_data.evaluation.report import BASELINE, Report
@@ -58,10 +51,8 @@ __all__ = [
     "published_rows",
     "score_sets",
     "set_rows",
-    "shift_back",
     "suite_profile",
     "summary_rows",
-    "univariate",
     "window_scale",
 ]
 __getattr__ = lazy_exports(__name__, __file__)
