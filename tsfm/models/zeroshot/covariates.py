@@ -22,7 +22,7 @@ from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.nn import mean_pinball_loss
 from tsfm_data.windows import Batch
 
-HISTORY = 2048  # latest steps from which effects are learnt
+HISTORY = 1024  # latest steps from which effects are learnt: they change in time
 COLUMNS = 16  # covariates of a row that are looked at closely: those that correlate most
 FEW_VALUES = 8  # a covariate with at most as many values has a feature for each
 KNOTS = (0.25, 0.5, 0.75)  # quantiles of the other covariates where their effect may bend
@@ -32,12 +32,15 @@ CHOSEN = 6  # most features of an effect
 LEAST_EVENTS = 4.0  # steps on which a feature must rest, as a participation ratio
 SURE = 8.0  # by how much the squared t-value of a feature must exceed the largest one of noise features
 CLIP = 3.0  # residuals count as at most so many standard deviations
+REFITS = 3  # with residuals clipped around the fit before
 RIDGE = 1e-3  # relative to the variance of a feature
 BEYOND = 0.5  # how far a covariate may leave the range of its history, in units of this range
-LEAST_STEPS = 24  # shortest history from which an effect is learnt
+LEAST_STEPS = 24  # fewest observed steps from which an effect is learnt
 TRIAL = 48  # held-out steps, if the horizon is not longer
-WEIGHTS = (0.5, 1.0)  # of an effect that is used
-CELLS = 2**22  # most numbers in the arrays of covariates and features, each
+CLEAR = 0.1  # share by which losses must fall for full trust in an effect
+ERRORS = 0.5  # standard errors that are taken from the gain in a trial
+LEAST_WEIGHT = 0.02  # of an effect that is used
+CELLS = 2**20  # most values of covariates that are looked at together
 
 Predict = Callable[[Batch], Float[Tensor, "B H V K"]]
 
@@ -92,7 +95,7 @@ class Effect(NamedTuple):
     phi: Float[Tensor, "R J"]
 
 
-Rows = TypeVar("Rows", Table, Design, Effect)
+Rows = TypeVar("Rows", bound=NamedTuple)
 
 
 def add_covariates(batch: Batch, forecast: Predict, levels: Sequence[float]) -> Float[Tensor, "B H V K"]:
@@ -103,14 +106,14 @@ def add_covariates(batch: Batch, forecast: Predict, levels: Sequence[float]) -> 
         forecast: forecasts windows without covariates, each variate by itself.
         levels: quantile levels of the forecasts.
     """
-    plain = forecast(batch)
+    plain = forecast(Batch(batch.past, batch.past_observed, batch.horizon, batch.season))
+    if batch.past_covariates is None and batch.known_past is None:
+        return plain
     wide, variates = with_covariates(batch), batch.past.shape[2]
     x_BCS, x_seen_BCS = (
         torch.cat(parts, 1)[..., variates:].transpose(1, 2)
         for parts in ((wide.past, wide.future), (wide.past_observed, wide.future_observed))
     )
-    if not x_BCS.shape[1]:
-        return plain
     y_RS, y_seen_RS = (
         F.pad(v.transpose(1, 2).flatten(0, 1), (0, batch.horizon)) for v in (batch.past, batch.past_observed)
     )
@@ -138,10 +141,10 @@ def add_effects(
         levels: quantile levels of the forecasts.
     """
     horizon = plain.shape[1]
-    steps, trial = table.y.shape[1] - horizon, max(horizon, TRIAL)
+    steps, held = table.y.shape[1] - horizon, max(horizon, TRIAL)
     length_R = length_of(table.y_seen[:, :steps])
-    cut_R = (length_R // 3).clamp(max=trial)
-    earlier = Table(*(moved(v, cut_R, steps + trial) for v in table))
+    cut_R = (length_R // 3).clamp(max=held)
+    earlier = Table(*(moved(v, cut_R, steps + held) for v in table))
     design = prepare(earlier, known_C, steps)
     effect = estimate(design, steps)
     tried = (effect.share.amax(1) > 0).nonzero()[:, 0]
@@ -150,10 +153,10 @@ def add_effects(
     earlier, design, effect = pick(earlier, tried), pick(design, tried), pick(effect, tried)
     both = history(torch.cat([earlier.y, earlier.y - effect.value]), earlier.y_seen.repeat(2, 1), steps)
     without, rest = forecast(both)[:, :, 0].unflatten(0, (2, -1))
-    counts = (torch.arange(trial, device=plain.device) < cut_R[tried, None]) & earlier.y_seen[:, steps:]
+    counts = (torch.arange(held, device=plain.device) < cut_R[tried, None]) & earlier.y_seen[:, steps:]
     using = combined(without, rest, effect)
     weight_R = weigh(design, effect, without, using, earlier.y[:, steps:], counts, levels)
-    tried, weight_R = tried[weight_R > 0], weight_R[weight_R > 0]
+    tried, weight_R = tried[weight_R > LEAST_WEIGHT], weight_R[weight_R > LEAST_WEIGHT]
     if not len(tried):
         return plain
     part = pick(table, tried)
@@ -165,7 +168,7 @@ def add_effects(
 
 def pick(rows: Rows, index: Int[Tensor, " r"]) -> Rows:
     """Some of the rows."""
-    return type(rows)(*(x[index] for x in rows))
+    return rows._make(x[index] for x in rows)
 
 
 def moved(x: Tensor, cut_R: Int[Tensor, " R"], steps: int) -> Tensor:
@@ -184,110 +187,227 @@ def history(y_RS: Float[Tensor, "R S"], seen_RS: Bool[Tensor, "R S"], steps: int
     return Batch(torch.where(seen, past, 0.0), seen, y_RS.shape[1] - steps)
 
 
-def combined(
-    plain: Float[Tensor, "R H K"], rest: Float[Tensor, "R H K"], effect: Effect
-) -> Float[Tensor, "R H K"]:
+def combined(plain: Float[Tensor, "R H K"], rest: Float[Tensor, "R H K"], effect: Effect) -> Float[Tensor, "R H K"]:
     """Forecasts of the rest plus the effect; where the effect is not known, those without it."""
     value_RH1 = effect.value[:, -plain.shape[1] :, None]
     return torch.lerp(plain, rest + value_RH1, effect.share[..., None])
 
 
-def weigh(design, effect, without, using, truth, counts, levels):
-    steps = design.y.shape[1] - truth.shape[1]
-    losses = [mean_pinball_loss(torch.lerp(without, using, w), truth, levels) for w in (0.0, *WEIGHTS)]
-    n = counts.sum(1).clamp(min=1)
-    gains = []
-    for loss in losses[1:]:
-        d = torch.where(counts, losses[0] - loss, 0.0)
-        mean = d.sum(1) / n
-        se = (torch.where(counts, d - mean[:, None], 0.0).square().sum(1) / n / n).sqrt()
-        gains.append(mean - 1.0 * se)
-    base = torch.where(counts, losses[0], 0.0).sum(1) / n
-    best, which = torch.stack(gains, -1).max(-1)
-    return torch.where(best > 0.01 * base, torch.tensor(WEIGHTS)[which], 0.0)
+def weigh(
+    design: Design,
+    effect: Effect,
+    without: Float[Tensor, "R H K"],
+    using: Float[Tensor, "R H K"],
+    truth: Float[Tensor, "R H"],
+    counts: Bool[Tensor, "R H"],
+    levels: Sequence[float],
+) -> Float[Tensor, " R"]:
+    """How far effects are trusted, 0 to 1: the mean of two trials on steps from which they were not learnt.
+
+    One compares forecasts without the effect and with half of it. The other compares what is left of each step by the
+    steps before it, and so also tries effects that a horizon hardly shows, because covariates are not known ahead.
+
+    Args:
+        design: what the effects were learnt from.
+        effect: the effects.
+        without: forecasts of the held-out steps without covariates.
+        using: forecasts with them.
+        truth: the values.
+        counts: where they are observed.
+        levels: quantile levels of the forecasts.
+    """
+    halfway = mean_pinball_loss(torch.lerp(without, using, 0.5), truth, levels)
+    of_forecasts_R = trial(mean_pinball_loss(without, truth, levels), halfway, counts * effect.share)
+    rest_RS = torch.stack([design.y, design.y - effect.whole], 1)
+    before, after = filtered(rest_RS, design.lag, effect.phi, design.seen)[..., -truth.shape[1] :].abs().unbind(1)
+    return (of_forecasts_R + trial(before, after, counts.to(truth.dtype))) / 2
+
+
+def trial(
+    before: Float[Tensor, "R H"], after: Float[Tensor, "R H"], weight_RH: Float[Tensor, "R H"]
+) -> Float[Tensor, " R"]:
+    """How clearly losses fall, 0 to 1: 1 if they fall by the share ``CLEAR`` and half a standard error of the mean.
+
+    Args:
+        before: losses of each step.
+        after: losses to compare with them.
+        weight_RH: weight of each step.
+    """
+    total_R1 = weight_RH.sum(1, keepdim=True).clamp(min=1e-6)
+    gain_RH = before - after
+    mean_R1 = (weight_RH * gain_RH).sum(1, keepdim=True) / total_R1
+    error_R = (weight_RH * (gain_RH - mean_R1)).square().sum(1).sqrt() / total_R1[:, 0]
+    base_R = (weight_RH * before).sum(1) / total_R1[:, 0]
+    share_R = (mean_R1[:, 0] - ERRORS * error_R) / base_R.clamp(min=1e-9)
+    return (share_R / CLEAR).clamp(0, 1)
 
 
 def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> Design:
-    """Features of the covariates, and all else that does not depend on the effect.
+    """What effects are estimated from.
 
     Args:
         table: the rows.
         known_C: which covariates are known over the horizon.
         steps: T.
     """
-    skipped = max(0, steps - HISTORY)
-    table = Table(*(v[..., skipped:] for v in table))
-    steps -= skipped
     seen_RT = table.y_seen[:, :steps]
     period_RP, _ = find_periods(table.y[:, :steps], seen_RT)
     cycle_R = torch.where(length_of(seen_RT) >= 3 * period_RP[:, 0], period_RP[:, 0], 1).clamp(min=1)
-    own = torch.tensor(OWN_LAGS, device=table.y.device).expand(len(table.y), -1)
     y_RS = deviations(table.y[:, None], table.y_seen[:, None], cycle_R, steps)[:, 0]
-    lag_RJ = torch.cat([own, period_RP], 1)
+    own_lags = torch.tensor(OWN_LAGS, device=table.y.device).expand(len(table.y), -1)
+    lag_RJ = torch.cat([own_lags, period_RP], 1)
     x_RCS, x_seen_RCS, known_RC = table.x, table.x_seen, known_C.expand(len(table.y), -1)
     if x_RCS.shape[1] > COLUMNS:
-        x_RCS = deviations(x_RCS, x_seen_RCS, cycle_R, steps)
-        plain = Design(y_RS, table.y_seen, x_RCS, known_RC, lag_RJ)
-        phi_RJ = autoregression(plain, torch.zeros_like(y_RS), steps)
-        rest_RT = clipped(filtered(y_RS[:, None], lag_RJ, phi_RJ, table.y_seen)[:, 0, :steps], seen_RT)
-        gain_RCL = Search(plain, phi_RJ, steps).gains(rest_RT)
-        top_RC = gain_RCL.amax(2).topk(COLUMNS, 1).indices
-        known_RC = known_RC.gather(1, top_RC)
-        index = top_RC[..., None].expand(-1, -1, x_RCS.shape[2])
-        x_RCS, x_seen_RCS = table.x.gather(1, index), x_seen_RCS.gather(1, index)
+        plain = Design(y_RS, table.y_seen, deviations(x_RCS, x_seen_RCS, cycle_R, steps), known_RC, lag_RJ)
+        search = Search(plain, autoregression(plain, torch.zeros_like(y_RS), steps), steps)
+        best_RC = search.gains(search.target).amax(2).topk(COLUMNS, 1).indices
+        known_RC = known_RC.gather(1, best_RC)
+        x_RCS, x_seen_RCS = (x.gather(1, best_RC[..., None].expand(-1, -1, x.shape[2])) for x in (x_RCS, x_seen_RCS))
     features_RCDS = features(within_range(x_RCS, x_seen_RCS, steps), x_seen_RCS, steps)
     count = features_RCDS.shape[2]
-    features_RFS = deviations(
-        features_RCDS.flatten(1, 2), x_seen_RCS.repeat_interleave(count, 1), cycle_R, steps
-    )
+    features_RFS = features_RCDS.flatten(1, 2)
+    features_RFS = deviations(features_RFS, x_seen_RCS.repeat_interleave(count, 1), cycle_R, steps)
     size_RF1 = features_RFS[..., :steps].square().mean(2, keepdim=True).sqrt()
     features_RFS = torch.where(size_RF1 > 1e-6, features_RFS / size_RF1.clamp(min=1e-6), 0.0)
     return Design(y_RS, table.y_seen, features_RFS, known_RC.repeat_interleave(count, 1), lag_RJ)
 
 
-def estimate(design: Design, steps: int) -> Effect:
-    """The effect of the covariates, as far as the first ``steps`` show one."""
-    horizon = design.y.shape[1] - min(steps, HISTORY)
-    skipped = max(0, steps - HISTORY)
-    steps -= skipped
-    rows, dtype = len(design.y), design.y.dtype
-    whole_RS = torch.zeros_like(design.y)
-    value_RS = torch.zeros_like(design.y)
-    share_RH = whole_RS.new_zeros(rows, horizon)
-    phi_RJ = autoregression(design, whole_RS, steps)
-    enough_R = design.seen[:, :steps].sum(1) >= LEAST_STEPS
-    chosen = pursue(design, phi_RJ, steps, enough_R)
-    found = chosen.active.any(1).nonzero()[:, 0]
-    if len(found):
-        part = pick(design, found)
-        first_RS = contributions(part, pick_chosen(chosen, found)).sum(1)
-        phi = autoregression(part, first_RS, steps)
-        again = pursue(part, phi, steps, torch.ones_like(found, dtype=torch.bool))
-        parts_RMS = contributions(part, again)
-        known_RM1 = part.known.gather(1, again.feature)[..., None]
-        step_S = torch.arange(design.y.shape[1], device=found.device)
-        visible_RMS = known_RM1 | (step_S < steps + again.lag[..., None])
-        cov_RMM = parts_RMS[..., :steps] @ parts_RMS[..., :steps].transpose(1, 2)
-        known_RHM = visible_RMS[..., steps:].transpose(1, 2).to(cov_RMM.dtype)
-        variance_RH = (known_RHM @ cov_RMM * known_RHM).sum(-1)
-        total_R1 = cov_RMM.sum((1, 2))[:, None]
-        share = torch.where(total_R1 > 0, (variance_RH / total_R1.clamp(min=1e-12)).clamp(0, 1), 0.0)
-        whole_RS = whole_RS.index_copy(0, found, parts_RMS.sum(1).to(dtype))
-        value_RS = value_RS.index_copy(0, found, (parts_RMS * visible_RMS).sum(1).to(dtype))
-        share_RH = share_RH.index_copy(0, found, share.to(dtype))
-        phi_RJ = phi_RJ.index_copy(0, found, phi)
-    value_RS, whole_RS = (F.pad(v, (skipped, 0)) for v in (value_RS, whole_RS))
-    return Effect(value_RS, share_RH, whole_RS, phi_RJ)
+def within_range(x_RCS: Float[Tensor, "R C S"], seen_RCS: Bool[Tensor, "R C S"], steps: int) -> Float[Tensor, "R C S"]:
+    """Covariates limited to a little more than the range of their history; 0 without a history."""
+    past_RCT, seen_RCT = x_RCS[..., :steps], seen_RCS[..., :steps]
+    high_RC1 = torch.where(seen_RCT, past_RCT, -math.inf).amax(2, keepdim=True)
+    low_RC1 = torch.where(seen_RCT, past_RCT, math.inf).amin(2, keepdim=True)
+    room_RC1 = BEYOND * (high_RC1 - low_RC1)
+    limited_RCS = torch.minimum(torch.maximum(x_RCS, low_RC1 - room_RC1), high_RC1 + room_RC1)
+    return torch.where(seen_RCT.any(2, keepdim=True), limited_RCS, 0.0)
+
+
+def features(x_RCS: Float[Tensor, "R C S"], seen_RCS: Bool[Tensor, "R C S"], steps: int) -> Float[Tensor, "R C D S"]:
+    """Every covariate itself, and what its effect may be made of.
+
+    A covariate with many values has hinges, ``max(0, x - knot)``, so an effect may saturate or turn around. One with a
+    few values (but more than two) has a column for each of them, which is 1 where it has this value. What a covariate
+    does not have is 0.
+    """
+    past_RCT = torch.where(seen_RCS[..., :steps], x_RCS[..., :steps], math.nan)
+    ordered_RCT = past_RCT.sort(2).values  # NaN comes last
+    is_new_RCT = torch.cat([~ordered_RCT[..., :1].isnan(), ordered_RCT[..., 1:] > ordered_RCT[..., :-1]], 2)
+    values_RC1 = is_new_RCT.sum(2, keepdim=True)
+    few_RC1 = values_RC1 <= FEW_VALUES
+    columns = [x_RCS]
+    if not bool(few_RC1.all()):
+        last_RC1 = (seen_RCS[..., :steps].sum(2, keepdim=True) - 1).clamp(min=0)
+        for share in KNOTS:
+            knot_RC1 = ordered_RCT.gather(2, (last_RC1 * share).round().long()).nan_to_num()
+            columns.append(torch.where(few_RC1, 0.0, (x_RCS - knot_RC1).clamp(min=0)))
+    if bool((few_RC1 & (values_RC1 > 2)).any()):
+        rank_RCT = is_new_RCT.cumsum(2)
+        for number in range(FEW_VALUES):
+            first_RC1 = (rank_RCT > number).float().argmax(2, keepdim=True)
+            is_equal_RCS = x_RCS == ordered_RCT.gather(2, first_RC1)
+            columns.append((is_equal_RCS & few_RC1 & (values_RC1 > max(2, number))).to(x_RCS.dtype))
+    return torch.stack(columns, 2)
+
+
+def deviations(
+    x_RFS: Float[Tensor, "R F S"], seen_RFS: Bool[Tensor, "R F S"], cycle_R: Int[Tensor, " R"], steps: int
+) -> Float[Tensor, "R F S"]:
+    """Distances from the mean at the same phase of the cycle in the history; 0 where not seen."""
+    phase_RFS = (torch.arange(x_RFS.shape[2], device=x_RFS.device) % cycle_R[:, None])[:, None].expand_as(x_RFS)
+    past_RFT = torch.where(seen_RFS, x_RFS, 0.0)[..., :steps]
+    seen_RFT = seen_RFS[..., :steps].to(x_RFS.dtype)
+    empty = x_RFS.new_zeros(*x_RFS.shape[:2], int(cycle_R.max()))
+    total, count = (empty.scatter_add(2, phase_RFS[..., :steps], x) for x in (past_RFT, seen_RFT))
+    overall_RF1 = past_RFT.sum(2, keepdim=True) / seen_RFT.sum(2, keepdim=True).clamp(min=1)
+    mean = torch.where(count > 0, total / count.clamp(min=1), overall_RF1)
+    return torch.where(seen_RFS, x_RFS - mean.gather(2, phase_RFS), 0.0)
+
+
+def autoregression(design: Design, effect_RS: Float[Tensor, "R S"], steps: int) -> Float[Tensor, "R J"]:
+    """Coefficients with which the series, without the effect, depends on its own past."""
+    y_RT = torch.where(design.seen, design.y - effect_RS, 0.0)[:, :steps].double()
+    past = [moved(y_RT, lag_R, steps) * (lag_R > 0)[:, None] for lag_R in design.lag.unbind(1)]
+    return solve(torch.stack(past, 2) * design.seen[:, :steps, None], y_RT).to(design.y.dtype)
+
+
+def filtered(
+    x_RFS: Float[Tensor, "R F S"],
+    lag_RJ: Int[Tensor, "R J"],
+    phi_RJ: Float[Tensor, "R J"],
+    seen_RS: Bool[Tensor, "R S"] | None = None,
+) -> Float[Tensor, "R F S"]:
+    """What an autoregression does not explain; steps of the past that are not seen count as 0."""
+    past_RFS = x_RFS if seen_RS is None else x_RFS * seen_RS[:, None]
+    rest_RFS = x_RFS.clone()
+    for lag_R, phi_R in zip(lag_RJ.unbind(1), phi_RJ.to(x_RFS.dtype).unbind(1), strict=True):
+        rest_RFS -= phi_R[:, None, None] * moved(past_RFS, lag_R, x_RFS.shape[2])
+    return rest_RFS
+
+
+def clipped(rest_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"]) -> Float[Tensor, "R T"]:
+    """Residuals limited to a few robust standard deviations; 0 where not seen."""
+    size_RT = rest_RT.abs()
+    median_R1 = torch.where(seen_RT, size_RT, math.nan).nanmedian(1, keepdim=True).values.nan_to_num()
+    mean_R1 = torch.where(seen_RT, size_RT, 0.0).sum(1, keepdim=True) / seen_RT.sum(1, keepdim=True).clamp(min=1)
+    # The factors are those of a normal distribution. Where most residuals are 0, the median says nothing.
+    limit_R1 = CLIP * torch.maximum(1.483 * median_R1, 1.253 * mean_R1)
+    return torch.where(seen_RT, torch.minimum(torch.maximum(rest_RT, -limit_R1), limit_R1), 0.0)
+
+
+def solve(x_RTM: Float[Tensor, "R T M"], y_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R M"]:
+    """Coefficients of a ridge regression; 0 for a column of zeros."""
+    gram_RMM = x_RTM.transpose(1, 2) @ x_RTM
+    own_RM = gram_RMM.diagonal(dim1=1, dim2=2)
+    ridge_RM = RIDGE * own_RM + 1e-9 * own_RM.amax(1, keepdim=True) + (own_RM <= 0)
+    products_RM1 = x_RTM.transpose(1, 2) @ y_RT[..., None]
+    return torch.linalg.solve(gram_RMM + torch.diag_embed(ridge_RM), products_RM1)[..., 0]
+
+
+class Search:
+    """Which feature at which lag explains residuals best.
+
+    Args:
+        design: series and features.
+        phi_RJ: coefficients of the autoregression.
+        steps: T.
+
+    Attributes:
+        window: the steps of the history that are used.
+        seen: where the series is observed there.
+        target: what the autoregression does not explain there.
+    """
+
+    def __init__(self, design: Design, phi_RJ: Float[Tensor, "R J"], steps: int) -> None:
+        self.window = slice(max(0, steps - HISTORY), steps)
+        self.seen = design.seen[:, self.window]
+        self.target = filtered(design.y[:, None], design.lag, phi_RJ, design.seen)[:, 0, self.window].double()
+        self.x_RFT = filtered(design.features[..., self.window].float(), design.lag, phi_RJ)
+        seen_RTL = self.at_lags(self.seen)
+        square_RFT = self.x_RFT.square()
+        size_RFL = square_RFT @ seen_RTL
+        events_RFL = size_RFL.square() / (square_RFT.square() @ seen_RTL).clamp(min=1e-30)
+        lag_L = torch.arange(-LEAD, DELAY + 1, device=phi_RJ.device)
+        usable_RFL = (events_RFL >= LEAST_EVENTS) & (size_RFL > 1e-6) & (design.known[..., None] | (lag_L > 0))
+        self.weight_RFL = torch.where(usable_RFL, 1 / size_RFL.clamp(min=1e-6), 0.0)
+
+    def at_lags(self, x_RT: Tensor) -> Float[Tensor, "R T L"]:
+        """The values that follow every step by each lag."""
+        steps = x_RT.shape[1]
+        return F.pad(x_RT.float(), (LEAD, DELAY)).unfold(1, steps, 1).transpose(1, 2).contiguous()
+
+    def gains(self, rest_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R F L"]:
+        """By how much each feature at each lag would reduce the sum of squares."""
+        return (self.x_RFT @ self.at_lags(rest_RT)).square() * self.weight_RFL
 
 
 class Chosen(NamedTuple):
-    """Features of an effect.
+    """The features of effects; where ``active`` is false there is none.
 
     Attributes:
-        feature: which.
-        lag: by how many steps the effect follows.
-        coefficient: of each.
-        active: whether it takes part.
+        feature: number of the feature.
+        lag: by how many steps the effect follows it.
+        coefficient: its coefficient.
+        active: whether there is one.
     """
 
     feature: Int[Tensor, "R M"]
@@ -296,149 +416,73 @@ class Chosen(NamedTuple):
     active: Bool[Tensor, "R M"]
 
 
-def pick_chosen(chosen, index):
-    return Chosen(*(x[index] for x in chosen))
+def choose(design: Design, phi_RJ: Float[Tensor, "R J"], steps: int) -> Chosen:
+    """Add the best feature again and again (orthogonal matching pursuit), as long as it is significant.
 
-
-class Search:
-    """Products of residuals with every feature at every lag."""
-
-    def __init__(self, design: Design, phi_RJ, steps: int) -> None:
-        self.steps = steps
-        self.x_RFT = filtered(design.features[..., :steps].float(), design.lag, phi_RJ.float())
-        seen_RTL = self.windows(design.seen[:, :steps].float())
-        square_RFT = self.x_RFT.square()
-        self.norm_RFL = square_RFT @ seen_RTL
-        events_RFL = self.norm_RFL.square() / (square_RFT.square() @ seen_RTL).clamp(min=1e-30)
-        lag_L = torch.arange(-LEAD, DELAY + 1, device=phi_RJ.device)
-        usable = (events_RFL >= LEAST_EVENTS) & (self.norm_RFL > 1e-6) & (design.known[..., None] | (lag_L > 0))
-        self.weight_RFL = torch.where(usable, 1 / self.norm_RFL.clamp(min=1e-6), 0.0)
-
-    def windows(self, v_RT):
-        return F.pad(v_RT, (LEAD, DELAY)).unfold(1, self.steps, 1).transpose(1, 2).contiguous()
-
-    def gains(self, rest_RT):
-        return (self.x_RFT @ self.windows(rest_RT.float())).square() * self.weight_RFL
-
-
-def pursue(design: Design, phi_RJ, steps: int, going_R) -> Chosen:
-    """Orthogonal matching pursuit with robust refits, until no feature is significant."""
-    seen_RT = design.seen[:, :steps]
-    target_RT = filtered(design.y[:, None], design.lag, phi_RJ, design.seen)[:, 0, :steps].double()
+    All coefficients are fitted anew each time, by Huber's estimate.
+    """
     search = Search(design, phi_RJ, steps)
-    fit_RT = torch.zeros_like(target_RT)
-    feature_RM = torch.zeros(len(going_R), 0, dtype=torch.long, device=going_R.device)
-    chosen = Chosen(feature_RM, feature_RM, feature_RM.double(), feature_RM.bool())
-    count_R = seen_RT.sum(1)
-    for m in range(CHOSEN):
-        rest_RT = clipped(target_RT - fit_RT, seen_RT)
+    fit_RT, count_R = torch.zeros_like(search.target), search.seen.sum(1)
+    none_RM = torch.zeros(len(count_R), 0, dtype=torch.long, device=phi_RJ.device)
+    chosen = Chosen(none_RM, none_RM, none_RM.double(), none_RM.bool())
+    going_R = count_R >= LEAST_STEPS
+    for number in range(CHOSEN):
+        rest_RT = clipped(search.target - fit_RT, search.seen)
         gain_RFL = search.gains(rest_RT)
         best_R, where_R = gain_RFL.flatten(1).max(1)
-        left_R = (rest_RT.square().sum(1) - best_R).clamp(min=1e-12)
-        squared_t_R = best_R / left_R * (count_R - len(OWN_LAGS) - 2 * m - 4).clamp(min=1)
+        free_R = (count_R - len(OWN_LAGS) - 2 * (number + 2)).clamp(min=1)
+        squared_t_R = best_R * free_R / (rest_RT.square().sum(1) - best_R).clamp(min=1e-12)
+        # The largest of N squared normal variables is about 2 log N.
         going_R = going_R & (squared_t_R > 2 * math.log(gain_RFL[0].numel()) + SURE)
-        if not going_R.any():
+        if not bool(going_R.any()):
             break
-        lags = gain_RFL.shape[2]
-        feature_RM = torch.cat([chosen.feature, (where_R // lags)[:, None]], 1)
-        lag_RM = torch.cat([chosen.lag, (where_R % lags - LEAD)[:, None]], 1)
+        feature_RM = torch.cat([chosen.feature, (where_R // gain_RFL.shape[2])[:, None]], 1)
+        lag_RM = torch.cat([chosen.lag, (where_R % gain_RFL.shape[2] - LEAD)[:, None]], 1)
         active_RM = torch.cat([chosen.active, going_R[:, None]], 1)
         chosen = Chosen(feature_RM, lag_RM, active_RM.double(), active_RM)
-        x_RMT = filtered(contributions(design, chosen), design.lag, phi_RJ.double(), design.seen)[..., :steps]
-        x_RTM = (x_RMT * seen_RT[:, None]).transpose(1, 2)
-        for _ in range(3):  # Huber's estimate, by pseudo-values
-            pseudo_RT = (fit_RT + clipped(target_RT - fit_RT, seen_RT)) * seen_RT
-            coefficient_RM = solve(x_RTM, pseudo_RT)
+        x_RMT = filtered(contributions(design, chosen), design.lag, phi_RJ, design.seen)[..., search.window]
+        x_RTM = (x_RMT * search.seen[:, None]).transpose(1, 2)
+        for _ in range(REFITS):
+            pseudo_RT = fit_RT + clipped(search.target - fit_RT, search.seen)
+            coefficient_RM = solve(x_RTM, torch.where(search.seen, pseudo_RT, 0.0))
             fit_RT = (x_RTM @ coefficient_RM[..., None])[..., 0]
         chosen = chosen._replace(coefficient=coefficient_RM * active_RM)
     return chosen
 
 
 def contributions(design: Design, chosen: Chosen) -> Float[Tensor, "R M S"]:
-    """The parts of an effect."""
-    index = chosen.feature[..., None].expand(-1, -1, design.features.shape[2])
-    picked_RMS = design.features.gather(1, index).double()
-    parts = [moved(picked_RMS[:, m], chosen.lag[:, m], picked_RMS.shape[2]) for m in range(chosen.lag.shape[1])]
-    return torch.stack(parts, 1) * chosen.coefficient[..., None] if parts else picked_RMS
+    """What each chosen feature adds to every step."""
+    index_RMS = chosen.feature[..., None].expand(-1, -1, design.features.shape[2])
+    x_RMS = design.features.gather(1, index_RMS).double().flatten(0, 1)
+    return moved(x_RMS, chosen.lag.flatten(), x_RMS.shape[1]).view(index_RMS.shape) * chosen.coefficient[..., None]
 
 
-def within_range(x_RCS, seen_RCS, steps):
-    past, seen = x_RCS[..., :steps], seen_RCS[..., :steps]
-    high = torch.where(seen, past, -math.inf).amax(2, keepdim=True)
-    low = torch.where(seen, past, math.inf).amin(2, keepdim=True)
-    room = BEYOND * (high - low)
-    limited = torch.minimum(torch.maximum(x_RCS, low - room), high + room)
-    return torch.where(seen.any(2, keepdim=True), limited, 0.0)
+def estimate(design: Design, steps: int) -> Effect:
+    """The effect of the covariates, as far as the history shows one."""
+    nothing_RS = torch.zeros_like(design.y)
+    phi_RJ = autoregression(design, nothing_RS, steps)
+    effect = Effect(nothing_RS, nothing_RS[:, steps:], nothing_RS, phi_RJ)
+    first = choose(design, phi_RJ, steps)
+    found = first.active.any(1).nonzero()[:, 0]
+    if not len(found):
+        return effect
+    design = pick(design, found)
+    # The autoregression of the series itself was partly that of the effect.
+    phi_RJ = autoregression(design, contributions(design, pick(first, found)).sum(1), steps)
+    refined = sum_up(design, phi_RJ, choose(design, phi_RJ, steps), steps)
+    return Effect(*(x.index_copy(0, found, new.to(x.dtype)) for x, new in zip(effect, refined, strict=True)))
 
 
-def features(x_RCS, seen_RCS, steps):
-    """The covariate itself; where its effect may bend; or whether it has each of a few values."""
-    past = torch.where(seen_RCS[..., :steps], x_RCS[..., :steps], math.nan)
-    ordered_RCT = past.sort(2).values  # NaN last
-    is_new_RCT = torch.cat([~ordered_RCT[..., :1].isnan(), ordered_RCT[..., 1:] > ordered_RCT[..., :-1]], 2)
-    values_RC1 = is_new_RCT.sum(2, keepdim=True)
-    few_RC1 = values_RC1 <= FEW_VALUES
-    columns = [x_RCS]
-    if not few_RC1.all():
-        last_RC1 = (seen_RCS[..., :steps].sum(2, keepdim=True) - 1).clamp(min=0)
-        for share in KNOTS:
-            knot_RC1 = ordered_RCT.gather(2, (last_RC1 * share).round().long()).nan_to_num()
-            columns.append(torch.where(few_RC1, 0.0, (x_RCS - knot_RC1).clamp(min=0)))
-    if (few_RC1 & (values_RC1 > 2)).any():
-        rank_RCT = is_new_RCT.cumsum(2)
-        for number in range(FEW_VALUES):
-            first_RC1 = (rank_RCT == number + 1).float().argmax(2, keepdim=True)
-            equal_RCS = x_RCS == ordered_RCT.gather(2, first_RC1)
-            columns.append((equal_RCS & few_RC1 & (values_RC1 > max(2, number))).to(x_RCS.dtype))
-    return torch.stack(columns, 2)
-
-
-def deviations(x_RFS, seen_RFS, cycle_R, steps):
-    """Distance from the mean at the same phase in the history; 0 where not seen."""
-    phase_RFS = (torch.arange(x_RFS.shape[2], device=x_RFS.device) % cycle_R[:, None])[:, None].expand_as(x_RFS)
-    past, seen = torch.where(seen_RFS, x_RFS, 0.0)[..., :steps], seen_RFS[..., :steps].to(x_RFS.dtype)
-    nothing = x_RFS.new_zeros(*x_RFS.shape[:2], int(cycle_R.max()))
-    total = nothing.scatter_add(2, phase_RFS[..., :steps], past)
-    count = nothing.scatter_add(2, phase_RFS[..., :steps], seen)
-    overall = past.sum(2, keepdim=True) / seen.sum(2, keepdim=True).clamp(min=1)
-    mean = torch.where(count > 0, total / count.clamp(min=1), overall)
-    return torch.where(seen_RFS, x_RFS - mean.gather(2, phase_RFS), 0.0)
-
-
-def autoregression(design: Design, effect_RS, steps):
-    """Coefficients with which the series without the effect depends on its own past."""
-    y_RT = torch.where(design.seen, design.y - effect_RS, 0.0)[:, :steps].double()
-    past = [moved(y_RT, lag_R, steps) * (lag_R > 0)[:, None] for lag_R in design.lag.unbind(1)]
-    return solve(torch.stack(past, 2) * design.seen[:, :steps, None], y_RT).to(design.y.dtype)
-
-
-def filtered(x_RFS, lag_RJ, phi_RJ, seen_RS=None):
-    """What the autoregression does not explain, with unseen steps as 0."""
-    shown_RFS = x_RFS if seen_RS is None else x_RFS * seen_RS[:, None]
-    rest_RFS = x_RFS.clone()
-    for lag_R, phi_R in zip(lag_RJ.unbind(1), phi_RJ.unbind(1), strict=True):
-        if (lag_R == lag_R[0]).all():
-            lag = int(lag_R[0])
-            if 0 < lag < x_RFS.shape[2]:
-                rest_RFS[..., lag:] -= phi_R[:, None, None] * shown_RFS[..., :-lag]
-        else:
-            rest_RFS -= phi_R[:, None, None] * moved(shown_RFS, lag_R, x_RFS.shape[2])
-    return rest_RFS
-
-
-def clipped(rest_RT, seen_RT):
-    """Residuals limited to a few robust standard deviations; 0 where not seen."""
-    size_RT = rest_RT.abs()
-    median_R1 = torch.where(seen_RT, size_RT, math.nan).nanmedian(1, keepdim=True).values.nan_to_num()
-    mean_R1 = torch.where(seen_RT, size_RT, 0.0).sum(1, keepdim=True) / seen_RT.sum(1, keepdim=True).clamp(min=1)
-    # Most residuals of a series with rare events are about 0, and so is their median.
-    limit_R1 = CLIP * torch.maximum(1.483 * median_R1, 1.253 * mean_R1)
-    return torch.where(seen_RT, torch.minimum(torch.maximum(rest_RT, -limit_R1), limit_R1), 0.0)
-
-
-def solve(x_RTM, y_RT):
-    """Coefficients of a ridge regression."""
-    gram = x_RTM.transpose(1, 2) @ x_RTM
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    gram = gram + torch.diag_embed(RIDGE * diagonal + 1e-9 * diagonal.amax(1, keepdim=True) + (diagonal <= 0))
-    return torch.linalg.solve(gram, x_RTM.transpose(1, 2) @ y_RT[..., None])[..., 0]
+def sum_up(design: Design, phi_RJ: Float[Tensor, "R J"], chosen: Chosen, steps: int) -> Effect:
+    """The effect of chosen features."""
+    parts_RMS = contributions(design, chosen)
+    step_S = torch.arange(parts_RMS.shape[2], device=parts_RMS.device)
+    known_RM1 = design.known.gather(1, chosen.feature)[..., None]
+    known_RMS = known_RM1 | (step_S < steps + chosen.lag[..., None])
+    history_RMT = parts_RMS[..., :steps]
+    covariance_RMM = history_RMT @ history_RMT.transpose(1, 2)
+    known_RHM = known_RMS[..., steps:].transpose(1, 2).to(parts_RMS.dtype)
+    known_RH = (known_RHM @ covariance_RMM * known_RHM).sum(-1)
+    total_R1 = covariance_RMM.sum((1, 2))[:, None]
+    share_RH = torch.where(total_R1 > 1e-12, known_RH / total_R1.clamp(min=1e-12), 0.0).clamp(0, 1)
+    return Effect((parts_RMS * known_RMS).sum(1), share_RH, parts_RMS.sum(1), phi_RJ)
