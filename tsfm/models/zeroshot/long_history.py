@@ -128,7 +128,7 @@ def token_values(
         end = start + rate * count * patch
         part, share = (x[:, start:end].unflatten(1, (count, patch, rate)) for x in (x_RL, seen))
         share = share.sum(-1)
-        values.append((part.sum(-1) / share.clamp(min=1)))
+        values.append(part.sum(-1) / share.clamp(min=1))
         shares.append(share / rate)
         start = end
     return torch.cat(values, 1), torch.cat(shares, 1)
