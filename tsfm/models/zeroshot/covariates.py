@@ -95,7 +95,23 @@ class Effect(NamedTuple):
     phi: Float[Tensor, "R J"]
 
 
-Rows = TypeVar("Rows", bound=NamedTuple)
+class Chosen(NamedTuple):
+    """The features of effects; where ``active`` is false there is none.
+
+    Attributes:
+        feature: number of the feature.
+        lag: by how many steps the effect follows it.
+        coefficient: its coefficient.
+        active: whether there is one.
+    """
+
+    feature: Int[Tensor, "R M"]
+    lag: Int[Tensor, "R M"]
+    coefficient: Float[Tensor, "R M"]
+    active: Bool[Tensor, "R M"]
+
+
+Rows = TypeVar("Rows", Table, Design, Chosen, Effect)
 
 
 def add_covariates(batch: Batch, forecast: Predict, levels: Sequence[float]) -> Float[Tensor, "B H V K"]:
@@ -398,22 +414,6 @@ class Search:
     def gains(self, rest_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R F L"]:
         """By how much each feature at each lag would reduce the sum of squares."""
         return (self.x_RFT @ self.at_lags(rest_RT)).square() * self.weight_RFL
-
-
-class Chosen(NamedTuple):
-    """The features of effects; where ``active`` is false there is none.
-
-    Attributes:
-        feature: number of the feature.
-        lag: by how many steps the effect follows it.
-        coefficient: its coefficient.
-        active: whether there is one.
-    """
-
-    feature: Int[Tensor, "R M"]
-    lag: Int[Tensor, "R M"]
-    coefficient: Float[Tensor, "R M"]
-    active: Bool[Tensor, "R M"]
 
 
 def choose(design: Design, phi_RJ: Float[Tensor, "R J"], steps: int) -> Chosen:
