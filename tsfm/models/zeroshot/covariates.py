@@ -275,8 +275,10 @@ def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> Design:
     x_RCS, x_seen_RCS, known_RC = table.x, table.x_seen, known_C.expand(len(table.y), -1)
     if x_RCS.shape[1] > COLUMNS:
         plain = Design(y_RS, table.y_seen, deviations(x_RCS, x_seen_RCS, cycle_R, steps), known_RC, lag_RJ)
-        search = Search(plain, autoregression(plain, torch.zeros_like(y_RS), steps), steps)
-        best_RC = search.gains(search.target).amax(2).topk(COLUMNS, 1).indices
+        used = recent(plain, steps)
+        phi_RJ = autoregression(used, torch.zeros_like(used.y))
+        gain_RCL = Search(used, phi_RJ).gains(clipped(innovations(used, phi_RJ), used.seen))
+        best_RC = gain_RCL.amax(2).topk(COLUMNS, 1).indices
         known_RC = known_RC.gather(1, best_RC)
         x_RCS, x_seen_RCS = (x.gather(1, best_RC[..., None].expand(-1, -1, x.shape[2])) for x in (x_RCS, x_seen_RCS))
     features_RCDS = features(within_range(x_RCS, x_seen_RCS, steps), x_seen_RCS, steps)
@@ -339,11 +341,17 @@ def deviations(
     return torch.where(seen_RFS, x_RFS - mean.gather(2, phase_RFS), 0.0)
 
 
-def autoregression(design: Design, effect_RS: Float[Tensor, "R S"], steps: int) -> Float[Tensor, "R J"]:
+def recent(design: Design, steps: int) -> Design:
+    """The end of the history, from which effects are learnt."""
+    used = slice(max(0, steps - HISTORY), steps)
+    return design._replace(y=design.y[:, used], seen=design.seen[:, used], features=design.features[..., used])
+
+
+def autoregression(design: Design, effect_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R J"]:
     """Coefficients with which the series, without the effect, depends on its own past."""
-    y_RT = torch.where(design.seen, design.y - effect_RS, 0.0)[:, :steps].double()
-    past = [moved(y_RT, lag_R, steps) * (lag_R > 0)[:, None] for lag_R in design.lag.unbind(1)]
-    return solve(torch.stack(past, 2) * design.seen[:, :steps, None], y_RT).to(design.y.dtype)
+    y_RT = torch.where(design.seen, design.y - effect_RT, 0.0)
+    past = [moved(y_RT, lag_R, y_RT.shape[1]) * (lag_R > 0)[:, None] for lag_R in design.lag.unbind(1)]
+    return solve(torch.stack(past, 2) * design.seen[..., None], y_RT)
 
 
 def filtered(
@@ -355,8 +363,11 @@ def filtered(
     """What an autoregression does not explain; steps of the past that are not seen count as 0."""
     past_RFS = x_RFS if seen_RS is None else x_RFS * seen_RS[:, None]
     rest_RFS = x_RFS.clone()
-    for lag_R, phi_R in zip(lag_RJ.unbind(1), phi_RJ.to(x_RFS.dtype).unbind(1), strict=True):
-        rest_RFS -= phi_R[:, None, None] * moved(past_RFS, lag_R, x_RFS.shape[2])
+    phi_JR11 = phi_RJ.to(x_RFS.dtype).T[..., None, None]
+    for lag, phi_R11 in zip(OWN_LAGS, phi_JR11, strict=False):
+        rest_RFS[..., lag:] -= phi_R11 * past_RFS[..., :-lag]
+    for lag_R, phi_R11 in zip(lag_RJ.T[len(OWN_LAGS) :], phi_JR11[len(OWN_LAGS) :], strict=True):
+        rest_RFS -= phi_R11 * moved(past_RFS, lag_R, x_RFS.shape[2])
     return rest_RFS
 
 
@@ -372,33 +383,25 @@ def clipped(rest_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"]) -> Floa
 
 def solve(x_RTM: Float[Tensor, "R T M"], y_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R M"]:
     """Coefficients of a ridge regression; 0 for a column of zeros."""
-    gram_RMM = x_RTM.transpose(1, 2) @ x_RTM
+    gram_RMM, products_RM1 = (x_RTM.transpose(1, 2) @ x for x in (x_RTM, y_RT[..., None]))
+    gram_RMM = gram_RMM.double()
     own_RM = gram_RMM.diagonal(dim1=1, dim2=2)
     ridge_RM = RIDGE * own_RM + 1e-9 * own_RM.amax(1, keepdim=True) + (own_RM <= 0)
-    products_RM1 = x_RTM.transpose(1, 2) @ y_RT[..., None]
-    return torch.linalg.solve(gram_RMM + torch.diag_embed(ridge_RM), products_RM1)[..., 0]
+    solution_RM1 = torch.linalg.solve(gram_RMM + torch.diag_embed(ridge_RM), products_RM1.double())
+    return solution_RM1[..., 0].to(y_RT.dtype)
 
 
 class Search:
     """Which feature at which lag explains residuals best.
 
     Args:
-        design: series and features.
+        design: series and features, without a future.
         phi_RJ: coefficients of the autoregression.
-        steps: T.
-
-    Attributes:
-        window: the steps of the history that are used.
-        seen: where the series is observed there.
-        target: what the autoregression does not explain there.
     """
 
-    def __init__(self, design: Design, phi_RJ: Float[Tensor, "R J"], steps: int) -> None:
-        self.window = slice(max(0, steps - HISTORY), steps)
-        self.seen = design.seen[:, self.window]
-        self.target = filtered(design.y[:, None], design.lag, phi_RJ, design.seen)[:, 0, self.window].double()
-        self.x_RFT = filtered(design.features[..., self.window].float(), design.lag, phi_RJ)
-        seen_RTL = self.at_lags(self.seen)
+    def __init__(self, design: Design, phi_RJ: Float[Tensor, "R J"]) -> None:
+        self.x_RFT = filtered(design.features, design.lag, phi_RJ)
+        seen_RTL = self.at_lags(design.seen.to(phi_RJ.dtype))
         square_RFT = self.x_RFT.square()
         size_RFL = square_RFT @ seen_RTL
         events_RFL = size_RFL.square() / (square_RFT.square() @ seen_RTL).clamp(min=1e-30)
@@ -406,28 +409,37 @@ class Search:
         usable_RFL = (events_RFL >= LEAST_EVENTS) & (size_RFL > 1e-6) & (design.known[..., None] | (lag_L > 0))
         self.weight_RFL = torch.where(usable_RFL, 1 / size_RFL.clamp(min=1e-6), 0.0)
 
-    def at_lags(self, x_RT: Tensor) -> Float[Tensor, "R T L"]:
+    def at_lags(self, x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R T L"]:
         """The values that follow every step by each lag."""
-        steps = x_RT.shape[1]
-        return F.pad(x_RT.float(), (LEAD, DELAY)).unfold(1, steps, 1).transpose(1, 2).contiguous()
+        return F.pad(x_RT, (LEAD, DELAY)).unfold(1, x_RT.shape[1], 1).transpose(1, 2).contiguous()
 
     def gains(self, rest_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R F L"]:
         """By how much each feature at each lag would reduce the sum of squares."""
         return (self.x_RFT @ self.at_lags(rest_RT)).square() * self.weight_RFL
 
 
-def choose(design: Design, phi_RJ: Float[Tensor, "R J"], steps: int) -> Chosen:
+def innovations(design: Design, phi_RJ: Float[Tensor, "R J"]) -> Float[Tensor, "R T"]:
+    """What the autoregression does not explain of the series."""
+    return filtered(design.y[:, None], design.lag, phi_RJ, design.seen)[:, 0]
+
+
+def choose(design: Design, phi_RJ: Float[Tensor, "R J"]) -> Chosen:
     """Add the best feature again and again (orthogonal matching pursuit), as long as it is significant.
 
     All coefficients are fitted anew each time, by Huber's estimate.
+
+    Args:
+        design: series and features, without a future.
+        phi_RJ: coefficients of the autoregression.
     """
-    search = Search(design, phi_RJ, steps)
-    fit_RT, count_R = torch.zeros_like(search.target), search.seen.sum(1)
+    search, seen_RT = Search(design, phi_RJ), design.seen
+    target_RT, count_R = innovations(design, phi_RJ), seen_RT.sum(1)
+    fit_RT = torch.zeros_like(target_RT)
     none_RM = torch.zeros(len(count_R), 0, dtype=torch.long, device=phi_RJ.device)
-    chosen = Chosen(none_RM, none_RM, none_RM.double(), none_RM.bool())
+    chosen = Chosen(none_RM, none_RM, none_RM.to(phi_RJ.dtype), none_RM.bool())
     going_R = count_R >= LEAST_STEPS
     for number in range(CHOSEN):
-        rest_RT = clipped(search.target - fit_RT, search.seen)
+        rest_RT = clipped(target_RT - fit_RT, seen_RT)
         gain_RFL = search.gains(rest_RT)
         best_R, where_R = gain_RFL.flatten(1).max(1)
         free_R = (count_R - len(OWN_LAGS) - 2 * (number + 2)).clamp(min=1)
@@ -439,13 +451,12 @@ def choose(design: Design, phi_RJ: Float[Tensor, "R J"], steps: int) -> Chosen:
         feature_RM = torch.cat([chosen.feature, (where_R // gain_RFL.shape[2])[:, None]], 1)
         lag_RM = torch.cat([chosen.lag, (where_R % gain_RFL.shape[2] - LEAD)[:, None]], 1)
         active_RM = torch.cat([chosen.active, going_R[:, None]], 1)
-        chosen = Chosen(feature_RM, lag_RM, active_RM.double(), active_RM)
-        x_RMT = filtered(contributions(design, chosen), design.lag, phi_RJ, design.seen)[..., search.window]
-        x_RTM = (x_RMT * search.seen[:, None]).transpose(1, 2)
+        chosen = Chosen(feature_RM, lag_RM, active_RM.to(phi_RJ.dtype), active_RM)
+        x_RMT = filtered(contributions(design, chosen), design.lag, phi_RJ, seen_RT) * seen_RT[:, None]
         for _ in range(REFITS):
-            pseudo_RT = fit_RT + clipped(search.target - fit_RT, search.seen)
-            coefficient_RM = solve(x_RTM, torch.where(search.seen, pseudo_RT, 0.0))
-            fit_RT = (x_RTM @ coefficient_RM[..., None])[..., 0]
+            pseudo_RT = torch.where(seen_RT, fit_RT + clipped(target_RT - fit_RT, seen_RT), 0.0)
+            coefficient_RM = solve(x_RMT.transpose(1, 2), pseudo_RT)
+            fit_RT = (coefficient_RM[:, None] @ x_RMT)[:, 0]
         chosen = chosen._replace(coefficient=coefficient_RM * active_RM)
     return chosen
 
@@ -453,24 +464,24 @@ def choose(design: Design, phi_RJ: Float[Tensor, "R J"], steps: int) -> Chosen:
 def contributions(design: Design, chosen: Chosen) -> Float[Tensor, "R M S"]:
     """What each chosen feature adds to every step."""
     index_RMS = chosen.feature[..., None].expand(-1, -1, design.features.shape[2])
-    x_RMS = design.features.gather(1, index_RMS).double().flatten(0, 1)
+    x_RMS = design.features.gather(1, index_RMS).flatten(0, 1)
     return moved(x_RMS, chosen.lag.flatten(), x_RMS.shape[1]).view(index_RMS.shape) * chosen.coefficient[..., None]
 
 
 def estimate(design: Design, steps: int) -> Effect:
     """The effect of the covariates, as far as the history shows one."""
-    nothing_RS = torch.zeros_like(design.y)
-    phi_RJ = autoregression(design, nothing_RS, steps)
+    used, nothing_RS = recent(design, steps), torch.zeros_like(design.y)
+    phi_RJ = autoregression(used, torch.zeros_like(used.y))
     effect = Effect(nothing_RS, nothing_RS[:, steps:], nothing_RS, phi_RJ)
-    first = choose(design, phi_RJ, steps)
+    first = choose(used, phi_RJ)
     found = first.active.any(1).nonzero()[:, 0]
     if not len(found):
         return effect
-    design = pick(design, found)
+    design, used = pick(design, found), pick(used, found)
     # The autoregression of the series itself was partly that of the effect.
-    phi_RJ = autoregression(design, contributions(design, pick(first, found)).sum(1), steps)
-    refined = sum_up(design, phi_RJ, choose(design, phi_RJ, steps), steps)
-    return Effect(*(x.index_copy(0, found, new.to(x.dtype)) for x, new in zip(effect, refined, strict=True)))
+    phi_RJ = autoregression(used, contributions(used, pick(first, found)).sum(1))
+    refined = sum_up(design, phi_RJ, choose(used, phi_RJ), steps)
+    return Effect(*(x.index_copy(0, found, new) for x, new in zip(effect, refined, strict=True)))
 
 
 def sum_up(design: Design, phi_RJ: Float[Tensor, "R J"], chosen: Chosen, steps: int) -> Effect:
