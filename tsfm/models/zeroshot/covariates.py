@@ -184,7 +184,7 @@ def add_effects(
 
 def pick(rows: Rows, index: Int[Tensor, " r"]) -> Rows:
     """Some of the rows."""
-    return rows._make(x[index] for x in rows)
+    return type(rows)(*(x[index] for x in rows))
 
 
 def moved(x: Tensor, cut_R: Int[Tensor, " R"], steps: int) -> Tensor:
