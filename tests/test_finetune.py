@@ -229,6 +229,13 @@ def test_when_covariates_do_not_help_then_the_winner_goes_without_them() -> None
     assert any("with covariates" in candidate.name for candidate in result.candidates)
 
 
+def test_when_covariates_are_learnt_in_context_then_every_model_is_tried_with_and_without_them() -> None:
+    result = finetune(tiny(), with_covariate(True), HORIZON, Recipe(steps=4, checks=2))
+    tried = {candidate.name: candidate.steps for candidate in result.candidates}
+    assert tried["zero-shot with covariates"] == tried["zero-shot"]
+    assert tried["fine-tuned with covariates"] == tried["fine-tuned"] > 0
+
+
 def test_when_covariates_are_dropped_then_rows_that_held_them_alone_are_gone() -> None:
     series = replace(with_covariate(True), future_rows=np.array([8]))
     plain = without_covariates(series)

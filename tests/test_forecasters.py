@@ -205,17 +205,19 @@ def test_when_the_future_is_in_the_batch_then_the_forecast_does_not_see_it(model
         assert torch.equal(model.predict(given, LEVELS).quantiles, expected)
 
 
-def test_when_known_covariates_change_then_only_a_model_that_takes_them_forecasts_something_else(
+def test_when_known_covariates_change_then_only_a_model_that_attends_to_them_forecasts_something_else(
     model: Forecaster,
 ) -> None:
+    """The other models with covariates learn their effect from the history, and noise has none."""
     batch = make_batch(horizon=2 * HORIZON + 1)
     bare, given, other = (
         model.predict(b, LEVELS).quantiles for b in (batch, with_known(batch), with_known(batch, shift=1.0))
     )
     assert given.shape == bare.shape
     assert given.isfinite().all()
-    assert torch.equal(bare, given) != model.covariates
-    assert torch.equal(given, other) != model.covariates
+    attends = model.covariates and model.joint
+    assert torch.equal(bare, given) != attends
+    assert torch.equal(given, other) != attends
 
 
 def test_when_windows_with_covariates_come_in_any_batch_and_units_then_the_forecast_is_the_same(

@@ -133,7 +133,7 @@ def test_when_a_package_is_listed_then_its_public_names_are_there() -> None:
 def test_when_a_model_is_shown_then_one_line_says_what_it_is() -> None:
     assert repr(tsfm.load("naive")) == "Model(naive: baseline, all of the history, no covariates)"
     shown = repr(tsfm.load("tsfm-decoder-small"))
-    assert shown == "Model(tsfm-decoder-small: 1,383,424 parameters, context 512, no covariates)"
+    assert shown == "Model(tsfm-decoder-small: 1,383,424 parameters, context 512, takes covariates)"
 
 
 # What is wrong -> part of the line that says so. Run in a process of its own, where no test checks types on the way.

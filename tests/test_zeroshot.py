@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tsfm.models.registry import model_class
 from tsfm.inference import load_predictor
+from tsfm.models.registry import model_class
 from tsfm.models.zeroshot.decoder import ZeroShotDecoder
 from tsfm.models.zeroshot.encoder import ZeroShotEncoder
 from tsfm.models.zeroshot.recipe import ZeroShotConfig, ZeroShotForecaster

@@ -21,7 +21,16 @@ from tsfm.inference.selection import Member
 from tsfm.models import Forecaster
 from tsfm.weights import default, local_folder
 from tsfm_data.errors import InputError, check_horizon, check_sizes
-from tsfm_data.evaluation import BASELINES, BATCH_VALUES, LEVELS, Predictor, bind, forecast_elements, window_scale
+from tsfm_data.evaluation import (
+    BASELINES,
+    BATCH_VALUES,
+    LEVELS,
+    Predictor,
+    bind,
+    columns_of,
+    forecast_elements,
+    window_scale,
+)
 from tsfm_data.io import SeriesSet
 from tsfm_data.windows import Windows, item_lengths
 
@@ -181,7 +190,7 @@ def forecast_cuts(
     context = predictor.context or int(cuts.max())
     options: dict[str, Any] = {"marks": predictor.marks, "covariates": predictor.covariates, "dtype": torch.float64}
     windows = Windows(series, context, horizon, items, cuts.ravel(), **options)
-    size = max(1, min(batch_size, BATCH_VALUES // ((context + horizon) * len(series.variates))))
+    size = max(1, min(batch_size, BATCH_VALUES // ((context + horizon) * columns_of(predictor, series))))
     batches = list(forecast_elements(bind(predictor, series), windows, size, LEVELS))
     label = np.concatenate([batch.label for batch in batches])
     mean = np.concatenate([batch.forecast("mean") for batch in batches])

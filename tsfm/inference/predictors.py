@@ -14,7 +14,16 @@ from tsfm.inference.selection import Selection, selection_folder
 from tsfm.models import Forecaster
 from tsfm.weights import load_named
 from tsfm_data.errors import InputError, unknown_name
-from tsfm_data.evaluation import BASELINES, BATCH_VALUES, Predictor, bind, forecast_windows, get_baseline, history_of
+from tsfm_data.evaluation import (
+    BASELINES,
+    BATCH_VALUES,
+    Predictor,
+    bind,
+    columns_of,
+    forecast_windows,
+    get_baseline,
+    history_of,
+)
 from tsfm_data.io import Parts, SeriesSet
 from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
@@ -121,7 +130,8 @@ def forecast_ends(
         together = (
             len(part.variates) if getattr(predictor, "joint", True) else min(len(part.variates), VARIATES_AT_ONCE)
         )
-        size = max(1, min(batch_size, BATCH_VALUES // ((windows.context + horizon * len(levels)) * together)))
+        columns = together + columns_of(predictor, part) - len(part.variates)
+        size = max(1, min(batch_size, BATCH_VALUES // ((windows.context + horizon * len(levels)) * columns)))
         indices = np.split(np.arange(len(part)), np.arange(size, len(part), size))
         batches = progress(indices, f"forecast ({predictor.name})", shown=bar)
         forecasts = (_forecast(bound, windows, index, together, levels) for index in batches)

@@ -215,7 +215,10 @@ def limits(config: dict[str, Any], facts: dict[str, Any]) -> str:
             "- Its accuracy is known for series like those of the benchmark sets; evaluate it first on others."
         )
     if config["model_type"].startswith("zeroshot") and not config["config"].get("any_variate"):
-        lines.append("- Each variate is forecast independently of the others.")
+        lines.append(
+            "- Each variate is forecast independently of the others. "
+            "The effect of covariates is learnt from each history."
+        )
     lines.append("- It cannot foresee events that the history does not show.")
     return "\n".join(lines)
 

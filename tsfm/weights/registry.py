@@ -35,7 +35,7 @@ class Entry:
         url: URL of the file, if there is no repository.
         sha256: SHA-256 of that file, if published.
         several: whether a forecaster looks at all variates of a table at once.
-        covariates: whether it looks at covariates.
+        covariates: whether it uses covariates.
         architecture: name of the image model in timm.
         sizes: sizes in the published config.
         scores: published results: suite, metric, value.
@@ -125,7 +125,7 @@ def released() -> dict[str, Entry]:
             layout(folder / "model.safetensors").values,
             OUR_LICENCE,
             several=together,
-            covariates=together,
+            covariates=not image,
             scores=tuple(_scores(folder)),
             folder=folder,
         )

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tsfm_data.evaluation.baselines import BASELINES, Naive, Predictor, SeasonalNaive, bind, get_baseline
     from tsfm_data.evaluation.elements import Elements
     from tsfm_data.evaluation.evaluator import evaluate, evaluate_series, forecast_elements, window_scale
-    from tsfm_data.evaluation.gaps import BATCH_VALUES, check_finite, forecast_windows, history_of
+    from tsfm_data.evaluation.gaps import BATCH_VALUES, check_finite, columns_of, forecast_windows, history_of
     from tsfm_data.evaluation.metrics import LEVELS, Accumulator, get_metric
     from tsfm_data.evaluation.profiles import PROBABILISTIC, Profile, get_profile
     from tsfm_data.evaluation.report import BASELINE, Report
@@ -38,6 +38,7 @@ __all__ = [
     "bind",
     "check_finite",
     "choose",
+    "columns_of",
     "coverage_points",
     "evaluate",
     "evaluate_series",

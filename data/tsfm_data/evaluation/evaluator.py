@@ -18,7 +18,7 @@ from torch import Tensor
 from tsfm_data.errors import check_horizon, check_sizes
 from tsfm_data.evaluation.baselines import Predictor, SeasonalNaive, bind
 from tsfm_data.evaluation.elements import Elements, seasonal_error
-from tsfm_data.evaluation.gaps import BATCH_VALUES, forecast_windows
+from tsfm_data.evaluation.gaps import BATCH_VALUES, columns_of, forecast_windows
 from tsfm_data.evaluation.metrics import Accumulator, get_metric, needed_levels
 from tsfm_data.evaluation.profiles import Profile, get_profile
 from tsfm_data.evaluation.report import Report, make_row
@@ -157,7 +157,7 @@ def evaluate_series(
     scale = window_scale(series, items, cuts, season, scaler) if scaled else None
     whole, each = Accumulator(metrics), Accumulator(metrics, len(series)) if per_series else None
     scored, points = 0, np.zeros(len(series), dtype=np.int64)
-    size = max(1, min(batch_size, BATCH_VALUES // ((context + horizon) * len(series.variates))))
+    size = max(1, min(batch_size, BATCH_VALUES // ((context + horizon) * columns_of(predictor, series))))
     for elements in forecast_elements(predictor, windows, size, needed_levels(metrics, (0.5,)), scaler):
         now = slice(scored, scored + len(elements.label))
         if scale is not None:

@@ -130,6 +130,12 @@ def latest_gap(observed: Bool[Tensor, "B T V"]) -> tuple[Int[Tensor, "B V"], Int
     return torch.where(end > 0, end - size, 0), torch.where(end > 0, size, 0)
 
 
+def columns_of(predictor: Predictor, series: SeriesSet) -> int:
+    """Columns of a window: the variates, and the covariates if the predictor uses them."""
+    covariates = len(series.past_names) + len(series.known_names) if predictor.covariates else 0
+    return len(series.variates) + covariates
+
+
 def history_of(predictor: Predictor, series: SeriesSet) -> int:
     """Context that windows at the end of the series need for ``forecast_windows``.
 

@@ -70,9 +70,9 @@ class ZeroShotDecoder(ZeroShotForecaster):
     def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps in the batch's units."""
         variates = batch.past.shape[2]
-        known = self.covariates and batch.known_future is not None
+        known = self.config.any_variate and batch.known_future is not None
         window = pad_to_patches(
-            replace(batch, future=None), horizon if known else 0, self.config.patch_size, self.covariates
+            replace(batch, future=None), horizon if known else 0, self.config.patch_size, self.config.any_variate
         )
         normalise = fit_normaliser(window.x, window.seen, self.config)
         rows = self.trunk.describe_rows(normalise(window.x), window.seen, window.history)
@@ -84,7 +84,7 @@ class ZeroShotDecoder(ZeroShotForecaster):
         history.
         """
         patch, variates = self.config.patch_size, batch.past.shape[2]
-        window = pad_to_patches(batch, batch.horizon, patch, self.covariates)
+        window = pad_to_patches(batch, batch.horizon, patch, self.config.any_variate)
         x_RL, seen_RL = window.target, window.known
         count = x_RL.shape[1] // patch
         history = int(torch.randint(min(MIN_HISTORY_PATCHES, count - 1), count, ()))

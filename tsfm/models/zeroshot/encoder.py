@@ -56,7 +56,7 @@ class ZeroShotEncoder(ZeroShotForecaster):
 
     def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps in the batch's units."""
-        window = pad_to_patches(batch, horizon, self.config.patch_size, self.covariates)
+        window = pad_to_patches(batch, horizon, self.config.patch_size, self.config.any_variate)
         normalise = fit_normaliser(window.x, window.seen, self.config)
         rows = self.trunk.describe_rows(normalise(window.x), window.seen, window.history)
         tokens = self.tokens(rows, window.history, window.columns, window.history)
@@ -69,7 +69,7 @@ class ZeroShotEncoder(ZeroShotForecaster):
         if self.config.random_horizon:
             most = -(-horizon // patch)
             horizon = min(horizon, patch * int((most + 1) ** torch.rand(()).item()))
-        window = pad_to_patches(batch, horizon, patch, self.covariates)
+        window = pad_to_patches(batch, horizon, patch, self.config.any_variate)
         seen_RL = window.seen
         first = window.history
         if torch.rand(()) < self.config.span_masking:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tsfm.attention import Mask
 from tsfm.models.base import Forecaster, roll_out_paths
 from tsfm.models.packing import known_future
+from tsfm.models.zeroshot.covariates import add_covariates
 from tsfm.models.zeroshot.folds import CANDIDATES, PLAIN, fold
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.models.zeroshot.seasonal_features import measure_changes
@@ -397,12 +398,21 @@ class LongHistoryDecoder(Forecaster):
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S V K"]:
         """Quantiles of the model's own horizon at its levels, in the batch's units."""
-        return self.rollout(replace(batch, horizon=self.horizon))
+        return self.unroll(replace(batch, horizon=self.horizon))
 
-    def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+    def unroll(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``batch.horizon`` steps; beyond ``reach`` patches it forecasts from its own quantiles."""
         most = self.config.reach * self.config.patch_size
         return roll_out_paths(batch, lambda part: self.quantiles(part, min(part.horizon, most)), self.levels)
+
+    @property
+    def covariates(self) -> bool:
+        """Their effect is learnt from each history, see ``add_covariates``."""
+        return True
+
+    def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+        """As ``unroll``, with the effect of covariates."""
+        return add_covariates(batch, self.unroll, self.levels)
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss on the scale of each window, for validation."""

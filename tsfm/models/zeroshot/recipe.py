@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tsfm.attention import Mask
 from tsfm.models.base import Forecaster, negated, roll_out_paths
 from tsfm.models.packing import known_future
+from tsfm.models.zeroshot.covariates import add_covariates
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.models.zeroshot.seasonal_features import ScaledRows, measure_changes, seasonal_naive_features
 from tsfm.nn import (
@@ -336,8 +337,8 @@ class ZeroShotForecaster(Forecaster):
 
     @property
     def covariates(self) -> bool:
-        """Whether the model uses covariates: as further variates, if variates see each other."""
-        return self.config.any_variate
+        """As further variates if variates see each other; otherwise their effect is learnt from each history."""
+        return True
 
     @property
     def joint(self) -> bool:
@@ -369,6 +370,10 @@ class ZeroShotForecaster(Forecaster):
         )
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+        """As ``blind``, with the effect of covariates unless the model has been trained to look at them."""
+        return self.blind(batch) if self.config.any_variate else add_covariates(batch, self.blind, self.levels)
+
+    def blind(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """As ``unroll``; with ``flip_average``, averaged with the negated forecast of the negated history."""
         quantiles = self.unroll(batch)
         flip = self.config.flip_average and self.effort == "fast"  # with more effort, the caller does it
