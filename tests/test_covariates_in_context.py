@@ -178,19 +178,19 @@ def test_when_there_are_no_covariates_then_nothing_changes(name: str) -> None:
     model = make(name, "quantile")
     batch = tiny_batch()
     assert model.covariates
-    assert torch.equal(model.rollout(batch), model.blind(batch))  # type: ignore[operator]
+    assert torch.equal(model.rollout(batch), model.unroll(batch))  # type: ignore[operator]
     empty = with_known(batch)
     empty = replace(empty, known_past_observed=empty.known_past_observed & False)  # type: ignore[operator]
     empty = replace(empty, past_covariates_observed=empty.past_covariates_observed & False)  # type: ignore[operator]
-    assert torch.equal(model.rollout(empty), model.blind(batch))  # type: ignore[operator]
+    assert torch.equal(model.rollout(empty), model.unroll(batch))  # type: ignore[operator]
 
 
 def test_when_variates_see_each_other_then_covariates_are_variates() -> None:
     model = make("zeroshot-decoder", "any-variate")
     assert isinstance(model, ZeroShotForecaster)
     batch = with_known(tiny_batch())
-    assert torch.equal(model.rollout(batch), model.blind(batch))
-    assert not torch.equal(model.rollout(batch), model.blind(bare(batch)))
+    assert torch.equal(model.rollout(batch), model.unroll(batch))
+    assert not torch.equal(model.rollout(batch), model.unroll(bare(batch)))
 
 
 def test_when_windows_come_alone_or_in_other_units_then_the_forecast_is_the_same(model: Predictor) -> None:
