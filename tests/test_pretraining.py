@@ -15,6 +15,7 @@ from command import done, run
 from safetensors.torch import load_file
 
 from tsfm.training.callbacks import Throughput, device_peak
+from tsfm.training.task import ForecastTask
 from tsfm.training.validation import WORST, scaled_errors, seasonal_scale
 from tsfm.weights.pretrained import load
 from tsfm_data.windows.batch import Batch, Forecast
@@ -67,6 +68,24 @@ def test_when_a_model_is_pretrained_then_speed_errors_and_facts_are_kept(capsys:
     assert kept is not None
     assert kept.steps == 12
     assert "Pretrained for 12 steps over 12 batches" in Path("run/model/README.md").read_text()
+
+
+@pytest.mark.slow
+def test_when_pretraining_is_stopped_then_the_best_weights_so_far_are_a_model_folder(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = ForecastTask.training_step
+
+    def stopped(task: ForecastTask, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if task.current_epoch == 1 and batch_idx == 2:
+            raise KeyboardInterrupt
+        return step(task, batch, batch_idx)
+
+    monkeypatch.setattr(ForecastTask, "training_step", stopped)
+    run(capsys, *FIT, "--trainer.default_root_dir", "run")
+    model = load("run/model")
+    assert model.pretraining is not None
+    assert model.pretraining.steps == 6
 
 
 def test_when_a_corpus_is_trained_on_then_the_facts_name_its_manifest_as_sha256sum_does_and_the_configs_by_name(

@@ -243,9 +243,17 @@ def pretraining(trainer: pl.Trainer, module: PretrainingDataModule) -> Pretraini
 class ModelFolder(pl.Callback):
     """After training, load the best checkpoint, calibrate intervals on validation windows and write the model folder.
 
+    In pretraining, which takes long, the folder is also written after every epoch, so the best weights so far can be
+    used whenever it stops.
+
     The folder ``model`` in the run's folder has ``config.json``, ``model.safetensors`` and ``README.md``; ``tsfm
     forecast --model`` and ``tsfm evaluate --model`` read it.
     """
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the folder of the epochs so far; their checkpoint does not exist at an earlier hook."""
+        if trainer.current_epoch and isinstance(trainer.datamodule, PretrainingDataModule):  # type: ignore[attr-defined]
+            self.on_fit_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the folder, only in the first process."""
