@@ -414,15 +414,12 @@ class Search:
 
     def __init__(self, design: Design, phi_RJ: Float[Tensor, "R J"]) -> None:
         self.x_RFT = filtered(design.features, design.lag, phi_RJ)
-        seen_RT = design.seen.to(phi_RJ.dtype)
+        seen_RTL = self.at_lags(design.seen.to(phi_RJ.dtype))
         square_RFT = self.x_RFT.square()
-        size_RFL = square_RFT @ self.at_lags(seen_RT)
-        square_RFT = square_RFT * seen_RT[:, None]
-        events_RF = square_RFT.sum(2).square() / square_RFT.square().sum(2).clamp(min=1e-30)
+        size_RFL = square_RFT @ seen_RTL
+        events_RFL = size_RFL.square() / (square_RFT.square() @ seen_RTL).clamp(min=1e-30)
         lag_L = torch.arange(-LEAD, DELAY + 1, device=phi_RJ.device)
-        usable_RFL = (
-            (size_RFL > 1e-6) & (events_RF >= LEAST_EVENTS)[..., None] & (design.known[..., None] | (lag_L > 0))
-        )
+        usable_RFL = (events_RFL >= LEAST_EVENTS) & (size_RFL > 1e-6) & (design.known[..., None] | (lag_L > 0))
         self.weight_RFL = torch.where(usable_RFL, 1 / size_RFL.clamp(min=1e-6), 0.0)
 
     def at_lags(self, x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R T L"]:
