@@ -203,6 +203,20 @@ def test_when_windows_come_alone_or_in_other_units_then_the_forecast_is_the_same
     torch.testing.assert_close(model.predict(other, LEVELS).quantiles, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_when_windows_have_several_variates_then_each_has_its_own_effect(model: Predictor) -> None:
+    x = noise(ROWS, T + H, 1, seed=5)
+    first, second = seasonal() + 2 * x[..., 0], noise(ROWS, T + H, seed=3) - 3 * x[..., 0]
+    batch, _ = windows(first, x)
+    other, _ = windows(second, x)
+    both = replace(
+        batch, past=torch.cat([batch.past, other.past], 2), past_observed=batch.past_observed.expand(-1, -1, 2)
+    )
+    found = model.predict(both, LEVELS).quantiles
+    for variate, single in enumerate((batch, other)):
+        expected = model.predict(single, LEVELS).quantiles[:, :, 0]
+        torch.testing.assert_close(found[:, :, variate], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_when_a_known_covariate_leaves_its_range_then_the_forecast_stays_near_the_history(model: Predictor) -> None:
     x = noise(ROWS, T + H, 1, seed=5)
     batch, _ = windows(seasonal() + 2 * x[..., 0], x)

@@ -31,7 +31,7 @@ LEAD, DELAY = 2, 24  # most steps by which an effect may lead (known covariates 
 OWN_LAGS = (1, 2, 3)  # of the autoregression, next to the periods
 CHOSEN = 6  # most features of an effect
 LEAST_EVENTS = 4.0  # steps on which a feature must rest, as a participation ratio
-SURE = 8.0  # by how much the squared t-value of a feature must exceed the largest one of noise features
+SURE = 6.0  # by how much the squared t-value of a feature must exceed the largest one of noise features
 CLIP = 3.0  # residuals count as at most so many standard deviations
 REFITS = 3  # with residuals clipped around the fit before
 RIDGE = 1e-3  # relative to the variance of a feature
@@ -71,6 +71,7 @@ class Design(NamedTuple):
         features: of the covariates, as distances from seasonal means, with standard deviation 1.
         known: which of them are known over the horizon.
         lag: lags of the autoregression, 0 for none.
+        least: squared t-value from which on a feature is significant.
     """
 
     y: Float[Tensor, "R S"]
@@ -78,6 +79,7 @@ class Design(NamedTuple):
     features: Float[Tensor, "R F S"]
     known: Bool[Tensor, "R F"]
     lag: Int[Tensor, "R J"]
+    least: Float[Tensor, " R"]
 
 
 class Effect(NamedTuple):
@@ -140,13 +142,13 @@ def add_covariates(batch: Batch, forecast: Predict, levels: Sequence[float]) -> 
     )
     known = 0 if batch.known_past is None else batch.known_past.shape[2]
     known_C = torch.arange(x_BCS.shape[1], device=y_RS.device) >= x_BCS.shape[1] - known
-    quantiles_RHK = plain.transpose(1, 2).flatten(0, 1)
+    plain_RHK, parts = plain.transpose(1, 2).flatten(0, 1), []
     size = max(1, CELLS // (y_RS.shape[1] * x_BCS.shape[1]))
     for index in torch.arange(len(y_RS), device=y_RS.device).split(size):
         window = index // variates
         table = Table(y_RS[index], y_seen_RS[index], x_BCS[window], x_seen_BCS[window])
-        quantiles_RHK[index] = add_effects(table, known_C, quantiles_RHK[index], alone, levels)
-    return quantiles_RHK.unflatten(0, (-1, variates)).transpose(1, 2)
+        parts.append(add_effects(table, known_C, plain_RHK[index], alone, levels))
+    return torch.cat(parts).unflatten(0, (-1, variates)).transpose(1, 2)
 
 
 def add_effects(
@@ -162,12 +164,12 @@ def add_effects(
         levels: quantile levels of the forecasts.
     """
     horizon = plain.shape[1]
-    steps, held = table.y.shape[1] - horizon, max(horizon, TRIAL)
+    steps = table.y.shape[1] - horizon
+    held = min(max(horizon, TRIAL), max(1, steps // 3))
     length_R = length_of(table.y_seen[:, :steps])
     cut_R = (length_R // 3).clamp(max=held)
     earlier = Table(*(moved(v, cut_R, steps + held) for v in table))
-    design = prepare(earlier, known_C, steps)
-    effect = estimate(design, steps)
+    design, effect = learn(earlier, known_C, steps)
     tried = (effect.share.amax(1) > 0).nonzero()[:, 0]
     if not len(tried):
         return plain
@@ -181,7 +183,7 @@ def add_effects(
     if not len(tried):
         return plain
     part = pick(table, tried)
-    effect = estimate(prepare(part, known_C, steps), steps)
+    _, effect = learn(part, known_C, steps)
     rest = forecast(history(part.y - effect.value, part.y_seen, steps))[:, :, 0]
     weight_R11 = weight_R[:, None, None].to(plain.dtype)
     return plain.index_copy(0, tried, torch.lerp(plain[tried], combined(plain[tried], rest, effect), weight_R11))
@@ -263,14 +265,21 @@ def trial(
     return (share_R / CLEAR).clamp(0, 1)
 
 
-def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> Design:
-    """What effects are estimated from.
+def learn(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> tuple[Design, Effect]:
+    """The effect of the covariates, and what it was estimated from.
 
     Args:
         table: the rows.
         known_C: which covariates are known over the horizon.
         steps: T.
     """
+    with torch.autocast(table.y.device.type, enabled=False):
+        design = prepare(table, known_C, steps)
+        return design, estimate(design, steps)
+
+
+def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> Design:
+    """What effects are estimated from; arguments as for ``learn``."""
     seen_RT = table.y_seen[:, :steps]
     period_RP, _ = find_periods(table.y[:, :steps], seen_RT)
     cycle_R = torch.where(length_of(seen_RT) >= 3 * period_RP[:, 0], period_RP[:, 0], 1).clamp(min=1)
@@ -278,9 +287,12 @@ def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> Design:
     own_lags = torch.tensor(OWN_LAGS, device=table.y.device).expand(len(table.y), -1)
     lag_RJ = torch.cat([own_lags, period_RP], 1)
     x_RCS, x_seen_RCS, known_RC = table.x, table.x_seen, known_C.expand(len(table.y), -1)
+    # The largest of N squared normal variables is about 2 log N.
+    candidates = len(known_C) * (1 + FEW_VALUES) * (LEAD + DELAY + 1)
+    least_R = torch.full_like(y_RS[:, 0], 2 * math.log(candidates) + SURE)
     if x_RCS.shape[1] > COLUMNS:
-        plain = Design(y_RS, table.y_seen, deviations(x_RCS, x_seen_RCS, cycle_R, steps), known_RC, lag_RJ)
-        used = recent(plain, steps)
+        linear_RCS = deviations(x_RCS, x_seen_RCS, cycle_R, steps)
+        used = recent(Design(y_RS, table.y_seen, linear_RCS, known_RC, lag_RJ, least_R), steps)
         phi_RJ = autoregression(used, torch.zeros_like(used.y))
         gain_RCL = Search(used, phi_RJ).gains(clipped(innovations(used, phi_RJ), used.seen))
         best_RC = gain_RCL.amax(2).topk(COLUMNS, 1).indices
@@ -292,7 +304,7 @@ def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> Design:
     features_RFS = deviations(features_RFS, x_seen_RCS.repeat_interleave(count, 1), cycle_R, steps)
     size_RF1 = features_RFS[..., :steps].square().mean(2, keepdim=True).sqrt()
     features_RFS = torch.where(size_RF1 > 1e-6, features_RFS / size_RF1.clamp(min=1e-6), 0.0)
-    return Design(y_RS, table.y_seen, features_RFS, known_RC.repeat_interleave(count, 1), lag_RJ)
+    return Design(y_RS, table.y_seen, features_RFS, known_RC.repeat_interleave(count, 1), lag_RJ, least_R)
 
 
 def within_range(x_RCS: Float[Tensor, "R C S"], seen_RCS: Bool[Tensor, "R C S"], steps: int) -> Float[Tensor, "R C S"]:
@@ -372,7 +384,8 @@ def filtered(
     for lag, phi_R11 in zip(OWN_LAGS, phi_JR11, strict=False):
         rest_RFS[..., lag:] -= phi_R11 * past_RFS[..., :-lag]
     for lag_R, phi_R11 in zip(lag_RJ.T[len(OWN_LAGS) :], phi_JR11[len(OWN_LAGS) :], strict=True):
-        rest_RFS -= phi_R11 * moved(past_RFS, lag_R, x_RFS.shape[2])
+        if bool(lag_R.any()):
+            rest_RFS -= phi_R11 * moved(past_RFS, lag_R, x_RFS.shape[2])
     return rest_RFS
 
 
@@ -449,8 +462,7 @@ def choose(design: Design, phi_RJ: Float[Tensor, "R J"]) -> Chosen:
         best_R, where_R = gain_RFL.flatten(1).max(1)
         free_R = (count_R - len(OWN_LAGS) - 2 * (number + 2)).clamp(min=1)
         squared_t_R = best_R * free_R / (rest_RT.square().sum(1) - best_R).clamp(min=1e-12)
-        # The largest of N squared normal variables is about 2 log N.
-        going_R = going_R & (squared_t_R > 2 * math.log(gain_RFL[0].numel()) + SURE)
+        going_R = going_R & (squared_t_R > design.least)
         if not bool(going_R.any()):
             break
         feature_RM = torch.cat([chosen.feature, (where_R // gain_RFL.shape[2])[:, None]], 1)
