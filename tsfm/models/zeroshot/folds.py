@@ -20,6 +20,8 @@ FEW = 3  # the mean over the last few cycles is a feature of its own
 CANDIDATES = 4  # forecasts by one period, see ``fold``
 SPANS = (4, 16, 64)  # steps whose mean is the level of a forecast without seasons
 PLAIN = 1 + 2 * len(SPANS)  # forecasts without seasons
+TRIALS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # steps before the end of the history from which forecasts are tried
+NEAR = 6  # steps ahead whose errors are measured apart from those of later steps
 
 
 class Folds(NamedTuple):
@@ -89,6 +91,28 @@ def fold(
     whole = torch.stack(candidates, -1)
     spread = torch.stack(spreads, -1).nan_to_num() if spreads else whole[..., :0]
     return Folds(torch.where(whole.isnan(), last_RQS[..., None], whole), spread)
+
+
+def trial_errors(x_RT: Float[Tensor, "R T"], period_RP: Int[Tensor, "R P"]) -> Float[Tensor, "R D 2"]:
+    """Mean absolute error of every candidate on the end of the history, up to ``NEAR`` steps ahead and beyond.
+
+    NaN where there is nothing to measure it on.
+
+    Args:
+        x_RT: the history after asinh, NaN where not seen.
+        period_RP: periods in steps, 0 for none.
+    """
+    known = x_RT.shape[1]
+    origin_Q = torch.tensor([known - back for back in TRIALS if back < known], device=x_RT.device, dtype=torch.long)
+    ahead_S = torch.arange(max(TRIALS), device=x_RT.device)
+    step_QS = origin_Q[:, None] + ahead_S
+    error_RQSD = (
+        fold(x_RT, period_RP, origin_Q, step_QS).candidates - x_RT[:, step_QS.clamp(max=known - 1)][..., None]
+    ).abs()
+    error_RQSD = error_RQSD.masked_fill((step_QS >= known)[..., None], math.nan)
+    return torch.stack(
+        [error_RQSD[:, :, part].flatten(1, 2).nanmean(1) for part in (ahead_S < NEAR, ahead_S >= NEAR)], -1
+    )
 
 
 def lines(

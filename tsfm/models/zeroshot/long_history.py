@@ -17,7 +17,7 @@ from tsfm.attention import Mask
 from tsfm.models.base import Forecaster, roll_out_paths
 from tsfm.models.packing import known_future
 from tsfm.models.zeroshot.covariates import add_covariates
-from tsfm.models.zeroshot.folds import CANDIDATES, PLAIN, fold
+from tsfm.models.zeroshot.folds import CANDIDATES, NEAR, PLAIN, fold, trial_errors
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.models.zeroshot.seasonal_features import measure_changes
 from tsfm.nn import (
@@ -37,6 +37,7 @@ from tsfm_data.windows import Batch
 MAX_ASINH = 20.0  # a value 2e8 scales away; keeps sinh finite
 CHANGE_LAG = 4  # steps over which the error of a naive forecast is measured
 MIN_UNIT = 0.01  # on the model's scale
+LEAST_ERROR = 0.05  # added to the errors of candidates, in their unit
 LEAST_SEEN = 16  # observed recent steps that give a scale; with fewer, the whole history does
 
 
@@ -177,6 +178,8 @@ class Rows(NamedTuple):
         score: how clear each is.
         length: steps from the first observed one to the end of the history.
         unit: mean error of a naive or seasonal-naive forecast on the history, the unit of errors.
+        trial: logarithm of the error of every candidate on the end of the history in this unit, a few steps ahead and
+            further ahead; equal for all candidates if it cannot be measured.
     """
 
     x: Float[Tensor, "R L"]
@@ -187,6 +190,7 @@ class Rows(NamedTuple):
     score: Float[Tensor, "R _"]
     length: Int[Tensor, " R"]
     unit: Float[Tensor, " R"]
+    trial: Float[Tensor, "R D 2"]
 
 
 class QuantileHead(nn.Module):
@@ -203,11 +207,13 @@ class QuantileHead(nn.Module):
         super().__init__()
         self.levels, self.candidates, self.patch = len(config.levels), config.candidate_count, config.patch_size
         features = config.candidate_count + config.periods
-        self.whole = nn.Linear(config.d_model + features * self.patch + 5, config.hidden)
+        inputs = config.d_model + features * self.patch + 2 * config.candidate_count + 5
+        self.whole = nn.Linear(inputs, config.hidden)
         self.steps = nn.Linear(config.hidden, self.patch * config.step_channels)
         self.projection = ResidualMLP(
             config.step_channels + features, config.step_hidden, self.levels + self.candidates, F.silu
         )
+        self.trust = nn.Parameter(torch.tensor(4.0))  # weights fall with this power of the errors
 
     def forward(
         self,
@@ -216,6 +222,7 @@ class QuantileHead(nn.Module):
         candidates_RQPD: Float[Tensor, "R Q P D"],
         spread_RQPE: Float[Tensor, "R Q P E"],
         unit_R: Float[Tensor, " R"],
+        trial_RD2: Float[Tensor, "R D 2"],
     ) -> Float[Tensor, "R Q P K"]:
         """Ascending quantiles on the model's scale, around a mixture of the candidates.
 
@@ -225,17 +232,23 @@ class QuantileHead(nn.Module):
             candidates_RQPD: simple forecasts of its steps.
             spread_RQPE: spread of the cycles.
             unit_R: unit of errors.
+            trial_RD2: logarithm of the errors of the candidates in this unit, near and far.
         """
         near = 1 / (1 + ahead_Q.to(x_RQC.dtype))
         distance = torch.stack([near, near.log(), near.square(), near.sqrt()], -1)[None].expand(len(x_RQC), -1, -1)
         unit = unit_R[:, None, None, None]
         features_RQPF = asinh(torch.cat([candidates_RQPD - candidates_RQPD[..., :1], spread_RQPE], -1) / unit)
         log_unit = unit[..., 0].log().expand(-1, len(ahead_Q), -1)
-        hidden = F.silu(self.whole(torch.cat([x_RQC, features_RQPF.flatten(2), distance, log_unit], -1)))
+        trials = trial_RD2.flatten(1)[:, None].expand(-1, len(ahead_Q), -1)
+        hidden = F.silu(self.whole(torch.cat([x_RQC, features_RQPF.flatten(2), distance, trials, log_unit], -1)))
         steps_RQPE = self.steps(hidden).unflatten(-1, (self.patch, -1))
         raw = self.projection(torch.cat([steps_RQPE, features_RQPF.to(steps_RQPE.dtype)], -1))
         # Levels first, so that each is contiguous in memory.
         raw, weight = raw.float().movedim(-1, 0).contiguous().split([self.levels, self.candidates])
+        steps_QP = ahead_Q[:, None] * self.patch + torch.arange(self.patch, device=x_RQC.device)
+        near_QP = NEAR / (NEAR + steps_QP.to(raw.dtype))
+        near_D, far_D = trial_RD2.movedim(0, 1)[..., None, None].unbind(2)
+        weight = weight - self.trust * torch.lerp(far_D, near_D, near_QP)
         m, unit = self.levels // 2, unit[..., 0]
         centre = raw[m : m + 1] * unit + (weight.softmax(0) * candidates_RQPD.movedim(-1, 0)).sum(0, keepdim=True)
         down = centre - unit * F.softplus(raw[:m]).flip(0).cumsum(0).flip(0)
@@ -302,7 +315,9 @@ class LongHistoryDecoder(Forecaster):
             score_RP = period_RP.float()
         length_R = length_of(before_RT)
         unit_R = error_unit(shown_RL[:, :known], before_RT, period_RP, length_R)
-        rows = Rows(shown_RL, seen_RL, loc, scale, period_RP, score_RP, length_R, unit_R)
+        past_RT = torch.where(before_RT, shown_RL[:, :known], math.nan)
+        trial_RD2 = (trial_errors(past_RT, period_RP) / unit_R[:, None, None] + LEAST_ERROR).log().nan_to_num()
+        rows = Rows(shown_RL, seen_RL, loc, scale, period_RP, score_RP, length_R, unit_R, trial_RD2)
         return rows, scaled_RL
 
     def token_inputs(
@@ -344,7 +359,7 @@ class LongHistoryDecoder(Forecaster):
         step_QP = (origin_Q + ahead_Q * patch)[:, None] + torch.arange(patch, device=x_RQC.device)
         shown_RL = torch.where(rows.seen, rows.x, math.nan)
         folds = fold(shown_RL, rows.period, origin_Q, step_QP)
-        return self.head(x_RQC, ahead_Q, folds.candidates, folds.spread, rows.unit)
+        return self.head(x_RQC, ahead_Q, folds.candidates, folds.spread, rows.unit, rows.trial)
 
     def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps, at most ``reach`` patches, in the batch's units."""
