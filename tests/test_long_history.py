@@ -158,3 +158,12 @@ def test_when_a_history_is_longer_than_the_tokens_hold_then_the_rest_is_cut_firs
     assert torch.equal(found, model.predict(odd_batch(NOISE[-model.context :], 8), LEVELS).quantiles)
     seen = torch.where(torch.arange(len(million)) % 3 == 0, math.nan, million)
     assert forecast_windows(model, odd_batch(seen, 8), LEVELS).quantiles.isfinite().all()
+
+
+def test_when_a_horizon_needs_several_passes_then_the_history_is_not_forgotten() -> None:
+    model = tiny(64)
+    reach = model.config.reach * model.config.patch_size
+    past = NOISE[:20]
+    short = model.predict(odd_batch(past, reach + 4), LEVELS).quantiles
+    padded = torch.cat([torch.full((44,), math.nan, dtype=torch.float64), past])
+    torch.testing.assert_close(model.predict(odd_batch(padded, reach + 4), LEVELS).quantiles, short)

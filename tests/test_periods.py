@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tsfm.models.zeroshot import periods
-from tsfm.models.zeroshot.folds import trailing_mean
+from tsfm.models.zeroshot.folds import TrailingMeans
 from tsfm.models.zeroshot.periods import (
     autocorrelation,
     detrend,
@@ -134,11 +134,11 @@ def test_when_every_night_is_missing_then_the_week_is_found_and_no_lag_with_few_
 
 def test_when_every_night_is_missing_then_the_mean_of_a_day_is_that_of_its_open_hours() -> None:
     x, seen = nights(14, 18)
-    mean = trailing_mean(torch.where(seen, x, math.nan), torch.full((4,), 48))[:, 48::48]
+    mean = TrailingMeans(torch.where(seen, x, math.nan)).over(torch.full((4,), 48))[:, 48::48]
     torch.testing.assert_close(mean, x.unflatten(1, (14, 48))[..., :18].mean(-1), atol=1e-4, rtol=1e-4)
     seen = seen.clone()
     seen[:, -48:] = False  # a day without any value
-    assert trailing_mean(torch.where(seen, x, math.nan), torch.full((4,), 48))[:, -1].isnan().all()
+    assert TrailingMeans(torch.where(seen, x, math.nan)).over(torch.full((4,), 48))[:, -1].isnan().all()
 
 
 def test_when_the_calendar_knows_a_season_then_a_period_beside_it_becomes_this_season() -> None:

@@ -132,6 +132,7 @@ class Forecaster(nn.Module, ABC):
     config_type: ClassVar[type]
     dtype: ClassVar[torch.dtype] = torch.float64  # of the batches: they are standardised in full precision
     chunk_size: ClassVar[int | None] = None  # series per forward pass of ``predict`` on a CPU; None: the whole batch
+    any_length: ClassVar[bool] = False  # True: a short history need not be padded to the context
     mirrors: ClassVar[bool] = False  # True: a forecast may be averaged with the negated one of the negated history
     effort: Literal["fast", "best"] = "fast"
     handles_gaps: ClassVar[bool] = False  # True: it was trained with long gaps, so they need not be filled
@@ -219,7 +220,10 @@ class Forecaster(nn.Module, ABC):
         device = next(self.parameters()).device
         if device.type == "cpu":
             keep_large_blocks()
-        standard, scale = self.standardise(fit_context(batch.to(device), self.context))
+        batch = batch.to(device)
+        if batch.past.shape[1] > self.context or not self.any_length:
+            batch = fit_context(batch, self.context)
+        standard, scale = self.standardise(batch)
         trained = torch.cat([self.with_effort(part) for part in self.chunks(standard)]).double()
         centre = self.centre(trained)
         if self.conformal is not None and self.conformal.calibrated:

@@ -64,7 +64,8 @@ def fold(
     last_RQS = last_RQ[..., None].expand(-1, -1, step_QS.shape[1])
     plain_RL = sinh(x_RL.clamp(-MAX_ASINH, MAX_ASINH))
     last_plain_RQS = sinh(last_RQS.clamp(-MAX_ASINH, MAX_ASINH))
-    candidates, spreads = [last_RQS, *(asinh(line) for line in lines(plain_RL, origin_Q, step_QS))], []
+    means = TrailingMeans(plain_RL)
+    candidates, spreads = [last_RQS, *(asinh(line) for line in lines(means, origin_Q, step_QS))], []
     for period_R in period_RP.unbind(1):
         period_R11 = period_R.clamp(min=1)[:, None, None]
         ahead_QS = step_QS - origin_Q[:, None]
@@ -76,7 +77,7 @@ def fold(
         has_period = (period_R > 0)[:, None, None, None]
         value_RQSJ = torch.where(has_period, value_RQSJ, math.nan)
         newest_RQS = value_RQSJ[..., 0]
-        plain_RQSJ, level_RL = sinh(value_RQSJ.clamp(-MAX_ASINH, MAX_ASINH)), trailing_mean(plain_RL, period_R)
+        plain_RQSJ, level_RL = sinh(value_RQSJ.clamp(-MAX_ASINH, MAX_ASINH)), means.over(period_R)
         level_RQSJ = take(level_RL, origin_Q[:, None, None] - back_RQSJ)
         now_RQ1 = level_RL[:, origin_Q][..., None]
         before_RQS = take(plain_RL, origin_Q[:, None] - 1 - back_RQSJ[..., 0])
@@ -103,32 +104,27 @@ def trial_errors(x_RT: Float[Tensor, "R T"], period_RP: Int[Tensor, "R P"]) -> F
         period_RP: periods in steps, 0 for none.
     """
     known = x_RT.shape[1]
-    origin_Q = torch.tensor([known - back for back in TRIALS if back < known], device=x_RT.device, dtype=torch.long)
-    ahead_S = torch.arange(max(TRIALS), device=x_RT.device)
-    step_QS = origin_Q[:, None] + ahead_S
-    error_RQSD = (
-        fold(x_RT, period_RP, origin_Q, step_QS).candidates - x_RT[:, step_QS.clamp(max=known - 1)][..., None]
-    ).abs()
-    error_RQSD = error_RQSD.masked_fill((step_QS >= known)[..., None], math.nan)
-    return torch.stack(
-        [error_RQSD[:, :, part].flatten(1, 2).nanmean(1) for part in (ahead_S < NEAR, ahead_S >= NEAR)], -1
-    )
+    pairs = [(known - back, ahead) for back in TRIALS if back < known for ahead in range(back)]
+    origin_Q, ahead_Q = torch.tensor(pairs, dtype=torch.long, device=x_RT.device).reshape(-1, 2).unbind(1)
+    step_Q = origin_Q + ahead_Q
+    error_RQD = (fold(x_RT, period_RP, origin_Q, step_Q[:, None]).candidates[:, :, 0] - x_RT[:, step_Q, None]).abs()
+    return torch.stack([error_RQD[:, part].nanmean(1) for part in (ahead_Q < NEAR, ahead_Q >= NEAR)], -1)
 
 
 def lines(
-    x_RL: Float[Tensor, "R L"], origin_Q: Int[Tensor, " Q"], step_QS: Int[Tensor, "Q S"]
+    means: "TrailingMeans", origin_Q: Int[Tensor, " Q"], step_QS: Int[Tensor, "Q S"]
 ) -> list[Float[Tensor, "R Q S"]]:
     """Level and trend of the last steps, per span: the mean over it, and the line through that and the one before.
 
     Args:
-        x_RL: values, NaN where not seen.
+        means: of the values.
         origin_Q: the first step that is not known.
         step_QS: the steps to forecast.
     """
-    forecasts = []
+    forecasts, rows = [], len(means.total_RE)
     for span in SPANS:
-        level_RL = trailing_mean(x_RL, torch.full((len(x_RL),), span, device=x_RL.device))
-        earlier_RQ = (origin_Q - span).expand(len(x_RL), -1)
+        level_RL = means.over(torch.full((rows,), span, device=origin_Q.device))
+        earlier_RQ = (origin_Q - span).expand(rows, -1)
         level_RQ1, before_RQ1 = level_RL[:, origin_Q, None], take(level_RL, earlier_RQ)[..., None]
         ahead_QS = step_QS - origin_Q[:, None] + (span + 1) / 2
         forecasts += [
@@ -145,19 +141,28 @@ def take(x_RL: Float[Tensor, "R L"], index: Int[Tensor, "R ..."]) -> Float[Tenso
     return values.masked_fill(flat < 0, math.nan).view(index.shape)
 
 
-def trailing_mean(x_RL: Float[Tensor, "R L"], length_R: Int[Tensor, " R"]) -> Float[Tensor, "R ends"]:
-    """For 0 to L steps, the mean of the ``length`` last of them.
+class TrailingMeans:
+    """Means over the last steps of a row, for spans of any length.
 
-    NaN if fewer than half as many of these are observed as usual in the row so far, whose nights may all be missing.
+    Args:
+        x_RL: values, NaN where not seen.
     """
-    end_1L = torch.arange(x_RL.shape[1] + 1, device=x_RL.device)[None]
-    start_RL = (end_1L - length_R[:, None]).clamp(min=0)
 
-    def up_to(values: Float[Tensor, "R L"]) -> Float[Tensor, "R ends"]:
-        return F.pad(values.cumsum(1), (1, 0))
+    def __init__(self, x_RL: Float[Tensor, "R L"]) -> None:
+        seen_RL = ~x_RL.isnan()
+        self.total_RE, self.seen_RE = (
+            F.pad(values.cumsum(1), (1, 0)) for values in (x_RL.nan_to_num(), seen_RL.to(x_RL.dtype))
+        )
+        # Half of the share that is observed since the first value.
+        self.least_RE = self.seen_RE / (2 * (self.seen_RE > 0).cumsum(1).clamp(min=1))
 
-    total_RL, seen_RL = up_to(x_RL.nan_to_num()), up_to((~x_RL.isnan()).to(x_RL.dtype))
-    count_RL = seen_RL - seen_RL.gather(1, start_RL)
-    share_RL = seen_RL / (seen_RL > 0).cumsum(1).clamp(min=1)  # observed since the first value
-    enough = 2 * count_RL >= length_R.clamp(min=1)[:, None] * share_RL
-    return torch.where(enough & (count_RL > 0), (total_RL - total_RL.gather(1, start_RL)) / count_RL, math.nan)
+    def over(self, length_R: Int[Tensor, " R"]) -> Float[Tensor, "R E"]:
+        """For 0 to L steps, the mean of the ``length`` last of them.
+
+        NaN if fewer than half as many of these are observed as usual in the row so far: its nights may all be missing.
+        """
+        end_E = torch.arange(self.total_RE.shape[1], device=length_R.device)
+        start_RE = (end_E - length_R[:, None]).clamp(min=0)
+        count_RE = self.seen_RE - self.seen_RE.gather(1, start_RE)
+        enough_RE = (count_RE >= length_R[:, None] * self.least_RE) & (count_RE > 0)
+        return torch.where(enough_RE, (self.total_RE - self.total_RE.gather(1, start_RE)) / count_RE, math.nan)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.attention import Mask
-from tsfm.models.base import Forecaster, roll_out_paths
+from tsfm.models.base import Forecaster, fit_context, roll_out_paths
 from tsfm.models.packing import known_future
 from tsfm.models.zeroshot.covariates import add_covariates
 from tsfm.models.zeroshot.folds import CANDIDATES, NEAR, PLAIN, fold, trial_errors
@@ -268,6 +268,7 @@ class LongHistoryDecoder(Forecaster):
     model_type: ClassVar[str] = "zeroshot-long"
     config_type: ClassVar[type] = LongHistoryConfig
     chunk_size: ClassVar[int | None] = 256
+    any_length: ClassVar[bool] = True
     mirrors: ClassVar[bool] = True
     handles_gaps: ClassVar[bool] = True
     config: LongHistoryConfig
@@ -418,6 +419,8 @@ class LongHistoryDecoder(Forecaster):
     def unroll(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``batch.horizon`` steps; beyond ``reach`` patches it forecasts from its own quantiles."""
         most = self.config.reach * self.config.patch_size
+        if batch.horizon > most:
+            batch = fit_context(batch, self.context)  # room for the forecasts that become history
         return roll_out_paths(batch, lambda part: self.quantiles(part, min(part.horizon, most)), self.levels)
 
     @property
