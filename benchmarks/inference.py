@@ -29,6 +29,8 @@ from tsfm.models import (
     ChronosBolt,
     ChronosBoltConfig,
     Forecaster,
+    LongHistoryConfig,
+    LongHistoryDecoder,
     ZeroShotConfig,
     ZeroShotDecoder,
     ZeroShotEncoder,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 LENGTH, HORIZON = 512, 48
 BATCH = 256  # the default of chronos-forecasting for tables, and ours
-REACH = {"encoder": 768, "decoder": 128}  # horizons of the models in the configs pretrain/zeroshot_*
+REACH = {"encoder": 768, "decoder": 128, "long": 512}  # horizons of the models in the configs pretrain/zeroshot_*
 LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 BOLT_REACH = 64  # of the published Chronos-Bolt models
 
@@ -56,11 +58,13 @@ class Side(NamedTuple):
         size: the zero-shot model with whose number of parameters it is built.
         model: "tsfm" for that model, "bolt" for our Chronos-Bolt, "chronos" for that of chronos-forecasting.
         bf16: whether matrix products are in bfloat16.
+        steps: of every history.
     """
 
     size: str
     model: str
     bf16: bool = False
+    steps: int = LENGTH
 
     @property
     def name(self) -> str:
@@ -69,17 +73,19 @@ class Side(NamedTuple):
         return names[self.model] + (", bf16" if self.bf16 else "")
 
 
-def sides_of(size: str) -> list[Side]:
+def sides_of(size: str, steps: int) -> list[Side]:
     """All sides with one number of parameters; the others are compared with the first."""
-    ours = [Side(size, "tsfm", bf16) for bf16 in (False, True)]
-    return [Side(size, "chronos"), Side(size, "chronos", bf16=True), Side(size, "bolt"), *ours]
+    sides = (("chronos", False), ("chronos", True), ("bolt", False), ("tsfm", False), ("tsfm", True))
+    return [Side(size, model, bf16, steps) for model, bf16 in sides]
 
 
-def own_model(size: str) -> Forecaster:
+def own_model(size: str, steps: int) -> Forecaster:
     """The zero-shot model of the config ``pretrain/zeroshot_SIZE`` with random weights."""
     torch.manual_seed(0)
+    if size == "long":
+        return LongHistoryDecoder(steps, REACH[size], LongHistoryConfig(d_model=128, heads=4)).eval()
     kind = {"encoder": ZeroShotEncoder, "decoder": ZeroShotDecoder}[size]
-    return kind(LENGTH, REACH[size], ZeroShotConfig()).eval()
+    return kind(steps, REACH[size], ZeroShotConfig()).eval()
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -87,12 +93,12 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def bolt_sizes(count: int) -> ChronosBoltConfig:
+def bolt_sizes(count: int, steps: int) -> ChronosBoltConfig:
     """A Chronos-Bolt like the published ones (4 heads, ``d_ff`` about 4 ``d_model``) with ``count`` parameters."""
 
     def size_of(width: int, hidden: int) -> int:
         with torch.device("meta"):
-            return parameters(ChronosBolt(LENGTH, BOLT_REACH, config_of(width, hidden)))
+            return parameters(ChronosBolt(steps, BOLT_REACH, config_of(width, hidden)))
 
     def config_of(width: int, hidden: int) -> ChronosBoltConfig:
         return ChronosBoltConfig(d_model=width, d_ff=hidden, d_kv=width // 4)
@@ -103,13 +109,13 @@ def bolt_sizes(count: int) -> ChronosBoltConfig:
     return config_of(width, max(1, 1 + round((count - size_of(width, 1)) / each)))
 
 
-def make_values(series: int) -> Float64[np.ndarray, "series steps"]:
+def make_values(series: int, steps: int) -> Float64[np.ndarray, "series steps"]:
     """Seeded daily seasons with trend and noise, at many scales."""
     rng = np.random.default_rng(0)
-    hours = np.arange(LENGTH)
+    hours = np.arange(steps)
     season = np.sin(2 * np.pi * (hours / 24 + rng.random((series, 1))))
     slope, level, scale = rng.normal(size=(3, series, 1))
-    return np.exp(scale) * (season + slope * hours / LENGTH + 10 * level + rng.normal(size=(series, LENGTH)))
+    return np.exp(scale) * (season + slope * hours / steps + 10 * level + rng.normal(size=(series, steps)))
 
 
 def make_table(values: Float64[np.ndarray, "series steps"]) -> "pd.DataFrame":
@@ -156,7 +162,7 @@ def check_chronos() -> None:
         raise InputError("expected chronos-forecasting to compare with, found none: pip install chronos-forecasting")
 
 
-def make_chronos(config: ChronosBoltConfig) -> Any:
+def make_chronos(config: ChronosBoltConfig, steps: int) -> Any:
     """The pipeline of chronos-forecasting with a random Chronos-Bolt of these sizes.
 
     Raises:
@@ -169,7 +175,7 @@ def make_chronos(config: ChronosBoltConfig) -> Any:
 
     torch.manual_seed(0)
     own = {
-        "context_length": LENGTH,
+        "context_length": steps,
         "prediction_length": BOLT_REACH,
         "input_patch_size": config.patch_size,
         "input_patch_stride": config.patch_size,
@@ -208,11 +214,11 @@ def prepare_chronos(pipeline: Any, values: Float64[np.ndarray, "series steps"]) 
 
 def prepare(side: Side, series: int) -> tuple[int, dict[str, Run]]:
     """The number of parameters of a side, and its functions."""
-    values = make_values(series)
-    own = own_model(side.size)
+    values = make_values(series, side.steps)
+    own = own_model(side.size, side.steps)
     if side.model == "tsfm":
         return parameters(own), prepare_own(own, side.bf16, values)
-    pipeline = make_chronos(bolt_sizes(parameters(own)))
+    pipeline = make_chronos(bolt_sizes(parameters(own), side.steps), side.steps)
     if side.model == "bolt":
         port = from_reference(pipeline.model.config.to_dict(), pipeline.model.state_dict()).eval()
         return parameters(port), prepare_own(port, side.bf16, values)
@@ -259,14 +265,17 @@ class Timing(NamedTuple):
     mib: float
 
 
-def run_table(sizes: list[str], threads: list[int], repeats: int = 5, series: int = 1000) -> list[dict[str, Any]]:
+def run_table(
+    sizes: list[str], threads: list[int], repeats: int = 5, series: int = 1000, steps: int = LENGTH
+) -> list[dict[str, Any]]:
     """Time all sides of all sizes; one row per side, path and number of threads.
 
     Args:
-        sizes: "encoder" or "decoder".
+        sizes: "encoder", "decoder" or "long".
         threads: numbers of CPU threads.
         repeats: counted rounds; one more comes first.
         series: number of series.
+        steps: of every history.
 
     Raises:
         InputError: chronos-forecasting is not installed.
@@ -275,8 +284,9 @@ def run_table(sizes: list[str], threads: list[int], repeats: int = 5, series: in
     rows = []
     for size in sizes:
         for count in threads:
-            rows += _time(sides_of(size), count, repeats, series)
-            print(*rows[-2 * len(sides_of(size)) :], sep="\n", file=sys.stderr)
+            new = _time(sides_of(size, steps), count, repeats, series)
+            print(*new, sep="\n", file=sys.stderr)
+            rows += new
     return rows
 
 
@@ -338,7 +348,7 @@ def _row(
     }
 
 
-def to_markdown(rows: list[dict[str, Any]], series: int, command: str) -> str:
+def to_markdown(rows: list[dict[str, Any]], series: int, steps: int, command: str) -> str:
     """The page ``benchmarks/inference.md``."""
     head = ["model", "parameters", "path", "threads", "speed (range)", "by CPU time", "series / s"]
     head += ["series / CPU s", "peak MiB"]
@@ -359,7 +369,7 @@ def to_markdown(rows: list[dict[str, Any]], series: int, command: str) -> str:
     text = [
         "# Zero-shot inference",
         "",
-        f"{series:,} series of {LENGTH} steps are forecast {HORIZON} steps ahead at nine quantile levels, on CPU. The",
+        f"{series:,} series of {steps:,} steps are forecast {HORIZON} steps ahead at nine quantile levels, on CPU. The",
         "reference is a Chronos-Bolt of chronos-forecasting in float32 with as many parameters: 4 + 4 layers, 4 heads,",
         "patches of 16. All weights are random.",
         "",
@@ -388,32 +398,36 @@ def main(
     output: Path = Path("benchmarks"),
     series: int = 1000,
     repeats: int = 5,
+    steps: int = LENGTH,
 ) -> None:
     """Compare the speed of zero-shot forecasts with Chronos-Bolt of chronos-forecasting at equal size.
 
     Needs chronos-forecasting, which the extra "peers" installs.
 
     Args:
-        sizes: encoder or decoder; both by default.
+        sizes: encoder, decoder or long; all by default.
         threads: numbers of CPU threads; 1 and 2 by default.
-        output: folder for inference.md and inference.json.
+        output: folder for inference.md and inference.json; inference_STEPS if there are other steps.
         series: number of series to forecast.
         repeats: rounds in which all sides take turns; the median of their ratios is reported.
+        steps: of every history.
     """
     for name in sizes or []:
         if name not in REACH:
             raise unknown_name("size", name, REACH)
     if series < 1 or repeats < 1 or min(threads or [1]) < 1:
         raise InputError(f"expected series, repeats and threads of at least 1, found {series}, {repeats} and {threads}")
-    rows = run_table(sizes or list(REACH), threads or [1, 2], repeats, series)
+    rows = run_table(sizes or list(REACH), threads or [1, 2], repeats, series, steps)
     chosen = [f"--{name} {' '.join(map(str, x))}" for name, x in (("sizes", sizes), ("threads", threads)) if x]
+    chosen += [f"--steps {steps}"] if steps != LENGTH else []
     command = " ".join(["python benchmarks/inference.py", *chosen, f"--series {series} --repeats {repeats}"])
+    name = "inference" if steps == LENGTH else f"inference_{steps}"
     ratios: dict[str, list[float]] = {}
     for row in rows:
         ratios.setdefault(row["side"], []).append(row["cpu_speed_over_chronos"])
     speeds = {side: statistics.median(values) for side, values in ratios.items()}
     summary = {"cpu_speed_over_chronos": speeds, "command": command}
-    write(output, "inference", rows, summary, to_markdown(rows, series, command))
+    write(output, name, rows, summary, to_markdown(rows, series, steps, command))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tsfm.models.scaling_law.trunk import PackedForecaster, from_reference_state
     from tsfm.models.zeroshot.decoder import ZeroShotDecoder
     from tsfm.models.zeroshot.encoder import ZeroShotEncoder
+    from tsfm.models.zeroshot.long_history import LongHistoryConfig, LongHistoryDecoder
     from tsfm.models.zeroshot.periods import fourier_matrices
     from tsfm.models.zeroshot.recipe import ZeroShotConfig, ZeroShotForecaster
 
@@ -34,6 +35,8 @@ __all__ = [
     "Forecaster",
     "ITransformer",
     "ITransformerConfig",
+    "LongHistoryConfig",
+    "LongHistoryDecoder",
     "Moirai",
     "Moirai2",
     "Packed",
