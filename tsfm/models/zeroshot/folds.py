@@ -20,8 +20,9 @@ FEW = 3  # the mean over the last few cycles is a feature of its own
 CANDIDATES = 4  # forecasts by one period, see ``fold``
 SPANS = (4, 16, 64)  # steps whose mean is the level of a forecast without seasons
 PLAIN = 1 + 2 * len(SPANS)  # forecasts without seasons
-TRIALS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # steps before the end of the history from which forecasts are tried
-NEAR = 6  # steps ahead whose errors are measured apart from those of later steps
+# Steps before the end of the history from which forecasts are tried: on all steps, and on every twelfth part of them.
+TRIALS, LONG_TRIALS, PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), (48, 96, 192, 384), 12
+NEAR, FAR = 6, 48  # steps ahead: errors are measured before the first, from there to the second, and beyond
 
 
 class Folds(NamedTuple):
@@ -94,10 +95,10 @@ def fold(
     return Folds(torch.where(whole.isnan(), last_RQS[..., None], whole), spread)
 
 
-def trial_errors(x_RT: Float[Tensor, "R T"], period_RP: Int[Tensor, "R P"]) -> Float[Tensor, "R D 2"]:
-    """Mean absolute error of every candidate on the end of the history, up to ``NEAR`` steps ahead and beyond.
+def trial_errors(x_RT: Float[Tensor, "R T"], period_RP: Int[Tensor, "R P"]) -> Float[Tensor, "R D 3"]:
+    """Mean absolute error of every candidate on the end of the history: a few steps, further and far ahead.
 
-    NaN where there is nothing to measure it on.
+    Where there is nothing to measure it on, it is that of the range before; NaN if there is none.
 
     Args:
         x_RT: the history after asinh, NaN where not seen.
@@ -105,10 +106,15 @@ def trial_errors(x_RT: Float[Tensor, "R T"], period_RP: Int[Tensor, "R P"]) -> F
     """
     known = x_RT.shape[1]
     pairs = [(known - back, ahead) for back in TRIALS if back < known for ahead in range(back)]
+    pairs += [(known - back, ahead) for back in LONG_TRIALS if back < known for ahead in range(0, back, back // PARTS)]
     origin_Q, ahead_Q = torch.tensor(pairs, dtype=torch.long, device=x_RT.device).reshape(-1, 2).unbind(1)
     step_Q = origin_Q + ahead_Q
     error_RQD = (fold(x_RT, period_RP, origin_Q, step_Q[:, None]).candidates[:, :, 0] - x_RT[:, step_Q, None]).abs()
-    return torch.stack([error_RQD[:, part].nanmean(1) for part in (ahead_Q < NEAR, ahead_Q >= NEAR)], -1)
+    near, beyond = ahead_Q < NEAR, ahead_Q >= FAR
+    means = [error_RQD[:, part].nanmean(1) for part in (near, ~near & ~beyond, beyond)]
+    for i in (1, 2):
+        means[i] = torch.where(means[i].isnan(), means[i - 1], means[i])
+    return torch.stack(means, -1)
 
 
 def lines(

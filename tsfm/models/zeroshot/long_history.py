@@ -17,7 +17,7 @@ from tsfm.attention import Mask
 from tsfm.models.base import Forecaster, fit_context, roll_out_paths
 from tsfm.models.packing import known_future
 from tsfm.models.zeroshot.covariates import add_covariates
-from tsfm.models.zeroshot.folds import CANDIDATES, NEAR, PLAIN, fold, trial_errors
+from tsfm.models.zeroshot.folds import CANDIDATES, FAR, NEAR, PLAIN, fold, trial_errors
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.models.zeroshot.seasonal_features import measure_changes
 from tsfm.nn import (
@@ -178,8 +178,8 @@ class Rows(NamedTuple):
         score: how clear each is.
         length: steps from the first observed one to the end of the history.
         unit: mean error of a naive or seasonal-naive forecast on the history, the unit of errors.
-        trial: logarithm of the error of every candidate on the end of the history in this unit, a few steps ahead and
-            further ahead; equal for all candidates if it cannot be measured.
+        trial: logarithm of the error of every candidate on the end of the history in this unit, a few steps ahead,
+            further and far ahead; equal for all candidates if it cannot be measured.
     """
 
     x: Float[Tensor, "R L"]
@@ -190,7 +190,7 @@ class Rows(NamedTuple):
     score: Float[Tensor, "R _"]
     length: Int[Tensor, " R"]
     unit: Float[Tensor, " R"]
-    trial: Float[Tensor, "R D 2"]
+    trial: Float[Tensor, "R D 3"]
 
 
 class QuantileHead(nn.Module):
@@ -207,7 +207,7 @@ class QuantileHead(nn.Module):
         super().__init__()
         self.levels, self.candidates, self.patch = len(config.levels), config.candidate_count, config.patch_size
         features = config.candidate_count + config.periods
-        inputs = config.d_model + features * self.patch + 2 * config.candidate_count + 5
+        inputs = config.d_model + features * self.patch + 3 * config.candidate_count + 5
         self.whole = nn.Linear(inputs, config.hidden)
         self.steps = nn.Linear(config.hidden, self.patch * config.step_channels)
         self.projection = ResidualMLP(
@@ -222,7 +222,7 @@ class QuantileHead(nn.Module):
         candidates_RQPD: Float[Tensor, "R Q P D"],
         spread_RQPE: Float[Tensor, "R Q P E"],
         unit_R: Float[Tensor, " R"],
-        trial_RD2: Float[Tensor, "R D 2"],
+        trial_RD3: Float[Tensor, "R D 3"],
     ) -> Float[Tensor, "R Q P K"]:
         """Ascending quantiles on the model's scale, around a mixture of the candidates.
 
@@ -232,23 +232,23 @@ class QuantileHead(nn.Module):
             candidates_RQPD: simple forecasts of its steps.
             spread_RQPE: spread of the cycles.
             unit_R: unit of errors.
-            trial_RD2: logarithm of the errors of the candidates in this unit, near and far.
+            trial_RD3: logarithm of the errors of the candidates in this unit, a few steps, further and far ahead.
         """
         near = 1 / (1 + ahead_Q.to(x_RQC.dtype))
         distance = torch.stack([near, near.log(), near.square(), near.sqrt()], -1)[None].expand(len(x_RQC), -1, -1)
         unit = unit_R[:, None, None, None]
         features_RQPF = asinh(torch.cat([candidates_RQPD - candidates_RQPD[..., :1], spread_RQPE], -1) / unit)
         log_unit = unit[..., 0].log().expand(-1, len(ahead_Q), -1)
-        trials = trial_RD2.flatten(1)[:, None].expand(-1, len(ahead_Q), -1)
+        trials = trial_RD3.flatten(1)[:, None].expand(-1, len(ahead_Q), -1)
         hidden = F.silu(self.whole(torch.cat([x_RQC, features_RQPF.flatten(2), distance, trials, log_unit], -1)))
         steps_RQPE = self.steps(hidden).unflatten(-1, (self.patch, -1))
         raw = self.projection(torch.cat([steps_RQPE, features_RQPF.to(steps_RQPE.dtype)], -1))
         # Levels first, so that each is contiguous in memory.
         raw, weight = raw.float().movedim(-1, 0).contiguous().split([self.levels, self.candidates])
         steps_QP = ahead_Q[:, None] * self.patch + torch.arange(self.patch, device=x_RQC.device)
-        near_QP = NEAR / (NEAR + steps_QP.to(raw.dtype))
-        near_D, far_D = trial_RD2.movedim(0, 1)[..., None, None].unbind(2)
-        weight = weight - self.trust * torch.lerp(far_D, near_D, near_QP)
+        few, further, far = trial_RD3.movedim(0, 1)[..., None, None].unbind(2)
+        before, beyond = (steps_QP**2 / (steps_QP**2 + border**2) for border in (NEAR, FAR))
+        weight = weight - self.trust * torch.lerp(torch.lerp(few, further, before), far, beyond)
         m, unit = self.levels // 2, unit[..., 0]
         centre = raw[m : m + 1] * unit + (weight.softmax(0) * candidates_RQPD.movedim(-1, 0)).sum(0, keepdim=True)
         down = centre - unit * F.softplus(raw[:m]).flip(0).cumsum(0).flip(0)
@@ -317,8 +317,8 @@ class LongHistoryDecoder(Forecaster):
         length_R = length_of(before_RT)
         unit_R = error_unit(shown_RL[:, :known], before_RT, period_RP, length_R)
         past_RT = torch.where(before_RT, shown_RL[:, :known], math.nan)
-        trial_RD2 = (trial_errors(past_RT, period_RP) / unit_R[:, None, None] + LEAST_ERROR).log().nan_to_num()
-        rows = Rows(shown_RL, seen_RL, loc, scale, period_RP, score_RP, length_R, unit_R, trial_RD2)
+        trial_RD3 = (trial_errors(past_RT, period_RP) / unit_R[:, None, None] + LEAST_ERROR).log().nan_to_num()
+        rows = Rows(shown_RL, seen_RL, loc, scale, period_RP, score_RP, length_R, unit_R, trial_RD3)
         return rows, scaled_RL
 
     def token_inputs(
