@@ -126,11 +126,13 @@ class Layout(NamedTuple):
     Attributes:
         rate: how many steps each value of a token averages, from old tokens to recent ones.
         end: the step after each token's last.
+        groups: the different rates and the number of tokens of each, in the same order.
         steps: all steps, padding at the beginning included.
     """
 
     rate: Int[Tensor, " N"]
     end: Int[Tensor, " N"]
+    groups: tuple[tuple[int, int], ...]
     steps: int
 
 
@@ -139,14 +141,14 @@ def make_layout(config: LongHistoryConfig, history: int, future: int, device: to
     patch = config.patch_size
     fine = min(config.detail // patch, -(-history // patch))
     left = history - fine * patch
-    rates: list[int] = []
+    groups = [(1, fine + -(-future // patch))]
     for rate, most in config.distant:
         count = min(most, -(-max(left, 0) // (rate * patch)))
         left -= count * rate * patch
-        rates = [rate] * count + rates
-    rates += [1] * (fine + -(-future // patch))
+        groups.insert(0, (rate, count))
+    rates = [rate for rate, count in groups for _ in range(count)]
     rate_N = torch.tensor(rates, device=device)
-    return Layout(rate_N, (rate_N * patch).cumsum(0), sum(rates) * patch)
+    return Layout(rate_N, (rate_N * patch).cumsum(0), tuple(groups), sum(rates) * patch)
 
 
 def token_values(
@@ -154,9 +156,8 @@ def token_values(
 ) -> tuple[Float[Tensor, "R N P"], Float[Tensor, "R N P"]]:
     """Values of every token, and which share of the steps of each is seen."""
     values, shares, start = [], [], 0
-    rates, counts = layout.rate.unique_consecutive(return_counts=True)
     seen = seen_RL.to(x_RL.dtype)
-    for rate, count in zip(rates.tolist(), counts.tolist(), strict=True):
+    for rate, count in layout.groups:
         end = start + rate * count * patch
         part, share = (x[:, start:end].unflatten(1, (count, patch, rate)) for x in (x_RL, seen))
         share = share.sum(-1)
@@ -365,8 +366,9 @@ class LongHistoryDecoder(Forecaster):
     def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps, at most ``reach`` patches, in the batch's units."""
         past_RT, seen_RT = (x.transpose(1, 2).flatten(0, 1) for x in (batch.past, batch.past_observed))
-        blank = int((~seen_RT.any(0)).long().cumprod(0).sum())
-        past_RT, seen_RT = (x[:, min(blank, x.shape[1] - 1) :] for x in (past_RT, seen_RT))
+        if not torch.compiler.is_exporting():  # a graph has the same tokens for all histories
+            blank = int((~seen_RT.any(0)).long().cumprod(0).sum())
+            past_RT, seen_RT = (x[:, min(blank, x.shape[1] - 1) :] for x in (past_RT, seen_RT))
         layout = make_layout(self.config, past_RT.shape[1], 0, past_RT.device)
         x_RL, seen_RL = (fit(x, layout.steps) for x in (past_RT, seen_RT))
         x_RL = torch.where(seen_RL, x_RL, 0.0)
@@ -396,7 +398,7 @@ class LongHistoryDecoder(Forecaster):
             for before, after in zip(past, later, strict=True)
         )
         count = len(layout.end)
-        fine = int((layout.rate == 1).sum())
+        fine = layout.groups[-1][1]
         first = count - fine + int(torch.randint(min(1, fine - 1), fine - 1, ()))  # token to forecast from
         known = int(layout.end[first])
         x_RL = torch.where(seen_RL, x_RL, 0.0)
