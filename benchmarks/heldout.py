@@ -40,7 +40,7 @@ def sets() -> Iterator[tuple[str, SeriesSet]]:
 
 
 def score(predictor: Predictor, file: Path | None) -> list[dict[str, Any]]:
-    """Scores of a predictor, one row per set and term; read from ``file`` if it exists, else computed and kept there."""
+    """Scores of a predictor, one row per set and term; read from ``file`` if it exists, else kept there."""
     if file is not None and file.is_file():
         return list(json.loads(file.read_text()))
     rows = []
