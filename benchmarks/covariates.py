@@ -1,6 +1,8 @@
 """What covariates gain in zero-shot forecasts of real series, and what useless ones cost.
 
-Run it by ``python benchmarks/covariates.py``.
+    python benchmarks/covariates.py
+
+Shapes: W windows.
 """
 
 import time
@@ -27,11 +29,11 @@ NOISE = 5  # random walks as covariates
 
 @dataclass(frozen=True)
 class Case:
-    """A set, and the roles of its columns.
+    """A data set, and the roles of its columns.
 
     Attributes:
         name: what the table says.
-        source: name of the set. In a long table, the id "a/b" is the column b of the series a, and "b" a column.
+        source: name of the set. In a long table, the id "a/b" means column b of series a, and "b" column b.
         target: column to forecast.
         horizon: steps.
         known: columns whose values over the horizon are given, as if they had been forecast without error.
@@ -108,7 +110,7 @@ def with_walks(series: SeriesSet) -> SeriesSet:
 def choose_windows(
     series: SeriesSet, horizon: int, most: int
 ) -> tuple[Int64[np.ndarray, " W"], Int64[np.ndarray, " W"]]:
-    """Items and cuts: about ``most`` windows, spread over the series and their last thirds."""
+    """Items and cuts of about ``most`` windows, spread over the series and their last thirds."""
     items = np.linspace(0, len(series) - 1, min(len(series), most)).astype(int)
     each = most // len(items)
     pairs = []
@@ -143,7 +145,7 @@ def scores(predictor: Predictor, series: SeriesSet, horizon: int, most: int) -> 
 
 
 def measure(model: str, most: int, cases: Sequence[Case] = CASES) -> list[dict[str, Any]]:
-    """One row per set: without covariates, with its own ones, and with random walks in their place.
+    """One row per case: scores without covariates, with its own ones, and with random walks in their place.
 
     Raises:
         InputError: the model takes no covariates.
@@ -165,12 +167,12 @@ def measure(model: str, most: int, cases: Sequence[Case] = CASES) -> list[dict[s
 
 
 def ratios(rows: Sequence[dict[str, Any]], arm: str, metric: str) -> list[float]:
-    """The metric of every set relative to that without covariates."""
+    """A metric of every case relative to that without covariates."""
     return [row[arm][metric] / row["without"][metric] for row in rows]
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Geometric means over sets, and the worst sets, of errors relative to those without covariates."""
+    """Geometric means over cases, and the worst case, of errors and times relative to those without covariates."""
     summary: dict[str, Any] = {"sets": len(rows)}
     for arm in ("with", "walks"):
         for metric in ("mase", "wql", "seconds"):
@@ -185,7 +187,7 @@ def table_row(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the page."""
     return {
         "series: covariates": row["set"],
-        **{f"{metric.upper()}": f"{ratios([row], 'with', metric)[0]:.3f}" for metric in ("mase", "wql")},
+        **{metric.upper(): f"{ratios([row], 'with', metric)[0]:.3f}" for metric in ("mase", "wql")},
         "80 % coverage": f"{row['without']['coverage']:.2f} -> {row['with']['coverage']:.2f}",
         "time": f"{ratios([row], 'with', 'seconds')[0]:.1f}",
         "walks: MASE": f"{ratios([row], 'walks', 'mase')[0]:.3f}",
@@ -198,7 +200,7 @@ def to_markdown(rows: Sequence[dict[str, Any]], model: str, most: int, command: 
     """The page ``benchmarks/covariates.md``."""
     whole = summarise(rows)
     mean = {
-        "series: covariates": "**geometric mean**",
+        "series: covariates": "**mean**",
         **{metric.upper(): f"{whole[f'{metric} with']['mean']:.3f}" for metric in ("mase", "wql")},
         "80 % coverage": f"{whole['coverage without']:.2f} -> {whole['coverage with']:.2f}",
         "time": f"{whole['seconds with']['mean']:.1f}",
@@ -210,11 +212,12 @@ def to_markdown(rows: Sequence[dict[str, Any]], model: str, most: int, command: 
         "",
         f"Forecasts of {model} with covariates, relative to the same forecasts without them: below 1 is better.",
         "The model was not trained with covariates; it learns their effect from each history.",
-        f"About {most} windows per set. Covariates named after a colon are known over the horizon, as if they had been",
-        'forecast without error, or up to the present ("past of").',
+        f"About {most} windows per row, which names the series and, after the colon, the covariates. These are known",
+        'over the horizon, as if they had been forecast without error; those after "past of" only up to the present.',
         "",
         "- time: CPU time, relative to that of forecasts without covariates.",
         f"- walks: {NOISE} random walks, known over the horizon, in place of the covariates. They have no effect.",
+        "- mean: the geometric mean; of coverage, the arithmetic one.",
         "",
         "The sets are training sets, and how far an effect is trusted was chosen on them, so gains on new data may be",
         "smaller. The benchmark sets were not looked at.",
@@ -232,7 +235,7 @@ def main(model: str = MODEL, windows: int = 60, output: Path = Path("benchmarks"
 
     Args:
         model: a name from tsfm weights list, or a model folder.
-        windows: most windows per set.
+        windows: most windows per case.
         output: folder for covariates.md and covariates.json.
 
     Raises:

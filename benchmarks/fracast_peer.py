@@ -1,4 +1,4 @@
-"""Our zero-shot models compared with fracast, which also has its weights in its wheel, on every set of the suite.
+"""Our zero-shot models compared with fracast, whose wheel also contains its weights, on every set of the suite.
 
 pip install fracast
 python benchmarks/fracast_peer.py
@@ -21,11 +21,17 @@ from tsfm_data.evaluation.suite_sets import ALL_PROFILES
 from tsfm_data.windows import Batch, Forecast
 
 RELEASED = ("tsfm-decoder-small", "tsfm-encoder-small")
-LEAST_VALUES = 8  # observed values that it needs
+LEAST_VALUES = 8  # observed values of history that fracast needs
 
 
 class Fracast:
-    """The released weights of fracast as a predictor; a history that is too short is repeated before its beginning."""
+    """The released weights of fracast as a predictor.
+
+    Histories with fewer than ``LEAST_VALUES`` values are repeated to the left, with zeros if there is no value.
+
+    Raises:
+        InputError: fracast is not installed.
+    """
 
     name = "fracast"
     marks = None
@@ -69,9 +75,9 @@ def main(
 
     Args:
         models: names or folders of our models; the released ones by default.
-        profiles: the protocols; all by default.
+        profiles: names of protocols; all by default.
         sets: names of sets; all by default.
-        output: folder of the page.
+        output: folder for fracast_peer.md and fracast_peer.json.
     """
     torch.set_num_threads(1)
     models, profiles = models or list(RELEASED), profiles or list(ALL_PROFILES)

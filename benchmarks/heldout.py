@@ -24,7 +24,7 @@ from tsfm_data.evaluation.report import BASELINE
 from tsfm_data.io import SeriesSet, atomic_file, catalog
 
 HELD_OUT = ("np_yosemite_temps", "gk_parking_birmingham", "gk_bikesharing_dc", "seattle_trail")
-MOST_SERIES = 12  # of each of these
+MOST_SERIES = 12  # of each of these sets
 MEDIUM = (*HELD_OUT, "wind_power", "pedestrian_melbourne_2016", "beijing_prsa_12sites", "ecl_excerpt_1000x203",
           "gefcom2012_wp")  # fmt: skip
 METRICS = ("MASE", "WQL", "coverage80")
@@ -40,7 +40,7 @@ def sets() -> Iterator[tuple[str, SeriesSet]]:
 
 
 def score(predictor: Predictor, file: Path | None) -> list[dict[str, Any]]:
-    """Scores of a predictor per set and term, from a file if it has them."""
+    """Scores of a predictor, one row per set and term; read from ``file`` if it exists, else kept there."""
     if file is not None and file.is_file():
         return list(json.loads(file.read_text()))
     rows = []
@@ -76,9 +76,9 @@ def main(
 
     Args:
         models: names or folders; the released zero-shot models by default.
-        kept: folder in which scores of each model are kept and found again.
-        output: folder of the page.
-        detail: whether to print every set.
+        kept: folder for the scores of each model; a model with a file there is not scored again.
+        output: folder for heldout.md and heldout.json.
+        detail: print MASE, relative to seasonal naive, and coverage of every set.
     """
     torch.set_num_threads(1)
     scores = {}

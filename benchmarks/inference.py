@@ -58,7 +58,7 @@ class Side(NamedTuple):
         size: the zero-shot model with whose number of parameters it is built.
         model: "tsfm" for that model, "bolt" for our Chronos-Bolt, "chronos" for that of chronos-forecasting.
         bf16: whether matrix products are in bfloat16.
-        steps: of every history.
+        steps: length of every history.
     """
 
     size: str
@@ -275,7 +275,7 @@ def run_table(
         threads: numbers of CPU threads.
         repeats: counted rounds; one more comes first.
         series: number of series.
-        steps: of every history.
+        steps: length of every history.
 
     Raises:
         InputError: chronos-forecasting is not installed.
@@ -407,10 +407,10 @@ def main(
     Args:
         sizes: encoder, decoder or long; all by default.
         threads: numbers of CPU threads; 1 and 2 by default.
-        output: folder for inference.md and inference.json; inference_STEPS if there are other steps.
+        output: folder for inference.md and inference.json (inference_STEPS.md and .json if steps are given).
         series: number of series to forecast.
         repeats: rounds in which all sides take turns; the median of their ratios is reported.
-        steps: of every history.
+        steps: length of every history.
     """
     for name in sizes or []:
         if name not in REACH:

@@ -57,7 +57,7 @@ def evaluate(
         json: file for the scores, as {"rows": [...], "summary": {...}}.
         overwrite: replace an existing output.
         baselines: whether naive and seasonal naive are scored too.
-        effort: fast, or best, which is more accurate and takes twice as long with a zero-shot model.
+        effort: fast, or best: zero-shot models average two forecasts, which takes twice as long.
         columns: how the table is read.
         batch_size: largest number of windows per batch.
         jobs: with --suite, number of processes, one thread each.

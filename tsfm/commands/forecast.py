@@ -52,7 +52,7 @@ def forecast(
         interval: central intervals in percent, such as 80 95; the output has their bounds and the median.
         lower: lower bound of the forecasts, such as 0; auto uses 0 for series that were never negative.
         integer: round quantiles to whole numbers; auto does so for series of whole numbers.
-        effort: fast, or best, which is more accurate and takes twice as long with a zero-shot model.
+        effort: fast, or best: zero-shot models average two forecasts, which takes twice as long.
         output: file for the forecast (.csv, .parquet or .json); standard output by default.
         plot: file for a plot of history, median and interval (.png, .svg or .pdf).
         overwrite: replace an existing output.

@@ -110,7 +110,7 @@ class Selection:
 
     @property
     def handles_gaps(self) -> bool:
-        """Whether all members do."""
+        """Whether all members handle long gaps."""
         return all(getattr(member.predictor, "handles_gaps", False) for member in self.members)
 
     def bind(self, series: SeriesSet) -> "Selection":

@@ -134,8 +134,8 @@ class Forecaster(nn.Module, ABC):
     chunk_size: ClassVar[int | None] = None  # series per forward pass of ``predict`` on a CPU; None: the whole batch
     any_length: ClassVar[bool] = False  # True: a short history need not be padded to the context
     mirrors: ClassVar[bool] = False  # True: a forecast may be averaged with the negated one of the negated history
-    effort: Literal["fast", "best"] = "fast"
-    handles_gaps: ClassVar[bool] = False  # True: it was trained with long gaps, so they need not be filled
+    effort: Literal["fast", "best"] = "fast"  # see ``with_effort``
+    handles_gaps: ClassVar[bool] = False  # True: trained with long gaps, so they are not filled
     levels: tuple[float, ...]
     conformal: ConformalIntervals | None
 
@@ -243,7 +243,10 @@ class Forecaster(nn.Module, ABC):
         return [select(batch, rows) for rows in torch.arange(count).split(max(1, self.chunk_size // columns))]
 
     def with_effort(self, batch: Batch) -> Float[Tensor, "B H V K"]:
-        """The forecast of ``rollout``; if the effort is "best", averaged with the mirrored one, at twice the time."""
+        """As ``rollout``; if the effort is "best", averaged with the negated forecast of the negated history.
+
+        That takes twice as long, and changes nothing if the model does not mirror.
+        """
         quantiles = self.rollout(batch)
         if self.effort == "fast" or not self.mirrors:
             return quantiles

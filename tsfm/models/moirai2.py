@@ -15,9 +15,8 @@ from torch.nn import functional as F
 
 from tsfm.attention import Mask
 from tsfm.models.base import Forecaster
-from tsfm.models.packing import Packed, append_future, pack_window
-from tsfm.models.scaling_law.trunk import quantile_loss
-from tsfm.nn import DEFAULT_LEVELS, ResidualMLP, Stack, check_levels, pooled_quantiles, window_scale
+from tsfm.models.packing import Packed, append_future, pack_window, scaled_quantile_loss
+from tsfm.nn import DEFAULT_LEVELS, ResidualMLP, Stack, check_levels, pooled_quantiles
 from tsfm_data.errors import InputError, check_model_sizes, reason_of
 from tsfm_data.windows import Batch
 
@@ -155,9 +154,7 @@ class Moirai2(Forecaster):
 
     def loss_of(self, output: Float[Tensor, "B _ V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss on the scale of each window."""
-        scale = window_scale(batch.past, batch.past_observed).scale
-        future = None if batch.future is None else batch.future / scale
-        return quantile_loss(output / scale[..., None], replace(batch, future=future), self.levels)
+        return scaled_quantile_loss(output, batch, self.levels)
 
 
 def tensors(packed: Packed) -> list[tuple[str, Tensor]]:

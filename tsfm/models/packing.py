@@ -1,8 +1,10 @@
 """Packed rows: patches of several series in one row, with their scales and their loss per series.
 
-Shapes: B rows, N tokens, P steps of a patch, T context, H horizon, V variates, G groups (a variate of a sample).
+Shapes: B rows, N tokens, P steps of a patch, T context, H horizon, S forecast steps, V variates, K levels,
+G groups (a variate of a sample).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -11,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from tsfm.nn import packed_scale
+from tsfm.nn import masked_mean, mean_pinball_loss, packed_scale, window_scale
 from tsfm_data.corpus import PackedRows
 from tsfm_data.errors import InputError
 from tsfm_data.windows import Batch
@@ -160,6 +162,17 @@ def known_future(batch: Batch, horizon: int) -> tuple[Float[Tensor, "B H V"], Bo
         length = "none" if batch.future is None else f"{batch.future.shape[1]} steps"
         raise InputError(f"expected a future of {horizon} steps in the batch, found {length}")
     return batch.future, batch.future_observed
+
+
+def scaled_quantile_loss(output: Float[Tensor, "B S V K"], batch: Batch, levels: Sequence[float]) -> Float[Tensor, ""]:
+    """Twice the mean pinball loss over the observed future values and levels, on the scale of each window.
+
+    Raises:
+        InputError: the batch holds no future of S steps.
+    """
+    scale = window_scale(batch.past, batch.past_observed).scale
+    future, observed = known_future(batch, output.shape[1])
+    return masked_mean(mean_pinball_loss(output / scale[..., None], future / scale, levels), observed)
 
 
 def join(*parts: Packed) -> Packed:

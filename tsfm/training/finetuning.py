@@ -157,7 +157,7 @@ def finetune(model: Forecaster, series: SeriesSet, horizon: int, recipe: Recipe 
     winner, trained = "", 0
     for suffix, arm_series in arms:
         held = hold_out(arm_series, model, horizon, recipe.seed)
-        if not suffix or model.joint:  # the others learn the effect of covariates in context, not in training
+        if not suffix or model.joint:  # others learn effects in context: the weights of the first arm serve both
             best, curve, steps, trained = train(model, arm_series, held, horizon, recipe)
         challengers = [(ZERO_SHOT + suffix, model, 0), (f"fine-tuned{suffix}", best, steps)]
         for name, challenger, checkpoint_steps in challengers if steps else challengers[:1]:

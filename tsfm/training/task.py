@@ -251,7 +251,7 @@ class ModelFolder(pl.Callback):
     """
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the folder of the epochs so far; their checkpoint does not exist at an earlier hook."""
+        """Write the folder of the epochs so far. At the end of an epoch, its checkpoint may not exist yet."""
         if trainer.current_epoch and isinstance(trainer.datamodule, PretrainingDataModule):  # type: ignore[attr-defined]
             self.on_fit_end(trainer, pl_module)
 

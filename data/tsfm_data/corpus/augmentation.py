@@ -14,8 +14,8 @@ from jaxtyping import Float32, Int
 from tsfm_data.errors import InputError
 
 Windows = Float32[np.ndarray, "B L"]
-DAYS = np.array([24, 24, 24, 48, 96, 96, 144, 288])  # in steps of an hour to five minutes
-MIN_OPEN = 8  # observed steps of history that closing leaves at least
+DAYS = np.array([24, 24, 24, 48, 96, 96, 144, 288])  # steps in a day, for hourly to five-minute data
+MIN_OPEN = 8  # observed steps of history that ``closed`` leaves at least
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AugmentConfig:
         spikes: add periodic spikes; the period is random for each window.
         quantise: round to 3 to 50 levels.
         missing: make a block of the history missing.
-        closed: make the same part of every day missing, in history and future, and sometimes two days of seven.
+        closed: make the same part of every day missing, and in some windows two days of seven, future included.
     """
 
     resample: float = 0.0
@@ -191,11 +191,11 @@ def missing(x: Windows, rng: np.random.Generator) -> Windows:
 
 
 def closed(x: Windows, context: int, rng: np.random.Generator) -> Windows:
-    """Hide the hours at which a shop, a car park or an exchange is closed, as data often leave them out.
+    """Make the hours missing at which a shop, a car park or an exchange would be closed.
 
-    A day is a common number of steps or a random one from 12 to 300; 15 to 65 % of it are hidden, and in two fifths of
-    the windows two days of seven, too. A window stays as it is if fewer than ``MIN_OPEN`` observed steps of its history
-    would be left, or no step of a future of which some were observed.
+    A day is a common number of steps or a random one from 12 to 300. 15 to 65 % of it are hidden, and in two fifths of
+    the windows also two days of seven. A window stays as it is if this would leave fewer than ``MIN_OPEN`` observed
+    steps of its history, or hide all observed steps of its future.
 
     Args:
         x: windows to change.
@@ -228,7 +228,7 @@ def resampling_rates(
 
 
 def averaging_widths(most: Int[np.ndarray, " B"], share: float, rng: np.random.Generator) -> Int[np.ndarray, " B"]:
-    """Steps to average, log-uniform from 2 to 48 and at most ``most``, for a share of the windows; 1 for the others."""
+    """Steps per mean, log-uniform from 2 to 48 and at most ``most``, for a share of the windows; 1 for the others."""
     width = np.ones(len(most), dtype=np.int64)
     rows = choose(len(most), share, rng)
     drawn = np.exp(rng.uniform(np.log(2), np.log(49), len(rows))).astype(np.int64)

@@ -104,8 +104,8 @@ class CorpusLoader(MixedLoader[Batch]):
         synthetic: the generators, or None for the corpus alone.
         context: context steps of every window, T.
         horizon: steps to forecast, H.
-        crop: share of the windows whose history is shortened, to a length between 8 and T, log-uniform; eight observed
-            steps are left if there are so many.
+        crop: share of the windows whose history is shortened, to a length between 8 and T, log-uniform; its last eight
+            observed steps stay.
         augment: the share of the windows that each augmentation changes.
         variates: variates of a window, V. Above 1, windows come from items with at least V variates, and each shows a
             random choice of them; synthetic variates are independent of each other. ``mixup`` and ``flip_time``, which

@@ -33,7 +33,8 @@ class WindowPositions:
         series: index of the series in its source.
         stride: the window takes every ``stride``-th step of a grid ``refinement`` times as fine as the series.
         refinement: see ``stride``.
-        average: each step of the window is the mean of so many steps of the series; 1 if it is resampled otherwise.
+        average: each step of the window is the mean of so many steps of the series. Above 1 only if ``stride`` and
+            ``refinement`` are 1.
     """
 
     source: Int[np.ndarray, " R"]
@@ -220,7 +221,7 @@ class WindowSampler:
         return out
 
     def average_window(self, position: WindowPositions, context: int, horizon: int) -> Float32[np.ndarray, " L"]:
-        """As ``read``, for one window of means; a step is observed if half of its values are."""
+        """As ``read``, for one window of means; a mean is observed if at least half of its values are."""
         values = self.arrays[int(position.source[0])].values
         offset, end, cut, width = (int(x[0]) for x in (position.offset, position.end, position.cut, position.average))
         first, last = max(-context, -(cut // width)), min(horizon, (end - cut) // width)

@@ -38,8 +38,8 @@ class Predictor(Protocol):
         covariates: whether it uses covariates.
 
     A predictor that forecasts every variate independently may set ``joint = False``, which makes series that end at
-    different times cheaper. One that was trained on histories with long gaps may set ``handles_gaps = True``; for the
-    others, such gaps are filled (see ``forecast_windows``). One that treats series by their names has a method
+    different times cheaper. One that copes with long gaps may set ``handles_gaps = True``; for others, such gaps are
+    filled (see ``forecast_windows``). One that treats series by their names has a method
     ``bind(series) -> Predictor``.
     """
 

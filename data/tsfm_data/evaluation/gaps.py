@@ -131,7 +131,7 @@ def latest_gap(observed: Bool[Tensor, "B T V"]) -> tuple[Int[Tensor, "B V"], Int
 
 
 def columns_of(predictor: Predictor, series: SeriesSet) -> int:
-    """Columns of a window: the variates, and the covariates if the predictor uses them."""
+    """Number of columns of a window: the variates, and the covariates if the predictor uses them."""
     covariates = len(series.past_names) + len(series.known_names) if predictor.covariates else 0
     return len(series.variates) + covariates
 
@@ -154,7 +154,7 @@ def history_of(predictor: Predictor, series: SeriesSet) -> int:
 
 
 def handles_gaps(predictor: Predictor) -> bool:
-    """Whether long gaps are left to the predictor."""
+    """Whether the predictor takes histories with long gaps as they are."""
     return getattr(predictor, "handles_gaps", False)
 
 
@@ -164,7 +164,7 @@ def history_needed(values: Float[np.ndarray, " rows"], context: int, filled: boo
     Args:
         values: one series, NaN where missing.
         context: context of the predictor.
-        filled: whether gaps are filled.
+        filled: whether long gaps will be filled.
     """
     seen = np.flatnonzero(~np.isnan(values))
     if not len(seen):
@@ -177,12 +177,17 @@ def history_needed(values: Float[np.ndarray, " rows"], context: int, filled: boo
 
 
 def fill_gaps(predictor: Predictor, batch: Batch, wanted: Bool[Tensor, "B V"]) -> Batch:
-    """Fill every gap of the wanted variates that is longer than all after it with its median forecast, if needed."""
-    while not handles_gaps(predictor):
+    """Fill every gap of the wanted variates that is longer than all after it with its median forecast.
+
+    The batch stays as it is if the predictor handles gaps.
+    """
+    if handles_gaps(predictor):
+        return batch
+    while True:
         begin_BV, length_BV = latest_gap(batch.past_observed)
         length_BV = torch.where(wanted, length_BV, 0)
         if not bool(length_BV.any()):
-            break
+            return batch
         past, observed, steps = batch.past.clone(), batch.past_observed.clone(), batch.past.shape[1]
         cut_BV = torch.where(length_BV > 0, steps - begin_BV, -1)
         for row_R, cut_R, is_cut_RV, part in shifted_batches(batch, cut_BV, length_BV, 0, 1):
@@ -193,7 +198,6 @@ def fill_gaps(predictor: Predictor, batch: Batch, wanted: Bool[Tensor, "B V"]) -
                 past[row, gap, v] = median[r, : gap.stop - begin, v].to(past)
                 observed[row, gap, v] = True
         batch = replace(batch, past=past, past_observed=observed)
-    return batch
 
 
 def shifted_batches(

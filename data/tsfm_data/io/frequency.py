@@ -144,9 +144,9 @@ def natural_season(freq: str) -> int:
 
 @cache
 def calendar_seasons(freq: str) -> tuple[int, ...]:
-    """Steps in every season of the calendar, from short to long: 24, 168 and 8766 for "h", 7 and 365 for "D", 12 for
-    "MS", none for years and for frequencies that are no regular grid. With a pattern: its steps of a day, a week and a
-    year.
+    """Steps in each season of the calendar, from short to long: 24, 168 and 8766 for "h", 7 and 365 for "D".
+
+    None for years and for frequencies that are no regular grid. With a pattern: its steps in a day, a week and a year.
     """
     alias, pattern = split_pattern(freq)
     try:

@@ -111,7 +111,7 @@ class SeriesSet:
         return self.season or (natural_season if self.natural else season_length)(freq)
 
     def seasons_of(self, freq: str) -> tuple[int, ...]:
-        """All seasons, in steps, that series of a frequency may have, and the one that the user gave."""
+        """All seasons in steps: the one that the user gave first, then those of the calendar for a frequency."""
         given = () if self.season is None else (self.season,)
         return tuple(dict.fromkeys((*given, *calendar_seasons(freq))))
 

@@ -2,9 +2,9 @@
 
 The process is defined on a circle of M points, at least twice as long as the series. Kernels are functions of the chord
 ``(p / pi) |sin(pi h / p)|`` of lag h, with p the period of a periodic kernel and p = M otherwise. If M is a multiple of
-p, whole or not, they are exactly positive definite on the circle (kernels of the plane, restricted to a circle), and so
-are their sums and products. The discrete Fourier transform of the composed kernel then gives the variances of
-independent modes, so no covariance matrix is factorised.
+p, which need not be whole, they are exactly positive definite on the circle (kernels of the plane, restricted to a
+circle), and so are their sums and products. The discrete Fourier transform of the composed kernel then gives the
+variances of independent modes, so no covariance matrix is factorised.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ CIRCLES: dict[int, tuple[int, ...]] = {
     1300: (4, 10, 13, 26, 52, 52, 65, 130),  # years by weeks
 }
 SHARES = (55, 20, 12, 13)
-OTHER = (24, 1500)  # range of the periods that follow no calendar, a quarter of all
+OTHER = (24, 1500)  # range in steps of the quarter of periods that follow no calendar
 MAX_KERNELS = 5
 KINDS = ("periodic", "rbf", "rational quadratic", "matern 1/2", "matern 3/2", "matern 5/2", "white")
 KIND_WEIGHTS = (45, 12, 8, 6, 6, 6, 9)
@@ -102,7 +102,7 @@ def kernel(
 
     Args:
         kind: index into ``KINDS``.
-        turns: periods of the chord on the circle.
+        turns: how many periods of the chord the circle holds.
         length: length scale, for a periodic kernel as in ``exp(-2 sin^2 / length^2)``, else as a share of the circle.
         circle: points on the circle.
     """

@@ -54,7 +54,10 @@ def macro(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray
 def _growth(
     count: int, length: int, per_year: Float32[np.ndarray, "count 1"], rng: np.random.Generator
 ) -> Float32[np.ndarray, "count length"]:
-    """Sum of growth rates: a mean of an era, a part that reverts to it within years, independent noise."""
+    """Sum of growth rates: a mean that changes by era, a part that reverts to it within years, independent noise.
+
+    In some series growth dies away or saturates.
+    """
     begins = rng.random((count, length), dtype=np.float32) < 1 / (per_year * log_uniform(rng, 10, 200, count))
     mean = np.take_along_axis(normal(rng, count, length) * 0.03 + 0.02, last_mark(begins), 1)
     mean *= chance(rng, 0.75, count)

@@ -1,4 +1,4 @@
-"""Nested seasons, as of electric load, traffic, visits and sunshine: days in weeks, and what disturbs them."""
+"""Nested seasons, as of electric load, traffic, visits and sunshine: days within weeks, and what disturbs them."""
 
 from typing import NamedTuple
 
@@ -25,14 +25,14 @@ ABOUT = "days within weeks"
 LONGEST = 2048
 DAYS = np.array([24, 48, 96, 144, 288, 720, 1440])  # in steps of an hour to one minute
 DAY_WEIGHTS = (30, 12, 18, 10, 15, 6, 9)
-WEEKS = np.array([7, 5, 1])  # cycles in the longer one; 1: there is none
+WEEKS = np.array([7, 5, 1])  # cycles in the longer season; 1: there is none
 WEEK_WEIGHTS = (70, 15, 15)
-PARTS = np.array([2, 3, 4, 24])  # of a cycle, with a season of their own
+PARTS = np.array([2, 3, 4, 24])  # how often a shorter season fits into a cycle
 COMBINATIONS = (45, 30, 25)  # sums, exponentials, closed at night
 
 
 class Cycles(NamedTuple):
-    """What holds for one cycle each."""
+    """What changes from cycle to cycle; ``turns``: number of cycles."""
 
     level: Float32[np.ndarray, "count turns"]
     size: Float32[np.ndarray, "count turns"]  # factor of the profile
@@ -42,7 +42,7 @@ class Cycles(NamedTuple):
 
 
 def nested(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
-    """A profile of 24 to 2,048 steps that repeats with changes by weekday, some closed at night, some of them counts.
+    """A profile of 24 to 2,048 steps that repeats with changes by weekday; some are closed at night, some are counts.
 
     Args:
         count: series.
@@ -85,7 +85,7 @@ def nested(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarra
 
 
 def base_periods(count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count 1"]:
-    """Periods of 24 to 2,048 steps, most of them a day of a common frequency; at least two fit into the length."""
+    """Periods of 24 to 2,048 steps, most of them a day of a common frequency; two fit into a length of 50 or more."""
     longest = min(max(length / 2, 25.0), LONGEST)
     other = log_uniform(rng, 24, longest, count)
     other = np.where(chance(rng, 0.8, count), other.round(), other)
@@ -94,7 +94,7 @@ def base_periods(count: int, length: int, rng: np.random.Generator) -> Float32[n
 
 
 def sample_cycles(count: int, turns: int, rng: np.random.Generator) -> Cycles:
-    """Weekdays with their levels, holidays, and sizes, levels and phases that wander from cycle to cycle."""
+    """Levels of weekdays, holidays, steps of the level, and sizes, levels and phases that wander."""
     week = WEEKS[choose(rng, WEEK_WEIGHTS, count)][:, None]
     weekday = (np.arange(turns) + rng.integers(0, 7, (count, 1))) % week
     free = np.where(chance(rng, 0.7, count) & (week > 1), np.where(chance(rng, 0.75, count), week // 3, 1), 0)
@@ -120,10 +120,10 @@ def wandering(count: int, turns: int, rng: np.random.Generator) -> Float32[np.nd
 
 
 def day_tables(closed: Bool[np.ndarray, " count"], rng: np.random.Generator) -> Float32[np.ndarray, "count twice"]:
-    """Profiles of working and of free days, side by side: of unit variance, or, if closed, at least 0 and 0 at night.
+    """Profiles of working and of free days, side by side, of unit variance; if closed, 0 at night and never negative.
 
     Args:
-        closed: whether 25 to 65 % of the cycle are zero.
+        closed: whether 25 to 65 % of the cycle are night.
         rng: source of randomness.
     """
     count = len(closed)

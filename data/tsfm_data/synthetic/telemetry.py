@@ -1,7 +1,7 @@
 """Measurements of machines: load, switching, commanded levels, counters, drifts; bounded, rounded, held or off."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
 
 from tsfm_data.synthetic.events import random_events
 from tsfm_data.synthetic.regime import switching
@@ -22,7 +22,7 @@ from tsfm_data.synthetic.sampling import (
 
 WEIGHT = 0.04
 ABOUT = "machines and sensors"
-KINDS = (30, 25, 15, 15, 15)
+KINDS = (30, 25, 15, 15, 15)  # load, switched, commanded, counter, drifting
 
 
 def telemetry(count: int, length: int, rng: np.random.Generator) -> Float[np.ndarray, "count length"]:
@@ -45,14 +45,14 @@ def telemetry(count: int, length: int, rng: np.random.Generator) -> Float[np.nda
 
 
 def daily_wave(count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
-    """A daily load of 256 to 4,096 steps, shorter in short series."""
+    """A season of 256 to 4,096 steps, shorter in short series."""
     longest = min(max(length, 16), 4096)
     period = np.round(log_uniform(rng, min(256, longest / 4), longest, count))
     return season(rng, period, rng.integers(4, 25, count), length)
 
 
 def load(count: int, length: int, rng: np.random.Generator) -> Float32[np.ndarray, "count length"]:
-    """Utilisation: a daily load and bursts that fade, with noise of some memory."""
+    """Utilisation: a daily load and bursts that fade, with autocorrelated noise."""
     keep = 1 - log_uniform(rng, 0.01, 1, count)
     bursts = random_events(count, length, log_uniform(rng, 0.001, 0.05, count), rng)
     x = recurrence(keep, bursts * uniform(rng, 0, 3, count) + np.sqrt(1 - keep**2) * normal(rng, count, length) * 0.3)
@@ -81,8 +81,10 @@ def commanded(count: int, length: int, rng: np.random.Generator) -> Float32[np.n
     return moving_average(held, width.astype(np.intp))
 
 
-def moving_average(x: Float32[np.ndarray, "count length"], width: np.ndarray) -> Float32[np.ndarray, "count length"]:
-    """Means of the last ``width`` steps, [count, 1]; steps become ramps."""
+def moving_average(
+    x: Float32[np.ndarray, "count length"], width: Int[np.ndarray, "count 1"]
+) -> Float32[np.ndarray, "count length"]:
+    """Means of the last ``width`` steps, or of all so far; steps become ramps."""
     total = np.cumsum(x, 1, dtype=np.float64)
     step = np.arange(x.shape[1])
     before = np.where(step < width, 0, np.take_along_axis(total, np.maximum(step - width, 0), 1))

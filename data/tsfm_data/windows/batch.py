@@ -35,8 +35,8 @@ class Batch:
         known_past_observed: where ``known_past`` is observed.
         known_future: the same covariates over the horizon.
         known_future_observed: where ``known_future`` is observed.
-        seasons: all seasons in steps that the calendar suggests (24, 168 and 8766 for hourly data), for models that
-            look for seasons; empty if nothing is known.
+        seasons: all seasons in steps that the calendar or the user suggests (24, 168 and 8766 for hourly data), for
+            models that look for seasons; empty if none is known.
     """
 
     past: Float[Tensor, "B T V"]

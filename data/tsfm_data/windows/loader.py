@@ -225,7 +225,7 @@ def common_season(series: SeriesSet) -> int:
 
 
 def common_seasons(series: SeriesSet) -> tuple[int, ...]:
-    """All seasons, in steps, that every item may have by its frequency."""
+    """The seasons in steps, from short to long, that the frequencies of all items have in common."""
     by_freq = [set(series.seasons_of(freq)) for freq in set(series.freqs)]
     return tuple(sorted(set.intersection(*by_freq))) if by_freq else ()
 

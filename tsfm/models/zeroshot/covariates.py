@@ -1,11 +1,12 @@
 """The effect of covariates, learnt from each history alone: forecasts of what they leave, plus their effect ahead.
 
-A linear filter takes from the target what its own past explains, and the same from every covariate (Frisch and Waugh,
-Cochrane and Orcutt), so shared seasons and trends are no relation. The few features that then explain the target best
-give the effect. It is used if it also improves forecasts of the end of the history, from which it was not learnt.
+An autoregression takes from the target what its own past explains, and the same filter is applied to every covariate
+(Frisch and Waugh, Cochrane and Orcutt), so shared seasons and trends do not count as a relation. The few features of
+covariates that then explain the target best give the effect. It is used as far as it also improves forecasts of the end
+of the history, from which it was not learnt.
 
 Shapes: B windows, V variates, R rows (a variate of a window), T steps of history, H horizon, S = T + H steps,
-C covariates, F features of them, L lags, J lags of the series itself, M chosen features, D values, K quantile levels.
+C covariates, D features of each, F features of all, L lags, J lags of the series itself, M chosen features, K levels.
 """
 
 import math
@@ -25,7 +26,7 @@ from tsfm_data.windows import Batch
 
 HISTORY = 1024  # latest steps from which effects are learnt: they change in time
 COLUMNS = 16  # covariates of a row that are looked at closely: those that correlate most
-FEW_VALUES = 8  # a covariate with at most as many values has a feature for each
+FEW_VALUES = 8  # a covariate with at most so many different values has a feature for each
 KNOTS = (0.25, 0.5, 0.75)  # quantiles of the other covariates where their effect may bend
 LEAD, DELAY = 2, 24  # most steps by which an effect may lead (known covariates only) and follow
 OWN_LAGS = (1, 2, 3)  # of the autoregression, next to the periods
@@ -34,13 +35,13 @@ LEAST_EVENTS = 4.0  # steps on which a feature must rest, as a participation rat
 SURE = 6.0  # by how much the squared t-value of a feature must exceed the largest one of noise features
 CLIP = 3.0  # residuals count as at most so many standard deviations
 REFITS = 3  # with residuals clipped around the fit before
-RIDGE = 1e-3  # relative to the variance of a feature
+RIDGE = 1e-3  # relative to the sum of squares of a feature
 BEYOND = 0.5  # how far a covariate may leave the range of its history, in units of this range
 LEAST_STEPS = 24  # fewest observed steps from which an effect is learnt
-TRIAL = 48  # held-out steps, if the horizon is not longer
+TRIAL = 48  # fewest held-out steps, if the history is long enough
 CLEAR = 0.1  # share by which losses must fall for full trust in an effect
 ERRORS = 0.5  # standard errors that are taken from the gain in a trial
-LEAST_WEIGHT = 0.02  # of an effect that is used
+LEAST_WEIGHT = 0.02  # effects trusted no more than this are left out
 CELLS = 2**20  # most values of covariates that are looked at together
 
 Predict = Callable[[Batch], Float[Tensor, "B H V K"]]
@@ -83,13 +84,13 @@ class Design(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What covariates add to rows.
+    """What covariates add to rows, in units of the series.
 
     Attributes:
-        value: at every step, as far as it is known at the end of the history.
-        share: how much of the variance of the effect is known at each step of the horizon; 0 if there is no effect.
-        whole: its value with all covariates of the table.
-        phi: coefficients of the autoregression of the rest.
+        value: at every step, of the covariates that are known there at the end of the history.
+        share: share of the variance of the effect that is known at each step of the horizon; 0 if there is no effect.
+        whole: at every step, of all covariates, also those that the horizon hides.
+        phi: coefficients of the autoregression of the series without the effect.
     """
 
     value: Float[Tensor, "R S"]
@@ -99,13 +100,13 @@ class Effect(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The features of effects; where ``active`` is false there is none.
+    """The chosen features of each row.
 
     Attributes:
-        feature: number of the feature.
+        feature: index into the features.
         lag: by how many steps the effect follows it.
         coefficient: its coefficient.
-        active: whether there is one.
+        active: false where a row has fewer features.
     """
 
     feature: Int[Tensor, "R M"]
@@ -118,11 +119,11 @@ Rows = TypeVar("Rows", Table, Design, Chosen, Effect)
 
 
 def add_covariates(batch: Batch, forecast: Predict, levels: Sequence[float]) -> Float[Tensor, "B H V K"]:
-    """Forecasts of windows that use covariates where these have improved forecasts of the end of the history.
+    """Quantiles of windows, with the effect of covariates as far as it improves forecasts of the end of the history.
 
     Args:
-        batch: windows.
-        forecast: forecasts windows without covariates, each variate by itself.
+        batch: windows; without covariates, the forecast is that of ``forecast``.
+        forecast: gives the quantiles of windows without covariates, each variate by itself.
         levels: quantile levels of the forecasts.
     """
 
@@ -160,7 +161,7 @@ def add_effects(
         table: the rows.
         known_C: which covariates are known over the horizon.
         plain: forecasts without covariates.
-        forecast: forecasts windows without covariates.
+        forecast: as for ``add_covariates``.
         levels: quantile levels of the forecasts.
     """
     horizon = plain.shape[1]
@@ -205,13 +206,13 @@ def moved(x: Tensor, cut_R: Int[Tensor, " R"], steps: int) -> Tensor:
 
 
 def history(y_RS: Float[Tensor, "R S"], seen_RS: Bool[Tensor, "R S"], steps: int) -> Batch:
-    """Windows of rows."""
+    """Windows of one variate, from the first ``steps`` steps of rows."""
     past, seen = y_RS[:, :steps, None], seen_RS[:, :steps, None]
     return Batch(torch.where(seen, past, 0.0), seen, y_RS.shape[1] - steps)
 
 
 def combined(plain: Float[Tensor, "R H K"], rest: Float[Tensor, "R H K"], effect: Effect) -> Float[Tensor, "R H K"]:
-    """Forecasts of the rest plus the effect; where the effect is not known, those without it."""
+    """Forecasts ``rest`` of what the effect leaves, plus the effect; ``plain`` as far as the effect is not known."""
     value_RH1 = effect.value[:, -plain.shape[1] :, None]
     return torch.lerp(plain, rest + value_RH1, effect.share[..., None])
 
@@ -227,16 +228,16 @@ def weigh(
 ) -> Float[Tensor, " R"]:
     """How far effects are trusted, 0 to 1: the mean of two trials on steps from which they were not learnt.
 
-    One compares forecasts without the effect and with half of it. The other compares what is left of each step by the
-    steps before it, and so also tries effects that a horizon hardly shows, because covariates are not known ahead.
+    One compares the losses of forecasts without the effect and halfway to those with it. The other compares errors one
+    step ahead, and so also tries effects of covariates that are not known over the horizon.
 
     Args:
         design: what the effects were learnt from.
         effect: the effects.
         without: forecasts of the held-out steps without covariates.
-        using: forecasts with them.
-        truth: the values.
-        counts: where they are observed.
+        using: forecasts of these steps with them.
+        truth: the true values.
+        counts: where these are observed.
         levels: quantile levels of the forecasts.
     """
     halfway = mean_pinball_loss(torch.lerp(without, using, 0.5), truth, levels)
@@ -279,7 +280,7 @@ def learn(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> tuple[Design
 
 
 def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> Design:
-    """What effects are estimated from; arguments as for ``learn``."""
+    """What effects are estimated from, of the ``COLUMNS`` best covariates; arguments as for ``learn``."""
     seen_RT = table.y_seen[:, :steps]
     period_RP, _ = find_periods(table.y[:, :steps], seen_RT)
     cycle_R = torch.where(length_of(seen_RT) >= 3 * period_RP[:, 0], period_RP[:, 0], 1).clamp(min=1)
@@ -321,8 +322,8 @@ def features(x_RCS: Float[Tensor, "R C S"], seen_RCS: Bool[Tensor, "R C S"], ste
     """Every covariate itself, and what its effect may be made of.
 
     A covariate with many values has hinges, ``max(0, x - knot)``, so an effect may saturate or turn around. One with a
-    few values (but more than two) has a column for each of them, which is 1 where it has this value. What a covariate
-    does not have is 0.
+    few values, but more than two, has a column for each of them, which is 1 where it has this value. Columns that do
+    not apply to a covariate are 0.
     """
     past_RCT = torch.where(seen_RCS[..., :steps], x_RCS[..., :steps], math.nan)
     ordered_RCT = past_RCT.sort(2).values  # NaN comes last
@@ -377,7 +378,7 @@ def filtered(
     phi_RJ: Float[Tensor, "R J"],
     seen_RS: Bool[Tensor, "R S"] | None = None,
 ) -> Float[Tensor, "R F S"]:
-    """What an autoregression does not explain; steps of the past that are not seen count as 0."""
+    """What an autoregression with coefficients ``phi`` does not explain; past steps that are not seen count as 0."""
     past_RFS = x_RFS if seen_RS is None else x_RFS * seen_RS[:, None]
     rest_RFS = x_RFS.clone()
     phi_JR11 = phi_RJ.to(x_RFS.dtype).T[..., None, None]
@@ -390,7 +391,7 @@ def filtered(
 
 
 def clipped(rest_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"]) -> Float[Tensor, "R T"]:
-    """Residuals limited to a few robust standard deviations; 0 where not seen."""
+    """Residuals limited to ``CLIP`` robust standard deviations; 0 where not seen."""
     size_RT = rest_RT.abs()
     median_R1 = torch.where(seen_RT, size_RT, math.nan).nanmedian(1, keepdim=True).values.nan_to_num()
     mean_R1 = torch.where(seen_RT, size_RT, 0.0).sum(1, keepdim=True) / seen_RT.sum(1, keepdim=True).clamp(min=1)
@@ -442,9 +443,9 @@ def innovations(design: Design, phi_RJ: Float[Tensor, "R J"]) -> Float[Tensor, "
 
 
 def choose(design: Design, phi_RJ: Float[Tensor, "R J"]) -> Chosen:
-    """Add the best feature again and again (orthogonal matching pursuit), as long as it is significant.
+    """Add the best feature as long as it is significant, at most ``CHOSEN`` times (orthogonal matching pursuit).
 
-    All coefficients are fitted anew each time, by Huber's estimate.
+    All coefficients are fitted anew each time, with residuals clipped (Huber's estimate).
 
     Args:
         design: series and features, without a future.
@@ -479,14 +480,14 @@ def choose(design: Design, phi_RJ: Float[Tensor, "R J"]) -> Chosen:
 
 
 def contributions(design: Design, chosen: Chosen) -> Float[Tensor, "R M S"]:
-    """What each chosen feature adds to every step."""
+    """What each chosen feature adds to every step: the feature moved by its lag, times its coefficient."""
     index_RMS = chosen.feature[..., None].expand(-1, -1, design.features.shape[2])
     x_RMS = design.features.gather(1, index_RMS).flatten(0, 1)
     return moved(x_RMS, chosen.lag.flatten(), x_RMS.shape[1]).view(index_RMS.shape) * chosen.coefficient[..., None]
 
 
 def estimate(design: Design, steps: int) -> Effect:
-    """The effect of the covariates, as far as the history shows one."""
+    """The effect of the covariates, 0 for rows without a significant feature; ``steps``: T."""
     used, nothing_RS = recent(design, steps), torch.zeros_like(design.y)
     phi_RJ = autoregression(used, torch.zeros_like(used.y))
     effect = Effect(nothing_RS, nothing_RS[:, steps:], nothing_RS, phi_RJ)
@@ -502,7 +503,7 @@ def estimate(design: Design, steps: int) -> Effect:
 
 
 def sum_up(design: Design, phi_RJ: Float[Tensor, "R J"], chosen: Chosen, steps: int) -> Effect:
-    """The effect of chosen features."""
+    """The effect of chosen features, and how much of it is known over the horizon; ``steps``: T."""
     parts_RMS = contributions(design, chosen)
     step_S = torch.arange(parts_RMS.shape[2], device=parts_RMS.device)
     known_RM1 = design.known.gather(1, chosen.feature)[..., None]

@@ -1,7 +1,9 @@
-"""What a long history says about some steps: values at the same phase of each season, their means and their spread.
+"""Simple forecasts (seasonal naive, means of cycles, levels, lines), and their errors on the end of the history.
 
-Shapes: R rows, L steps, M steps to forecast, Q origins (the steps of one origin are forecast from it), S of them each,
-P periods, J cycles, D features.
+An origin is the first step that a forecast does not know. Values are on the model's scale, after asinh.
+
+Shapes: R rows, T steps of history, L all steps, E = L + 1 ends (0 to L steps), Q origins, S steps to forecast from
+each, P periods, J cycles, D candidates (simple forecasts of the same step).
 """
 
 import math
@@ -16,21 +18,21 @@ from tsfm.nn import asinh, sinh
 
 MAX_ASINH = 40.0  # keeps sinh finite
 CYCLES = 8  # how many earlier cycles are used
-FEW = 3  # the mean over the last few cycles is a feature of its own
-CANDIDATES = 4  # forecasts by one period, see ``fold``
+FEW = 3  # the mean over so few cycles is a candidate of its own
+CANDIDATES = 4  # of each period, see ``fold``
 SPANS = (4, 16, 64)  # steps whose mean is the level of a forecast without seasons
-PLAIN = 1 + 2 * len(SPANS)  # forecasts without seasons
-# Steps before the end of the history from which forecasts are tried: on all steps, and on every twelfth part of them.
+PLAIN = 1 + 2 * len(SPANS)  # candidates without seasons
+# How many steps before the end of the history candidates are tried from: on every later step, or on twelve of them.
 TRIALS, LONG_TRIALS, PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), (48, 96, 192, 384), 12
-NEAR, FAR = 6, 48  # steps ahead: errors are measured before the first, from there to the second, and beyond
+NEAR, FAR = 6, 48  # steps ahead: the borders between the three ranges for which errors are measured
 
 
 class Folds(NamedTuple):
     """Simple forecasts of every step, and how far they can be trusted.
 
     Attributes:
-        candidates: forecasts, on the scale of the rows.
-        spread: mean absolute deviation of the cycles from their mean, one per period; 0 without cycles.
+        candidates: the simple forecasts.
+        spread: mean absolute deviation of the earlier cycles from their mean; 0 without any.
     """
 
     candidates: Float[Tensor, "R Q S D"]
@@ -45,17 +47,20 @@ def fold(
 ) -> Folds:
     """Forecast every step from the values before its origin.
 
-    The last value comes first, then the mean of the last few values and the line through it and the mean before, for
-    three lengths. Each period adds four: the value at the same phase of the latest cycle (seasonal naive);
-    the mean of the last three such values; the mean over up to eight cycles of their distance from the mean of the
-    cycle before their own origin, added to the mean of the latest cycle; and the last value plus the change that
-    followed at the latest cycle. Without values, a candidate is the last value. Whatever adds or subtracts values does
-    so before asinh, which would bend a line.
+    The candidates without seasons are the last value and, over each of three spans, the mean (level) and the line
+    through it and the mean of the span before. Each period adds four, from the same phase of earlier cycles:
+
+    - the latest value (seasonal naive);
+    - the mean of the latest three values;
+    - the mean of the latest cycle, plus the average of up to eight values less the means of a cycle as far before them;
+    - the last value, plus the change that followed one cycle earlier.
+
+    A candidate without values is the last value. Sums and differences are taken before asinh, which would bend a line.
 
     Args:
-        x_RL: values after asinh, NaN where not seen.
+        x_RL: values, NaN where not seen.
         period_RP: periods in steps, 0 for none.
-        origin_Q: the first step that is not known.
+        origin_Q: the first step that each forecast does not know.
         step_QS: the steps to forecast, none before its origin.
     """
     seen_RL = ~x_RL.isnan()
@@ -96,12 +101,13 @@ def fold(
 
 
 def trial_errors(x_RT: Float[Tensor, "R T"], period_RP: Int[Tensor, "R P"]) -> Float[Tensor, "R D 3"]:
-    """Mean absolute error of every candidate on the end of the history: a few steps, further and far ahead.
+    """Mean absolute error of every candidate on the end of the history, in three ranges of steps ahead.
 
-    Where there is nothing to measure it on, it is that of the range before; NaN if there is none.
+    The ranges are up to ``NEAR``, up to ``FAR``, and beyond. One without observed steps has the error of the range
+    before it, or NaN if it is the first.
 
     Args:
-        x_RT: the history after asinh, NaN where not seen.
+        x_RT: the history, NaN where not seen.
         period_RP: periods in steps, 0 for none.
     """
     known = x_RT.shape[1]
@@ -120,11 +126,11 @@ def trial_errors(x_RT: Float[Tensor, "R T"], period_RP: Int[Tensor, "R P"]) -> F
 def lines(
     means: "TrailingMeans", origin_Q: Int[Tensor, " Q"], step_QS: Int[Tensor, "Q S"]
 ) -> list[Float[Tensor, "R Q S"]]:
-    """Level and trend of the last steps, per span: the mean over it, and the line through that and the one before.
+    """Two forecasts per span: the mean over it (level), and the line through this mean and that of the span before.
 
     Args:
-        means: of the values.
-        origin_Q: the first step that is not known.
+        means: of the values before asinh; so are the forecasts.
+        origin_Q: the first step that each forecast does not know.
         step_QS: the steps to forecast.
     """
     forecasts, rows = [], len(means.total_RE)
@@ -141,14 +147,14 @@ def lines(
 
 
 def take(x_RL: Float[Tensor, "R L"], index: Int[Tensor, "R ..."]) -> Float[Tensor, "R ..."]:
-    """Values at these steps, NaN before the first."""
+    """Values at the steps ``index``, NaN before the first step."""
     flat = index.flatten(1)
     values = x_RL.gather(1, flat.clamp(min=0))
     return values.masked_fill(flat < 0, math.nan).view(index.shape)
 
 
 class TrailingMeans:
-    """Means over the last steps of a row, for spans of any length.
+    """Means over the last steps before any step of a row, for spans of any length.
 
     Args:
         x_RL: values, NaN where not seen.
@@ -163,9 +169,10 @@ class TrailingMeans:
         self.least_RE = self.seen_RE / (2 * (self.seen_RE > 0).cumsum(1).clamp(min=1))
 
     def over(self, length_R: Int[Tensor, " R"]) -> Float[Tensor, "R E"]:
-        """For 0 to L steps, the mean of the ``length`` last of them.
+        """For the first 0 to L steps, the mean of the last ``length`` of them.
 
-        NaN if fewer than half as many of these are observed as usual in the row so far: its nights may all be missing.
+        NaN if the share of observed steps is less than half of that in the row so far, which is low if all nights are
+        missing.
         """
         end_E = torch.arange(self.total_RE.shape[1], device=length_R.device)
         start_RE = (end_E - length_R[:, None]).clamp(min=0)

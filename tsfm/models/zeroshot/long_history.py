@@ -1,7 +1,10 @@
 """The long-history decoder: recent steps one by one, distant ones as averages; every token forecasts any patch ahead.
 
-Shapes: B windows, V variates, R rows (a variate of a window), L steps, N tokens, P steps of a patch, A patches to
-forecast, Q of them per row, D candidates, K levels, C channels.
+Candidates are the simple forecasts of ``folds.py``.
+
+Shapes: B windows, V variates, R rows (a variate of a window), T steps of history, L all steps, N tokens, W tokens to
+forecast from, Q patches to forecast, P steps of a patch, E periods, D candidates, K levels, C channels, G token inputs,
+H horizon, S the model's own horizon.
 """
 
 import math
@@ -15,10 +18,11 @@ from torch.nn import functional as F
 
 from tsfm.attention import Mask
 from tsfm.models.base import Forecaster, fit_context, roll_out_paths
-from tsfm.models.packing import known_future
+from tsfm.models.packing import known_future, scaled_quantile_loss
 from tsfm.models.zeroshot.covariates import add_covariates
 from tsfm.models.zeroshot.folds import CANDIDATES, FAR, NEAR, PLAIN, fold, trial_errors
 from tsfm.models.zeroshot.periods import find_periods, length_of
+from tsfm.models.zeroshot.recipe import CHANGE_LAG, MAX_ASINH
 from tsfm.models.zeroshot.seasonal_features import measure_changes
 from tsfm.nn import (
     DEFAULT_LEVELS,
@@ -29,15 +33,12 @@ from tsfm.nn import (
     masked_mean,
     mean_pinball_loss,
     sinh,
-    window_scale,
 )
 from tsfm_data.errors import InputError, check_model_sizes
 from tsfm_data.windows import Batch
 
-MAX_ASINH = 20.0  # a value 2e8 scales away; keeps sinh finite
-CHANGE_LAG = 4  # steps over which the error of a naive forecast is measured
 MIN_UNIT = 0.01  # on the model's scale
-LEAST_ERROR = 0.05  # added to the errors of candidates, in their unit
+LEAST_ERROR = 0.05  # added to the errors of candidates, in units of ``error_unit``
 LEAST_SEEN = 16  # observed recent steps that give a scale; with fewer, the whole history does
 
 
@@ -48,14 +49,14 @@ class LongHistoryConfig:
     Attributes:
         d_model: channels of a token.
         hidden: channels of the layer that sees a token and the candidates of a whole patch.
-        step_channels: channels of every step that it gives.
+        step_channels: channels of each step of the patch after that layer.
         step_hidden: channels of the layer that turns these and the candidates of the step into quantiles.
         layers: Transformer blocks.
         heads: attention heads; ``d_model / heads`` must be a multiple of 4.
         patch_size: values of a token.
         detail: the latest steps, read one by one; a multiple of the patch size.
-        distant: the steps before them, from recent to old: pairs of how many steps are averaged to a value, and how
-            many tokens there are.
+        distant: the steps before them, from recent to old: pairs of the steps averaged to one value, and the most
+            tokens of such values.
         reach: patches ahead that one pass forecasts.
         periods: how many seasonal periods are looked for; 0 to 3.
         levels: trained quantile levels; others are interpolated.
@@ -95,7 +96,7 @@ class LongHistoryConfig:
 
     @property
     def candidate_count(self) -> int:
-        """Simple forecasts of every step."""
+        """Candidates for every step, D."""
         return PLAIN + CANDIDATES * self.periods
 
     @property
@@ -121,10 +122,10 @@ class LongHistoryConfig:
 
 
 class Layout(NamedTuple):
-    """The tokens of a window of some steps.
+    """Which steps each token of a window holds.
 
     Attributes:
-        rate: how many steps each value of a token averages, from old tokens to recent ones.
+        rate: how many steps each value of a token averages; tokens are ordered from old to recent.
         end: the step after each token's last.
         groups: the different rates and the number of tokens of each, in the same order.
         steps: all steps, padding at the beginning included.
@@ -137,7 +138,7 @@ class Layout(NamedTuple):
 
 
 def make_layout(config: LongHistoryConfig, history: int, future: int, device: torch.device) -> Layout:
-    """As few tokens as ``history`` steps need, and those of ``future`` steps, which are read one by one."""
+    """As few tokens as ``history`` steps need, or as many as there are, and those of ``future`` steps, one by one."""
     patch = config.patch_size
     fine = min(config.detail // patch, -(-history // patch))
     left = history - fine * patch
@@ -154,7 +155,14 @@ def make_layout(config: LongHistoryConfig, history: int, future: int, device: to
 def token_values(
     x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], layout: Layout, patch: int
 ) -> tuple[Float[Tensor, "R N P"], Float[Tensor, "R N P"]]:
-    """Values of every token, and which share of the steps of each is seen."""
+    """Values of every token, 0 where nothing is seen, and the share of the steps behind each value that is seen.
+
+    Args:
+        x_RL: values, 0 where not seen.
+        seen_RL: where there is a value.
+        layout: the tokens of L steps.
+        patch: P.
+    """
     values, shares, start = [], [], 0
     seen = seen_RL.to(x_RL.dtype)
     for rate, count in layout.groups:
@@ -176,19 +184,18 @@ class Rows(NamedTuple):
         loc: location that was subtracted.
         scale: scale that values were divided by.
         period: seasonal periods in steps, 0 for none.
-        score: how clear each is.
+        score: how clear each is, see ``find_periods``.
         length: steps from the first observed one to the end of the history.
-        unit: mean error of a naive or seasonal-naive forecast on the history, the unit of errors.
-        trial: logarithm of the error of every candidate on the end of the history in this unit, a few steps ahead,
-            further and far ahead; equal for all candidates if it cannot be measured.
+        unit: the unit of errors, see ``error_unit``.
+        trial: logarithm of the errors of ``trial_errors`` in this unit; 0 where they could not be measured.
     """
 
     x: Float[Tensor, "R L"]
     seen: Bool[Tensor, "R L"]
     loc: Float[Tensor, "R 1"]
     scale: Float[Tensor, "R 1"]
-    period: Int[Tensor, "R _"]
-    score: Float[Tensor, "R _"]
+    period: Int[Tensor, "R E"]
+    score: Float[Tensor, "R E"]
     length: Int[Tensor, " R"]
     unit: Float[Tensor, " R"]
     trial: Float[Tensor, "R D 3"]
@@ -231,9 +238,9 @@ class QuantileHead(nn.Module):
             x_RQC: the tokens to forecast from.
             ahead_Q: patches between each token and the patch to forecast.
             candidates_RQPD: simple forecasts of its steps.
-            spread_RQPE: spread of the cycles.
+            spread_RQPE: spread of the cycles of each period.
             unit_R: unit of errors.
-            trial_RD3: logarithm of the errors of the candidates in this unit, a few steps, further and far ahead.
+            trial_RD3: logarithm of the errors of the candidates on the history, as in ``Rows``.
         """
         near = 1 / (1 + ahead_Q.to(x_RQC.dtype))
         distance = torch.stack([near, near.log(), near.square(), near.sqrt()], -1)[None].expand(len(x_RQC), -1, -1)
@@ -242,8 +249,8 @@ class QuantileHead(nn.Module):
         log_unit = unit[..., 0].log().expand(-1, len(ahead_Q), -1)
         trials = trial_RD3.flatten(1)[:, None].expand(-1, len(ahead_Q), -1)
         hidden = F.silu(self.whole(torch.cat([x_RQC, features_RQPF.flatten(2), distance, trials, log_unit], -1)))
-        steps_RQPE = self.steps(hidden).unflatten(-1, (self.patch, -1))
-        raw = self.projection(torch.cat([steps_RQPE, features_RQPF.to(steps_RQPE.dtype)], -1))
+        steps_RQPC = self.steps(hidden).unflatten(-1, (self.patch, -1))
+        raw = self.projection(torch.cat([steps_RQPC, features_RQPF.to(steps_RQPC.dtype)], -1))
         # Levels first, so that each is contiguous in memory.
         raw, weight = raw.float().movedim(-1, 0).contiguous().split([self.levels, self.candidates])
         steps_QP = ahead_Q[:, None] * self.patch + torch.arange(self.patch, device=x_RQC.device)
@@ -258,10 +265,12 @@ class QuantileHead(nn.Module):
 
 
 class LongHistoryDecoder(Forecaster):
-    """Causal attention over patches of growing length; scale and seasonal periods come from the history alone.
+    """Causal attention over patches, longer ones for older steps; the head mixes simple forecasts.
+
+    Scale, seasonal periods and errors of the simple forecasts come from the history alone.
 
     Args:
-        context: steps of history; at most as many as the tokens hold.
+        context: steps of history, cut to what the tokens can hold.
         horizon: steps that ``forward`` forecasts.
         config: sizes.
     """
@@ -284,7 +293,7 @@ class LongHistoryDecoder(Forecaster):
 
     @property
     def joint(self) -> bool:
-        """Variates do not see each other."""
+        """Whether variates see each other: they do not."""
         return False
 
     def describe(
@@ -295,7 +304,15 @@ class LongHistoryDecoder(Forecaster):
         target_RL: Float[Tensor, "R L"],
         seasons: tuple[int, ...],
     ) -> tuple[Rows, Float[Tensor, "R L"]]:
-        """Rows on the model's scale from their first ``known`` steps, and the targets on the same scale."""
+        """Rows on the model's scale from their first ``known`` steps, and the targets on the same scale.
+
+        Args:
+            x_RL: values, 0 where not seen.
+            seen_RL: where there is a value.
+            known: T.
+            target_RL: values to bring to that scale.
+            seasons: see ``Batch``.
+        """
         before_RT = seen_RL[:, :known]
         recent_RT = before_RT.clone()
         recent_RT[:, : max(0, known - self.config.detail)] = False
@@ -311,21 +328,24 @@ class LongHistoryDecoder(Forecaster):
         scaled_RL = asinh((target_RL - loc) / scale)
         shown_RL = torch.where(seen_RL, scaled_RL, 0.0)
         if self.config.periods:
-            period_RP, score_RP = find_periods(shown_RL[:, :known], before_RT, self.config.periods, seasons)
+            period_RE, score_RE = find_periods(shown_RL[:, :known], before_RT, self.config.periods, seasons)
         else:
-            period_RP = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
-            score_RP = period_RP.float()
+            period_RE = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
+            score_RE = period_RE.float()
         length_R = length_of(before_RT)
-        unit_R = error_unit(shown_RL[:, :known], before_RT, period_RP, length_R)
+        unit_R = error_unit(shown_RL[:, :known], before_RT, period_RE, length_R)
         past_RT = torch.where(before_RT, shown_RL[:, :known], math.nan)
-        trial_RD3 = (trial_errors(past_RT, period_RP) / unit_R[:, None, None] + LEAST_ERROR).log().nan_to_num()
-        rows = Rows(shown_RL, seen_RL, loc, scale, period_RP, score_RP, length_R, unit_R, trial_RD3)
+        trial_RD3 = (trial_errors(past_RT, period_RE) / unit_R[:, None, None] + LEAST_ERROR).log().nan_to_num()
+        rows = Rows(shown_RL, seen_RL, loc, scale, period_RE, score_RE, length_R, unit_R, trial_RD3)
         return rows, scaled_RL
 
     def token_inputs(
         self, rows: Rows, layout: Layout, last_R: Float[Tensor, " R"]
     ) -> tuple[Float[Tensor, "R N G"], Bool[Tensor, "R N"]]:
-        """Inputs of every token, and whether it holds any value."""
+        """Inputs of every token, and whether it holds any value.
+
+        ``last_R``: the last known value of each row.
+        """
         patch = self.config.patch_size
         x_RNP, share_RNP = token_values(rows.x, rows.seen, layout, patch)
         distance_RNP = asinh((x_RNP - last_R[:, None, None]) / rows.unit[:, None, None]) * (share_RNP > 0)
@@ -343,7 +363,10 @@ class LongHistoryDecoder(Forecaster):
         return inputs, (share_RNP > 0).any(-1)
 
     def tokens(self, rows: Rows, layout: Layout, known: int, first: int) -> Float[Tensor, "R W C"]:
-        """The tokens from ``first`` on, after the Transformer; a token sees those before it."""
+        """The tokens from ``first`` on, after the Transformer; a token sees itself and those before it.
+
+        ``known``: steps from whose last value distances are measured.
+        """
         last_R = last_seen(rows, known)
         inputs, visible_RN = self.token_inputs(rows, layout, last_R)
         order = torch.arange(len(layout.end), device=rows.x.device)
@@ -356,7 +379,7 @@ class LongHistoryDecoder(Forecaster):
     def decode(
         self, x_RQC: Float[Tensor, "R Q C"], rows: Rows, origin_Q: Int[Tensor, " Q"], ahead_Q: Int[Tensor, " Q"]
     ) -> Float[Tensor, "R Q P K"]:
-        """Quantiles, on the model's scale, of the patch ``ahead`` patches after each origin."""
+        """Quantiles, on the model's scale, of the patch that begins ``ahead`` patches after each origin."""
         patch = self.config.patch_size
         step_QP = (origin_Q + ahead_Q * patch)[:, None] + torch.arange(patch, device=x_RQC.device)
         shown_RL = torch.where(rows.seen, rows.x, math.nan)
@@ -427,7 +450,7 @@ class LongHistoryDecoder(Forecaster):
 
     @property
     def covariates(self) -> bool:
-        """Their effect is learnt from each history, see ``add_covariates``."""
+        """Whether the model uses covariates: their effect is learnt from each history, see ``add_covariates``."""
         return True
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
@@ -436,23 +459,24 @@ class LongHistoryDecoder(Forecaster):
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss on the scale of each window, for validation."""
-        scale = window_scale(batch.past, batch.past_observed).scale
-        future, observed = known_future(batch, output.shape[1])
-        return masked_mean(mean_pinball_loss(output / scale[..., None], future / scale, self.levels), observed)
+        return scaled_quantile_loss(output, batch, self.levels)
 
 
 def error_unit(
-    x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], period_RP: Int[Tensor, "R P"], length_R: Int[Tensor, " R"]
+    x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], period_RE: Int[Tensor, "R E"], length_R: Int[Tensor, " R"]
 ) -> Float[Tensor, " R"]:
-    """The least mean error of naive and seasonal-naive forecasts, drift aside; 1 if there are too few values."""
+    """The unit of errors: the least mean error of naive and seasonal-naive forecasts, drift aside.
+
+    It is at least ``MIN_UNIT``, and 1 if there are too few values.
+    """
     plain_R = (length_R // 3).clamp(min=1, max=CHANGE_LAG)
-    spread_RC = torch.stack([measure_changes(x_RT, seen_RT, lag_R)[1] for lag_R in (plain_R, *period_RP.unbind(1))], 1)
+    spread_RC = torch.stack([measure_changes(x_RT, seen_RT, lag_R)[1] for lag_R in (plain_R, *period_RE.unbind(1))], 1)
     least_R = spread_RC.amin(1)
     return torch.where(least_R.isfinite(), least_R.clamp(min=MIN_UNIT), 1.0)
 
 
 def draw_context(most: int, detail: int) -> int:
-    """Steps of history to train on: all in half of the batches, else log-uniform from ``detail`` steps on."""
+    """Steps of history to train on: all ``most`` in half of the batches, else log-uniform from ``detail`` steps on."""
     if most <= detail or float(torch.rand(())) < 0.5:
         return most
     return int(detail * (most / detail) ** float(torch.rand(())))
@@ -466,6 +490,6 @@ def last_seen(rows: Rows, known: int) -> Float[Tensor, " R"]:
 
 
 def fit(x_RL: Any, steps: int) -> Any:
-    """The last ``steps`` steps, padded in front if there are fewer."""
+    """The last ``steps`` steps, padded in front with 0 (not seen) if there are fewer."""
     missing = steps - x_RL.shape[1]
     return F.pad(x_RL, (missing, 0)) if missing >= 0 else x_RL[:, -missing:]

@@ -16,29 +16,29 @@ NOISE_SCORE = 1.25  # standard deviation of the score of noise times sqrt(observ
 FIRST_SHARE = 0.75  # the shortest lag with this share of the best score lies on the peak of the fundamental period
 PEAK_WIDTH = 1.25  # that peak ends at this multiple of that lag
 FEW_CYCLES = 2.0  # how much more a period must score if two cycles are observed instead of three
-LONGEST_SHARE = 0.97  # the shortest of the longer periods with this share of the best autocorrelation is taken
-FEW_PAIRS = 0.5  # least share of the observed pairs that a lag would have if values were missing at random
-LONGER_GAIN = 0.03  # what a longer period must add to the autocorrelation of the first one
+LONGER_SHARE = 0.97  # of the longer periods, the shortest with this share of the best autocorrelation is taken
+FEW_PAIRS = 0.5  # least pairs observed at a lag, as a share of those expected if values were missing at random
+LONGER_GAIN = 0.03  # by how much the autocorrelation of a longer period must exceed that of the period before
 
-# Seasons that the calendar suggests. They are few, so their scores are no maximum over many lags.
+# Seasons that the calendar suggests need less evidence: they are few, so no maximum over many lags is taken.
 SEASON_SCORE = 0.08  # lowest score, for a history of any length
 SEASON_NOISE = 2.5  # lowest score in standard deviations of noise
 SEASON_CYCLES = 1.6  # cycles that must be observed
-SEASON_GAIN = 0.02  # as LONGER_GAIN
+SEASON_GAIN = 0.02  # as LONGER_GAIN, for seasons
 SEASON_SHARE = 0.5  # a season with this share of the best score is clear
-BESIDE = 0.03  # peaks as close to a season as this share of it lie on it
-AS_GOOD = 0.9  # if it has this share of their autocorrelation
+BESIDE = 0.03  # a peak within this share of a season is moved onto it
+AS_GOOD = 0.9  # if the season has at least this share of its autocorrelation
 
 
 def find_periods(
     x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"], count: int = 2, seasons: Sequence[int] = ()
 ) -> tuple[Int[Tensor, "R P"], Float[Tensor, "R P"]]:
-    """The fundamental period of every row, and a longer one that explains more of it (a week, next to a day).
+    """The fundamental period of every row, and longer ones that explain more and more of it (a week, next to a day).
 
     The autocorrelation of the detrended row is computed from its power spectrum (Wiener-Khinchin), over observed pairs.
     A lag l scores ``acf(l) - (acf(l / 2) + acf(3 l / 2)) / 2``: high if the series repeats itself after l steps and not
     after half as many, about zero for a random walk, whose autocorrelation falls without a peak. At least two full
-    periods must be observed.
+    periods must be observed, and ``SEASON_CYCLES`` of a season of the calendar.
 
     Args:
         x_RT: values, 0 where not observed.
@@ -87,7 +87,7 @@ def find_periods(
         acf_of_longer_RL = torch.where(longer_RL, acf_RL, 0.0)
         best_R1 = acf_of_longer_RL.amax(1, keepdim=True)
         # A multiple of a period correlates about as much, and has fewer cycles.
-        periods.append((acf_of_longer_RL >= LONGEST_SHARE * best_R1).float().argmax(1) * (best_R1[:, 0] > 0))
+        periods.append((acf_of_longer_RL >= LONGER_SHARE * best_R1).float().argmax(1) * (best_R1[:, 0] > 0))
     period_RP = torch.stack(periods, 1)
     score_RP = score_RL.gather(1, period_RP)
     return torch.where(score_RP > 0, period_RP, 0), score_RP
@@ -96,11 +96,11 @@ def find_periods(
 def move_peak(
     score_RL: Float[Tensor, "R L"], acf_RL: Float[Tensor, "R L"], either_RL: Float[Tensor, "R L"], season: int
 ) -> tuple[Float[Tensor, "R L"], Float[Tensor, "R L"]]:
-    """Scores and autocorrelations whose highest peak beside a season lies on it, if it correlates about as much.
+    """Scores and autocorrelations with the highest peak near a season moved onto it, if it correlates about as much.
 
     Args:
         score_RL: scores.
-        acf_RL: autocorrelation of what has the higher score, the series or its changes.
+        acf_RL: autocorrelations of the series or of its changes, whichever has the higher score.
         either_RL: the higher autocorrelation of the two.
         season: the season in steps.
     """
@@ -160,8 +160,8 @@ def detrend(x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]) -> Flo
 def autocorrelation(x_RT: Float[Tensor, "R T"], observed_RT: Bool[Tensor, "R T"]) -> Float[Tensor, "R L"]:
     """Autocorrelation at lags 0 to T - 1 over the observed pairs; rows are centred, 0 where not observed.
 
-    It is 0 at lags with fewer than half of the pairs of randomly missing values: if nights are missing, a few mornings
-    and evenings are the only pairs at some lags.
+    It is 0 at lags with fewer than half of the pairs expected if values were missing at random: where nights are
+    missing, some lags have only a few pairs of mornings and evenings.
     """
     # An exported graph uses matrix products: ONNX Runtime's Fourier transform takes eight times as long as PyTorch's.
     products = lag_products_by_matrices if torch.compiler.is_exporting() else lag_products

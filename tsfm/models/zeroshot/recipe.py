@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from tsfm.attention import Mask
 from tsfm.models.base import Forecaster, negated, roll_out_paths
-from tsfm.models.packing import known_future
+from tsfm.models.packing import scaled_quantile_loss
 from tsfm.models.zeroshot.covariates import add_covariates
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.models.zeroshot.seasonal_features import ScaledRows, measure_changes, seasonal_naive_features
@@ -26,10 +26,7 @@ from tsfm.nn import (
     Stack,
     asinh,
     check_levels,
-    masked_mean,
-    mean_pinball_loss,
     sinh,
-    window_scale,
 )
 from tsfm_data.errors import InputError, check_model_sizes
 from tsfm_data.windows import Batch
@@ -337,7 +334,7 @@ class ZeroShotForecaster(Forecaster):
 
     @property
     def covariates(self) -> bool:
-        """As further variates if variates see each other; otherwise their effect is learnt from each history."""
+        """Whether the model uses covariates: as further variates, or their effect is learnt from each history."""
         return True
 
     @property
@@ -370,17 +367,15 @@ class ZeroShotForecaster(Forecaster):
         )
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
-        """As ``blind``, with the effect of covariates unless the model has been trained to look at them."""
-        return self.blind(batch) if self.config.any_variate else add_covariates(batch, self.blind, self.levels)
+        """As ``averaged``, with the effect of covariates unless these are further variates already."""
+        return self.averaged(batch) if self.config.any_variate else add_covariates(batch, self.averaged, self.levels)
 
-    def blind(self, batch: Batch) -> Float[Tensor, "B H V K"]:
+    def averaged(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """As ``unroll``; with ``flip_average``, averaged with the negated forecast of the negated history."""
         quantiles = self.unroll(batch)
-        flip = self.config.flip_average and self.effort == "fast"  # with more effort, the caller does it
+        flip = self.config.flip_average and self.effort == "fast"  # else ``with_effort`` averages
         return (quantiles - self.unroll(negated(batch)).flip(-1)) / 2 if flip else quantiles
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss on the scale of each window, for validation."""
-        scale = window_scale(batch.past, batch.past_observed).scale
-        future, observed = known_future(batch, output.shape[1])
-        return masked_mean(mean_pinball_loss(output / scale[..., None], future / scale, self.levels), observed)
+        return scaled_quantile_loss(output, batch, self.levels)
