@@ -99,6 +99,13 @@ def test_when_the_known_future_is_shorter_than_the_horizon_then_the_rows_needed_
     Windows(found, T, H, [0, 1], [30, 35])  # a predictor that does not look at them needs none
 
 
+def test_when_only_the_future_has_a_series_then_it_is_named_as_one_without_values() -> None:
+    frame = table()
+    frame.loc[frame["item_id"] == "b", "target"] = np.nan
+    with pytest.raises(InputError, match=r"series 'b': expected values of the target .*, found none: leave the series"):
+        Windows(read_series(frame, **ROLES), T, H, [0, 1], [30, 38], covariates=True)
+
+
 def test_when_a_known_covariate_is_missing_in_the_future_then_column_series_and_row_are_said() -> None:
     frame = table()
     frame.loc[len(frame) - 2, "holiday"] = np.nan

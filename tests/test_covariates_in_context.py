@@ -174,6 +174,18 @@ def test_when_the_history_is_short_then_covariates_are_not_trusted(model: Predic
 
 
 @pytest.mark.parametrize("name", IN_CONTEXT)
+@pytest.mark.parametrize("steps", [1, 2, 3, 23])
+def test_when_a_history_of_a_few_steps_is_not_padded_then_it_is_forecast_without_covariates(
+    name: str, steps: int
+) -> None:
+    model = make(name, "quantile")
+    batch, _ = windows(noise(ROWS, steps + H), noise(ROWS, steps + H, 2, seed=2))
+    found, expected = (model.predict(b, LEVELS).quantiles for b in (batch, bare(batch)))
+    assert found.isfinite().all()
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", IN_CONTEXT)
 def test_when_there_are_no_covariates_then_nothing_changes(name: str) -> None:
     model = make(name, "quantile")
     batch = tiny_batch()

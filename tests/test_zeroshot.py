@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from tsfm.inference import load_predictor
+from tsfm.inference import Member, Selection, load_predictor
 from tsfm.models.registry import model_class
 from tsfm.models.zeroshot.decoder import ZeroShotDecoder
 from tsfm.models.zeroshot.encoder import ZeroShotEncoder
@@ -230,3 +231,13 @@ def test_when_the_effort_is_best_then_a_negated_history_gives_the_negated_foreca
     torch.testing.assert_close(forecast[..., [0, 1, 3]], -other[..., [3, 1, 0]])
     fast = load_predictor(name)
     assert not torch.allclose(fast.predict(batch, levels).quantiles, forecast)
+
+
+def test_when_a_choice_of_models_is_loaded_then_the_effort_is_that_of_its_members(tmp_path: Path) -> None:
+    name = "tsfm-decoder-small"
+    Selection((Member(name, load_predictor(name), known=True),), (1.0,)).save(tmp_path)
+    x = torch.randn(2, 40, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(1)
+    batch = Batch(x, torch.ones_like(x, dtype=torch.bool), 4)
+    for effort in ("fast", "best"):
+        chosen, alone = (load_predictor(model, effort).predict(batch, (0.1, 0.5)) for model in (str(tmp_path), name))
+        torch.testing.assert_close(chosen.quantiles, alone.quantiles)

@@ -93,6 +93,7 @@ def forecast(
         words = reports.choices_in_words(result)[str(model)]
         note(f"note: a backtest of {len(result.label)} windows chose {words}")
         predictor = result.selection(str(model))
+        inference.set_effort(predictor, effort)
     warn(predictor, series)
     frame = forecasts(predictor, series, True)
     say_notes(series)

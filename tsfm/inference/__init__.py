@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         forecast_frame,
         forecast_table,
         load_predictor,
+        set_effort,
     )
     from tsfm.inference.selection import Member, Selection
 
@@ -44,6 +45,7 @@ __all__ = [
     "load",
     "load_model",
     "load_predictor",
+    "set_effort",
     "without_short",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

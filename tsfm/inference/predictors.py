@@ -43,16 +43,23 @@ def load_predictor(model: str, effort: Literal["fast", "best"] = "fast") -> Pred
         InputError: no such name, folder or effort; similar names are listed.
     """
     if effort not in ("fast", "best"):
-        raise unknown_name("effort", effort, ("fast", "best"))
+        raise unknown_name("effort", str(effort), ("fast", "best"))
     baseline = get_baseline(model)
     if baseline is not None:
         return baseline
     folder = selection_folder(model)
-    if folder is not None:
-        return Selection.load(folder)
-    forecaster = load_named(model, BASELINES)
-    forecaster.effort = effort
-    return forecaster
+    predictor = load_named(model, BASELINES) if folder is None else Selection.load(folder)
+    set_effort(predictor, effort)
+    return predictor
+
+
+def set_effort(predictor: Predictor, effort: Literal["fast", "best"]) -> None:
+    """Set the effort of a model, or of the members of a choice; baselines have none."""
+    if isinstance(predictor, Forecaster):
+        predictor.effort = effort
+    elif isinstance(predictor, Selection):
+        for member in predictor.members:
+            set_effort(member.predictor, effort)
 
 
 def forecast_frame(

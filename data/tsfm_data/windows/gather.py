@@ -123,6 +123,11 @@ class Covariates:
             found = rows[w] - cuts[w]
             fewer = f", or give a horizon of at most {found}" if found else ""
             item, lacking = int(items[w]), int(self.horizon - found)
+            if np.isnan(series.values[self._offsets[item] : self._offsets[item + 1]]).all():
+                raise InputError(
+                    f"{series.source}, series {series.item_ids[item]!r}: expected values of the target before the "
+                    f"future of the known covariates ({names}), found none: leave the series out"
+                )
             ahead = series.timestamps(item, extra=int(cuts[w] + self.horizon) - series.length(item))
             first, last = series.labels.show(ahead[[-lacking, -1]])
             add = f"{lacking} rows, {first} to {last}," if lacking > 1 else f"1 row, {first},"

@@ -131,7 +131,7 @@ def add_covariates(batch: Batch, forecast: Predict, levels: Sequence[float]) -> 
         return forecast(replace(part, season=batch.season, seasons=batch.seasons))
 
     plain = alone(Batch(batch.past, batch.past_observed, batch.horizon))
-    if batch.past_covariates is None and batch.known_past is None:
+    if (batch.past_covariates is None and batch.known_past is None) or batch.past.shape[1] < LEAST_STEPS:
         return plain
     wide, variates = with_covariates(batch), batch.past.shape[2]
     x_BCS, x_seen_BCS = (
