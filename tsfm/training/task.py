@@ -264,7 +264,8 @@ class ModelFolder(pl.Callback):
         ):
             return
         module: Any = trainer.datamodule  # type: ignore[attr-defined]
-        model = self.trained(trainer, pl_module)
+        with torch.random.fork_rng(devices=[]):  # a new model is initialised; training goes on with its own numbers
+            model = self.trained(trainer, pl_module)
         if isinstance(module, PretrainingDataModule):
             model.pretraining = pretraining(trainer, module)
         else:
