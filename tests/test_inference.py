@@ -54,15 +54,15 @@ def test_when_a_batch_is_worked_on_in_pieces_then_nothing_changes(
         torch.testing.assert_close(other, found[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", ["encoder", "decoder"])
-def test_when_a_peer_is_sized_then_it_has_as_many_parameters(size: str) -> None:
-    count = parameters(own_model(size))
-    assert parameters(ChronosBolt(512, 64, bolt_sizes(count))) == pytest.approx(count, rel=0.005)
+@pytest.mark.parametrize(("size", "steps"), [("encoder", 512), ("decoder", 512), ("long", 4096)])
+def test_when_a_peer_is_sized_then_it_has_as_many_parameters(size: str, steps: int) -> None:
+    count = parameters(own_model(size, steps))
+    assert parameters(ChronosBolt(steps, 64, bolt_sizes(count, steps))) == pytest.approx(count, rel=0.005)
 
 
 def test_when_a_side_runs_then_it_forecasts_every_series_of_the_table() -> None:
-    model = own_model("encoder")
-    runs = prepare_own(model, bf16=False, values=make_values(3))
+    model = own_model("encoder", 64)
+    runs = prepare_own(model, bf16=False, values=make_values(3, 64))
     runs["arrays"]()
     table = runs["table"]()
     assert table.shape == (3 * 48, 2 + 1 + 9)  # type: ignore[attr-defined]
@@ -72,5 +72,5 @@ def test_when_a_side_runs_then_it_forecasts_every_series_of_the_table() -> None:
 def test_when_chronos_forecasting_is_not_installed_then_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "chronos", None)
     with pytest.raises(InputError, match="pip install chronos-forecasting") as caught:
-        make_chronos(bolt_sizes(100_000))
+        make_chronos(bolt_sizes(100_000, 512), 512)
     assert "\n" not in str(caught.value)

@@ -308,10 +308,10 @@ def test_when_shares_are_bounded_then_they_sum_to_one_and_none_exceeds_the_bound
 
 def test_when_the_corpus_of_released_weights_is_listed_then_it_is_every_open_training_set(data_folder: Path) -> None:
     plans = read_plans(config_path("corpus/open"))
-    assert len(plans) == 52
+    assert len(plans) == 56
     assert {plan.licence_class for plan in plans} == {"open"}
     assert not {plan.name for plan in plans} & set(catalog.names("bench"))
-    assert len(read_plans(config_path("corpus/all"))) == len(catalog.names("train")) == 96
+    assert len(read_plans(config_path("corpus/all"))) == len(catalog.names("train")) == 100
 
 
 @pytest.mark.parametrize("path", sorted((CONFIG_FOLDER / "corpus").glob("*.yaml")), ids=lambda p: p.stem)
