@@ -39,6 +39,7 @@ from tsfm_data.windows import Batch
 
 MIN_UNIT = 0.01  # on the model's scale
 LEAST_ERROR = 0.05  # added to the errors of candidates, in units of ``error_unit``
+MOST_GROWTH = 1e6  # largest forecast, in units of the largest value of the history: passes must not blow each other up
 LEAST_SEEN = 16  # observed recent steps that give a scale; with fewer, the whole history does
 
 
@@ -446,7 +447,14 @@ class LongHistoryDecoder(Forecaster):
         most = self.config.reach * self.config.patch_size
         if batch.horizon > most:
             batch = fit_context(batch, self.context)  # room for the forecasts that become history
-        return roll_out_paths(batch, lambda part: self.quantiles(part, min(part.horizon, most)), self.levels)
+        size_B1V = torch.where(batch.past_observed, batch.past, 0.0).abs().amax(1, keepdim=True)
+        limit_B1V1 = MOST_GROWTH * torch.where(size_B1V > 0, size_B1V, 1.0)[..., None]
+
+        def forecast(part: Batch) -> Float[Tensor, "b S V K"]:
+            limit = limit_B1V1.repeat(len(part) // len(batch), 1, 1, 1)  # several paths per window, one after another
+            return self.quantiles(part, min(part.horizon, most)).clamp(-limit, limit)
+
+        return roll_out_paths(batch, forecast, self.levels)
 
     @property
     def covariates(self) -> bool:
