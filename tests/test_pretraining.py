@@ -88,6 +88,17 @@ def test_when_pretraining_is_stopped_then_the_best_weights_so_far_are_a_model_fo
     assert model.pretraining.steps == 6
 
 
+@pytest.mark.slow
+def test_when_a_run_was_moved_then_it_resumes_in_its_new_place(capsys: pytest.CaptureFixture[str]) -> None:
+    done(capsys, *FIT, "--trainer.max_epochs", "1", "--trainer.default_root_dir", "run")
+    Path("run").rename("moved")
+    resumed = ("--ckpt_path", "moved/checkpoints/last.ckpt", "--trainer.default_root_dir", "moved")
+    done(capsys, *FIT, "--trainer.max_epochs", "2", *resumed)
+    model = load("moved/model")
+    assert model.pretraining is not None
+    assert model.pretraining.steps == 12
+
+
 def test_when_a_corpus_is_trained_on_then_the_facts_name_its_manifest_as_sha256sum_does_and_the_configs_by_name(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

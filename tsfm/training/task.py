@@ -277,7 +277,10 @@ class ModelFolder(pl.Callback):
         checkpoint, forecaster = trainer.checkpoint_callback, task.forecaster
         if not (isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path):
             return merged(forecaster)
-        state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+        path = Path(checkpoint.best_model_path)
+        if not path.is_file() and checkpoint.dirpath is not None:  # the run was moved
+            path = Path(checkpoint.dirpath) / path.name
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
         prefix = "forecaster."
         weights = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
         updated = any("lora_" in key for key in weights)
