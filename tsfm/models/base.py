@@ -30,6 +30,7 @@ from tsfm_data.windows import Batch, Forecast
 # Levels of the sample paths that continue a forecast beyond the model's own horizon. With more paths, most of them near
 # the median, intervals become too narrow: with nine, those of a random walk lose half of their width in 25 passes.
 PATHS = (0.1, 0.3, 0.5, 0.7, 0.9)
+MOST_GROWTH = 1e6  # of a path, in units of the largest value of the history: passes must not blow each other up
 POINTS = tuple((i + 0.5) / 20 for i in range(20))  # levels that represent each forecast in a mixture
 
 # How fast the weight of the history's mean falls if a forecast is narrower than its history. On 72 training sets the
@@ -321,9 +322,11 @@ def roll_out_paths(
     chunks, horizon = [forecast(batch)], batch.horizon
     missing = horizon - chunks[0].shape[1]
     if missing > 0:
+        size = torch.where(batch.past_observed, batch.past, 0.0).abs().amax(1, keepdim=True)
+        limit = MOST_GROWTH * torch.where(size > 0, size, 1.0)
         batch = select(batch, torch.arange(len(batch), device=batch.past.device).repeat(len(PATHS)))
     while missing > 0:
-        history = interpolate_quantiles(chunks[-1], levels, PATHS).movedim(-1, 0)
+        history = interpolate_quantiles(chunks[-1], levels, PATHS).movedim(-1, 0).clamp(-limit, limit)
         batch = extend(batch, history.flatten(0, 1))
         by_path = forecast(batch).unflatten(0, (len(PATHS), -1))
         points = interpolate_quantiles(by_path, levels, POINTS).movedim(0, -2).flatten(-2).sort(dim=-1).values

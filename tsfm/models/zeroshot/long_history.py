@@ -22,7 +22,7 @@ from tsfm.models.packing import known_future, scaled_quantile_loss
 from tsfm.models.zeroshot.covariates import add_covariates
 from tsfm.models.zeroshot.folds import CANDIDATES, FAR, NEAR, PLAIN, fold, trial_errors
 from tsfm.models.zeroshot.periods import find_periods, length_of
-from tsfm.models.zeroshot.recipe import CHANGE_LAG, MAX_ASINH
+from tsfm.models.zeroshot.recipe import CHANGE_LAG, MAX_ASINH, ascending
 from tsfm.models.zeroshot.seasonal_features import measure_changes
 from tsfm.nn import (
     DEFAULT_LEVELS,
@@ -39,7 +39,6 @@ from tsfm_data.windows import Batch
 
 MIN_UNIT = 0.01  # on the model's scale
 LEAST_ERROR = 0.05  # added to the errors of candidates, in units of ``error_unit``
-MOST_GROWTH = 1e6  # largest forecast, in units of the largest value of the history: passes must not blow each other up
 LEAST_SEEN = 16  # observed recent steps that give a scale; with fewer, the whole history does
 
 
@@ -260,9 +259,7 @@ class QuantileHead(nn.Module):
         weight = weight - self.trust * torch.lerp(torch.lerp(few, further, before), far, beyond)
         m, unit = self.levels // 2, unit[..., 0]
         centre = raw[m : m + 1] * unit + (weight.softmax(0) * candidates_RQPD.movedim(-1, 0)).sum(0, keepdim=True)
-        down = centre - unit * F.softplus(raw[:m]).flip(0).cumsum(0).flip(0)
-        up = centre + unit * F.softplus(raw[m + 1 :]).cumsum(0)
-        return torch.cat([down, centre, up]).movedim(0, -1)
+        return ascending(centre, raw, unit).movedim(0, -1)
 
 
 class LongHistoryDecoder(Forecaster):
@@ -447,14 +444,7 @@ class LongHistoryDecoder(Forecaster):
         most = self.config.reach * self.config.patch_size
         if batch.horizon > most:
             batch = fit_context(batch, self.context)  # room for the forecasts that become history
-        size_B1V = torch.where(batch.past_observed, batch.past, 0.0).abs().amax(1, keepdim=True)
-        limit_B1V1 = MOST_GROWTH * torch.where(size_B1V > 0, size_B1V, 1.0)[..., None]
-
-        def forecast(part: Batch) -> Float[Tensor, "b S V K"]:
-            limit = limit_B1V1.repeat(len(part) // len(batch), 1, 1, 1)  # several paths per window, one after another
-            return self.quantiles(part, min(part.horizon, most)).clamp(-limit, limit)
-
-        return roll_out_paths(batch, forecast, self.levels)
+        return roll_out_paths(batch, lambda part: self.quantiles(part, min(part.horizon, most)), self.levels)
 
     @property
     def covariates(self) -> bool:

@@ -183,9 +183,23 @@ class QuantilePatches(nn.Module):
         centre = raw[m : m + 1] * unit
         if len(weight):
             centre = centre + (weight.softmax(0) * features_RNSD.movedim(-1, 0)).sum(0, keepdim=True)
-        down = centre - unit * F.softplus(raw[:m]).flip(0).cumsum(0).flip(0)
-        up = centre + unit * F.softplus(raw[m + 1 :]).cumsum(0)
-        return torch.cat([down, centre, up]).movedim(0, -1)
+        return ascending(centre, raw, unit).movedim(0, -1)
+
+
+def ascending(
+    centre: Float[Tensor, "1 R N S"], raw: Float[Tensor, "K R N S"], unit: Float[Tensor, "R 1 1"]
+) -> Float[Tensor, "K R N S"]:
+    """Quantiles that ascend from level to level by positive distances, with the middle one at ``centre``.
+
+    Args:
+        centre: the middle quantile.
+        raw: outputs of a network; those of the other levels give the distances.
+        unit: unit of the distances.
+    """
+    m = len(raw) // 2
+    down = centre - unit * F.softplus(raw[:m]).flip(0).cumsum(0).flip(0)
+    up = centre + unit * F.softplus(raw[m + 1 :]).cumsum(0)
+    return torch.cat([down, centre, up])
 
 
 class PatchTrunk(nn.Module):
