@@ -141,11 +141,12 @@ def read_text(data: bytes, source: str, name: str, item_column: str | None = Non
     texts = set(header) if decimal == "," else {n for n in header if is_id(n, item_column)}
     table = _parse(source, data, delimiter, header, texts, top, notes)
     floats = {f.name for f in table.schema if pa.types.is_floating(f.type)}
-    words = [f.name for f in table.schema if pa.types.is_string(f.type)]
+    # By position, because several columns may have no name.
+    words = [column for column in table.columns if pa.types.is_string(column.type)]
     words = words if floats and decimal is None and delimiter != "," else []
-    words = [n for n in words if pa.compute.any(pa.compute.match_substring(table.column(n), ",")).as_py()]
+    words = [column for column in words if pa.compute.any(pa.compute.match_substring(column, ",")).as_py()]
     if words:
-        cells = (numerals.plain(table.column(n).to_pandas().astype("string").str.strip()) for n in words)
+        cells = (numerals.plain(column.to_pandas().astype("string").str.strip()) for column in words)
         if numerals.decimal_mark(cells) == ",":  # then a point may group, as in 1.010
             table = _parse(source, data, delimiter, header, texts | floats, top, [])
     table = table.rename_columns([cell.strip() for cell in table.column_names])
