@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsfm.inference.predictors import load_predictor
 from tsfm.models.base import select
-from tsfm.models.zeroshot.covariates import features, within_range
+from tsfm.models.zeroshot.covariate_features import features, within_range
 from tsfm.models.zeroshot.recipe import ZeroShotForecaster
 from tsfm.nn import mean_pinball_loss
 from tsfm_data.evaluation import Predictor
