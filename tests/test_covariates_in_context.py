@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tsfm.inference.predictors import load_predictor
 from tsfm.models.base import select
+from tsfm.models.covariates import standardise_covariates
 from tsfm.models.zeroshot.covariate_features import features, within_range
 from tsfm.models.zeroshot.recipe import ZeroShotForecaster
 from tsfm.nn import mean_pinball_loss
@@ -99,6 +100,32 @@ def test_when_a_known_covariate_has_an_effect_then_most_of_the_error_it_causes_i
     least = error(model, *windows(pure))
     blind, using = error(model, bare(batch), truth), error(model, batch, truth)
     assert using - least < 0.5 * (blind - least)
+
+
+@pytest.mark.parametrize("value", [-999.0, 1e9, 1e30])
+@pytest.mark.parametrize("step", [T // 2, T - 100, T - 1, T + 3])
+def test_when_a_covariate_has_a_wild_value_then_its_effect_is_still_found(
+    model: Predictor, value: float, step: int
+) -> None:
+    x = noise(ROWS, T + H, 1, seed=5)
+    pure = seasonal()
+    truth_of_x = x.clone()
+    x[:, step] = value
+    batch, truth = windows(pure + 2 * truth_of_x[..., 0], x)
+    least = error(model, *windows(pure))
+    blind, using = error(model, bare(batch), truth), error(model, batch, truth)
+    assert using - least < 0.5 * (blind - least)
+
+
+def test_when_an_event_is_rare_then_it_is_not_a_wild_value() -> None:
+    flag = torch.zeros(1, 100, 1, dtype=torch.float64)
+    flag[:, [20, 50, 80]] = 1
+    seen = torch.ones_like(flag, dtype=torch.bool)
+    batch = Batch(flag, seen, 20, known_past=flag, known_past_observed=seen)
+    batch = replace(batch, known_future=flag[:, :20], known_future_observed=seen[:, :20])
+    found = standardise_covariates(batch)
+    assert found.known_past_observed is not None
+    assert found.known_past_observed.all()
 
 
 @pytest.mark.parametrize("lag", [3, 7])
@@ -253,4 +280,4 @@ def test_a_covariate_with_few_values_has_a_column_for_each_and_others_have_hinge
     own = [tuple(column.tolist()) for column in columns[0, 0, 1:] if column.any()]
     assert own == [tuple((few == value).float().tolist()) for value in (0, 2, 5)]
     hinges = [column for column in columns[0, 1, 1:] if column.any()]
-    assert [int((column == 0).sum()) for column in hinges] == [3, 5, 8]
+    assert [int((column == 0).sum()) for column in hinges] == [4, 7]

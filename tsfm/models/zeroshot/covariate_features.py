@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 FEW_VALUES = 8  # a covariate with at most so many different values has a feature for each
-KNOTS = (0.25, 0.5, 0.75)  # quantiles of the other covariates where their effect may bend
+SAMPLE = 256  # values of a history that are sorted, for these quantiles
+KNOTS = (0.3, 0.7)  # quantiles of the other covariates where their effect may bend
 BEYOND = 0.5  # how far a covariate may leave the range of its history, in units of this range
 
 
@@ -32,14 +33,15 @@ def features(x_RCS: Float[Tensor, "R C S"], seen_RCS: Bool[Tensor, "R C S"], ste
     few values, but more than two, has a column for each of them, which is 1 where it has this value. Columns that do
     not apply to a covariate are 0.
     """
-    past_RCT = torch.where(seen_RCS[..., :steps], x_RCS[..., :steps], math.nan)
+    sample = slice(None, steps, max(1, steps // SAMPLE))
+    past_RCT = torch.where(seen_RCS[..., sample], x_RCS[..., sample], math.nan)
     ordered_RCT = past_RCT.sort(2).values  # NaN comes last
     is_new_RCT = torch.cat([~ordered_RCT[..., :1].isnan(), ordered_RCT[..., 1:] > ordered_RCT[..., :-1]], 2)
     values_RC1 = is_new_RCT.sum(2, keepdim=True)
     few_RC1 = values_RC1 <= FEW_VALUES
     columns = [x_RCS]
     if not bool(few_RC1.all()):
-        last_RC1 = (seen_RCS[..., :steps].sum(2, keepdim=True) - 1).clamp(min=0)
+        last_RC1 = (seen_RCS[..., sample].sum(2, keepdim=True) - 1).clamp(min=0)
         for share in KNOTS:
             knot_RC1 = ordered_RCT.gather(2, (last_RC1 * share).round().long()).nan_to_num()
             columns.append(torch.where(few_RC1, 0.0, (x_RCS - knot_RC1).clamp(min=0)))

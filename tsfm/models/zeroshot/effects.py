@@ -30,6 +30,11 @@ CLIP = 3.0  # residuals count as at most so many standard deviations
 REFITS = 3  # with residuals clipped around the fit before
 RIDGE = 1e-3  # relative to the sum of squares of a feature
 LEAST_STEPS = 24  # fewest observed steps from which an effect is learnt
+TRIAL = 128  # steps on which an effect is tried: at most a third of the history, and at least so many if it is long
+ERRORS = 0.5  # standard errors that are taken from the gain in a trial
+LEAST_GAIN = 0.08  # share by which errors must fall for an effect to be used at all
+FULL_GAIN = 0.2  # share by which they must fall further for full trust
+LEAST_TRUST = 0.02  # effects trusted no more than this are left out
 
 
 class Table(NamedTuple):
@@ -74,14 +79,10 @@ class Effect(NamedTuple):
     Attributes:
         value: at every step, of the covariates that are known there at the end of the history.
         share: share of the variance of the effect that is known at each step of the horizon; 0 if there is no effect.
-        whole: at every step, of all covariates, also those that the horizon hides.
-        phi: coefficients of the autoregression of the series without the effect.
     """
 
     value: Float[Tensor, "R S"]
     share: Float[Tensor, "R H"]
-    whole: Float[Tensor, "R S"]
-    phi: Float[Tensor, "R J"]
 
 
 class Chosen(NamedTuple):
@@ -90,14 +91,12 @@ class Chosen(NamedTuple):
     Attributes:
         feature: index into the features.
         lag: by how many steps the effect follows it.
-        coefficient: its coefficient.
-        active: false where a row has fewer features.
+        coefficient: its coefficient; 0 where a row has fewer features.
     """
 
     feature: Int[Tensor, "R M"]
     lag: Int[Tensor, "R M"]
     coefficient: Float[Tensor, "R M"]
-    active: Bool[Tensor, "R M"]
 
 
 Rows = TypeVar("Rows", Table, Design, Chosen, Effect)
@@ -108,8 +107,12 @@ def pick(rows: Rows, index: Int[Tensor, " r"]) -> Rows:
     return type(rows)(*(x[index] for x in rows))
 
 
-def learn(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> tuple[Design, Effect]:
-    """The effect of the covariates, and what it was estimated from.
+def learn(
+    table: Table, known_C: Bool[Tensor, " C"], steps: int
+) -> tuple[Int[Tensor, " r"], Effect, Float[Tensor, " r"]]:
+    """The rows that covariates help, their effects, and how far these are trusted, above 0 to 1.
+
+    Effects are chosen without the end of the history, tried there, and fitted anew with it.
 
     Args:
         table: the rows.
@@ -118,7 +121,44 @@ def learn(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> tuple[Design
     """
     with torch.autocast(table.y.device.type, enabled=False):
         design = prepare(table, known_C, steps)
-        return design, estimate(design, steps)
+        used = recent(design, steps)
+        cut_R = (length_of(table.y_seen[:, :steps]) // 3).clamp(max=max(TRIAL, table.y.shape[1] - steps))
+        step_T = torch.arange(used.y.shape[1], device=cut_R.device)
+        held_RT = used.seen & (step_T >= used.y.shape[1] - cut_R[:, None])
+        training = used._replace(seen=used.seen & ~held_RT)
+        chosen = choose(training, autoregression(training, torch.zeros_like(used.y)))
+        found = (chosen.coefficient != 0).any(1).nonzero()[:, 0]
+        training, used, chosen = pick(training, found), pick(used, found), pick(chosen, found)
+        chosen, phi_RJ = refine(training, chosen)
+        trust_R = trial(used, contributions(used, chosen).sum(1), phi_RJ, held_RT[found])
+        trusted = (trust_R > LEAST_TRUST).nonzero()[:, 0]
+        chosen, _ = refine(pick(used, trusted), pick(chosen, trusted))
+        index = found[trusted]
+        return index, sum_up(pick(design, index), chosen, steps), trust_R[trusted]
+
+
+def trial(
+    design: Design, effect_RT: Float[Tensor, "R T"], phi_RJ: Float[Tensor, "R J"], held_RT: Bool[Tensor, "R T"]
+) -> Float[Tensor, " R"]:
+    """How far effects are trusted, 0 to 1, by errors one step ahead on steps from which they were not learnt.
+
+    The errors must fall by the share ``LEAST_GAIN`` and by half a standard error more than nothing; ``FULL_GAIN`` more
+    gives full trust. These errors are many, so they say more than a single forecast of the same steps.
+
+    Args:
+        design: series.
+        effect_RT: the effects.
+        phi_RJ: coefficients of the autoregression of the series without them.
+        held_RT: the steps to compare.
+    """
+    rest_RST = torch.stack([design.y, design.y - effect_RT], 1)
+    before_RT, after_RT = filtered(rest_RST, design.lag, phi_RJ, design.seen).abs().unbind(1)
+    held = held_RT.to(before_RT.dtype)
+    count_R, gain_RT = held.sum(1).clamp(min=1), before_RT - after_RT
+    mean_R = (held * gain_RT).sum(1) / count_R
+    error_R = (held * (gain_RT - mean_R[:, None])).square().sum(1).sqrt() / count_R
+    base_R = ((held * before_RT).sum(1) / count_R).clamp(min=1e-9)
+    return (((mean_R - ERRORS * error_R) / base_R - LEAST_GAIN) / FULL_GAIN).clamp(0, 1)
 
 
 def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> Design:
@@ -131,14 +171,15 @@ def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> Design:
     lag_RJ = torch.cat([own_lags, period_RP], 1)
     x_RCS, x_seen_RCS, known_RC = table.x, table.x_seen, known_C.expand(len(table.y), -1)
     # The largest of N squared normal variables is about 2 log N.
-    candidates = len(known_C) * (1 + FEW_VALUES) * (LEAD + DELAY + 1)
-    least_R = torch.full_like(y_RS[:, 0], 2 * math.log(candidates) + SURE)
+    tries = len(known_C) * (1 + FEW_VALUES) * (LEAD + DELAY + 1)
+    least_R = torch.full_like(y_RS[:, 0], 2 * math.log(tries) + SURE)
     if x_RCS.shape[1] > COLUMNS:
         linear_RCS = deviations(x_RCS, x_seen_RCS, cycle_R, steps)
         used = recent(Design(y_RS, table.y_seen, linear_RCS, known_RC, lag_RJ, least_R), steps)
         phi_RJ = autoregression(used, torch.zeros_like(used.y))
-        gain_RCL = Search(used, phi_RJ).gains(clipped(innovations(used, phi_RJ), used.seen))
-        best_RC = gain_RCL.amax(2).topk(COLUMNS, 1).indices
+        target_RT = filtered(used.y[:, None], used.lag, phi_RJ, used.seen)[:, 0]
+        x_RCT, size_RC1 = candidates(used, phi_RJ)
+        best_RC = gains(x_RCT, clipped(target_RT, used.seen), size_RC1).amax(2).topk(COLUMNS, 1).indices
         known_RC = known_RC.gather(1, best_RC)
         x_RCS, x_seen_RCS = (x.gather(1, best_RC[..., None].expand(-1, -1, x.shape[2])) for x in (x_RCS, x_seen_RCS))
     features_RCDS = features(within_range(x_RCS, x_seen_RCS, steps), x_seen_RCS, steps)
@@ -201,73 +242,74 @@ def solve(x_RTM: Float[Tensor, "R T M"], y_RT: Float[Tensor, "R T"]) -> Float[Te
     return solution_RM1[..., 0].to(y_RT.dtype)
 
 
-class Search:
-    """Which feature at which lag explains residuals best.
-
-    Args:
-        design: series and features, without a future.
-        phi_RJ: coefficients of the autoregression.
-    """
-
-    def __init__(self, design: Design, phi_RJ: Float[Tensor, "R J"]) -> None:
-        self.x_RFT = filtered(design.features, design.lag, phi_RJ)
-        seen_RTL = self.at_lags(design.seen.to(phi_RJ.dtype))
-        square_RFT = self.x_RFT.square()
-        size_RFL = square_RFT @ seen_RTL
-        events_RFL = size_RFL.square() / (square_RFT.square() @ seen_RTL).clamp(min=1e-30)
-        lag_L = torch.arange(-LEAD, DELAY + 1, device=phi_RJ.device)
-        usable_RFL = (events_RFL >= LEAST_EVENTS) & (size_RFL > 1e-6) & (design.known[..., None] | (lag_L > 0))
-        self.weight_RFL = torch.where(usable_RFL, 1 / size_RFL.clamp(min=1e-6), 0.0)
-
-    def at_lags(self, x_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R T L"]:
-        """The values that follow every step by each lag."""
-        return F.pad(x_RT, (LEAD, DELAY)).unfold(1, x_RT.shape[1], 1).transpose(1, 2).contiguous()
-
-    def gains(self, rest_RT: Float[Tensor, "R T"]) -> Float[Tensor, "R F L"]:
-        """By how much each feature at each lag would reduce the sum of squares."""
-        return (self.x_RFT @ self.at_lags(rest_RT)).square() * self.weight_RFL
+def gains(
+    x_RFT: Float[Tensor, "R F T"], rest_RT: Float[Tensor, "R T"], size_RF1: Float[Tensor, "R F 1"]
+) -> Float[Tensor, "R F L"]:
+    """By how much each feature at each lag would reduce the sum of squares of residuals."""
+    rest_RTL = F.pad(rest_RT, (LEAD, DELAY)).unfold(1, rest_RT.shape[1], 1).transpose(1, 2).contiguous()
+    return (x_RFT @ rest_RTL).square() / size_RF1
 
 
-def innovations(design: Design, phi_RJ: Float[Tensor, "R J"]) -> Float[Tensor, "R T"]:
-    """What the autoregression does not explain of the series."""
-    return filtered(design.y[:, None], design.lag, phi_RJ, design.seen)[:, 0]
+def candidates(design: Design, phi_RJ: Float[Tensor, "R J"]) -> tuple[Float[Tensor, "R F T"], Float[Tensor, "R F 1"]]:
+    """Features after the filter of the autoregression, and their sums of squares; infinite if few steps bear them."""
+    x_RFT = filtered(design.features, design.lag, phi_RJ)
+    square_RFT, seen_RT1 = x_RFT.square(), design.seen.to(x_RFT.dtype)[..., None]
+    size_RF1 = square_RFT @ seen_RT1
+    events_RF1 = size_RF1.square() / (square_RFT.square() @ seen_RT1).clamp(min=1e-30)
+    usable_RF1 = (events_RF1 >= LEAST_EVENTS) & (size_RF1 > 1e-6)
+    return x_RFT, torch.where(usable_RF1, size_RF1, math.inf)
 
 
 def choose(design: Design, phi_RJ: Float[Tensor, "R J"]) -> Chosen:
     """Add the best feature as long as it is significant, at most ``CHOSEN`` times (orthogonal matching pursuit).
 
-    All coefficients are fitted anew each time, with residuals clipped (Huber's estimate).
+    Rows without another significant feature are left out of the next search.
 
     Args:
         design: series and features, without a future.
         phi_RJ: coefficients of the autoregression.
     """
-    search, seen_RT = Search(design, phi_RJ), design.seen
-    target_RT, count_R = innovations(design, phi_RJ), seen_RT.sum(1)
-    fit_RT = torch.zeros_like(target_RT)
-    none_RM = torch.zeros(len(count_R), 0, dtype=torch.long, device=phi_RJ.device)
-    chosen = Chosen(none_RM, none_RM, none_RM.to(phi_RJ.dtype), none_RM.bool())
-    going_R = count_R >= LEAST_STEPS
+    seen_RT = design.seen
+    x_RFT, size_RF1 = candidates(design, phi_RJ)
+    later_L = torch.arange(-LEAD, DELAY + 1, device=phi_RJ.device) > 0
+    allowed_RFL = design.known[..., None] | later_L
+    target_RT, count_R = filtered(design.y[:, None], design.lag, phi_RJ, seen_RT)[:, 0], seen_RT.sum(1)
+    x_RMT = target_RT.new_zeros(len(target_RT), CHOSEN, target_RT.shape[1])
+    feature_RM, lag_RM = torch.zeros(2, *x_RMT.shape[:2], dtype=torch.long, device=x_RMT.device)
+    coefficient_RM, rest_RT = x_RMT[..., 0].clone(), clipped(target_RT, seen_RT)
+    going_r = (count_R >= LEAST_STEPS).nonzero()[:, 0]
     for number in range(CHOSEN):
-        rest_RT = clipped(target_RT - fit_RT, seen_RT)
-        gain_RFL = search.gains(rest_RT)
-        best_R, where_R = gain_RFL.flatten(1).max(1)
-        free_R = (count_R - len(OWN_LAGS) - 2 * (number + 2)).clamp(min=1)
-        squared_t_R = best_R * free_R / (rest_RT.square().sum(1) - best_R).clamp(min=1e-12)
-        going_R = going_R & (squared_t_R > design.least)
-        if not bool(going_R.any()):
+        gain_rFL = gains(x_RFT[going_r], rest_RT[going_r], size_RF1[going_r]) * allowed_RFL[going_r]
+        best_r, where_r = gain_rFL.flatten(1).max(1)
+        free_r = (count_R[going_r] - len(OWN_LAGS) - 2 * (number + 2)).clamp(min=1)
+        squared_t_r = best_r * free_r / (rest_RT[going_r].square().sum(1) - best_r).clamp(min=1e-12)
+        significant_r = squared_t_r > design.least[going_r]
+        going_r, where_r = going_r[significant_r], where_r[significant_r]
+        if not len(going_r):
             break
-        feature_RM = torch.cat([chosen.feature, (where_R // gain_RFL.shape[2])[:, None]], 1)
-        lag_RM = torch.cat([chosen.lag, (where_R % gain_RFL.shape[2] - LEAD)[:, None]], 1)
-        active_RM = torch.cat([chosen.active, going_R[:, None]], 1)
-        chosen = Chosen(feature_RM, lag_RM, active_RM.to(phi_RJ.dtype), active_RM)
-        x_RMT = filtered(contributions(design, chosen), design.lag, phi_RJ, seen_RT) * seen_RT[:, None]
-        for _ in range(REFITS):
-            pseudo_RT = torch.where(seen_RT, fit_RT + clipped(target_RT - fit_RT, seen_RT), 0.0)
-            coefficient_RM = solve(x_RMT.transpose(1, 2), pseudo_RT)
-            fit_RT = (coefficient_RM[:, None] @ x_RMT)[:, 0]
-        chosen = chosen._replace(coefficient=coefficient_RM * active_RM)
-    return chosen
+        feature_r, lag_r = where_r // gain_rFL.shape[2], where_r % gain_rFL.shape[2] - LEAD
+        feature_RM[going_r, number], lag_RM[going_r, number] = feature_r, lag_r
+        x_rT = moved(design.features[going_r, feature_r], lag_r, x_RMT.shape[2])
+        x_RMT[going_r, number] = regressors(pick(design, going_r), x_rT[:, None], phi_RJ[going_r])[:, 0]
+        coefficient_RM[going_r], rest_RT[going_r] = fit(x_RMT[going_r], target_RT[going_r], seen_RT[going_r], 1)
+    return Chosen(feature_RM, lag_RM, coefficient_RM)
+
+
+def regressors(design: Design, x_RMT: Float[Tensor, "R M T"], phi_RJ: Float[Tensor, "R J"]) -> Float[Tensor, "R M T"]:
+    """Features after the filter of the autoregression, 0 where the series is not seen."""
+    return filtered(x_RMT, design.lag, phi_RJ, design.seen) * design.seen[:, None]
+
+
+def fit(
+    x_RMT: Float[Tensor, "R M T"], target_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], times: int
+) -> tuple[Float[Tensor, "R M"], Float[Tensor, "R T"]]:
+    """Coefficients, fitted ``times`` times with residuals clipped (Huber's estimate), and the residuals they leave."""
+    fit_RT = torch.zeros_like(target_RT)
+    for _ in range(times):
+        pseudo_RT = torch.where(seen_RT, fit_RT + clipped(target_RT - fit_RT, seen_RT), 0.0)
+        coefficient_RM = solve(x_RMT.transpose(1, 2), pseudo_RT)
+        fit_RT = (coefficient_RM[:, None] @ x_RMT)[:, 0]
+    return coefficient_RM, clipped(target_RT - fit_RT, seen_RT)
 
 
 def contributions(design: Design, chosen: Chosen) -> Float[Tensor, "R M S"]:
@@ -277,23 +319,19 @@ def contributions(design: Design, chosen: Chosen) -> Float[Tensor, "R M S"]:
     return moved(x_RMS, chosen.lag.flatten(), x_RMS.shape[1]).view(index_RMS.shape) * chosen.coefficient[..., None]
 
 
-def estimate(design: Design, steps: int) -> Effect:
-    """The effect of the covariates, 0 for rows without a significant feature; ``steps``: T."""
-    used, nothing_RS = recent(design, steps), torch.zeros_like(design.y)
-    phi_RJ = autoregression(used, torch.zeros_like(used.y))
-    effect = Effect(nothing_RS, nothing_RS[:, steps:], nothing_RS, phi_RJ)
-    first = choose(used, phi_RJ)
-    found = first.active.any(1).nonzero()[:, 0]
-    if not len(found):
-        return effect
-    design, used = pick(design, found), pick(used, found)
-    # The autoregression of the series itself was partly that of the effect.
-    phi_RJ = autoregression(used, contributions(used, pick(first, found)).sum(1))
-    refined = sum_up(design, phi_RJ, choose(used, phi_RJ), steps)
-    return Effect(*(x.index_copy(0, found, new) for x, new in zip(effect, refined, strict=True)))
+def refine(design: Design, chosen: Chosen) -> tuple[Chosen, Float[Tensor, "R J"]]:
+    """The autoregression of the series without the effect, and coefficients of the effect with it.
+
+    The autoregression of the series itself was partly that of the effect.
+    """
+    x_RMT = contributions(design, chosen._replace(coefficient=(chosen.coefficient != 0).to(design.y.dtype)))
+    phi_RJ = autoregression(design, (chosen.coefficient[:, None] @ x_RMT)[:, 0])
+    target_RT = filtered(design.y[:, None], design.lag, phi_RJ, design.seen)[:, 0]
+    coefficient_RM, _ = fit(regressors(design, x_RMT, phi_RJ), target_RT, design.seen, REFITS)
+    return chosen._replace(coefficient=coefficient_RM), phi_RJ
 
 
-def sum_up(design: Design, phi_RJ: Float[Tensor, "R J"], chosen: Chosen, steps: int) -> Effect:
+def sum_up(design: Design, chosen: Chosen, steps: int) -> Effect:
     """The effect of chosen features, and how much of it is known over the horizon; ``steps``: T."""
     parts_RMS = contributions(design, chosen)
     step_S = torch.arange(parts_RMS.shape[2], device=parts_RMS.device)
@@ -305,4 +343,8 @@ def sum_up(design: Design, phi_RJ: Float[Tensor, "R J"], chosen: Chosen, steps: 
     known_RH = (known_RHM @ covariance_RMM * known_RHM).sum(-1)
     total_R1 = covariance_RMM.sum((1, 2))[:, None]
     share_RH = torch.where(total_R1 > 1e-12, known_RH / total_R1.clamp(min=1e-12), 0.0).clamp(0, 1)
-    return Effect((parts_RMS * known_RMS).sum(1), share_RH, parts_RMS.sum(1), phi_RJ)
+    # Where several covariates leave their ranges together, the effect stays within its own.
+    past_RT, ahead_RH = (parts_RMS * known_RMS).sum(1).split([steps, share_RH.shape[1]], 1)
+    low_R1, high_R1 = past_RT.amin(1, keepdim=True), past_RT.amax(1, keepdim=True)
+    ahead_RH = torch.minimum(torch.maximum(ahead_RH, low_R1), high_R1)
+    return Effect(torch.cat([past_RT, ahead_RH], 1), share_RH)
