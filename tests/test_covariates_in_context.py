@@ -194,6 +194,36 @@ def test_when_covariates_say_nothing_then_they_cost_at_most_a_hundredth(
     assert float((found[..., 4] - truth).abs().mean()) <= 1.01 * float((expected[..., 4] - truth).abs().mean())
 
 
+@pytest.mark.parametrize("name", ["tsfm-decoder-small", *IN_CONTEXT])
+@pytest.mark.parametrize("kind", ["constants", "copies", "missing", "large"])
+def test_when_covariates_are_degenerate_then_quantiles_are_finite_and_ordered(name: str, kind: str) -> None:
+    predictor = load_predictor(name) if name.startswith("tsfm") else make(name, "quantile")
+    x, seen = useless(kind)
+    # The first covariate has an effect, so those beside it are not merely ignored.
+    x[..., 0], seen[..., 0] = noise(ROWS, T + H, seed=5), True
+    if kind == "copies":
+        x = x[..., :1].expand_as(x).clone()
+    batch, truth = windows(seasonal() + 2 * x[..., 0], x, seen=seen)
+    found = predictor.predict(batch, LEVELS).quantiles
+    assert found.isfinite().all()
+    assert (found.diff(dim=-1) >= 0).all()
+    if name.startswith("tsfm"):
+        assert error(predictor, batch, truth) < 0.75 * error(predictor, bare(batch), truth)
+
+
+@pytest.mark.parametrize("steps", [30, 100])
+@pytest.mark.parametrize("season", [168, 10_000])
+def test_when_the_season_is_longer_than_the_history_then_quantiles_are_finite_and_ordered(
+    model: Predictor, steps: int, season: int
+) -> None:
+    step = torch.arange(steps + H, dtype=torch.float64)
+    wave = torch.sin(2 * torch.pi * step / season).expand(ROWS, -1)
+    batch, _ = windows(wave + 0.1 * noise(ROWS, steps + H), wave[..., None] + noise(ROWS, steps + H, 1, seed=1))
+    found = model.predict(replace(batch, season=season), LEVELS).quantiles
+    assert found.isfinite().all()
+    assert (found.diff(dim=-1) >= 0).all()
+
+
 @pytest.mark.parametrize("steps", [1, 2, 20, 35])
 def test_when_the_history_is_short_then_covariates_are_not_trusted(model: Predictor, steps: int) -> None:
     batch, _ = windows(noise(ROWS, steps + H), noise(ROWS, steps + H, 5, seed=2).cumsum(1))

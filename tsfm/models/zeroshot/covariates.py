@@ -1,10 +1,10 @@
-"""Forecasts with the effect of covariates, as far as it improves forecasts of the end of each history.
+"""Forecasts with the effect of covariates, as far as it explains the end of each history.
 
 Shapes: B windows, V variates, R rows (a variate of a window), T steps of history, H horizon, S = T + H steps,
 C covariates, K levels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -21,13 +21,12 @@ CELLS = 2**20  # most values of covariates that are looked at together
 Predict = Callable[[Batch], Float[Tensor, "B H V K"]]
 
 
-def add_covariates(batch: Batch, forecast: Predict, levels: Sequence[float]) -> Float[Tensor, "B H V K"]:
-    """Quantiles of windows, with the effect of covariates as far as it improves forecasts of the end of the history.
+def add_covariates(batch: Batch, forecast: Predict) -> Float[Tensor, "B H V K"]:
+    """Quantiles of windows, with the effect of covariates as far as it explains the end of the history.
 
     Args:
         batch: windows; without covariates, the forecast is that of ``forecast``.
         forecast: gives the quantiles of windows without covariates, each variate by itself.
-        levels: quantile levels of the forecasts.
     """
 
     def alone(part: Batch) -> Float[Tensor, "b h v K"]:
@@ -51,12 +50,12 @@ def add_covariates(batch: Batch, forecast: Predict, levels: Sequence[float]) -> 
     for index in torch.arange(len(y_RS), device=y_RS.device).split(size):
         window = index // variates
         table = Table(y_RS[index], y_seen_RS[index], x_BCS[window], x_seen_BCS[window])
-        parts.append(add_effects(table, known_C, plain_RHK[index], alone, levels))
+        parts.append(add_effects(table, known_C, plain_RHK[index], alone))
     return torch.cat(parts).unflatten(0, (-1, variates)).transpose(1, 2)
 
 
 def add_effects(
-    table: Table, known_C: Bool[Tensor, " C"], plain: Float[Tensor, "R H K"], forecast: Predict, levels: Sequence[float]
+    table: Table, known_C: Bool[Tensor, " C"], plain: Float[Tensor, "R H K"], forecast: Predict
 ) -> Float[Tensor, "R H K"]:
     """The forecasts ``plain`` with the effect of covariates.
 
@@ -65,7 +64,6 @@ def add_effects(
         known_C: which covariates are known over the horizon.
         plain: forecasts without covariates.
         forecast: as for ``add_covariates``.
-        levels: quantile levels of the forecasts.
     """
     steps = table.y.shape[1] - plain.shape[1]
     index, effect, trust_R = learn(table, known_C, steps)

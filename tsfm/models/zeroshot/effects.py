@@ -30,7 +30,7 @@ CLIP = 3.0  # residuals count as at most so many standard deviations
 REFITS = 3  # with residuals clipped around the fit before
 RIDGE = 1e-3  # relative to the sum of squares of a feature
 LEAST_STEPS = 24  # fewest observed steps from which an effect is learnt
-TRIAL = 128  # steps on which an effect is tried: at most a third of the history, and at least so many if it is long
+TRIAL = 128  # steps on which an effect is tried, or the horizon if that is longer, or a third of a shorter history
 ERRORS = 0.5  # standard errors that are taken from the gain in a trial
 LEAST_GAIN = 0.08  # share by which errors must fall for an effect to be used at all
 FULL_GAIN = 0.2  # share by which they must fall further for full trust
@@ -120,12 +120,12 @@ def learn(
         steps: T.
     """
     with torch.autocast(table.y.device.type, enabled=False):
-        design = prepare(table, known_C, steps)
-        used = recent(design, steps)
         cut_R = (length_of(table.y_seen[:, :steps]) // 3).clamp(max=max(TRIAL, table.y.shape[1] - steps))
-        step_T = torch.arange(used.y.shape[1], device=cut_R.device)
-        held_RT = used.seen & (step_T >= used.y.shape[1] - cut_R[:, None])
-        training = used._replace(seen=used.seen & ~held_RT)
+        step_S = torch.arange(table.y.shape[1], device=cut_R.device)
+        before_RS = table.y_seen & (step_S < steps - cut_R[:, None])
+        design = prepare(table, known_C, steps, before_RS)
+        used, training = recent(design, steps), recent(design._replace(seen=before_RS), steps)
+        held_RT = used.seen & ~training.seen
         chosen = choose(training, autoregression(training, torch.zeros_like(used.y)))
         found = (chosen.coefficient != 0).any(1).nonzero()[:, 0]
         training, used, chosen = pick(training, found), pick(used, found), pick(chosen, found)
@@ -161,8 +161,11 @@ def trial(
     return (((mean_R - ERRORS * error_R) / base_R - LEAST_GAIN) / FULL_GAIN).clamp(0, 1)
 
 
-def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> Design:
-    """What effects are estimated from, of the ``COLUMNS`` best covariates; arguments as for ``learn``."""
+def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int, before_RS: Bool[Tensor, "R S"]) -> Design:
+    """What effects are estimated from, of the ``COLUMNS`` best covariates at the steps ``before``.
+
+    Other arguments as for ``learn``.
+    """
     seen_RT = table.y_seen[:, :steps]
     period_RP, _ = find_periods(table.y[:, :steps], seen_RT)
     cycle_R = torch.where(length_of(seen_RT) >= 3 * period_RP[:, 0], period_RP[:, 0], 1).clamp(min=1)
@@ -175,11 +178,11 @@ def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int) -> Design:
     least_R = torch.full_like(y_RS[:, 0], 2 * math.log(tries) + SURE)
     if x_RCS.shape[1] > COLUMNS:
         linear_RCS = deviations(x_RCS, x_seen_RCS, cycle_R, steps)
-        used = recent(Design(y_RS, table.y_seen, linear_RCS, known_RC, lag_RJ, least_R), steps)
+        used = recent(Design(y_RS, before_RS, linear_RCS, known_RC, lag_RJ, least_R), steps)
         phi_RJ = autoregression(used, torch.zeros_like(used.y))
         target_RT = filtered(used.y[:, None], used.lag, phi_RJ, used.seen)[:, 0]
         x_RCT, size_RC1 = candidates(used, phi_RJ)
-        best_RC = gains(x_RCT, clipped(target_RT, used.seen), size_RC1).amax(2).topk(COLUMNS, 1).indices
+        best_RC = gains(x_RCT, clipped(target_RT, used.seen), size_RC1, known_RC).amax(2).topk(COLUMNS, 1).indices
         known_RC = known_RC.gather(1, best_RC)
         x_RCS, x_seen_RCS = (x.gather(1, best_RC[..., None].expand(-1, -1, x.shape[2])) for x in (x_RCS, x_seen_RCS))
     features_RCDS = features(within_range(x_RCS, x_seen_RCS, steps), x_seen_RCS, steps)
@@ -243,11 +246,22 @@ def solve(x_RTM: Float[Tensor, "R T M"], y_RT: Float[Tensor, "R T"]) -> Float[Te
 
 
 def gains(
-    x_RFT: Float[Tensor, "R F T"], rest_RT: Float[Tensor, "R T"], size_RF1: Float[Tensor, "R F 1"]
+    x_RFT: Float[Tensor, "R F T"],
+    rest_RT: Float[Tensor, "R T"],
+    size_RF1: Float[Tensor, "R F 1"],
+    known_RF: Bool[Tensor, "R F"],
 ) -> Float[Tensor, "R F L"]:
-    """By how much each feature at each lag would reduce the sum of squares of residuals."""
+    """By how much each feature at each lag would reduce the sum of squares of residuals.
+
+    Args:
+        x_RFT: features after the filter of the autoregression.
+        rest_RT: residuals.
+        size_RF1: sums of squares of the features.
+        known_RF: which features are known over the horizon; others must lead.
+    """
     rest_RTL = F.pad(rest_RT, (LEAD, DELAY)).unfold(1, rest_RT.shape[1], 1).transpose(1, 2).contiguous()
-    return (x_RFT @ rest_RTL).square() / size_RF1
+    follows_L = torch.arange(-LEAD, DELAY + 1, device=x_RFT.device) > 0
+    return (x_RFT @ rest_RTL).square() / size_RF1 * (known_RF[..., None] | follows_L)
 
 
 def candidates(design: Design, phi_RJ: Float[Tensor, "R J"]) -> tuple[Float[Tensor, "R F T"], Float[Tensor, "R F 1"]]:
@@ -271,15 +285,13 @@ def choose(design: Design, phi_RJ: Float[Tensor, "R J"]) -> Chosen:
     """
     seen_RT = design.seen
     x_RFT, size_RF1 = candidates(design, phi_RJ)
-    later_L = torch.arange(-LEAD, DELAY + 1, device=phi_RJ.device) > 0
-    allowed_RFL = design.known[..., None] | later_L
     target_RT, count_R = filtered(design.y[:, None], design.lag, phi_RJ, seen_RT)[:, 0], seen_RT.sum(1)
     x_RMT = target_RT.new_zeros(len(target_RT), CHOSEN, target_RT.shape[1])
     feature_RM, lag_RM = torch.zeros(2, *x_RMT.shape[:2], dtype=torch.long, device=x_RMT.device)
     coefficient_RM, rest_RT = x_RMT[..., 0].clone(), clipped(target_RT, seen_RT)
     going_r = (count_R >= LEAST_STEPS).nonzero()[:, 0]
     for number in range(CHOSEN):
-        gain_rFL = gains(x_RFT[going_r], rest_RT[going_r], size_RF1[going_r]) * allowed_RFL[going_r]
+        gain_rFL = gains(*(x[going_r] for x in (x_RFT, rest_RT, size_RF1, design.known)))
         best_r, where_r = gain_rFL.flatten(1).max(1)
         free_r = (count_R[going_r] - len(OWN_LAGS) - 2 * (number + 2)).clamp(min=1)
         squared_t_r = best_r * free_r / (rest_RT[going_r].square().sum(1) - best_r).clamp(min=1e-12)

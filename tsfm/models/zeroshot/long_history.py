@@ -453,7 +453,7 @@ class LongHistoryDecoder(Forecaster):
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """As ``unroll``, with the effect of covariates."""
-        return add_covariates(batch, self.unroll, self.levels)
+        return add_covariates(batch, self.unroll)
 
     def loss_of(self, output: Float[Tensor, "B S V K"], batch: Batch) -> Float[Tensor, ""]:
         """Twice the mean pinball loss on the scale of each window, for validation."""

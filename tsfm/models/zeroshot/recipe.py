@@ -382,7 +382,7 @@ class ZeroShotForecaster(Forecaster):
 
     def rollout(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """As ``averaged``, with the effect of covariates unless these are further variates already."""
-        return self.averaged(batch) if self.config.any_variate else add_covariates(batch, self.averaged, self.levels)
+        return self.averaged(batch) if self.config.any_variate else add_covariates(batch, self.averaged)
 
     def averaged(self, batch: Batch) -> Float[Tensor, "B H V K"]:
         """As ``unroll``; with ``flip_average``, averaged with the negated forecast of the negated history."""
