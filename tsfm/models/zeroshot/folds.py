@@ -2,21 +2,28 @@
 
 An origin is the first step that a forecast does not know. Values are on the model's scale, after asinh.
 
-Shapes: R rows, T steps of history, L all steps, E = L + 1 ends (0 to L steps), Q origins, S steps to forecast from
-each, P periods, J cycles, D candidates (simple forecasts of the same step).
+On a CPU, choosing elements by a boolean mask takes ten times as long as arithmetic. So the large arrays here have
+weights of 0 and 1 instead, and indices of 32 bits into flattened tables.
+
+Shapes: R rows, L steps, E = L + 1 places in a table, Q origins, S steps to forecast from each, P periods, J cycles,
+D candidates (simple forecasts of the same step).
 """
 
 import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from tsfm.nn import asinh, sinh
 
 MAX_ASINH = 40.0  # keeps sinh finite
+MOST = math.sinh(MAX_ASINH)
+MAX_ASINH = 40.0  # keeps sinh finite
+MOST = math.sinh(MAX_ASINH)
+ENDLESS = 2**24  # stands for no period: one cycle back is before the first step
 CYCLES = 8  # how many earlier cycles are used
 FEW = 3  # the mean over so few cycles is a candidate of its own
 CANDIDATES = 4  # of each period, see ``fold``
@@ -35,15 +42,74 @@ class Folds(NamedTuple):
         spread: mean absolute deviation of the earlier cycles from their mean; 0 without any.
     """
 
-    candidates: Float[Tensor, "R Q S D"]
-    spread: Float[Tensor, "R Q S P"]
+    candidates: Float[Tensor, "D R Q S"]
+    spread: Float[Tensor, "P R Q S"]
+
+
+class History:
+    """Tables of rows, from which values and means before any step are read.
+
+    A table has one place more than there are steps. The value of step l is at place l + 1, and place 0 stands for all
+    steps before the first. A sum at place l is that of the first l steps.
+
+    Args:
+        x_RL: values on the model's scale, 0 where not seen.
+        plain_RL: the same before asinh.
+        seen_RL: where there is a value.
+    """
+
+    def __init__(
+        self, x_RL: Float[Tensor, "R L"], plain_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"]
+    ) -> None:
+        rows, steps = x_RL.shape
+        plain_RL = plain_RL.clamp(-MOST, MOST)
+        # An exported graph is for any number of rows.
+        short = not torch.compiler.is_compiling() and rows * (steps + 1) < 2**31
+        self.index = torch.int32 if short else torch.int64
+        self.row_R11 = torch.arange(rows, dtype=self.index, device=x_RL.device)[:, None, None] * (steps + 1)
+        known_RL = torch.where(seen_RL, x_RL, math.nan)
+        self.x_RE = F.pad(known_RL, (1, 0), value=math.nan)  # NaN where not seen
+        self.plain_RE = F.pad(plain_RL, (1, 0))
+        self.total_RE, self.count_RE = (F.pad(x.cumsum(1), (1, 0)) for x in (plain_RL, observed(known_RL)))
+        self.first_R11 = (self.count_RE == 0).sum(1)[:, None, None].to(self.index) - 1
+
+    def at(self, place: Int[Tensor, "*B R Q S"], *tables: Float[Tensor, "R E"]) -> list[Float[Tensor, "*B R Q S"]]:
+        """The entries of tables at some places of every row, those of place 0 for negative places."""
+        flat = (place.clamp(min=0) + self.row_R11).flatten()
+        return [table.flatten().index_select(0, flat).view(place.shape) for table in tables]
+
+    def last(self, origin_Q: Int[Tensor, " Q"]) -> Float[Tensor, "R Q"]:
+        """The last value before each origin; 0 if there is none."""
+        place_E = torch.arange(self.x_RE.shape[1], device=origin_Q.device)
+        latest_RE = torch.where(self.x_RE.isnan(), 0, place_E).cummax(1).values
+        return self.x_RE.gather(1, latest_RE[:, origin_Q]).nan_to_num()
+
+    def levels(
+        self, place: Int[Tensor, "J *B R Q S"], length: Int[Tensor, "*B _ 1 1"]
+    ) -> tuple[Float[Tensor, "j *B R Q S"], Float[Tensor, "j *B R Q S"]]:
+        """Means of the values before asinh over j = J - 1 consecutive spans, recent first, and which count (1 or 0).
+
+        A span counts if the share of its steps that are observed is at least half of that in the row so far, which is
+        low if all nights are missing.
+
+        Args:
+            place: the ends of the spans, and the beginning of the oldest.
+            length: steps of a span.
+        """
+        total, count = self.at(place, self.total_RE, self.count_RE)
+        seen = count[:-1] - count[1:]
+        elapsed = (place[:-1] - self.first_R11).to(total.dtype)
+        enough = (2 * seen * elapsed - length * count[:-1]).sign().add(1).clamp(max=1) * seen.clamp(max=1)
+        return (total[:-1] - total[1:]) / seen.clamp(min=1), enough
+
+
+def observed(x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    """1 where there is a value, 0 where it is NaN; in a quarter of the time of ``isnan`` and a conversion."""
+    return (x - x + 1).nan_to_num(0.0)
 
 
 def fold(
-    x_RL: Float[Tensor, "R L"],
-    period_RP: Int[Tensor, "R P"],
-    origin_Q: Int[Tensor, " Q"],
-    step_QS: Int[Tensor, "Q S"],
+    history: History, period_RP: Int[Tensor, "R P"], origin_Q: Int[Tensor, " Q"], step_QS: Int[Tensor, "Q S"]
 ) -> Folds:
     """Forecast every step from the values before its origin.
 
@@ -58,124 +124,82 @@ def fold(
     A candidate without values is the last value. Sums and differences are taken before asinh, which would bend a line.
 
     Args:
-        x_RL: values, NaN where not seen.
+        history: the values, which may go on after an origin.
         period_RP: periods in steps, 0 for none.
         origin_Q: the first step that each forecast does not know.
         step_QS: the steps to forecast, none before its origin.
     """
-    seen_RL = ~x_RL.isnan()
-    position_L = torch.arange(x_RL.shape[1], device=x_RL.device)
-    latest_RL = torch.where(seen_RL, position_L, 0).cummax(1).values
-    last_RQ = x_RL.gather(1, latest_RL[:, (origin_Q - 1).clamp(min=0)]).nan_to_num()
-    last_RQS = last_RQ[..., None].expand(-1, -1, step_QS.shape[1])
-    plain_RL = sinh(x_RL.clamp(-MAX_ASINH, MAX_ASINH))
-    last_plain_RQS = sinh(last_RQS.clamp(-MAX_ASINH, MAX_ASINH))
-    means = TrailingMeans(plain_RL)
-    candidates, spreads = [last_RQS, *(asinh(line) for line in lines(means, origin_Q, step_QS))], []
-    for period_R in period_RP.unbind(1):
-        period_R11 = period_R.clamp(min=1)[:, None, None]
-        ahead_QS = step_QS - origin_Q[:, None]
-        # Division is faster in floating point than in integers, and exact for numbers as small as these.
-        first_RQS = (ahead_QS / period_R11).floor().to(torch.long) + 1
-        cycle_J = torch.arange(CYCLES, device=x_RL.device)
-        back_RQSJ = period_R11[..., None] * (first_RQS[..., None] + cycle_J)
-        value_RQSJ = take(x_RL, step_QS[..., None] - back_RQSJ)
-        has_period = (period_R > 0)[:, None, None, None]
-        value_RQSJ = torch.where(has_period, value_RQSJ, math.nan)
-        newest_RQS = value_RQSJ[..., 0]
-        plain_RQSJ, level_RL = sinh(value_RQSJ.clamp(-MAX_ASINH, MAX_ASINH)), means.over(period_R)
-        level_RQSJ = take(level_RL, origin_Q[:, None, None] - back_RQSJ)
-        now_RQ1 = level_RL[:, origin_Q][..., None]
-        before_RQS = take(plain_RL, origin_Q[:, None] - 1 - back_RQSJ[..., 0])
-        mean_RQS = value_RQSJ.nanmean(-1)
-        candidates += [
-            newest_RQS.where(~newest_RQS.isnan(), mean_RQS),
-            value_RQSJ[..., :FEW].nanmean(-1),
-            asinh(now_RQ1 + (plain_RQSJ - level_RQSJ).nanmean(-1)),
-            asinh(last_plain_RQS + (plain_RQSJ[..., 0] - before_RQS)),
-        ]
-        spreads.append((value_RQSJ - mean_RQS[..., None]).abs().nanmean(-1))
-    whole = torch.stack(candidates, -1)
-    spread = torch.stack(spreads, -1).nan_to_num() if spreads else whole[..., :0]
-    return Folds(torch.where(whole.isnan(), last_RQS[..., None], whole), spread)
+    last_RQ1 = history.last(origin_Q)[..., None]
+    origin_Q1 = origin_Q[:, None].to(history.index)
+    ahead_QS = step_QS.to(history.index) - origin_Q1
+    plain = lines(history, last_RQ1, origin_Q1, ahead_QS)
+    if not period_RP.shape[1]:
+        return Folds(plain, plain[:0])
+    length_PR11 = torch.where(period_RP > 0, period_RP, ENDLESS).T[..., None, None].to(history.index)
+    # Division is faster in floating point than in integers, and exact for numbers as small as these.
+    first_PRQS = (ahead_QS / length_PR11).floor().to(history.index) + 1
+    cycle_J = torch.arange(CYCLES + 1, dtype=history.index, device=step_QS.device)[:, None, None, None, None]
+    place = origin_Q1 - length_PR11 * (first_PRQS + cycle_J)
+    level, enough = history.levels(place, length_PR11)
+    x, value = history.at(place[:-1] + (ahead_QS + 1), history.x_RE, history.plain_RE)
+    x_before, before = history.at(place[0], history.x_RE, history.plain_RE)
+    now, is_now = history.levels(origin_Q1 - length_PR11 * cycle_J[:2], length_PR11)
+    weight, x = observed(x), x.nan_to_num()
+    count = weight.sum(0)
+    mean = torch.lerp(last_RQ1, x.sum(0) / count.clamp(min=1), count.clamp(max=1))
+    few = weight[:FEW].sum(0)
+    both = weight * enough
+    pairs = both.sum(0)
+    drifted = asinh(now[0] + ((value - level) * both).sum(0) / pairs.clamp(min=1))
+    changed = asinh(sinh(last_RQ1.clamp(-MAX_ASINH, MAX_ASINH)) + (value[0] - before))
+    seasonal = torch.stack(
+        [
+            torch.lerp(mean, x[0], weight[0]),
+            torch.lerp(last_RQ1, x[:FEW].sum(0) / few.clamp(min=1), few.clamp(max=1)),
+            torch.lerp(last_RQ1, drifted, is_now[0] * pairs.clamp(max=1)),
+            torch.lerp(last_RQ1, changed, weight[0] * observed(x_before)),
+        ],
+        1,
+    )
+    spread = ((x - mean) * weight).abs().sum(0) / count.clamp(min=1)
+    return Folds(torch.cat([plain, seasonal.flatten(0, 1)]), spread)
 
 
-def trial_errors(x_RT: Float[Tensor, "R T"], period_RP: Int[Tensor, "R P"]) -> Float[Tensor, "R D 3"]:
+def lines(
+    history: History, last_RQ1: Float[Tensor, "R Q 1"], origin_Q1: Int[Tensor, "Q 1"], ahead_QS: Int[Tensor, "Q S"]
+) -> Float[Tensor, "_ R Q S"]:
+    """The candidates without seasons, see ``fold``."""
+    span_X111 = torch.tensor(SPANS, dtype=history.index, device=ahead_QS.device)[:, None, None, None]
+    back_J = torch.arange(3, dtype=history.index, device=ahead_QS.device)[:, None, None, None, None]
+    place = (origin_Q1 - span_X111 * back_J).expand(-1, -1, len(last_RQ1), -1, -1)
+    (level, before), (is_level, is_before) = history.levels(place, span_X111)
+    line = level + (level - before) / span_X111 * (ahead_QS + (span_X111 + 1) / 2)
+    line = torch.lerp(last_RQ1, asinh(line), is_level * is_before)
+    level = torch.lerp(last_RQ1, asinh(level), is_level).expand_as(line)
+    last = last_RQ1.expand_as(line[0])[None]
+    return torch.cat([last, torch.stack([level, line], 1).flatten(0, 1)])
+
+
+def trial_errors(
+    history: History, period_RP: Int[Tensor, "R P"], known: int
+) -> Float[Tensor, "R D 3"]:
     """Mean absolute error of every candidate on the end of the history, in three ranges of steps ahead.
 
     The ranges are up to ``NEAR``, up to ``FAR``, and beyond. One without observed steps has the error of the range
     before it, or NaN if it is the first.
 
     Args:
-        x_RT: the history, NaN where not seen.
+        history: the values.
         period_RP: periods in steps, 0 for none.
+        known: steps of the history; later ones are not looked at.
     """
-    known = x_RT.shape[1]
     pairs = [(known - back, ahead) for back in TRIALS if back < known for ahead in range(back)]
     pairs += [(known - back, ahead) for back in LONG_TRIALS if back < known for ahead in range(0, back, back // PARTS)]
-    origin_Q, ahead_Q = torch.tensor(pairs, dtype=torch.long, device=x_RT.device).reshape(-1, 2).unbind(1)
+    origin_Q, ahead_Q = torch.tensor(pairs, dtype=torch.long, device=period_RP.device).reshape(-1, 2).unbind(1)
     step_Q = origin_Q + ahead_Q
-    error_RQD = (fold(x_RT, period_RP, origin_Q, step_Q[:, None]).candidates[:, :, 0] - x_RT[:, step_Q, None]).abs()
+    error_DRQ = (fold(history, period_RP, origin_Q, step_Q[:, None]).candidates[..., 0] - history.x_RE[:, step_Q + 1]).abs()
     near, beyond = ahead_Q < NEAR, ahead_Q >= FAR
-    means = [error_RQD[:, part].nanmean(1) for part in (near, ~near & ~beyond, beyond)]
+    means = [error_DRQ[..., part].nanmean(-1) for part in (near, ~near & ~beyond, beyond)]
     for i in (1, 2):
         means[i] = torch.where(means[i].isnan(), means[i - 1], means[i])
-    return torch.stack(means, -1)
-
-
-def lines(
-    means: "TrailingMeans", origin_Q: Int[Tensor, " Q"], step_QS: Int[Tensor, "Q S"]
-) -> list[Float[Tensor, "R Q S"]]:
-    """Two forecasts per span: the mean over it (level), and the line through this mean and that of the span before.
-
-    Args:
-        means: of the values before asinh; so are the forecasts.
-        origin_Q: the first step that each forecast does not know.
-        step_QS: the steps to forecast.
-    """
-    forecasts, rows = [], len(means.total_RE)
-    for span in SPANS:
-        level_RL = means.over(torch.full((rows,), span, device=origin_Q.device))
-        earlier_RQ = (origin_Q - span).expand(rows, -1)
-        level_RQ1, before_RQ1 = level_RL[:, origin_Q, None], take(level_RL, earlier_RQ)[..., None]
-        ahead_QS = step_QS - origin_Q[:, None] + (span + 1) / 2
-        forecasts += [
-            level_RQ1.expand(-1, -1, step_QS.shape[1]),
-            level_RQ1 + (level_RQ1 - before_RQ1) / span * ahead_QS,
-        ]
-    return forecasts
-
-
-def take(x_RL: Float[Tensor, "R L"], index: Int[Tensor, "R ..."]) -> Float[Tensor, "R ..."]:
-    """Values at the steps ``index``, NaN before the first step."""
-    flat = index.flatten(1)
-    values = x_RL.gather(1, flat.clamp(min=0))
-    return values.masked_fill(flat < 0, math.nan).view(index.shape)
-
-
-class TrailingMeans:
-    """Means over the last steps before any step of a row, for spans of any length.
-
-    Args:
-        x_RL: values, NaN where not seen.
-    """
-
-    def __init__(self, x_RL: Float[Tensor, "R L"]) -> None:
-        seen_RL = ~x_RL.isnan()
-        self.total_RE, self.seen_RE = (
-            F.pad(values.cumsum(1), (1, 0)) for values in (x_RL.nan_to_num(), seen_RL.to(x_RL.dtype))
-        )
-        # Half of the share that is observed since the first value.
-        self.least_RE = self.seen_RE / (2 * (self.seen_RE > 0).cumsum(1).clamp(min=1))
-
-    def over(self, length_R: Int[Tensor, " R"]) -> Float[Tensor, "R E"]:
-        """For the first 0 to L steps, the mean of the last ``length`` of them.
-
-        NaN if the share of observed steps is less than half of that in the row so far, which is low if all nights are
-        missing.
-        """
-        end_E = torch.arange(self.total_RE.shape[1], device=length_R.device)
-        start_RE = (end_E - length_R[:, None]).clamp(min=0)
-        count_RE = self.seen_RE - self.seen_RE.gather(1, start_RE)
-        enough_RE = (count_RE >= length_R[:, None] * self.least_RE) & (count_RE > 0)
-        return torch.where(enough_RE, (self.total_RE - self.total_RE.gather(1, start_RE)) / count_RE, math.nan)
+    return torch.stack(means, -1).transpose(0, 1)
