@@ -18,8 +18,11 @@ CONFIG = LongHistoryConfig()
 CPU = torch.device("cpu")
 
 
-def history_of(x: torch.Tensor) -> History:
-    return History(asinh(x).nan_to_num(), x.nan_to_num(), ~x.isnan())
+def forecasts(x: torch.Tensor, period: torch.Tensor, origin: int, ahead: int) -> torch.Tensor:
+    """The simple forecasts of the first row, before asinh: [candidates, steps]."""
+    history = History(asinh(x).nan_to_num(), x.nan_to_num(), ~x.isnan(), period)
+    step = origin + torch.arange(ahead)
+    return sinh(fold(history, torch.tensor([origin]), torch.zeros_like(step), step).candidates[:, 0])
 
 
 def batch_of(past: torch.Tensor, horizon: int) -> Batch:
@@ -62,9 +65,8 @@ def test_a_week_that_repeats_is_continued_exactly_by_one_of_the_simple_forecasts
     past = x[:, :steps]
     period, _ = find_periods(past, torch.ones_like(past, dtype=torch.bool), 3)
     assert days * day in period[0].tolist()
-    origin, step = torch.tensor([steps]), steps + torch.arange(ahead)[None]
-    folds = fold(history_of(torch.cat([past, torch.full((1, ahead), math.nan)], 1)), period, origin, step)
-    error = (sinh(folds.candidates[:, 0, 0]) - x[0, steps:]).abs().mean(1)
+    known = torch.cat([past, torch.full((1, ahead), math.nan)], 1)
+    error = (forecasts(known, period, steps, ahead) - x[0, steps:]).abs().mean(1)
     assert error.min() < 1e-3
 
 
@@ -73,10 +75,9 @@ def test_a_week_that_repeats_is_continued_exactly_by_one_of_the_simple_forecasts
 def test_a_line_is_continued_exactly_by_one_of_the_simple_forecasts(slope: float, level: float) -> None:
     steps, ahead = 40, 12
     x = level + slope * torch.linspace(-2, 2, steps + ahead, dtype=torch.float64)[None]
-    known = history_of(torch.where(torch.arange(steps + ahead) < steps, x, math.nan))
+    known = torch.where(torch.arange(steps + ahead) < steps, x, math.nan)
     none = torch.zeros(1, 0, dtype=torch.long)
-    folds = fold(known, none, torch.tensor([steps]), steps + torch.arange(ahead)[None])
-    error = (sinh(folds.candidates[:, 0, 0]) - x[0, steps:]).abs().amax(1)
+    error = (forecasts(known, none, steps, ahead) - x[0, steps:]).abs().amax(1)
     assert error.min() < 1e-6 * (1 + abs(level) + abs(slope))
 
 

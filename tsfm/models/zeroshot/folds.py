@@ -5,11 +5,12 @@ An origin is the first step that a forecast does not know. Values are on the mod
 On a CPU, choosing elements by a boolean mask takes ten times as long as arithmetic. So the large arrays here have
 weights of 0 and 1 instead, and indices of 32 bits into flattened tables.
 
-Shapes: R rows, L steps, E = L + 1 places in a table, Q origins, S steps to forecast from each, P periods, J cycles,
-D candidates (simple forecasts of the same step).
+Shapes: R rows, L steps, E = L + 1 places in a table, O origins, N forecasts, P periods of a row at most, K pairs of a row
+and one of its periods, J cycles, D candidates (simple forecasts of the same step).
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,8 +22,7 @@ from tsfm.nn import asinh, sinh
 
 MAX_ASINH = 40.0  # keeps sinh finite
 MOST = math.sinh(MAX_ASINH)
-MAX_ASINH = 40.0  # keeps sinh finite
-MOST = math.sinh(MAX_ASINH)
+LEAST, LARGE = 1e-6, 1e9  # below any count, and what turns the smallest excess of a count into 1
 ENDLESS = 2**24  # stands for no period: one cycle back is before the first step
 CYCLES = 8  # how many earlier cycles are used
 FEW = 3  # the mean over so few cycles is a candidate of its own
@@ -35,15 +35,29 @@ NEAR, FAR = 6, 48  # steps ahead: the borders between the three ranges for which
 
 
 class Folds(NamedTuple):
-    """Simple forecasts of every step, and how far they can be trusted.
+    """Simple forecasts of every step, and how far the seasonal ones can be trusted.
 
     Attributes:
         candidates: the simple forecasts.
-        spread: mean absolute deviation of the earlier cycles from their mean; 0 without any.
+        spread: gives the mean absolute deviation of the earlier cycles from their mean; 0 without any.
     """
 
-    candidates: Float[Tensor, "D R Q S"]
-    spread: Float[Tensor, "P R Q S"]
+    candidates: Float[Tensor, "D R N"]
+    spread: Callable[[], Float[Tensor, "P R N"]]
+
+
+class Sums(NamedTuple):
+    """What is known of the first steps of a row.
+
+    Attributes:
+        total: sum of the values before asinh.
+        count: how many are observed.
+        least: half of the share that is observed since the first value.
+    """
+
+    total: Float[Tensor, "..."]
+    count: Float[Tensor, "..."]
+    least: Float[Tensor, "..."]
 
 
 class History:
@@ -56,60 +70,99 @@ class History:
         x_RL: values on the model's scale, 0 where not seen.
         plain_RL: the same before asinh.
         seen_RL: where there is a value.
+        period_RP: periods in steps, 0 for none.
     """
 
     def __init__(
-        self, x_RL: Float[Tensor, "R L"], plain_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"]
+        self,
+        x_RL: Float[Tensor, "R L"],
+        plain_RL: Float[Tensor, "R L"],
+        seen_RL: Bool[Tensor, "R L"],
+        period_RP: Int[Tensor, "R P"],
     ) -> None:
-        rows, steps = x_RL.shape
-        plain_RL = plain_RL.clamp(-MOST, MOST)
-        # An exported graph is for any number of rows.
-        short = not torch.compiler.is_compiling() and rows * (steps + 1) < 2**31
-        self.index = torch.int32 if short else torch.int64
-        self.row_R11 = torch.arange(rows, dtype=self.index, device=x_RL.device)[:, None, None] * (steps + 1)
-        known_RL = torch.where(seen_RL, x_RL, math.nan)
-        self.x_RE = F.pad(known_RL, (1, 0), value=math.nan)  # NaN where not seen
-        self.plain_RE = F.pad(plain_RL, (1, 0))
-        self.total_RE, self.count_RE = (F.pad(x.cumsum(1), (1, 0)) for x in (plain_RL, observed(known_RL)))
-        self.first_R11 = (self.count_RE == 0).sum(1)[:, None, None].to(self.index) - 1
+        rows, self.places = len(x_RL), x_RL.shape[1] + 1
+        is_eager = not torch.compiler.is_compiling()  # else the graph is for any number of rows
+        self.index = torch.int32 if is_eager and period_RP.numel() * self.places < 2**31 else torch.int64
+        self.x_RE, self.plain_RE, self.seen_RE = (
+            F.pad(x, (1, 0)) for x in (x_RL, plain_RL.clamp(-MOST, MOST), seen_RL.to(x_RL.dtype))
+        )
+        count_RE = self.seen_RE.cumsum(1)
+        since_RE = (count_RE > 0).cumsum(1).clamp(min=1)
+        self.sums = Sums(self.plain_RE.cumsum(1), count_RE, count_RE / (2 * since_RE))
+        # Most rows have fewer periods than P. On a GPU, looking for them would take longer than it saves.
+        self.is_sparse = is_eager and x_RL.device.type == "cpu"
+        self.periods, period_M = period_RP.shape[1], period_RP.T.flatten()
+        self.row_R = torch.arange(rows, device=x_RL.device)
+        self.pair_K = torch.arange(len(period_M), device=x_RL.device)
+        if self.is_sparse:
+            self.pair_K = self.pair_K[period_M > 0]
+        self.row_K = self.pair_K % rows
+        self.length_K1 = period_M.where(period_M > 0, ENDLESS)[self.pair_K, None].to(self.index)
+        self.place_E = torch.arange(self.places, dtype=self.index, device=x_RL.device)
+        now = Sums(*(table[self.row_K] for table in self.sums))
+        self.levels = level(now, self.at(self.row_K, self.place_E - self.length_K1, *self.sums[:2]), self.length_K1)
 
-    def at(self, place: Int[Tensor, "*B R Q S"], *tables: Float[Tensor, "R E"]) -> list[Float[Tensor, "*B R Q S"]]:
-        """The entries of tables at some places of every row, those of place 0 for negative places."""
-        flat = (place.clamp(min=0) + self.row_R11).flatten()
-        return [table.flatten().index_select(0, flat).view(place.shape) for table in tables]
+    def at(
+        self, row_K: Int[Tensor, " K"], place: Int[Tensor, "*B K N"], *tables: Float[Tensor, "_ E"]
+    ) -> list[Float[Tensor, "*B K N"]]:
+        """The entries of tables at some places of some rows, at place 0 for those before it."""
+        start_K1 = (row_K * self.places).to(self.index)[:, None]
+        flat = torch.maximum(place + start_K1, start_K1)
+        return [table.flatten().index_select(0, flat.flatten()).view(flat.shape) for table in tables]
 
-    def last(self, origin_Q: Int[Tensor, " Q"]) -> Float[Tensor, "R Q"]:
+    def of_rows(self, x: Float[Tensor, "*B K N"], default_RN: Float[Tensor, "R N"]) -> Float[Tensor, "*B P R N"]:
+        """What is known of pairs as tables of rows and their periods."""
+        if not self.is_sparse:
+            return x.unflatten(-2, (self.periods, -1))
+        whole = default_RN.repeat(*x.shape[:-2], self.periods, 1)
+        return whole.index_copy(-2, self.pair_K, x).unflatten(-2, (self.periods, -1))
+
+    def last(self, origin_O: Int[Tensor, " O"]) -> Float[Tensor, "R O"]:
         """The last value before each origin; 0 if there is none."""
-        place_E = torch.arange(self.x_RE.shape[1], device=origin_Q.device)
-        latest_RE = torch.where(self.x_RE.isnan(), 0, place_E).cummax(1).values
-        return self.x_RE.gather(1, latest_RE[:, origin_Q]).nan_to_num()
+        latest_RE = torch.where(self.seen_RE > 0, self.place_E, 0).cummax(1).values.long()
+        return self.x_RE.gather(1, latest_RE.index_select(1, origin_O))
 
-    def levels(
-        self, place: Int[Tensor, "J *B R Q S"], length: Int[Tensor, "*B _ 1 1"]
-    ) -> tuple[Float[Tensor, "j *B R Q S"], Float[Tensor, "j *B R Q S"]]:
-        """Means of the values before asinh over j = J - 1 consecutive spans, recent first, and which count (1 or 0).
-
-        A span counts if the share of its steps that are observed is at least half of that in the row so far, which is
-        low if all nights are missing.
+    def change_spread(
+        self, row_K: Int[Tensor, " K"], lag_K1: Int[Tensor, "K 1"], known: int
+    ) -> Float[Tensor, "K 1"]:
+        """Mean absolute deviation of the changes over a lag from their mean; infinite with fewer than two changes.
 
         Args:
-            place: the ends of the spans, and the beginning of the oldest.
-            length: steps of a span.
+            row_K: rows.
+            lag_K1: a lag in steps for each of them.
+            known: steps of the history.
         """
-        total, count = self.at(place, self.total_RE, self.count_RE)
-        seen = count[:-1] - count[1:]
-        elapsed = (place[:-1] - self.first_R11).to(total.dtype)
-        enough = (2 * seen * elapsed - length * count[:-1]).sign().add(1).clamp(max=1) * seen.clamp(max=1)
-        return (total[:-1] - total[1:]) / seen.clamp(min=1), enough
+        place_T = self.place_E[1 : known + 1]
+        before_KT, seen_KT = self.at(row_K, place_T - lag_K1, self.x_RE, self.seen_RE)
+        both_KT = self.seen_RE[row_K, 1 : known + 1] * seen_KT
+        change_KT = (self.x_RE[row_K, 1 : known + 1] - before_KT) * both_KT
+        pairs_K1 = both_KT.sum(1, keepdim=True)
+        count_K1 = pairs_K1.clamp(min=1)
+        mean_K1 = change_KT.sum(1, keepdim=True) / count_K1
+        spread_K1 = ((change_KT - mean_K1) * both_KT).abs().sum(1, keepdim=True) / count_K1
+        return torch.where(pairs_K1 > 1, spread_K1, math.inf)
 
 
-def observed(x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-    """1 where there is a value, 0 where it is NaN; in a quarter of the time of ``isnan`` and a conversion."""
-    return (x - x + 1).nan_to_num(0.0)
+def level(
+    now: Sums, before: Sequence[Float[Tensor, "..."]], length: int | Int[Tensor, "..."]
+) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """The mean before asinh of the latest values, and whether it counts (1 or 0).
+
+    It counts if the share of observed steps is at least half of that in the row so far, which is low if all nights are
+    missing.
+
+    Args:
+        now: sums.
+        before: total and count ``length`` steps earlier.
+        length: number of the latest values.
+    """
+    count = now.count - before[1]
+    short = (length * now.least).clamp(min=LEAST) - count
+    return (now.total - before[0]) / count.clamp(min=1), (1 - short * LARGE).clamp(0, 1)
 
 
 def fold(
-    history: History, period_RP: Int[Tensor, "R P"], origin_Q: Int[Tensor, " Q"], step_QS: Int[Tensor, "Q S"]
+    history: History, origin_O: Int[Tensor, " O"], of_N: Int[Tensor, " N"], step_N: Int[Tensor, " N"]
 ) -> Folds:
     """Forecast every step from the values before its origin.
 
@@ -125,64 +178,66 @@ def fold(
 
     Args:
         history: the values, which may go on after an origin.
-        period_RP: periods in steps, 0 for none.
-        origin_Q: the first step that each forecast does not know.
-        step_QS: the steps to forecast, none before its origin.
+        origin_O: first steps that forecasts do not know.
+        of_N: which of these each forecast has.
+        step_N: the steps to forecast, none before its origin.
     """
-    last_RQ1 = history.last(origin_Q)[..., None]
-    origin_Q1 = origin_Q[:, None].to(history.index)
-    ahead_QS = step_QS.to(history.index) - origin_Q1
-    plain = lines(history, last_RQ1, origin_Q1, ahead_QS)
-    if not period_RP.shape[1]:
-        return Folds(plain, plain[:0])
-    length_PR11 = torch.where(period_RP > 0, period_RP, ENDLESS).T[..., None, None].to(history.index)
+    rows, origins = len(history.x_RE), len(origin_O)
+    flat = (of_N + torch.arange(rows, device=of_N.device)[:, None] * origins).flatten()
+
+    def each(x_RO: Float[Tensor, "R O"]) -> Float[Tensor, "R N"]:
+        return x_RO.flatten().index_select(0, flat).view(rows, -1)
+
+    ahead_N = step_N - origin_O[of_N]
+    last_RO = history.last(origin_O)
+    last_RN = each(last_RO)
+    candidates = [last_RN]
+    for span in SPANS:
+        place_3O = (origin_O - span * torch.arange(3, device=origin_O.device)[:, None]).clamp(min=0)
+        sums = [table.index_select(1, place_3O.flatten()).unflatten(1, (3, -1)).unbind(1) for table in history.sums]
+        now, before, oldest = (Sums(*x) for x in zip(*sums, strict=True))
+        (mean_RO, is_mean_RO), (mean_before_RO, is_before_RO) = level(now, before, span), level(before, oldest, span)
+        mean_RN, slope_RN = each(mean_RO), each((mean_RO - mean_before_RO) / span)
+        line_RN = mean_RN + slope_RN * (ahead_N + (span + 1) / 2)
+        candidates += [
+            each(torch.lerp(last_RO, asinh(mean_RO), is_mean_RO)),
+            torch.lerp(last_RN, asinh(line_RN), each(is_mean_RO * is_before_RO)),
+        ]
+    origin_N, ahead_N = (x.to(history.index) for x in (origin_O[of_N], ahead_N))
+    row_K, length_K1 = history.row_K, history.length_K1
+    pair_K = torch.arange(len(row_K), device=of_N.device)
+    last_KN = last_RN[row_K]
     # Division is faster in floating point than in integers, and exact for numbers as small as these.
-    first_PRQS = (ahead_QS / length_PR11).floor().to(history.index) + 1
-    cycle_J = torch.arange(CYCLES + 1, dtype=history.index, device=step_QS.device)[:, None, None, None, None]
-    place = origin_Q1 - length_PR11 * (first_PRQS + cycle_J)
-    level, enough = history.levels(place, length_PR11)
-    x, value = history.at(place[:-1] + (ahead_QS + 1), history.x_RE, history.plain_RE)
-    x_before, before = history.at(place[0], history.x_RE, history.plain_RE)
-    now, is_now = history.levels(origin_Q1 - length_PR11 * cycle_J[:2], length_PR11)
-    weight, x = observed(x), x.nan_to_num()
-    count = weight.sum(0)
-    mean = torch.lerp(last_RQ1, x.sum(0) / count.clamp(min=1), count.clamp(max=1))
-    few = weight[:FEW].sum(0)
-    both = weight * enough
-    pairs = both.sum(0)
-    drifted = asinh(now[0] + ((value - level) * both).sum(0) / pairs.clamp(min=1))
-    changed = asinh(sinh(last_RQ1.clamp(-MAX_ASINH, MAX_ASINH)) + (value[0] - before))
-    seasonal = torch.stack(
-        [
-            torch.lerp(mean, x[0], weight[0]),
-            torch.lerp(last_RQ1, x[:FEW].sum(0) / few.clamp(min=1), few.clamp(max=1)),
-            torch.lerp(last_RQ1, drifted, is_now[0] * pairs.clamp(max=1)),
-            torch.lerp(last_RQ1, changed, weight[0] * observed(x_before)),
-        ],
-        1,
+    end_KN = origin_N - length_K1 * ((ahead_N / length_K1).floor().to(history.index) + 1)
+    end_JKN = end_KN - length_K1 * torch.arange(CYCLES, dtype=history.index, device=of_N.device)[:, None, None]
+    level_JKN, is_level_JKN = history.at(pair_K, end_JKN, *history.levels)
+    x_JKN, plain_JKN, seen_JKN = history.at(
+        row_K, end_JKN + (ahead_N + 1), history.x_RE, history.plain_RE, history.seen_RE
     )
-    spread = ((x - mean) * weight).abs().sum(0) / count.clamp(min=1)
-    return Folds(torch.cat([plain, seasonal.flatten(0, 1)]), spread)
+    before_KN, is_before_KN = history.at(row_K, end_KN, history.plain_RE, history.seen_RE)
+    now_KN, is_now_KN = history.at(pair_K, origin_N.expand_as(end_KN), *history.levels)
+    count_KN, few_KN = seen_JKN.sum(0), seen_JKN[:FEW].sum(0)
+    mean_KN = torch.lerp(last_KN, x_JKN.sum(0) / count_KN.clamp(min=1), count_KN.clamp(max=1))
+    both_JKN = seen_JKN * is_level_JKN
+    pairs_KN = both_JKN.sum(0)
+    above_KN = ((plain_JKN - level_JKN) * both_JKN).sum(0) / pairs_KN.clamp(min=1)
+    changed_KN = sinh(last_KN.clamp(-MAX_ASINH, MAX_ASINH)) + (plain_JKN[0] - before_KN)
+    seasonal = [
+        torch.lerp(mean_KN, x_JKN[0], seen_JKN[0]),
+        torch.lerp(last_KN, x_JKN[:FEW].sum(0) / few_KN.clamp(min=1), few_KN.clamp(max=1)),
+        torch.lerp(last_KN, asinh(now_KN + above_KN), is_now_KN * pairs_KN.clamp(max=1)),
+        torch.lerp(last_KN, asinh(changed_KN), seen_JKN[0] * is_before_KN),
+    ]
+    by_period = history.of_rows(torch.stack(seasonal), last_RN).transpose(0, 1).flatten(0, 1)
+
+    def spread() -> Float[Tensor, "P R N"]:
+        away_KN = ((x_JKN - mean_KN) * seen_JKN).abs().sum(0) / count_KN.clamp(min=1)
+        return history.of_rows(away_KN, torch.zeros_like(last_RN))
+
+    return Folds(torch.cat([torch.stack(candidates), by_period]), spread)
 
 
-def lines(
-    history: History, last_RQ1: Float[Tensor, "R Q 1"], origin_Q1: Int[Tensor, "Q 1"], ahead_QS: Int[Tensor, "Q S"]
-) -> Float[Tensor, "_ R Q S"]:
-    """The candidates without seasons, see ``fold``."""
-    span_X111 = torch.tensor(SPANS, dtype=history.index, device=ahead_QS.device)[:, None, None, None]
-    back_J = torch.arange(3, dtype=history.index, device=ahead_QS.device)[:, None, None, None, None]
-    place = (origin_Q1 - span_X111 * back_J).expand(-1, -1, len(last_RQ1), -1, -1)
-    (level, before), (is_level, is_before) = history.levels(place, span_X111)
-    line = level + (level - before) / span_X111 * (ahead_QS + (span_X111 + 1) / 2)
-    line = torch.lerp(last_RQ1, asinh(line), is_level * is_before)
-    level = torch.lerp(last_RQ1, asinh(level), is_level).expand_as(line)
-    last = last_RQ1.expand_as(line[0])[None]
-    return torch.cat([last, torch.stack([level, line], 1).flatten(0, 1)])
-
-
-def trial_errors(
-    history: History, period_RP: Int[Tensor, "R P"], known: int
-) -> Float[Tensor, "R D 3"]:
+def trial_errors(history: History, known: int) -> Float[Tensor, "R D 3"]:
     """Mean absolute error of every candidate on the end of the history, in three ranges of steps ahead.
 
     The ranges are up to ``NEAR``, up to ``FAR``, and beyond. One without observed steps has the error of the range
@@ -190,16 +245,23 @@ def trial_errors(
 
     Args:
         history: the values.
-        period_RP: periods in steps, 0 for none.
         known: steps of the history; later ones are not looked at.
     """
-    pairs = [(known - back, ahead) for back in TRIALS if back < known for ahead in range(back)]
-    pairs += [(known - back, ahead) for back in LONG_TRIALS if back < known for ahead in range(0, back, back // PARTS)]
-    origin_Q, ahead_Q = torch.tensor(pairs, dtype=torch.long, device=period_RP.device).reshape(-1, 2).unbind(1)
-    step_Q = origin_Q + ahead_Q
-    error_DRQ = (fold(history, period_RP, origin_Q, step_Q[:, None]).candidates[..., 0] - history.x_RE[:, step_Q + 1]).abs()
-    near, beyond = ahead_Q < NEAR, ahead_Q >= FAR
-    means = [error_DRQ[..., part].nanmean(-1) for part in (near, ~near & ~beyond, beyond)]
+    backs = [back for back in TRIALS + LONG_TRIALS if back < known]
+    trials = [
+        (i, ahead)
+        for i, back in enumerate(backs)
+        for ahead in range(0, back, back // PARTS if back in LONG_TRIALS else 1)
+    ]
+    ranges = [[x for x in trials if least <= x[1] < end] for least, end in ((0, NEAR), (NEAR, FAR), (FAR, known))]
+    sizes = [len(x) for x in ranges]
+    of_N, ahead_N = torch.tensor(sum(ranges, []), dtype=torch.long, device=history.x_RE.device).reshape(-1, 2).unbind(1)
+    origin_O = known - torch.tensor(backs, dtype=torch.long, device=of_N.device)
+    step_N = origin_O[of_N] + ahead_N
+    x_RN, seen_RN = (table.index_select(1, step_N + 1) for table in (history.x_RE, history.seen_RE))
+    error_DRN = (fold(history, origin_O, of_N, step_N).candidates - x_RN).abs() * seen_RN
+    parts = zip(error_DRN.split(sizes, -1), seen_RN.split(sizes, -1), strict=True)
+    means = [error.sum(-1) / seen.sum(-1) for error, seen in parts]
     for i in (1, 2):
         means[i] = torch.where(means[i].isnan(), means[i - 1], means[i])
     return torch.stack(means, -1).transpose(0, 1)

@@ -23,7 +23,6 @@ from tsfm.models.zeroshot.covariates import add_covariates
 from tsfm.models.zeroshot.folds import CANDIDATES, FAR, NEAR, PLAIN, History, fold, trial_errors
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.models.zeroshot.recipe import CHANGE_LAG, MAX_ASINH, ascending
-from tsfm.models.zeroshot.seasonal_features import measure_changes
 from tsfm.nn import (
     DEFAULT_LEVELS,
     ResidualMLP,
@@ -319,15 +318,15 @@ class LongHistoryDecoder(Forecaster):
         plain_RL = (target_RL - loc) / scale
         scaled_RL = asinh(plain_RL)
         shown_RL = torch.where(seen_RL, scaled_RL, 0.0)
-        history = History(shown_RL, torch.where(seen_RL, plain_RL, 0.0), seen_RL)
         if self.config.periods:
             period_RE, score_RE = find_periods(shown_RL[:, :known], before_RT, self.config.periods, seasons)
         else:
             period_RE = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
             score_RE = period_RE.float()
+        history = History(shown_RL, torch.where(seen_RL, plain_RL, 0.0), seen_RL, period_RE)
         length_R = length_of(before_RT)
-        unit_R = error_unit(shown_RL[:, :known], before_RT, period_RE, length_R)
-        trial_RD3 = (trial_errors(history, period_RE, known) / unit_R[:, None, None] + LEAST_ERROR).log().nan_to_num()
+        unit_R = error_unit(history, known, length_R)
+        trial_RD3 = (trial_errors(history, known) / unit_R[:, None, None] + LEAST_ERROR).log().nan_to_num()
         rows = Rows(shown_RL, seen_RL, loc, scale, period_RE, score_RE, length_R, history, unit_R, trial_RD3)
         return rows, scaled_RL
 
@@ -374,8 +373,10 @@ class LongHistoryDecoder(Forecaster):
         """Quantiles, on the model's scale, of the patch that begins ``ahead`` patches after each origin."""
         patch = self.config.patch_size
         step_QP = (origin_Q + ahead_Q * patch)[:, None] + torch.arange(patch, device=x_RQC.device)
-        folds = fold(rows.history, rows.period, origin_Q, step_QP)
-        return self.head(x_RQC, ahead_Q, folds.candidates, folds.spread, rows.unit, rows.trial)
+        of_QP = torch.arange(len(origin_Q), device=x_RQC.device)[:, None].expand_as(step_QP)
+        folds = fold(rows.history, origin_Q, of_QP.flatten(), step_QP.flatten())
+        candidates_DRQP, spread_ERQP = (x.unflatten(2, step_QP.shape) for x in (folds.candidates, folds.spread()))
+        return self.head(x_RQC, ahead_Q, candidates_DRQP, spread_ERQP, rows.unit, rows.trial)
 
     def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps, at most ``reach`` patches, in the batch's units."""
@@ -453,16 +454,15 @@ class LongHistoryDecoder(Forecaster):
         return scaled_quantile_loss(output, batch, self.levels)
 
 
-def error_unit(
-    x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], period_RE: Int[Tensor, "R E"], length_R: Int[Tensor, " R"]
-) -> Float[Tensor, " R"]:
+def error_unit(history: History, known: int, length_R: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
     """The unit of errors: the least mean error of naive and seasonal-naive forecasts, drift aside.
 
     It is at least ``MIN_UNIT``, and 1 if there are too few values.
     """
-    plain_R = (length_R // 3).clamp(min=1, max=CHANGE_LAG)
-    spread_RC = torch.stack([measure_changes(x_RT, seen_RT, lag_R)[1] for lag_R in (plain_R, *period_RE.unbind(1))], 1)
-    least_R = spread_RC.amin(1)
+    plain_R1 = (length_R // 3).clamp(min=1, max=CHANGE_LAG).to(history.index)[:, None]
+    naive_R1 = history.change_spread(history.row_R, plain_R1, known)
+    seasonal_PR1 = history.of_rows(history.change_spread(history.row_K, history.length_K1, known), naive_R1)
+    least_R = torch.cat([naive_R1[None], seasonal_PR1]).amin((0, 2))
     return torch.where(least_R.isfinite(), least_R.clamp(min=MIN_UNIT), 1.0)
 
 
