@@ -5,8 +5,8 @@ An origin is the first step that a forecast does not know. Values are on the mod
 On a CPU, choosing elements by a boolean mask takes ten times as long as arithmetic. So the large arrays here have
 weights of 0 and 1 instead, and indices of 32 bits into flattened tables.
 
-Shapes: R rows, L steps, E = L + 1 places in a table, O origins, N forecasts, P periods of a row at most, K pairs of a row
-and one of its periods, J cycles, D candidates (simple forecasts of the same step).
+Shapes: R rows, L steps, E = L + 1 places in a table, O origins, N forecasts, P periods of a row at most, K pairs of a
+row and one of its periods, J cycles, D candidates (simple forecasts of the same step).
 """
 
 import math
@@ -82,7 +82,9 @@ class History:
     ) -> None:
         rows, self.places = len(x_RL), x_RL.shape[1] + 1
         is_eager = not torch.compiler.is_compiling()  # else the graph is for any number of rows
-        self.index = torch.int32 if is_eager and period_RP.numel() * self.places < 2**31 else torch.int64
+        self.index = (
+            torch.int32 if is_eager and rows * max(1, period_RP.shape[1]) * self.places < 2**31 else torch.int64
+        )
         self.x_RE, self.plain_RE, self.seen_RE = (
             F.pad(x, (1, 0)) for x in (x_RL, plain_RL.clamp(-MOST, MOST), seen_RL.to(x_RL.dtype))
         )
@@ -96,7 +98,7 @@ class History:
         self.pair_K = torch.arange(len(period_M), device=x_RL.device)
         if self.is_sparse:
             self.pair_K = self.pair_K[period_M > 0]
-        self.row_K = self.pair_K % rows
+        self.row_K = self.row_R.repeat(self.periods)[self.pair_K]
         self.length_K1 = period_M.where(period_M > 0, ENDLESS)[self.pair_K, None].to(self.index)
         self.place_E = torch.arange(self.places, dtype=self.index, device=x_RL.device)
         now = Sums(*(table[self.row_K] for table in self.sums))
@@ -113,18 +115,16 @@ class History:
     def of_rows(self, x: Float[Tensor, "*B K N"], default_RN: Float[Tensor, "R N"]) -> Float[Tensor, "*B P R N"]:
         """What is known of pairs as tables of rows and their periods."""
         if not self.is_sparse:
-            return x.unflatten(-2, (self.periods, -1))
+            return x.unflatten(-2, (self.periods, len(self.row_R)))
         whole = default_RN.repeat(*x.shape[:-2], self.periods, 1)
-        return whole.index_copy(-2, self.pair_K, x).unflatten(-2, (self.periods, -1))
+        return whole.index_copy(-2, self.pair_K, x).unflatten(-2, (self.periods, len(self.row_R)))
 
     def last(self, origin_O: Int[Tensor, " O"]) -> Float[Tensor, "R O"]:
         """The last value before each origin; 0 if there is none."""
         latest_RE = torch.where(self.seen_RE > 0, self.place_E, 0).cummax(1).values.long()
         return self.x_RE.gather(1, latest_RE.index_select(1, origin_O))
 
-    def change_spread(
-        self, row_K: Int[Tensor, " K"], lag_K1: Int[Tensor, "K 1"], known: int
-    ) -> Float[Tensor, "K 1"]:
+    def change_spread(self, row_K: Int[Tensor, " K"], lag_K1: Int[Tensor, "K 1"], known: int) -> Float[Tensor, "K 1"]:
         """Mean absolute deviation of the changes over a lag from their mean; infinite with fewer than two changes.
 
         Args:
@@ -161,9 +161,7 @@ def level(
     return (now.total - before[0]) / count.clamp(min=1), (1 - short * LARGE).clamp(0, 1)
 
 
-def fold(
-    history: History, origin_O: Int[Tensor, " O"], of_N: Int[Tensor, " N"], step_N: Int[Tensor, " N"]
-) -> Folds:
+def fold(history: History, origin_O: Int[Tensor, " O"], of_N: Int[Tensor, " N"], step_N: Int[Tensor, " N"]) -> Folds:
     """Forecast every step from the values before its origin.
 
     The candidates without seasons are the last value and, over each of three spans, the mean (level) and the line
@@ -253,14 +251,14 @@ def trial_errors(history: History, known: int) -> Float[Tensor, "R D 3"]:
         for i, back in enumerate(backs)
         for ahead in range(0, back, back // PARTS if back in LONG_TRIALS else 1)
     ]
-    ranges = [[x for x in trials if least <= x[1] < end] for least, end in ((0, NEAR), (NEAR, FAR), (FAR, known))]
-    sizes = [len(x) for x in ranges]
-    of_N, ahead_N = torch.tensor(sum(ranges, []), dtype=torch.long, device=history.x_RE.device).reshape(-1, 2).unbind(1)
+    trials.sort(key=lambda trial: trial[1])
+    ends = [sum(ahead < border for _, ahead in trials) for border in (NEAR, FAR)]
+    of_N, ahead_N = torch.tensor(trials, dtype=torch.long, device=history.x_RE.device).reshape(-1, 2).unbind(1)
     origin_O = known - torch.tensor(backs, dtype=torch.long, device=of_N.device)
     step_N = origin_O[of_N] + ahead_N
     x_RN, seen_RN = (table.index_select(1, step_N + 1) for table in (history.x_RE, history.seen_RE))
     error_DRN = (fold(history, origin_O, of_N, step_N).candidates - x_RN).abs() * seen_RN
-    parts = zip(error_DRN.split(sizes, -1), seen_RN.split(sizes, -1), strict=True)
+    parts = zip(error_DRN.tensor_split(ends, -1), seen_RN.tensor_split(ends, -1), strict=True)
     means = [error.sum(-1) / seen.sum(-1) for error, seen in parts]
     for i in (1, 2):
         means[i] = torch.where(means[i].isnan(), means[i - 1], means[i])

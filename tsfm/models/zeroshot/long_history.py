@@ -483,7 +483,10 @@ def recent_scale(
     count, whole = (x.sum(1, keepdim=True).clamp(min=1) for x in (used_RT, seen_RT))
     loc = (x_RT * used_RT).sum(1, keepdim=True) / count
     away_RT = x_RT - loc
-    scale, wide = ((away_RT * x).square().sum(1, keepdim=True).div(n).sqrt() for x, n in ((used_RT, count), (seen_RT, whole)))
+    scale, wide = (
+        (away_RT * weight).square().sum(1, keepdim=True).div(total).sqrt()
+        for weight, total in ((used_RT, count), (seen_RT, whole))
+    )
     scale = torch.where(scale <= 1e-6 * loc.abs(), wide, scale)
     return loc, torch.where((scale <= 1e-6 * loc.abs()) | (scale == 0), 1.0, scale)
 
