@@ -14,6 +14,7 @@ from tsfm.inference.exporting import Exportable, compress, differences, export, 
 from tsfm.models.base import TrainingData
 from tsfm.models.zeroshot.decoder import ZeroShotDecoder
 from tsfm.models.zeroshot.encoder import ZeroShotEncoder
+from tsfm.models.zeroshot.long_history import LongHistoryConfig, LongHistoryDecoder
 from tsfm.models.zeroshot.recipe import ZeroShotConfig
 from tsfm.weights.pretrained import save
 from tsfm_data.errors import InputError
@@ -127,6 +128,32 @@ def test_when_the_horizon_is_beyond_a_pass_of_the_decoder_then_its_paths_are_in_
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "20 steps at the levels 0.1" in done.stdout
+
+
+@pytest.mark.slow
+def test_when_the_long_history_decoder_is_exported_then_the_file_repeats_it_for_any_series(tmp_path: Path) -> None:
+    """In a process of its own, as above."""
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(library)
+    import onnxruntime
+
+    torch.manual_seed(0)
+    model = LongHistoryDecoder(64, 8, LongHistoryConfig.tiny()).eval()
+    save(model, tmp_path / "tiny")
+    words = [sys.executable, "-m", "tsfm", "export", "--model", "tiny", "--output", "tiny.onnx"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    session = onnxruntime.InferenceSession(str(tmp_path / "tiny.onnx"), providers=["CPUExecutionProvider"])
+    whole = Exportable(model, 8)
+    rng = np.random.default_rng(0)
+    for series, steps in ((1, 1), (2, 9), (5, 64), (3, 300)):
+        past = 5 * np.sin(2 * np.pi * np.arange(steps) / 12) + rng.normal(size=(series, steps)).cumsum(1)
+        past[1:, ::5] = np.nan
+        past[2:, : steps // 2] = np.nan
+        expected = whole(torch.from_numpy(past)).numpy()
+        np.testing.assert_allclose(
+            session.run(None, {"past": past})[0], expected, rtol=1e-4, atol=1e-4 * abs(past[0]).max()
+        )
 
 
 @pytest.mark.slow

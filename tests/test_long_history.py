@@ -1,13 +1,15 @@
 """What the long-history decoder sees, what its simple forecasts continue, and that odd histories do no harm."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsfm.models.zeroshot.folds import fold
+from tsfm.models.zeroshot.folds import PLAIN, History, fold
 from tsfm.models.zeroshot.long_history import LongHistoryConfig, LongHistoryDecoder, make_layout, token_values
 from tsfm.models.zeroshot.periods import find_periods
 from tsfm.nn import asinh, sinh
@@ -16,6 +18,13 @@ from tsfm_data.windows import Batch
 
 CONFIG = LongHistoryConfig()
 CPU = torch.device("cpu")
+
+
+def forecasts(x: torch.Tensor, period: torch.Tensor, origin: int, ahead: int) -> torch.Tensor:
+    """The simple forecasts of the first row, before asinh: [candidates, steps]."""
+    history = History(asinh(x).nan_to_num(), x.nan_to_num(), ~x.isnan(), period)
+    step = origin + torch.arange(ahead)
+    return sinh(fold(history, torch.tensor([origin]), torch.zeros_like(step), step).candidates[:, 0])
 
 
 def batch_of(past: torch.Tensor, horizon: int) -> Batch:
@@ -58,9 +67,8 @@ def test_a_week_that_repeats_is_continued_exactly_by_one_of_the_simple_forecasts
     past = x[:, :steps]
     period, _ = find_periods(past, torch.ones_like(past, dtype=torch.bool), 3)
     assert days * day in period[0].tolist()
-    origin, step = torch.tensor([steps]), steps + torch.arange(ahead)[None]
-    folds = fold(asinh(torch.cat([past, torch.full((1, ahead), math.nan)], 1)), period, origin, step)
-    error = (sinh(folds.candidates[0, 0]) - x[0, steps:, None]).abs().mean(0)
+    known = torch.cat([past, torch.full((1, ahead), math.nan)], 1)
+    error = (forecasts(known, period, steps, ahead) - x[0, steps:]).abs().mean(1)
     assert error.min() < 1e-3
 
 
@@ -69,11 +77,52 @@ def test_a_week_that_repeats_is_continued_exactly_by_one_of_the_simple_forecasts
 def test_a_line_is_continued_exactly_by_one_of_the_simple_forecasts(slope: float, level: float) -> None:
     steps, ahead = 40, 12
     x = level + slope * torch.linspace(-2, 2, steps + ahead, dtype=torch.float64)[None]
-    known = torch.where(torch.arange(steps + ahead) < steps, asinh(x), math.nan)
+    known = torch.where(torch.arange(steps + ahead) < steps, x, math.nan)
     none = torch.zeros(1, 0, dtype=torch.long)
-    folds = fold(known, none, torch.tensor([steps]), steps + torch.arange(ahead)[None])
-    error = (sinh(folds.candidates[0, 0]) - x[0, steps:, None]).abs().amax(0)
+    error = (forecasts(known, none, steps, ahead) - x[0, steps:]).abs().amax(1)
     assert error.min() < 1e-6 * (1 + abs(level) + abs(slope))
+
+
+def by_definition(x: np.ndarray, period: int, origin: int, step: int) -> list[float]:
+    """The four forecasts of a period, one by one as ``fold`` describes them, before asinh."""
+    past = np.concatenate([np.full(999, math.nan), x[:origin]])  # nothing is known before the first step
+    now, last = len(past), past[~np.isnan(past)][-1]
+    if not period:
+        return [last] * 4
+    first = ((step - origin) // period + 1) * period
+    back = [first + period * j for j in range(8)]
+    values = np.array([past[now + step - origin - b] for b in back])
+
+    def level(end: int) -> float:
+        span, whole = past[end - period : end], past[np.argmax(~np.isnan(past)) : end]
+        enough = len(whole) and (~np.isnan(span)).mean() >= 0.5 * (~np.isnan(whole)).mean()
+        return float(np.nanmean(span)) if enough and not np.isnan(span).all() else math.nan
+
+    def usual(of: np.ndarray) -> float:
+        seen = of[~np.isnan(of)]
+        return float(seen.mean()) if len(seen) else math.nan
+
+    newest = values[0] if not math.isnan(values[0]) else np.sinh(usual(np.arcsinh(values)))
+    drifted = level(now) + usual(values - np.array([level(now - b) for b in back]))
+    changed = last + values[0] - past[now - 1 - first]
+    found = [newest, np.sinh(usual(np.arcsinh(values[:3]))), drifted, changed]
+    return [last if math.isnan(value) else float(value) for value in found]
+
+
+@pytest.mark.parametrize("gaps", ["none", "some", "nights"])
+@pytest.mark.parametrize("periods", [(0, 5, 12), (2, 30, 0), (7, 0, 0)])
+def test_the_seasonal_forecasts_are_those_of_their_definition(periods: tuple[int, ...], gaps: str) -> None:
+    generator = np.random.default_rng(3)
+    steps, ahead = 70, 20
+    x = generator.normal(size=steps).cumsum()
+    x[:4] = math.nan
+    if gaps != "none":
+        x[generator.random(steps) < 0.3 if gaps == "some" else np.arange(steps) % 12 > 7] = math.nan
+    found = forecasts(torch.from_numpy(x)[None], torch.tensor([periods]), steps, ahead)[PLAIN:]
+    expected = [
+        [by_definition(x, period, steps, steps + i)[j] for i in range(ahead)] for period in periods for j in range(4)
+    ]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_later_values_do_not_change_the_forecast_from_an_earlier_token() -> None:
@@ -148,6 +197,11 @@ def test_when_a_history_is_odd_then_its_quantiles_are_finite_and_ordered(name: s
     assert found.quantiles.isfinite().all()
     assert found.mean.isfinite().all()
     assert (found.quantiles.diff(dim=-1) >= 0).all()
+
+
+def test_when_no_period_is_looked_for_then_a_forecast_is_made() -> None:
+    model = LongHistoryDecoder(64, 8, replace(LongHistoryConfig.tiny(), periods=0)).eval()
+    assert model.predict(odd_batch(NOISE, 8), LEVELS).quantiles.isfinite().all()
 
 
 def test_when_a_history_is_longer_than_the_tokens_hold_then_the_rest_is_cut_first() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tsfm.models.zeroshot import periods
-from tsfm.models.zeroshot.folds import TrailingMeans
+from tsfm.models.zeroshot.folds import History
 from tsfm.models.zeroshot.periods import (
     autocorrelation,
     detrend,
@@ -134,11 +134,14 @@ def test_when_every_night_is_missing_then_the_week_is_found_and_no_lag_with_few_
 
 def test_when_every_night_is_missing_then_the_mean_of_a_day_is_that_of_its_open_hours() -> None:
     x, seen = nights(14, 18)
-    mean = TrailingMeans(torch.where(seen, x, math.nan)).over(torch.full((4,), 48))[:, 48::48]
-    torch.testing.assert_close(mean, x.unflatten(1, (14, 48))[..., :18].mean(-1), atol=1e-4, rtol=1e-4)
+    day = torch.full((4, 1), 48)
+    mean, counts = History(x, x, seen, day).levels
+    torch.testing.assert_close(mean[:, 48::48], x.unflatten(1, (14, 48))[..., :18].mean(-1), atol=1e-4, rtol=1e-4)
+    assert counts[:, 48:].eq(1).all()
     seen = seen.clone()
     seen[:, -48:] = False  # a day without any value
-    assert TrailingMeans(torch.where(seen, x, math.nan)).over(torch.full((4,), 48))[:, -1].isnan().all()
+    _, counts = History(torch.where(seen, x, 0.0), torch.where(seen, x, 0.0), seen, day).levels
+    assert counts[:, -1].eq(0).all()
 
 
 def test_when_the_calendar_knows_a_season_then_a_period_beside_it_becomes_this_season() -> None:

@@ -15,7 +15,13 @@ def asinh(x: Tensor) -> Tensor:
     """Inverse hyperbolic sine, accurate near 0; PyTorch's is several times slower on a CPU."""
     size = x.abs()
     square = size * size
-    return torch.log1p(size + square / (1 + (square + 1).sqrt())) * x.sign()
+    return log1p(size + square / (1 + (square + 1).sqrt())) * x.sign()
+
+
+def log1p(x: Tensor) -> Tensor:
+    """``log(1 + x)`` for x of at least 0, accurate near 0; on a CPU, PyTorch's takes twice as long or more."""
+    sum_ = x + 1
+    return sum_.log() + (x - (sum_ - 1)) / sum_  # the second term is what rounding took from the sum
 
 
 def sinh(x: Tensor) -> Tensor:

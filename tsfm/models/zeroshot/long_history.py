@@ -20,10 +20,9 @@ from tsfm.attention import Mask
 from tsfm.models.base import Forecaster, fit_context, roll_out_paths
 from tsfm.models.packing import known_future, scaled_quantile_loss
 from tsfm.models.zeroshot.covariates import add_covariates
-from tsfm.models.zeroshot.folds import CANDIDATES, FAR, NEAR, PLAIN, fold, trial_errors
+from tsfm.models.zeroshot.folds import CANDIDATES, FAR, NEAR, PLAIN, History, fold, trial_errors
 from tsfm.models.zeroshot.periods import find_periods, length_of
 from tsfm.models.zeroshot.recipe import CHANGE_LAG, MAX_ASINH, ascending
-from tsfm.models.zeroshot.seasonal_features import measure_changes
 from tsfm.nn import (
     DEFAULT_LEVELS,
     ResidualMLP,
@@ -186,6 +185,7 @@ class Rows(NamedTuple):
         period: seasonal periods in steps, 0 for none.
         score: how clear each is, see ``find_periods``.
         length: steps from the first observed one to the end of the history.
+        history: tables of the values.
         unit: the unit of errors, see ``error_unit``.
         trial: logarithm of the errors of ``trial_errors`` in this unit; 0 where they could not be measured.
     """
@@ -197,6 +197,7 @@ class Rows(NamedTuple):
     period: Int[Tensor, "R E"]
     score: Float[Tensor, "R E"]
     length: Int[Tensor, " R"]
+    history: History
     unit: Float[Tensor, " R"]
     trial: Float[Tensor, "R D 3"]
 
@@ -227,8 +228,8 @@ class QuantileHead(nn.Module):
         self,
         x_RQC: Float[Tensor, "R Q C"],
         ahead_Q: Int[Tensor, " Q"],
-        candidates_RQPD: Float[Tensor, "R Q P D"],
-        spread_RQPE: Float[Tensor, "R Q P E"],
+        candidates_DRQP: Float[Tensor, "D R Q P"],
+        spread_ERQP: Float[Tensor, "E R Q P"],
         unit_R: Float[Tensor, " R"],
         trial_RD3: Float[Tensor, "R D 3"],
     ) -> Float[Tensor, "R Q P K"]:
@@ -237,16 +238,17 @@ class QuantileHead(nn.Module):
         Args:
             x_RQC: the tokens to forecast from.
             ahead_Q: patches between each token and the patch to forecast.
-            candidates_RQPD: simple forecasts of its steps.
-            spread_RQPE: spread of the cycles of each period.
+            candidates_DRQP: simple forecasts of its steps.
+            spread_ERQP: spread of the cycles of each period.
             unit_R: unit of errors.
             trial_RD3: logarithm of the errors of the candidates on the history, as in ``Rows``.
         """
         near = 1 / (1 + ahead_Q.to(x_RQC.dtype))
         distance = torch.stack([near, near.log(), near.square(), near.sqrt()], -1)[None].expand(len(x_RQC), -1, -1)
-        unit = unit_R[:, None, None, None]
-        features_RQPF = asinh(torch.cat([candidates_RQPD - candidates_RQPD[..., :1], spread_RQPE], -1) / unit)
-        log_unit = unit[..., 0].log().expand(-1, len(ahead_Q), -1)
+        unit = unit_R[:, None, None]
+        features = asinh(torch.cat([candidates_DRQP - candidates_DRQP[:1], spread_ERQP]) / unit)
+        features_RQPF = features.movedim(0, -1).contiguous()
+        log_unit = unit.log().expand(-1, len(ahead_Q), -1)
         trials = trial_RD3.flatten(1)[:, None].expand(-1, len(ahead_Q), -1)
         hidden = F.silu(self.whole(torch.cat([x_RQC, features_RQPF.flatten(2), distance, trials, log_unit], -1)))
         steps_RQPC = self.steps(hidden).unflatten(-1, (self.patch, -1))
@@ -257,8 +259,8 @@ class QuantileHead(nn.Module):
         few, further, far = trial_RD3.movedim(0, 1)[..., None, None].unbind(2)
         before, beyond = (steps_QP**2 / (steps_QP**2 + border**2) for border in (NEAR, FAR))
         weight = weight - self.trust * torch.lerp(torch.lerp(few, further, before), far, beyond)
-        m, unit = self.levels // 2, unit[..., 0]
-        centre = raw[m : m + 1] * unit + (weight.softmax(0) * candidates_RQPD.movedim(-1, 0)).sum(0, keepdim=True)
+        m = self.levels // 2
+        centre = raw[m : m + 1] * unit + (weight.softmax(0) * candidates_DRQP).sum(0, keepdim=True)
         return ascending(centre, raw, unit).movedim(0, -1)
 
 
@@ -312,29 +314,20 @@ class LongHistoryDecoder(Forecaster):
             seasons: see ``Batch``.
         """
         before_RT = seen_RL[:, :known]
-        recent_RT = before_RT.clone()
-        recent_RT[:, : max(0, known - self.config.detail)] = False
-        used_RT = torch.where((recent_RT.sum(1) >= LEAST_SEEN)[:, None], recent_RT, before_RT)
-        count = used_RT.sum(1, keepdim=True).clamp(min=1)
-        past_RT = x_RL[:, :known]
-        loc = torch.where(used_RT, past_RT, 0.0).sum(1, keepdim=True) / count
-        scale = torch.where(used_RT, past_RT - loc, 0.0).square().sum(1, keepdim=True).div(count).sqrt()
-        whole = before_RT.sum(1, keepdim=True).clamp(min=1)
-        wide = torch.where(before_RT, past_RT - loc, 0.0).square().sum(1, keepdim=True).div(whole).sqrt()
-        scale = torch.where(scale <= 1e-6 * loc.abs(), wide, scale)
-        scale = torch.where((scale <= 1e-6 * loc.abs()) | (scale == 0), 1.0, scale)
-        scaled_RL = asinh((target_RL - loc) / scale)
+        loc, scale = recent_scale(x_RL[:, :known], before_RT, self.config.detail)
+        plain_RL = (target_RL - loc) / scale
+        scaled_RL = asinh(plain_RL)
         shown_RL = torch.where(seen_RL, scaled_RL, 0.0)
         if self.config.periods:
             period_RE, score_RE = find_periods(shown_RL[:, :known], before_RT, self.config.periods, seasons)
         else:
             period_RE = torch.zeros(len(x_RL), 0, dtype=torch.long, device=x_RL.device)
             score_RE = period_RE.float()
+        history = History(shown_RL, torch.where(seen_RL, plain_RL, 0.0), seen_RL, period_RE)
         length_R = length_of(before_RT)
-        unit_R = error_unit(shown_RL[:, :known], before_RT, period_RE, length_R)
-        past_RT = torch.where(before_RT, shown_RL[:, :known], math.nan)
-        trial_RD3 = (trial_errors(past_RT, period_RE) / unit_R[:, None, None] + LEAST_ERROR).log().nan_to_num()
-        rows = Rows(shown_RL, seen_RL, loc, scale, period_RE, score_RE, length_R, unit_R, trial_RD3)
+        unit_R = error_unit(history, known, length_R)
+        trial_RD3 = (trial_errors(history, known) / unit_R[:, None, None] + LEAST_ERROR).log().nan_to_num()
+        rows = Rows(shown_RL, seen_RL, loc, scale, period_RE, score_RE, length_R, history, unit_R, trial_RD3)
         return rows, scaled_RL
 
     def token_inputs(
@@ -365,7 +358,7 @@ class LongHistoryDecoder(Forecaster):
 
         ``known``: steps from whose last value distances are measured.
         """
-        last_R = last_seen(rows, known)
+        last_R = rows.history.last(layout.end.new_tensor([known]))[:, 0]
         inputs, visible_RN = self.token_inputs(rows, layout, last_R)
         order = torch.arange(len(layout.end), device=rows.x.device)
         allowed = visible_RN[:, None] & (order[None] <= order[:, None])
@@ -380,9 +373,10 @@ class LongHistoryDecoder(Forecaster):
         """Quantiles, on the model's scale, of the patch that begins ``ahead`` patches after each origin."""
         patch = self.config.patch_size
         step_QP = (origin_Q + ahead_Q * patch)[:, None] + torch.arange(patch, device=x_RQC.device)
-        shown_RL = torch.where(rows.seen, rows.x, math.nan)
-        folds = fold(shown_RL, rows.period, origin_Q, step_QP)
-        return self.head(x_RQC, ahead_Q, folds.candidates, folds.spread, rows.unit, rows.trial)
+        of_QP = torch.arange(len(origin_Q), device=x_RQC.device)[:, None].expand_as(step_QP)
+        folds = fold(rows.history, origin_Q, of_QP.flatten(), step_QP.flatten())
+        candidates_DRQP, spread_ERQP = (x.unflatten(2, step_QP.shape) for x in (folds.candidates, folds.spread()))
+        return self.head(x_RQC, ahead_Q, candidates_DRQP, spread_ERQP, rows.unit, rows.trial)
 
     def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:
         """Quantiles of ``horizon`` steps, at most ``reach`` patches, in the batch's units."""
@@ -460,16 +454,15 @@ class LongHistoryDecoder(Forecaster):
         return scaled_quantile_loss(output, batch, self.levels)
 
 
-def error_unit(
-    x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], period_RE: Int[Tensor, "R E"], length_R: Int[Tensor, " R"]
-) -> Float[Tensor, " R"]:
+def error_unit(history: History, known: int, length_R: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
     """The unit of errors: the least mean error of naive and seasonal-naive forecasts, drift aside.
 
     It is at least ``MIN_UNIT``, and 1 if there are too few values.
     """
-    plain_R = (length_R // 3).clamp(min=1, max=CHANGE_LAG)
-    spread_RC = torch.stack([measure_changes(x_RT, seen_RT, lag_R)[1] for lag_R in (plain_R, *period_RE.unbind(1))], 1)
-    least_R = spread_RC.amin(1)
+    plain_R1 = (length_R // 3).clamp(min=1, max=CHANGE_LAG).to(history.index)[:, None]
+    naive_R1 = history.change_spread(history.row_R, plain_R1, known)
+    seasonal_PR1 = history.of_rows(history.change_spread(history.row_K, history.length_K1, known), naive_R1)
+    least_R = torch.cat([naive_R1[None], seasonal_PR1]).amin((0, 2))
     return torch.where(least_R.isfinite(), least_R.clamp(min=MIN_UNIT), 1.0)
 
 
@@ -480,11 +473,22 @@ def draw_context(most: int, detail: int) -> int:
     return int(detail * (most / detail) ** float(torch.rand(())))
 
 
-def last_seen(rows: Rows, known: int) -> Float[Tensor, " R"]:
-    """The last observed value among the first ``known`` steps; 0 if there is none."""
-    seen_RT = rows.seen[:, :known]
-    latest = torch.where(seen_RT, torch.arange(known, device=seen_RT.device), 0).amax(1, keepdim=True)
-    return rows.x.gather(1, latest)[:, 0]
+def recent_scale(
+    x_RT: Float[Tensor, "R T"], seen_RT: Bool[Tensor, "R T"], detail: int
+) -> tuple[Float[Tensor, "R 1"], Float[Tensor, "R 1"]]:
+    """Mean and standard deviation of the last ``detail`` steps, or of all if these do not show them."""
+    seen_RT = seen_RT.to(x_RT.dtype)
+    old_RT, recent_RT = seen_RT[:, :-detail], seen_RT[:, -detail:]
+    used_RT = torch.cat([old_RT * (recent_RT.sum(1, keepdim=True) < LEAST_SEEN), recent_RT], 1)
+    count, whole = (x.sum(1, keepdim=True).clamp(min=1) for x in (used_RT, seen_RT))
+    loc = (x_RT * used_RT).sum(1, keepdim=True) / count
+    away_RT = x_RT - loc
+    scale, wide = (
+        (away_RT * weight).square().sum(1, keepdim=True).div(total).sqrt()
+        for weight, total in ((used_RT, count), (seen_RT, whole))
+    )
+    scale = torch.where(scale <= 1e-6 * loc.abs(), wide, scale)
+    return loc, torch.where((scale <= 1e-6 * loc.abs()) | (scale == 0), 1.0, scale)
 
 
 def fit(x_RL: Any, steps: int) -> Any:
