@@ -283,15 +283,15 @@ def test_when_nothing_is_lost_then_values_are_only_rounded() -> None:
     np.testing.assert_array_equal(values, np.array([1000.1, 1001.3, np.nan, 990.7], np.float32))
 
 
-def test_when_no_weights_are_given_then_shares_follow_the_root_of_points_up_to_a_bound() -> None:
+def test_when_no_weights_are_given_then_shares_follow_the_fourth_root_of_points_up_to_a_bound() -> None:
     weights = shares([100] * 39 + [100 * 10**6], [None] * 40)
     assert weights[-1] == pytest.approx(0.08)
     assert weights[:-1] == pytest.approx(0.92 / 39)
-    weights = shares([100, 400, 900] * 20, [None] * 60)
+    weights = shares([1, 16, 81] * 20, [None] * 60)
     assert weights[:3] == pytest.approx(np.array([1, 2, 3]) / 120)
     assert shares([5], [None]) == pytest.approx(1.0)
-    assert shares([5, 9, 10**9], [0.5, None, None]) == pytest.approx(
-        [0.5, 0.5 * 3 / (3 + 10**4.5), 0.5 * 10**4.5 / (3 + 10**4.5)]
+    assert shares([5, 16, 10**8], [0.5, None, None]) == pytest.approx(
+        [0.5, 0.5 * 2 / (2 + 10**2), 0.5 * 10**2 / (2 + 10**2)]
     )
     assert shares([5, 9], [3.0, 1.0]) == pytest.approx([0.75, 0.25])
 

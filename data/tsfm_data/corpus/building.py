@@ -186,8 +186,8 @@ def _finish_commit(folder: Path) -> None:
 def shares(points: Sequence[int], given: Sequence[float | None]) -> Float64[np.ndarray, " sources"]:
     """Shares of the training windows per source; they sum to 1.
 
-    Given weights are kept. The rest is divided in proportion to the square root of the points, because many points of
-    one kind teach less than their number. No share exceeds 8 % of the rest (or twice the mean share, if there are fewer
+    Given weights are kept. The rest is divided in proportion to the fourth root of the points, because many points of
+    one kind teach less than their number: months and years have few points, hours and minutes many. No share exceeds 8 % of the rest (or twice the mean share, if there are fewer
     than 25 sources). If all weights are given, they are normalised.
 
     Args:
@@ -207,7 +207,7 @@ def shares(points: Sequence[int], given: Sequence[float | None]) -> Float64[np.n
             f"expected weights that sum to less than 1 because {free.sum()} sources have none, found {fixed.sum():g}; "
             "weights are shares of the training windows"
         )
-    roots = np.sqrt(np.asarray(points, dtype=np.float64))[free]
+    roots = np.asarray(points, dtype=np.float64)[free] ** 0.25
     largest = min(1.0, max(LARGEST_SHARE, 2 / len(roots)))
     share = roots / roots.sum()
     for _ in roots:  # each round caps at least one more source, or ends
