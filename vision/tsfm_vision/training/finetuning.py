@@ -20,7 +20,7 @@ from tsfm_data.progress import progress
 from tsfm_vision.evaluation import probabilities
 from tsfm_vision.training.data import Transformed, divide, open_source, reseed
 from tsfm_vision.training.recipes import Augment, ImageOptim, build_optimizer, lr_factor
-from tsfm_vision.weights import TrainedOn, data_config, load, save
+from tsfm_vision.weights import Seen, TrainedOn, data_config, load, save, seen_by
 
 
 def finetune(
@@ -37,6 +37,8 @@ def finetune(
     layer_decay: float = 0.8,
 ) -> dict[str, Any]:
     """Train on a set's training images and write the model folder; returns the steps of the best model and its scores.
+
+    The score "val" is of the images that chose the best model, "test" of those that did not, None if there are none.
 
     Args:
         data: an image set.
@@ -58,8 +60,8 @@ def finetune(
         if value < 1:
             raise InputError(f"expected {name} of at least 1, found {value}: change it")
     net, classes = load(model)
-    config = data_config(net)
-    parts = divide(open_source(data, None, config["input_size"][0], on_bad), 0.1, seed)
+    config, seen = data_config(net), Seen() if scratch else seen_by(model)
+    parts = divide(open_source(data, None, config["input_size"][0], on_bad), 0.1, seed, seen)
     if "train" not in parts or len(parts["train"]) < batch_size:
         count = len(parts.get("train", ()))
         raise InputError(f"{data}: expected {batch_size} training images or more, found {count}: give more images")
@@ -89,8 +91,16 @@ def finetune(
             if curve[-1][1] >= max(value for _, value in curve):
                 best, best_step = copy.deepcopy(net.state_dict()), step
     net.load_state_dict(best)
-    save(net.eval(), output, TrainedOn(parts["train"].name, parts["train"].classes, len(parts["train"])))
-    return {"steps": best_step, "curve": curve, "val": dict(curve)[best_step], "test": score(net, parts["test"])}
+    train, test = parts["train"], parts.get("test")
+    now = seen.and_now(train, parts["val"])
+    save(net.eval(), output, TrainedOn(train.name, train.classes, len(train), now))
+    return {
+        "steps": best_step,
+        "curve": curve,
+        "val": dict(curve)[best_step],
+        "test": None if test is None else score(net, test),
+        "warning": None if test is None else now.warning(test),
+    }
 
 
 def check_finite(net: nn.Module, step: int, lr: float) -> None:
