@@ -73,7 +73,7 @@ def finetune(
         lr=lr, warmup_epochs=0, min_lr=0.0, layer_decay=None if scratch or layer_decay == 1 else layer_decay
     )
     optimizer = build_optimizer(optim, net, batch_size)
-    schedule = LambdaLR(optimizer, lr_factor(optim, steps, 1))
+    schedule = LambdaLR(optimizer, lr_factor(optim, steps, 1, batch_size))
     images = Transformed(parts["train"], Augment(crop="pad", policy=None, erase=0.0).build(config), seed)
     for step in progress(range(1, steps + 1), "fine-tune"):
         reseed(seed, step)

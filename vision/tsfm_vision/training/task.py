@@ -93,7 +93,7 @@ class ImageTask(pl.LightningModule):
         batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         optimizer = build_optimizer(self.optim, self.net, batch)
         per_epoch, _ = training_steps(trainer)
-        schedule = LambdaLR(optimizer, lr_factor(self.optim, per_epoch, max(1, trainer.max_epochs or 1)))
+        schedule = LambdaLR(optimizer, lr_factor(self.optim, per_epoch, max(1, trainer.max_epochs or 1), batch))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
