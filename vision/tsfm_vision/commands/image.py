@@ -19,7 +19,6 @@ from tsfm_data.images import ImageSet, OnBad
 from tsfm_data.io import atomic_folder, check_new
 from tsfm_data.output import say
 from tsfm_vision import evaluation, training
-from tsfm_vision.backbones import BiFormer
 from tsfm_vision.weights import Seen, data_config, load, seen_by
 
 
@@ -221,12 +220,7 @@ def draw_explanation(net: nn.Module, images: ImageSet, classes: tuple[str, ...],
     mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
     x = (pixels - mean) / std
     probabilities = evaluation.probabilities(net, images, len(images))
-    title, maps = evaluation.look(net, x)
-    columns = [(title, maps.numpy())]
-    if isinstance(net, BiFormer) and (routes := evaluation.region_routes(net, x)) is not None:
-        size = tuple(x.shape[2:])
-        enlarged = torch.nn.functional.interpolate(routes[:, None], size, mode="nearest")[:, 0]
-        columns.append(("routing of the middle region", enlarged.numpy()))
+    columns = [(title, maps.numpy()) for title, maps in evaluation.look(net, x).items()]
     captions = []
     for index, values in enumerate(probabilities):
         best, label = int(values.argmax()), int(images.labels[index])
