@@ -108,7 +108,7 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+        if self.grad_checkpointing and self.training:
             return checkpoint_seq(self.blocks, x_BCHW)
         return self.blocks(x_BCHW)
 
@@ -222,12 +222,10 @@ class BiFormer(Pyramid):
         ]
         self.apply(self._init_weights)
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of matrices and tables without weight decay: none."""
         return set()
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         fine = [(r"^downsample_layers\.(\d+)", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^norm", (99999,))]
@@ -237,7 +235,7 @@ class BiFormer(Pyramid):
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map ``[B, C, h, w]`` after the last norm."""
         x = channels_last(x)
-        for downsample, stage in zip(self.downsample_layers, self.stages):  # noqa: B905 - TorchScript knows no strict
+        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(downsample(x))
         return self.norm(x)
 

@@ -165,12 +165,10 @@ class PoolFormer(MetaFormer):
         if stage_norms:
             self.head.norm = nn.Identity()
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of matrices and tables without weight decay."""
         return {name for name, _ in self.named_parameters() if name.endswith("pos_embed")}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
@@ -179,7 +177,7 @@ class PoolFormer(MetaFormer):
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map ``[B, C, H, W]``."""
         x = self.stem(channels_last(x))
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        if self.grad_checkpointing:
             return checkpoint_seq(self.stages, x)
         return self.stages(x)
 

@@ -91,12 +91,10 @@ class PyramidTNT(Pyramid):
         trunc_normal_(self.inner_pos, std=0.02)
         self.apply(self._init_weights)
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of matrices and tables without weight decay."""
         return {name for name, _ in self.named_parameters() if name.endswith("_pos")}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         fine = [
@@ -114,7 +112,6 @@ class PyramidTNT(Pyramid):
         inner, outer = self.patch_embed(x)
         inner, outer = inner + self.inner_pos, outer + resize_grid(self.outer_pos, self.grid, grid)
         outputs: list[tuple[Tensor, Grid]] = []
-        # As TorchScript takes it: no zip with strict, no break, no slices of modules.
         for stage, words, sentences in zip(self.stages, self.word_merges, self.sentence_merges):  # noqa: B905
             if len(outputs) <= last:
                 inner, outer = stage(inner, outer, grid)

@@ -20,7 +20,6 @@ from timm.models import tnt as timm_tnt
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones import cpu
 from tsfm_vision.backbones.base import Indices, build, mix, patch_grid, take
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
 
@@ -95,7 +94,6 @@ class TNT(timm_tnt.TNT):
             if gated:
                 block.mlp = GatedMlp(outer, int(outer * mlp_ratio), drop=drop)
         self.blocks.apply(self._init_weights)
-        cpu.use_linear(self.blocks)
 
     def set_input_size(self, img_size: int | Sequence[int]) -> None:
         """Change the model's image size: its position table is resized once and not in every forward pass."""
@@ -133,7 +131,6 @@ class TNT(timm_tnt.TNT):
         outer = torch.cat((self.cls_token.expand(batch, -1, -1), outer), dim=1)
         return inner, self.pos_drop(outer + self.positions(grid))
 
-    @torch.jit.ignore
     def run(self, block: nn.Module, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
         """One block, under gradient checkpointing if that is set."""
         return checkpoint(block, inner, outer) if self.grad_checkpointing else block(inner, outer)
@@ -142,10 +139,7 @@ class TNT(timm_tnt.TNT):
         """All outer tokens ``[B, M, C]`` after the last norm, class token first."""
         inner, outer = self.embed(x)
         for block in self.blocks:
-            if torch.jit.is_scripting():
-                inner, outer = block(inner, outer)
-            else:
-                inner, outer = self.run(block, inner, outer)
+            inner, outer = self.run(block, inner, outer)
         return self.norm(outer)
 
     def forward_intermediates(

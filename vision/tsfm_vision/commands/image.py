@@ -33,6 +33,7 @@ def evaluate(
     overwrite: bool = False,
     batch_size: int = 64,
     limit: int | None = None,
+    device: str = "cpu",
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Score an image model: accuracy, log loss and calibration.
@@ -51,12 +52,13 @@ def evaluate(
         overwrite: replace an existing output.
         batch_size: images per batch.
         limit: largest number of images to score.
+        device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise InputError("expected batch_size and limit of at least 1, found less: change them")
     check_new([json, plot], overwrite, [data, model])
-    folder, net, classes = open_model(model)
+    folder, net, classes = open_model(model, device)
     seen = seen_by(folder)
     images = pick(data, net, part, on_bad, limit, seen)
     if images.classes and images.classes != classes and len(images.classes) == len(classes):
@@ -89,6 +91,7 @@ def predict(
     overwrite: bool = False,
     safe_csv: bool = False,
     batch_size: int = 64,
+    device: str = "cpu",
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Print the most probable classes of images.
@@ -102,12 +105,13 @@ def predict(
         overwrite: replace an existing output.
         safe_csv: put an apostrophe before paths and classes that a spreadsheet would run as a formula.
         batch_size: images per batch.
+        device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if batch_size < 1:
         raise InputError(f"expected a batch_size of at least 1, found {batch_size}: change it")
     check_new([output], overwrite, [data, model])
-    _, net, classes = open_model(model)
+    _, net, classes = open_model(model, device)
     if top < 1:
         raise InputError(f"expected top of at least 1, found {top}: change --top")
     images = pick(data, net, None, on_bad, None)
@@ -133,6 +137,7 @@ def explain(
     overwrite: bool = False,
     count: int = 4,
     seed: int = 0,
+    device: str = "cpu",
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Draw attention maps of an image model.
@@ -147,12 +152,13 @@ def explain(
         overwrite: replace an existing output.
         count: number of images to draw, chosen at random if there are more.
         seed: random seed of the choice.
+        device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if count < 1:
         raise InputError(f"expected at least 1 image to draw, found {count}: change --count")
     check_new([output], overwrite, [data, model])
-    _, net, classes = open_model(model)
+    _, net, classes = open_model(model, device)
     images = pick(data, net, None, on_bad, None)
     if len(images) > count:
         images = images.select(np.sort(np.random.default_rng(seed).permutation(len(images))[:count]))
@@ -173,6 +179,7 @@ def finetune(
     seed: int = 0,
     scratch: bool = False,
     overwrite: bool = False,
+    device: str = "cpu",
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Fine-tune an image model on your images.
@@ -191,11 +198,12 @@ def finetune(
         seed: random seed of held-out images, order, augmentation and a new head.
         scratch: start from random weights instead, for comparison.
         overwrite: replace an existing output.
+        device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     check_new([output], overwrite, [data, model], sign="config.json")
     keep_large_blocks()
-    options = (steps, batch_size, lr, checks, seed, scratch, on_bad)
+    options = (steps, batch_size, lr, checks, seed, scratch, on_bad, device)
     with atomic_folder(output) as temporary:
         result = training.finetune(data, image_folder(model), temporary, *options)
     say(f"top-1 {result['val']:.2%} on the held-out training or val images, which chose step {result['steps']}")
@@ -206,11 +214,16 @@ def finetune(
     say(f"{output}: a model folder; tsfm image predict IMAGES --model {output}")
 
 
-def open_model(model: str | None) -> tuple[str, nn.Module, tuple[str, ...]]:
-    """Load a model: its folder, the model, and the names of its classes."""
+def open_model(model: str | None, device: str) -> tuple[str, nn.Module, tuple[str, ...]]:
+    """Load a model: its folder, the model on a device, and the names of its classes.
+
+    Raises:
+        InputError: no such model, or no such device.
+    """
     keep_large_blocks()
-    folder = image_folder(model)
-    return folder, *load(folder)
+    place, folder = training.device_of(device), image_folder(model)
+    net, classes = load(folder)
+    return folder, net.to(place), classes
 
 
 def draw_explanation(net: nn.Module, images: ImageSet, classes: tuple[str, ...], across: bool = False) -> Any:
@@ -218,9 +231,9 @@ def draw_explanation(net: nn.Module, images: ImageSet, classes: tuple[str, ...],
     config = data_config(net)
     pixels = evaluation.inputs(net, images)(range(len(images)))
     mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
-    x = (pixels - mean) / std
+    x = ((pixels - mean) / std).to(next(net.parameters()).device)
     probabilities = evaluation.probabilities(net, images, len(images))
-    columns = [(title, maps.numpy()) for title, maps in evaluation.look(net, x).items()]
+    columns = [(title, maps.cpu().numpy()) for title, maps in evaluation.look(net, x).items()]
     captions = []
     for index, values in enumerate(probabilities):
         best, label = int(values.argmax()), int(images.labels[index])

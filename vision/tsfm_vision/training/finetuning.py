@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import default_collate
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 from tsfm_data.images import ImageSet, OnBad
 from tsfm_data.progress import progress
 from tsfm_vision.evaluation import probabilities
@@ -34,6 +34,7 @@ def finetune(
     seed: int,
     scratch: bool,
     on_bad: OnBad,
+    device: str = "cpu",
     layer_decay: float = 0.8,
 ) -> dict[str, Any]:
     """Train on a set's training images and write the model folder; returns the steps of the best model and its scores.
@@ -51,6 +52,7 @@ def finetune(
         seed: of held-out images, order, augmentation and a new head.
         scratch: start from random weights instead, for comparison.
         on_bad: whether an image that cannot be read is an error or is skipped.
+        device: where to train, by PyTorch's name.
         layer_decay: factor on the learning rate from each layer to the one below; unused with ``scratch``.
 
     Raises:
@@ -59,6 +61,7 @@ def finetune(
     for name, value in (("steps", steps), ("batch_size", batch_size), ("checks", checks)):
         if value < 1:
             raise InputError(f"expected {name} of at least 1, found {value}: change it")
+    place = device_of(device)
     net, classes = load(model)
     config, seen = data_config(net), Seen() if scratch else seen_by(model)
     parts = divide(open_source(data, None, config["input_size"][0], on_bad), 0.1, seed, seen)
@@ -66,7 +69,7 @@ def finetune(
         count = len(parts.get("train", ()))
         raise InputError(f"{data}: expected {batch_size} training images or more, found {count}: give more images")
     same = parts["train"].classes == classes
-    net = begin(net, model, len(parts["train"].classes), same, scratch, seed)
+    net = begin(net, model, len(parts["train"].classes), same, scratch, seed).to(place)
     curve = [(0, score(net, parts["val"]))] if same and not scratch else []
     best, best_step = (copy.deepcopy(net.state_dict()), 0) if curve else ({}, 0)
     optim = ImageOptim(
@@ -79,7 +82,7 @@ def finetune(
         reseed(seed, step)
         chosen = torch.randint(len(images), (batch_size,)).tolist()
         x, labels = default_collate([images[(step, place, index)] for place, index in enumerate(chosen)])
-        loss = F.cross_entropy(net.train()(x), labels, label_smoothing=0.1)
+        loss = F.cross_entropy(net.train()(x.to(place)), labels.to(place), label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -101,6 +104,22 @@ def finetune(
         "test": None if test is None else score(net, test),
         "warning": None if test is None else now.warning(test),
     }
+
+
+def device_of(name: str) -> torch.device:
+    """A device by PyTorch's name, checked to be there.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except LIBRARY_ERRORS as error:
+        raise InputError(
+            f"expected a device that is here, found {name!r} ({reason_of(error, 80)}): give cpu"
+        ) from error
+    return device
 
 
 def check_finite(net: nn.Module, step: int, lr: float) -> None:
