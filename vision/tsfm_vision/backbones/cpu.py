@@ -16,10 +16,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_flop
 
 # Elements of keys, values and scores that are held at once.
 GATHERED = 2**18
+
+# PyTorch's counter does not know its own kernel for CPUs.
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+if FUSED not in flop_registry:
+    register_flop_formula(FUSED)(sdpa_flop)
 
 
 def applies(x: Tensor, low: bool = False) -> bool:
@@ -79,7 +84,8 @@ def register(
         inputs = ctx.saved_tensors
         nothing = [None] * (len(inputs) - wrt + len(ctx.others))
         if not torch.is_grad_enabled():
-            return (*gradients(grad.contiguous(), *inputs, *ctx.others), *nothing)
+            run = gradients if torch.compiler.is_compiling() else backward  # to call an operator takes its time
+            return (*run(grad.contiguous(), *inputs, *ctx.others), *nothing)
         wanted = [x for x, needed in zip(inputs[:wrt], ctx.needs_input_grad, strict=False) if needed]
         found = iter(torch.autograd.grad(plain(*inputs, *ctx.others), wanted, grad, create_graph=True))
         return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:wrt]), *nothing)
@@ -200,7 +206,7 @@ def table_of(map_BHWX: Tensor, kinds: int, sizes: tuple[int, int, int]) -> Float
 def map_of(table: Float[Tensor, "kinds BRH N D"], shape: torch.Size, sizes: tuple[int, int, int]) -> Tensor:
     """The inverse of ``table_of``."""
     rows, columns, heads = sizes
-    x = table.view(len(table), shape[0], shape[1] // rows, shape[2] // columns, heads, rows, columns, -1)
+    x = table.view(len(table), shape[0], shape[1] // rows, shape[2] // columns, heads, rows, columns, table.shape[-1])
     return x.permute(1, 2, 5, 3, 6, 0, 4, 7).flatten(5).flatten(3, 4).flatten(1, 2)
 
 

@@ -15,13 +15,14 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, PatchEmbed, to_2tuple, trunc_normal_
 from timm.models import checkpoint, generate_default_cfgs, register_model, register_notrace_module
+from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from tsfm.nn import layers, rotary_angles
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones import cpu
 from tsfm_vision.backbones.base import Backbone, Indices, build, patch_grid, path_rates, take
-from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
+from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
 from tsfm_vision.backbones.soft_mask import soft_masked
 
 RELEASE = "https://huggingface.co/techmonsterwang/iLLaMA/resolve/main/"
@@ -184,6 +185,7 @@ class ILlama(Backbone):
         table = self.positions(self.grid(height, width)).detach().clone()
         self.pos_embed = nn.Parameter(table, requires_grad=self.pos_embed.requires_grad)
         self.patch_embed.set_input_size((height, width))
+        update_model_input_size(self, (height, width))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image."""
@@ -278,7 +280,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     state = recognise(state_dict, "iLLaMA")
     table = state["pos_embed"]
     if isinstance(model, ILlama) and table.shape != model.pos_embed.shape:
-        old = square(table.shape[1] - 1, "pos_embed")
+        old = source_grid(model, table.shape[1] - 1, "pos_embed", model.patch_embed.patch_size)
         state["pos_embed"] = resize_positions(table, old, model.patch_embed.grid_size)
     return state
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones.base import Indices, Pyramid, build, path_rates, take
-from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
+from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
 from tsfm_vision.backbones.pyramid_tnt_layers import WORDS, Block, Grid, Merge, MergeWords, Stage, Stem, resize_relative
 
 torch.fx.wrap("resize_grid")  # one node of a traced graph, as grid_of and halved: they branch on sizes
@@ -193,7 +193,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     """
     state = recognise(state_dict, "PyramidTNT")
     if isinstance(model, PyramidTNT) and state["outer_pos"].shape != model.outer_pos.shape:
-        old = square(state["outer_pos"].shape[1], "outer_pos")
+        old = source_grid(model, state["outer_pos"].shape[1], "outer_pos", (SIDE, SIDE))
         state["outer_pos"] = resize_grid(state["outer_pos"], old, model.grid)
         for i, stage in enumerate(model.stages):
             key = f"stages.{i}.relative_pos"

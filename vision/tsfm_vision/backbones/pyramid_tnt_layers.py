@@ -82,7 +82,7 @@ class Block(nn.Module):
 
     def forward(self, inner: Tensor, outer: Tensor, grid: Grid, bias: Tensor) -> tuple[Tensor, Tensor]:
         if self.has_inner:
-            words, sentences = inner.shape, (outer.shape[0], outer.shape[1], -1)
+            words, sentences = inner.shape, (outer.shape[0], outer.shape[1], inner.shape[1] * inner.shape[2])
             # Words are normalised over their whole sentence.
             normal = self.inner_norm1(inner.reshape(sentences)).view(words)
             inner = inner + self.drop_path(self.inner_attn(normal, (self.side, self.side)))

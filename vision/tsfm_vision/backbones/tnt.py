@@ -17,11 +17,12 @@ from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import Mlp, to_2tuple
 from timm.models import checkpoint, generate_default_cfgs, register_model, register_notrace_module
 from timm.models import tnt as timm_tnt
+from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones.base import Indices, build, mix, patch_grid, take
-from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
+from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
 
 RELEASE = "https://github.com/huawei-noah/Efficient-AI-Backbones/releases/download/tnt/"
 RENAMED = {
@@ -103,6 +104,7 @@ class TNT(timm_tnt.TNT):
         self.patch_pos = nn.Parameter(table, requires_grad=self.patch_pos.requires_grad)
         embed.img_size, embed.grid_size, embed.num_patches = (height, width), grid, grid[0] * grid[1]
         self.num_patches = embed.num_patches
+        update_model_input_size(self, (height, width))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image."""
@@ -193,7 +195,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
         state["pixel_pos"] = words.transpose(1, 2).reshape(own["pixel_pos"].shape)
     table = state["patch_pos"]
     if table.shape != own["patch_pos"].shape and isinstance(model, TNT):
-        old = square(table.shape[1] - 1, "patch_pos")
+        old = source_grid(model, table.shape[1] - 1, "patch_pos", to_2tuple(model.pixel_embed.patch_size))
         state["patch_pos"] = resize_positions(table, old, model.pixel_embed.grid_size)
     return state
 
