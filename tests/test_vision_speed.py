@@ -56,6 +56,7 @@ def test_when_images_are_large_then_less_than_half_of_the_references_memory_is_n
     assert rows[1]["ratio"] > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_when_attention_is_soft_masked_in_parts_then_its_gradient_is_right(
     rate: float, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import trunc_normal_
 from timm.models import build_model_with_cfg
 from timm.models._features import feature_take_indices
@@ -123,13 +124,30 @@ class Pyramid(Backbone):
         return taken
 
 
+def published(**own: Any) -> dict[str, Any]:
+    """timm's config of published weights, from what differs from most of them."""
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "classifier": "head",
+        **own,
+    }
+
+
 def build(
     family: type[nn.Module],
     variant: str,
     pretrained: bool,
     kwargs: dict[str, Any],
     filter_fn: Callable[..., Any],
-    features: dict[str, Any],
+    levels: int | tuple[int, ...],
+    **features: Any,
 ) -> Any:
     """Build a variant by timm's factory.
 
@@ -139,8 +157,10 @@ def build(
         pretrained: whether to load the published weights.
         kwargs: sizes of the model, timm's own options, and ``device`` and ``dtype`` of everything in it.
         filter_fn: renames the weights of a checkpoint.
-        features: timm's ``feature_cfg``.
+        levels: ``out_indices`` of ``features_only`` by default.
+        features: more of timm's ``feature_cfg``.
     """
+    features |= {"out_indices": kwargs.pop("out_indices", levels), "feature_cls": "getter"}
     device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
 
     def make(**sizes: Any) -> nn.Module:

@@ -8,11 +8,10 @@ of a head, W channels inside the feed-forward part.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, PatchEmbed, to_2tuple, trunc_normal_
 from timm.models import checkpoint, generate_default_cfgs, register_model, register_notrace_module
 from timm.models._input import update_model_input_size
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from tsfm.nn import layers, rotary_angles
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones import cpu
-from tsfm_vision.backbones.base import Backbone, Indices, build, patch_grid, path_rates, take
+from tsfm_vision.backbones.base import Backbone, Indices, build, patch_grid, path_rates, published, take
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
 from tsfm_vision.backbones.soft_mask import soft_masked
 
@@ -77,7 +76,8 @@ class RMSNorm(layers.RMSNorm):
     """The shared layer; on a CPU by our operation, which keeps less for backward than PyTorch's."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return (cpu.rms_norm if cpu.applies(x, low=True) else cpu.plain_rms_norm)(x, self.weight, self.eps)
+        norm: Callable[..., Tensor] = cpu.rms_norm if cpu.applies(x, low=True) else cpu.plain_rms_norm
+        return norm(x, self.weight, self.eps)
 
 
 @register_notrace_module
@@ -285,21 +285,9 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     return state
 
 
-def _cfg(file: str, size: int = 224, **kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": RELEASE + file,
-        "num_classes": 1000,
-        "input_size": (3, size, size),
-        "pool_size": None,
-        "crop_pct": 0.875 if size == 224 else 1.0,
-        "crop_mode": "center" if size == 224 else "squash",
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        **kwargs,
-    }
+def _cfg(file: str, size: int = 224) -> dict[str, Any]:
+    crop = {"crop_pct": 0.875, "crop_mode": "center"} if size == 224 else {"crop_pct": 1.0, "crop_mode": "squash"}
+    return published(url=RELEASE + file, input_size=(3, size, size), first_conv="patch_embed.proj", **crop)
 
 
 default_cfgs = generate_default_cfgs(
@@ -319,9 +307,7 @@ LARGE = {"embed_dim": 1024, "num_heads": 16, "depth": 24}
 
 
 def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
-    features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
-    kwargs = {**sizes, **kwargs}
-    return build(ILlama, variant, pretrained, kwargs, checkpoint_filter_fn, features)
+    return build(ILlama, variant, pretrained, {**sizes, **kwargs}, checkpoint_filter_fn, 3)
 
 
 @register_model

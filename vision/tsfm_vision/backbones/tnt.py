@@ -21,7 +21,7 @@ from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones.base import Indices, build, mix, patch_grid, take
+from tsfm_vision.backbones.base import Indices, build, mix, patch_grid, published, take
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
 
 RELEASE = "https://github.com/huawei-noah/Efficient-AI-Backbones/releases/download/tnt/"
@@ -201,20 +201,8 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_INCEPTION_MEAN,
-        "std": IMAGENET_INCEPTION_STD,
-        "first_conv": "pixel_embed.proj",
-        "classifier": "head",
-        "license": "apache-2.0",
-        **kwargs,
-    }
+    colours = {"mean": IMAGENET_INCEPTION_MEAN, "std": IMAGENET_INCEPTION_STD}
+    return published(**colours, first_conv="pixel_embed.proj", license="apache-2.0", **kwargs)
 
 
 default_cfgs = generate_default_cfgs(
@@ -228,9 +216,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
-    features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
-    kwargs = {**sizes, **kwargs}
-    return build(TNT, variant, pretrained, kwargs, checkpoint_filter_fn, features)
+    return build(TNT, variant, pretrained, {**sizes, **kwargs}, checkpoint_filter_fn, 3)
 
 
 @register_model

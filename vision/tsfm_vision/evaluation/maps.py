@@ -138,7 +138,7 @@ def gradient_map(model: nn.Module, x: Float[Tensor, "B C H W"]) -> Float[Tensor,
             if min(activation.shape[2:]) >= LEAST and bool(gradient.any()):
                 return (activation * gradient.mean((2, 3), keepdim=True)).sum(1).relu()
         reason = f"none of {LEAST} rows and columns with a gradient"
-    except (AttributeError, *LIBRARY_ERRORS) as error:
+    except LIBRARY_ERRORS as error:
         reason = reason_of(error, 80)
     raise InputError(
         f"expected a model with maps that timm's forward_intermediates gives, found {type(model).__name__} ({reason}): "
@@ -167,8 +167,8 @@ def arranged(
 
     with torch.enable_grad():
         logits = run(cut, lambda: network(x))
-        gradients = torch.autograd.grad(logits.amax(1).sum(), kept, allow_unused=True)
-    gradients = [torch.zeros_like(a) if b is None else b for a, b in zip(kept, gradients, strict=True)]
+        found = torch.autograd.grad(logits.amax(1).sum(), kept, allow_unused=True)
+    gradients = [torch.zeros_like(a) if b is None else b for a, b in zip(kept, found, strict=True)]
 
     def map_of(parts: Sequence[Tensor]) -> Tensor:
         def swap(output: Any) -> Any:
