@@ -24,7 +24,7 @@ GATHERED = 2**18
 # PyTorch's counter does not know its own kernel for CPUs.
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 if FUSED not in flop_registry:
-    register_flop_formula(FUSED)(sdpa_flop)
+    register_flop_formula(FUSED, get_raw=True)(sdpa_flop)
 
 
 def applies(x: Tensor, low: bool = False) -> bool:
