@@ -15,6 +15,7 @@ from torch import nn
 import tsfm_vision  # noqa: F401  registers the models
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones import checkpoints
+from tsfm_vision.weights import load, save
 
 PARAMETERS = {
     "tsfm_poolformer_s12": 11_915_176,
@@ -242,8 +243,8 @@ def test_when_the_state_is_loaded_again_then_outputs_are_the_same(name: str, tmp
     first, x = create(name), image()
     torch.manual_seed(1)
     second = timm.create_model(name, num_classes=10, **SMALL[name]).eval()
-    for file, save in (("w.safetensors", save_file), ("w.pth", lambda state, to: torch.save({"model": state}, to))):
-        save(first.state_dict(), tmp_path / file)
+    for file, store in (("w.safetensors", save_file), ("w.pth", lambda state, to: torch.save({"model": state}, to))):
+        store(first.state_dict(), tmp_path / file)
         checkpoints.load_weights(second, tmp_path / file)
         with torch.no_grad():
             assert torch.equal(first(x), second(x))
@@ -296,6 +297,23 @@ def test_when_the_input_size_is_set_then_outputs_are_those_of_resizing_at_every_
         assert torch.allclose(model(x), expected, atol=1e-6)
     if name == "illama_tiny":
         assert torch.equal(model.pos_embed[:, -1], create(name).pos_embed[:, -1])
+
+
+@pytest.mark.parametrize("name", ["tsfm_tnt_s_patch16_224", "illama_tiny", "ptnt_ti_patch16_192"])
+def test_when_a_model_for_images_that_are_not_square_is_saved_then_it_is_read_as_it_was_and_for_other_sizes(
+    name: str, tmp_path: Path
+) -> None:
+    model: Any = create(name) if name != "ptnt_ti_patch16_192" else create(name, img_size=(96, 64))
+    if hasattr(model, "set_input_size"):
+        model.set_input_size((96, 64))
+    save(model, tmp_path / "model")
+    source, x = f"local-dir:{tmp_path / 'model'}", image(96, width=64)
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.equal(timm.create_model(source, pretrained=True).eval()(x), expected)
+        assert torch.equal(load(tmp_path / "model")[0](x), expected)
+        wide = timm.create_model(source, pretrained=True, img_size=(64, 128)).eval()
+        assert torch.allclose(wide(image(64, width=128)), model(image(64, width=128)), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "metaformer_ppff_s12_224"])

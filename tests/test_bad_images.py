@@ -84,6 +84,28 @@ def test_when_an_image_is_bad_then_it_is_named_or_skipped_and_counted(kind: str,
     assert kept.labels.tolist() == [0] * 4 + [1] * 4
 
 
+def test_when_a_photo_says_that_it_was_taken_sideways_then_it_is_read_upright(tmp_path: Path) -> None:
+    from PIL.Image import Exif
+
+    exif = Exif()
+    exif[0x0112] = 6  # the top is at the right
+    path = save(tmp_path / "x.png", Image.fromarray(PIXELS[:, :8]), exif=exif)
+    (image,) = open_images(path).values()
+    assert (image.pixels(0) == np.rot90(PIXELS[:, :8], -1)).all()
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "explain", "finetune"])
+@pytest.mark.parametrize("device", ["cuda:7", "gpu"])
+def test_when_a_device_is_not_there_then_one_line_says_so(
+    verb: str, device: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--output", str(tmp_path / "out")] if verb == "finetune" else []
+    model = small_model(tmp_path / "model")
+    result = run(capsys, "image", verb, str(folder), "--model", model, "--device", device, *words)
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    assert f"expected a device that is here, found '{device}'" in result.err
+
+
 def test_when_a_class_folder_is_empty_then_it_is_named_or_left_out(folder: Path) -> None:
     (folder / "cats").mkdir()
     with pytest.raises(InputError, match=r"cats.*expected at least one image"):

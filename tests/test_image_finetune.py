@@ -1,10 +1,13 @@
 """Image models are fine-tuned on other classes by one command, which the forecasting command names."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import done, run, script
+from PIL import Image
 
 pytest.importorskip("timm")
 
@@ -65,6 +68,95 @@ def test_when_both_arms_are_trained_then_the_page_compares_them_and_finished_one
     again = script(capsys, image_finetune.main, *words).out
     assert "CPU s\n" not in again
     assert (tmp_path / "image_finetune.md").read_text() == text
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Class folders of ten images each, all different, without train, val and test folders."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        (tmp_path / "flat" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "flat" / name / f"{number}.png")
+    return tmp_path / "flat"
+
+
+def tuned(capsys: pytest.CaptureFixture[str], data: Path, model: Path, output: Path, seed: int = 0) -> str:
+    words = ("--steps", "1", "--batch-size", "8", "--checks", "1", "--seed", str(seed))
+    return done(capsys, "image", "finetune", str(data), "--model", str(model), "--output", str(output), *words)
+
+
+def test_when_a_folder_has_no_parts_then_only_images_that_the_model_has_not_seen_are_scored(
+    start: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tsfm_data.images import open_images
+    from tsfm_vision.weights import seen_by
+
+    tuned(capsys, flat, start, tmp_path / "one")
+    shutil.move(flat / "a" / "0.png", flat / "a" / "renamed.png")  # its content counts, not its name or place
+    whole = open_images(flat)["all"]
+    seen = seen_by(tmp_path / "one")
+    trained, chose = seen.masks(whole)
+    assert (trained.sum(), chose.sum()) == (24, 3)
+    score = ("image", "evaluate", str(flat), "--model", str(tmp_path / "one"), "--json", str(tmp_path / "scores.json"))
+    said = done(capsys, *score)
+    assert "too good" not in said
+    rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
+    assert rows[0]["points"] == 3
+    said = done(capsys, *score, "--part", "all", "--overwrite")
+    assert "the model was trained on 24 and was chosen by 3 of these 30 images: its scores are too good" in said
+    for path in (flat / "b").iterdir():
+        if not trained[[whole.items.index(path)]]:
+            path.unlink()
+    for name in ("a", "c"):
+        shutil.rmtree(flat / name)
+    refused = run(capsys, *score, "--overwrite")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "expected images that the model has not seen, found train, all: give --part train" in refused.err
+
+
+def test_when_a_model_is_fine_tuned_again_with_another_seed_then_nothing_it_was_trained_on_is_held_out(
+    start: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tsfm_data.images import open_images
+    from tsfm_vision.weights import seen_by
+
+    tuned(capsys, flat, start, tmp_path / "one")
+    tuned(capsys, flat, tmp_path / "one", tmp_path / "two", seed=1)
+    whole = open_images(flat)["all"]
+    test = [seen_by(tmp_path / name).parts(whole)["test"].digests() for name in ("one", "two")]
+    assert len(test[0]) == len(test[1]) == 3
+    assert set(test[0]) == set(test[1])
+    other = open_images(flat)["all"].select(range(4))  # all of them trained on or held out before
+    assert len(seen_by(tmp_path / "two").masks(other)[0]) == 4
+
+
+def test_when_a_set_has_train_and_val_alone_then_nothing_is_said_to_judge(
+    start: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(flat, tmp_path / "set" / "train")
+    shutil.copytree(flat, tmp_path / "set" / "val")
+    said = tuned(capsys, tmp_path / "set", start, tmp_path / "one")
+    assert "no test part, so nothing judges the model" in said
+    assert "test images" not in said
+    said = done(capsys, "image", "evaluate", str(tmp_path / "set"), "--model", str(tmp_path / "one"))
+    assert "the model was trained on 30 of these 30 images: its scores are too good" in said
+
+
+def test_when_the_record_of_seen_images_is_corrupt_then_one_line_says_so(
+    start: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    shutil.copytree(start, tmp_path / "bad")
+    for content in (b"\x00" * 40, {"trained": torch.zeros(2)}):
+        file = tmp_path / "bad" / "seen.safetensors"
+        file.write_bytes(content) if isinstance(content, bytes) else save_file(content, file)
+        refused = run(capsys, "image", "evaluate", str(flat), "--model", str(tmp_path / "bad"))
+        assert (refused.status, refused.err.count("\n")) == (2, 1)
+        assert "seen.safetensors" in refused.err
 
 
 def test_when_a_forecasting_command_is_given_an_image_model_then_it_names_the_other_command(

@@ -231,7 +231,7 @@ def test_when_layers_decay_then_lower_ones_learn_more_slowly_and_norms_do_not_de
 
 
 def test_when_the_schedule_runs_then_it_warms_up_falls_and_cools_down() -> None:
-    factor = lr_factor(ImageOptim(lr=1.0, warmup_lr=0.1, min_lr=0.01, warmup_epochs=2, cooldown_epochs=1), 10, 11)
+    factor = lr_factor(ImageOptim(lr=1.0, warmup_lr=0.1, min_lr=0.01, warmup_epochs=2, cooldown_epochs=1), 10, 11, 64)
     assert factor(0) == pytest.approx(0.1)
     assert factor(10) == pytest.approx(0.55)
     assert factor(50) == pytest.approx(0.01 + 0.99 / 2)

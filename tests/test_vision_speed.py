@@ -8,12 +8,16 @@ import pytest
 import torch
 from command import script
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import vision as speed
 from tsfm_vision.backbones import cpu, soft_mask
 
+# Those of an operator's registration; one more warns of its own tensors.
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
 TINY: dict[str, Any] = {
     "poolformer": (64, {}),
+    "poolformer-channels-last": (64, {}),
     "tnt": (32, {"depth": 2, "embed_dim": 24, "inner_dim": 8, "num_heads_outer": 2}),
     "illama": (64, {"depth": 2, "embed_dim": 24}),
     "illama-attention": (64, {"embed_dim": 24}),
@@ -52,6 +56,7 @@ def test_when_images_are_large_then_less_than_half_of_the_references_memory_is_n
     assert rows[1]["ratio"] > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_when_attention_is_soft_masked_in_parts_then_its_gradient_is_right(
     rate: float, monkeypatch: pytest.MonkeyPatch
@@ -60,10 +65,11 @@ def test_when_attention_is_soft_masked_in_parts_then_its_gradient_is_right(
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(2, 7, 3, 2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     turns = torch.randn(7, 2, generator=generator, dtype=torch.float64)
-    angle = torch.polar(torch.ones_like(turns), turns)
-    assert torch.autograd.gradcheck(lambda y: soft_mask.SoftMasked.apply(y, angle, rate), qkv)
-    parts = soft_mask.SoftMasked.apply(qkv, angle, rate)
-    torch.testing.assert_close(parts, soft_mask.plain(qkv, torch.stack([angle.real, angle.imag]), rate))
+    turns_2NR = torch.stack([turns.cos(), turns.sin()])
+    assert torch.autograd.gradcheck(lambda y: soft_mask.in_parts(y, turns_2NR, rate), qkv)
+    assert torch.autograd.gradgradcheck(lambda y: soft_mask.in_parts(y, turns_2NR, rate), qkv)
+    torch.testing.assert_close(soft_mask.in_parts(qkv, turns_2NR, rate), soft_mask.plain(qkv, turns_2NR, rate))
+    torch.library.opcheck(soft_mask.in_parts, (qkv, turns_2NR, rate), test_utils=CHECKS)
 
 
 @pytest.mark.parametrize("short", [0, 256])
@@ -92,15 +98,34 @@ def test_when_regions_are_gathered_in_parts_then_the_gradient_is_right(monkeypat
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(2, 4, 6, 12, generator=generator, dtype=torch.float64, requires_grad=True)
     index = torch.stack([torch.randperm(4, generator=generator)[:2] for _ in range(8)]).view(2, 4, 2)
-    assert torch.autograd.gradcheck(lambda y: cpu.Routed.apply(y, index, 2, 2, 3, 0.5), qkv)
+    assert torch.autograd.gradcheck(lambda y: cpu.routed(y, index, 2, 2, 3, 0.5), qkv)
+    torch.testing.assert_close(cpu.routed(qkv, index, 2, 2, 3, 0.5), cpu.plain_routed(qkv, index, 2, 2, 3, 0.5))
+    torch.library.opcheck(cpu.routed, (qkv, index, 2, 2, 3, 0.5), test_utils=CHECKS)
 
 
 def test_when_norm_and_gate_are_differentiated_then_the_gradients_are_right() -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(2, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
     weight = torch.randn(4, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, w: cpu.RMSNorm.apply(x, w, 1e-6), (x, weight))
-    assert torch.autograd.gradcheck(cpu.GatedSilu.apply, (x, y))
+    assert torch.autograd.gradcheck(lambda x, w: cpu.rms_norm(x, w, 1e-6), (x, weight))
+    assert torch.autograd.gradcheck(cpu.gated_silu, (x, y))
+    torch.library.opcheck(cpu.rms_norm, (x, weight, 1e-6), test_utils=CHECKS)
+    torch.library.opcheck(cpu.gated_silu, (x, y), test_utils=CHECKS)
+
+
+def test_when_operations_are_counted_then_those_of_our_operators_are_those_of_the_plain_arithmetic() -> None:
+    qkv, index = torch.randn(1, 4, 6, 12), torch.tensor([[[0, 1], [1, 2], [2, 3], [3, 0]]])
+    turned, turns = torch.randn(2, 7, 3, 2, 4), torch.randn(2, 7, 2)
+    for ours, plain, given in (
+        (cpu.routed, cpu.plain_routed, (qkv, index, 2, 2, 3, 0.5)),
+        (soft_mask.in_parts, soft_mask.plain, (turned, turns, 0.5)),
+    ):
+        counts = []
+        for run in (ours, plain):
+            with FlopCounterMode(display=False) as counter:
+                run(*given)
+            counts.append(counter.get_total_flops())
+        assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.slow

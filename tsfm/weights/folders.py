@@ -13,7 +13,7 @@ from tsfm_data.io import atomic_file, check_record, check_version, read_record
 CHECKSUMS = "checksums.json"
 FORMAT_VERSION = 1
 # The files of a model folder; the first two are required.
-FILES = ("config.json", "model.safetensors", "README.md", "scores.json")
+FILES = ("config.json", "model.safetensors", "README.md", "scores.json", "seen.safetensors")
 
 
 @dataclass(frozen=True)

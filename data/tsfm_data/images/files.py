@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from typing_extensions import TypedDict
 
 from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
@@ -25,7 +25,7 @@ MOST_CLASSES = 1_000_000  # each has a name, and a row in the head of a model
 
 
 def decode(item: bytes | Path, channels: int) -> Image.Image:
-    """Decode an image to grey (1 channel) or RGB (3).
+    """Decode an image to grey (1 channel) or RGB (3), turned upright as its EXIF orientation says.
 
     Args:
         item: a file, or its content.
@@ -41,7 +41,7 @@ def decode(item: bytes | Path, channels: int) -> Image.Image:
         source = io.BytesIO(item) if isinstance(item, bytes) else item
         with warnings.catch_warnings(action="ignore"), Image.open(source) as image:
             _check_mode(image)
-            return image.convert("L" if channels == 1 else "RGB")
+            return ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
     except InputError:
         raise
     except UnidentifiedImageError as error:

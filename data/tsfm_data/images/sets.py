@@ -3,14 +3,15 @@
 Shapes: N images, H and W rows and columns of pixels, C channels.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
 from tsfm_data.errors import InputError
@@ -35,6 +36,7 @@ class ImageSet:
         locate: gives the location of an image by its index, for messages: a file, or a row in one.
         channels: of the decoded images, 1 (grey) or 3 (RGB); arrays may have any number.
         skipped: a message for each image or class folder that was left out.
+        content: ``digests`` of files that were decoded since; computed if it is not given.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ImageSet:
     locate: Callable[[int], str]
     channels: int = 3
     skipped: tuple[str, ...] = ()
+    content: Int[np.ndarray, " N"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,12 +77,36 @@ class ImageSet:
         """Select images, in the given order."""
         chosen = [int(i) for i in indices]
         items, locate = [self.items[i] for i in chosen], self.locate
-        return replace(self, labels=self.labels[chosen], items=items, locate=lambda i: locate(chosen[i]))
+        content = None if self.content is None else self.content[chosen]
+        return replace(
+            self, labels=self.labels[chosen], items=items, locate=lambda i: locate(chosen[i]), content=content
+        )
+
+    def digests(self) -> Int[np.ndarray, " N"]:
+        """The first 64 bits of the SHA-256 of each image: of the file, the encoded bytes, or the pixels of an array.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        if self.content is not None:
+            return self.content
+
+        def digest(index: int) -> int:
+            item = self.items[index]
+            try:
+                content: Any = item.read_bytes() if isinstance(item, Path) else item
+                content = np.ascontiguousarray(content) if isinstance(content, np.ndarray) else content
+            except OSError as error:
+                raise InputError(f"expected an image at {self.locate(index)}, found none that can be read") from error
+            return int.from_bytes(hashlib.sha256(content).digest()[:8], "little", signed=True)
+
+        with ThreadPoolExecutor() as pool:
+            return np.array(list(pool.map(digest, range(len(self)))), np.int64)
 
     def decoded(self) -> "ImageSet":
         """The same set with every image decoded in memory, so that epochs over a small set take no decoding."""
         with ThreadPoolExecutor() as pool:
-            return replace(self, items=list(pool.map(self.pixels, range(len(self)))))
+            return replace(self, items=list(pool.map(self.pixels, range(len(self)))), content=self.digests())
 
     def size(self) -> tuple[int, int]:
         """Rows and columns of the first image."""
@@ -168,8 +195,16 @@ def drop_bad(images: ImageSet) -> ImageSet:
     return replace(readable, skipped=(*images.skipped, *lines))
 
 
-def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+def hold_out(
+    images: ImageSet, fraction: float, seed: int, free: Bool[np.ndarray, " N"] | None = None
+) -> tuple[ImageSet, ImageSet]:
     """Split a set at random: the second part has about ``fraction`` of the images of each class, at least one.
+
+    Args:
+        images: to split.
+        fraction: share of the second part.
+        seed: of the choice.
+        free: which images may be in the second part; all by default.
 
     Raises:
         InputError: the fraction does not lie between 0 and 1.
@@ -180,7 +215,8 @@ def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Im
     held: list[np.ndarray] = []
     for label in range(len(images.classes)):
         members = rng.permutation(np.flatnonzero(images.labels == label))
-        held.append(members[: max(1, round(fraction * len(members)))] if len(members) > 1 else members[:0])
+        count = max(1, round(fraction * len(members))) if len(members) > 1 else 0
+        held.append((members if free is None else members[free[members]])[:count])
     out = np.sort(np.concatenate(held)).astype(np.int64)
     return images.select(np.setdiff1d(np.arange(len(images)), out)), images.select(out)
 

@@ -1,26 +1,24 @@
 """What the families written here share: timm's methods for a classifier, a norm and blocks.
 
-TorchScript, which timm's users export to, knows no shapes in annotations: what it compiles is annotated with plain
-tensors.
-
 Shapes: B batch, ``out`` classes or features.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import trunc_normal_
 from timm.models import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tsfm.attention import Mask, attend
 from tsfm_data.errors import InputError
+from tsfm_vision.backbones import cpu
 
 Indices = int | list[int] | tuple[int, ...] | None
 
@@ -45,9 +43,8 @@ class Backbone(nn.Module, ABC):
         InputError: another ``global_pool``.
     """
 
-    if TYPE_CHECKING:  # TorchScript takes an annotated module for an interface
-        norm: nn.Module
-        feature_info: list[dict[str, Any]]
+    norm: nn.Module
+    feature_info: list[dict[str, Any]]
     pools: tuple[str, ...] = ("avg", "")
 
     def __init__(self, in_chans: int, num_classes: int, global_pool: str, width: int, drop_rate: float) -> None:
@@ -68,7 +65,6 @@ class Backbone(nn.Module, ABC):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
         return self.head
@@ -103,11 +99,9 @@ class Pyramid(Backbone):
         between: names of the lists of layers between stages, one shorter than ``stages``.
     """
 
-    if TYPE_CHECKING:
-        stages: nn.ModuleList
+    stages: nn.ModuleList
     between: tuple[str, ...] = ()
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Gradient checkpointing: keep the blocks' inputs only and compute the blocks again in backward."""
         for stage in self.stages:
@@ -130,13 +124,30 @@ class Pyramid(Backbone):
         return taken
 
 
+def published(**own: Any) -> dict[str, Any]:
+    """timm's config of published weights, from what differs from most of them."""
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "classifier": "head",
+        **own,
+    }
+
+
 def build(
     family: type[nn.Module],
     variant: str,
     pretrained: bool,
     kwargs: dict[str, Any],
     filter_fn: Callable[..., Any],
-    features: dict[str, Any],
+    levels: int | tuple[int, ...],
+    **features: Any,
 ) -> Any:
     """Build a variant by timm's factory.
 
@@ -146,8 +157,10 @@ def build(
         pretrained: whether to load the published weights.
         kwargs: sizes of the model, timm's own options, and ``device`` and ``dtype`` of everything in it.
         filter_fn: renames the weights of a checkpoint.
-        features: timm's ``feature_cfg``.
+        levels: ``out_indices`` of ``features_only`` by default.
+        features: more of timm's ``feature_cfg``.
     """
+    features |= {"out_indices": kwargs.pop("out_indices", levels), "feature_cls": "getter"}
     device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
 
     def make(**sizes: Any) -> nn.Module:
@@ -182,7 +195,9 @@ def patch_grid(height: int, width: int, rows: int, columns: int) -> tuple[int, i
 
 def channels_last(x: Tensor) -> Tensor:
     """The images in the layout in which convolutions, pooling and norms of maps are fastest on a CPU."""
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    if x.device.type != "cpu" or cpu.is_transformed():
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def mix(
@@ -193,7 +208,7 @@ def mix(
     dropout: float = 0.0,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Attention by ``tsfm.attention.dispatch``; in TorchScript by PyTorch's own kernel.
+    """Attention by ``tsfm.attention.dispatch``.
 
     Args:
         q_BNHD: queries.
@@ -203,12 +218,8 @@ def mix(
         dropout: share of the attention weights that are set to 0.
         bias: added to the scores, broadcast to ``[B, H, N, M]``.
     """
-    if torch.jit.is_scripting():
-        q, k, v = q_BNHD.transpose(1, 2), k_BMHD.transpose(1, 2), v_BMHD.transpose(1, 2)
-        return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale).transpose(1, 2)
-    else:  # TorchScript compiles one of the two branches, and nothing after a return
-        mask = None if bias is None else Mask(bias=bias)
-        return attend(q_BNHD, k_BMHD, v_BMHD, mask, scale=scale, dropout=dropout)
+    mask = None if bias is None else Mask(bias=bias)
+    return attend(q_BNHD, k_BMHD, v_BMHD, mask, scale=scale, dropout=dropout)
 
 
 def take(count: int, indices: Indices) -> tuple[list[int], int]:

@@ -14,13 +14,12 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, LayerScale
 from timm.models import checkpoint_seq, generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones.base import Indices, Pyramid, build, channels_last, path_rates, take
+from tsfm_vision.backbones.base import Indices, Pyramid, build, channels_last, path_rates, published, take
 from tsfm_vision.backbones.checkpoints import State, recognise
 from tsfm_vision.backbones.routing import BiLevelRoutingAttention, ConvMixer, GlobalAttention, KeyPool, KeyPooling
 
@@ -108,7 +107,7 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+        if self.grad_checkpointing and self.training:
             return checkpoint_seq(self.blocks, x_BCHW)
         return self.blocks(x_BCHW)
 
@@ -222,12 +221,10 @@ class BiFormer(Pyramid):
         ]
         self.apply(self._init_weights)
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of matrices and tables without weight decay: none."""
         return set()
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         fine = [(r"^downsample_layers\.(\d+)", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^norm", (99999,))]
@@ -237,7 +234,7 @@ class BiFormer(Pyramid):
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map ``[B, C, h, w]`` after the last norm."""
         x = channels_last(x)
-        for downsample, stage in zip(self.downsample_layers, self.stages):  # noqa: B905 - TorchScript knows no strict
+        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(downsample(x))
         return self.norm(x)
 
@@ -343,19 +340,8 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
 
 
 def _cfg() -> dict[str, Any]:
-    return {
-        "url": "",  # published on a file-sharing site alone: give the file to tsfm_vision.backbones.load_weights
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "downsample_layers.0.0",
-        "classifier": "head",
-        "license": "mit",
-    }
+    # Published on a file-sharing site alone: give the file to tsfm_vision.backbones.load_weights.
+    return published(crop_pct=0.875, pool_size=(7, 7), first_conv="downsample_layers.0.0", license="mit")
 
 
 default_cfgs = generate_default_cfgs(
@@ -366,9 +352,7 @@ STL = {"depths": (2, 2, 6, 2), "dims": WIDE, "mlp_ratios": (4, 4, 4, 4), "overla
 
 
 def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
-    features = {"out_indices": kwargs.pop("out_indices", (0, 1, 2, 3)), "feature_cls": "getter"}
-    kwargs = {**sizes, **kwargs}
-    return build(BiFormer, variant, pretrained, kwargs, checkpoint_filter_fn, features)
+    return build(BiFormer, variant, pretrained, {**sizes, **kwargs}, checkpoint_filter_fn, (0, 1, 2, 3))
 
 
 @register_model

@@ -2,10 +2,11 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -90,12 +91,24 @@ def resize_map(table: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(table.float(), size=size, mode="bicubic", align_corners=False).to(table.dtype)
 
 
-def square(rows: int, what: str) -> tuple[int, int]:
-    """The square grid that ``rows`` tokens form.
+def source_grid(model: nn.Module, rows: int, what: str, patch: Sequence[int]) -> tuple[int, int]:
+    """The grid of tokens of a checkpoint's position table: that of the image size in its config, otherwise a square.
+
+    Args:
+        model: that the checkpoint is for; timm leaves in it what the config of the checkpoint says.
+        rows: tokens of the table.
+        what: name of the table, for errors.
+        patch: rows and columns of pixels of a token.
 
     Raises:
-        InputError: they form none.
+        InputError: the config says no size that fits, and they form no square.
     """
+    size = getattr(model, "pretrained_model_args", {}).get("img_size")
+    if size is not None:
+        height, width = to_2tuple(size)
+        grid = (height // patch[0], width // patch[1])
+        if grid[0] * grid[1] == rows:
+            return grid
     side = math.isqrt(rows)
     if side * side != rows:
         raise InputError(

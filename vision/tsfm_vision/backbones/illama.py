@@ -8,22 +8,21 @@ of a head, W channels inside the feed-forward part.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, PatchEmbed, to_2tuple, trunc_normal_
 from timm.models import checkpoint, generate_default_cfgs, register_model, register_notrace_module
+from timm.models._input import update_model_input_size
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tsfm.nn import layers, rotary_angles
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones import cpu
-from tsfm_vision.backbones.base import Backbone, Indices, build, patch_grid, path_rates, take
-from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
-from tsfm_vision.backbones.soft_mask import plain, soft_masked
+from tsfm_vision.backbones.base import Backbone, Indices, build, patch_grid, path_rates, published, take
+from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
+from tsfm_vision.backbones.soft_mask import soft_masked
 
 RELEASE = "https://huggingface.co/techmonsterwang/iLLaMA/resolve/main/"
 # Hidden channels of the feed-forward part are rounded up to a multiple of this.
@@ -58,31 +57,18 @@ class Attention(nn.Module):
 
     def forward(self, x_BNC: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
         qkv_BN3HD = self.qkv(x_BNC).unflatten(2, (3, self.heads, -1))
-        if torch.jit.is_scripting():  # TorchScript compiles one of the two branches
-            return self.proj(plain(qkv_BN3HD, turns_2NR, rate))
-        else:
-            return self.proj(soft_masked(qkv_BN3HD, turns_2NR, rate))
+        return self.proj(soft_masked(qkv_BN3HD, turns_2NR, rate))
 
 
 class SwiGLU(layers.SwiGLU):
     """The shared layer with the published names: ``fc2(silu(fc1 x) * fc3 x)``."""
 
-    if TYPE_CHECKING:  # TorchScript takes an annotated module for an interface
-        fc1: nn.Linear
-        fc3: nn.Linear
-
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(width, hidden, ("fc1", "fc3"))
 
-    def forward(self, x_BNC: Tensor) -> Tensor:
-        return self.fc2(self.apply_gate(self.fc1(x_BNC), self.fc3(x_BNC)))
-
     def apply_gate(self, gate: Tensor, value: Tensor) -> Tensor:
         """On a CPU by one operation that keeps less for backward."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what this alone encloses
-            if cpu.applies(gate, low=True):
-                return cpu.GatedSilu.apply(gate, value)
-        return F.silu(gate) * value
+        return (cpu.gated_silu if cpu.applies(gate, low=True) else cpu.plain_gated_silu)(gate, value)
 
 
 @register_notrace_module
@@ -90,10 +76,8 @@ class RMSNorm(layers.RMSNorm):
     """The shared layer; on a CPU by our operation, which keeps less for backward than PyTorch's."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():  # noqa: SIM102 - as above
-            if cpu.applies(x, low=True):
-                return cpu.RMSNorm.apply(x, self.weight, self.eps)
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        norm: Callable[..., Tensor] = cpu.rms_norm if cpu.applies(x, low=True) else cpu.plain_rms_norm
+        return norm(x, self.weight, self.eps)
 
 
 @register_notrace_module
@@ -179,14 +163,11 @@ class ILlama(Backbone):
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.cls_token, std=0.02)
         self.apply(self._init_weights)
-        cpu.use_linear(self)
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of matrices and tables without weight decay."""
         return {"pos_embed", "cls_token"}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         return {
@@ -194,7 +175,6 @@ class ILlama(Backbone):
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Gradient checkpointing: keep the blocks' inputs only and compute the blocks again in backward."""
         self.grad_checkpointing = enable
@@ -205,6 +185,7 @@ class ILlama(Backbone):
         table = self.positions(self.grid(height, width)).detach().clone()
         self.pos_embed = nn.Parameter(table, requires_grad=self.pos_embed.requires_grad)
         self.patch_embed.set_input_size((height, width))
+        update_model_input_size(self, (height, width))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image."""
@@ -223,7 +204,6 @@ class ILlama(Backbone):
         tokens = torch.cat([patches, self.cls_token.expand(x.shape[0], -1, -1)], 1)
         return self.pos_drop(tokens + self.positions(grid))
 
-    @torch.jit.ignore
     def run(self, block: nn.Module, x_BNC: Tensor, turns_2NR: Tensor) -> Tensor:
         """One block, under gradient checkpointing if that is set."""
         arguments = (x_BNC, turns_2NR, self.soft_mask_rate)
@@ -234,10 +214,7 @@ class ILlama(Backbone):
         x = self.embed(x)
         turns = rotary_table(x.shape[1], self.head_channels, x)
         for block in self.blocks:
-            if torch.jit.is_scripting():  # noqa: SIM108 - of two branches one is compiled
-                x = block(x, turns, self.soft_mask_rate)
-            else:
-                x = self.run(block, x, turns)
+            x = self.run(block, x, turns)
         return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -303,26 +280,14 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     state = recognise(state_dict, "iLLaMA")
     table = state["pos_embed"]
     if isinstance(model, ILlama) and table.shape != model.pos_embed.shape:
-        old = square(table.shape[1] - 1, "pos_embed")
+        old = source_grid(model, table.shape[1] - 1, "pos_embed", model.patch_embed.patch_size)
         state["pos_embed"] = resize_positions(table, old, model.patch_embed.grid_size)
     return state
 
 
-def _cfg(file: str, size: int = 224, **kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": RELEASE + file,
-        "num_classes": 1000,
-        "input_size": (3, size, size),
-        "pool_size": None,
-        "crop_pct": 0.875 if size == 224 else 1.0,
-        "crop_mode": "center" if size == 224 else "squash",
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        **kwargs,
-    }
+def _cfg(file: str, size: int = 224) -> dict[str, Any]:
+    crop = {"crop_pct": 0.875, "crop_mode": "center"} if size == 224 else {"crop_pct": 1.0, "crop_mode": "squash"}
+    return published(url=RELEASE + file, input_size=(3, size, size), first_conv="patch_embed.proj", **crop)
 
 
 default_cfgs = generate_default_cfgs(
@@ -342,9 +307,7 @@ LARGE = {"embed_dim": 1024, "num_heads": 16, "depth": 24}
 
 
 def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
-    features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
-    kwargs = {**sizes, **kwargs}
-    return build(ILlama, variant, pretrained, kwargs, checkpoint_filter_fn, features)
+    return build(ILlama, variant, pretrained, {**sizes, **kwargs}, checkpoint_filter_fn, 3)
 
 
 @register_model

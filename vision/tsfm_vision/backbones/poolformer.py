@@ -15,14 +15,13 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import GroupNorm1, LayerNorm2d, Mlp, to_2tuple
 from timm.models import checkpoint_seq, generate_default_cfgs, register_model, register_notrace_module
 from timm.models.metaformer import Downsampling, MetaFormer, Pooling
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones.base import Indices, build, channels_last, mix, take
+from tsfm_vision.backbones.base import Indices, build, channels_last, mix, published, take
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_map
 
 Mixer = Literal["identity", "pool", "attention", "fc"]
@@ -165,12 +164,10 @@ class PoolFormer(MetaFormer):
         if stage_norms:
             self.head.norm = nn.Identity()
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of matrices and tables without weight decay."""
         return {name for name, _ in self.named_parameters() if name.endswith("pos_embed")}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
@@ -179,7 +176,7 @@ class PoolFormer(MetaFormer):
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map ``[B, C, H, W]``."""
         x = self.stem(channels_last(x))
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        if self.grad_checkpointing:
             return checkpoint_seq(self.stages, x)
         return self.stages(x)
 
@@ -257,20 +254,8 @@ def _from_original(state: State) -> State:
 
 
 def _cfg(file: str, crop_pct: float = 0.9, **kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": RELEASE + file,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": crop_pct,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "classifier": "head.fc",
-        "first_conv": "stem.conv",
-        "license": "apache-2.0",
-        **kwargs,
-    }
+    names = {"classifier": "head.fc", "first_conv": "stem.conv", "license": "apache-2.0"}
+    return published(url=RELEASE + file, crop_pct=crop_pct, pool_size=(7, 7), **names, **kwargs)
 
 
 default_cfgs = generate_default_cfgs(
@@ -291,10 +276,8 @@ MEDIUM = (96, 192, 384, 768)
 
 
 def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
-    out_indices = kwargs.pop("out_indices", (0, 1, 2, 3))
-    kwargs = {**sizes, **kwargs}
-    features = {"out_indices": out_indices, "feature_cls": "getter", "norm": kwargs.get("stage_norms", False)}
-    return build(PoolFormer, variant, pretrained, kwargs, checkpoint_filter_fn, features)
+    kwargs, norm = {**sizes, **kwargs}, kwargs.get("stage_norms", False)
+    return build(PoolFormer, variant, pretrained, kwargs, checkpoint_filter_fn, (0, 1, 2, 3), norm=norm)
 
 
 @register_model

@@ -18,8 +18,8 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones.base import Indices, Pyramid, build, path_rates, take
-from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
+from tsfm_vision.backbones.base import Indices, Pyramid, build, path_rates, published, take
+from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
 from tsfm_vision.backbones.pyramid_tnt_layers import WORDS, Block, Grid, Merge, MergeWords, Stage, Stem, resize_relative
 
 torch.fx.wrap("resize_grid")  # one node of a traced graph, as grid_of and halved: they branch on sizes
@@ -91,12 +91,10 @@ class PyramidTNT(Pyramid):
         trunc_normal_(self.inner_pos, std=0.02)
         self.apply(self._init_weights)
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of matrices and tables without weight decay."""
         return {name for name, _ in self.named_parameters() if name.endswith("_pos")}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         fine = [
@@ -114,7 +112,6 @@ class PyramidTNT(Pyramid):
         inner, outer = self.patch_embed(x)
         inner, outer = inner + self.inner_pos, outer + resize_grid(self.outer_pos, self.grid, grid)
         outputs: list[tuple[Tensor, Grid]] = []
-        # As TorchScript takes it: no zip with strict, no break, no slices of modules.
         for stage, words, sentences in zip(self.stages, self.word_merges, self.sentence_merges):  # noqa: B905
             if len(outputs) <= last:
                 inner, outer = stage(inner, outer, grid)
@@ -196,7 +193,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     """
     state = recognise(state_dict, "PyramidTNT")
     if isinstance(model, PyramidTNT) and state["outer_pos"].shape != model.outer_pos.shape:
-        old = square(state["outer_pos"].shape[1], "outer_pos")
+        old = source_grid(model, state["outer_pos"].shape[1], "outer_pos", (SIDE, SIDE))
         state["outer_pos"] = resize_grid(state["outer_pos"], old, model.grid)
         for i, stage in enumerate(model.stages):
             key = f"stages.{i}.relative_pos"
@@ -206,19 +203,10 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
 
 
 def _cfg(size: int) -> dict[str, Any]:
-    return {
-        "url": "",  # published on a file-sharing site alone: give the file to tsfm_vision.backbones.load_weights
-        "num_classes": 1000,
-        "input_size": (3, size, size),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_INCEPTION_MEAN,
-        "std": IMAGENET_INCEPTION_STD,
-        "first_conv": "patch_embed.common_conv.0",
-        "classifier": "head",
-        "license": "apache-2.0",
-    }
+    # Published on a file-sharing site alone: give the file to tsfm_vision.backbones.load_weights.
+    colours = {"mean": IMAGENET_INCEPTION_MEAN, "std": IMAGENET_INCEPTION_STD}
+    names = {"first_conv": "patch_embed.common_conv.0", "license": "apache-2.0"}
+    return published(input_size=(3, size, size), **colours, **names)
 
 
 default_cfgs = generate_default_cfgs(
@@ -242,9 +230,8 @@ def _create(
     """``first``: outer and inner channels, then outer and inner heads of the first stage; later ones are multiples."""
     names = ("outer_dims", "inner_dims", "outer_heads", "inner_heads")
     sizes = {name: tuple(value * factor for factor in (1, 2, 4, 4)) for name, value in zip(names, first, strict=True)}
-    features = {"out_indices": kwargs.pop("out_indices", (0, 1, 2, 3)), "feature_cls": "getter"}
     kwargs = {"img_size": size, "depths": depths, **sizes, **kwargs}
-    return build(PyramidTNT, variant, pretrained, kwargs, checkpoint_filter_fn, features)
+    return build(PyramidTNT, variant, pretrained, kwargs, checkpoint_filter_fn, (0, 1, 2, 3))
 
 
 @register_model

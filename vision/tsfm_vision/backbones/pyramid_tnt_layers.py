@@ -4,8 +4,6 @@ Shapes: B batch, N sentences of a map, P words of a sentence, C channels of a se
 channels of a head, M keys.
 """
 
-from typing import Final
-
 import torch
 from timm.layers import DropPath, Mlp
 from timm.models import checkpoint, register_notrace_module
@@ -62,8 +60,6 @@ class Block(nn.Module):
         drop_path: rate of dropping a branch.
     """
 
-    has_inner: Final[bool]  # TorchScript leaves out what a block does not have
-
     def __init__(
         self, outer: int, inner: int, outer_heads: int, inner_heads: int, reduction: int, drop_path: float
     ) -> None:
@@ -86,7 +82,7 @@ class Block(nn.Module):
 
     def forward(self, inner: Tensor, outer: Tensor, grid: Grid, bias: Tensor) -> tuple[Tensor, Tensor]:
         if self.has_inner:
-            words, sentences = inner.shape, (outer.shape[0], outer.shape[1], -1)
+            words, sentences = inner.shape, (outer.shape[0], outer.shape[1], inner.shape[1] * inner.shape[2])
             # Words are normalised over their whole sentence.
             normal = self.inner_norm1(inner.reshape(sentences)).view(words)
             inner = inner + self.drop_path(self.inner_attn(normal, (self.side, self.side)))
@@ -111,7 +107,7 @@ class Stage(nn.Module):
     def forward(self, inner: Tensor, outer: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         bias = resize_relative(self.relative_pos, self.grid, grid, self.reduction)
         for block in self.blocks:
-            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+            if self.grad_checkpointing and self.training:
                 inner, outer = checkpoint(block, inner, outer, grid, bias)
             else:
                 inner, outer = block(inner, outer, grid, bias)

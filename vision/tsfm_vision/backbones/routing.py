@@ -161,10 +161,8 @@ class BiLevelRoutingAttention(nn.Module):
         mean = means(qkv, rows, columns, self.qk_width)
         share_BRK, index_BRK = self.router(mean[..., : self.qk_width], mean[..., self.qk_width :])
         padded = pad(qkv, rows, columns)
-        if torch.jit.is_scripting():
-            out = self.routed(cut(padded, rows, columns), share_BRK, index_BRK, padded.shape[2] // columns)
-        elif self.is_plain and cpu.applies(qkv):
-            out = cpu.Routed.apply(padded, index_BRK, self.heads, rows, columns, self.scale)
+        if self.is_plain and cpu.applies(qkv):
+            out = cpu.routed(padded, index_BRK, self.heads, rows, columns, self.scale)
         else:
             out = self.routed(cut(padded, rows, columns), share_BRK, index_BRK, padded.shape[2] // columns)
         out = out[:, : qkv.shape[1], : qkv.shape[2]]

@@ -1,23 +1,22 @@
 """iLLaMA's soft mask: attention weights of later tokens are multiplied by a rate after the softmax.
 
-The weights are not normalised again, so this is not a causal mask on the scores. ``plain`` is the plain arithmetic, for
-short rows and for compiled and exported graphs. ``SoftMasked`` is for long rows: it never holds all weights at once.
-At 384 pixels it trains iLLaMA-T 1.13 times as fast as the same parts under ``torch.utils.checkpoint``.
+The weights are not normalised again, so this is not a causal mask on the scores. ``plain`` is the arithmetic;
+``in_parts`` is the same for long rows on a CPU, and never holds all weights at once. At 384 pixels it trains iLLaMA-T
+1.13 times as fast as the same parts under ``torch.utils.checkpoint``.
 
 Shapes: B batch, N tokens, H heads, D channels of a head, G batch times heads, P queries of a part, R pairs of channels.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from tsfm.nn import Rotary
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones.cpu import wide
+from tsfm_vision.backbones.cpu import applies, register, wide
 
 # Up to this many tokens, all weights are computed at once: a quarter of a mebibyte per head at most.
 SHORT = 256
@@ -31,40 +30,26 @@ def rotary_of(turns_2NR: Tensor) -> Rotary:
     return Rotary(turns_2NR[0][None, :, None], turns_2NR[1][None, :, None])
 
 
-@torch.jit.ignore
-def rotate(x_BN2HD: Tensor, turns_2NR: Tensor) -> Tensor:
-    """Queries and keys, each pair of neighbouring channels rotated."""
-    return rotary_of(turns_2NR).rotate(x_BN2HD.flatten(2, 3)).view(x_BN2HD.shape)
-
-
 def plain(qkv_BN3HD: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
-    """Rotary attention under the soft mask by plain arithmetic, ``[B, N, H * D]``; TorchScript compiles it.
+    """Rotary attention under the soft mask by plain arithmetic, ``[B, N, H * D]``.
 
     Args:
         qkv_BN3HD: queries, keys and values.
         turns_2NR: cosine and sine of each token's rotation, for each pair of channels.
         rate: factor on the weights of later tokens.
     """
-    qk_BN2HD = qkv_BN3HD[:, :, :2]
-    if torch.jit.is_scripting():  # which knows no complex numbers here
-        cos, sin = turns_2NR[0][:, None, None], turns_2NR[1][:, None, None]
-        even, odd = qk_BN2HD[..., 0::2], qk_BN2HD[..., 1::2]
-        turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2).to(qkv_BN3HD.dtype)
-    else:
-        turned = rotate(qk_BN2HD, turns_2NR)
+    turned = rotary_of(turns_2NR).rotate(qkv_BN3HD[:, :, :2].flatten(2, 3)).unflatten(2, (2, -1))
     q_BHND, k_BHND = turned[:, :, 0].transpose(1, 2), turned[:, :, 1].transpose(1, 2)
     weights = (q_BHND @ k_BHND.transpose(2, 3) * q_BHND.shape[3] ** -0.5).softmax(-1)
-    weights = weights * torch.ones_like(weights[0, 0]).tril().mul(1 - rate).add(rate)
+    weights = weights * soft_mask(qkv_BN3HD.shape[1], rate, weights)
     return (weights @ qkv_BN3HD[:, :, 2].transpose(1, 2)).transpose(1, 2).flatten(2)
 
 
-@torch.jit.ignore
 def soft_masked(qkv_BN3HD: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
-    """The same; long rows are computed in parts. Arguments as in ``plain``."""
-    is_graph = torch.compiler.is_compiling() or torch.jit.is_tracing() or qkv_BN3HD.device.type == "meta"
-    if is_graph or qkv_BN3HD.shape[1] <= SHORT:
+    """The same; long rows are computed in parts, on a CPU. Arguments as in ``plain``."""
+    if qkv_BN3HD.shape[1] <= SHORT or not applies(qkv_BN3HD, low=True):
         return plain(qkv_BN3HD, turns_2NR, rate)
-    return SoftMasked.apply(qkv_BN3HD, torch.complex(turns_2NR[0], turns_2NR[1]), rate)
+    return in_parts(qkv_BN3HD, turns_2NR, rate)
 
 
 def turn(x_BN2HD: Tensor, angle_ND: Tensor, out_2BHND: Tensor) -> None:
@@ -79,26 +64,11 @@ def turn_back(x_2BHND: Tensor, angle_ND: Tensor, out_BN2HD: Tensor) -> None:
     torch.mul(pairs.permute(1, 3, 0, 2, 4), angle_ND.conj_physical()[:, None, None], out=out)
 
 
-class SoftMasked(torch.autograd.Function):
-    """Rotary attention whose weights of later tokens are multiplied by ``rate`` after the softmax.
-
-    It works on some queries at a time and keeps no weights: backward computes them again. If the rate is 0, values of
-    later tokens are not multiplied. ``angle`` holds complex numbers of length 1, ``[N, D / 2]``.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, qkv_BN3HD: Tensor, angle: Tensor, rate: float) -> Float[Tensor, "B N HD"]:
-        with torch.autocast(qkv_BN3HD.device.type, enabled=False):  # in the type of the input
-            mixed = SoftMasked.mixed(qkv_BN3HD, angle, rate)
-        ctx.save_for_backward(qkv_BN3HD, angle, mixed)
-        ctx.rate = rate
-        return mixed
-
-    @staticmethod
-    def mixed(qkv_BN3HD: Tensor, angle: Tensor, rate: float) -> Float[Tensor, "B N HD"]:
-        """The attention's output."""
-        b, n, _, h, d = qkv_BN3HD.shape
-        q, k, v = unpack(qkv_BN3HD, angle)
+def parts_forward(qkv_BN3HD: Tensor, turns_2NR: Tensor, rate: float) -> Tensor:
+    """``plain`` for some queries at a time. If the rate is 0, values of later tokens are not multiplied."""
+    b, n, _, h, d = qkv_BN3HD.shape
+    with torch.autocast("cpu", enabled=False):  # in the type of the input
+        q, k, v = unpack(qkv_BN3HD, torch.complex(turns_2NR[0], turns_2NR[1]))
         out = []
         for start, end, seen, behind in parts(n, rate, q):
             weights = scores(q, k, start, end)
@@ -108,13 +78,13 @@ class SoftMasked(torch.autograd.Function):
             out.append(torch.bmm(weights[..., :seen], v[:, :seen]))
         return torch.cat(out, 1).unflatten(0, (b, h)).transpose(1, 2).reshape(b, n, h * d)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Float[Tensor, "B N HD"]) -> tuple[Tensor | None, ...]:
-        qkv_BN3HD, angle, mixed = ctx.saved_tensors
-        rate, (b, n, _, h, d), dtype = ctx.rate, qkv_BN3HD.shape, wide(qkv_BN3HD.dtype)
+
+def parts_backward(grad: Tensor, qkv_BN3HD: Tensor, turns_2NR: Tensor, rate: float) -> list[Tensor]:
+    """The gradient of ``plain``; weights and their masked products are computed again."""
+    (b, n, _, h, d), dtype = qkv_BN3HD.shape, wide(qkv_BN3HD.dtype)
+    with torch.autocast("cpu", enabled=False):
+        angle = torch.complex(turns_2NR[0], turns_2NR[1])
         q, k, v = unpack(qkv_BN3HD, angle)
-        inner = (grad.to(dtype) * mixed).unflatten(2, (h, d)).sum(-1).transpose(1, 2).reshape(b * h, n, 1)
         grad = grad.unflatten(2, (h, d)).transpose(1, 2).reshape(b * h, n, d)
         grad_qk = q.new_zeros(2, b * h, n, d, dtype=dtype)
         (grad_q, grad_k), grad_v = grad_qk, torch.zeros_like(v, dtype=dtype)
@@ -128,20 +98,21 @@ class SoftMasked(torch.autograd.Function):
             if seen > end:
                 grad_v[:, end:].add_(torch.bmm(weights[..., end:].transpose(1, 2), grad_part), alpha=rate)
                 grad_weights[..., end:].mul_(rate)
-            weights[..., :seen].mul_(grad_weights.sub_(inner[:, start:end]))
+            inner = (weights[..., :seen] * grad_weights).sum(-1, keepdim=True, dtype=dtype)
+            weights[..., :seen].mul_(grad_weights.sub_(inner))
             if seen < n:
-                weights[..., seen:].mul_(-inner[:, start:end])
+                weights[..., seen:].mul_(-inner)
             grad_q[:, start:end] = torch.bmm(weights, k).mul_(d**-0.5)
             grad_k.add_(torch.bmm(weights.transpose(1, 2), q[:, start:end]), alpha=d**-0.5)
-        grad_qkv = torch.empty_like(qkv_BN3HD, dtype=dtype)
+        grad_qkv = torch.empty_like(qkv_BN3HD, dtype=dtype, memory_format=torch.contiguous_format)
         turn_back(grad_qk.unflatten(1, (b, h)), angle, grad_qkv[:, :, :2])
         grad_qkv[:, :, 2] = grad_v.unflatten(0, (b, h)).transpose(1, 2)
-        return grad_qkv.to(qkv_BN3HD.dtype), None, None
+        return [grad_qkv.to(qkv_BN3HD.dtype)]
 
 
 def soft_mask(tokens: int, rate: float, like: Tensor) -> Float[Tensor, "N N"]:
     """1 for a key up to the query's own place, ``rate`` for those after it."""
-    return like.new_ones(tokens, tokens).tril_().mul_(1 - rate).add_(rate)
+    return like.new_ones(tokens, tokens).tril().mul(1 - rate).add(rate)
 
 
 def unpack(qkv_BN3HD: Tensor, angle: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,6 +139,16 @@ def scores(q_GND: Tensor, k_GND: Tensor, start: int, end: int) -> Float[Tensor, 
     keys = k_GND.transpose(1, 2)
     blank = q_GND.new_empty(q_GND.shape[0], end - start, k_GND.shape[1])
     return torch.baddbmm(blank, q_GND[:, start:end], keys, beta=0, alpha=q_GND.shape[-1] ** -0.5, out=blank).softmax(-1)
+
+
+in_parts = register(
+    "soft_masked",
+    plain,
+    parts_forward,
+    parts_backward,
+    lambda qkv, *_: (qkv.shape[0], qkv.shape[1], qkv.shape[3] * qkv.shape[4]),
+    flops=lambda qkv, *_: 4 * qkv[0] * qkv[1] ** 2 * qkv[3] * qkv[4],
+)
 
 
 def rates(schedule: Schedule, cutoff_epochs: int, epochs: int, steps_per_epoch: int) -> np.ndarray:

@@ -17,12 +17,12 @@ from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import Mlp, to_2tuple
 from timm.models import checkpoint, generate_default_cfgs, register_model, register_notrace_module
 from timm.models import tnt as timm_tnt
+from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones import cpu
-from tsfm_vision.backbones.base import Indices, build, mix, patch_grid, take
-from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, square
+from tsfm_vision.backbones.base import Indices, build, mix, patch_grid, published, take
+from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
 
 RELEASE = "https://github.com/huawei-noah/Efficient-AI-Backbones/releases/download/tnt/"
 RENAMED = {
@@ -95,7 +95,6 @@ class TNT(timm_tnt.TNT):
             if gated:
                 block.mlp = GatedMlp(outer, int(outer * mlp_ratio), drop=drop)
         self.blocks.apply(self._init_weights)
-        cpu.use_linear(self.blocks)
 
     def set_input_size(self, img_size: int | Sequence[int]) -> None:
         """Change the model's image size: its position table is resized once and not in every forward pass."""
@@ -105,6 +104,7 @@ class TNT(timm_tnt.TNT):
         self.patch_pos = nn.Parameter(table, requires_grad=self.patch_pos.requires_grad)
         embed.img_size, embed.grid_size, embed.num_patches = (height, width), grid, grid[0] * grid[1]
         self.num_patches = embed.num_patches
+        update_model_input_size(self, (height, width))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image."""
@@ -133,7 +133,6 @@ class TNT(timm_tnt.TNT):
         outer = torch.cat((self.cls_token.expand(batch, -1, -1), outer), dim=1)
         return inner, self.pos_drop(outer + self.positions(grid))
 
-    @torch.jit.ignore
     def run(self, block: nn.Module, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
         """One block, under gradient checkpointing if that is set."""
         return checkpoint(block, inner, outer) if self.grad_checkpointing else block(inner, outer)
@@ -142,10 +141,7 @@ class TNT(timm_tnt.TNT):
         """All outer tokens ``[B, M, C]`` after the last norm, class token first."""
         inner, outer = self.embed(x)
         for block in self.blocks:
-            if torch.jit.is_scripting():
-                inner, outer = block(inner, outer)
-            else:
-                inner, outer = self.run(block, inner, outer)
+            inner, outer = self.run(block, inner, outer)
         return self.norm(outer)
 
     def forward_intermediates(
@@ -199,26 +195,14 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
         state["pixel_pos"] = words.transpose(1, 2).reshape(own["pixel_pos"].shape)
     table = state["patch_pos"]
     if table.shape != own["patch_pos"].shape and isinstance(model, TNT):
-        old = square(table.shape[1] - 1, "patch_pos")
+        old = source_grid(model, table.shape[1] - 1, "patch_pos", to_2tuple(model.pixel_embed.patch_size))
         state["patch_pos"] = resize_positions(table, old, model.pixel_embed.grid_size)
     return state
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_INCEPTION_MEAN,
-        "std": IMAGENET_INCEPTION_STD,
-        "first_conv": "pixel_embed.proj",
-        "classifier": "head",
-        "license": "apache-2.0",
-        **kwargs,
-    }
+    colours = {"mean": IMAGENET_INCEPTION_MEAN, "std": IMAGENET_INCEPTION_STD}
+    return published(**colours, first_conv="pixel_embed.proj", license="apache-2.0", **kwargs)
 
 
 default_cfgs = generate_default_cfgs(
@@ -232,9 +216,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
-    features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
-    kwargs = {**sizes, **kwargs}
-    return build(TNT, variant, pretrained, kwargs, checkpoint_filter_fn, features)
+    return build(TNT, variant, pretrained, {**sizes, **kwargs}, checkpoint_filter_fn, 3)
 
 
 @register_model

@@ -19,8 +19,7 @@ from tsfm_data.images import ImageSet, OnBad
 from tsfm_data.io import atomic_folder, check_new
 from tsfm_data.output import say
 from tsfm_vision import evaluation, training
-from tsfm_vision.backbones import BiFormer
-from tsfm_vision.weights import data_config, load
+from tsfm_vision.weights import Seen, data_config, load, seen_by
 
 
 def evaluate(
@@ -34,6 +33,7 @@ def evaluate(
     overwrite: bool = False,
     batch_size: int = 64,
     limit: int | None = None,
+    device: str = "cpu",
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Score an image model: accuracy, log loss and calibration.
@@ -44,20 +44,23 @@ def evaluate(
         data: a folder of class folders, a Parquet file with image, label and split, or a set's name.
         model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
             image model that ships with the package.
-        part: part of the set: test, val, train, or all if it has no parts.
+        part: part of the set: test, val, train, or all if it has no parts. If the set has no test part, test means
+            the images that the model was neither trained on nor chosen by; a warning says so if it was.
         robustness: also score under noise, blur, contrast, brightness, JPEG and pixelation at five severities.
         json: file for the scores (.json, .md or .parquet).
         plot: file for the reliability plot and the confusion matrix (.png, .svg or .pdf).
         overwrite: replace an existing output.
         batch_size: images per batch.
         limit: largest number of images to score.
+        device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise InputError("expected batch_size and limit of at least 1, found less: change them")
     check_new([json, plot], overwrite, [data, model])
-    folder, net, classes = open_model(model)
-    images = pick(data, net, part, on_bad, limit)
+    folder, net, classes = open_model(model, device)
+    seen = seen_by(folder)
+    images = pick(data, net, part, on_bad, limit, seen)
     if images.classes and images.classes != classes and len(images.classes) == len(classes):
         raise InputError(
             f"{data}: expected the model's classes {', '.join(classes[:5])}, found {', '.join(images.classes[:5])}: "
@@ -65,6 +68,7 @@ def evaluate(
         )
     name = name_of(folder)
     report = evaluation.evaluate(net, images, name, batch_size)
+    report.notes.extend(filter(None, [seen.warning(images)]))
     if robustness:
         report += evaluation.robustness(net, images, name, batch_size=batch_size)
     say(Report([row for row in report.rows if row.get("item_id") is None], report.notes).to_markdown())
@@ -87,6 +91,7 @@ def predict(
     overwrite: bool = False,
     safe_csv: bool = False,
     batch_size: int = 64,
+    device: str = "cpu",
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Print the most probable classes of images.
@@ -100,12 +105,13 @@ def predict(
         overwrite: replace an existing output.
         safe_csv: put an apostrophe before paths and classes that a spreadsheet would run as a formula.
         batch_size: images per batch.
+        device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if batch_size < 1:
         raise InputError(f"expected a batch_size of at least 1, found {batch_size}: change it")
     check_new([output], overwrite, [data, model])
-    _, net, classes = open_model(model)
+    _, net, classes = open_model(model, device)
     if top < 1:
         raise InputError(f"expected top of at least 1, found {top}: change --top")
     images = pick(data, net, None, on_bad, None)
@@ -131,6 +137,7 @@ def explain(
     overwrite: bool = False,
     count: int = 4,
     seed: int = 0,
+    device: str = "cpu",
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Draw attention maps of an image model.
@@ -145,12 +152,13 @@ def explain(
         overwrite: replace an existing output.
         count: number of images to draw, chosen at random if there are more.
         seed: random seed of the choice.
+        device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     if count < 1:
         raise InputError(f"expected at least 1 image to draw, found {count}: change --count")
     check_new([output], overwrite, [data, model])
-    _, net, classes = open_model(model)
+    _, net, classes = open_model(model, device)
     images = pick(data, net, None, on_bad, None)
     if len(images) > count:
         images = images.select(np.sort(np.random.default_rng(seed).permutation(len(images))[:count]))
@@ -171,6 +179,7 @@ def finetune(
     seed: int = 0,
     scratch: bool = False,
     overwrite: bool = False,
+    device: str = "cpu",
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Fine-tune an image model on your images.
@@ -185,27 +194,36 @@ def finetune(
         steps: optimiser steps.
         batch_size: images per step.
         lr: peak learning rate; layers closer to the input have a smaller one.
-        checks: number of evaluations on held-out training images; the best checkpoint is kept.
+        checks: number of evaluations on the val part, or on held-out training images; the best checkpoint is kept.
         seed: random seed of held-out images, order, augmentation and a new head.
         scratch: start from random weights instead, for comparison.
         overwrite: replace an existing output.
+        device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     check_new([output], overwrite, [data, model], sign="config.json")
     keep_large_blocks()
-    options = (steps, batch_size, lr, checks, seed, scratch, on_bad)
+    options = (steps, batch_size, lr, checks, seed, scratch, on_bad, device)
     with atomic_folder(output) as temporary:
         result = training.finetune(data, image_folder(model), temporary, *options)
-    held_out = f"{result['val']:.2%} on held-out images at step {result['steps']}"
-    say(f"top-1 {held_out}, {result['test']:.2%} on test images")
+    say(f"top-1 {result['val']:.2%} on the held-out training or val images, which chose step {result['steps']}")
+    if result["test"] is None:
+        say("no test part, so nothing judges the model: score it on other images with tsfm image evaluate")
+    else:
+        say(f"top-1 {result['test']:.2%} on the test images, which chose nothing", *filter(None, [result["warning"]]))
     say(f"{output}: a model folder; tsfm image predict IMAGES --model {output}")
 
 
-def open_model(model: str | None) -> tuple[str, nn.Module, tuple[str, ...]]:
-    """Load a model: its folder, the model, and the names of its classes."""
+def open_model(model: str | None, device: str) -> tuple[str, nn.Module, tuple[str, ...]]:
+    """Load a model: its folder, the model on a device, and the names of its classes.
+
+    Raises:
+        InputError: no such model, or no such device.
+    """
     keep_large_blocks()
-    folder = image_folder(model)
-    return folder, *load(folder)
+    place, folder = training.device_of(device), image_folder(model)
+    net, classes = load(folder)
+    return folder, net.to(place), classes
 
 
 def draw_explanation(net: nn.Module, images: ImageSet, classes: tuple[str, ...], across: bool = False) -> Any:
@@ -213,14 +231,9 @@ def draw_explanation(net: nn.Module, images: ImageSet, classes: tuple[str, ...],
     config = data_config(net)
     pixels = evaluation.inputs(net, images)(range(len(images)))
     mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
-    x = (pixels - mean) / std
+    x = ((pixels - mean) / std).to(next(net.parameters()).device)
     probabilities = evaluation.probabilities(net, images, len(images))
-    title, maps = evaluation.look(net, x)
-    columns = [(title, maps.numpy())]
-    if isinstance(net, BiFormer) and (routes := evaluation.region_routes(net, x)) is not None:
-        size = tuple(x.shape[2:])
-        enlarged = torch.nn.functional.interpolate(routes[:, None], size, mode="nearest")[:, 0]
-        columns.append(("routing of the middle region", enlarged.numpy()))
+    columns = [(title, maps.cpu().numpy()) for title, maps in evaluation.look(net, x).items()]
     captions = []
     for index, values in enumerate(probabilities):
         best, label = int(values.argmax()), int(images.labels[index])
@@ -230,19 +243,37 @@ def draw_explanation(net: nn.Module, images: ImageSet, classes: tuple[str, ...],
     return evaluation.draw_maps(list(shown), columns, captions, across)
 
 
-def pick(data: str, net: nn.Module, part: str | None, on_bad: OnBad, limit: int | None) -> ImageSet:
-    """The images of one part; by default the test images, or all if the set has no parts."""
+def pick(
+    data: str,
+    net: nn.Module,
+    part: str | None,
+    on_bad: OnBad,
+    limit: int | None,
+    seen: Seen = Seen(),  # noqa: B008
+) -> ImageSet:
+    """The images of a part of a set; without such a part, those that the model used for it, by what it has seen.
+
+    Args:
+        data: the set.
+        net: the model, which says how many channels it takes.
+        part: name of the part; None for the test images, or all if the set has no parts.
+        on_bad: what to do with images that cannot be read.
+        limit: largest number of images.
+        seen: what the model has seen; the test images of a set without parts are all others.
+
+    Raises:
+        InputError: there is no such part.
+    """
     source = training.open_source(data, None, data_config(net)["input_size"][0], on_bad)
-    if "all" in source and part in (None, "all"):
-        images = source["all"]
-    else:
-        parts = training.divide(source, 0.1, 2023) if "all" not in source else source
-        name = part or "test"
-        if name not in parts:
-            raise InputError(
-                f"{data}: expected a part {name}, found {', '.join(parts)}: give --part {next(iter(parts))}"
-            )
-        images = parts[name]
+    name = part or ("all" if "all" in source else "test")
+    whole = source.get("all", source.get("train"))
+    parts = source if name in source or whole is None else {**seen.parts(whole), **source}
+    if name == "test" and "test" not in source and "val" in source:
+        name = "val"
+    if name not in parts:
+        what = "images that the model has not seen" if name == "test" else f"a part {name}"
+        raise InputError(f"{data}: expected {what}, found {', '.join(parts)}: give --part {next(iter(parts))}")
+    images = parts[name]
     return images if limit is None else images.select(range(min(limit, len(images))))
 
 

@@ -10,7 +10,7 @@ from tsfm_vision.evaluation.classify import (
     write_probabilities,
 )
 from tsfm_vision.evaluation.corruptions import CORRUPTIONS, corrupt
-from tsfm_vision.evaluation.maps import look, region_routes, tnt_rollout
+from tsfm_vision.evaluation.maps import look, tnt_rollout
 from tsfm_vision.evaluation.pictures import draw_calibration, draw_maps, save_figure
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "look",
     "predictions",
     "probabilities",
-    "region_routes",
     "robustness",
     "save_figure",
     "tnt_rollout",

@@ -5,7 +5,7 @@ channels of a head, R regions.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,17 +13,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 from tsfm_vision.backbones import TNT, BiFormer, ILlama, rotary_of, rotary_table
 
+# Rows and columns of the coarsest map that Grad-CAM draws.
+LEAST = 3
 
-def look(model: nn.Module, x: Float[Tensor, "B C H W"]) -> tuple[str, Float[Tensor, "B H W"]]:
-    """A title that says what the maps show, and the map of each image, from 0 to 1.
+
+def look(model: nn.Module, x: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B H W"]]:
+    """Titles that say what is shown, each with a map of every image, from 0 to 1.
 
     TNT: rollout of the outer attention from the class token (Abnar and Zuidema, ACL 2020). iLLaMA: attention of the
-    class token in the last block. BiFormer: how much all regions attend to each region, in the last routed stage. Other
-    models, PoolFormer among them: Grad-CAM, the last map's channels weighted by the predicted class's gradient
-    (Selvaraju et al., ICCV 2017).
+    class token in the last block. BiFormer: in the last routed block, the weights by which all regions are routed to
+    each region, and those of the middle region's routes. Other models: Grad-CAM (Selvaraju et al., ICCV 2017), the
+    channels of the last map weighted by the gradient of the predicted class.
 
     Args:
         model: in evaluation mode.
@@ -32,19 +35,22 @@ def look(model: nn.Module, x: Float[Tensor, "B C H W"]) -> tuple[str, Float[Tens
     Raises:
         InputError: a model without maps.
     """
+    maps: dict[str, Tensor] = {}
     if isinstance(model, TNT):
-        title, maps = "outer attention, rolled out", tnt_rollout(model, x)
+        maps["outer attention, rolled out"] = tnt_rollout(model, x)
     elif isinstance(model, ILlama):
-        title, maps = "attention of the class token", class_attention(model, x)
+        maps["attention of the class token"] = class_attention(model, x)
     elif isinstance(model, BiFormer) and (regions := routed(model, x)) is not None:
-        title, maps = "regions that others attend to", regions
+        maps["routes of all regions"], maps["routes of the middle region"] = regions
     else:
-        title, maps = "gradient for the class, times activation", gradient_map(model, x)
-    smooth = not isinstance(model, BiFormer)
-    options: dict[str, Any] = {"mode": "bilinear", "align_corners": False} if smooth else {"mode": "nearest"}
-    large = F.interpolate(maps[:, None].float(), x.shape[2:], **options)[:, 0]
-    low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
-    return title, (large - low) / (high - low).clamp_min(1e-12)
+        maps["gradient for the class, times activation"] = gradient_map(model, x)
+    sharp = len(maps) > 1  # regions have borders
+    options: dict[str, Any] = {"mode": "nearest"} if sharp else {"mode": "bilinear", "align_corners": False}
+    for title, small in maps.items():
+        large = F.interpolate(small[:, None].float(), x.shape[2:], **options)[:, 0]
+        low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+        maps[title] = (large - low) / (high - low).clamp_min(1e-12)
+    return maps
 
 
 def inputs_of(model: nn.Module, modules: list[nn.Module], x: Float[Tensor, "B C H W"]) -> list[Tensor]:
@@ -91,69 +97,86 @@ def class_attention(model: ILlama, x: Float[Tensor, "B C H W"]) -> Float[Tensor,
     return weights[:, :-1].unflatten(1, model.grid(x.shape[2], x.shape[3]))
 
 
-def routed(model: BiFormer, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w"] | None:
-    """How much all regions attend to each one: mean over the last routed stage's blocks; None without routing."""
-    routes = model.routes(x)
+def routed(
+    model: BiFormer, x: Float[Tensor, "B C H W"]
+) -> tuple[Float[Tensor, "B h w"], Float[Tensor, "B h w"]] | None:
+    """Weights of the routes of the last routed block, for each region that they lead to.
+
+    Returns:
+        Their mean over the regions that they begin at, and those of the middle region; None without routing.
+
+    Raises:
+        InputError: the regions are not as many in each direction.
+    """
+    routes = list(model.routes(x).values())
     if not routes:
         return None
-    last = max(name.split(".")[1] for name in routes)
-    votes = []
-    for name, (share_BRK, index_BRK) in routes.items():
-        if name.split(".")[1] == last:
-            blank = torch.zeros(share_BRK.shape[:2], device=x.device, dtype=share_BRK.dtype)
-            votes.append(blank.scatter_add(1, index_BRK.flatten(1), share_BRK.flatten(1)))
-    mean_BR = torch.stack(votes).mean(0)
-    side = math.isqrt(mean_BR.shape[1])
-    if side * side != mean_BR.shape[1]:
+    share_BRK, index_BRK = routes[-1]
+    count = share_BRK.shape[1]
+    side = math.isqrt(count)
+    if side * side != count:
         raise InputError(f"expected square images to draw regions on, found {x.shape[2]} x {x.shape[3]}: crop them")
-    return mean_BR.unflatten(1, (side, side))
-
-
-def region_routes(model: BiFormer, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w"] | None:
-    """The regions that the middle region is routed to in the last routed stage, 1 for itself; None without routing."""
-    routes = model.routes(x)
-    if not routes:
-        return None
-    share_BRK, index_BRK = routes[max(routes)]
-    side = math.isqrt(share_BRK.shape[1])
+    weights_BRR = share_BRK.new_zeros(len(x), count, count).scatter(2, index_BRK, share_BRK)
     middle = (side // 2) * side + side // 2
-    out = torch.zeros(share_BRK.shape[:2], device=x.device).scatter(1, index_BRK[:, middle], 0.6)
-    out[:, middle] = 1.0
-    return out.unflatten(1, (side, side))
+    return weights_BRR.mean(1).unflatten(1, (side, side)), weights_BRR[:, middle].unflatten(1, (side, side))
 
 
 def gradient_map(model: nn.Module, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w"]:
-    """Grad-CAM: channels of the last features weighted by the mean gradient of the predicted class's logit."""
+    """Grad-CAM: channels of a map weighted by their mean gradient of the predicted class's logit.
+
+    The map is the last of some rows and columns whose gradient is not 0 everywhere: a classifier that reads the class
+    token alone has none for patches after the last block. How features lie in the map is left to the model: its
+    ``forward_intermediates`` arranges them, and then their gradients in their place.
+
+    Raises:
+        InputError: a model without such a map.
+    """
     network: Any = model
-    forward: Callable[..., Tensor] | None = getattr(network, "forward_features", None)
-    if forward is None:
-        raise InputError(f"expected a model with forward_features, found {type(model).__name__}: use one of timm's")
-    kept: list[Tensor] = []
+    try:
+        for level in reversed(range(len(network.feature_info))):
+            activation, gradient = arranged(network, x, level)
+            if min(activation.shape[2:]) >= LEAST and bool(gradient.any()):
+                return (activation * gradient.mean((2, 3), keepdim=True)).sum(1).relu()
+        reason = f"none of {LEAST} rows and columns with a gradient"
+    except LIBRARY_ERRORS as error:
+        reason = reason_of(error, 80)
+    raise InputError(
+        f"expected a model with maps that timm's forward_intermediates gives, found {type(model).__name__} ({reason}): "
+        "give another"
+    )
 
-    def cut(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        kept.append(arguments[0].detach().requires_grad_())
-        return (kept[0], *arguments[1:])
 
-    # A classifier that reads one token alone has no gradient for the others after the last block: take its input.
-    hook = network.blocks[-1].register_forward_pre_hook(cut) if hasattr(network, "blocks") else None
-    with torch.enable_grad():
-        features = forward(x)
-        if hook is None:
-            kept.append(features.detach().requires_grad_())
-            features = kept[0]
-        else:
+def arranged(
+    network: Any, x: Float[Tensor, "B C H W"], level: int
+) -> tuple[Float[Tensor, "B c h w"], Float[Tensor, "B c h w"]]:
+    """The map of a level and its gradient of the predicted class's logit."""
+    module = network.get_submodule(network.feature_info[level]["module"])
+    kept: list[Any] = []
+
+    def run(replacement: Callable[[Any], Any], forward: Callable[[], Any]) -> Any:
+        hook = module.register_forward_hook(lambda _, __, output: replacement(output))
+        try:
+            return forward()
+        finally:
             hook.remove()
-        logits = network.forward_head(features)
-        (gradient,) = torch.autograd.grad(logits.amax(1).sum(), kept[0])
-    features = kept[0].detach()
-    features, gradient = as_map(network, features, x), as_map(network, gradient, x)
-    return (features * gradient.mean((2, 3), keepdim=True)).sum(1).relu().detach()
 
+    def cut(output: Any) -> Any:
+        parts = [output] if isinstance(output, Tensor) else list(output)
+        kept[:] = [part.detach().requires_grad_() for part in parts]
+        return kept[0] if isinstance(output, Tensor) else type(output)(kept)
 
-def as_map(model: Any, features: Tensor, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
-    """Features as a map: a transformer's patch tokens on their grid, without its prefix tokens."""
-    if features.ndim == 4:
-        return features
-    prefix = getattr(model, "num_prefix_tokens", 1)
-    patches = features[:, prefix:].transpose(1, 2)
-    return patches.unflatten(2, model.patch_embed.dynamic_feat_size(tuple(x.shape[2:])))
+    with torch.enable_grad():
+        logits = run(cut, lambda: network(x))
+        found = torch.autograd.grad(logits.amax(1).sum(), kept, allow_unused=True)
+    gradients = [torch.zeros_like(a) if b is None else b for a, b in zip(kept, found, strict=True)]
+
+    def map_of(parts: Sequence[Tensor]) -> Tensor:
+        def swap(output: Any) -> Any:
+            return parts[0] if isinstance(output, Tensor) else type(output)(parts)
+
+        options = {"indices": [level], "stop_early": True, "intermediates_only": True}
+        (out,) = run(swap, lambda: network.forward_intermediates(x, **options))
+        return out
+
+    with torch.no_grad():
+        return map_of([part.detach() for part in kept]), map_of(gradients)

@@ -45,7 +45,7 @@ def draw_maps(
             axes[row, column].imshow(grey, cmap="gray", vmin=0, vmax=1)
             axes[row, column].imshow(maps[row], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
             if row == 0:
-                axes[row, column].set_title(title, fontsize=9)
+                axes[row, column].set_title(title, fontsize=9, loc="left")
     for axis in axes.ravel():
         axis.set_axis_off()
     return figure

@@ -2,7 +2,7 @@
 
 from tsfm_vision.training.callbacks import SoftMaskSchedule
 from tsfm_vision.training.data import ImageDataModule, Shuffled, TrainLoader, Transformed, divide, open_source
-from tsfm_vision.training.finetuning import finetune
+from tsfm_vision.training.finetuning import device_of, finetune
 from tsfm_vision.training.recipes import Augment, ImageOptim, Mix, build_optimizer, lr_factor
 from tsfm_vision.training.task import ImageModelFolder, ImageTask
 
@@ -18,6 +18,7 @@ __all__ = [
     "TrainLoader",
     "Transformed",
     "build_optimizer",
+    "device_of",
     "divide",
     "finetune",
     "lr_factor",

@@ -18,6 +18,7 @@ from tsfm_data.images import WHOLE, ImageSet, OnBad, hold_out, open_images
 from tsfm_data.io import find
 from tsfm_vision.evaluation import eval_transform
 from tsfm_vision.training.recipes import Augment
+from tsfm_vision.weights import Seen
 
 Key = tuple[int, int, int]
 # Prefixes of the sources that timm reads: torchvision's sets, Hugging Face's, TensorFlow's, and tar files.
@@ -121,7 +122,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     The model's preprocessing (size, channels, mean and deviation, crop) comes from the trained task, or is given to
     ``prepare``. If the set has no "val" part, ``val_fraction`` of each class's training images are held out, so that
-    no test image chooses a model; if it has no "test" part, "val" is that.
+    no test image chooses a model. If it has no "test" part, "val" chooses and is tested on, which ``describe`` says.
 
     After ``setup``, ``parts`` maps "train", "val" and "test" to their images.
     """
@@ -215,7 +216,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled and augmented training images, in whole batches."""
-        images = self._part("train")
+        images = self.part("train")
         if len(images) < self.batch_size * self._world():
             raise InputError(
                 f"{self.source}: expected at least one batch of {self.batch_size * self._world()} training images, "
@@ -238,9 +239,15 @@ class ImageDataModule(pl.LightningDataModule):
         return self._in_order("test")
 
     def _in_order(self, part: str) -> DataLoader:
-        return self._loader(Transformed(self._part(part), eval_transform(self.data_config)), self.eval_batch_size)
+        return self._loader(Transformed(self.part(part), eval_transform(self.data_config)), self.eval_batch_size)
 
-    def _part(self, part: str) -> ImageSet:
+    def part(self, part: str) -> ImageSet:
+        """The images of a part; the validation images are those to test on if there are no others.
+
+        Raises:
+            InputError: there are none.
+        """
+        part = "val" if part == "test" and part not in self.parts else part
         if part not in self.parts:
             raise InputError(f"{self.source}: expected a {part} part, found {', '.join(self.parts)}: give another set")
         return self.parts[part]
@@ -263,6 +270,8 @@ class ImageDataModule(pl.LightningDataModule):
         counts = ", ".join(f"{len(images):,} {part}" for part, images in self.parts.items())
         skipped = sum(len(images.skipped) for images in self.parts.values())
         text = f"{len(self.classes)} classes; images: {counts}"
+        if "val" in self.parts and "test" not in self.parts:
+            text += "; no test part: scores on val, which chooses the checkpoint, are too good"
         if skipped:
             first = next(images.skipped[0] for images in self.parts.values() if images.skipped)
             text += f"; {skipped} bad ones skipped, the first: {first}"
@@ -306,18 +315,39 @@ def _listed(data: Any, name: str, channels: int) -> ImageSet:
     return ImageSet(name, classes, labels, items, lambda i: f"{name}, image {i}", channels)
 
 
-def divide(source: dict[str, ImageSet], val_fraction: float, seed: int) -> dict[str, ImageSet]:
-    """Training, validation and test images from the parts of a set; parts of other names stay as they are."""
+def divide(
+    source: dict[str, ImageSet],
+    val_fraction: float,
+    seed: int,
+    seen: Seen = Seen(),  # noqa: B008
+) -> dict[str, ImageSet]:
+    """Images to train on ("train"), to choose the checkpoint ("val") and to judge it ("test"), as far as there are any.
+
+    Parts that the set has stay as they are. Of the rest, images that the model has seen before are never held out.
+
+    Args:
+        source: the parts of a set.
+        val_fraction: share of each class that is held out for a part that the set does not have.
+        seed: of the held-out images.
+        seen: what the model that is to be trained has seen.
+
+    Raises:
+        InputError: no images, or none that can be held out.
+    """
     parts = dict(source)
     if WHOLE in parts:
         whole = parts.pop(WHOLE)
         if not whole.classes:
             return {"test": whole}
-        parts["train"], parts["test"] = hold_out(whole, val_fraction, seed)
+        parts["train"], parts["test"] = hold_out(whole, val_fraction, seed, ~np.logical_or(*seen.masks(whole)))
     if "train" in parts and "val" not in parts:
-        parts["train"], parts["val"] = hold_out(parts["train"], val_fraction, seed + 1)
-    if "val" in parts and "test" not in parts:
-        parts["test"] = parts["val"]
+        train = parts["train"]
+        parts["train"], parts["val"] = hold_out(train, val_fraction, seed + 1, ~seen.masks(train)[0])
     if not parts:
         raise unknown_name("part", "train", source)
+    for part, images in parts.items():
+        if not len(images):
+            raise InputError(
+                f"{images.name}: expected images for a {part} part that the model has not seen, found none: add some"
+            )
     return parts

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import default_collate
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 from tsfm_data.images import ImageSet, OnBad
 from tsfm_data.progress import progress
 from tsfm_vision.evaluation import probabilities
 from tsfm_vision.training.data import Transformed, divide, open_source, reseed
 from tsfm_vision.training.recipes import Augment, ImageOptim, build_optimizer, lr_factor
-from tsfm_vision.weights import TrainedOn, data_config, load, save
+from tsfm_vision.weights import Seen, TrainedOn, data_config, load, save, seen_by
 
 
 def finetune(
@@ -34,9 +34,12 @@ def finetune(
     seed: int,
     scratch: bool,
     on_bad: OnBad,
+    device: str = "cpu",
     layer_decay: float = 0.8,
 ) -> dict[str, Any]:
     """Train on a set's training images and write the model folder; returns the steps of the best model and its scores.
+
+    The score "val" is of the images that chose the best model, "test" of those that did not, None if there are none.
 
     Args:
         data: an image set.
@@ -49,6 +52,7 @@ def finetune(
         seed: of held-out images, order, augmentation and a new head.
         scratch: start from random weights instead, for comparison.
         on_bad: whether an image that cannot be read is an error or is skipped.
+        device: where to train, by PyTorch's name.
         layer_decay: factor on the learning rate from each layer to the one below; unused with ``scratch``.
 
     Raises:
@@ -57,27 +61,28 @@ def finetune(
     for name, value in (("steps", steps), ("batch_size", batch_size), ("checks", checks)):
         if value < 1:
             raise InputError(f"expected {name} of at least 1, found {value}: change it")
+    place = device_of(device)
     net, classes = load(model)
-    config = data_config(net)
-    parts = divide(open_source(data, None, config["input_size"][0], on_bad), 0.1, seed)
+    config, seen = data_config(net), Seen() if scratch else seen_by(model)
+    parts = divide(open_source(data, None, config["input_size"][0], on_bad), 0.1, seed, seen)
     if "train" not in parts or len(parts["train"]) < batch_size:
         count = len(parts.get("train", ()))
         raise InputError(f"{data}: expected {batch_size} training images or more, found {count}: give more images")
     same = parts["train"].classes == classes
-    net = begin(net, model, len(parts["train"].classes), same, scratch, seed)
+    net = begin(net, model, len(parts["train"].classes), same, scratch, seed).to(place)
     curve = [(0, score(net, parts["val"]))] if same and not scratch else []
     best, best_step = (copy.deepcopy(net.state_dict()), 0) if curve else ({}, 0)
     optim = ImageOptim(
         lr=lr, warmup_epochs=0, min_lr=0.0, layer_decay=None if scratch or layer_decay == 1 else layer_decay
     )
     optimizer = build_optimizer(optim, net, batch_size)
-    schedule = LambdaLR(optimizer, lr_factor(optim, steps, 1))
+    schedule = LambdaLR(optimizer, lr_factor(optim, steps, 1, batch_size))
     images = Transformed(parts["train"], Augment(crop="pad", policy=None, erase=0.0).build(config), seed)
     for step in progress(range(1, steps + 1), "fine-tune"):
         reseed(seed, step)
         chosen = torch.randint(len(images), (batch_size,)).tolist()
         x, labels = default_collate([images[(step, place, index)] for place, index in enumerate(chosen)])
-        loss = F.cross_entropy(net.train()(x), labels, label_smoothing=0.1)
+        loss = F.cross_entropy(net.train()(x.to(place)), labels.to(place), label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -89,8 +94,32 @@ def finetune(
             if curve[-1][1] >= max(value for _, value in curve):
                 best, best_step = copy.deepcopy(net.state_dict()), step
     net.load_state_dict(best)
-    save(net.eval(), output, TrainedOn(parts["train"].name, parts["train"].classes, len(parts["train"])))
-    return {"steps": best_step, "curve": curve, "val": dict(curve)[best_step], "test": score(net, parts["test"])}
+    train, test = parts["train"], parts.get("test")
+    now = seen.and_now(train, parts["val"])
+    save(net.eval(), output, TrainedOn(train.name, train.classes, len(train), now))
+    return {
+        "steps": best_step,
+        "curve": curve,
+        "val": dict(curve)[best_step],
+        "test": None if test is None else score(net, test),
+        "warning": None if test is None else now.warning(test),
+    }
+
+
+def device_of(name: str) -> torch.device:
+    """A device by PyTorch's name, checked to be there.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except LIBRARY_ERRORS as error:
+        raise InputError(
+            f"expected a device that is here, found {name!r} ({reason_of(error, 80)}): give cpu"
+        ) from error
+    return device
 
 
 def check_finite(net: nn.Module, step: int, lr: float) -> None:

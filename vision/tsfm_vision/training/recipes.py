@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from timm.data import Mixup, create_transform
-from timm.data.auto_augment import rand_augment_transform
+from PIL import Image
+from timm.data import Mixup, auto_augment, create_transform
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import MaybeToTensor, str_to_interp_mode
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
@@ -16,20 +16,30 @@ from torchvision import transforms
 from tsfm_data.errors import InputError
 
 
+def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
+    """timm's. Of 0 bits a black image is left, as older versions of Pillow gave; newer ones refuse to keep none."""
+    return auto_augment.posterize(image, bits, **options) if bits > 0 else Image.new(image.mode, image.size)
+
+
+auto_augment.NAME_TO_OP |= dict.fromkeys(("Posterize", "PosterizeOriginal", "PosterizeIncreasing"), posterize)
+
+
 @dataclass(frozen=True)
 class ImageOptim:
     """AdamW and a cosine with linear warm-up, by epochs.
 
     Attributes:
         lr: peak learning rate.
-        lr_batch: images in a batch that ``lr`` is for; with another batch it grows in proportion. null does not
-            scale it.
+        lr_batch: images in a batch that ``lr`` is for; with another batch it, and nothing else, grows in proportion.
+            null does not scale it.
         weight_decay: of matrices and convolutions; biases, norms and the model's ``no_weight_decay`` have none.
         betas: decay rates of the two moments.
         warmup_epochs: epochs of linear warm-up.
-        warmup_lr: learning rate at the start of the warm-up, on the scale of ``lr``.
-        min_lr: learning rate at the end of the cosine, on the scale of ``lr``.
+        warmup_lr: learning rate at the start of the warm-up.
+        min_lr: learning rate at the end of the cosine.
         cooldown_epochs: last epochs at ``min_lr``.
+        cosine_from: where the cosine begins: ``"start"``, so that the warm-up covers its first epochs (timm), or
+            ``"peak"``, after the warm-up (iLLaMA's code).
         layer_decay: factor on the learning rate from each layer to the one below it; null has none.
     """
 
@@ -41,6 +51,7 @@ class ImageOptim:
     warmup_lr: float = 1e-6
     min_lr: float = 1e-5
     cooldown_epochs: int = 0
+    cosine_from: Literal["start", "peak"] = "start"
     layer_decay: float | None = None
 
     def __post_init__(self) -> None:
@@ -51,6 +62,10 @@ class ImageOptim:
             )
         if self.warmup_epochs < 0 or self.cooldown_epochs < 0 or self.weight_decay < 0:
             raise InputError("expected epochs and weight decay of 0 or more in optim, found a negative one: change it")
+
+    def peak(self, batch: int) -> float:
+        """The peak learning rate for this many images in a batch."""
+        return self.lr * (batch / self.lr_batch if self.lr_batch else 1)
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,7 @@ class Augment:
         if self.policy:
             fill = tuple(round(255 * value) for value in mean)
             options = {"translate_const": int(0.45 * min(size)), "img_mean": fill if len(fill) > 1 else fill[0]}
-            steps.append(rand_augment_transform(self.policy, options))
+            steps.append(auto_augment.rand_augment_transform(self.policy, options))
         steps += [MaybeToTensor(), transforms.Normalize(mean, std)]
         if self.erase:
             steps.append(RandomErasing(self.erase, mode="pixel", device="cpu"))
@@ -151,7 +166,7 @@ def build_optimizer(config: ImageOptim, model: Any, batch: int) -> Optimizer:
         model: with timm's ``no_weight_decay`` and ``group_matcher``, if it has them.
         batch: images in a batch, of all processes and accumulated batches together.
     """
-    lr = config.lr * (batch / config.lr_batch if config.lr_batch else 1)
+    lr = config.peak(batch)
     keep = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
     if config.layer_decay is None:
         groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=keep)
@@ -164,21 +179,24 @@ def build_optimizer(config: ImageOptim, model: Any, batch: int) -> Optimizer:
     return AdamW(groups, lr=lr, betas=config.betas)
 
 
-def lr_factor(config: ImageOptim, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
-    """The factor on the peak learning rate at each optimiser step: warm-up, then the cosine of the whole training.
+def lr_factor(config: ImageOptim, steps_per_epoch: int, epochs: int, batch: int) -> Callable[[int], float]:
+    """The factor on the peak learning rate at each optimiser step: warm-up, then a cosine.
 
     Args:
         config: the recipe.
         steps_per_epoch: optimiser steps in an epoch.
         epochs: epochs of the whole training, cool-down included.
+        batch: images in a batch, as for ``build_optimizer``.
     """
     warm = config.warmup_epochs * steps_per_epoch
-    end = max(1, (epochs - config.cooldown_epochs) * steps_per_epoch)
-    first, last = config.warmup_lr / config.lr, config.min_lr / config.lr
+    begin = warm if config.cosine_from == "peak" else 0
+    rise = max(1, warm - 1 if config.cosine_from == "peak" else warm)
+    length = max(1, (epochs - config.cooldown_epochs) * steps_per_epoch - begin)
+    first, last = (min(1.0, lr / config.peak(batch)) for lr in (config.warmup_lr, config.min_lr))
 
     def factor(step: int) -> float:
         if step < warm:
-            return first + (1 - first) * step / warm
-        return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / end)))
+            return first + (1 - first) * step / rise
+        return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - begin) / length)))
 
     return factor

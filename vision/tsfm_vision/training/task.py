@@ -1,5 +1,6 @@
 """The thin Lightning module around a timm model; the mathematics are the model's."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from tsfm_vision.backbones import load_weights
 from tsfm_vision.evaluation import write_probabilities
 from tsfm_vision.training.data import ImageDataModule, reseed
 from tsfm_vision.training.recipes import ImageOptim, Mix, build_optimizer, lr_factor
-from tsfm_vision.weights import TrainedOn, create, data_config, save
+from tsfm_vision.weights import Seen, TrainedOn, create, data_config, save
 
 Batch = tuple[Float[Tensor, "B C H W"], Int[Tensor, " B"]]
 
@@ -92,7 +93,7 @@ class ImageTask(pl.LightningModule):
         batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         optimizer = build_optimizer(self.optim, self.net, batch)
         per_epoch, _ = training_steps(trainer)
-        schedule = LambdaLR(optimizer, lr_factor(self.optim, per_epoch, max(1, trainer.max_epochs or 1)))
+        schedule = LambdaLR(optimizer, lr_factor(self.optim, per_epoch, max(1, trainer.max_epochs or 1), batch))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -136,8 +137,8 @@ class ImageTask(pl.LightningModule):
     def write_predictions(self, batches: list[Tensor]) -> None:
         """Write the class probabilities of the test images to ``predictions.csv`` in the run's folder."""
         data, path = self.trainer.datamodule, Path(self.trainer.default_root_dir) / self.predictions  # type: ignore[attr-defined]
-        write_probabilities(path, torch.cat(batches).float().cpu().numpy(), data.parts["test"], data.classes)
-        say(f"{path}: {len(data.parts['test'])} images")
+        write_probabilities(path, torch.cat(batches).float().cpu().numpy(), data.part("test"), data.classes)
+        say(f"{path}: {len(data.part('test'))} images")
 
 
 class ImageModelFolder(pl.Callback):
@@ -157,7 +158,10 @@ class ImageModelFolder(pl.Callback):
             state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
             pl_module.load_state_dict(state)
         root = Path(trainer.default_root_dir)
-        save(pl_module.net, root / "model", pl_module.trained_on)
+        parts, trained_on = trainer.datamodule.parts, pl_module.trained_on  # type: ignore[attr-defined]
+        if trained_on is not None:
+            trained_on = replace(trained_on, seen=Seen().and_now(parts["train"], parts["val"]))
+        save(pl_module.net, root / "model", trained_on)
         say(
             f"to score: tsfm image evaluate IMAGES --model {root}; to predict: tsfm image predict IMAGES --model {root}"
         )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 from tsfm.weights import check_file, check_shapes, layout, limited_construction, read_safetensors
 from tsfm_data.errors import LARGEST_SIZE, LIBRARY_ERRORS, InputError, reason_of, shown, unknown_name
 from tsfm_data.io import atomic_folder, read_record
+from tsfm_vision.weights.seen import Seen
 
 # What a data config may say of a model's images.
 PREPROCESSING = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
@@ -64,11 +65,13 @@ class TrainedOn:
         source: name of the data set.
         classes: names of its classes.
         images: number of training images.
+        seen: which images it has seen.
     """
 
     source: str
     classes: tuple[str, ...]
     images: int
+    seen: Seen = field(default_factory=Seen)
 
 
 def create(
@@ -166,6 +169,8 @@ def save(model: nn.Module, folder: str | Path, trained_on: TrainedOn | None = No
         except SafetensorError as error:
             raise OSError(f"{error} while writing {folder}") from error
         (temporary / "README.md").write_text(card or default_card(model, trained_on))
+        if trained_on is not None:
+            trained_on.seen.save(temporary)
 
 
 def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
@@ -177,8 +182,7 @@ def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
     Raises:
         InputError: a file is missing, is not what it says, or does not fit the others.
     """
-    path = Path(folder)
-    path = path / "model" if not (path / FILES[0]).is_file() and (path / "model" / FILES[0]).is_file() else path
+    path = inner(folder)
     for name in FILES:
         if not (path / name).is_file():
             raise InputError(
@@ -221,6 +225,21 @@ def load(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
             f"{path / FILES[0]}: expected names of {model.num_classes:,} classes, found {len(classes):,}: get it again"
         )
     return model.eval(), classes
+
+
+def inner(folder: str | Path) -> Path:
+    """The model folder itself: this one, or ``model`` in the folder of a run."""
+    path = Path(folder)
+    return path / "model" if not (path / FILES[0]).is_file() and (path / "model" / FILES[0]).is_file() else path
+
+
+def seen_by(folder: str | Path) -> Seen:
+    """Which images the model of a folder has seen; none are known if its folder does not say.
+
+    Raises:
+        InputError: the file that says it is corrupt.
+    """
+    return Seen.load(inner(folder))
 
 
 def read_config(file: Path) -> NewImageConfig:
