@@ -93,23 +93,28 @@ class RepetitionRecord(TypedDict):
     law: NotRequired[Constants]  # in effective tokens
 
 
-class LawRecord(TypedDict):
-    """All about the law of one set of runs: the whole table, or a group."""
+class PlanRecord(TypedDict):
+    """What a plan needs of the law of one set of runs: the whole table, or a group."""
 
     data: DataRecord
     runs: RunsRecord
     joint: JointRecord
+    repetition: RepetitionRecord | None
+    warnings: list[str]
+
+
+class LawRecord(PlanRecord):
+    """All about the law of one set of runs."""
+
     extrapolation: Record | None  # error on the runs of the largest compute by the law of the others
     misfit: Record | None  # p of patterns in the residuals, of lack of fit, and of unequal noise
     laws: list[Record]  # other forms of the law, with held-out errors and a plan; one is preferred
     sensitivity: list[Record]  # fits without outliers and with other widths
-    repetition: RepetitionRecord | None
     routes: Record  # exponents of approach 1 (curves) and 2 (isoflop)
     single: list[Record]  # laws in one variable
     metrics: list[Record]  # joint laws, and exponents in one variable, of the other metrics of the table
     optimal: list[Record]  # compute-optimal plans with intervals; beyond_data marks extrapolation
     next_runs: Record | None  # runs that would narrow the best size for ten times the largest compute most
-    warnings: list[str]
 
 
 class FitRecord(LawRecord):
@@ -135,7 +140,7 @@ class _AnyFit(_Status):
 
 
 def read_law(path: str | Path, group: str | None = None) -> Record:
-    """The ``LawRecord`` of a fit.json, with a law that is identifiable.
+    """The ``PlanRecord`` of a fit.json, with a law that is identifiable.
 
     Args:
         path: the file.
@@ -160,7 +165,7 @@ def read_law(path: str | Path, group: str | None = None) -> Record:
             f"{path}: expected a joint law to plan with, found one that is not identifiable: "
             f"{'; '.join(record['joint']['not_identifiable']):.300}"
         )
-    law: Record = dict(check_record(record, LawRecord, path, WHAT, hint=HINT))
+    law: Record = dict(check_record(record, PlanRecord, path, WHAT, hint=HINT))
     law["runs"] = {name: law["runs"][name] for name in RunsRecord.__annotations__}
     if len({len(column) for column in law["runs"].values() if column is not None}) > 1:
         raise InputError(f"{path}: expected runs in lists of one length, found others: {HINT}")
