@@ -96,7 +96,7 @@ def misfit_warnings(record: Record, ahead: Record | None, noise: float, measured
         more = "more" if trends[name]["correlation"] > 0 else "less"
         warnings.append(
             f"runs of larger {AXES[name]} scatter {more} about the law (p = {trends[name]['p']:.1g}): intervals are "
-            "corrected for that, but the fit gives all runs the same weight"
+            "corrected for that in part, but those of E and of planned losses may still be too short"
         )
     if ahead is not None and ahead["rms_log_error"] > FARTHER * max(ahead["rms_log_error_seen"], noise, ROUNDED):
         warnings.append(
