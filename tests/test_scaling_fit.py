@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tsfm.reports.html import Image
-from tsfm.scaling.analysis import analyse, flops_over_rule
-from tsfm.scaling.figures import draw_all
+from tsfm.scaling.analysis import analyse
+from tsfm.scaling.figures.trust import draw_all
 from tsfm.scaling.laws.bootstrap import cluster_weights
 from tsfm.scaling.laws.broken import broken_law
 from tsfm.scaling.laws.compare import compare_groups
@@ -22,8 +22,10 @@ from tsfm.scaling.laws.repetition import repetition, saturate
 from tsfm.scaling.laws.routes import curve_minima, isoflop, isoflop_bias, parabolas
 from tsfm.scaling.laws.sensitivity import outlier_warnings, sensitivity
 from tsfm.scaling.laws.single import held_out_errors, power_law, preferred_form, saturating_law
-from tsfm.scaling.report import build_page, data_table
+from tsfm.scaling.parts import flops_over_rule
+from tsfm.scaling.report import build_page
 from tsfm.scaling.runs.ledger import Runs, read_runs
+from tsfm.scaling.sections import data_table
 from tsfm.scaling.selftest import CHINCHILLA, PLANTED, coverage, planted_runs, selftest
 
 

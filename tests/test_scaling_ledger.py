@@ -27,10 +27,9 @@ def write(folder: Path, text: str) -> Path:
         (GOOD + "4e6,2e", ["row 5", "expected 3 fields", "found 2"]),
         ("params,tokens,loss\n70Q,1e7,3\n", ["row 2", "'params'", "'70Q'", "plain numbers"]),
         ("params,tokens,loss,_step\n" + "1e6,1e7,3,1\n" * 9 + "1e6,2e7,2,5\n", ["--run", "_step"]),
-        ("Step,a - loss,b - loss\n1,2,3\n", ["column for each run", "table of runs"]),
+        ("Step,a - loss,b - loss\n1,2,3\n", ["column for each run", "Step, loss, Name", "'RUN - params'"]),
         ("params,tokens,loss\n70,1e7,3\n7e7,1e7,2.9\n", ["one unit", "70", "'params'"]),
         ("params,tokens,loss\n1e6,1e7,3\n1e6,-1e7,3\n", ["row 3", "'tokens'", "above 0"]),
-        ("params,tokens,loss\n1e6,1e7,0.1\n1e6,2e7,-0.3\n", ["row 3", "'loss'", "logarithm"]),
         ("params,tokens,loss\n,1e7,3\n1e6,1e7,3\n", ["row 2", "'params'", "above 0"]),
         ("params,tokens,loss,run\n1e6,1e7,3,a\n1e6,1e7,2,a\n", ["row 3", "run a", "twice"]),
         ("params,tokens,loss\n1e6,1e7,nan\n", ["'loss'", "no value in any row"]),
@@ -136,3 +135,46 @@ def test_json_lines_and_words_for_missing_losses_are_read(tmp_path: Path) -> Non
         read_runs(tmp_path / "b.jsonl")
     runs = read_runs(write(tmp_path, GOOD + "4e6,4e7,diverged\n4e6,5e7,NaN\n4e6,6e7,-\n"))
     assert (runs.loss.tolist(), "3 rows without a finite loss" in runs.warnings[0]) == ([3, 2.9, 2.8], True)
+
+
+def test_chart_with_a_column_for_each_run_and_metric_is_read_by_run(tmp_path: Path) -> None:
+    runs = {"small - lr 0.1": (1e6, [4.0, 3.0]), "large": (2e6, [3.5, 2.5])}
+    table = pd.DataFrame({"Step": [10, 20, 30]})
+    for k, (name, (size, losses)) in enumerate(runs.items()):
+        table[f"{name} - n_params"] = np.where(np.arange(3) == k, size, np.nan)  # logged once
+        table[f"{name} - eval/loss"] = [*losses, np.nan] if k else [losses[0], np.nan, losses[1]]
+        for end in ("__MIN", "__MAX"):
+            table[f"{name} - eval/loss{end}"] = -1.0
+    table.to_csv(tmp_path / "chart.csv", index=False)
+    runs_read = read_runs(tmp_path / "chart.csv", "n_params", "Step", "eval/loss", tokens_unit="1000")
+    assert runs_read.params.tolist() == [1e6, 1e6, 2e6, 2e6]
+    assert runs_read.tokens.tolist() == [1e4, 3e4, 1e4, 2e4]
+    assert runs_read.loss.tolist() == [4.0, 3.0, 3.5, 2.5]
+    assert (runs_read.runs, runs_read.has_curves, runs_read.last().loss.tolist()) == (2, True, [3.0, 2.5])
+    table["large - eval/loss"] = ["3.5", "much", ""]
+    table.to_csv(tmp_path / "chart.csv", index=False)
+    with pytest.raises(InputError, match="row 3"):
+        read_runs(tmp_path / "chart.csv", "n_params", "Step", "eval/loss", tokens_unit="1000")
+
+
+def test_factor_of_a_unit_is_a_suffix_or_a_number(tmp_path: Path) -> None:
+    assert read_runs(write(tmp_path, GOOD), tokens_unit="2.5").tokens.tolist() == [2.5e7, 2.5e7, 5e7]
+    for word in ("x", "-1", "nan", "0"):
+        with pytest.raises(InputError, match="expected --tokens-unit K, M, B, T or a number above 0"):
+            read_runs(write(tmp_path, GOOD), tokens_unit=word)
+
+
+def test_columns_of_other_metrics_are_found_by_their_names(tmp_path: Path) -> None:
+    text = "params,tokens,loss,eval/MASE,val_wql,loss__MIN,accuracy,mase_word\n1e6,1e7,3,0.9,0.5,1,1,a\n"
+    text += "2e6,1e7,2,,0.4,1,1,b\n"
+    metrics = read_runs(write(tmp_path, text)).metrics
+    assert list(metrics) == ["eval/MASE", "val_wql"]
+    assert metrics["eval/MASE"][0] == 0.9
+    assert np.isnan(metrics["eval/MASE"][1])
+
+
+def test_losses_below_zero_are_read_and_a_run_that_diverged_is_still_left_out(tmp_path: Path) -> None:
+    runs = read_runs(write(tmp_path, "params,tokens,loss\n1e6,1e7,0.1\n1e6,2e7,-0.3\n2e6,2e7,-0.5\n4e6,2e7,9\n"))
+    assert runs.loss.tolist() == [0.1, -0.3, -0.5]
+    assert "2 rows with a loss at or below 0" in runs.warnings[0]
+    assert "diverged" in runs.warnings[1]

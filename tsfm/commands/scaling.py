@@ -32,6 +32,7 @@ def fit(
     every_row: bool = False,
     draws: int = 10_000,
     delta: float = 1e-3,
+    floor: float | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
@@ -42,25 +43,26 @@ def fit(
         output: folder to write to.
         params: column of model sizes.
         tokens: column of data seen.
-        loss: column of losses, above 0.
+        loss: column of losses; if some are at or below 0, laws are fitted to them, else to their logarithm.
         flops: column of training compute; by default "flops" if there is one, else 6 times params times tokens.
         run: column that names the run of each row; by default "run", "name" or the like, else every row is a run.
         group: column of groups, for example encoder and decoder: each gets a law, and a test tells whether they differ.
         exclude: column that is true for rows to leave out.
         unique: column of the number of different tokens; if given, the value of repeated data is fitted, too.
         only: COLUMN=VALUE of the rows to read; by default those whose state or status is that of a finished run.
-        params_unit: K, M or B if sizes are in thousands, millions or billions.
-        tokens_unit: the same for tokens.
+        params_unit: K, M or B if sizes are in thousands, millions or billions, or another factor.
+        tokens_unit: the same for tokens; for a column of steps the number of tokens of a step.
         every_row: every row is a finished training, although several have the same run: branches of one training.
         draws: resamples of the bootstrap.
         delta: width of the Huber loss on log loss.
+        floor: irreducible loss E, if it is known; the report compares this law with that of a free E.
         seed: random seed of the bootstrap.
         overwrite: replace an existing output.
     """
     io.check_new([output / "report.html", output / "fit.json"], overwrite, [ledger])
     columns = (params, tokens, loss, flops, run, group, exclude, unique)
     rows = scaling.read_runs(ledger, *columns, only, params_unit, tokens_unit, every_row)
-    analysis = scaling.analyse(rows, draws, seed, delta)
+    analysis = scaling.analyse(rows, draws, seed, delta, floor)
     scaling.write_report(analysis, output)
     say(scaling.lead(analysis.record))
     for warning in scaling.all_warnings(analysis.record):

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
-from scipy import stats
 
-from tsfm.scaling.laws.form import FLOPS_PER_INFERENCE_TOKEN, FLOPS_PER_TOKEN, NAMES, JointLaw, training_flops
+from tsfm.scaling.laws.form import (
+    FLOPS_PER_INFERENCE_TOKEN,
+    FLOPS_PER_TOKEN,
+    NAMES,
+    JointLaw,
+    at_least_tiny,
+    training_flops,
+)
 from tsfm.scaling.laws.joint import JointProblem, joint_problem
-from tsfm.scaling.laws.profile import LEVEL, Profile, finite_log, follow_noise, open_ends
+from tsfm.scaling.laws.profile import Profile, finite_log, follow_noise, open_ends
 from tsfm.scaling.laws.repetition import Repetition
 from tsfm.scaling.record import Record, read_law
 from tsfm_data.errors import InputError
@@ -76,21 +82,32 @@ class FittedLaw:
         if self.counts_repetition and self.repetition is not None:
             repeated = replace(self.repetition, unique=columns["unique"])
             params, tokens = repeated.effective(JointLaw(*self.constants), params, tokens)
-        problem = joint_problem(params, tokens, columns["loss"], self.record["joint"]["huber_delta"])
+        joint = self.record["joint"]
+        problem = joint_problem(params, tokens, columns["loss"], joint["huber_delta"], joint.get("floor"))
         starts = np.concatenate([problem.to_theta(self.constants[None]), problem.starts()])
         return problem, follow_noise(problem.problem, starts, columns["clusters"])
 
-    def intervals(self, quantities: Callable[[JointLaw], np.ndarray]) -> Float64[np.ndarray, "2 Q"]:
-        """95 % intervals of positive quantities of the law, [S, Q]; infinite where they are open."""
+    def intervals(self, quantities: Callable[[JointLaw], np.ndarray], loss: int) -> Float64[np.ndarray, "2 Q"]:
+        """95 % intervals of quantities of the law, [S, Q]; infinite where they are open.
+
+        Args:
+            quantities: their values, above 0 but for the loss.
+            loss: which of them is a loss.
+        """
+        problem, profile = self.profile
 
         def logs(theta: np.ndarray) -> np.ndarray:
+            laws = at_least_tiny(problem.to_laws(theta))
             with np.errstate(all="ignore"):
-                return finite_log(quantities(JointLaw.from_rows(np.maximum(problem.to_laws(theta), 1e-300))))
+                values = np.array(quantities(JointLaw.from_rows(laws)))
+                values[:, loss] = problem.positive(values[:, loss])
+            return finite_log(values)
 
-        problem, profile = self.profile
         center = logs(problem.to_theta(self.constants[None]))[0]
         ends = profile.intervals(logs)
-        return open_ends(np.stack([np.minimum(ends[0], center), np.maximum(ends[1], center)]))
+        ends = open_ends(np.stack([np.minimum(ends[0], center), np.maximum(ends[1], center)]))
+        ends[:, loss] = problem.loss_of(ends[:, loss])
+        return ends
 
     def expected_loss(self, params: float, tokens: float) -> float:
         """The expected loss of a new run."""
@@ -105,10 +122,10 @@ class FittedLaw:
             like = np.ones_like(np.asarray(law.E))
             return goal.loss(law, params * like, tokens * like)[:, None]
 
-        low, high = self.intervals(quantity)[:, 0]
-        noise = self.profile[1].noise * float(stats.t.ppf(0.5 + LEVEL / 2, self.profile[1].freedom))
-        below, above = np.hypot(np.log(loss / low), noise), np.hypot(np.log(high / loss), noise)
-        return loss, (loss * float(np.exp(-below)), loss * float(np.exp(above)))
+        problem, profile = self.profile
+        center, ends = (problem.measure(value) for value in (np.array([loss]), self.intervals(quantity, 0)))
+        low, high = problem.loss_at(profile.with_noise(center, ends))[:, 0]
+        return loss, (float(low), float(high))
 
 
 def read_fit(path: str | Path, group: str | None = None) -> FittedLaw:
@@ -174,7 +191,8 @@ def make_plan(
     """
     given = {"flops": flops, "params": params, "tokens": tokens, "loss": loss}
     known = {name: float(value) for name, value in given.items() if value is not None}
-    check_goal(known, inference_tokens, None if law.repetition is None else float(law.repetition.unique))
+    unique = None if law.repetition is None else float(law.repetition.unique)
+    check_goal(known, inference_tokens, unique, law.record["data"]["loss"][0])
     goal = Goal(known, inference_tokens, law.repetition)
     with np.errstate(all="ignore"):
         row = _solve(JointLaw.from_rows(law.constants[None]), goal)[0]
@@ -185,7 +203,7 @@ def make_plan(
             f"expected a goal that the law can reach, found {', '.join(f'{k} {v:g}' for k, v in known.items())}; its "
             f"irreducible loss is {joint['E']:.4g} ({' to '.join(ends_of_E)})"
         )
-    ends = law.intervals(lambda laws: _solve(laws, goal)[:, :4])
+    ends = law.intervals(lambda laws: _solve(laws, goal)[:, :4], QUANTITIES.index("loss"))
     values = dict(zip(QUANTITIES, map(float, row), strict=True))
     intervals = {name: (float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(QUANTITIES[:4])}
     low, high = intervals["params"]
@@ -197,8 +215,14 @@ def make_plan(
     return Plan(values, intervals, beyond_data(law.record, values), tuple(warnings))
 
 
-def check_goal(known: dict[str, float], inference: float, unique: float | None) -> None:
+def check_goal(known: dict[str, float], inference: float, unique: float | None, least_loss: float = 1.0) -> None:
     """Refuse goals that are not positive, too many or too few, or that inference alone exceeds.
+
+    Args:
+        known: the quantities that are given.
+        inference: tokens that the model will process after training.
+        unique: number of different tokens, if it is limited.
+        least_loss: of the runs; if it is not above 0, the loss to reach need not be either.
 
     Raises:
         InputError: one of them.
@@ -206,7 +230,8 @@ def check_goal(known: dict[str, float], inference: float, unique: float | None) 
     for name, value in (
         known | {"inference_tokens": inference, "unique_tokens": 1.0 if unique is None else unique}
     ).items():
-        if not np.isfinite(value) or value < 0 or (value == 0 and name != "inference_tokens"):
+        any_sign = name == "loss" and least_loss <= 0
+        if not np.isfinite(value) or not (any_sign or value > 0 or (value == 0 and name == "inference_tokens")):
             raise InputError(f"expected {name} above 0, found {value:g}")
     if not 1 <= len(known) <= 2 or set(known) == {"flops", "loss"}:
         raise InputError(

@@ -24,9 +24,9 @@ Column = Annotated[list[Positive], Len(1, MOST_RUNS)]
 
 
 class Constants(TypedDict):
-    """The constants of a joint law E + A / N^alpha + B / D^beta."""
+    """The constants of a joint law E + A / N^alpha + B / D^beta; E may be negative if losses are."""
 
-    E: Annotated[float, Ge(0)]
+    E: float
     A: Positive
     B: Positive
     alpha: Positive
@@ -46,11 +46,14 @@ class JointRecord(Constants, JointStatus):
     ci95: dict[str, Interval | None]  # of E, A, B, alpha, beta and a, from the profile
     a: float  # exponent of the compute-optimal size
     bootstrap_ci95: dict[str, Interval]
+    interval_notes: NotRequired[list[str]]  # where the two differ, and why
     objective: float  # Huber loss, summed over runs
     converged: bool
     unconverged_draws: int
     huber_delta: Positive
-    rms_log_error: float
+    measured: NotRequired[str]  # to which the law is fitted: log loss, or loss if some are at or below 0
+    floor: NotRequired[float | None]  # E, if the user has fixed it
+    rms_log_error: float  # of loss, if that is measured; the same holds for all errors
     noise: float  # robust standard deviation about the law
     freedom: int  # degrees of freedom of the intervals
 
@@ -60,7 +63,7 @@ class RunsRecord(TypedDict):
 
     params: Column
     tokens: Column
-    loss: Column
+    loss: Annotated[list[float], Len(1, MOST_RUNS)]
     clusters: Annotated[list[Annotated[int, Ge(0), Le(MOST_RUNS)]], Len(1, MOST_RUNS)]  # training of each run, from 0
     unique: Column | None
 
@@ -78,7 +81,7 @@ class DataRecord(TypedDict):
     params: Range
     tokens: Range
     flops: Range
-    loss: Range
+    loss: Annotated[list[float], Len(2, 2)]
     flops_over_6ND: list[Record]
 
 
@@ -90,19 +93,28 @@ class RepetitionRecord(TypedDict):
     law: NotRequired[Constants]  # in effective tokens
 
 
-class LawRecord(TypedDict):
-    """All about the law of one set of runs: the whole table, or a group."""
+class PlanRecord(TypedDict):
+    """What a plan needs of the law of one set of runs: the whole table, or a group."""
 
     data: DataRecord
     runs: RunsRecord
     joint: JointRecord
+    repetition: RepetitionRecord | None
+    warnings: list[str]
+
+
+class LawRecord(PlanRecord):
+    """All about the law of one set of runs."""
+
     extrapolation: Record | None  # error on the runs of the largest compute by the law of the others
     misfit: Record | None  # p of patterns in the residuals, of lack of fit, and of unequal noise
     laws: list[Record]  # other forms of the law, with held-out errors and a plan; one is preferred
     sensitivity: list[Record]  # fits without outliers and with other widths
-    repetition: RepetitionRecord | None
+    routes: Record  # exponents of approach 1 (curves) and 2 (isoflop)
+    single: list[Record]  # laws in one variable
+    metrics: list[Record]  # joint laws, and exponents in one variable, of the other metrics of the table
     optimal: list[Record]  # compute-optimal plans with intervals; beyond_data marks extrapolation
-    warnings: list[str]
+    next_runs: Record | None  # runs that would narrow the best size for ten times the largest compute most
 
 
 class FitRecord(LawRecord):
@@ -110,10 +122,9 @@ class FitRecord(LawRecord):
 
     format: str
     settings: Record  # draws, seed, huber_delta, and how intervals are found
-    routes: Record  # exponents of approach 1 (curves) and 2 (isoflop)
-    single: list[Record]  # laws in one variable
     groups: Record | None  # laws: a LawRecord for each group; pairs: tests whether two follow one law
     published: dict[str, dict[str, float]]
+    published_exponents: dict[str, dict[str, list[float]]]  # of time-series models, by architecture and variable
 
 
 class _Status(TypedDict):
@@ -129,7 +140,7 @@ class _AnyFit(_Status):
 
 
 def read_law(path: str | Path, group: str | None = None) -> Record:
-    """The ``LawRecord`` of a fit.json, with a law that is identifiable.
+    """The ``PlanRecord`` of a fit.json, with a law that is identifiable.
 
     Args:
         path: the file.
@@ -154,7 +165,7 @@ def read_law(path: str | Path, group: str | None = None) -> Record:
             f"{path}: expected a joint law to plan with, found one that is not identifiable: "
             f"{'; '.join(record['joint']['not_identifiable']):.300}"
         )
-    law: Record = dict(check_record(record, LawRecord, path, WHAT, hint=HINT))
+    law: Record = dict(check_record(record, PlanRecord, path, WHAT, hint=HINT))
     law["runs"] = {name: law["runs"][name] for name in RunsRecord.__annotations__}
     if len({len(column) for column in law["runs"].values() if column is not None}) > 1:
         raise InputError(f"{path}: expected runs in lists of one length, found others: {HINT}")

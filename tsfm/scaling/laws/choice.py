@@ -7,18 +7,24 @@
     Kaplan            the coupled law with E = 0 (Kaplan et al. 2020, equation 1.5)
     broken in size    A / N^alpha (1 + N / n)^(alpha - alpha2): another exponent above a size n
     broken in data    the same in data
+    free floor        the joint law, if the user has fixed E
+    linear            the joint law, fitted to the losses instead of their logarithms
+    asymmetric        the joint law, in which a loss below the law counts as nine above it: bad training raises losses
 
-Two errors tell them apart: that of cross-validation over runs, and that on the runs of the largest compute.
+Losses that may be negative have no logarithm: all laws are then fitted to the losses themselves, and those without a
+floor are left out. Two errors tell them apart: that of cross-validation over runs, and that on the runs of the largest
+compute.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize
 
 from tsfm.scaling.laws.estimate import Fit
 from tsfm.scaling.laws.form import FLOPS_PER_TOKEN
+from tsfm.scaling.laws.joint import joint_problem
 from tsfm.scaling.laws.minimise import LARGEST_EXPONENT
 from tsfm.scaling.record import Record
 from tsfm.scaling.runs.ledger import Runs
@@ -29,29 +35,33 @@ CLEAR = 1.3  # factor on the least error up to which a simpler law is preferred
 SPARE = 3  # runs more than constants that a law needs
 OUTERMOST = 4.0  # Huber widths of the joint law: residuals beyond count as so many
 BEYOND = 10.0  # times the largest compute: the budget for which all laws are asked
-Log = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+LARGEST_LOG = 600.0  # of a term
+ASYMMETRY = 3.0  # factor on residuals of losses below the law
+Loss = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Residual = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Form:
-    """A form of the law: log loss from its parameters, log size and log data, both centred.
+    """A form of the law: loss from its parameters, log size and log data, both centred.
 
     Attributes:
         name: of the form.
-        log_loss: of runs in units of the typical loss.
-        ends: smallest and largest value of each parameter.
+        loss: of runs in units of the typical loss.
+        ends: smallest and largest value of each parameter; None for those of E in the joint law.
         start: starting points from the joint law (E, log A', alpha, log B', beta).
+        error: from the residuals of what is measured, and predicted and true loss, to those that are minimised.
     """
 
     name: str
-    log_loss: Log
-    ends: tuple[tuple[float, float], ...]
+    loss: Loss
+    ends: tuple[tuple[float, float] | None, ...]
     start: Callable[[np.ndarray], list[np.ndarray]]
+    error: Residual | None = None
 
 
 def _sum(E: float, *logs: np.ndarray) -> np.ndarray:
-    total = np.logaddexp.reduce(np.stack(logs), axis=0)
-    return total if E <= 0 else np.logaddexp(np.log(E), total)
+    return E + np.exp(np.minimum(np.logaddexp.reduce(np.stack(logs), axis=0), LARGEST_LOG))
 
 
 def _joint(p: np.ndarray, x: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -68,7 +78,7 @@ def _bend(p: np.ndarray, v: np.ndarray) -> np.ndarray:
     return -p[0] * (np.logaddexp(0.0, v - p[1]) - np.logaddexp(0.0, -p[1]))
 
 
-E_, LOG, EXP = (0.0, 3.0), (-15.0, 15.0), (0.0, LARGEST_EXPONENT)
+E_, LOG, EXP = None, (-15.0, 15.0), (0.0, LARGEST_EXPONENT)
 GAMMA = (np.log(0.05), np.log(5.0))
 FORMS = (
     Form("joint", _joint, (E_, LOG, EXP, LOG, EXP), lambda p: [p]),
@@ -108,7 +118,27 @@ FORMS = (
         (E_, LOG, EXP, LOG, EXP, (-1.0, 1.0), (-8.0, 8.0)),
         lambda p: [np.append(p, [b, d]) for b in (-0.1, 0.1) for d in (-2.0, 2.0)],
     ),
+    Form("linear", _joint, (E_, LOG, EXP, LOG, EXP), lambda p: [p], lambda _, predicted, true: predicted - true),
+    Form(
+        "asymmetric",
+        _joint,
+        (E_, LOG, EXP, LOG, EXP),
+        lambda p: [p],
+        lambda residual, *_: np.where(residual > 0, ASYMMETRY, 1.0) * residual,
+    ),
 )
+FLOORLESS = ("no floor", "Kaplan")
+
+
+def forms_for(fit: Fit) -> list[Form]:
+    """The forms that can be compared for a fit."""
+    log, floor = fit.problem.problem.log, fit.floor
+    forms = [form for form in FORMS if log or form.name not in (*FLOORLESS, "linear")]
+    if floor is None:
+        return forms
+    E = floor * np.exp(-fit.problem.unit)
+    fixed = Form("joint", lambda p, x, z: _joint(np.append(E, p), x, z), (LOG, EXP, LOG, EXP), lambda p: [p[1:]])
+    return [fixed, *(replace(form, name="free floor") if form.name == "joint" else form for form in forms)]
 
 
 def compare_laws(fit: Fit) -> list[Record]:
@@ -122,7 +152,7 @@ def compare_laws(fit: Fit) -> list[Record]:
     order = np.argsort(fit.runs.flops, kind="stable")
     largest = np.zeros(len(fit.runs), bool)
     largest[order[-max(3, round(HELD_OUT * len(fit.runs))) :]] = True
-    for form in FORMS:
+    for form in forms_for(fit):
         if fit.runs.runs * (FOLDS - 1) // FOLDS < len(form.ends) + SPARE:
             continue
         fitter = _Fitter(fit, form)
@@ -150,30 +180,41 @@ def compare_laws(fit: Fit) -> list[Record]:
 
 
 class _Fitter:
-    """Fits a form by least squares with a Huber loss on log loss."""
+    """Fits a form by least squares with a Huber loss on log loss, or on loss if losses may be negative."""
 
     def __init__(self, fit: Fit, form: Form) -> None:
-        self.form, self.center, self.unit = form, fit.problem.center, fit.problem.unit
+        self.form, self.problem = form, fit.problem
         self.width = max(fit.profile.problem.delta, 1e-6)
         self.starts = form.start(fit.problem.to_theta(fit.law[None])[0])
         self.runs = fit.runs
+        free = joint_problem(self.runs.params, self.runs.tokens, self.runs.loss).problem
+        of_E = (float(free.low[0]), max(float(free.high[0]), 3.0))
+        self.low, self.high = np.array([of_E if ends is None else ends for ends in form.ends]).T
 
     def residuals(self, theta: np.ndarray, runs: Runs) -> np.ndarray:
-        """log prediction - log loss."""
-        return self.predict(theta, runs.params, runs.tokens) - np.log(runs.loss)
+        """Prediction minus truth of what is measured: log loss, or loss."""
+        return self.problem.measure(self.predict(theta, runs.params, runs.tokens)) - self.problem.measure(runs.loss)
+
+    def minimised(self, theta: np.ndarray, runs: Runs) -> np.ndarray:
+        """The residuals whose Huber loss is minimised."""
+        residual = self.residuals(theta, runs)
+        if self.form.error is None:
+            return residual
+        unit = np.exp(self.problem.unit)
+        return self.form.error(residual, self.predict(theta, runs.params, runs.tokens) / unit, runs.loss / unit)
 
     def predict(self, theta: np.ndarray, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """The logarithm of the expected loss."""
-        return self.unit + self.form.log_loss(theta, np.log(params) - self.center[0], np.log(tokens) - self.center[1])
+        """The expected loss."""
+        x, z = np.log(params) - self.problem.center[0], np.log(tokens) - self.problem.center[1]
+        return np.exp(self.problem.unit) * self.form.loss(theta, x, z)
 
     def fit(self, runs: Runs, starts: list[np.ndarray]) -> np.ndarray:
         """Parameters of the best fit from some starting points."""
-        low, high = np.array(self.form.ends).T
         results = [
             optimize.least_squares(
-                self.residuals,
-                np.clip(start, low + 1e-6, high - 1e-6),
-                bounds=(low, high),
+                self.minimised,
+                np.clip(start, self.low + 1e-6, self.high - 1e-6),
+                bounds=(self.low, self.high),
                 loss="huber",
                 f_scale=self.width,
                 x_scale="jac",
@@ -190,11 +231,11 @@ class _Fitter:
 
     def rms(self, residual: np.ndarray) -> float:
         """Root mean square, in which an outlier counts as much as the outermost ordinary run."""
-        return float(np.sqrt((np.minimum(np.abs(residual), OUTERMOST * self.width) ** 2).mean()))
+        return self.problem.step * float(np.sqrt((np.minimum(np.abs(residual), OUTERMOST * self.width) ** 2).mean()))
 
     def plan(self, theta: np.ndarray, budget: float) -> Record:
         """The best size for a budget, within a factor of a thousand of the largest run, and its loss."""
         sizes = np.geomspace(self.runs.params.min(), 1e3 * self.runs.params.max(), 2000)
         losses = self.predict(theta, sizes, budget / FLOPS_PER_TOKEN / sizes)
         k = int(np.argmin(losses))
-        return {"flops": budget, "params": float(sizes[k]), "loss": float(np.exp(losses[k]))}
+        return {"flops": budget, "params": float(sizes[k]), "loss": float(losses[k])}

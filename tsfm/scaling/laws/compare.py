@@ -72,17 +72,21 @@ def one_law(
     delta = a.problem.problem.delta
     pooled = joint_problem(both.params, both.tokens, both.loss, delta)
     solution = pooled.fit(np.concatenate([pooled.starts(), pooled.to_theta(np.stack([a.law, b.law]))]))
-    apart = a.objective + b.objective
+    groups = [
+        joint_problem(both.params[part], both.tokens[part], both.loss[part], delta, unit=pooled.unit)
+        for part in (is_first, ~is_first)
+    ]
+    fitted = [group.fit(group.to_theta(fit.law[None])) for group, fit in zip(groups, (a, b), strict=True)]
+    apart = sum(float(each.objective[0]) for each in fitted)
     statistic = max(float(solution.objective[0]) / max(apart, 1e-300) - 1, 0.0)
     residual = pooled.problem.residuals(solution.theta[0])
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, both.runs))[:, both.clusters]
-    losses = pooled.unit + pooled.problem.log_loss + residual + signs * residual  # log of the law, and a residual again
+    losses = pooled.problem.measured + residual + signs * residual  # those of the law, and a residual again
     start = np.repeat(solution.theta, draws, axis=0)
-    together = solve(pooled.problem, start, log_loss=losses - pooled.unit).objective
+    together = solve(pooled.problem, start, measured=losses).objective
     separate = np.zeros(draws)
-    for part in (is_first, ~is_first):
-        group = joint_problem(both.params[part], both.tokens[part], both.loss[part], delta)
+    for part, group in zip((is_first, ~is_first), groups, strict=True):
         begin = np.repeat(group.to_theta(pooled.to_laws(solution.theta)), draws, axis=0)
-        separate += solve(group.problem, begin, log_loss=losses[:, part] - group.unit).objective
+        separate += solve(group.problem, begin, measured=losses[:, part]).objective
     drawn = together / np.maximum(separate, 1e-300) - 1
     return float((1 + (drawn >= statistic).sum()) / (draws + 1)), statistic

@@ -1,5 +1,6 @@
 """The joint law of a set of runs with its intervals, or the reasons why it is not identifiable."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,17 @@ class Fit:
     draws: Float64[np.ndarray, "S 5"]
     unconverged: int
 
+    @property
+    def measured(self) -> str:
+        """What is fitted, in words."""
+        return "log loss" if self.problem.problem.log else "loss"
+
+    @property
+    def floor(self) -> float | None:
+        """The value at which E was fixed, if it was."""
+        problem = self.problem.problem
+        return float(self.law[0]) if problem.low[0] == problem.high[0] else None
+
     def intervals(self, quantities: Quantities) -> Float64[np.ndarray, "2 Q"]:
         """95 % intervals of quantities by the profile, widened to the fitted values where these lie outside.
 
@@ -54,8 +66,20 @@ class Fit:
         value = quantities(self.law[None])[0]
         return np.stack([np.minimum(ends[0], value), np.maximum(ends[1], value)])
 
+    def bands(
+        self, params: Float64[np.ndarray, " K"], tokens: Float64[np.ndarray, " K"]
+    ) -> tuple[Float64[np.ndarray, " K"], Float64[np.ndarray, "2 K"], Float64[np.ndarray, "2 K"]]:
+        """The expected loss of new runs, its 95 % interval, and the 95 % prediction interval of their losses."""
 
-def fit_joint(runs: Runs, draws: int, seed: int, delta: float = DELTA) -> Fit:
+        def logs(laws: np.ndarray) -> np.ndarray:
+            return finite_log(self.problem.positive(np.asarray(JointLaw.of_fits(laws).loss(params, tokens))))
+
+        center, ends = logs(self.law[None])[0], self.intervals(logs)
+        loss, curve, new = (np.exp(part) for part in (center, ends, self.profile.with_noise(center, ends)))
+        return self.problem.loss_of(loss), self.problem.loss_of(curve), self.problem.loss_of(new)
+
+
+def fit_joint(runs: Runs, draws: int, seed: int, delta: float = DELTA, floor: float | None = None) -> Fit:
     """Fit the joint law, its profile, and a bootstrap over runs.
 
     Args:
@@ -63,8 +87,9 @@ def fit_joint(runs: Runs, draws: int, seed: int, delta: float = DELTA) -> Fit:
         draws: number of bootstrap draws.
         seed: random seed.
         delta: width of the Huber loss.
+        floor: fixes E.
     """
-    problem = joint_problem(runs.params, runs.tokens, runs.loss, delta)
+    problem = joint_problem(runs.params, runs.tokens, runs.loss, delta, floor)
     starts = problem.starts()
     solution = solve(problem.problem, starts).best()
     profile = follow_noise(problem.problem, np.concatenate([solution.theta, starts]), runs.clusters)
@@ -91,12 +116,22 @@ def constants(laws: Float64[np.ndarray, "S 5"]) -> Float64[np.ndarray, "S 6"]:
     return np.stack([laws[:, 0], np.log(safe[:, 1]), np.log(safe[:, 2]), laws[:, 3], laws[:, 4], a], axis=1)
 
 
-def optimal_plans(laws: Float64[np.ndarray, "S 5"], budgets: Float64[np.ndarray, " K"]) -> Float64[np.ndarray, "S 2*K"]:
-    """Log of the compute-optimal size for each budget, then log of its loss."""
-    law = JointLaw(*np.maximum(laws, 1e-300).T[:, :, None])
+def optimal_plans(
+    laws: Float64[np.ndarray, "S 5"],
+    budgets: Float64[np.ndarray, " K"],
+    positive: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> Float64[np.ndarray, "S 2*K"]:
+    """Log of the compute-optimal size for each budget, then log of its loss.
+
+    Args:
+        laws: constants in the order of ``NAMES``.
+        budgets: training compute.
+        positive: from losses to numbers above 0, if losses may be negative.
+    """
+    law = JointLaw.of_fits(laws)
     with np.errstate(all="ignore"):
         params = np.asarray(law.optimal_params(budgets))
-        losses = np.asarray(law.loss(params, budgets / FLOPS_PER_TOKEN / params))
+        losses = positive(np.asarray(law.loss(params, budgets / FLOPS_PER_TOKEN / params)))
     return finite_log(np.concatenate([params, losses], axis=1))
 
 
@@ -104,7 +139,7 @@ def constant_intervals(fit: Fit) -> dict[str, Interval]:
     """95 % intervals of ``CONSTANTS``; an upper end is infinite if every larger value fits as well."""
     low, high = fit.intervals(constants)
     low, high = (
-        np.where(np.isfinite(low), low, [0.0, -np.inf, -np.inf, 0.0, 0.0, 0.0]),
+        np.where(np.isfinite(low), low, [0.0 if fit.problem.problem.log else -np.inf, -np.inf, -np.inf, 0.0, 0.0, 0.0]),
         np.minimum(high, [np.inf, np.inf, np.inf, np.inf, np.inf, 1.0]),
     )
     with np.errstate(over="ignore"):

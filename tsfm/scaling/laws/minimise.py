@@ -1,4 +1,4 @@
-"""Fits scaling laws by minimising a Huber loss on log loss; many fits are solved at once.
+"""Fits scaling laws by minimising a Huber loss on log loss, or on loss; many fits are solved at once.
 
 Every law here has the form L = E + sum_k exp(X_k theta_k). The term A / N^alpha has X = [1, -log N]. Value, gradient
 and Hessian are matrix products with the fixed X_k, so thousands of weighted fits (draws of a bootstrap, starting
@@ -114,39 +114,56 @@ class Problem:
 
     Attributes:
         terms: X_k of each term, [N, f_k].
-        log_loss: logarithm of the loss of each run.
+        measured: logarithm of the loss of each run, or the loss itself.
         low: smallest value of each parameter.
         high: largest value of each parameter.
         delta: width of the quadratic part of the Huber loss; infinite for least squares.
+        log: whether logarithms are measured; losses at or below 0 have none.
     """
 
     terms: tuple[Float64[np.ndarray, "N _"], ...]
-    log_loss: Float64[np.ndarray, " N"]
+    measured: Float64[np.ndarray, " N"]
     low: Float64[np.ndarray, " P"]
     high: Float64[np.ndarray, " P"]
     delta: float = DELTA
+    log: bool = True
+
+    @property
+    def free(self) -> int:
+        """Number of parameters that are not fixed."""
+        return int((self.low < self.high).sum())
 
     def slices(self) -> list[slice]:
         """The columns of theta that belong to each term."""
         ends = np.cumsum([1] + [term.shape[1] for term in self.terms])
         return [slice(int(a), int(b)) for a, b in pairwise(ends)]
 
+    def totals(self, theta: Float64[np.ndarray, "S P"]) -> Float64[np.ndarray, "S N"]:
+        """The expected loss of every run."""
+        pairs = zip(self.slices(), self.terms, strict=True)
+        return sum((np.exp(theta[:, columns] @ term.T) for columns, term in pairs), theta[:, :1])
+
     def parts(
-        self, theta: Float64[np.ndarray, "S P"], log_loss: Float64[np.ndarray, "S N"] | None = None
+        self, theta: Float64[np.ndarray, "S P"], measured: Float64[np.ndarray, "S N"] | None = None
     ) -> tuple[list[np.ndarray], np.ndarray]:
-        """1 / L and the share of each term in the loss L, and residuals log L - log loss, each [S, N].
+        """Derivatives of what is measured by E and by the exponent of each term, and residuals, each [S, N].
+
+        The former are 1 / L and the share of each term in the loss L if its logarithm is measured, else 1 and the
+        terms.
 
         Args:
             theta: parameters of each fit.
-            log_loss: log loss of the runs in each fit; by default that of the problem.
+            measured: log losses, or losses, of the runs in each fit; by default those of the problem.
         """
         powers = [np.exp(theta[:, columns] @ term.T) for columns, term in zip(self.slices(), self.terms, strict=True)]
         total = sum(powers, theta[:, :1])
-        shares = [1 / total, *(power / total for power in powers)]
-        return shares, np.log(total) - (self.log_loss if log_loss is None else log_loss)
+        goal = self.measured if measured is None else measured
+        if not self.log:
+            return [np.ones_like(total), *powers], total - goal
+        return [1 / total, *(power / total for power in powers)], np.log(total) - goal
 
     def residuals(self, theta: Float64[np.ndarray, " P"]) -> Float64[np.ndarray, " N"]:
-        """Residuals log prediction - log loss of one fit."""
+        """Residuals of one fit: log prediction - log loss, or prediction - loss."""
         return self.parts(theta[None])[1][0]
 
     def objective(
@@ -160,7 +177,7 @@ class Problem:
         return np.einsum("sn,sn->s", weight_SN, inside * (np.abs(residual_SN) - 0.5 * inside))
 
     def jacobian(self, theta: Float64[np.ndarray, " P"]) -> Float64[np.ndarray, "N P"]:
-        """Derivatives of log prediction of one fit."""
+        """Derivatives of the (log) prediction of one fit."""
         shares, _ = self.parts(theta[None])
         return np.concatenate(
             [shares[0].T, *(share.T * term for share, term in zip(shares[1:], self.terms, strict=True))], axis=1
@@ -174,10 +191,11 @@ class Problem:
         gradient, hessian, scale = np.empty((size, count)), np.empty((size, count, count)), np.empty((size, count))
         absolute = np.abs(residual_SN)
         slope = weight_SN * np.clip(residual_SN, -delta_S1, delta_S1)
-        curvature = np.where(absolute <= delta_S1, weight_SN, 0.0) - slope
+        # The logarithm of a sum curves by minus the product of its shares, a plain sum does not.
+        curvature = np.where(absolute <= delta_S1, weight_SN, 0.0) - (slope if self.log else 0.0)
         irls = weight_SN * np.minimum(1.0, delta_S1 / np.maximum(absolute, 1e-300))
         columns = [slice(0, 1), *self.slices()]
-        terms = [np.ones((len(self.log_loss), 1)), *self.terms]
+        terms = [np.ones((len(self.measured), 1)), *self.terms]
         for k, (own, term, share) in enumerate(zip(columns, terms, shares, strict=True)):
             gradient[:, own] = (slope * share) @ term
             scale[:, own] = (irls * share * share) @ (term * term)
@@ -210,7 +228,7 @@ def solve(
     problem: Problem,
     start: Float64[np.ndarray, "S P"],
     weight: Float64[np.ndarray, "S N"] | None = None,
-    log_loss: Float64[np.ndarray, "S N"] | None = None,
+    measured: Float64[np.ndarray, "S N"] | None = None,
     delta: Float64[np.ndarray, " S"] | None = None,
     spring: Spring | None = None,
     steps: int = STEPS,
@@ -221,15 +239,15 @@ def solve(
         problem: law and runs.
         start: starting point of each fit.
         weight: weight of each run in each fit (how often the bootstrap drew it); 1 by default.
-        log_loss: log loss of the runs in each fit; by default that of the problem.
+        measured: log losses, or losses, of the runs in each fit; by default those of the problem.
         delta: width of the Huber loss in each fit; by default that of the problem.
         spring: pulls a quantity of each fit to a target; the objective that is returned is without it.
         steps: largest number of Newton steps.
     """
-    count, runs = len(start), len(problem.log_loss)
+    count, runs = len(start), len(problem.measured)
     batch = _Batch(
         np.broadcast_to(1.0, (count, runs)) if weight is None else weight,
-        np.broadcast_to(problem.log_loss, (count, runs)) if log_loss is None else log_loss,
+        np.broadcast_to(problem.measured, (count, runs)) if measured is None else measured,
         np.full((count, 1), problem.delta) if delta is None else delta[:, None],
         spring,
     )

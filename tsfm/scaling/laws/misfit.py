@@ -8,19 +8,17 @@ from scipy import stats
 from tsfm.scaling.laws.estimate import Fit, why_not_identifiable
 from tsfm.scaling.laws.form import JointLaw
 from tsfm.scaling.laws.joint import as_dict, joint_problem
+from tsfm.scaling.laws.profile import ROUNDED
+from tsfm.scaling.laws.scatter import SURE, SURE_OF_ONE, lack_of_fit_p, noise_trend, same_points
 from tsfm.scaling.record import Record
 from tsfm.scaling.runs.ledger import Runs
 
 HELD_OUT = 0.1  # share of the runs, those with the most compute, on which the extrapolation is tested
 FARTHER = 2.0  # ratio of the errors on held-out and fitted runs from which there is a warning
-SURE = 0.01  # p below which a test is reported as a warning
-SURE_OF_ONE = 0.003  # the same for each of three tests
-FEWEST_REPEATS = 3  # degrees of freedom of the pure error that a test needs
-ROUNDED = 1e-6  # noise of log loss below which residuals are rounding errors
 AXES = {"params": "size", "tokens": "data", "flops": "compute"}
 
 
-def extrapolation(runs: Runs, delta: float) -> Record | None:
+def extrapolation(runs: Runs, delta: float, floor: float | None = None) -> Record | None:
     """Fit without the runs of the largest compute and predict them; None if too few would be left."""
     count = max(3, round(HELD_OUT * len(runs)))
     order = np.argsort(runs.flops, kind="stable")
@@ -29,11 +27,13 @@ def extrapolation(runs: Runs, delta: float) -> Record | None:
     seen, held = runs.select(keep), runs.select(~keep)
     if not keep.any() or why_not_identifiable(seen):
         return None
-    problem = joint_problem(seen.params, seen.tokens, seen.loss, delta)
+    problem = joint_problem(seen.params, seen.tokens, seen.loss, delta, floor)
     solution = problem.fit()
     law = problem.to_laws(solution.theta)[0]
-    error = np.log(np.asarray(JointLaw(*law).loss(held.params, held.tokens)) / held.loss)
-    inside = problem.problem.residuals(solution.theta[0])
+    predicted = np.asarray(JointLaw(*law).loss(held.params, held.tokens))
+    log = problem.problem.log and held.loss.min() > 0
+    error = np.log(predicted / held.loss) if log else predicted - held.loss
+    inside = problem.step * problem.problem.residuals(solution.theta[0])
     return {
         "held_out_rows": count,
         "largest_flops_seen": float(seen.flops.max()),
@@ -61,19 +61,20 @@ def misfit(fit: Fit) -> Record:
     return {
         "pattern_p": p,
         "pattern_share": share,
-        "lack_of_fit_p": _lack_of_fit_p(runs, residual),
-        "noise_trend": {name: _noise_trend(getattr(runs, name), residual) for name in AXES},
+        "lack_of_fit_p": lack_of_fit_p(same_points(runs.params, runs.tokens), residual, fit.problem.problem.free),
+        "noise_trend": {name: noise_trend(getattr(runs, name), residual) for name in AXES},
         "by_axis": {name: _thirds(getattr(runs, name), residual) for name in AXES},
     }
 
 
-def misfit_warnings(record: Record, ahead: Record | None, noise: float) -> list[str]:
+def misfit_warnings(record: Record, ahead: Record | None, noise: float, measured: str = "log loss") -> list[str]:
     """Texts about a law that does not hold.
 
     Args:
         record: the tests of ``misfit``.
         ahead: the result of ``extrapolation``.
-        noise: standard deviation of log loss about the law.
+        noise: standard deviation of what is measured about the law.
+        measured: log loss, or loss.
     """
     warnings = []
     p = record["pattern_p"]
@@ -85,19 +86,22 @@ def misfit_warnings(record: Record, ahead: Record | None, noise: float) -> list[
         )
     p = record["lack_of_fit_p"]
     if p is not None and p < SURE:
-        warnings.append(f"the law misses its runs by more than runs of the same size and data differ (p = {p:.1g})")
+        warnings.append(
+            f"the law misses its runs by more than runs of the same size and data differ (p = {p:.1g}): intervals "
+            "count such runs as one"
+        )
     trends = {name: trend for name, trend in record["noise_trend"].items() if trend["p"] < SURE_OF_ONE}
     if trends:
         name = min(trends, key=lambda key: float(trends[key]["p"]))
         more = "more" if trends[name]["correlation"] > 0 else "less"
         warnings.append(
-            f"runs of larger {AXES[name]} scatter {more} about the law (p = {trends[name]['p']:.1g}): intervals assume "
-            f"equal noise"
+            f"runs of larger {AXES[name]} scatter {more} about the law (p = {trends[name]['p']:.1g}): intervals are "
+            "corrected for that in part, but those of E and of planned losses may still be too short"
         )
     if ahead is not None and ahead["rms_log_error"] > FARTHER * max(ahead["rms_log_error_seen"], noise, ROUNDED):
         warnings.append(
             f"a law fitted without the {ahead['held_out_rows']} runs of the largest compute misses them by "
-            f"{ahead['rms_log_error']:.3g} of log loss, and those it saw by {ahead['rms_log_error_seen']:.3g}: plans "
+            f"{ahead['rms_log_error']:.3g} of {measured}, and those it saw by {ahead['rms_log_error_seen']:.3g}: plans "
             "beyond the data are less certain than their intervals"
         )
     return warnings
@@ -123,27 +127,6 @@ def _pattern(fit: Fit, residual: np.ndarray) -> tuple[float | None, float | None
     f = (squared[0] - squared[1]) / extra / max(squared[1] / (len(residual) - ranks[1]), 1e-300)
     # Rows of one training do not count as independent.
     return float(stats.f.sf(f * clusters / len(residual), extra, freedom)), 1 - squared[1] / max(squared[0], 1e-300)
-
-
-def _lack_of_fit_p(runs: Runs, residual: np.ndarray) -> float | None:
-    """p of an F test of the error about the law against that between runs of the same size and data."""
-    points = np.unique(np.stack([runs.params, runs.tokens], axis=1), axis=0, return_inverse=True)[1].ravel()
-    counts = np.bincount(points)
-    freedom = len(residual) - len(counts)
-    rest = len(counts) - 5
-    if freedom < FEWEST_REPEATS or rest < 1:
-        return None
-    means = np.bincount(points, residual) / counts
-    pure = float(((residual - means[points]) ** 2).sum()) / freedom
-    lack = float((counts * means**2).sum()) / rest
-    return float(stats.f.sf(lack / max(pure, 1e-300), rest, freedom))
-
-
-def _noise_trend(values: np.ndarray, residual: np.ndarray) -> Record:
-    """Rank correlation of the size of the residuals with a variable, and its p."""
-    result = stats.spearmanr(values, np.abs(residual))
-    correlation, p = float(result.statistic), float(result.pvalue)
-    return {"correlation": correlation, "p": p} if np.isfinite(p) else {"correlation": 0.0, "p": 1.0}
 
 
 def _thirds(values: np.ndarray, residual: np.ndarray) -> list[float]:

@@ -9,6 +9,9 @@ coverage is measured by ``python benchmarks/scaling.py --part coverage``.
   it minimises absolute errors, whose profile has steps.
 - If runs share a training, the rise of the objective is divided by the ratio of the cluster-robust variance of the
   quantity to its variance for independent runs (Chandler and Bate 2007; CR2 of Bell and McCaffrey 2002).
+- Two things that the runs themselves show are corrected for in the same way. If the law misses its runs by more than
+  runs of the same size and data differ, such as near-copies with other seeds, these count as one. If the noise depends
+  on size, data or compute, the variance of each quantity is one that is robust to that (every run is then a cluster).
 """
 
 from dataclasses import dataclass, replace
@@ -18,6 +21,7 @@ from jaxtyping import Float64, Int64
 from scipy import stats
 
 from tsfm.scaling.laws.minimise import Problem, Quantities, slopes_of_all, solve
+from tsfm.scaling.laws.scatter import SURE, SURE_OF_ONE, lack_of_fit_p, noise_trend, same_points
 from tsfm.scaling.laws.search import Search
 
 LEVEL = 0.95
@@ -26,6 +30,7 @@ WIDTH_ROUNDS = 12
 WIDEST = 10.0  # largest standard error that scales a search
 FARTHEST = 200.0  # logarithm beyond which a quantity counts as infinite
 TINY = 1e-9  # least noise of log loss
+ROUNDED = 1e-6  # noise of log loss below which residuals are rounding errors
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,9 @@ class Profile:
         problem: law and runs, with that width.
         theta: the best fit.
         least: its objective.
-        noise: standard deviation of log loss about the law, robust.
+        noise: standard deviation of (log) loss about the law, robust.
         clusters: number of the training of each row, from 0.
+        uneven: whether the noise depends on size, data or compute.
     """
 
     problem: Problem
@@ -45,6 +51,7 @@ class Profile:
     least: float
     noise: float
     clusters: Int64[np.ndarray, " N"]
+    uneven: bool = False
 
     @property
     def shared(self) -> bool:
@@ -52,24 +59,31 @@ class Profile:
         return int(self.clusters.max()) + 1 < len(self.clusters)
 
     @property
+    def corrected(self) -> bool:
+        """Whether intervals are corrected by the robust variance."""
+        return self.shared or self.uneven
+
+    @property
     def freedom(self) -> int:
         """Degrees of freedom: independent trainings without one for each constant."""
-        return max(int(self.clusters.max()) + 1 - len(self.theta), 1)
+        return max(int(self.clusters.max()) + 1 - self.problem.free, 1)
 
     @property
     def unit(self) -> float:
         """The rise of the objective that corresponds to an F of 1."""
-        return huber_unit(self.problem.residuals(self.theta), self.problem.delta, len(self.theta))
+        return huber_unit(self.problem.residuals(self.theta), self.problem.delta, self.problem.free)
 
     def covariance(self) -> tuple[Float64[np.ndarray, "P P"], Float64[np.ndarray, "P P"]]:
         """Covariance of the constants for independent rows, and the one that is robust to shared trainings."""
-        J = self.problem.jacobian(self.theta)
+        is_free = self.problem.low < self.problem.high  # a fixed constant has no variance
+        J = self.problem.jacobian(self.theta) * is_free
         residual = self.problem.residuals(self.theta)
         psi = np.clip(residual, -self.problem.delta, self.problem.delta)
-        size = np.linalg.norm(J, axis=0) + 1e-300
+        size = np.linalg.norm(J, axis=0)
+        size = np.where(size > 0, size, 1.0)
         J = J / size
         inverse = np.linalg.pinv(J.T @ J, rcond=1e-14, hermitian=True)
-        variance = float(psi @ psi) / max(len(psi) - len(self.theta), 1)
+        variance = float(psi @ psi) / max(len(psi) - self.problem.free, 1)
         plain = variance * inverse
         middle = np.zeros_like(inverse)
         for k in range(int(self.clusters.max()) + 1):
@@ -94,6 +108,18 @@ class Profile:
         ends[:, search.which] = search.ends()
         return ends
 
+    def with_noise(
+        self, center: Float64[np.ndarray, " Q"], ends: Float64[np.ndarray, "2 Q"]
+    ) -> Float64[np.ndarray, "2 Q"]:
+        """95 % prediction intervals of new runs: of their expected log loss and of the noise of a run.
+
+        Args:
+            center: expected log loss.
+            ends: its 95 % interval.
+        """
+        noise = self.noise * float(stats.t.ppf(0.5 + LEVEL / 2, self.freedom))
+        return np.stack([center - np.hypot(center - ends[0], noise), center + np.hypot(ends[1] - center, noise)])
+
     def search(self, quantities: Quantities, level: float = LEVEL) -> "Search":
         """The search for the ends of the quantities that depend on the law.
 
@@ -106,7 +132,7 @@ class Profile:
         variance = np.einsum("qp,pr,qr->q", slope_QP, plain, slope_QP)
         which = np.flatnonzero(variance > TINY**2)
         slope, spread = slope_QP[which], np.sqrt(variance[which])
-        ratio = np.einsum("qp,pr,qr->q", slope, robust, slope) / spread**2 if self.shared else np.ones(len(which))
+        ratio = np.einsum("qp,pr,qr->q", slope, robust, slope) / spread**2 if self.corrected else np.ones(len(which))
         critical = float(stats.f.ppf(level, 1, self.freedom))
         return Search(
             self.problem,
@@ -115,7 +141,7 @@ class Profile:
             np.repeat(self.theta[None], len(which), axis=0),
             np.full(len(which), self.least),
             np.full(len(which), self.unit),
-            np.repeat(self.problem.log_loss[None], len(which), axis=0),
+            np.repeat(self.problem.measured[None], len(which), axis=0),
             np.full(len(which), self.problem.delta),
             np.minimum(spread, WIDEST),
             slope @ plain / spread[:, None],
@@ -153,13 +179,13 @@ def follow_noise(problem: Problem, start: Float64[np.ndarray, "K P"], clusters: 
         start: starting points.
         clusters: number of the training of each row.
     """
-    return follow_noises(problem, start, problem.log_loss[None], clusters)[0]
+    return follow_noises(problem, start, problem.measured[None], clusters)[0]
 
 
 def follow_noises(
     problem: Problem,
     start: Float64[np.ndarray, "K P"],
-    log_loss_SN: Float64[np.ndarray, "S N"],
+    measured_SN: Float64[np.ndarray, "S N"],
     clusters: Int64[np.ndarray, " N"],
 ) -> list[Profile]:
     """The same for several sets of losses of the same runs, solved at once.
@@ -167,16 +193,16 @@ def follow_noises(
     Args:
         problem: law and runs.
         start: starting points for every set.
-        log_loss_SN: log losses of each set, in the units of the problem.
+        measured_SN: log losses of each set, in the units of the problem.
         clusters: number of the training of each row.
     """
-    sets, parameters = len(log_loss_SN), start.shape[1]
-    freedom = max(len(problem.log_loss) - parameters, 1)
+    sets, parameters = len(measured_SN), start.shape[1]
+    freedom = max(len(problem.measured) - problem.free, 1)
 
     def fit(starts_SKP: np.ndarray, width_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         count = starts_SKP.shape[1]
-        losses, widths = np.repeat(log_loss_SN, count, axis=0), np.repeat(width_S, count)
-        solution = solve(problem, starts_SKP.reshape(-1, parameters), log_loss=losses, delta=widths)
+        losses, widths = np.repeat(measured_SN, count, axis=0), np.repeat(width_S, count)
+        solution = solve(problem, starts_SKP.reshape(-1, parameters), measured=losses, delta=widths)
         objective = solution.objective.reshape(sets, count)
         best = np.argmin(objective, axis=1)
         rows = np.arange(sets)
@@ -186,14 +212,14 @@ def follow_noises(
     width, expected = np.full(sets, np.inf), 1.0
     theta, least = fit(every, width)
     for _ in range(WIDTH_ROUNDS):
-        clipped = np.minimum(np.abs(problem.parts(theta, log_loss_SN)[1]), width[:, None])
+        clipped = np.minimum(np.abs(problem.parts(theta, measured_SN)[1]), width[:, None])
         noise = np.maximum(np.sqrt((clipped**2).sum(axis=1) / (freedom * expected)), TINY)
         width, expected = WIDTH * noise, _clipped_variance(WIDTH)
         theta, least = fit(theta[:, None], width)
     theta, least = fit(np.concatenate([theta[:, None], every], axis=1), width)
-    return [
+    profiles = [
         Profile(
-            replace(problem, delta=float(width[k]), log_loss=log_loss_SN[k]),
+            replace(problem, delta=float(width[k]), measured=measured_SN[k]),
             theta[k],
             float(least[k]),
             float(noise[k]),
@@ -201,6 +227,21 @@ def follow_noises(
         )
         for k in range(sets)
     ]
+    return [_with_scatter(profile) for profile in profiles]
+
+
+def _with_scatter(profile: Profile) -> Profile:
+    """A profile that knows whether its runs are alike at one size and data, and whether their noise is uneven."""
+    problem = profile.problem
+    residual = np.clip(problem.residuals(profile.theta), -3 * profile.noise, 3 * profile.noise)
+    size, tokens = (-term[:, 1] for term in problem.terms)
+    if profile.noise > ROUNDED and not profile.shared:
+        points = same_points(size, tokens)
+        p = lack_of_fit_p(points, residual, problem.free)
+        if p is not None and p < SURE:
+            return replace(profile, clusters=points)
+    trends = [noise_trend(axis, residual)["p"] for axis in (size, tokens, size + tokens)]
+    return replace(profile, uneven=profile.noise > ROUNDED and min(trends) < SURE_OF_ONE)
 
 
 def _clipped_variance(width: float) -> float:

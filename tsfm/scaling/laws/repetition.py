@@ -90,6 +90,8 @@ def repetition(fit: Fit) -> Record | None:
     runs = fit.runs
     if runs.unique is None:
         return None
+    if not fit.problem.problem.log:
+        return {"not_identifiable": "losses at or below 0, of which there is no such law"}
     repeated = int((runs.tokens > REPEATED * runs.unique).sum())
     if repeated < FEWEST:
         return {"not_identifiable": f"{repeated} runs with repeated data; at least {FEWEST} are needed"}

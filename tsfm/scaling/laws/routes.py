@@ -124,7 +124,7 @@ def curve_minima(runs: Runs, seed: int = 0) -> Optimum | None:
     for k in range(count):
         rows = np.flatnonzero(runs.clusters == k)
         rows = rows[np.argsort(runs.flops[rows], kind="stable")]
-        x, y = np.log(runs.flops[rows]), np.log(runs.loss[rows])
+        x, y = np.log(runs.flops[rows]), runs.loss[rows]
         table_KG[k] = np.interp(grid, x, y, left=np.inf, right=np.inf)
     drawn = cluster_weights(np.arange(count), DRAWS, seed) > 0
     best_sizes = np.full((DRAWS + 1, GRID), np.nan)

@@ -31,7 +31,7 @@ class Search:
         theta: the best law of each row.
         least: its objective.
         unit: rise of the objective that corresponds to an F of 1.
-        log_loss: losses to which the law was fitted.
+        measured: (log) losses to which the law was fitted.
         delta: Huber width.
         spread: standard error of the quantity.
         path: change of the law that changes the quantity by a standard error at the least rise.
@@ -44,7 +44,7 @@ class Search:
     theta: Float64[np.ndarray, "R P"]
     least: Float64[np.ndarray, " R"]
     unit: Float64[np.ndarray, " R"]
-    log_loss: Float64[np.ndarray, "R N"]
+    measured: Float64[np.ndarray, "R N"]
     delta: Float64[np.ndarray, " R"]
     spread: Float64[np.ndarray, " R"]
     path: Float64[np.ndarray, "R P"]
@@ -127,7 +127,7 @@ class Search:
         start = np.concatenate([np.clip(moved, problem.low, problem.high), theta])
         twice = self.rows(np.tile(np.arange(count), 2))
         spring = Spring(self.quantities, twice.which, np.tile(target, 2), PULL * twice.unit / twice.spread**2)
-        solution = solve(problem, start, log_loss=twice.log_loss, delta=twice.delta, spring=spring, steps=STEPS)
+        solution = solve(problem, start, measured=twice.measured, delta=twice.delta, spring=spring, steps=STEPS)
         energy = solution.objective + spring.energy(solution.theta)
         best = np.where(energy[:count] <= energy[count:], 0, count) + np.arange(count)
         rise = solution.objective[best] - self.least

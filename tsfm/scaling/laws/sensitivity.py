@@ -33,16 +33,17 @@ def sensitivity(fit: Fit) -> list[Record]:
         )
     cases.append((f"without the {len(highest)} highest losses", runs.select(without), delta, False))
     cases += [(f"Huber width {width:g}", runs, width, False) for width in (1e-4, 1e-2)]
-    cases += [("least squares", runs, float("inf"), False), ("E = 0", runs, delta, True)]
+    cases += [("least squares", runs, float("inf"), False)]
+    cases += [("E = 0", runs, delta, True)] if fit.problem.problem.log else []
     rows = []
     for name, part, width, zero in cases:
         if why_not_identifiable(part):
             continue
-        problem = joint_problem(part.params, part.tokens, part.loss, width, zero_E=zero)
+        problem = joint_problem(part.params, part.tokens, part.loss, width, 0.0 if zero else fit.floor)
         solution = problem.fit()
         law = problem.to_laws(solution.theta)[0]
         values = as_dict(law) | ({"E": 0.0} if zero else {})
-        error = float(np.sqrt((problem.problem.residuals(solution.theta[0]) ** 2).mean()))
+        error = problem.step * float(np.sqrt((problem.problem.residuals(solution.theta[0]) ** 2).mean()))
         rows.append(
             {"fit": name, "runs": part.runs, **values, "a": float(JointLaw(*law).size_exponent), "rms_log_error": error}
         )

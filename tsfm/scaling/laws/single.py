@@ -5,7 +5,7 @@ saturating law is fitted by least squares on log L, too, so that the two can be 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -14,7 +14,7 @@ from scipy import stats
 from tsfm.scaling.laws import broken
 from tsfm.scaling.laws.broken import BrokenLaw, broken_law
 from tsfm.scaling.laws.minimise import EXPONENTS, LARGEST_EXPONENT, Problem, solve
-from tsfm.scaling.laws.profile import LEVEL, Profile
+from tsfm.scaling.laws.profile import LEVEL, Profile, finite_log
 
 BIN = 0.1  # width in decades of x of the bins whose best loss is used
 FARTHEST = 690.0  # logarithm of the largest number that is reported
@@ -22,6 +22,8 @@ FLAT = 1e-12  # smallest slope, so that constant losses have a law, too
 FEWEST = 3  # points needed for a slope
 CLEAR = 1.5  # factor on the least held-out error up to which a simpler form is preferred
 HELD_OUT = 0.25  # share of the points, those at the largest x, on which the forms are compared
+
+Bands = Callable[[Float64[np.ndarray, " K"]], tuple[Float64[np.ndarray, "2 K"], Float64[np.ndarray, "2 K"]]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class PowerLaw:
         exponent_ci: 95 % interval of a.
         E_ci: 95 % interval of E; None in the pure law.
         error: root mean squared residual of log L.
+        bands: from values of x to the 95 % intervals of the expected loss there, and of the losses of new points.
     """
 
     E: float
@@ -43,6 +46,7 @@ class PowerLaw:
     exponent_ci: tuple[float, float]
     E_ci: tuple[float, float] | None
     error: float
+    bands: Bands
 
     @property
     def x0(self) -> float | None:
@@ -74,15 +78,22 @@ def power_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> 
     X, y = np.log10(x), np.log10(loss)
     slope, intercept = np.polyfit(X - X.mean(), y, 1)
     residual = y - intercept - slope * (X - X.mean())
-    freedom = len(x) - 2
-    width = np.inf
+    freedom, squares = len(x) - 2, float(((X - X.mean()) ** 2).sum())
+    reach = np.inf  # Student's quantile times the standard deviation of a point about the line
     if freedom > 0:
-        spread = np.sqrt((residual**2).sum() / freedom / ((X - X.mean()) ** 2).sum())
-        width = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * spread)
+        reach = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * np.sqrt((residual**2).sum() / freedom))
+    width = reach / np.sqrt(squares)
     slope = slope if abs(slope) > FLAT else -FLAT
+
+    def bands(line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        apart = np.log10(line) - X.mean()
+        center, leverage = intercept + slope * apart, 1 / len(x) + apart**2 / squares
+        sides = np.array([[-1.0], [1.0]]) * reach
+        return 10 ** (center + sides * np.sqrt(leverage)), 10 ** (center + sides * np.sqrt(1 + leverage))
+
     log_x0 = float((X.mean() - intercept / slope) * np.log(10))
     error = float(np.sqrt((residual**2).mean()) * np.log(10))
-    return PowerLaw(0.0, log_x0, float(-slope), (float(-slope - width), float(-slope + width)), None, error)
+    return PowerLaw(0.0, log_x0, float(-slope), (float(-slope - width), float(-slope + width)), None, error, bands)
 
 
 def saturating_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> PowerLaw:
@@ -105,7 +116,19 @@ def saturating_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]
     E_ci, exponent_ci = ((max(float(ends[0, k]), 0.0), float(ends[1, k])) for k in (0, 1))
     scale = float(np.exp(unit))
     log_x0 = float((theta[1] + unit) / max(theta[2], FLAT) + center)
-    return PowerLaw(scale * theta[0], log_x0, float(theta[2]), exponent_ci, (scale * E_ci[0], scale * E_ci[1]), error)
+
+    def bands(line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        term = np.stack([np.ones(len(line)), center - np.log(line)], axis=1)
+        at_line = replace(problem, terms=(term,), measured=np.zeros(len(line)))
+
+        def logs(theta: np.ndarray) -> np.ndarray:
+            return finite_log(at_line.totals(theta))
+
+        middle, ends = logs(theta[None])[0], profile.intervals(logs)
+        return np.exp(unit + ends), np.exp(unit + profile.with_noise(middle, ends))
+
+    ends_of_E = (scale * E_ci[0], scale * E_ci[1])
+    return PowerLaw(scale * theta[0], log_x0, float(theta[2]), exponent_ci, ends_of_E, error, bands)
 
 
 def held_out_errors(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> dict[str, float] | None:

@@ -1,5 +1,6 @@
 """The columns of a table of runs as numbers: words for missing losses, suffixes such as 70M, units, and filters."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,21 +23,73 @@ RUN_NAMES = ("run", "run_name", "run name", "name", "run_id", "run id", "id")
 STEPS = ("_step", "step", "global_step", "trainer/global_step")
 # Tokens per parameter of any serious training lie between these; beyond them a unit is doubtful.
 TOKENS_PER_PARAMETER = (1e-2, 1e4)
+# Words in the names of columns that hold a metric of forecasts; the smaller, the better.
+METRICS = frozenset(
+    [
+        "loss",
+        "nll",
+        "mase",
+        "wql",
+        "crps",
+        "mae",
+        "mse",
+        "rmse",
+        "nrmse",
+        "mape",
+        "smape",
+        "nd",
+        "owa",
+        "ql",
+        "pinball",
+        "perplexity",
+    ]
+)
+MOST_METRICS = 12
+EXTREMES = ("__MIN", "__MAX")  # endings of columns of W&B
+BY_RUN = "a column for each run"
 
 
 def open_ledger(path: Path) -> Table:
-    """The table in a file, also of JSON objects by line.
+    """The table in a file, also of JSON objects by line, and of a chart of W&B with a column for each run.
 
     Raises:
         InputError: no such file, or not a table.
     """
     if path.suffix.lower() not in (".jsonl", ".ndjson") or not path.is_file():
-        return read_table(path)
+        return by_run(read_table(path))
     try:
         frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
     except ValueError as error:
         raise InputError(f"{path}: expected one JSON object in each line, found something else ({error})") from error
     return Table(frame, str(path), path.stem)
+
+
+def by_run(table: Table) -> Table:
+    """A table with columns such as "run-1 - eval/loss" as one with a row for each run and step; others as they are.
+
+    Columns of the smallest and largest value of a group of runs (``__MIN``, ``__MAX``) are left out. A metric with one
+    value in a run, such as its size, holds for all rows of the run.
+    """
+    frame = table.frame.set_axis(table.frame.columns.astype(str), axis=1)
+    wide = [name for name in frame.columns if " - " in name]
+    if len(wide) <= len(frame.columns) / 2:
+        return table
+    shared = frame.drop(columns=wide)
+    of_run: dict[str, dict[str, pd.Series]] = {}
+    for name in wide:
+        run, _, metric = name.rpartition(" - ")
+        if not metric.endswith(EXTREMES):
+            of_run.setdefault(run, {})[metric] = frame[name]
+    parts = []
+    for run, metrics in of_run.items():
+        part = pd.DataFrame(metrics)
+        part = part[part.notna().any(axis=1)]
+        for name in metrics:
+            if part[name].nunique() == 1:
+                part[name] = part[name].ffill().bfill()
+        parts.append(shared.loc[part.index].join(part).assign(Name=run))
+    rows = np.concatenate([part.index.to_numpy(dtype=np.int64) for part in parts])
+    return replace(table, frame=pd.concat(parts, ignore_index=True), rows=rows, notes=(*table.notes, BY_RUN))
 
 
 def check_column(table: Table, name: str | None, role: str) -> None:
@@ -48,10 +101,11 @@ def check_column(table: Table, name: str | None, role: str) -> None:
     columns = [str(column) for column in table.frame.columns]
     if name is None or name in columns:
         return
-    if sum(" - " in column for column in columns) > len(columns) / 2:
+    if BY_RUN in table.notes:
+        found = ", ".join(columns[:5])
         raise InputError(
-            f"{table.source}: expected a row for each run or checkpoint with the column {name!r}, found a column for "
-            "each run, as in an export of a chart; export the table of runs, with size, tokens and loss of each"
+            f"{table.source}: expected the size, tokens and loss of each run, found an export of a chart with a column "
+            f"for each run that gives {found}, but no {name!r}; add columns 'RUN - {name}', or export the table of runs"
         )
     raise InputError(f"{table.source}: {unknown_name('column', name, columns)} (name it with --{role} COLUMN)")
 
@@ -82,6 +136,26 @@ def values(table: Table, name: str, missing: bool = False) -> Float64[np.ndarray
     except InputError as error:
         reason = str(error).split(";")[0]  # the rest is advice about series
         raise InputError(f"{reason}; write plain numbers such as 7e7, all in one unit") from error
+
+
+def other_metrics(
+    table: Table, taken: set[str | None], keep: Bool[np.ndarray, " N"]
+) -> dict[str, Float64[np.ndarray, " K"]]:
+    """The columns of other metrics, such as MASE and WQL, found by the words in their names.
+
+    Args:
+        table: where they are.
+        taken: columns that have another role.
+        keep: rows that are read.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name in map(str, table.frame.columns):
+        known = METRICS & set(re.findall("[a-z]+", name.lower())) and not name.endswith(EXTREMES)
+        if known and name not in taken and pd.api.types.is_numeric_dtype(table.frame[name]):
+            column = values(table, name)[keep]
+            if np.isfinite(column).any() and len(found) < MOST_METRICS:
+                found[name] = column
+    return found
 
 
 def truth(table: Table, name: str) -> Bool[np.ndarray, " N"]:

@@ -264,32 +264,39 @@ def read_grid(path: str | Path) -> Grid:
         InputError: a file is missing, a key is unknown or missing, or a value is out of range.
     """
     plain = read_yaml(Path(path), "a grid")
-    known = [field.name for field in fields(Grid) if field.name != "folder"]
-    for key in plain:
-        if key not in known:
-            raise InputError(f"{path}: {unknown_name('key of a grid', str(key)[:60], known)}")
-    for field in fields(Grid):
-        if field.default is MISSING and field.name not in plain:
-            raise InputError(f"{path}: expected the key {field.name!r}, found none: add it")
+    _check_keys(plain, path)
     for key in ("arch", "size", "lr", "seed", "steps", "tokens", "configs"):
-        if key in plain and not (isinstance(plain[key], list) and plain[key]):
-            if key == "size" and isinstance(plain[key], dict) and plain[key]:
-                continue
+        kinds = (list, dict) if key == "size" else list
+        if key in plain and not (isinstance(plain[key], kinds) and plain[key]):
             raise InputError(f"{path}: expected a list at {key!r}, found {shown(plain[key])}: write one")
-    for name, kind, least in (("lr", float, 0), ("steps", int, 1), ("tokens", float, 0), ("seed", int, -1)):
-        for value in plain.get(name) or ():
-            if isinstance(value, bool) or not isinstance(value, int | kind) or not value > least:
-                words = "whole numbers" if kind is int else "numbers"
-                hint = "; YAML wants 1.0e-3 for 1e-3" if isinstance(value, str) else ""
-                raise InputError(f"{path}: expected {words} above {least} at {name!r}, found {shown(value)}{hint}")
-            if not value <= LARGEST[name]:
-                raise InputError(
-                    f"{path}: expected at most {LARGEST[name]:g} at {name!r}, found {shown(value)}: lower it"
-                )
+    for key, kind, least in (("lr", float, 0), ("steps", int, 1), ("tokens", float, 0), ("seed", int, -1)):
+        for value in plain.get(key) or ():
+            _check_number(value, key, kind, least, path)
     checked = check_record(plain, Grid, path, "a grid", finite=False, hint="correct it")
     grid = replace(checked, folder=Path(path).resolve().parent)
     _check(grid, path)
     return grid
+
+
+def _check_keys(plain: dict[str, Any], path: str | Path) -> None:
+    """Refuse keys that a grid does not have, and a grid without one that it needs."""
+    keys = {field.name: field.default is MISSING for field in fields(Grid) if field.name != "folder"}
+    for key in plain:
+        if key not in keys:
+            raise InputError(f"{path}: {unknown_name('key of a grid', str(key)[:60], list(keys))}")
+    for key, needed in keys.items():
+        if needed and key not in plain:
+            raise InputError(f"{path}: expected the key {key!r}, found none: add it")
+
+
+def _check_number(value: Any, key: str, kind: type[int] | type[float], least: int, path: str | Path) -> None:
+    """Refuse a value that is no number, or not above the least one and at most the largest one of its key."""
+    if isinstance(value, bool) or not isinstance(value, int | kind) or not value > least:
+        words = "whole numbers" if kind is int else "numbers"
+        hint = "; YAML wants 1.0e-3 for 1e-3" if isinstance(value, str) else ""
+        raise InputError(f"{path}: expected {words} above {least} at {key!r}, found {shown(value)}{hint}")
+    if not value <= LARGEST[key]:
+        raise InputError(f"{path}: expected at most {LARGEST[key]:g} at {key!r}, found {shown(value)}: lower it")
 
 
 def _check(grid: Grid, path: str | Path) -> None:

@@ -1,7 +1,8 @@
 """Reads and checks tables of training runs: mistakes that would lead to a wrong law raise an error or a warning."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tsfm.scaling.runs.fields import (
     check_units,
     chosen,
     open_ledger,
+    other_metrics,
     run_column,
     truth,
     unit_warnings,
@@ -45,6 +47,7 @@ class Runs:
         warnings: rows that were left out, and odd values.
         unique: number of different tokens, if the table has it: the rest of ``tokens`` repeats them.
         has_curves: whether the rows of a run are a training curve, of which only the last is a finished training.
+        metrics: other metrics of each row, by the name of their column; NaN where one is missing.
     """
 
     source: str
@@ -58,6 +61,7 @@ class Runs:
     warnings: tuple[str, ...] = ()
     unique: Float64[np.ndarray, " N"] | None = None
     has_curves: bool = False
+    metrics: Mapping[str, Float64[np.ndarray, " N"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -89,7 +93,13 @@ class Runs:
             clusters=codes,
             groups=groups,
             unique=None if self.unique is None else self.unique[keep],
+            metrics={name: values[keep] for name, values in self.metrics.items()},
         )
+
+    def with_loss(self, metric: str) -> "Runs":
+        """The rows that have a metric above 0, with this metric as their loss."""
+        values = self.metrics[metric]
+        return replace(self, loss=values).select(np.isfinite(values) & (values > 0))
 
 
 def read_runs(
@@ -113,19 +123,19 @@ def read_runs(
         path: the file.
         params: column of model sizes.
         tokens: column of tokens seen.
-        loss: column of losses; they must be above 0, because laws are fitted to their logarithm.
+        loss: column of losses; if some are at or below 0, laws are fitted to them, else to their logarithm.
         flops: column of training compute; by default ``flops`` if there is one, else 6 N D.
         run: column that names the run of each row; by default ``run``, ``name`` or the like, else every row is a run.
         group: column of groups whose laws are compared.
         exclude: column that is true (or 1) for rows to leave out.
         unique: column of the number of different tokens, if data were repeated.
         only: COLUMN=VALUE of the rows to read; by default those whose state or status is that of a finished run.
-        params_unit: K, M or B if sizes are in thousands, millions or billions.
-        tokens_unit: the same for tokens.
+        params_unit: K, M or B if sizes are in thousands, millions or billions, or another factor.
+        tokens_unit: the same for tokens; for a column of steps the number of tokens of a step.
         every_row: every row is a finished training, although several have the same run: branches of one training.
 
     Raises:
-        InputError: a column is missing or given twice, a size or loss is impossible, units are mixed, a run has two
+        InputError: a column is missing or given twice, a size is impossible, units are mixed, a run has two
             losses at one point, or no row is left.
     """
     table = open_ledger(Path(path))
@@ -142,8 +152,10 @@ def read_runs(
         loss: values(table, loss, missing=True),
     }
     keep = _rows_to_read(table, amounts[loss], exclude, only, warnings)
-    for name, role in ((params, "params"), (tokens, "tokens"), (loss, "loss")):
+    for name, role in ((params, "params"), (tokens, "tokens")):
         _check_positive(table, name, amounts[name], keep, role)
+    if (below := int((amounts[loss][keep] <= 0).sum())) > 0:
+        warnings.append(f"{rows(below)} with a loss at or below 0: laws are fitted to the loss, not to its logarithm")
     flops = flops or ("flops" if "flops" in table.frame.columns else None)
     rule = np.asarray(training_flops(amounts[params], amounts[tokens]))
     compute = rule if flops is None else values(table, flops)
@@ -172,14 +184,18 @@ def read_runs(
         tuple(warnings),
         _different_tokens(table, unique, amounts[tokens], keep),
         curves,
+        other_metrics(table, {params, tokens, loss, flops, run, group, exclude, unique}, keep),
     )
 
 
 def _unit(word: str, role: str) -> float:
-    """The factor of a unit such as M."""
-    factor = {"1": 1.0, **SUFFIXES}.get(word.lower())
-    if factor is None:
-        raise InputError(f"expected --{role}-unit K, M, B or T, found {word!r}")
+    """The factor of a unit such as M, or a number such as the tokens of a step."""
+    try:
+        factor = SUFFIXES.get(word.lower()) or float(word)
+    except ValueError:
+        factor = np.nan
+    if not 0 < factor < np.inf:
+        raise InputError(f"expected --{role}-unit K, M, B, T or a number above 0, found {word!r}")
     return factor
 
 
@@ -235,10 +251,8 @@ def _check_positive(
 ) -> None:
     wrong = np.flatnonzero(keep & ~(np.isfinite(values) & (values > 0)))
     if len(wrong):
-        reason = "laws are fitted to its logarithm; shift or normalise it" if role == "loss" else "correct the row"
-        raise InputError(
-            f"{table.where(int(wrong[0]), name)}: expected a {role} above 0, found {values[wrong[0]]:g}; {reason}"
-        )
+        place, value = table.where(int(wrong[0]), name), values[wrong[0]]
+        raise InputError(f"{place}: expected a {role} above 0, found {value:g}; correct the row")
 
 
 def _once(
@@ -303,13 +317,15 @@ def _converged(
     if not len(kept):
         return fine
     order = kept[np.lexsort((tokens[kept], params[kept]))]
-    highest = np.sort(loss[kept])[-2] if len(kept) > 4 else np.inf
-    middle = float(np.median(loss[kept]))
+    middle, least = float(np.median(loss[kept])), float(loss[kept].min())
+    height = loss if least > 0 else loss - least + max(middle - least, np.finfo(float).tiny)  # above 0, to be compared
+    middle = float(np.median(height[kept]))
+    highest = np.sort(height[kept])[-2] if len(kept) > 4 else np.inf
     for position, row in enumerate(order):
         before = order[:position]
-        smaller = loss[before][tokens[before] <= tokens[row]]
-        above = len(smaller) > 0 and loss[row] > DIVERGED * smaller.min()
-        fine[row] = not (above or loss[row] > min(HOPELESS * middle, DIVERGED * highest))
+        smaller = height[before][tokens[before] <= tokens[row]]
+        above = len(smaller) > 0 and height[row] > DIVERGED * smaller.min()
+        fine[row] = not (above or height[row] > min(HOPELESS * middle, DIVERGED * highest))
     if not fine.all():
         row = int(np.flatnonzero(~fine)[0])
         warnings.append(

@@ -1,0 +1,149 @@
+"""Scaling laws of losses that are odd: below zero, with a known floor, badly trained, or with unequal noise."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tsfm.scaling.analysis import analyse
+from tsfm.scaling.laws.choice import compare_laws
+from tsfm.scaling.laws.estimate import constant_intervals, constants, fit_joint
+from tsfm.scaling.laws.form import NAMES, JointLaw
+from tsfm.scaling.laws.joint import JointProblem, joint_problem
+from tsfm.scaling.laws.profile import Profile, follow_noises
+from tsfm.scaling.laws.search import Search
+from tsfm.scaling.plan import make_plan, read_fit
+from tsfm.scaling.runs.ledger import Runs
+from tsfm.scaling.selftest import PLANTED, planted_runs
+from tsfm_data.errors import InputError
+
+
+def below_zero(noise: float, seed: int) -> Runs:
+    """Runs of the planted law with a negative floor and noise on the loss."""
+    base = planted_runs("grid", 64, 0.0, 0)
+    law = JointLaw(-1.2, *PLANTED[1:])
+    error = noise * np.random.default_rng(seed).normal(size=len(base))
+    return replace(base, loss=np.asarray(law.loss(base.params, base.tokens)) + error)
+
+
+def test_law_of_losses_below_zero_is_found_by_the_losses_themselves() -> None:
+    fit = fit_joint(below_zero(0.0, 0), 0, 0)
+    np.testing.assert_allclose(fit.law, [-1.2, *PLANTED[1:]], rtol=1e-4)
+    noisy = below_zero(0.01, 1)
+    fit = fit_joint(noisy, 50, 0)
+    assert fit.converged
+    assert fit.unconverged <= 1
+    for name, true in zip(NAMES, (-1.2, *PLANTED[1:]), strict=True):
+        low, high = constant_intervals(fit)[name]
+        assert low < true < high, name
+    assert fit.problem.step * fit.profile.noise == pytest.approx(0.01, rel=0.3)
+    loss, ends, wide = fit.bands(noisy.params, noisy.tokens)
+    assert ((wide[0] < ends[0]) & (ends[0] < loss) & (loss < ends[1]) & (ends[1] < wide[1])).all()
+    assert ((wide[0] < noisy.loss) & (noisy.loss < wide[1])).mean() > 0.85
+
+
+def test_plan_of_losses_below_zero_reaches_one(tmp_path: Path) -> None:
+    record = analyse(below_zero(0.01, 1), draws=100).record
+    assert record["joint"]["measured"] == "loss"
+    assert {row["law"] for row in record["laws"]}.isdisjoint({"Kaplan", "no floor", "linear"})
+    assert record["optimal"][-1]["loss"] < -1
+    (tmp_path / "fit.json").write_text(json.dumps(record, allow_nan=False))
+    law = read_fit(tmp_path / "fit.json")
+    plan = make_plan(law, loss=-0.9)
+    low, high = plan.intervals["params"]
+    assert low < plan.values["params"] < high
+    assert make_plan(law, flops=plan.values["flops"]).values["loss"] == pytest.approx(-0.9)
+    loss, (low, high) = law.prediction(plan.values["params"], plan.values["tokens"])
+    assert low < -0.91 < loss < -0.89 < high
+    with pytest.raises(InputError, match="irreducible loss"):
+        make_plan(law, loss=-1.5)
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_newton_step_has_the_true_gradient_and_hessian(log: bool) -> None:
+    runs = planted_runs("grid", 16, 0.1, 0) if log else below_zero(0.1, 0)
+    joint = joint_problem(runs.params, runs.tokens, runs.loss, delta=0.05)
+    problem, theta = joint.problem, joint.starts(1)
+    weight, delta = np.ones((1, len(runs))), np.full((1, 1), 0.05)
+
+    def gradient(at: np.ndarray) -> np.ndarray:
+        return problem.derivatives(*problem.parts(at), weight, delta)[0][0]
+
+    def objective(at: np.ndarray) -> float:
+        return float(problem.objective(problem.parts(at)[1], weight)[0])
+
+    steps = 1e-6 * np.eye(5)
+    slopes = [(objective(theta + step) - objective(theta - step)) / 2e-6 for step in steps]
+    np.testing.assert_allclose(gradient(theta), slopes, rtol=1e-4, atol=1e-7)
+    curves = [(gradient(theta + step) - gradient(theta - step)) / 2e-6 for step in steps]
+    hessian = problem.derivatives(*problem.parts(theta), weight, delta)[1][0]
+    np.testing.assert_allclose(hessian, curves, rtol=1e-3, atol=1e-5)
+
+
+def test_known_floor_narrows_the_exponents_and_is_compared_with_a_free_one() -> None:
+    runs = planted_runs("grid", 36, 0.005, seed=1)
+    free, known = fit_joint(runs, 0, 0), fit_joint(runs, 0, 0, floor=1.8)
+    ends, narrow = constant_intervals(free), constant_intervals(known)
+    assert narrow["E"] == pytest.approx((1.8, 1.8))
+    assert known.profile.freedom == free.profile.freedom + 1
+    for k, name in ((3, "alpha"), (4, "beta")):
+        assert narrow[name][0] < PLANTED[k] < narrow[name][1]
+        assert np.ptp(narrow[name]) < 0.8 * np.ptp(ends[name])
+    rows = {row["law"]: row for row in compare_laws(known)}
+    assert (rows["joint"]["constants"], rows["free floor"]["constants"]) == (4, 5)
+    assert rows["joint"]["preferred"]
+    wrong = {row["law"]: row for row in compare_laws(fit_joint(runs, 0, 0, floor=0.5))}
+    assert wrong["free floor"]["cross_validation"] < 0.7 * wrong["joint"]["cross_validation"]
+    with pytest.raises(InputError, match="expected a floor from 0 to below the largest loss"):
+        analyse(runs, draws=100, floor=-1.0)
+
+
+def test_asymmetric_law_is_preferred_where_a_third_of_the_runs_are_badly_trained() -> None:
+    base = planted_runs("grid", 64, 0.002, seed=1)
+    rng = np.random.default_rng(0)
+    bad = base.loss * np.where(rng.random(64) < 0.45, np.exp(0.05 * rng.random(64)), 1.0)
+    rows = {row["law"]: row for row in compare_laws(fit_joint(replace(base, loss=bad), 0, 0))}
+    budget = rows["joint"]["plan"]["flops"]
+    law = JointLaw(*PLANTED)
+    true = float(law.loss(law.optimal_params(budget), budget / 6 / law.optimal_params(budget)))
+    assert abs(rows["asymmetric"]["plan"]["loss"] - true) < abs(rows["joint"]["plan"]["loss"] - true)
+    assert set(rows) >= {"linear", "joint", "coupled"}
+
+
+def share_inside(profiles: list[Profile], joint: JointProblem) -> np.ndarray:
+    """Share of simulated tables in which the interval of each constant contains the planted one."""
+
+    def quantities(theta: np.ndarray) -> np.ndarray:
+        return constants(joint.to_laws(theta))
+
+    truth = quantities(joint.to_theta(PLANTED[None]))[0]
+    search = Search.join([profile.search(quantities) for profile in profiles])
+    return search.contain(truth[search.which]).reshape(len(profiles), -1).mean(axis=0)
+
+
+def test_near_copies_count_as_one_run_and_intervals_hold_the_law() -> None:
+    repeats, half = 60, planted_runs("grid", 25, 0.0, 0)
+    params, tokens, loss = (np.tile(part, 2) for part in (half.params, half.tokens, half.loss))
+    joint = joint_problem(params, tokens, loss)
+    rng = np.random.default_rng(0)
+    shared = 0.005 * np.tile(rng.normal(size=(repeats, 25)), 2)
+    losses = np.log(loss) - joint.unit + shared + 0.0005 * rng.normal(size=(repeats, 50))
+    starts = np.concatenate([joint.to_theta(PLANTED[None]), joint.starts(6)])
+    profiles = follow_noises(joint.problem, starts, losses, np.arange(50))
+    assert all(profile.freedom == 20 for profile in profiles)
+    alone = [replace(profile, clusters=np.arange(50)) for profile in profiles]
+    assert share_inside(profiles, joint).min() >= 0.85
+    assert share_inside(profiles, joint).mean() > share_inside(alone, joint).mean() + 0.07
+
+
+def test_uneven_noise_is_seen_and_changes_the_intervals() -> None:
+    base = planted_runs("grid", 49, 0.0, 0)
+    depth = np.log(base.flops / base.flops.min()) / np.log(base.flops.max() / base.flops.min())
+    noise = 0.002 * np.exp(2.5 * depth) * np.random.default_rng(0).normal(size=49)
+    fit = fit_joint(replace(base, loss=base.loss * np.exp(noise)), 0, 0)
+    assert fit.profile.uneven
+    even = replace(fit.profile, uneven=False)
+    assert not np.allclose(fit.profile.search(lambda t: t).goal, even.search(lambda t: t).goal, rtol=0.05)
+    assert not fit_joint(planted_runs("grid", 49, 0.005, 0), 0, 0).profile.uneven
