@@ -65,9 +65,9 @@ def vus_pr(labels: Bool[np.ndarray, " T"], scores: Float64[np.ndarray, " T"], lo
         longest: the longest buffer in steps, such as the length of a season or of an anomaly.
 
     Raises:
-        InputError: no anomaly among the labels, or lengths that differ.
+        InputError: no anomaly among the labels.
     """
-    check_labels(labels, scores)
+    check_labels(labels)
     return float(np.mean([range_auc_pr(labels, scores, buffer) for buffer in range(longest + 1)]))
 
 
@@ -79,9 +79,9 @@ def range_precision_recall(labels: Bool[np.ndarray, " T"], flags: Bool[np.ndarra
         flags: which steps a detector flags.
 
     Raises:
-        InputError: no anomaly among the labels, or lengths that differ.
+        InputError: no anomaly among the labels.
     """
-    check_labels(labels, flags)
+    check_labels(labels)
     return _covered(flags, labels), _covered(labels, flags)
 
 
@@ -94,13 +94,11 @@ def _covered(of: Bool[np.ndarray, " T"], by: Bool[np.ndarray, " T"]) -> float:
     return float(np.mean(shares)) if shares else float("nan")
 
 
-def check_labels(labels: np.ndarray, scores: np.ndarray) -> None:
-    """Check that labels and scores can be compared.
+def check_labels(labels: Bool[np.ndarray, " T"]) -> None:
+    """Check that there is something to find.
 
     Raises:
-        InputError: no anomaly among the labels, or lengths that differ.
+        InputError: no anomaly among the labels.
     """
-    if len(labels) != len(scores):
-        raise InputError(f"expected a score of each of {len(labels)} labels, found {len(scores)}: give as many")
     if not labels.any():
         raise InputError(f"expected at least one anomaly among {len(labels)} labels, found none: leave the series out")
