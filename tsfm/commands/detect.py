@@ -36,7 +36,7 @@ def detect(
         rate: rate of false alarms: the share of the values of a series without anomalies that is flagged. The first
             flag takes as many earlier values as one false alarm, 99 for a rate of 0.01.
         ahead: values are forecast 1 to so many steps ahead. More steps take less time; 1 is the most accurate.
-        output: file for all rows: value, expected, low, high, score, p_value, anomaly (.csv, .parquet or .json).
+        output: file for all rows: value, expected, low, high, score, p_value, anomaly, kind (.csv, .parquet or .json).
         plot: file for a plot of values, expected intervals and anomalies (.png, .svg or .pdf).
         overwrite: replace an existing output.
         safe_csv: in CSV, put an apostrophe before ids and names of columns that a spreadsheet would run as a formula.

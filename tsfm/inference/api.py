@@ -217,7 +217,7 @@ class Model:
 
         Returns:
             A table of the library of ``data`` with a row per series and time: ids and times, named as in the data;
-            value, expected, low, high (a value outside is flagged), score, p_value and anomaly.
+            value, expected, low, high (a value outside is flagged), score, p_value, anomaly and kind.
 
         Raises:
             InputError: data or another argument is wrong.

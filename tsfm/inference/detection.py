@@ -1,7 +1,8 @@
 """Anomalies: values that forecasts from earlier values did not expect, with the rate of false alarms that is asked for.
 
 The rows of a series are forecast in blocks of ``ahead`` steps, each from the values before it. The score of a value is
-its distance from the median, in units of the distance between the median and the outer quantile on its side. Its
+its distance from the median, in units of the distance between the median and the outer quantile on its side, or that of
+a drift or of a frozen value if it is larger (``anomaly_scores.py``). Its
 p-value is the rank of the score among the latest earlier scores, which needs no assumption on the forecasts if scores
 are exchangeable (conformal anomaly detection: Laxhammar and Falkman 2010; Vovk et al. 2005). They rarely are, so
 earlier scores are multiplied by a factor that rises with each flagged value and falls with all others, until the share
@@ -17,8 +18,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
+from tsfm.inference.anomaly_scores import (
+    KINDS,
+    LEAST_HISTORY,
+    Memory,
+    calibration_size,
+    least_width,
+    score_kinds,
+)
 from tsfm_data.errors import InputError, check_sizes
 from tsfm_data.evaluation import BATCH_VALUES, LEVELS, Predictor, bind, columns_of, forecast_windows
 from tsfm_data.io import SeriesSet, append_rows, like, read_series
@@ -30,16 +39,11 @@ if TYPE_CHECKING:
 
 RATE, AHEAD = 0.01, 8
 OUTER = (LEVELS[0], 0.5, LEVELS[-1])  # the quantiles that scores are made of
-LEAST_HISTORY = 16  # observed values before the first forecast
 LONGEST_CONTEXT = 2048  # of predictors that take a history of any length
 FEW_WINDOWS = 32  # in a batch of fewer windows, each takes much longer
-FLAT, EXACT = 0.01, 1e-9  # least half-width of an interval: of the standard deviation, and of the largest value
-DULL = 1e-3  # scores below it are 0: they are differences in rounding
-# Of the calibration scores, at most so many may be above the limit; more would be slower to follow a change.
-MOST_ABOVE = 10
-GAIN = 0.2  # how much a flagged value raises the logarithm of the factor
-MOST_FACTOR = 5.0  # the factor is at most this, and at least its inverse
-MOST_SCORE = 3.0  # a calibration score counts at most this many limits, so that gross errors do not hide later ones
+START, GAIN = 0.3, 0.2  # the logarithm of the factor at first, when limits are least sure; its rise by a flagged value
+MOST_FACTOR = 2.5  # the factor is at most this, and at least its inverse
+MOST_SCORE = 1.5  # a calibration score counts at most this many limits, so that gross errors do not hide later ones
 PATIENCE = 24  # steps; if half of so many are flagged, they are the new normal
 
 
@@ -52,6 +56,8 @@ class Track:
         clean: the history of later forecasts: the values, but the expected ones in place of anomalies.
         fields: expected value, ends of the interval, score and p-value of each row; NaN if there is none.
         flags: which values are anomalies.
+        kinds: index in ``KINDS`` of each anomaly, -1 elsewhere.
+        memory: what later scores need of the complete blocks.
         scores: calibration scores of each variate, in order.
         factors: logarithm of the factor of each variate.
         cut: first row of the first block that is not complete.
@@ -61,6 +67,8 @@ class Track:
     clean: Float64[np.ndarray, "T V"]
     fields: Float64[np.ndarray, "T V 5"]
     flags: Bool[np.ndarray, "T V"]
+    kinds: Int64[np.ndarray, "T V"]
+    memory: Memory
     scores: list[list[float]]
     factors: list[float]
     cut: int = LEAST_HISTORY
@@ -74,8 +82,10 @@ class Track:
             none,
             np.zeros((0, variates, 5)),
             none.astype(bool),
+            none.astype(np.int64),
+            Memory.empty(variates),
             [[] for _ in range(variates)],
-            [0.0] * variates,
+            [START] * variates,
         )
 
     def extend(self, raw: Float64[np.ndarray, "T V"]) -> None:
@@ -85,6 +95,7 @@ class Track:
         self.clean = np.concatenate([self.clean, new])
         self.fields = np.concatenate([self.fields, np.full((*new.shape, 5), np.nan)])
         self.flags = np.concatenate([self.flags, np.zeros(new.shape, bool)])
+        self.kinds = np.concatenate([self.kinds, np.full(new.shape, -1)])
 
 
 @dataclass(eq=False)
@@ -163,7 +174,8 @@ class Detector:
 
         Returns:
             Columns item_id, timestamp, value; expected, low and high: the median forecast and the interval outside of
-            which a value is flagged; score, p_value and anomaly. NaN if there was too little history for it.
+            which a value is flagged; score, p_value and anomaly; kind, one of ``KINDS`` for an
+            anomaly. NaN if there was too little history.
         """
         single, width = self.series.univariate(), len(self.series.variates)
         starts = np.repeat([*first, *[0] * (len(self.tracks) - len(first))], width).astype(int)
@@ -176,6 +188,8 @@ class Detector:
         for name, column in zip(("expected", "low", "high", "score", "p_value"), fields.T, strict=True):
             frame[name] = column
         frame["anomaly"] = np.concatenate([track.flags[a:, v] for track, v, a in shown])
+        names = np.array([*KINDS, ""], dtype=object)  # -1 is the last
+        frame["kind"] = names[np.concatenate([track.kinds[a:, v] for track, v, a in shown])]
         return frame
 
     def notes(self) -> list[str]:
@@ -289,9 +303,8 @@ class Detector:
         low, middle, high = np.moveaxis(forecast[: len(values)], -1, 0)
         least, enough = least_width(track.clean[max(0, cut - context) : cut])
         below, above = np.maximum(middle - low, least), np.maximum(high - middle, least)
-        scores = np.abs(values - middle) / np.where(values >= middle, above, below)
-        scores[scores < DULL] = 0
-        scores[:, ~enough] = np.nan
+        kinds, memory = score_kinds(values, track.raw[cut - 1], middle, below, above, track.memory)
+        scores = np.where(enough, kinds.max(axis=0), np.nan)
         p_values, limits = np.full(scores.shape, np.nan), np.full(scores.shape[1], np.nan)
         for v, known in enumerate(track.scores):
             factor = math.exp(track.factors[v])
@@ -304,9 +317,10 @@ class Detector:
         flags = scores > limits  # that is, a p-value of at most the rate
         track.fields[here] = np.stack([middle, middle - limits * below, middle + limits * above, scores, p_values], -1)
         track.flags[here] = flags
+        track.kinds[here] = np.where(flags, kinds.argmax(axis=0), -1)
         if len(values) < self.ahead:
             return None
-        track.cut = cut + self.ahead
+        track.cut, track.memory = cut + self.ahead, memory
         self._learn(track, scores, limits)
         if not flags.any():
             return None
@@ -327,36 +341,6 @@ class Detector:
                 new = np.minimum(new, MOST_SCORE * limit)
                 track.factors[v] = min(max(track.factors[v] + GAIN * error, -most), most)
             track.scores[v] += new.tolist()
-
-
-def least_width(
-    history: Float64[np.ndarray, "T V"],
-) -> tuple[Float64[np.ndarray, " V"], Bool[np.ndarray, " V"]]:
-    """Least half-width of the intervals after a history, so that constants have one; and whether it is long enough."""
-    seen = np.isfinite(history)
-    known = np.where(seen, history, 0.0)
-    count = seen.sum(axis=0)
-    size = np.abs(known).max(axis=0)
-    unit = np.where(size > 0, size, 1.0)  # so that squares neither overflow nor vanish
-    mean = (known / unit).sum(axis=0) / np.maximum(count, 1)
-    square = np.where(seen, known / unit - mean, 0.0) ** 2
-    deviation = np.sqrt(square.sum(axis=0) / np.maximum(count, 1)) * unit
-    return FLAT * deviation + EXACT * size + np.finfo(np.float64).tiny, count >= LEAST_HISTORY
-
-
-def calibration_size(count: int, rate: float) -> tuple[int, int]:
-    """Number of the latest scores in a calibration, and of those above its limit.
-
-    So many that the second, plus one for the new score, is the rate of the first plus one: a p-value of at most the
-    rate then has exactly this probability. With too few scores no value can be flagged.
-
-    Args:
-        count: scores that are there.
-        rate: of false alarms.
-    """
-    size = min(count, math.ceil(MOST_ABOVE / rate - 1e-9) - 1)
-    above = math.floor(rate * (size + 1) + 1e-9)
-    return (math.ceil(above / rate - 1e-9) - 1 if above else size), above
 
 
 def with_known_ahead(series: SeriesSet, steps: int) -> SeriesSet:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 40  # of the table of anomalies
 WEEK = 7 * 86400.0  # seconds
-SHOWN = ["value", "expected", "low", "high", "p_value"]
+SHOWN = ["value", "expected", "low", "high", "p_value", "kind"]
 
 
 def detection_text(found: Detector, frame: "pd.DataFrame") -> str:
@@ -29,7 +29,10 @@ def detection_text(found: Detector, frame: "pd.DataFrame") -> str:
     if len(rows):
         shown = rows.tail(MOST_ROWS) if len(frame.iloc[:, 0].unique()) == 1 else rows.head(MOST_ROWS)
         names = [*frame.columns[:2], *SHOWN]
-        cells = [[str(row[0]), str(row[1]), *(f"{x:.4g}" for x in row[2:])] for row in shown[names].to_numpy().tolist()]
+        cells = [
+            [str(row[0]), str(row[1]), *(x if isinstance(x, str) else f"{x:.4g}" for x in row[2:])]
+            for row in shown[names].to_numpy().tolist()
+        ]
         lines.append(tabulate(cells, names, tablefmt="github", disable_numparse=True))
         if len(shown) < len(rows):
             lines.append(f"{len(shown)} of {len(rows)} anomalies shown; --output has all")
