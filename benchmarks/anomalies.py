@@ -3,6 +3,9 @@
 from collections.abc import Callable
 
 import numpy as np
+from scipy.ndimage import median_filter
+from sklearn.ensemble import IsolationForest
+from statsmodels.tsa.seasonal import STL
 
 
 def spikes(x: np.ndarray, begin: int, size: int, scale: float, season: int, rng: np.random.Generator) -> None:
@@ -54,3 +57,40 @@ def plant(
         KINDS[kind](x, begin, size, scale, season, rng)
         labels[begin : begin + (1 + size % 3 if kind == "spikes" else size)] = True
     return x, labels
+
+
+def seasonal_z(values: np.ndarray, season: int) -> np.ndarray:
+    """Distance from the mean of the same phase in the last four seasons, in deviations of the last 200 distances."""
+    error = np.full(len(values), np.nan)
+    for t in range(4 * season, len(values)):
+        error[t] = values[t] - values[t - 4 * season : t : season].mean()
+    score = np.full(len(values), np.nan)
+    for t in range(4 * season + 20, len(values)):
+        past = error[max(0, t - 200) : t]
+        score[t] = abs(error[t]) / (np.nanstd(past) + 1e-9 * np.abs(values[:t]).max() + 1e-300)
+    return score
+
+
+def stl_residuals(values: np.ndarray, season: int) -> np.ndarray:
+    """Distance of the robust STL residual from its median, or without a season from a running median of 13 values."""
+    if season > 1:
+        rest = np.asarray(STL(values, period=season, robust=True).fit(outer_iter=2).resid)
+    else:
+        rest = values - median_filter(values, 13)
+    return np.abs(rest - np.median(rest))
+
+
+def isolation_forest(values: np.ndarray, season: int) -> np.ndarray:
+    """Isolation Forest on sliding windows of a season, 8 to 64 steps; a step has the mean score of its windows."""
+    width = min(max(season, 8), 64)
+    windows = np.lib.stride_tricks.sliding_window_view(values, width)
+    score = -IsolationForest(random_state=0).fit(windows).score_samples(windows)
+    weight = np.ones(width)
+    return np.convolve(score, weight) / np.convolve(np.ones(len(score)), weight)
+
+
+DETECTORS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "seasonal z-score": seasonal_z,
+    "STL residuals": stl_residuals,
+    "Isolation Forest": isolation_forest,
+}

@@ -16,6 +16,7 @@ DULL = 1e-3  # scores below it are 0: they are differences in rounding
 # unit of frozen values were chosen on training sets with planted anomalies (``benchmarks/detect.py --role train``).
 STEPS, MOST_ERROR, WEIGHT = 8, 8.0, 2.0
 UNIT = 2.0  # frozen: minus the logarithm of the probability of so many equal values, divided by this
+LEAST_FROZEN = 1.0  # frozen scores below it are 0: that many equal values are nothing unusual
 KINDS = ("value", "drift", "frozen")
 # Of the calibration scores, at most so many may be above the limit; more would be slower to follow a change.
 MOST_ABOVE = 10
@@ -75,7 +76,9 @@ def score_kinds(
     repeats = np.cumsum(equal, axis=0) - equal + memory.repeats  # before each step
     pairs = step + memory.pairs
     frozen = -runs * np.log((repeats + 0.5) / (pairs + 1)) / UNIT
-    scores = np.stack([errors, WEIGHT * level, frozen])
+    frozen[frozen < LEAST_FROZEN] = 0
+    drift = np.where(level > MOST_ERROR / STEPS, WEIGHT * level, 0.0)  # one error alone is no drift
+    scores = np.stack([errors, drift, frozen])
     scores[:, missing] = np.nan
     after = Memory(level[-1], runs[-1].astype(np.float64), repeats[-1] + equal[-1], pairs[-1] + 1)
     return scores, after

@@ -56,7 +56,7 @@ class Track:
         clean: the history of later forecasts: the values, but the expected ones in place of anomalies.
         fields: expected value, ends of the interval, score and p-value of each row; NaN if there is none.
         flags: which values are anomalies.
-        kinds: index in ``KINDS`` of each anomaly, -1 elsewhere.
+        kinds: index in ``KINDS`` of each anomaly, the first if it is of several; -1 elsewhere.
         memory: what later scores need of the complete blocks.
         scores: calibration scores of each variate, in order.
         factors: logarithm of the factor of each variate.
@@ -239,8 +239,8 @@ class Detector:
                 part,
                 self.predictor.context or LONGEST_CONTEXT,
                 self.ahead,
-                [],
-                [],
+                np.zeros(0, np.int64),
+                np.zeros(0, np.int64),
                 marks=self.predictor.marks,
                 dtype=self.predictor.dtype,
                 covariates=self.predictor.covariates,
@@ -284,7 +284,7 @@ class Detector:
         self, predictor: Predictor, windows: Windows, blocks: list[tuple[int, int]], size: int
     ) -> Float64[np.ndarray, "blocks A V 3"]:
         """The outer quantiles and the median of every block."""
-        items, cuts = zip(*blocks, strict=True)
+        items, cuts = np.array(blocks).T
         here, parts = windows.at(items, cuts), []
         for first in range(0, len(blocks), size):
             batch = here.batch(np.arange(first, min(first + size, len(blocks))))
@@ -317,7 +317,7 @@ class Detector:
         flags = scores > limits  # that is, a p-value of at most the rate
         track.fields[here] = np.stack([middle, middle - limits * below, middle + limits * above, scores, p_values], -1)
         track.flags[here] = flags
-        track.kinds[here] = np.where(flags, kinds.argmax(axis=0), -1)
+        track.kinds[here] = np.where(flags, (kinds > limits).argmax(axis=0), -1)  # the first that is above
         if len(values) < self.ahead:
             return None
         track.cut, track.memory = cut + self.ahead, memory

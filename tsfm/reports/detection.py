@@ -37,11 +37,12 @@ def detection_text(found: Detector, frame: "pd.DataFrame") -> str:
         if len(shown) < len(rows):
             lines.append(f"{len(shown)} of {len(rows)} anomalies shown; --output has all")
         lines.append("")
+    if not found.judged:
+        return "no value could be judged: there is too little history for this rate of false alarms"
     expected = found.rate * found.judged
-    share = f" ({len(rows) / found.judged:.2%})" if found.judged else ""
     lines.append(
-        f"{len(rows):,} of {found.judged:,} judged values are anomalies{share}; about {expected:,.0f} would be false "
-        f"alarms of series without any (rate {found.rate:g}{weekly(found)})"
+        f"{len(rows):,} of {found.judged:,} judged values are anomalies ({len(rows) / found.judged:.2%}); about "
+        f"{expected:,.0f} would be false alarms if all were clean (rate {found.rate:g}{weekly(found)})"
     )
     return "\n".join(lines)
 
