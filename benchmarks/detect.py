@@ -136,8 +136,8 @@ def page(rows: list[dict[str, Any]], role: str, command: str) -> str:
             "## Planted anomalies",
             f"Four anomalies of one kind in each series of {', '.join(dict.fromkeys(r['set'] for r in cases))} "
             f"({'evaluation' if role == 'bench' else 'training'} sets). VUS-PR with buffers of 0 to {BUFFER} steps, "
-            "mean over sets; CPU seconds in total. Our detectors and the seasonal z-score see only earlier values; STL and "
-            "Isolation Forest see the whole series.",
+            "mean over sets; CPU seconds in total. Our detectors and the seasonal z-score see only earlier values; STL "
+            "and Isolation Forest see the whole series.",
             tabulate(scores, ["detector", *KINDS, "mean", "seconds"], **head),
             "Share of anomalies with at least one flagged value, and of flagged values elsewhere, at a rate of 0.01:",
             tabulate(found, ["detector", *KINDS, "false alarms"], **head),

@@ -44,6 +44,7 @@ FEW_WINDOWS = 32  # in a batch of fewer windows, each takes much longer
 START, GAIN = 0.3, 0.2  # the logarithm of the factor at first, when limits are least sure; its rise by a flagged value
 MOST_FACTOR = 2.5  # the factor is at most this, and at least its inverse
 MOST_SCORE = 1.5  # a calibration score counts at most this many limits, so that gross errors do not hide later ones
+RUN_SCORES = 2  # of a run of flagged values, the first so many enter the calibration
 PATIENCE = 24  # steps; if half of so many are flagged, they are the new normal
 
 
@@ -331,15 +332,19 @@ class Detector:
         return recent.start if usual.any() else cut
 
     def _learn(self, track: Track, scores: Float64[np.ndarray, "A V"], limits: Float64[np.ndarray, " V"]) -> None:
-        """Add the scores of a block to the calibration, and change the factors."""
+        """Add the scores of the block before ``cut`` to the calibration, and change the factors."""
+        recent = track.flags[max(0, track.cut - self.ahead - RUN_SCORES) : track.cut]
+        step = np.arange(len(recent))[:, None]
+        unflagged = np.maximum.accumulate(np.where(recent, -1, step), axis=0)
+        within = ((step - unflagged) <= RUN_SCORES)[-self.ahead :]  # at the beginning of a run, or outside
         for v, limit in enumerate(limits.tolist()):
-            new = scores[np.isfinite(scores[:, v]), v]
+            known = np.isfinite(scores[:, v])
+            new = scores[known & within[:, v], v]
             if limit > 0:
-                error = float((new > limit).sum() - self.rate * len(new))
+                error = float((scores[known, v] > limit).sum() - self.rate * known.sum())
                 most = math.log(MOST_FACTOR)
-                # The scores are compared with limits of their time, so they are kept without the factor.
-                new = np.minimum(new, MOST_SCORE * limit)
                 track.factors[v] = min(max(track.factors[v] + GAIN * error, -most), most)
+                new = np.minimum(new, MOST_SCORE * limit)
             track.scores[v] += new.tolist()
 
 
