@@ -9,7 +9,7 @@ earlier scores are multiplied by a factor that rises with each flagged value and
 of flagged values is the rate asked for (adaptive conformal inference: Gibbs and Candès 2021). Nothing depends on later
 values.
 
-Axes: T rows of an item, V variates, A steps of a block, n calibration scores.
+Axes: T rows of an item, V variates, S series (every variate of every item), A steps of a block.
 """
 
 import math
@@ -179,7 +179,8 @@ class Detector:
             anomaly. NaN if there was too little history.
         """
         single, width = self.series.univariate(), len(self.series.variates)
-        starts = np.repeat([*first, *[0] * (len(self.tracks) - len(first))], width).astype(int)
+        begin = [*first, *[0] * (len(self.tracks) - len(first))]
+        starts: Int64[np.ndarray, " S"] = np.repeat(np.array(begin, np.int64), width)
         lengths = item_lengths(single)
         rows = np.concatenate([np.arange(a, n) + o for a, n, o in zip(starts, lengths, single.offsets, strict=False)])
         frame = single.to_frame().iloc[rows, :2].reset_index(drop=True)
