@@ -23,7 +23,7 @@ RATES = (0.01, 0.05)
 CLEAN = ("ecl_excerpt_1000x203", "gefcom2012_wp", "gk_beijing_pm25", "gk_temperature_melbourne", "rt_city_weather",
          "rt_stock_prices", "simbench_load", "rt_wikipedia", "pjm_hourly_regions", "vix")  # fmt: skip
 PLANTED = {
-    "bench": ("ETTh1", "ETTm2", "weather", "us_births", "saugeen_river", "vehicle_trips", "nn5"),
+    "bench": ("ETTh1", "ETTm2", "weather", "us_births", "saugeen_river"),
     "train": ("ecl_excerpt_1000x203", "gefcom2012_wp", "rt_city_weather", "simbench_load", "rt_wikipedia"),
 }
 ROWS, FIRST, BUFFER = 1000, 200, 24  # of each series, the latest; before the first anomaly; longest of VUS-PR
@@ -158,7 +158,8 @@ def main(
     torch.set_num_threads(1)
     rows = false_alarms("tsfm-decoder-small", clean_series) if clean_series else []
     rows += planted(["tsfm-decoder-small", "seasonal-naive"], PLANTED[role], series)
-    command = "python benchmarks/detect.py" + (" --role train" if role == "train" else "")
+    words = [*(["--role", role] if role != "bench" else []), "--clean-series", clean_series, "--series", series]
+    command = " ".join(["python benchmarks/detect.py", *map(str, words)])
     text = page(rows, role, command)
     if output is None and role == "train":
         print(text)
