@@ -42,9 +42,8 @@ OUTER = (LEVELS[0], 0.5, LEVELS[-1])  # the quantiles that scores are made of
 LONGEST_CONTEXT = 2048  # of predictors that take a history of any length
 FEW_WINDOWS = 32  # in a batch of fewer windows, each takes much longer
 START, GAIN = 0.3, 0.2  # the logarithm of the factor at first, when limits are least sure; its rise by a flagged value
-MOST_FACTOR = 2.5  # the factor is at most this, and at least its inverse
+MOST_FACTOR = 5.0  # the factor is at most this, and at least its inverse
 MOST_SCORE = 1.5  # a calibration score counts at most this many limits, so that gross errors do not hide later ones
-RUN_SCORES = 2  # of a run of flagged values, the first so many enter the calibration
 PATIENCE = 24  # steps; if half of so many are flagged, they are the new normal
 
 
@@ -334,15 +333,10 @@ class Detector:
 
     def _learn(self, track: Track, scores: Float64[np.ndarray, "A V"], limits: Float64[np.ndarray, " V"]) -> None:
         """Add the scores of the block before ``cut`` to the calibration, and change the factors."""
-        recent = track.flags[max(0, track.cut - self.ahead - RUN_SCORES) : track.cut]
-        step = np.arange(len(recent))[:, None]
-        unflagged = np.maximum.accumulate(np.where(recent, -1, step), axis=0)
-        within = ((step - unflagged) <= RUN_SCORES)[-self.ahead :]  # at the beginning of a run, or outside
         for v, limit in enumerate(limits.tolist()):
-            known = np.isfinite(scores[:, v])
-            new = scores[known & within[:, v], v]
+            new = scores[np.isfinite(scores[:, v]), v]
             if limit > 0:
-                error = float((scores[known, v] > limit).sum() - self.rate * known.sum())
+                error = float((new > limit).sum() - self.rate * len(new))
                 most = math.log(MOST_FACTOR)
                 track.factors[v] = min(max(track.factors[v] + GAIN * error, -most), most)
                 new = np.minimum(new, MOST_SCORE * limit)
