@@ -35,7 +35,7 @@ def detect(
         model: as for tsfm forecast; by default the zero-shot model that ships with the package.
         rate: rate of false alarms: the share of the values of a series without anomalies that is flagged. The first
             flag takes as many earlier values as one false alarm, 99 for a rate of 0.01.
-        ahead: values are forecast 1 to so many steps ahead. More steps take less time; 1 is the most accurate.
+        ahead: values are forecast 1 to so many steps ahead. More steps take less time.
         output: file for all rows: value, expected, low, high, score, p_value, anomaly, kind (.csv, .parquet or .json).
         plot: file for a plot of values, expected intervals and anomalies (.png, .svg or .pdf).
         overwrite: replace an existing output.
