@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from tsfm.inference.api import Model, load, load_model
     from tsfm.inference.backtesting import backtest, without_short
     from tsfm.inference.choice import CHOICES, Backtest
+    from tsfm.inference.detection import AHEAD, RATE, Detector, check_rate
     from tsfm.inference.estimator import TSFMForecaster
     from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
     from tsfm.inference.limits import check_lower, limit
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from tsfm.inference.selection import Member, Selection
 
 __all__ = [
+    "AHEAD",
     "CHOICES",
+    "RATE",
     "Backtest",
+    "Detector",
     "Dtype",
     "Exportable",
     "Member",
@@ -36,6 +40,7 @@ __all__ = [
     "check_covariates",
     "check_lower",
     "check_observed",
+    "check_rate",
     "compress",
     "differences",
     "export",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tsfm import training
 from tsfm.inference.backtesting import backtest
 from tsfm.inference.choice import Backtest
+from tsfm.inference.detection import AHEAD, RATE, Detector
 from tsfm.inference.limits import check_lower, limit
 from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
 from tsfm.inference.selection import Selection
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 # or the data-frame interchange protocol; a pandas Series; an array, list or tensor of numbers; a GluonTS data set; or a
 # SeriesSet. Some of these libraries may not be installed, so this cannot be a type.
 Table = Any
+# Options of ``read_series`` that hold for rows that come later, too.
+LATER = ("season", "resample", "aggregate", "timezone", "dayfirst", "decimal")
 
 
 @dataclass(frozen=True, repr=False)
@@ -202,6 +205,46 @@ class Model:
         others = [other.predictor if isinstance(other, Model) else other for other in models]
         series = series_of(table, **columns)
         return backtest(series, horizon, [self.predictor, *others], windows, step, refit, batch_size)
+
+    def detect(self, data: Table, *, rate: float = RATE, ahead: int = AHEAD, **columns: Any) -> Any:
+        """Find anomalies: values that forecasts from earlier values did not expect.
+
+        Args:
+            data: as for ``forecast``.
+            rate: share of the values of clean series that are flagged.
+            ahead: values are forecast 1 to so many steps ahead; more take less time.
+            **columns: as for ``forecast``.
+
+        Returns:
+            A table of the library of ``data`` with a row per series and time: ids and times, named as in the data;
+            value, expected, low, high (a value outside is flagged), score, p_value, anomaly and kind.
+
+        Raises:
+            InputError: data or another argument is wrong.
+        """
+        detector = self.detector(data, rate=rate, ahead=ahead, **columns)
+        return like(data, detector.series.present(detector.table()))
+
+    def detector(
+        self, data: Table, *, rate: float = RATE, ahead: int = AHEAD, batch_size: int = 256, **columns: Any
+    ) -> Detector:
+        """As ``detect``, for data that go on: ``update(rows)`` of the result judges rows that came later.
+
+        Args:
+            data, rate, ahead: as there.
+            batch_size: largest number of windows per batch.
+            **columns: as there.
+
+        Raises:
+            InputError: data or another argument is wrong.
+        """
+        series = series_of(data, **columns)
+        later = {name: value for name, value in columns.items() if name in LATER}
+        detector = Detector(self.predictor, series, rate, ahead, batch_size, later)
+        for note in (*series.notes, check_covariates(self.predictor, series), *detector.notes()):
+            if note:
+                warnings.warn(note, stacklevel=3)
+        return detector
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder: what ``load`` and ``tsfm forecast --model`` take.

@@ -6,6 +6,7 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm.reports.backtesting import backtest_page, choices_in_words, terminal_board
+    from tsfm.reports.detection import detection_text, plot_anomalies
     from tsfm.reports.figures import new_figure, plot_forecast, save_figure
     from tsfm.reports.finetuning import build_page, verdict
     from tsfm.reports.html import Code, Image, Section, Table, Value, page, save_page, show_value
@@ -21,8 +22,10 @@ __all__ = [
     "backtest_page",
     "build_page",
     "choices_in_words",
+    "detection_text",
     "new_figure",
     "page",
+    "plot_anomalies",
     "plot_forecast",
     "save_figure",
     "save_page",

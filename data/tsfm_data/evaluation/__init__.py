@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from tsfm_data.evaluation.anomalies import range_precision_recall, vus_pr
     from tsfm_data.evaluation.baselines import BASELINES, Naive, Predictor, SeasonalNaive, bind, get_baseline
     from tsfm_data.evaluation.elements import Elements
     from tsfm_data.evaluation.evaluator import evaluate, evaluate_series, forecast_elements, window_scale
@@ -50,10 +51,12 @@ __all__ = [
     "get_profile",
     "history_of",
     "published_rows",
+    "range_precision_recall",
     "score_sets",
     "set_rows",
     "suite_profile",
     "summary_rows",
+    "vus_pr",
     "window_scale",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from tsfm_data.io.append import append_rows
     from tsfm_data.io.catalog import Borders, DatasetSpec, open_source
     from tsfm_data.io.columns import Table, numbers
     from tsfm_data.io.download import cache_folder, check, data_folder, disk_errors, fetch, find
@@ -36,6 +37,7 @@ __all__ = [
     "Roles",
     "SeriesSet",
     "Table",
+    "append_rows",
     "atomic_file",
     "atomic_folder",
     "cache_folder",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -139,6 +139,18 @@ class Windows:
             windows.variates = np.asarray(variates, dtype=np.int64)
         windows._set_windows(items, cuts)
         return windows
+
+    def put(self, item: int, begin: int, values: Float64[np.ndarray, "rows V"]) -> None:
+        """Replace observed values of an item in all later batches, also those of ``at``.
+
+        Args:
+            item: its index.
+            begin: the first row that is replaced.
+            values: new values, in the units of the batches; those that are not observed stay so.
+        """
+        first = self.context + int(self._offsets[item]) + begin
+        rows = torch.from_numpy(np.nan_to_num(values.T)).to(self._values.dtype)
+        self._values[:, first : first + len(values)] = rows
 
     def __len__(self) -> int:
         return len(self.items)

@@ -1,0 +1,69 @@
+"""``tsfm detect``: find values of a table that forecasts from earlier values did not expect."""
+
+from pathlib import Path
+
+from tsfm import inference, reports, weights
+from tsfm.commands.arguments import Columns
+from tsfm.commands.forecast import PICTURES, TABLES, check_suffix, frame_without_formulas, write_frame
+from tsfm.commands.pieces import say_notes
+from tsfm_data import io
+from tsfm_data.errors import check_sizes
+from tsfm_data.output import note, say
+
+
+def detect(
+    input: str,
+    *,
+    model: str | None = None,
+    rate: float = inference.RATE,
+    ahead: int = inference.AHEAD,
+    output: Path | None = None,
+    plot: Path | None = None,
+    overwrite: bool = False,
+    safe_csv: bool = False,
+    columns: Columns = Columns(),  # noqa: B008 - it is frozen
+    batch_size: int = 256,
+) -> None:
+    """Find anomalies in every series of a table, and print them.
+
+    Each value is compared with a forecast from the values before it. It is an anomaly if its p-value, the rank of its
+    error among earlier errors, is at most the rate. An anomaly does not enter the history of later forecasts, unless
+    half of the latest values are anomalies: then they are the new normal.
+
+    Args:
+        input: CSV, Excel, Parquet or Arrow file ("-" for standard input), or a data set of the catalogue.
+        model: as for tsfm forecast; by default the zero-shot model that ships with the package.
+        rate: rate of false alarms: the share of the values of a series without anomalies that is flagged. The first
+            flag takes as many earlier values as one false alarm, 99 for a rate of 0.01.
+        ahead: values are forecast 1 to so many steps ahead. More steps take less time.
+        output: file for all rows: value, expected, low, high, score, p_value, anomaly, kind (.csv, .parquet or .json).
+        plot: file for a plot of values, expected intervals and anomalies (.png, .svg or .pdf).
+        overwrite: replace an existing output.
+        safe_csv: in CSV, put an apostrophe before ids and names of columns that a spreadsheet would run as a formula.
+        columns: how the table is read.
+        batch_size: largest number of windows per batch.
+    """
+    inference.check_rate(rate)
+    check_sizes(ahead=ahead, batch_size=batch_size)
+    check_suffix(output, TABLES)
+    check_suffix(plot, PICTURES)
+    io.check_new([output, plot], overwrite, [input, model, columns.future])
+    predictor = inference.load_predictor(weights.default() if model is None else model)
+    series = io.open_source(input, **columns.given())
+    warning = inference.check_covariates(predictor, series)
+    if warning is not None:
+        note(f"warning: {warning}")
+    found = inference.Detector(predictor, series, rate, ahead, batch_size)
+    say_notes(series)
+    for line in found.notes():
+        note(f"note: {line}")
+    frame = found.table()
+    answer = series.present(frame)
+    say(reports.detection_text(found, answer))
+    if output is not None:
+        safe = safe_csv and output.suffix == ".csv"
+        write_frame(frame_without_formulas(answer) if safe else answer, output)
+        say(f"{output}: {len(answer):,} rows, model {predictor.name}")
+    if plot is not None:
+        reports.save_figure(reports.plot_anomalies(found, frame), plot)
+        say(f"{plot}: values, expected intervals and anomalies")
