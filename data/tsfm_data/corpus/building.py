@@ -187,8 +187,9 @@ def shares(points: Sequence[int], given: Sequence[float | None]) -> Float64[np.n
     """Shares of the training windows per source; they sum to 1.
 
     Given weights are kept. The rest is divided in proportion to the fourth root of the points, because many points of
-    one kind teach less than their number: months and years have few points, hours and minutes many. No share exceeds 8 % of the rest (or twice the mean share, if there are fewer
-    than 25 sources). If all weights are given, they are normalised.
+    one kind teach less than their number: months and years have few points, hours and minutes many. No share exceeds
+    8 % of the rest (or twice the mean share, if there are fewer than 25 sources). If all weights are given, they are
+    normalised.
 
     Args:
         points: values of each source.

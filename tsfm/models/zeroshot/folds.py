@@ -51,12 +51,12 @@ class Sums(NamedTuple):
 
     Attributes:
         total: sum of the values before asinh.
-        count: how many are observed.
+        seen: how many are observed.
         least: half of the share that is observed since the first value.
     """
 
     total: Float[Tensor, "..."]
-    count: Float[Tensor, "..."]
+    seen: Float[Tensor, "..."]
     least: Float[Tensor, "..."]
 
 
@@ -156,7 +156,7 @@ def level(
         before: total and count ``length`` steps earlier.
         length: number of the latest values.
     """
-    count = now.count - before[1]
+    count = now.seen - before[1]
     short = (length * now.least).clamp(min=LEAST) - count
     return (now.total - before[0]) / count.clamp(min=1), (1 - short * LARGE).clamp(0, 1)
 
