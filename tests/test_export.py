@@ -14,7 +14,8 @@ from tsfm.inference.exporting import Exportable, compress, differences, export, 
 from tsfm.models.base import TrainingData
 from tsfm.models.zeroshot.decoder import ZeroShotDecoder
 from tsfm.models.zeroshot.encoder import ZeroShotEncoder
-from tsfm.models.zeroshot.long_history import LongHistoryConfig, LongHistoryDecoder
+from tsfm.models.zeroshot.history_tokens import LongHistoryConfig
+from tsfm.models.zeroshot.long_history import LongHistoryDecoder
 from tsfm.models.zeroshot.recipe import ZeroShotConfig
 from tsfm.weights.pretrained import save
 from tsfm_data.errors import InputError

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsfm.models.zeroshot.folds import PLAIN, History, fold
-from tsfm.models.zeroshot.long_history import LongHistoryConfig, LongHistoryDecoder, make_layout, token_values
+from tsfm.models.zeroshot.history_tokens import LongHistoryConfig, make_layout, token_values
+from tsfm.models.zeroshot.long_history import LongHistoryDecoder
 from tsfm.models.zeroshot.periods import find_periods
 from tsfm.nn import asinh, sinh
 from tsfm_data.evaluation import forecast_windows

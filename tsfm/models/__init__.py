@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from tsfm.models.scaling_law.trunk import PackedForecaster, from_reference_state
     from tsfm.models.zeroshot.decoder import ZeroShotDecoder
     from tsfm.models.zeroshot.encoder import ZeroShotEncoder
-    from tsfm.models.zeroshot.long_history import LongHistoryConfig, LongHistoryDecoder
+    from tsfm.models.zeroshot.history_tokens import LongHistoryConfig
+    from tsfm.models.zeroshot.long_history import LongHistoryDecoder
     from tsfm.models.zeroshot.periods import fourier_matrices
     from tsfm.models.zeroshot.recipe import ZeroShotConfig, ZeroShotForecaster
 

@@ -8,23 +8,24 @@ H horizon, S the model's own horizon.
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import replace
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tsfm.attention import Mask
 from tsfm.models.base import Forecaster, fit_context, roll_out_paths
 from tsfm.models.packing import known_future, scaled_quantile_loss
 from tsfm.models.zeroshot.covariates import add_covariates
-from tsfm.models.zeroshot.folds import CANDIDATES, FAR, NEAR, PLAIN, History, fold, trial_errors
+from tsfm.models.zeroshot.folds import History, fold, trial_errors
+from tsfm.models.zeroshot.history_tokens import Layout, LongHistoryConfig, fit, make_layout, token_values
+from tsfm.models.zeroshot.mixture_head import QuantileHead
 from tsfm.models.zeroshot.periods import find_periods, length_of
-from tsfm.models.zeroshot.recipe import CHANGE_LAG, MAX_ASINH, ascending
+from tsfm.models.zeroshot.recipe import CHANGE_LAG, MAX_ASINH
 from tsfm.nn import (
-    DEFAULT_LEVELS,
     ResidualMLP,
     Stack,
     asinh,
@@ -33,145 +34,11 @@ from tsfm.nn import (
     mean_pinball_loss,
     sinh,
 )
-from tsfm_data.errors import InputError, check_model_sizes
 from tsfm_data.windows import Batch
 
 MIN_UNIT = 0.01  # on the model's scale
 LEAST_ERROR = 0.05  # added to the errors of candidates, in units of ``error_unit``
 LEAST_SEEN = 16  # observed recent steps that give a scale; with fewer, the whole history does
-
-
-@dataclass(frozen=True)
-class LongHistoryConfig:
-    """Sizes of a long-history decoder.
-
-    Attributes:
-        d_model: channels of a token.
-        hidden: channels of the layer that sees a token and the candidates of a whole patch.
-        step_channels: channels of each step of the patch after that layer.
-        step_hidden: channels of the layer that turns these and the candidates of the step into quantiles.
-        layers: Transformer blocks.
-        heads: attention heads; ``d_model / heads`` must be a multiple of 4.
-        patch_size: values of a token.
-        detail: the latest steps, read one by one; a multiple of the patch size.
-        distant: the steps before them, from recent to old: pairs of the steps averaged to one value, and the most
-            tokens of such values.
-        reach: patches ahead that one pass forecasts.
-        periods: how many seasonal periods are looked for; 0 to 3.
-        levels: trained quantile levels; others are interpolated.
-    """
-
-    d_model: int = 192
-    hidden: int = 256
-    step_channels: int = 16
-    step_hidden: int = 64
-    layers: int = 3
-    heads: int = 6
-    patch_size: int = 32
-    detail: int = 512
-    distant: tuple[tuple[int, int], ...] = ((4, 12), (16, 12))
-    reach: int = 24
-    periods: int = 3
-    levels: tuple[float, ...] = DEFAULT_LEVELS
-
-    def __post_init__(self) -> None:
-        check_model_sizes(
-            self,
-            "d_model",
-            "hidden",
-            "step_channels",
-            "step_hidden",
-            "layers",
-            "heads",
-            "patch_size",
-            "detail",
-            "reach",
-        )
-        if not 0 <= self.periods <= 3:
-            raise InputError(f"expected periods from 0 to 3, found {self.periods}: change it")
-        if self.detail % self.patch_size:
-            raise InputError(f"expected detail in whole patches of {self.patch_size} steps, found {self.detail}")
-        check_levels(self.levels)
-
-    @property
-    def candidate_count(self) -> int:
-        """Candidates for every step, D."""
-        return PLAIN + CANDIDATES * self.periods
-
-    @property
-    def longest(self) -> int:
-        """Steps of history that the tokens hold."""
-        return self.detail + self.patch_size * sum(rate * count for rate, count in self.distant)
-
-    @classmethod
-    def tiny(cls) -> "LongHistoryConfig":
-        """Sizes for tests and first tries."""
-        return cls(
-            d_model=16,
-            hidden=32,
-            step_channels=4,
-            step_hidden=8,
-            layers=1,
-            heads=2,
-            patch_size=4,
-            detail=16,
-            distant=((2, 2), (4, 2)),
-            reach=4,
-        )
-
-
-class Layout(NamedTuple):
-    """Which steps each token of a window holds.
-
-    Attributes:
-        rate: how many steps each value of a token averages; tokens are ordered from old to recent.
-        end: the step after each token's last.
-        groups: the different rates and the number of tokens of each, in the same order.
-        steps: all steps, padding at the beginning included.
-    """
-
-    rate: Int[Tensor, " N"]
-    end: Int[Tensor, " N"]
-    groups: tuple[tuple[int, int], ...]
-    steps: int
-
-
-def make_layout(config: LongHistoryConfig, history: int, future: int, device: torch.device) -> Layout:
-    """As few tokens as ``history`` steps need, or as many as there are, and those of ``future`` steps, one by one."""
-    patch = config.patch_size
-    fine = min(config.detail // patch, -(-history // patch))
-    left = history - fine * patch
-    groups = [(1, fine + -(-future // patch))]
-    for rate, most in config.distant:
-        count = min(most, -(-max(left, 0) // (rate * patch)))
-        left -= count * rate * patch
-        groups.insert(0, (rate, count))
-    rates = [rate for rate, count in groups for _ in range(count)]
-    rate_N = torch.tensor(rates, device=device)
-    return Layout(rate_N, (rate_N * patch).cumsum(0), tuple(groups), sum(rates) * patch)
-
-
-def token_values(
-    x_RL: Float[Tensor, "R L"], seen_RL: Bool[Tensor, "R L"], layout: Layout, patch: int
-) -> tuple[Float[Tensor, "R N P"], Float[Tensor, "R N P"]]:
-    """Values of every token, 0 where nothing is seen, and the share of the steps behind each value that is seen.
-
-    Args:
-        x_RL: values, 0 where not seen.
-        seen_RL: where there is a value.
-        layout: the tokens of L steps.
-        patch: P.
-    """
-    values, shares, start = [], [], 0
-    seen = seen_RL.to(x_RL.dtype)
-    for rate, count in layout.groups:
-        end = start + rate * count * patch
-        part, share = (x[:, start:end].unflatten(1, (count, patch, rate)) for x in (x_RL, seen))
-        share = share.sum(-1)
-        values.append(part.sum(-1) / share.clamp(min=1))
-        shares.append(share / rate)
-        start = end
-    return torch.cat(values, 1), torch.cat(shares, 1)
 
 
 class Rows(NamedTuple):
@@ -202,68 +69,6 @@ class Rows(NamedTuple):
     trial: Float[Tensor, "R D 3"]
 
 
-class QuantileHead(nn.Module):
-    """Quantiles of a patch from a token, the distance to the patch, and the candidates for its steps.
-
-    A layer that sees the whole patch gives every step some channels; a small network, the same for all steps, turns
-    these and the candidates of the step into its quantiles.
-
-    Args:
-        config: sizes.
-    """
-
-    def __init__(self, config: LongHistoryConfig) -> None:
-        super().__init__()
-        self.levels, self.candidates, self.patch = len(config.levels), config.candidate_count, config.patch_size
-        features = config.candidate_count + config.periods
-        inputs = config.d_model + features * self.patch + 3 * config.candidate_count + 5
-        self.whole = nn.Linear(inputs, config.hidden)
-        self.steps = nn.Linear(config.hidden, self.patch * config.step_channels)
-        self.projection = ResidualMLP(
-            config.step_channels + features, config.step_hidden, self.levels + self.candidates, F.silu
-        )
-        self.trust = nn.Parameter(torch.tensor(4.0))  # weights fall with this power of the errors
-
-    def forward(
-        self,
-        x_RQC: Float[Tensor, "R Q C"],
-        ahead_Q: Int[Tensor, " Q"],
-        candidates_DRQP: Float[Tensor, "D R Q P"],
-        spread_ERQP: Float[Tensor, "E R Q P"],
-        unit_R: Float[Tensor, " R"],
-        trial_RD3: Float[Tensor, "R D 3"],
-    ) -> Float[Tensor, "R Q P K"]:
-        """Ascending quantiles on the model's scale, around a mixture of the candidates.
-
-        Args:
-            x_RQC: the tokens to forecast from.
-            ahead_Q: patches between each token and the patch to forecast.
-            candidates_DRQP: simple forecasts of its steps.
-            spread_ERQP: spread of the cycles of each period.
-            unit_R: unit of errors.
-            trial_RD3: logarithm of the errors of the candidates on the history, as in ``Rows``.
-        """
-        near = 1 / (1 + ahead_Q.to(x_RQC.dtype))
-        distance = torch.stack([near, near.log(), near.square(), near.sqrt()], -1)[None].expand(len(x_RQC), -1, -1)
-        unit = unit_R[:, None, None]
-        features = asinh(torch.cat([candidates_DRQP - candidates_DRQP[:1], spread_ERQP]) / unit)
-        features_RQPF = features.movedim(0, -1).contiguous()
-        log_unit = unit.log().expand(-1, len(ahead_Q), -1)
-        trials = trial_RD3.flatten(1)[:, None].expand(-1, len(ahead_Q), -1)
-        hidden = F.silu(self.whole(torch.cat([x_RQC, features_RQPF.flatten(2), distance, trials, log_unit], -1)))
-        steps_RQPC = self.steps(hidden).unflatten(-1, (self.patch, -1))
-        raw = self.projection(torch.cat([steps_RQPC, features_RQPF.to(steps_RQPC.dtype)], -1))
-        # Levels first, so that each is contiguous in memory.
-        raw, weight = raw.float().movedim(-1, 0).contiguous().split([self.levels, self.candidates])
-        steps_QP = ahead_Q[:, None] * self.patch + torch.arange(self.patch, device=x_RQC.device)
-        few, further, far = trial_RD3.movedim(0, 1)[..., None, None].unbind(2)
-        before, beyond = (steps_QP**2 / (steps_QP**2 + border**2) for border in (NEAR, FAR))
-        weight = weight - self.trust * torch.lerp(torch.lerp(few, further, before), far, beyond)
-        m = self.levels // 2
-        centre = raw[m : m + 1] * unit + (weight.softmax(0) * candidates_DRQP).sum(0, keepdim=True)
-        return ascending(centre, raw, unit).movedim(0, -1)
-
-
 class LongHistoryDecoder(Forecaster):
     """Causal attention over patches, longer ones for older steps; the head mixes simple forecasts.
 
@@ -283,7 +88,12 @@ class LongHistoryDecoder(Forecaster):
     handles_gaps: ClassVar[bool] = True
     config: LongHistoryConfig
 
-    def __init__(self, context: int, horizon: int, config: LongHistoryConfig = LongHistoryConfig()) -> None:
+    def __init__(
+        self,
+        context: int,
+        horizon: int,
+        config: LongHistoryConfig = LongHistoryConfig(),  # noqa: B008 - it is frozen
+    ) -> None:
         super().__init__(min(context, config.longest), horizon, config)
         self.levels = check_levels(config.levels)
         width, patch = config.d_model, config.patch_size
@@ -489,9 +299,3 @@ def recent_scale(
     )
     scale = torch.where(scale <= 1e-6 * loc.abs(), wide, scale)
     return loc, torch.where((scale <= 1e-6 * loc.abs()) | (scale == 0), 1.0, scale)
-
-
-def fit(x_RL: Any, steps: int) -> Any:
-    """The last ``steps`` steps, padded in front with 0 (not seen) if there are fewer."""
-    missing = steps - x_RL.shape[1]
-    return F.pad(x_RL, (missing, 0)) if missing >= 0 else x_RL[:, -missing:]
