@@ -47,8 +47,10 @@ def missing_operators() -> dict[Any, Any]:
     def cummax(x: Any, dim: int) -> tuple[Any, Any]:
         steps, step = x.shape[dim], 1
         while step < steps:  # every iteration doubles the range of the maximum
-            later = op.Max(part(x, step, steps, dim), part(x, 0, steps - step, dim))
-            x = op.Concat(part(x, 0, step, dim), later, axis=dim)
+            # The first steps are compared with themselves. Were they kept by another slice, the exporter would take the
+            # two slices for a split into halves, which is wrong for an odd number of steps.
+            earlier = op.Concat(part(x, 0, step, dim), part(x, 0, steps - step, dim), axis=dim)
+            x = op.Max(x, earlier)
             step *= 2
         return x, x  # no model uses the indices
 

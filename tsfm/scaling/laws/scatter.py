@@ -43,7 +43,9 @@ def lack_of_fit_p(points: Int64[np.ndarray, " N"], residual: Float64[np.ndarray,
 
 
 def noise_trend(values: Float64[np.ndarray, " N"], residual: Float64[np.ndarray, " N"]) -> Trend:
-    """Whether the size of the residuals depends on a variable."""
+    """Whether the size of the residuals depends on a variable; no correlation if either is constant."""
+    if not np.ptp(values) or not np.ptp(np.abs(residual)):
+        return {"correlation": 0.0, "p": 1.0}
     result = stats.spearmanr(values, np.abs(residual))
     correlation, p = float(result.statistic), float(result.pvalue)
     return {"correlation": correlation, "p": p} if np.isfinite(p) else {"correlation": 0.0, "p": 1.0}
