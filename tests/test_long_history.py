@@ -222,3 +222,15 @@ def test_when_a_horizon_needs_several_passes_then_the_history_is_not_forgotten()
     short = model.predict(odd_batch(past, reach + 4), LEVELS).quantiles
     padded = torch.cat([torch.full((44,), math.nan, dtype=torch.float64), past])
     torch.testing.assert_close(model.predict(odd_batch(padded, reach + 4), LEVELS).quantiles, short)
+
+
+@pytest.mark.parametrize("steps", [3, 9, 20, 41])
+def test_when_a_longer_series_is_in_the_same_batch_then_the_forecast_is_the_same(steps: int) -> None:
+    torch.manual_seed(0)
+    model = LongHistoryDecoder(64, 8, LongHistoryConfig.tiny()).eval()
+    x = torch.randn(2, 64, 1, dtype=torch.float64).cumsum(1)
+    seen = torch.ones_like(x, dtype=torch.bool)
+    seen[0, :-steps] = False
+    both = model.predict(Batch(x, seen, 8), (0.1, 0.5)).quantiles[:1]
+    alone = model.predict(Batch(x[:1, -steps:], seen[:1, -steps:], 8), (0.1, 0.5)).quantiles
+    torch.testing.assert_close(both, alone, rtol=1e-4, atol=1e-4)

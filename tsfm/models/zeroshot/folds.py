@@ -238,8 +238,8 @@ def fold(history: History, origin_O: Int[Tensor, " O"], of_N: Int[Tensor, " N"],
 def trial_errors(history: History, known: int) -> Float[Tensor, "R D 3"]:
     """Mean absolute error of every candidate on the end of the history, in three ranges of steps ahead.
 
-    The ranges are up to ``NEAR``, up to ``FAR``, and beyond. One without observed steps has the error of the range
-    before it, or NaN if it is the first.
+    Forecasts are made from steps before which there is a value. The ranges are up to ``NEAR``, up to ``FAR``, and
+    beyond. One without observed steps has the error of the range before it, or NaN if it is the first.
 
     Args:
         history: the values.
@@ -257,6 +257,8 @@ def trial_errors(history: History, known: int) -> Float[Tensor, "R D 3"]:
     origin_O = known - torch.tensor(backs, dtype=torch.long, device=of_N.device)
     step_N = origin_O[of_N] + ahead_N
     x_RN, seen_RN = (table.index_select(1, step_N + 1) for table in (history.x_RE, history.seen_RE))
+    # Origins before the first value do not count: how many there are depends on the other rows of a batch.
+    seen_RN = seen_RN * history.sums.seen.index_select(1, origin_O).clamp(max=1).index_select(1, of_N)
     error_DRN = (fold(history, origin_O, of_N, step_N).candidates - x_RN).abs() * seen_RN
     parts = zip(error_DRN.tensor_split(ends, -1), seen_RN.tensor_split(ends, -1), strict=True)
     means = [error.sum(-1) / seen.sum(-1) for error, seen in parts]

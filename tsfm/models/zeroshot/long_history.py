@@ -141,16 +141,17 @@ class LongHistoryDecoder(Forecaster):
         return rows, scaled_RL
 
     def token_inputs(
-        self, rows: Rows, layout: Layout, last_R: Float[Tensor, " R"]
+        self, rows: Rows, layout: Layout, known: int
     ) -> tuple[Float[Tensor, "R N G"], Bool[Tensor, "R N"]]:
         """Inputs of every token, and whether it holds any value.
 
-        ``last_R``: the last known value of each row.
+        ``known``: steps from whose end distances and phases are measured, so that padding does not change them.
         """
         patch = self.config.patch_size
         x_RNP, share_RNP = token_values(rows.x, rows.seen, layout, patch)
+        last_R = rows.history.last(layout.end.new_tensor([known]))[:, 0]
         distance_RNP = asinh((x_RNP - last_R[:, None, None]) / rows.unit[:, None, None]) * (share_RNP > 0)
-        start_N1 = (layout.end - layout.rate * patch)[:, None]
+        start_N1 = (layout.end - layout.rate * patch - known)[:, None]
         period_R1 = rows.period[:, None]
         turn = 2 * math.pi * (start_N1 % period_R1.clamp(min=1)) / period_R1.clamp(min=1)
         phases = torch.cat([turn.sin(), turn.cos()], -1) * (period_R1 > 0).repeat(1, 1, 2)
@@ -166,10 +167,9 @@ class LongHistoryDecoder(Forecaster):
     def tokens(self, rows: Rows, layout: Layout, known: int, first: int) -> Float[Tensor, "R W C"]:
         """The tokens from ``first`` on, after the Transformer; a token sees itself and those before it.
 
-        ``known``: steps from whose last value distances are measured.
+        ``known``: see ``token_inputs``.
         """
-        last_R = rows.history.last(layout.end.new_tensor([known]))[:, 0]
-        inputs, visible_RN = self.token_inputs(rows, layout, last_R)
+        inputs, visible_RN = self.token_inputs(rows, layout, known)
         order = torch.arange(len(layout.end), device=rows.x.device)
         allowed = visible_RN[:, None] & (order[None] <= order[:, None])
         itself = torch.eye(len(order), dtype=torch.bool, device=rows.x.device)
