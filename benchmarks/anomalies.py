@@ -7,8 +7,6 @@ from scipy.ndimage import median_filter
 from sklearn.ensemble import IsolationForest
 from statsmodels.tsa.seasonal import STL
 
-from tsfm_data.evaluation.anomalies import ranges
-
 
 def spikes(x: np.ndarray, begin: int, size: int, scale: float, season: int, rng: np.random.Generator) -> None:
     """One to three values off by six to twelve typical errors of seasonal naive, up or down."""
@@ -34,9 +32,6 @@ def frozen(x: np.ndarray, begin: int, size: int, scale: float, season: int, rng:
 
 KINDS: dict[str, Callable[..., None]] = {"spikes": spikes, "level shift": shift, "lost season": lost_season,
                                          "frozen sensor": frozen}  # fmt: skip
-
-
-__all__ = ["DETECTORS", "KINDS", "plant", "ranges"]
 
 
 def plant(

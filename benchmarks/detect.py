@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from anomalies import DETECTORS, KINDS, plant, ranges
+from anomalies import DETECTORS, KINDS, plant
 from common import run, write
 from tabulate import tabulate
 
 from tsfm.inference import Detector, load_predictor
 from tsfm_data.evaluation import vus_pr
+from tsfm_data.evaluation.anomalies import ranges
 from tsfm_data.io import SeriesSet, catalog
 from tsfm_data.synthetic import GENERATORS
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import anomalies
 import numpy as np
 import pandas as pd
 import pytest
@@ -234,13 +233,3 @@ def test_when_new_rows_do_not_follow_the_old_ones_then_one_line_says_so() -> Non
     array = tsfm.load("naive").detector(np.ones((2, 40)), rate=0.1)
     with pytest.raises(InputError, match="new values of 2 series of 1 variates"):
         array.update(np.ones(3))
-
-
-@pytest.mark.parametrize("kind", anomalies.KINDS)
-def test_when_the_benchmark_plants_anomalies_then_labels_say_where_values_changed(kind: str) -> None:
-    values = days(1000)
-    planted, labels = anomalies.plant(values, kind, 24, 200, np.random.default_rng(0))
-    assert not labels[:200].any()
-    assert len(anomalies.ranges(labels)) == 4
-    assert not (planted != values)[~labels].any()
-    assert (planted != values)[labels].mean() > 0.9

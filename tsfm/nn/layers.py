@@ -4,7 +4,7 @@ Shapes: B batch, N tokens, K returned tokens, H heads, D channels of a head, R r
 a token, W channels inside a feed-forward part.
 """
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -131,8 +131,7 @@ class SwiGLU(nn.Module):
         names: names of the gate and value layers in published weights.
     """
 
-    if TYPE_CHECKING:  # TorchScript takes an annotated module for an interface
-        fc2: nn.Linear
+    fc2: nn.Linear
 
     def __init__(self, width: int, hidden: int | None = None, names: tuple[str, str] = ("fc_gate", "fc1")) -> None:
         super().__init__()
