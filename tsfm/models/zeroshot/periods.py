@@ -20,10 +20,12 @@ LONGER_SHARE = 0.97  # of the longer periods, the shortest with this share of th
 FEW_PAIRS = 0.5  # least pairs observed at a lag, as a share of those expected if values were missing at random
 LONGER_GAIN = 0.03  # by how much the autocorrelation of a longer period must exceed that of the period before
 
-# Seasons that the calendar suggests need less evidence: they are few, so no maximum over many lags is taken.
-SEASON_SCORE = 0.08  # lowest score, for a history of any length
-SEASON_NOISE = 2.5  # lowest score in standard deviations of noise
-SEASON_CYCLES = 1.6  # cycles that must be observed
+# Seasons that the calendar suggests need little evidence: they are few, and nearly all series of people's days,
+# weeks and years have them.
+SEASON_SCORE = 0.05  # lowest score
+SEASON_CYCLES = 1.6  # cycles from which on they must show in the spectrum
+YOUNG_CYCLES = 1.1  # with fewer cycles than that, but so many, the calendar's word is enough
+YOUNG_SCORE = 0.2  # the score of such a season; most that are seen have more
 SEASON_GAIN = 0.02  # as LONGER_GAIN, for seasons
 SEASON_SHARE = 0.5  # a season with this share of the best score is clear
 BESIDE = 0.03  # a peak within this share of a season is moved onto it
@@ -44,7 +46,7 @@ def find_periods(
         x_RT: values, 0 where not observed.
         observed_RT: where there is a value.
         count: how many periods to look for, at least 1.
-        seasons: periods that the calendar suggests, in steps. Less evidence is asked of them than of others.
+        seasons: periods in steps that the calendar suggests. Less evidence is asked of them than of others.
 
     Returns:
         The periods in steps and their scores, both 0 if there is none.
@@ -60,9 +62,9 @@ def find_periods(
     lag_L = torch.arange(score_RL.shape[1], device=x_RT.device)
     cycles_RL = length_of(observed_RT)[:, None] / lag_L.clamp(min=1)
     more_RL = 1 + FEW_CYCLES * (3 - cycles_RL).clamp(min=0)
-    seasons = [season for season in seasons if 2 <= season < len(lag_L) - round(BESIDE * season)]
-    is_season_L = torch.isin(lag_L, torch.tensor(seasons, device=x_RT.device)) if seasons else None
-    for season in seasons:
+    visible = [season for season in seasons if 2 <= season < len(lag_L) - round(BESIDE * season)]
+    is_season_L = torch.isin(lag_L, torch.tensor(visible, device=x_RT.device)) if visible else None
+    for season in visible:
         score_RL, acf_RL = move_peak(score_RL, acf_RL, either_RL, season)
     # Expected maximum of the scores of white noise over all lags (extreme values of a normal distribution).
     count_R1 = observed_RT.sum(1, keepdim=True).clamp(min=4)
@@ -71,8 +73,7 @@ def find_periods(
     usable_RL = (lag_L >= 2) & (cycles_RL >= 2) & (score_RL > least_R1 * more_RL)
     gain: float | Tensor = LONGER_GAIN
     if is_season_L is not None:
-        least_R1 = (SEASON_NOISE * NOISE_SCORE / count_R1.sqrt()).clamp(min=SEASON_SCORE)
-        usable_RL |= is_season_L & (cycles_RL >= SEASON_CYCLES) & (score_RL > least_R1 * more_RL)
+        usable_RL |= is_season_L & (cycles_RL >= SEASON_CYCLES) & (score_RL > SEASON_SCORE)
         gain = torch.where(is_season_L, SEASON_GAIN, LONGER_GAIN)
     score_RL = torch.where(usable_RL, score_RL, 0.0)
     first_R = (usable_RL & (score_RL >= FIRST_SHARE * score_RL.amax(1, keepdim=True))).float().argmax(1)
@@ -90,7 +91,26 @@ def find_periods(
         periods.append((acf_of_longer_RL >= LONGER_SHARE * best_R1).float().argmax(1) * (best_R1[:, 0] > 0))
     period_RP = torch.stack(periods, 1)
     score_RP = score_RL.gather(1, period_RP)
-    return torch.where(score_RP > 0, period_RP, 0), score_RP
+    return add_young_seasons(torch.where(score_RP > 0, period_RP, 0), score_RP, length_of(observed_RT), seasons)
+
+
+def add_young_seasons(
+    period_RP: Int[Tensor, "R P"], score_RP: Float[Tensor, "R P"], length_R: Int[Tensor, " R"], seasons: Sequence[int]
+) -> tuple[Int[Tensor, "R P"], Float[Tensor, "R P"]]:
+    """Periods and scores; free places get the seasons of the calendar that a history is too short to show.
+
+    Args:
+        period_RP: periods in steps, 0 for none; all of these at the end of a row.
+        score_RP: their scores.
+        length_R: steps of each history.
+        seasons: seasons in steps.
+    """
+    place_P = torch.arange(period_RP.shape[1], device=period_RP.device)
+    for season in sorted(season for season in seasons if season >= 2):
+        is_young_R = (length_R >= YOUNG_CYCLES * season) & (length_R < SEASON_CYCLES * season)
+        is_free_RP = is_young_R[:, None] & (place_P == (period_RP > 0).sum(1, keepdim=True))
+        period_RP, score_RP = period_RP.masked_fill(is_free_RP, season), score_RP.masked_fill(is_free_RP, YOUNG_SCORE)
+    return period_RP, score_RP
 
 
 def move_peak(
