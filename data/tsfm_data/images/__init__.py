@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from tsfm_data.images.files import CHANNELS
     from tsfm_data.images.metrics import calibration_error, confusion, reliability, row, score
     from tsfm_data.images.sets import WHOLE, ImageSet, OnBad, hold_out, open_images
 
 __all__ = [
+    "CHANNELS",
     "WHOLE",
     "ImageSet",
     "OnBad",

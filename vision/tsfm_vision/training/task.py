@@ -31,7 +31,7 @@ class ImageTask(pl.LightningModule):
         model: its name in timm.
         num_classes: classes of the images.
         img_size: side of the images in pixels; null takes the model's own.
-        in_chans: channels of the images, 1 or 3.
+        in_chans: channels of the images: 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha).
         model_args: further sizes that the model takes.
         preprocessing: mean, std, crop_pct, interpolation and crop_mode that replace the model's own.
         weights: a file of weights to start from, of timm or of the original implementation.
