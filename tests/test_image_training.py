@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data import IterableImageDataset
 
+from tsfm_data.errors import InputError
 from tsfm_data.images.sets import from_arrays
 from tsfm_vision.training import (
     Augment,
@@ -289,9 +290,11 @@ def test_when_images_have_alpha_then_a_model_trains_on_all_channels(channels: in
     net = create(
         "tsfm_poolformer_s12", 2, 16, channels, {"dims": (8, 16), "depths": (1, 1), "mixers": ("pool",) * 2}, {}
     )
-    data = ImageDataModule(str(tmp_path), batch_size=4, val_fraction=0.25)
+    data = ImageDataModule(str(tmp_path), batch_size=4, augment=Augment(policy=None), val_fraction=0.25)
     data.prepare(data_config(net))
     x, labels = next(iter(data.train_dataloader()))
     assert x.shape == (4, channels, 16, 16)
     assert net(x).shape == (len(labels), 2)
     assert float(x[:, -1].std()) > 0.5  # alpha is data
+    with pytest.raises(InputError, match=r"expected augment\.policy null for images with alpha"):
+        Augment().build(data_config(net))

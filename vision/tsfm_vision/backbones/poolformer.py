@@ -89,7 +89,7 @@ class PositionedDownsampling(Downsampling):
         return x + resize_map(self.pos_embed, (x.shape[2], x.shape[3]))
 
 
-class PoolFormer(Levels, MetaFormer):
+class PoolFormer(Levels, MetaFormer):  # type: ignore[misc]
     """PoolFormer, or MetaFormer with other token mixers.
 
     Args:
@@ -251,7 +251,7 @@ def _from_original(state: State) -> State:
 
 def weights(file: str, **own: Any) -> dict[str, Any]:
     """Config of a published file."""
-    names = {"classifier": "head.fc", "first_conv": "stem.conv", "license": "apache-2.0"}
+    names: dict[str, Any] = {"classifier": "head.fc", "first_conv": "stem.conv", "license": "apache-2.0"}
     return published(RELEASE + file, pool_size=(7, 7), **names, **own)
 
 

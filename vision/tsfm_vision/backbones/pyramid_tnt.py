@@ -15,6 +15,7 @@ import torch
 from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import to_2tuple, trunc_normal_
 from timm.models import generate_default_cfgs
+from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
@@ -105,6 +106,20 @@ class PyramidTNT(Pyramid):
         ]
         blocks = r"^(?:stages|word_merges|sentence_merges)\.(\d+)" if coarse else fine
         return {"stem": r"^patch_embed|^inner_pos|^outer_pos", "blocks": blocks}
+
+    def set_input_size(self, img_size: int | Sequence[int]) -> None:
+        """Change the model's image size: its position tables are resized once and not in every forward pass."""
+        size = to_2tuple(img_size)
+        grid, kept = grid_of(*size), self.outer_pos.requires_grad
+        table = resize_grid(self.outer_pos, self.grid, grid).detach().clone()
+        self.outer_pos, self.grid = nn.Parameter(table, kept), grid
+        stage: Any
+        for stage in self.stages:
+            kept = stage.relative_pos.requires_grad
+            table = resize_relative(stage.relative_pos, stage.grid, grid, stage.reduction).detach().clone()
+            stage.relative_pos, stage.grid = nn.Parameter(table, kept), grid
+            grid = halved(grid)
+        update_model_input_size(self, size)
 
     def levels(self, x: Tensor) -> Iterator[Level]:
         """Sentences ``[B, N, C]`` after each stage, and their grids."""

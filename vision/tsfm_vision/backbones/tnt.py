@@ -70,7 +70,7 @@ class GatedMlp(Mlp):
         return x_BNC + self.gate(x_BNC.mean(1, keepdim=True)) * x_BNC
 
 
-class TNT(Levels, timm_tnt.TNT):
+class TNT(Levels, timm_tnt.TNT):  # type: ignore[misc]
     """Transformer in Transformer.
 
     Args:

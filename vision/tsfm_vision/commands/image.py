@@ -213,10 +213,9 @@ def finetune(
     """
     check_new([output], overwrite, [data, model], sign="config.json")
     keep_large_blocks()
-    options = (steps, batch_size, lr, checks, seed, scratch, on_bad, device, layer_decay, method, rank)
-    options = (*options, precision, workers)
+    schedule, part = (steps, batch_size, lr, checks, seed, scratch, on_bad, device), (layer_decay, method, rank)
     with atomic_folder(output) as temporary:
-        result = training.finetune(data, image_folder(model), temporary, *options)
+        result = training.finetune(data, image_folder(model), temporary, *schedule, *part, precision, workers)
     say(f"top-1 {result['val']:.2%} on the held-out training or val images, which chose step {result['steps']}")
     if result["test"] is None:
         say("no test part, so nothing judges the model: score it on other images with tsfm image evaluate")

@@ -129,6 +129,11 @@ class Augment:
     def build(self, data_config: dict[str, Any]) -> Callable[..., Any]:
         """The transform of a training image for a model of this data config (timm's keys)."""
         size, mean, std = data_config["input_size"][1:], data_config["mean"], data_config["std"]
+        if self.policy and len(mean) in (2, 4):
+            raise InputError(
+                f"expected augment.policy null for images with alpha, found {self.policy!r}: give "
+                "--data.augment.policy null"
+            )
         if self.crop == "resized":
             return create_transform(
                 data_config["input_size"],
