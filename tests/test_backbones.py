@@ -288,7 +288,7 @@ def test_when_images_of_another_size_come_then_they_are_taken_or_refused_in_word
                 assert model(image(75, width=99)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", ["tsfm_tnt_s_patch16_224", "illama_tiny"])
+@pytest.mark.parametrize("name", ["tsfm_tnt_s_patch16_224", "illama_tiny", "ptnt_ti_patch16_192"])
 def test_when_the_input_size_is_set_then_outputs_are_those_of_resizing_at_every_pass(name: str) -> None:
     model, x = create(name), image(96, width=64)
     with torch.no_grad():
@@ -303,9 +303,8 @@ def test_when_the_input_size_is_set_then_outputs_are_those_of_resizing_at_every_
 def test_when_a_model_for_images_that_are_not_square_is_saved_then_it_is_read_as_it_was_and_for_other_sizes(
     name: str, tmp_path: Path
 ) -> None:
-    model: Any = create(name) if name != "ptnt_ti_patch16_192" else create(name, img_size=(96, 64))
-    if hasattr(model, "set_input_size"):
-        model.set_input_size((96, 64))
+    model: Any = create(name)
+    model.set_input_size((96, 64))
     save(model, tmp_path / "model")
     source, x = f"local-dir:{tmp_path / 'model'}", image(96, width=64)
     with torch.no_grad():

@@ -15,15 +15,14 @@ from tsfm.models.zeroshot.recipe import ZeroShotConfig
 from tsfm.training.finetuning import (
     Finetuned,
     Recipe,
-    add_updates,
     finetune,
     is_head,
-    merge,
     train,
     trainable,
     without_covariates,
 )
 from tsfm.training.holdout import BY_SERIES, Errors, compare, errors_of, hold_out
+from tsfm.training.lora import add_updates, merge
 from tsfm.weights.cards import card
 from tsfm.weights.pretrained import load, save
 from tsfm_data.errors import InputError
@@ -142,7 +141,7 @@ def test_when_weights_are_blended_then_they_lie_between_those_of_the_start_and_t
 def test_when_low_rank_updates_are_merged_then_forecasts_stay_and_the_model_is_as_it_was_made() -> None:
     pytest.importorskip("peft")
     model = tiny()
-    add_updates(model, 2)
+    add_updates(model, 2, is_head)
     updates = [p for name, p in model.named_parameters() if "lora_" in name]
     assert sum(p.numel() for p in updates) == 2 * (4 * 32 + 3 * (16 + 48))
     with torch.no_grad():

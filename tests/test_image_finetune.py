@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,3 +165,77 @@ def test_when_a_forecasting_command_is_given_an_image_model_then_it_names_the_ot
 ) -> None:
     words = ["t.csv", "--horizon", "4", "--model", str(start), "--output", str(tmp_path / "out")]
     assert "tsfm image finetune" in run(capsys, "finetune", *words).err
+
+
+def weights_after(
+    capsys: pytest.CaptureFixture[str], data: Path, model: Path, output: Path, *words: str
+) -> dict[str, Any]:
+    """The weights after some steps of fine-tuning."""
+    from safetensors.torch import load_file
+
+    common = ("--steps", "3", "--batch-size", "8", "--checks", "1", "--lr", "1e-2", "--output", str(output))
+    done(capsys, "image", "finetune", str(data), "--model", str(model), *common, *words)
+    return load_file(output / "model.safetensors")
+
+
+@pytest.mark.parametrize("method", ["head", "lora"])
+def test_when_a_method_trains_a_part_then_the_rest_stays_as_it_was(
+    start: Path, flat: Path, method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file
+
+    if method == "lora":
+        pytest.importorskip("peft")
+    shutil.move(flat / "c", flat / "d")
+    shutil.copytree(flat / "a", flat / "e")  # four classes, so that the head is new
+    (flat / "e" / "9.png").unlink()
+    before = load_file(start / "model.safetensors")
+    after = weights_after(capsys, flat, start, tmp_path / "out", "--method", method)
+    assert after.keys() == before.keys()
+    changed = {key for key in after if not (before[key].shape == after[key].shape and before[key].equal(after[key]))}
+    inside = {key for key in after if method == "lora" and "mlp.fc" in key and key.endswith("weight")}
+    assert changed == {"head.fc.weight", "head.fc.bias"} | inside
+
+
+def test_when_images_are_read_by_other_processes_then_the_weights_are_the_same(
+    start: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = weights_after(capsys, flat, start, tmp_path / "one")
+    two = weights_after(capsys, flat, start, tmp_path / "two", "--workers", "2")
+    assert all(two[key].equal(one[key]) for key in one)
+    low = weights_after(capsys, flat, start, tmp_path / "low", "--precision", "bf16", "--layer-decay", "1")
+    assert all(bool(low[key].isfinite().all()) for key in low)
+    assert not all(low[key].equal(one[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--layer-decay", "0"), "expected a layer_decay above 0 and at most 1"),
+        (("--rank", "0"), "expected rank of at least 1"),
+        (("--method", "head", "--scratch"), "expected method full for random weights, found head"),
+    ],
+)
+def test_when_options_of_fine_tuning_do_not_fit_then_one_line_says_so(
+    start: Path, flat: Path, words: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = run(
+        capsys, "image", "finetune", str(flat), "--model", str(start), "--output", str(tmp_path / "o"), *words
+    )
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert message in refused.err
+
+
+def test_when_an_image_is_fine_tuned_on_then_it_is_resized_and_cropped_as_in_evaluation() -> None:
+    import torch
+
+    from tsfm_vision.evaluation import eval_transform
+    from tsfm_vision.training import Augment
+
+    config = {"input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.2,) * 3, "interpolation": "bicubic"}
+    config |= {"crop_pct": 0.8, "crop_mode": "center"}
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 70, 3), dtype=np.uint8)
+    picture, train = Image.fromarray(pixels), Augment(crop="pad", flip=0.0, policy=None, erase=0.0).build(config)
+    expected = eval_transform(config)(picture)
+    torch.manual_seed(0)
+    assert any(torch.equal(train(picture), expected) for _ in range(200))  # one of 25 shifts is none

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,13 @@ import torch
 from command import done, run
 from PIL import Image
 from safetensors.torch import save_file
+from timm.data import IterableImageDataset
 
+from tsfm_data.errors import InputError
 from tsfm_data.images.sets import from_arrays
 from tsfm_vision.training import (
     Augment,
+    ImageDataModule,
     ImageOptim,
     ImageTask,
     Shuffled,
@@ -24,8 +28,9 @@ from tsfm_vision.training import (
     Transformed,
     build_optimizer,
     lr_factor,
+    open_source,
 )
-from tsfm_vision.weights import save
+from tsfm_vision.weights import create, data_config, save
 
 CONFIG = """\
 seed_everything: 1
@@ -195,7 +200,7 @@ def test_when_a_loader_is_given_a_state_then_it_goes_on_with_the_batches_that_we
         (("--data.batch_size", "512"), "expected at least one batch of 512 training images, found 54"),
         (("--model.model", "illama_tinny"), "unknown image model 'illama_tinny': did you mean illama_tiny"),
         (("--model.img_size", "2"), "expected an img_size that illama_tiny takes, found 2: give 32 or 64"),
-        (("--model.in_chans", "2"), "expected in_chans 1 (grey) or 3 (RGB), found 2"),
+        (("--model.in_chans", "5"), "expected in_chans of an image, 1 to 4, found 5"),
         (("--model.weights", "vit.safetensors"), "expected a checkpoint of iLLaMA, found one of ViT"),
         (("--model.weights", "none.pth"), "expected a file of weights at none.pth, found none"),
         (("--data.source", "sett.parquet"), "near names there: set.parquet"),
@@ -251,3 +256,45 @@ def test_when_a_model_is_trained_from_random_weights_then_it_does_not_take_over_
         config = json.loads((tmp_path / "model/config.json").read_text())
         licences.append(config["pretrained_cfg"].get("license"))
     assert licences == [None, "apache-2.0"]
+
+
+class InOrder:
+    """A reader of timm for sets that are iterated over, in memory."""
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        for label in (0, 1, 1):
+            yield Image.new("RGB", (8, 6), (label, 2, 3)), label
+
+
+def test_when_a_set_of_timm_can_only_be_iterated_over_then_its_images_are_read_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def opened(source: str, root: str | None, split: str, input_img_mode: str) -> IterableImageDataset:
+        return IterableImageDataset(root, reader=InOrder(), split=split)
+
+    monkeypatch.setattr("tsfm_vision.training.data.create_dataset", opened)
+    parts = open_source("wds/set", "folder", 3)
+    assert list(parts) == ["train", "test"]
+    assert parts["train"].labels.tolist() == [0, 1, 1]
+    assert parts["train"].pixels(2)[0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_when_images_have_alpha_then_a_model_trains_on_all_channels(channels: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            pixels = rng.integers(0, 255, (16, 16, 4), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    net = create(
+        "tsfm_poolformer_s12", 2, 16, channels, {"dims": (8, 16), "depths": (1, 1), "mixers": ("pool",) * 2}, {}
+    )
+    data = ImageDataModule(str(tmp_path), batch_size=4, augment=Augment(policy=None), val_fraction=0.25)
+    data.prepare(data_config(net))
+    x, labels = next(iter(data.train_dataloader()))
+    assert x.shape == (4, channels, 16, 16)
+    assert net(x).shape == (len(labels), 2)
+    assert float(x[:, -1].std()) > 0.5  # alpha is data
+    with pytest.raises(InputError, match=r"expected augment\.policy null for images with alpha"):
+        Augment().build(data_config(net))

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"ptnt_ti_patch16_192": (72, 40), "metaformer_ppff_s12_224": (64, 64)}
 ODD = (75, 53)
 TRACE = """
+import timm
 import torch
 from tiny_backbones import SMALL, create, image
 from timm.models import get_notrace_functions, get_notrace_modules
@@ -34,6 +35,12 @@ for name in SMALL:
     assert torch.allclose(output, expected, atol=1e-5), name
     output.mean().backward()
     assert [key for key, p in traced.named_parameters() if p.grad is None] == [], name
+    if "fx" in model.extractors:
+        made = {}
+        for kind in ("getter", "fx"):
+            torch.manual_seed(0)
+            made[kind] = timm.create_model(name, features_only=True, feature_cls=kind, **SMALL[name]).eval()(x)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(made["getter"], made["fx"], strict=True)), name
     print(name)
 """
 

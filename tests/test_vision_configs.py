@@ -18,7 +18,7 @@ from tsfm_vision.training import Augment, ImageDataModule, ImageOptim, ImageTask
 from tsfm_vision.weights import create, data_config
 
 FOLDER = CONFIG_FOLDER / "vision"
-SINGLE = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem not in ("imagenet", "cifar10")]
+SINGLE = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem not in ("imagenet", "cifar10", "segmentation")]
 # The published recipes: drop path, lr, its batch, warm-up epochs, mixup, cutmix, repeats, averaged weights.
 PUBLISHED = {
     "poolformer_s12": (0.1, 1e-3, 1024, 5, 0.8, 1.0, 1, False),

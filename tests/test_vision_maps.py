@@ -1,4 +1,4 @@
-"""Attention maps, common corruptions, and segmentation on feature pyramids at odd image sizes."""
+"""Attention maps and common corruptions."""
 
 from itertools import pairwise
 from typing import Any
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from segmentation import SHAPES, Segmenter, mean_iou, train_shapes
 
 import tsfm_vision  # noqa: F401
 from tsfm_data.errors import InputError
@@ -126,16 +125,3 @@ def test_when_a_corruption_is_unknown_then_near_names_are_listed() -> None:
         corrupt(torch.zeros(1, 3, 8, 8), "blurr", 1, torch.Generator())
     with pytest.raises(InputError, match="severity from 1 to 5, found 6"):
         corrupt(torch.zeros(1, 3, 8, 8), "blur", 6, torch.Generator())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(SMALL)[:4])
-def test_when_a_pyramid_is_trained_on_shapes_at_an_odd_size_then_it_finds_them(name: str) -> None:
-    torch.manual_seed(0)
-    model = Segmenter(name, len(SHAPES), **SMALL[name])
-    assert train_shapes(model, 80, 97, 131, batch=4) > 0.33  # background alone: 0.2
-
-
-def test_when_pixels_are_compared_then_the_mean_is_over_classes_that_occur() -> None:
-    predicted, labels = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 1, 1]]])
-    assert mean_iou(predicted, labels, 3) == pytest.approx((1 / 2 + 2 / 3) / 2)

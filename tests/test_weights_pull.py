@@ -3,12 +3,14 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -226,6 +228,33 @@ def test_when_a_url_redirects_then_it_is_followed_and_a_login_page_is_not_taken_
     with pytest.raises(InputError, match=r"expected weights .* found a web page"):
         pull("toy")
     assert hub.gets == ["moved.pth.tar", "login"]
+
+
+def test_when_a_file_has_no_published_digest_then_the_first_download_is_pinned_and_others_are_refused(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = Entry("toy", "image", "PoolFormer", None, "mit", url=f"{hub.url}/w.safetensors", architecture="toy_of_timm")
+    monkeypatch.setattr(registry, "published", lambda: {"toy": toy})
+    written: list[str] = []
+
+    def convert(files: dict[str, Path], folder: Path, **_: Any) -> None:
+        written.append(next(iter(files.values())).read_text())
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(save({"weight": torch.zeros(1)}))
+        write_checksums(folder, Origin("toy", "mit"))
+
+    monkeypatch.setattr("tsfm.weights.download.convert", convert)
+    hub.files = {"w.safetensors": b"one"}
+    first = pull("toy_of_timm")  # timm's name of the architecture
+    assert first == pull("toy") == registry.local_folder("toy_of_timm")
+    assert "no digest was published, so this download is trusted" in capsys.readouterr().out
+    shutil.rmtree(first)
+    hub.files = {"w.safetensors": b"two"}
+    with pytest.raises(InputError, match=r"expected sha256 7692c3ad.*, found 3fc4ccfe"):
+        pull("toy")
+    hub.files = {"w.safetensors": b"one"}
+    pull("toy")
+    assert written == ["one", "one"]
 
 
 def test_when_the_registry_is_listed_then_licences_sizes_and_scores_are_there(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         without_covariates,
     )
     from tsfm.training.holdout import FEW_TIMES, LEAST_GAIN, LEAST_GAIN_AT_ONCE, LEAST_SIGMAS, truncate
+    from tsfm.training.lora import add_updates, merge
     from tsfm.training.optim import OptimConfig, build_optimizer, training_steps
     from tsfm.training.task import ForecastTask, logged_names
 
@@ -36,9 +37,11 @@ __all__ = [
     "ForecastTask",
     "OptimConfig",
     "Recipe",
+    "add_updates",
     "build_optimizer",
     "finetune",
     "logged_names",
+    "merge",
     "summary",
     "training_steps",
     "truncate",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tsfm.models import FineTuning, Forecaster, TrainingData, ZeroShotForecaster
 from tsfm.training.holdout import Comparison, Errors, Holdout, compare, errors_of, hold_out, truncate
+from tsfm.training.lora import add_updates, merge
 from tsfm.training.optim import OptimConfig, lr_factor
 from tsfm_data.errors import InputError, check_horizon, check_seed, check_sizes
 from tsfm_data.io import SeriesSet
@@ -254,7 +255,7 @@ def trainable(model: Forecaster, recipe: Recipe) -> list[dict[str, Any]]:
         InputError: the model has no such parameters.
     """
     if recipe.method == "lora":
-        add_updates(model, recipe.rank)
+        add_updates(model, recipe.rank, is_head)
     names = dict(model.named_parameters())
     blocks = [int(match[1]) for name in names if (match := re.search(r"\.(\d+)\.", name))]
     top = max(blocks, default=-1) + 2
@@ -277,32 +278,6 @@ def trainable(model: Forecaster, recipe: Recipe) -> list[dict[str, Any]]:
 def is_head(name: str) -> bool:
     """Whether a parameter belongs to the head: the layers that turn tokens into forecasts."""
     return name.startswith(tuple(f"{head}." for head in HEADS))
-
-
-def add_updates(model: Forecaster, rank: int) -> None:
-    """Add low-rank updates (Hu et al. 2021), initially 0, to the linear layers of the blocks.
-
-    Raises:
-        InputError: peft is not installed.
-    """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model  # an extra, and slow
-    except ImportError as error:
-        raise InputError("expected peft for method lora, found none: pip install peft, or use full or head") from error
-    linear = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
-    inside = [name for name in linear if re.search(r"\.\d+\.", name) and not is_head(name)]
-    if not inside:
-        raise InputError(f"expected a model of blocks for method lora, found none in {model.name}: use full or head")
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=inside), model)
-
-
-def merge(model: Forecaster) -> None:
-    """Add the low-rank updates to their weights and remove their layers."""
-    for name, part in list(model.named_modules()):
-        if hasattr(part, "get_base_layer"):
-            part.merge()
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, part.get_base_layer())
 
 
 @torch.no_grad()

@@ -21,8 +21,8 @@ from tsfm.configs import CONFIG_FOLDER
 from tsfm.models import Forecaster, PackedForecaster, Pretraining, TrainingData
 from tsfm.nn import DEFAULT_LEVELS
 from tsfm.training.callbacks import Throughput
-from tsfm.training.finetuning import merge
 from tsfm.training.from_pretrained import FromPretrained
+from tsfm.training.lora import merge
 from tsfm.training.optim import OptimConfig, build_optimizer, lr_factor, training_steps
 from tsfm.training.validation import scaled_errors
 from tsfm.weights import calibrate, save

@@ -12,7 +12,8 @@ from tsfm.weights.folders import CHECKSUMS, FILES, Origin, digest, read_checksum
 from tsfm.weights.hub import download
 from tsfm.weights.registry import Entry
 from tsfm_data.errors import InputError
-from tsfm_data.io import atomic_folder, cache_folder, disk_errors, fetch
+from tsfm_data.io import atomic_file, atomic_folder, cache_folder, disk_errors, fetch
+from tsfm_data.output import say
 
 
 def pull(name: str, *, revision: str | None = None, accept_licence: bool = False, mirror: str | None = None) -> Path:
@@ -39,7 +40,7 @@ def pull(name: str, *, revision: str | None = None, accept_licence: bool = False
         raise InputError(
             f"{name}: expected no revision, because the source is {entry.url}, found {revision!r}: leave it out"
         )
-    target = registry.pulled_folder(name, revision)
+    target = registry.pulled_folder(entry.name, revision)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
@@ -94,7 +95,9 @@ def _from_source(entry: Entry, revision: str, folder: Path) -> None:
             files[file], commit = download(entry.repo, file, revision if commit is None else commit)
     elif entry.url is not None:
         file_name = entry.url.rsplit("/", 1)[-1]
-        files[file_name] = fetch(f"downloads/{entry.name}-{file_name}", url=entry.url, sha256=entry.sha256)
+        pin = cache_folder() / "pins" / f"{entry.name}.sha256"
+        known = entry.sha256 or (pin.read_text() if pin.is_file() else None)
+        files[file_name] = fetch(f"downloads/{entry.name}-{file_name}", url=entry.url, sha256=known)
     else:
         raise InputError(
             f"{entry.name}: no source is known, {entry.note or 'none was published'}: tsfm weights convert"
@@ -102,8 +105,15 @@ def _from_source(entry: Entry, revision: str, folder: Path) -> None:
     sums = {name: digest(path) for name, path in files.items()}
     origin = Origin(entry.name, entry.licence, entry.source, commit, sums)
     convert(files, folder, name=entry.name, architecture=entry.architecture, family=entry.family, origin=origin)
-    if entry.url is not None:
+    if entry.repo is None:
         files[file_name].unlink()
+        if known is None:  # only of what turned out to be weights
+            with atomic_file(pin) as temporary:
+                temporary.write_text(sums[file_name])
+            say(
+                f"{entry.name}: no digest was published, so this download is trusted; later ones must be the same: "
+                f"{pin} has its SHA-256"
+            )
 
 
 def _from_mirror(mirror: str, name: str, folder: Path) -> None:

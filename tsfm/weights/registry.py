@@ -155,13 +155,20 @@ def entries() -> dict[str, Entry]:
     return released() | published()
 
 
+def own_name(name: str) -> str:
+    """The name of the weights for an image model by timm's name of it, unless weights have that name themselves."""
+    if name in entries():
+        return name
+    return next((entry.name for entry in published().values() if entry.architecture == name), name)
+
+
 def get(name: str) -> Entry:
-    """A model by its name.
+    """A model by its name, or by timm's name of its architecture.
 
     Raises:
         InputError: an unknown name; similar names are listed.
     """
-    known = entries()
+    name, known = own_name(name), entries()
     if name not in known:
         if similar := near(name):
             raise unknown_name("weights", name, similar)
@@ -180,7 +187,7 @@ def pulled_folder(name: str, revision: str | None = None) -> Path:
     Raises:
         InputError: the name contains other characters than letters, digits and ._-.
     """
-    full = name if revision is None else f"{name}@{revision.replace('/', '-')}"
+    full = own_name(name) if revision is None else f"{own_name(name)}@{revision.replace('/', '-')}"
     if not NAME.fullmatch(full):
         raise InputError(
             f"expected the name of a model, letters, digits and ._-, found {full!r}: see tsfm weights list"

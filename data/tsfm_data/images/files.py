@@ -21,15 +21,16 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 # Modes that convert to 8 bits per channel without a choice that only the owner of the image can make.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's modes of decoded images
 MOST_CLASSES = 1_000_000  # each has a name, and a row in the head of a model
 
 
 def decode(item: bytes | Path, channels: int) -> Image.Image:
-    """Decode an image to grey (1 channel) or RGB (3), turned upright as its EXIF orientation says.
+    """Decode an image to grey or RGB, turned upright as its EXIF orientation says.
 
     Args:
         item: a file, or its content.
-        channels: 1 or 3.
+        channels: a key of ``CHANNELS``: 1 for grey, 3 for RGB, one more with alpha.
 
     Raises:
         InputError: it is empty, corrupt, animated, CMYK or of more than 8 bits per channel.
@@ -41,7 +42,7 @@ def decode(item: bytes | Path, channels: int) -> Image.Image:
         source = io.BytesIO(item) if isinstance(item, bytes) else item
         with warnings.catch_warnings(action="ignore"), Image.open(source) as image:
             _check_mode(image)
-            return ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+            return ImageOps.exif_transpose(image).convert(CHANNELS[channels])
     except InputError:
         raise
     except UnidentifiedImageError as error:

@@ -15,7 +15,16 @@ from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
 from tsfm_data.errors import InputError
-from tsfm_data.images.files import check_exists, decode, image_format, is_image, list_folder, read_parquet, shorten
+from tsfm_data.images.files import (
+    CHANNELS,
+    check_exists,
+    decode,
+    image_format,
+    is_image,
+    list_folder,
+    read_parquet,
+    shorten,
+)
 
 OnBad = Literal["error", "skip"]
 Item = bytes | Path | np.ndarray
@@ -34,7 +43,7 @@ class ImageSet:
         labels: class of each image.
         items: a file, encoded bytes or pixels ``[H, W, C]`` for each image.
         locate: gives the location of an image by its index, for messages: a file, or a row in one.
-        channels: of the decoded images, 1 (grey) or 3 (RGB); arrays may have any number.
+        channels: of the decoded images, 1 (grey) or 3 (RGB), one more with alpha; arrays may have any number.
         skipped: a message for each image or class folder that was left out.
         content: ``digests`` of files that were decoded since; computed if it is not given.
     """
@@ -129,7 +138,7 @@ def open_images(source: str | Path, channels: int = 3, on_bad: OnBad = "error") 
         source: a folder of class folders, or of ``train``, ``val`` and ``test`` folders that hold them; a Parquet file
             with the columns ``image`` (encoded bytes, or a struct with ``bytes``), ``label`` and, if there are
             parts, ``split``; one image, or a folder of images without classes, for prediction.
-        channels: 1 decodes to grey, 3 to RGB.
+        channels: 1 decodes to grey, 3 to RGB, 2 and 4 to the same and alpha.
         on_bad: treatment of images that are corrupt, empty, animated, CMYK or of 16 bits, and of empty class
             folders: ``"error"`` raises at the first, ``"skip"`` leaves them out and records a message for each. With
             "skip" every image is decoded once here; with "error" an image is checked when it is read.
@@ -138,8 +147,8 @@ def open_images(source: str | Path, channels: int = 3, on_bad: OnBad = "error") 
         InputError: there is no such source, it contains no images, or with "error" one of them is bad.
     """
     path = Path(source)
-    if channels not in (1, 3):
-        raise InputError(f"expected 1 channel (grey) or 3 (RGB) of images in files, found {channels}: change in_chans")
+    if channels not in CHANNELS:
+        raise InputError(f"expected 1 to 4 channels of images in files, found {channels}: change in_chans")
     if path.is_dir():
         parts = _open_folder(path, channels, on_bad)
     else:

@@ -3,17 +3,19 @@
 Shapes: B batch, ``out`` classes or features.
 """
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import trunc_normal_
-from timm.models import build_model_with_cfg
-from timm.models._features import feature_take_indices
+from timm.models import build_model_with_cfg, register_model
+from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor, nn
 
 from tsfm.attention import Mask, attend
@@ -21,13 +23,110 @@ from tsfm_data.errors import InputError
 from tsfm_vision.backbones import cpu
 
 Indices = int | list[int] | tuple[int, ...] | None
+Level = tuple[Tensor, tuple[int, int] | None]
 
 
-class Backbone(nn.Module, ABC):
+class Levels:
+    """timm's methods for features and intermediate outputs, from the ``levels`` of a model.
+
+    Attributes:
+        parts: name of the list of its blocks or stages.
+        formats: what ``output_fmt`` may be.
+        patches: where the patches are among the tokens of a level.
+        prefix: where the class token is.
+        extractors: what ``feature_cls`` of ``features_only`` may be; timm's other classes give other maps or none.
+    """
+
+    parts: ClassVar[str] = "stages"
+    formats: ClassVar[tuple[str, ...]] = ("NCHW", "NLC")
+    patches: ClassVar[slice] = slice(None)
+    prefix: ClassVar[slice] = slice(0)
+    extractors: ClassVar[tuple[str, ...]] = ("getter",)
+
+    def levels(self, x: Tensor) -> Iterator[Level]:
+        """Outputs of the blocks or stages: tokens and the grid of their patches, or a map and ``None``."""
+        raise NotImplementedError
+
+    def normed(self, x: Tensor, index: int) -> Tensor:
+        """The output of a block after the last norm; of stages, the last has a norm."""
+        is_last = self.parts == "blocks" or index == len(self.stages) - 1  # type: ignore[attr-defined]
+        return self.norm(x) if is_last else x  # type: ignore[attr-defined]
+
+    def final(self, x: Tensor, index: int) -> Tensor:
+        """Features if this is the last level that is computed."""
+        return self.normed(x, index)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Features of images ``[B, ch, height, width]``: tokens ``[B, N, C]``, or a map ``[B, C, H, W]``."""
+        last = x
+        for level in self.levels(x):
+            last = level[0]
+        return self.final(last, len(getattr(self, self.parts)) - 1)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: Indices = None,
+        *,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+    ) -> Any:
+        """Outputs of blocks or stages, as timm's models give them.
+
+        Args:
+            x: images ``[B, ch, height, width]``.
+            indices: which, or how many of the last; all by default.
+            return_prefix_tokens: pairs of patches and class token; a class token that comes last counts, too.
+            norm: after the last norm, see ``normed``.
+            stop_early: compute nothing after the last of them.
+            output_fmt: "NCHW" for maps, "NLC" for tokens.
+            intermediates_only: without the features.
+            output_dict: as a dictionary, "image_features" and "image_intermediates".
+
+        Raises:
+            InputError: another ``output_fmt``.
+        """
+        if output_fmt not in self.formats:
+            raise InputError(f"expected output_fmt {' or '.join(self.formats)}, found {output_fmt!r}: change it")
+        taken, end = take(len(getattr(self, self.parts)), indices)
+        last, index, outputs = x, 0, []
+        for index, (y, grid) in enumerate(self.levels(x)):
+            last = y
+            if index in taken:
+                tokens = self.normed(y, index) if norm else y
+                patches = tokens if grid is None else tokens[:, self.patches]
+                if grid is not None and output_fmt == "NCHW":
+                    patches = patches.transpose(1, 2).unflatten(2, grid).contiguous()
+                outputs.append((patches, tokens[:, self.prefix]) if return_prefix_tokens else patches)
+            if stop_early and index == end:
+                break
+        named: dict[str, Any] = {"image_intermediates": outputs}
+        if not intermediates_only:
+            named = {"image_features": self.final(last, index), **named}
+        return named if output_dict else outputs if intermediates_only else tuple(named.values())
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: Indices = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> Any:
+        """The same by DINO's name and arguments: ``n`` levels, as maps if ``reshape`` or if they are maps."""
+        fmt = "NCHW" if reshape or "NLC" not in self.formats else "NLC"
+        options = {"return_prefix_tokens": return_prefix_tokens, "norm": norm, "output_fmt": fmt}
+        return self.forward_intermediates(x, n, intermediates_only=True, **options)  # type: ignore[arg-type]
+
+
+class Backbone(Levels, nn.Module, ABC):
     """An image model with ``head``, ``norm`` and ``feature_info``.
 
-    A family adds ``forward_features``, ``forward_head``, ``forward_intermediates`` and timm's methods about its
-    parameters.
+    A family adds ``levels``, ``forward_head`` and timm's methods about its parameters.
 
     Args:
         in_chans: channels of an image.
@@ -38,11 +137,13 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         pools: the values that ``global_pool`` may have.
+        between: names of the lists of layers between stages, and how many there are before the first stage.
 
     Raises:
         InputError: another ``global_pool``.
     """
 
+    between: ClassVar[dict[str, int]] = {}
     norm: nn.Module
     feature_info: list[dict[str, Any]]
     pools: tuple[str, ...] = ("avg", "")
@@ -79,9 +180,22 @@ class Backbone(nn.Module, ABC):
             self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
         self.head.train(self.training)
 
-    @abstractmethod
-    def forward_features(self, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, " B *features"]:
-        """Features after the last norm."""
+    def prune_intermediate_layers(
+        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the blocks or stages after the last chosen one; norm and head if asked, or if they no longer fit."""
+        blocks = getattr(self, self.parts)
+        taken, last = take(len(blocks), indices)
+        narrower = self.parts == "stages" and last < len(blocks) - 1
+        setattr(self, self.parts, blocks[: last + 1])
+        for name, first in self.between.items():
+            setattr(self, name, getattr(self, name)[: last + first])
+        self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_norm or narrower:
+            self.norm = nn.Identity()
+        if prune_head or narrower:
+            self.reset_classifier(0, "")
+        return taken
 
     @abstractmethod
     def forward_head(self, x: Float[Tensor, " B *features"], pre_logits: bool = False) -> Float[Tensor, " B *out"]:
@@ -93,43 +207,22 @@ class Backbone(nn.Module, ABC):
 
 
 class Pyramid(Backbone):
-    """A backbone of ``stages`` whose maps become smaller and wider.
-
-    Attributes:
-        between: names of the lists of layers between stages, one shorter than ``stages``.
-    """
+    """A backbone of ``stages`` whose maps become smaller and wider."""
 
     stages: nn.ModuleList
-    between: tuple[str, ...] = ()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Gradient checkpointing: keep the blocks' inputs only and compute the blocks again in backward."""
         for stage in self.stages:
             stage.grad_checkpointing = enable  # type: ignore[assignment]
 
-    def prune_intermediate_layers(
-        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove the stages after the last chosen one, and the norm and head if they no longer fit."""
-        taken, last = take(len(self.stages), indices)
-        shorter = last < len(self.stages) - 1
-        self.stages = self.stages[: last + 1]
-        for name in self.between:
-            setattr(self, name, getattr(self, name)[:last])
-        self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
-        if prune_norm or shorter:
-            self.norm = nn.Identity()
-        if prune_head or shorter:
-            self.reset_classifier(0, "")
-        return taken
 
-
-def published(**own: Any) -> dict[str, Any]:
-    """timm's config of published weights, from what differs from most of them."""
+def published(url: str = "", size: int = 224, **own: Any) -> dict[str, Any]:
+    """timm's config of published weights for square images of this size, from what differs from most of them."""
     return {
-        "url": "",
+        "url": url,
         "num_classes": 1000,
-        "input_size": (3, 224, 224),
+        "input_size": (3, size, size),
         "pool_size": None,
         "crop_pct": 0.9,
         "interpolation": "bicubic",
@@ -140,27 +233,46 @@ def published(**own: Any) -> dict[str, Any]:
     }
 
 
+class Features(FeatureGetterNet):
+    """timm's getter of features, with a switch for gradient checkpointing."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """That of the model."""
+        self.model.set_grad_checkpointing(enable)  # type: ignore[operator, union-attr]
+
+
 def build(
-    family: type[nn.Module],
+    family: Any,
     variant: str,
-    pretrained: bool,
-    kwargs: dict[str, Any],
+    sizes: dict[str, Any],
     filter_fn: Callable[..., Any],
     levels: int | tuple[int, ...],
-    **features: Any,
+    pretrained: bool = False,
+    **kwargs: Any,
 ) -> Any:
     """Build a variant by timm's factory.
 
     Args:
         family: class of the model.
         variant: its registered name.
-        pretrained: whether to load the published weights.
-        kwargs: sizes of the model, timm's own options, and ``device`` and ``dtype`` of everything in it.
+        sizes: of this variant.
         filter_fn: renames the weights of a checkpoint.
         levels: ``out_indices`` of ``features_only`` by default.
-        features: more of timm's ``feature_cfg``.
+        pretrained: whether to load the published weights.
+        kwargs: other sizes, timm's own options, and ``device`` and ``dtype`` of everything in the model.
+
+    Raises:
+        InputError: a ``feature_cls`` that does not give this family's features.
     """
-    features |= {"out_indices": kwargs.pop("out_indices", levels), "feature_cls": "getter"}
+    extractor, known = kwargs.pop("feature_cls", "getter"), family.extractors
+    features = {"out_indices": kwargs.pop("out_indices", levels), "flatten_sequential": extractor in ("list", "dict")}
+    if kwargs.get("stage_norms"):
+        features["norm"], known = True, ("getter",)
+    if isinstance(extractor, str) and extractor not in known:
+        raise InputError(
+            f"expected feature_cls of {variant} to be {' or '.join(known)}, found {extractor!r}: change it"
+        )
+    features["feature_cls"] = Features if extractor == "getter" else extractor
     device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
 
     def make(**sizes: Any) -> nn.Module:
@@ -168,9 +280,29 @@ def build(
             made = family(**sizes)
         return made if dtype is None else made.to(dtype)
 
-    return build_model_with_cfg(
-        make, variant, pretrained, pretrained_filter_fn=filter_fn, feature_cfg=features, **kwargs
-    )
+    kwargs = {"pretrained_filter_fn": filter_fn, "feature_cfg": features, **sizes, **kwargs}
+    return build_model_with_cfg(make, variant, pretrained, **kwargs)
+
+
+def register(
+    family: type[nn.Module],
+    filter_fn: Callable[..., Any],
+    levels: int | tuple[int, ...],
+    variants: dict[str, dict[str, Any]],
+) -> None:
+    """Register variants of a family with timm, by names and sizes; their weights are in its module's ``default_cfgs``.
+
+    Args:
+        family: class of the models.
+        filter_fn: see ``build``.
+        levels: see ``build``.
+        variants: sizes by registered name.
+    """
+    for name, sizes in variants.items():
+        entry: Any = partial(build, family, name, sizes, filter_fn, levels)
+        entry.__name__, entry.__module__ = name, family.__module__
+        setattr(sys.modules[family.__module__], name, entry)  # timm adds the name to its ``__all__``
+        register_model(entry)
 
 
 @torch.fx.wrap  # one node of a traced graph, as it branches on sizes

@@ -7,19 +7,19 @@ Shapes: B batch, C channels, H and W rows and columns of a map, h and w those of
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from timm.layers import DropPath, LayerScale
-from timm.models import checkpoint_seq, generate_default_cfgs, register_model, register_notrace_module
+from timm.models import checkpoint_seq, generate_default_cfgs, register_notrace_module
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones.base import Indices, Pyramid, build, channels_last, path_rates, published, take
+from tsfm_vision.backbones.base import Level, Pyramid, channels_last, path_rates, published, register
 from tsfm_vision.backbones.checkpoints import State, recognise
 from tsfm_vision.backbones.routing import BiLevelRoutingAttention, ConvMixer, GlobalAttention, KeyPool, KeyPooling
 
@@ -142,12 +142,17 @@ class BiFormer(Pyramid):
         soft_routing: weight keys and values by their region's routing weight.
         pre_norm: normalise before each branch and not after each sum.
         mlp_dwconv: a depthwise convolution in the feed-forward parts.
+        auto_pad: ignored, as maps are always padded; the original's configs give it.
         drop_rate: dropout before the classifier.
         drop_path_rate: of the last block; it grows linearly from 0.
 
     Raises:
         InputError: sizes that do not fit each other.
     """
+
+    formats = ("NCHW",)
+    extractors = ("getter", "hook", "fx")
+    between: ClassVar[dict[str, int]] = {"downsample_layers": 1}
 
     def __init__(
         self,
@@ -176,6 +181,7 @@ class BiFormer(Pyramid):
         soft_routing: bool = False,
         pre_norm: bool = True,
         mlp_dwconv: bool = False,
+        auto_pad: bool | None = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
@@ -231,49 +237,17 @@ class BiFormer(Pyramid):
         blocks = r"^(?:stages|downsample_layers)\.(\d+)" if coarse else fine
         return {"stem": r"^downsample_layers\.0", "blocks": blocks}
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map ``[B, C, h, w]`` after the last norm."""
+    def levels(self, x: Tensor) -> Iterator[Level]:
+        """The map ``[B, C, h, w]`` of each stage."""
         x = channels_last(x)
         for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(downsample(x))
-        return self.norm(x)
+            yield x, None
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """From the last map to logits ``[B, out]``, or to the classifier's input."""
         x = self.head_drop(x.mean((2, 3)) if self.global_pool else x)
         return x if pre_logits else self.head(x)
-
-    def forward_intermediates(
-        self,
-        x: Float[Tensor, "B ch height width"],
-        indices: Indices = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """Outputs of stages, as timm's models give them; ``norm`` applies the last norm to the last stage."""
-        if output_fmt != "NCHW":
-            raise InputError(f"expected output_fmt NCHW, found {output_fmt!r}: change it")
-        taken, last = take(len(self.stages), indices)
-        outputs, x = [], channels_last(x)
-        for index, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
-            if stop_early and index > last:
-                break
-            x = stage(downsample(x))
-            if index in taken:
-                outputs.append(self.norm(x) if norm and index == len(self.stages) - 1 else x)
-        if intermediates_only:
-            return outputs
-        return (self.norm(x) if index == len(self.stages) - 1 else x), outputs
-
-    def prune_intermediate_layers(
-        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove the stages after the last chosen one, and the norm and head if they no longer fit."""
-        taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)
-        self.downsample_layers = self.downsample_layers[: len(self.stages)]
-        return taken
 
     @torch.no_grad()
     def routes(self, x: Float[Tensor, "B ch height width"]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -339,47 +313,21 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     return out
 
 
-def _cfg() -> dict[str, Any]:
-    # Published on a file-sharing site alone: give the file to tsfm_vision.backbones.load_weights.
-    return published(crop_pct=0.875, pool_size=(7, 7), first_conv="downsample_layers.0.0", license="mit")
-
-
-default_cfgs = generate_default_cfgs(
-    {name: _cfg() for name in ("biformer_tiny", "biformer_small", "biformer_base", "biformer_stl", "biformer_stl_nchw")}
-)
+# Published on a file-sharing site alone: give the file to tsfm_vision.backbones.load_weights.
+NAMES = ("biformer_tiny", "biformer_small", "biformer_base", "biformer_stl", "biformer_stl_nchw")
+CFG = published(crop_pct=0.875, pool_size=(7, 7), first_conv="downsample_layers.0.0", license="mit")
+default_cfgs = generate_default_cfgs(dict.fromkeys(NAMES, CFG))
 WIDE = (96, 192, 384, 768)
 STL = {"depths": (2, 2, 6, 2), "dims": WIDE, "mlp_ratios": (4, 4, 4, 4), "overlap": False}
-
-
-def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
-    return build(BiFormer, variant, pretrained, {**sizes, **kwargs}, checkpoint_filter_fn, (0, 1, 2, 3))
-
-
-@register_model
-def biformer_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """BiFormer-T: 13.1 M parameters."""
-    return _create("biformer_tiny", pretrained, kwargs)
-
-
-@register_model
-def biformer_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """BiFormer-S: 25.5 M parameters."""
-    return _create("biformer_small", pretrained, kwargs, depths=(4, 4, 18, 4))
-
-
-@register_model
-def biformer_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """BiFormer-B: 56.8 M parameters."""
-    return _create("biformer_base", pretrained, kwargs, depths=(4, 4, 18, 4), dims=WIDE)
-
-
-@register_model
-def biformer_stl(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """BiFormer in Swin-T's layout: 28.4 M parameters."""
-    return _create("biformer_stl", pretrained, kwargs, **STL)
-
-
-@register_model
-def biformer_stl_nchw(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """BiFormer in Swin-T's layout with the newer operator: 28.4 M parameters."""
-    return _create("biformer_stl_nchw", pretrained, kwargs, topks=(1, 4, 16, -1), newer_op=True, **STL)
+register(
+    BiFormer,
+    checkpoint_filter_fn,
+    (0, 1, 2, 3),
+    {
+        "biformer_tiny": {},
+        "biformer_small": {"depths": (4, 4, 18, 4)},
+        "biformer_base": {"depths": (4, 4, 18, 4), "dims": WIDE},
+        "biformer_stl": STL,  # in Swin-T's layout
+        "biformer_stl_nchw": {"topks": (1, 4, 16, -1), "newer_op": True, **STL},
+    },
+)

@@ -16,6 +16,7 @@ from tsfm_data.errors import InputError
 State = dict[str, Tensor]
 # The keys of weights inside a checkpoint of a training script; averaged weights come first.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
+BACKBONE = "backbone."
 # Family -> sets of keys; all keys of one set are in every checkpoint of the family and in no other's.
 SIGNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "PyramidTNT": (("sentence_merges.0.norm.weight", "word_merges.0.norm.weight"),),
@@ -45,6 +46,9 @@ def unwrap(checkpoint: Mapping[str, Any]) -> State:
             weights = weights[name]
             break
     state = {key.removeprefix("module."): value for key, value in weights.items() if isinstance(value, Tensor)}
+    # Of a detector or segmenter, its backbone.
+    inner = {key.removeprefix(BACKBONE): value for key, value in state.items() if key.startswith(BACKBONE)}
+    state = inner or state
     if not state:
         raise InputError(
             f"expected a state dict, plain or under one of {', '.join(WRAPPERS)}, found the keys "

@@ -8,19 +8,19 @@ of a head, W channels inside the feed-forward part.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from timm.layers import DropPath, PatchEmbed, to_2tuple, trunc_normal_
-from timm.models import checkpoint, generate_default_cfgs, register_model, register_notrace_module
+from timm.models import checkpoint, generate_default_cfgs, register_notrace_module
 from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from tsfm.nn import layers, rotary_angles
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones import cpu
-from tsfm_vision.backbones.base import Backbone, Indices, build, patch_grid, path_rates, published, take
+from tsfm_vision.backbones.base import Backbone, Level, patch_grid, path_rates, published, register
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
 from tsfm_vision.backbones.soft_mask import soft_masked
 
@@ -123,6 +123,8 @@ class ILlama(Backbone):
     """
 
     pools = ("token", "avg", "")
+    parts = "blocks"
+    patches, prefix = slice(None, -1), slice(-1, None)
 
     def __init__(
         self,
@@ -204,18 +206,14 @@ class ILlama(Backbone):
         tokens = torch.cat([patches, self.cls_token.expand(x.shape[0], -1, -1)], 1)
         return self.pos_drop(tokens + self.positions(grid))
 
-    def run(self, block: nn.Module, x_BNC: Tensor, turns_2NR: Tensor) -> Tensor:
-        """One block, under gradient checkpointing if that is set."""
-        arguments = (x_BNC, turns_2NR, self.soft_mask_rate)
-        return checkpoint(block, *arguments) if self.grad_checkpointing and self.training else block(*arguments)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """All tokens ``[B, N, C]`` after the last norm, class token last."""
-        x = self.embed(x)
+    def levels(self, x: Tensor) -> Iterator[Level]:
+        """All tokens ``[B, N, C]`` after each block, class token last."""
+        grid, x = self.grid(x.shape[2], x.shape[3]), self.embed(x)
         turns = rotary_table(x.shape[1], self.head_channels, x)
         for block in self.blocks:
-            x = self.run(block, x, turns)
-        return self.norm(x)
+            arguments = (x, turns, self.soft_mask_rate)
+            x = checkpoint(block, *arguments) if self.grad_checkpointing and self.training else block(*arguments)
+            yield x, grid
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """From tokens to logits ``[B, out]``, or to the classifier's input."""
@@ -223,46 +221,6 @@ class ILlama(Backbone):
             x = x[:, -1] if self.global_pool == "token" else x[:, :-1].mean(1)
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: Indices = None,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """Tokens after chosen blocks, as timm's models give them; the class token, which is last, is the "prefix"."""
-        if output_fmt not in ("NCHW", "NLC"):
-            raise InputError(f"expected output_fmt NCHW or NLC, found {output_fmt!r}: change it")
-        taken, last = take(len(self.blocks), indices)
-        final = self.embed(x)
-        turns = rotary_table(final.shape[1], self.head_channels, final)
-        outputs: list[Any] = []
-        for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
-            final = self.run(block, final, turns)
-            if index not in taken:
-                continue
-            tokens = self.norm(final) if norm else final
-            patches, own = tokens[:, :-1], tokens[:, -1:]
-            if output_fmt == "NCHW":
-                patches = patches.transpose(1, 2).unflatten(2, self.grid(x.shape[2], x.shape[3])).contiguous()
-            outputs.append((patches, own) if return_prefix_tokens else patches)
-        return outputs if intermediates_only else (self.norm(final), outputs)
-
-    def prune_intermediate_layers(
-        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove the blocks after the last chosen one, and the norm and head if asked."""
-        taken, last = take(len(self.blocks), indices)
-        self.blocks = self.blocks[: last + 1]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-        return taken
 
 
 @torch.fx.wrap
@@ -285,62 +243,38 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     return state
 
 
-def _cfg(file: str, size: int = 224) -> dict[str, Any]:
-    crop = {"crop_pct": 0.875, "crop_mode": "center"} if size == 224 else {"crop_pct": 1.0, "crop_mode": "squash"}
-    return published(url=RELEASE + file, input_size=(3, size, size), first_conv="patch_embed.proj", **crop)
-
-
+CROPS = {
+    224: {"crop_pct": 0.875, "crop_mode": "center"},
+    384: {"crop_pct": 1.0, "crop_mode": "squash"},
+}
+WEIGHTS = {
+    "illama_tiny.in1k": ("illama-tiny-in1k-75.0.pth", 224),
+    "illama_small.in1k": ("illama-small-in1k-79.9.pth", 224),
+    "illama_base.in21k_ft_in1k": ("illama-base-in21kin1k-224-83.6.pth", 224),
+    "illama_base.in1k": ("illama-base-in1k-81.6.pth", 224),
+    "illama_base_384.in21k_ft_in1k": ("illama-base-in21kin1k-384-85.0.pth", 384),
+    "illama_base_384.in1k": ("illama-base-in1k-384-83.0.pth", 384),
+    "illama_large.in21k_ft_in1k": ("illama-large-in21kin1k-224-84.8.pth", 224),
+    "illama_large_384.in21k_ft_in1k": ("illama-large-in21kin1k-384-86.0.pth", 384),
+}
 default_cfgs = generate_default_cfgs(
     {
-        "illama_tiny.in1k": _cfg("illama-tiny-in1k-75.0.pth"),
-        "illama_small.in1k": _cfg("illama-small-in1k-79.9.pth"),
-        "illama_base.in21k_ft_in1k": _cfg("illama-base-in21kin1k-224-83.6.pth"),
-        "illama_base.in1k": _cfg("illama-base-in1k-81.6.pth"),
-        "illama_base_384.in21k_ft_in1k": _cfg("illama-base-in21kin1k-384-85.0.pth", 384),
-        "illama_base_384.in1k": _cfg("illama-base-in1k-384-83.0.pth", 384),
-        "illama_large.in21k_ft_in1k": _cfg("illama-large-in21kin1k-224-84.8.pth"),
-        "illama_large_384.in21k_ft_in1k": _cfg("illama-large-in21kin1k-384-86.0.pth", 384),
+        name: published(RELEASE + file, size, first_conv="patch_embed.proj", **CROPS[size])
+        for name, (file, size) in WEIGHTS.items()
     }
 )
 BASE = {"embed_dim": 768, "num_heads": 12}
 LARGE = {"embed_dim": 1024, "num_heads": 16, "depth": 24}
-
-
-def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
-    return build(ILlama, variant, pretrained, {**sizes, **kwargs}, checkpoint_filter_fn, 3)
-
-
-@register_model
-def illama_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """iLLaMA-T: 5.7 M parameters."""
-    return _create("illama_tiny", pretrained, kwargs)
-
-
-@register_model
-def illama_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """iLLaMA-S: 22.0 M parameters."""
-    return _create("illama_small", pretrained, kwargs, embed_dim=384, num_heads=6)
-
-
-@register_model
-def illama_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """iLLaMA-B: 86.5 M parameters."""
-    return _create("illama_base", pretrained, kwargs, **BASE)
-
-
-@register_model
-def illama_base_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """iLLaMA-B for images of 384 pixels: 86.8 M parameters."""
-    return _create("illama_base_384", pretrained, kwargs, img_size=384, **BASE)
-
-
-@register_model
-def illama_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """iLLaMA-L: 310.4 M parameters."""
-    return _create("illama_large", pretrained, kwargs, **LARGE)
-
-
-@register_model
-def illama_large_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """iLLaMA-L for images of 384 pixels: 310.8 M parameters."""
-    return _create("illama_large_384", pretrained, kwargs, img_size=384, **LARGE)
+register(
+    ILlama,
+    checkpoint_filter_fn,
+    3,
+    {
+        "illama_tiny": {},
+        "illama_small": {"embed_dim": 384, "num_heads": 6},
+        "illama_base": BASE,
+        "illama_base_384": {"img_size": 384, **BASE},
+        "illama_large": LARGE,
+        "illama_large_384": {"img_size": 384, **LARGE},
+    },
+)

@@ -8,20 +8,19 @@ Shapes: B batch, C channels, H and W rows and columns of a map, N = H * W tokens
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from timm.layers import GroupNorm1, LayerNorm2d, Mlp, to_2tuple
-from timm.models import checkpoint_seq, generate_default_cfgs, register_model, register_notrace_module
+from timm.models import checkpoint, generate_default_cfgs, register_notrace_module
 from timm.models.metaformer import Downsampling, MetaFormer, Pooling
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones.base import Indices, build, channels_last, mix, published, take
+from tsfm_vision.backbones.base import Level, Levels, channels_last, mix, published, register
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_map
 
 Mixer = Literal["identity", "pool", "attention", "fc"]
@@ -90,7 +89,7 @@ class PositionedDownsampling(Downsampling):
         return x + resize_map(self.pos_embed, (x.shape[2], x.shape[3]))
 
 
-class PoolFormer(MetaFormer):
+class PoolFormer(Levels, MetaFormer):  # type: ignore[misc]
     """PoolFormer, or MetaFormer with other token mixers.
 
     Args:
@@ -109,6 +108,9 @@ class PoolFormer(MetaFormer):
         num_classes: outputs of the classifier; 0 for none.
         kwargs: ``in_chans``, ``global_pool``, ``drop_path_rate``, ``drop_rate``, ``proj_drop_rate`` of timm.
     """
+
+    formats = ("NCHW",)
+    extractors = ("getter", "list", "dict", "hook", "fx")
 
     def __init__(
         self,
@@ -173,29 +175,20 @@ class PoolFormer(MetaFormer):
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map ``[B, C, H, W]``."""
+    def levels(self, x: Tensor) -> Iterator[Level]:
+        """The map ``[B, C, H, W]`` of each stage."""
         x = self.stem(channels_last(x))
-        if self.grad_checkpointing:
-            return checkpoint_seq(self.stages, x)
-        return self.stages(x)
+        for stage in self.stages:
+            x = checkpoint(stage, x) if self.grad_checkpointing else stage(x)
+            yield x, None
 
-    def forward_intermediates(
-        self,
-        x: Float[Tensor, "B C H W"],
-        indices: Indices = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """Outputs of stages, as timm's models give them; ``norm`` applies the stage norms if there are any."""
-        chosen = list(indices) if isinstance(indices, tuple) else indices
-        last, maps = super().forward_intermediates(channels_last(x), chosen, norm, stop_early, output_fmt)
-        if norm and self.stage_norms is not None:
-            taken, _ = take(len(self.stage_norms), indices)
-            maps = [self.stage_norms[i](y) for i, y in zip(sorted(taken), maps, strict=True)]
-        return maps if intermediates_only else (last, maps)
+    def normed(self, x: Tensor, index: int) -> Tensor:
+        """The output of a stage after its norm, if stages have norms."""
+        return x if self.stage_norms is None else self.stage_norms[index](x)
+
+    def final(self, x: Tensor, index: int) -> Tensor:
+        """The last map; the head has its norm."""
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """From the last map to logits, or to the classifier's input."""
@@ -231,6 +224,9 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     own = model.state_dict()
     for key in [key for key in state if key.endswith("pos_embed")]:
         state[key] = resize_map(state[key], (own[key].shape[2], own[key].shape[3])) if key in own else state[key]
+    norms = {key: own[key] for key in own if key.startswith("stage_norms.") and key not in state}
+    if norms:  # of a classifier, whose head is of no use here; the norms are new
+        state = {key: value for key, value in state.items() if not key.startswith("head.")} | norms
     return state
 
 
@@ -253,90 +249,49 @@ def _from_original(state: State) -> State:
     return out
 
 
-def _cfg(file: str, crop_pct: float = 0.9, **kwargs: Any) -> dict[str, Any]:
-    names = {"classifier": "head.fc", "first_conv": "stem.conv", "license": "apache-2.0"}
-    return published(url=RELEASE + file, crop_pct=crop_pct, pool_size=(7, 7), **names, **kwargs)
+def weights(file: str, **own: Any) -> dict[str, Any]:
+    """Config of a published file."""
+    names: dict[str, Any] = {"classifier": "head.fc", "first_conv": "stem.conv", "license": "apache-2.0"}
+    return published(RELEASE + file, pool_size=(7, 7), **names, **own)
 
 
 default_cfgs = generate_default_cfgs(
     {
-        "tsfm_poolformer_s12.sail_in1k": _cfg("poolformer_s12.pth.tar"),
-        "tsfm_poolformer_s24.sail_in1k": _cfg("poolformer_s24.pth.tar"),
-        "tsfm_poolformer_s36.sail_in1k": _cfg("poolformer_s36.pth.tar"),
-        "tsfm_poolformer_m36.sail_in1k": _cfg("poolformer_m36.pth.tar", 0.95),
-        "tsfm_poolformer_m48.sail_in1k": _cfg("poolformer_m48.pth.tar", 0.95),
-        "metaformer_id_s12.sail_in1k": _cfg("metaformer_id_s12.pth.tar"),
-        "metaformer_pppf_s12_224.sail_in1k": _cfg("metaformer_pppf_s12_224.pth.tar", fixed_input_size=True),
-        "metaformer_ppff_s12_224.sail_in1k": _cfg("metaformer_ppff_s12_224.pth.tar", fixed_input_size=True),
-        "metaformer_pppa_s12_224.sail_in1k": _cfg("metaformer_pppa_s12_224.pth.tar"),
-        "metaformer_ppaa_s12_224.sail_in1k": _cfg("metaformer_ppaa_s12_224.pth.tar"),
+        "tsfm_poolformer_s12.sail_in1k": weights("poolformer_s12.pth.tar"),
+        "tsfm_poolformer_s24.sail_in1k": weights("poolformer_s24.pth.tar"),
+        "tsfm_poolformer_s36.sail_in1k": weights("poolformer_s36.pth.tar"),
+        "tsfm_poolformer_m36.sail_in1k": weights("poolformer_m36.pth.tar", crop_pct=0.95),
+        "tsfm_poolformer_m48.sail_in1k": weights("poolformer_m48.pth.tar", crop_pct=0.95),
+        "metaformer_id_s12.sail_in1k": weights("metaformer_id_s12.pth.tar"),
+        "metaformer_pppf_s12_224.sail_in1k": weights("metaformer_pppf_s12_224.pth.tar", fixed_input_size=True),
+        "metaformer_ppff_s12_224.sail_in1k": weights("metaformer_ppff_s12_224.pth.tar", fixed_input_size=True),
+        "metaformer_pppa_s12_224.sail_in1k": weights("metaformer_pppa_s12_224.pth.tar"),
+        "metaformer_ppaa_s12_224.sail_in1k": weights("metaformer_ppaa_s12_224.pth.tar"),
     }
 )
 MEDIUM = (96, 192, 384, 768)
-
-
-def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
-    kwargs, norm = {**sizes, **kwargs}, kwargs.get("stage_norms", False)
-    return build(PoolFormer, variant, pretrained, kwargs, checkpoint_filter_fn, (0, 1, 2, 3), norm=norm)
-
-
-@register_model
-def tsfm_poolformer_s12(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PoolFormer-S12: 11.9 M parameters."""
-    return _create("tsfm_poolformer_s12", pretrained, kwargs)
-
-
-@register_model
-def tsfm_poolformer_s24(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PoolFormer-S24: 21.4 M parameters."""
-    return _create("tsfm_poolformer_s24", pretrained, kwargs, depths=(4, 4, 12, 4))
-
-
-@register_model
-def tsfm_poolformer_s36(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PoolFormer-S36: 30.9 M parameters."""
-    return _create("tsfm_poolformer_s36", pretrained, kwargs, depths=(6, 6, 18, 6), layer_scale=1e-6)
-
-
-@register_model
-def tsfm_poolformer_m36(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PoolFormer-M36: 56.2 M parameters."""
-    return _create("tsfm_poolformer_m36", pretrained, kwargs, depths=(6, 6, 18, 6), dims=MEDIUM, layer_scale=1e-6)
-
-
-@register_model
-def tsfm_poolformer_m48(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PoolFormer-M48: 73.5 M parameters."""
-    return _create("tsfm_poolformer_m48", pretrained, kwargs, depths=(8, 8, 24, 8), dims=MEDIUM, layer_scale=1e-6)
-
-
-@register_model
-def metaformer_id_s12(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MetaFormer-S12 without any mixing: 11.9 M parameters."""
-    return _create("metaformer_id_s12", pretrained, kwargs, mixers=("identity",) * 4)
-
-
-@register_model
-def metaformer_pppf_s12_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MetaFormer-S12, a learned matrix in the last stage: 11.9 M parameters."""
-    return _create("metaformer_pppf_s12_224", pretrained, kwargs, mixers=("pool", "pool", "pool", "fc"))
-
-
-@register_model
-def metaformer_ppff_s12_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MetaFormer-S12, a learned matrix in the last two stages: 12.2 M parameters."""
-    return _create("metaformer_ppff_s12_224", pretrained, kwargs, mixers=("pool", "pool", "fc", "fc"))
-
-
-@register_model
-def metaformer_pppa_s12_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MetaFormer-S12, attention in the last stage: 14.0 M parameters."""
-    mixers = ("pool", "pool", "pool", "attention")
-    return _create("metaformer_pppa_s12_224", pretrained, kwargs, mixers=mixers, positioned=(3,), channel_norm=True)
-
-
-@register_model
-def metaformer_ppaa_s12_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MetaFormer-S12, attention in the last two stages: 16.5 M parameters."""
-    mixers = ("pool", "pool", "attention", "attention")
-    return _create("metaformer_ppaa_s12_224", pretrained, kwargs, mixers=mixers, positioned=(2,), channel_norm=True)
+register(
+    PoolFormer,
+    checkpoint_filter_fn,
+    (0, 1, 2, 3),
+    {
+        "tsfm_poolformer_s12": {},
+        "tsfm_poolformer_s24": {"depths": (4, 4, 12, 4)},
+        "tsfm_poolformer_s36": {"depths": (6, 6, 18, 6), "layer_scale": 1e-6},
+        "tsfm_poolformer_m36": {"depths": (6, 6, 18, 6), "dims": MEDIUM, "layer_scale": 1e-6},
+        "tsfm_poolformer_m48": {"depths": (8, 8, 24, 8), "dims": MEDIUM, "layer_scale": 1e-6},
+        "metaformer_id_s12": {"mixers": ("identity",) * 4},
+        "metaformer_pppf_s12_224": {"mixers": ("pool", "pool", "pool", "fc")},
+        "metaformer_ppff_s12_224": {"mixers": ("pool", "pool", "fc", "fc")},
+        "metaformer_pppa_s12_224": {
+            "mixers": ("pool", "pool", "pool", "attention"),
+            "positioned": (3,),
+            "channel_norm": True,
+        },
+        "metaformer_ppaa_s12_224": {
+            "mixers": ("pool", "pool", "attention", "attention"),
+            "positioned": (2,),
+            "channel_norm": True,
+        },
+    },
+)

@@ -7,18 +7,19 @@ Shapes: B batch, N sentences of a map, P words of a sentence, C channels of a se
 channels of a head, M keys.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, cast
 
 import torch
-from jaxtyping import Float
 from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import to_2tuple, trunc_normal_
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
+from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones.base import Indices, Pyramid, build, path_rates, published, take
+from tsfm_vision.backbones.base import Level, Pyramid, path_rates, published, register
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
 from tsfm_vision.backbones.pyramid_tnt_layers import WORDS, Block, Grid, Merge, MergeWords, Stage, Stem, resize_relative
 
@@ -50,7 +51,7 @@ class PyramidTNT(Pyramid):
         InputError: an image size that does not fit.
     """
 
-    between = ("word_merges", "sentence_merges")
+    between: ClassVar[dict[str, int]] = {"word_merges": 0, "sentence_merges": 0}
 
     def __init__(
         self,
@@ -106,55 +107,36 @@ class PyramidTNT(Pyramid):
         blocks = r"^(?:stages|word_merges|sentence_merges)\.(\d+)" if coarse else fine
         return {"stem": r"^patch_embed|^inner_pos|^outer_pos", "blocks": blocks}
 
-    def run(self, x: Tensor, last: int) -> list[tuple[Tensor, Grid]]:
-        """Sentences ``[B, N, C]`` after each stage up to ``last``, and their grids."""
+    def set_input_size(self, img_size: int | Sequence[int]) -> None:
+        """Change the model's image size: its position tables are resized once and not in every forward pass."""
+        size = to_2tuple(img_size)
+        grid, kept = grid_of(*size), self.outer_pos.requires_grad
+        table = resize_grid(self.outer_pos, self.grid, grid).detach().clone()
+        self.outer_pos, self.grid = nn.Parameter(table, kept), grid
+        stage: Any
+        for stage in self.stages:
+            kept = stage.relative_pos.requires_grad
+            table = resize_relative(stage.relative_pos, stage.grid, grid, stage.reduction).detach().clone()
+            stage.relative_pos, stage.grid = nn.Parameter(table, kept), grid
+            grid = halved(grid)
+        update_model_input_size(self, size)
+
+    def levels(self, x: Tensor) -> Iterator[Level]:
+        """Sentences ``[B, N, C]`` after each stage, and their grids."""
         grid = grid_of(x.shape[2], x.shape[3])
         inner, outer = self.patch_embed(x)
         inner, outer = inner + self.inner_pos, outer + resize_grid(self.outer_pos, self.grid, grid)
-        outputs: list[tuple[Tensor, Grid]] = []
-        for stage, words, sentences in zip(self.stages, self.word_merges, self.sentence_merges):  # noqa: B905
-            if len(outputs) <= last:
-                inner, outer = stage(inner, outer, grid)
-                outputs.append((outer, grid))
-            if len(outputs) <= last:
-                inner, outer = words(inner, grid), sentences(outer, grid)
+        for index, stage in enumerate(self.stages):
+            if index > 0:
+                inner, outer = self.word_merges[index - 1](inner, grid), self.sentence_merges[index - 1](outer, grid)
                 grid = halved(grid)
-        if len(outputs) <= last:
-            inner, outer = self.stages[-1](inner, outer, grid)
-            outputs.append((outer, grid))
-        return outputs
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map's sentences ``[B, N, C]`` after the last norm."""
-        return self.norm(self.run(x, len(self.stages))[-1][0])
+            inner, outer = stage(inner, outer, grid)
+            yield outer, grid
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """From sentences to logits ``[B, out]``, or to the classifier's input."""
         x = self.head_drop(x.mean(1) if self.global_pool else x)
         return x if pre_logits else self.head(x)
-
-    def forward_intermediates(
-        self,
-        x: Float[Tensor, "B ch height width"],
-        indices: Indices = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """Outputs of stages, as timm's models give them; ``norm`` applies the last norm to the last stage."""
-        if output_fmt not in ("NCHW", "NLC"):
-            raise InputError(f"expected output_fmt NCHW or NLC, found {output_fmt!r}: change it")
-        taken, last = take(len(self.stages), indices)
-        reached = self.run(x, last if stop_early else len(self.stages))
-        outputs = []
-        for index in sorted(taken):
-            tokens, grid = reached[index]
-            tokens = self.norm(tokens) if norm and index == len(self.stages) - 1 else tokens
-            outputs.append(tokens.transpose(1, 2).unflatten(2, grid).contiguous() if output_fmt == "NCHW" else tokens)
-        if intermediates_only:
-            return outputs
-        return (self.norm(reached[-1][0]) if len(reached) == len(self.stages) else reached[-1][0]), outputs
 
 
 @torch.fx.wrap
@@ -202,57 +184,22 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     return state
 
 
-def _cfg(size: int) -> dict[str, Any]:
-    # Published on a file-sharing site alone: give the file to tsfm_vision.backbones.load_weights.
-    colours = {"mean": IMAGENET_INCEPTION_MEAN, "std": IMAGENET_INCEPTION_STD}
-    names = {"first_conv": "patch_embed.common_conv.0", "license": "apache-2.0"}
-    return published(input_size=(3, size, size), **colours, **names)
-
-
-default_cfgs = generate_default_cfgs(
-    {
-        "ptnt_ti_patch16_192": _cfg(192),
-        "ptnt_s_patch16_256": _cfg(256),
-        "ptnt_m_patch16_256": _cfg(256),
-        "ptnt_b_patch16_256": _cfg(256),
-    }
-)
-
-
-def _create(
-    variant: str,
-    pretrained: bool,
-    kwargs: dict[str, Any],
-    depths: Sequence[int],
-    first: Sequence[int],
-    size: int,
-) -> Any:
-    """``first``: outer and inner channels, then outer and inner heads of the first stage; later ones are multiples."""
+def sizes(depths: Sequence[int], first: Sequence[int], size: int) -> dict[str, Any]:
+    """Of a variant; ``first``: outer and inner channels, then heads, of the first stage; later ones are multiples."""
     names = ("outer_dims", "inner_dims", "outer_heads", "inner_heads")
-    sizes = {name: tuple(value * factor for factor in (1, 2, 4, 4)) for name, value in zip(names, first, strict=True)}
-    kwargs = {"img_size": size, "depths": depths, **sizes, **kwargs}
-    return build(PyramidTNT, variant, pretrained, kwargs, checkpoint_filter_fn, (0, 1, 2, 3))
+    scaled = {name: tuple(value * factor for factor in (1, 2, 4, 4)) for name, value in zip(names, first, strict=True)}
+    return {"img_size": size, "depths": depths, **scaled}
 
 
-@register_model
-def ptnt_ti_patch16_192(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PyramidTNT-Ti: 10.6 M parameters."""
-    return _create("ptnt_ti_patch16_192", pretrained, kwargs, (2, 6, 3, 2), (80, 5, 2, 1), 192)
-
-
-@register_model
-def ptnt_s_patch16_256(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PyramidTNT-S: 32.0 M parameters."""
-    return _create("ptnt_s_patch16_256", pretrained, kwargs, (2, 8, 4, 2), (128, 8, 4, 2), 256)
-
-
-@register_model
-def ptnt_m_patch16_256(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PyramidTNT-M: 84.9 M parameters."""
-    return _create("ptnt_m_patch16_256", pretrained, kwargs, (2, 8, 6, 2), (192, 12, 4, 2), 256)
-
-
-@register_model
-def ptnt_b_patch16_256(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PyramidTNT-B: 157.0 M parameters."""
-    return _create("ptnt_b_patch16_256", pretrained, kwargs, (2, 10, 6, 2), (256, 16, 4, 2), 256)
+VARIANTS = {
+    "ptnt_ti_patch16_192": sizes((2, 6, 3, 2), (80, 5, 2, 1), 192),
+    "ptnt_s_patch16_256": sizes((2, 8, 4, 2), (128, 8, 4, 2), 256),
+    "ptnt_m_patch16_256": sizes((2, 8, 6, 2), (192, 12, 4, 2), 256),
+    "ptnt_b_patch16_256": sizes((2, 10, 6, 2), (256, 16, 4, 2), 256),
+}
+# Published on a file-sharing site alone: give the file to tsfm_vision.backbones.load_weights.
+weights = partial(published, mean=IMAGENET_INCEPTION_MEAN, std=IMAGENET_INCEPTION_STD, license="apache-2.0")
+default_cfgs = generate_default_cfgs(
+    {name: weights(size=own["img_size"], first_conv="patch_embed.common_conv.0") for name, own in VARIANTS.items()}
+)
+register(PyramidTNT, checkpoint_filter_fn, (0, 1, 2, 3), VARIANTS)

@@ -8,20 +8,19 @@ token, H heads, D channels of a head.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import Mlp, to_2tuple
-from timm.models import checkpoint, generate_default_cfgs, register_model, register_notrace_module
+from timm.models import checkpoint, generate_default_cfgs, register_notrace_module
 from timm.models import tnt as timm_tnt
 from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
-from tsfm_data.errors import InputError
-from tsfm_vision.backbones.base import Indices, build, mix, patch_grid, published, take
+from tsfm_vision.backbones.base import Level, Levels, mix, patch_grid, published, register
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
 
 RELEASE = "https://github.com/huawei-noah/Efficient-AI-Backbones/releases/download/tnt/"
@@ -71,7 +70,7 @@ class GatedMlp(Mlp):
         return x_BNC + self.gate(x_BNC.mean(1, keepdim=True)) * x_BNC
 
 
-class TNT(timm_tnt.TNT):
+class TNT(Levels, timm_tnt.TNT):  # type: ignore[misc]
     """Transformer in Transformer.
 
     Args:
@@ -80,6 +79,9 @@ class TNT(timm_tnt.TNT):
         kwargs: everything else that timm's TNT takes: ``img_size``, ``patch_size``, ``embed_dim``, ``inner_dim``,
             ``depth``, ``num_heads_inner``, ``num_heads_outer``, ``global_pool``, ``drop_path_rate`` ...
     """
+
+    parts = "blocks"
+    patches, prefix = slice(1, None), slice(1)
 
     def __init__(self, mlp_ratio: int | float = 4.0, gated: bool = False, **kwargs: Any) -> None:
         super().__init__(mlp_ratio=mlp_ratio, **kwargs)
@@ -133,43 +135,13 @@ class TNT(timm_tnt.TNT):
         outer = torch.cat((self.cls_token.expand(batch, -1, -1), outer), dim=1)
         return inner, self.pos_drop(outer + self.positions(grid))
 
-    def run(self, block: nn.Module, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
-        """One block, under gradient checkpointing if that is set."""
-        return checkpoint(block, inner, outer) if self.grad_checkpointing else block(inner, outer)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """All outer tokens ``[B, M, C]`` after the last norm, class token first."""
-        inner, outer = self.embed(x)
-        for block in self.blocks:
-            inner, outer = self.run(block, inner, outer)
-        return self.norm(outer)
-
-    def forward_intermediates(
-        self,
-        x: Float[Tensor, "B ch height width"],
-        indices: Indices = None,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """Outer tokens after chosen blocks, as timm's models give them."""
-        if output_fmt not in ("NCHW", "NLC"):
-            raise InputError(f"expected output_fmt NCHW or NLC, found {output_fmt!r}: change it")
-        taken, last = take(len(self.blocks), indices)
+    def levels(self, x: Tensor) -> Iterator[Level]:
+        """All outer tokens ``[B, M, C]`` after each block, class token first."""
         grid = self.grid(x.shape[2], x.shape[3])
         inner, outer = self.embed(x)
-        outputs: list[Any] = []
-        for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
-            inner, outer = self.run(block, inner, outer)
-            if index in taken:
-                tokens = self.norm(outer) if norm else outer
-                prefix, patches = tokens[:, :1], tokens[:, 1:]
-                if output_fmt == "NCHW":
-                    patches = patches.transpose(1, 2).unflatten(2, grid).contiguous()
-                outputs.append((patches, prefix) if return_prefix_tokens else patches)
-        return outputs if intermediates_only else (self.norm(outer), outputs)
+        for block in self.blocks:
+            inner, outer = checkpoint(block, inner, outer) if self.grad_checkpointing else block(inner, outer)
+            yield outer, grid
 
 
 @torch.fx.wrap
@@ -200,48 +172,36 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     return state
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    colours = {"mean": IMAGENET_INCEPTION_MEAN, "std": IMAGENET_INCEPTION_STD}
-    return published(**colours, first_conv="pixel_embed.proj", license="apache-2.0", **kwargs)
-
-
+weights = partial(
+    published,
+    mean=IMAGENET_INCEPTION_MEAN,
+    std=IMAGENET_INCEPTION_STD,
+    first_conv="pixel_embed.proj",
+    license="apache-2.0",
+)
 default_cfgs = generate_default_cfgs(
     {
-        "tnt_ti_patch16_224": _cfg(),
-        "tsfm_tnt_s_patch16_224.in1k": _cfg(url=RELEASE + "tnt_s_81.5.pth.tar"),
-        "tsfm_tnt_b_patch16_224.in1k": _cfg(url=RELEASE + "tnt_b_82.9.pth.tar"),
-        "tsfm_tnt_s_legacy_patch16_224.in1k": _cfg(hf_hub_id="timm/tnt_s_legacy_patch16_224.in1k"),
+        "tnt_ti_patch16_224": weights(),  # none were published
+        "tsfm_tnt_s_patch16_224.in1k": weights(RELEASE + "tnt_s_81.5.pth.tar"),
+        "tsfm_tnt_b_patch16_224.in1k": weights(RELEASE + "tnt_b_82.9.pth.tar"),
+        "tsfm_tnt_s_legacy_patch16_224.in1k": weights(hf_hub_id="timm/tnt_s_legacy_patch16_224.in1k"),
     }
 )
-
-
-def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> Any:
-    return build(TNT, variant, pretrained, {**sizes, **kwargs}, checkpoint_filter_fn, 3)
-
-
-@register_model
-def tnt_ti_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TNT-Ti of the paper: 6.1 M parameters; no weights were published."""
-    sizes = {"embed_dim": 192, "inner_dim": 12, "num_heads_inner": 2, "num_heads_outer": 3}
-    return _create("tnt_ti_patch16_224", pretrained, kwargs, depth=12, **sizes)
-
-
-@register_model
-def tsfm_tnt_s_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TNT-S: 23.8 M parameters."""
-    sizes = {"embed_dim": 384, "inner_dim": 24, "num_heads_outer": 6}
-    return _create("tsfm_tnt_s_patch16_224", pretrained, kwargs, depth=12, **sizes)
-
-
-@register_model
-def tsfm_tnt_b_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TNT-B: 65.4 M parameters."""
-    sizes = {"embed_dim": 640, "inner_dim": 40, "num_heads_outer": 10}
-    return _create("tsfm_tnt_b_patch16_224", pretrained, kwargs, depth=12, **sizes)
-
-
-@register_model
-def tsfm_tnt_s_legacy_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """timm's older TNT-S, which convolves before it cuts patches: 23.8 M parameters."""
-    sizes = {"embed_dim": 384, "inner_dim": 24, "num_heads_outer": 6, "legacy": True}
-    return _create("tsfm_tnt_s_legacy_patch16_224", pretrained, kwargs, depth=12, **sizes)
+SMALL = {"depth": 12, "embed_dim": 384, "inner_dim": 24, "num_heads_outer": 6}
+register(
+    TNT,
+    checkpoint_filter_fn,
+    3,
+    {
+        "tnt_ti_patch16_224": {
+            "depth": 12,
+            "embed_dim": 192,
+            "inner_dim": 12,
+            "num_heads_inner": 2,
+            "num_heads_outer": 3,
+        },
+        "tsfm_tnt_s_patch16_224": SMALL,
+        "tsfm_tnt_b_patch16_224": {"depth": 12, "embed_dim": 640, "inner_dim": 40, "num_heads_outer": 10},
+        "tsfm_tnt_s_legacy_patch16_224": {"legacy": True, **SMALL},  # timm's older one, which convolves before it cuts
+    },
+)

@@ -175,11 +175,16 @@ def finetune(
     steps: int = 200,
     batch_size: int = 64,
     lr: float = 1e-3,
+    layer_decay: float = 0.8,
+    method: Literal["full", "lora", "head"] = "full",
+    rank: int = 8,
     checks: int = 5,
     seed: int = 0,
     scratch: bool = False,
     overwrite: bool = False,
     device: str = "cpu",
+    precision: Literal["32", "bf16"] = "32",
+    workers: int = 0,
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Fine-tune an image model on your images.
@@ -193,19 +198,24 @@ def finetune(
             image model that ships with the package.
         steps: optimiser steps.
         batch_size: images per step.
-        lr: peak learning rate; layers closer to the input have a smaller one.
+        lr: peak learning rate of the last layers.
+        layer_decay: factor on the learning rate from each layer to the one before; 1 for the same everywhere.
+        method: what to train: full (all weights), lora (low-rank updates of the weights) or head (the classifier).
+        rank: rank of the LoRA updates.
         checks: number of evaluations on the val part, or on held-out training images; the best checkpoint is kept.
         seed: random seed of held-out images, order, augmentation and a new head.
         scratch: start from random weights instead, for comparison.
         overwrite: replace an existing output.
         device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
+        precision: of products in training: 32 bits, or bf16, which is faster on GPUs and newer CPUs.
+        workers: processes that read and augment images.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     check_new([output], overwrite, [data, model], sign="config.json")
     keep_large_blocks()
-    options = (steps, batch_size, lr, checks, seed, scratch, on_bad, device)
+    schedule, part = (steps, batch_size, lr, checks, seed, scratch, on_bad, device), (layer_decay, method, rank)
     with atomic_folder(output) as temporary:
-        result = training.finetune(data, image_folder(model), temporary, *options)
+        result = training.finetune(data, image_folder(model), temporary, *schedule, *part, precision, workers)
     say(f"top-1 {result['val']:.2%} on the held-out training or val images, which chose step {result['steps']}")
     if result["test"] is None:
         say("no test part, so nothing judges the model: score it on other images with tsfm image evaluate")

@@ -29,7 +29,7 @@ def same(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     return x
 
 
-def eval_transform(data_config: dict[str, Any]) -> Callable[..., Any]:
+def eval_transform(data_config: dict[str, Any]) -> Any:
     """timm's transform of an image to be classified, by a model's data config."""
     return create_transform(
         data_config["input_size"],

@@ -1,9 +1,10 @@
-"""Training of image models: the Lightning task, data module and callbacks, the recipe, and fine-tuning."""
+"""Training of image models: Lightning tasks, data modules and callbacks, recipes, fine-tuning, segmentation."""
 
 from tsfm_vision.training.callbacks import SoftMaskSchedule
 from tsfm_vision.training.data import ImageDataModule, Shuffled, TrainLoader, Transformed, divide, open_source
 from tsfm_vision.training.finetuning import device_of, finetune
 from tsfm_vision.training.recipes import Augment, ImageOptim, Mix, build_optimizer, lr_factor
+from tsfm_vision.training.segmentation import SegmentationDataModule, SegmentationTask, Segmenter
 from tsfm_vision.training.task import ImageModelFolder, ImageTask
 
 __all__ = [
@@ -13,6 +14,9 @@ __all__ = [
     "ImageOptim",
     "ImageTask",
     "Mix",
+    "SegmentationDataModule",
+    "SegmentationTask",
+    "Segmenter",
     "Shuffled",
     "SoftMaskSchedule",
     "TrainLoader",

@@ -11,7 +11,7 @@ import torch
 from timm.data import create_dataset
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from tsfm_data.errors import InputError, check_seed, reason_of, unknown_name
 from tsfm_data.images import WHOLE, ImageSet, OnBad, hold_out, open_images
@@ -306,7 +306,7 @@ def _from_timm(source: str, root: str | None, channels: int) -> dict[str, ImageS
 
 
 def _listed(data: Any, name: str, channels: int) -> ImageSet:
-    pairs = [data[i] for i in range(len(data))]
+    pairs = list(data) if isinstance(data, IterableDataset) else [data[i] for i in range(len(data))]
     labels = np.array([int(label) for _, label in pairs], np.int64)
     classes = tuple(getattr(data, "classes", None) or map(str, range(int(labels.max(initial=0)) + 1)))
     mode = "L" if channels == 1 else "RGB"

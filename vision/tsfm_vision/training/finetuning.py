@@ -5,16 +5,17 @@ Held-out training images choose the best checkpoint. Test images choose nothing.
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader
 
-from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
+from tsfm.training import add_updates, merge
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, check_sizes, reason_of
 from tsfm_data.images import ImageSet, OnBad
 from tsfm_data.progress import progress
 from tsfm_vision.evaluation import probabilities
@@ -36,6 +37,10 @@ def finetune(
     on_bad: OnBad,
     device: str = "cpu",
     layer_decay: float = 0.8,
+    method: Literal["full", "lora", "head"] = "full",
+    rank: int = 8,
+    precision: Literal["32", "bf16"] = "32",
+    workers: int = 0,
 ) -> dict[str, Any]:
     """Train on a set's training images and write the model folder; returns the steps of the best model and its scores.
 
@@ -54,13 +59,23 @@ def finetune(
         on_bad: whether an image that cannot be read is an error or is skipped.
         device: where to train, by PyTorch's name.
         layer_decay: factor on the learning rate from each layer to the one below; unused with ``scratch``.
+        method: "full" trains all weights, "head" the classifier, "lora" the classifier and low-rank updates of the
+            linear layers inside blocks, which are added to their weights at the end.
+        rank: of the updates.
+        precision: of the products in training, 32 bits or bfloat16; weights have 32 bits.
+        workers: processes that read and augment images; 0 does it in this one, with the same result.
 
     Raises:
         InputError: an image set without classes to train on, or numbers out of range.
     """
-    for name, value in (("steps", steps), ("batch_size", batch_size), ("checks", checks)):
-        if value < 1:
-            raise InputError(f"expected {name} of at least 1, found {value}: change it")
+    check_sizes("change it", steps=steps, batch_size=batch_size, checks=checks, rank=rank)
+    if not 0 < layer_decay <= 1 or workers < 0:
+        raise InputError(
+            f"expected a layer_decay above 0 and at most 1, and workers of 0 or more, found {layer_decay} and "
+            f"{workers}: change them"
+        )
+    if scratch and method != "full":
+        raise InputError(f"expected method full for random weights, found {method}: leave one of them out")
     place = device_of(device)
     net, classes = load(model)
     config, seen = data_config(net), Seen() if scratch else seen_by(model)
@@ -72,17 +87,19 @@ def finetune(
     net = begin(net, model, len(parts["train"].classes), same, scratch, seed).to(place)
     curve = [(0, score(net, parts["val"]))] if same and not scratch else []
     best, best_step = (copy.deepcopy(net.state_dict()), 0) if curve else ({}, 0)
+    choose_trained(net, method, rank)
     optim = ImageOptim(
         lr=lr, warmup_epochs=0, min_lr=0.0, layer_decay=None if scratch or layer_decay == 1 else layer_decay
     )
     optimizer = build_optimizer(optim, net, batch_size)
     schedule = LambdaLR(optimizer, lr_factor(optim, steps, 1, batch_size))
     images = Transformed(parts["train"], Augment(crop="pad", policy=None, erase=0.0).build(config), seed)
-    for step in progress(range(1, steps + 1), "fine-tune"):
-        reseed(seed, step)
-        chosen = torch.randint(len(images), (batch_size,)).tolist()
-        x, labels = default_collate([images[(step, place, index)] for place, index in enumerate(chosen)])
-        loss = F.cross_entropy(net.train()(x.to(place)), labels.to(place), label_smoothing=0.1)
+    loader = DataLoader(images, batch_sampler=draw(len(images), batch_size, steps, seed), num_workers=workers)
+    for step, (x, labels) in enumerate(progress(loader, "fine-tune"), 1):
+        reseed(seed, step, 1)
+        net.train(method != "head")  # where all but the classifier is frozen, running statistics are as well
+        with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = F.cross_entropy(net(x.to(place)), labels.to(place), label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -94,6 +111,7 @@ def finetune(
             if curve[-1][1] >= max(value for _, value in curve):
                 best, best_step = copy.deepcopy(net.state_dict()), step
     net.load_state_dict(best)
+    merge(net)
     train, test = parts["train"], parts.get("test")
     now = seen.and_now(train, parts["val"])
     save(net.eval(), output, TrainedOn(train.name, train.classes, len(train), now))
@@ -104,6 +122,28 @@ def finetune(
         "test": None if test is None else score(net, test),
         "warning": None if test is None else now.warning(test),
     }
+
+
+def draw(count: int, batch_size: int, steps: int, seed: int) -> list[list[tuple[int, int, int]]]:
+    """For each step, its images as keys of ``Transformed``: step, place in the batch, and a random index."""
+    keys = []
+    for step in range(1, steps + 1):
+        reseed(seed, step)
+        keys.append([(step, place, i) for place, i in enumerate(torch.randint(count, (batch_size,)).tolist())])
+    return keys
+
+
+def choose_trained(net: nn.Module, method: str, rank: int) -> None:
+    """Freeze what a method does not train, and add the updates of "lora"."""
+    if method == "full":
+        return
+    model: Any = net
+    head = list(model.get_classifier().modules())
+    if method == "lora":
+        add_updates(net, rank, lambda name: net.get_submodule(name) in head)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    model.get_classifier().requires_grad_(True)
 
 
 def device_of(name: str) -> torch.device:

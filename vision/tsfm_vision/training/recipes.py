@@ -8,12 +8,13 @@ from typing import Any, Literal
 from PIL import Image
 from timm.data import Mixup, auto_augment, create_transform
 from timm.data.random_erasing import RandomErasing
-from timm.data.transforms import MaybeToTensor, str_to_interp_mode
+from timm.data.transforms import MaybeToTensor
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch.optim import AdamW, Optimizer
 from torchvision import transforms
 
 from tsfm_data.errors import InputError
+from tsfm_vision.evaluation import eval_transform
 
 
 def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
@@ -106,8 +107,8 @@ class Augment:
     """Augmentation of a training image.
 
     Attributes:
-        crop: ``"resized"``: a random part of the image, resized (ImageNet); ``"pad"``: the whole image, moved by up to
-            an eighth of its side (small images).
+        crop: ``"resized"``: a random part of the image, resized (ImageNet); ``"pad"``: resized and cropped as in
+            evaluation, then moved by up to an eighth of its side (small images).
         scale: least and greatest share of the image's area for ``"resized"``.
         flip: probability of a horizontal flip.
         policy: timm's name of a RandAugment or AutoAugment policy; null for none.
@@ -128,6 +129,11 @@ class Augment:
     def build(self, data_config: dict[str, Any]) -> Callable[..., Any]:
         """The transform of a training image for a model of this data config (timm's keys)."""
         size, mean, std = data_config["input_size"][1:], data_config["mean"], data_config["std"]
+        if self.policy and len(mean) in (2, 4):
+            raise InputError(
+                f"expected augment.policy null for images with alpha, found {self.policy!r}: give "
+                "--data.augment.policy null"
+            )
         if self.crop == "resized":
             return create_transform(
                 data_config["input_size"],
@@ -142,9 +148,8 @@ class Augment:
                 mean=mean,
                 std=std,
             )
-        mode = str_to_interp_mode(data_config["interpolation"])
         steps: list[Any] = [
-            transforms.Resize(size, mode),
+            *eval_transform(data_config).transforms[:-2],  # without the conversion to a tensor
             transforms.RandomCrop(size, padding=max(1, size[0] // 8)),
             transforms.RandomHorizontalFlip(self.flip),
         ]

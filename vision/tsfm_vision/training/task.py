@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -24,14 +24,42 @@ from tsfm_vision.weights import Seen, TrainedOn, create, data_config, save
 Batch = tuple[Float[Tensor, "B C H W"], Int[Tensor, " B"]]
 
 
-class ImageTask(pl.LightningModule):
+class NetTask(pl.LightningModule):
+    """What tasks of images share: a model ``net`` of a ``data_config``, trained as ``optim`` says."""
+
+    net: nn.Module
+    data_config: dict[str, Any]
+    optim: ImageOptim
+
+    def on_fit_start(self) -> None:
+        """Print the data and the model."""
+        if self.trainer.is_global_zero:
+            data, parameters = self.trainer.datamodule, sum(p.numel() for p in self.net.parameters())  # type: ignore[attr-defined]
+            say(f"data: {data.source}, {data.describe()}")
+            say(f"model: {type(self.net).__name__}, {parameters:,} parameters, input {self.data_config['input_size']}")
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over timm's parameter groups, its schedule stepped after every optimiser step."""
+        trainer, data = self.trainer, self.trainer.datamodule  # type: ignore[attr-defined]
+        batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        optimizer = build_optimizer(self.optim, self.net, batch)
+        per_epoch, _ = training_steps(trainer)
+        schedule = LambdaLR(optimizer, lr_factor(self.optim, per_epoch, max(1, trainer.max_epochs or 1), batch))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed dropout and mixing for each batch, so that resumed training gives the same result."""
+        reseed(self.trainer.datamodule.seed, self.trainer.current_epoch, batch_idx, self.global_rank)  # type: ignore[attr-defined]
+
+
+class ImageTask(NetTask):
     """Train, validate, test and predict with an image model of timm or of this package.
 
     Args:
         model: its name in timm.
         num_classes: classes of the images.
         img_size: side of the images in pixels; null takes the model's own.
-        in_chans: channels of the images, 1 or 3.
+        in_chans: channels of the images: 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha).
         model_args: further sizes that the model takes.
         preprocessing: mean, std, crop_pct, interpolation and crop_mode that replace the model's own.
         weights: a file of weights to start from, of timm or of the original implementation.
@@ -79,26 +107,6 @@ class ImageTask(pl.LightningModule):
         if self.mixup is not None and data.batch_size % 2:
             raise InputError(f"expected an even batch_size to mix images in pairs, found {data.batch_size}: change it")
         self.trained_on = TrainedOn(data.set_name, data.classes, len(data.parts.get("train", ())))
-
-    def on_fit_start(self) -> None:
-        """Print the data and the model."""
-        if self.trainer.is_global_zero:
-            data, parameters = self.trainer.datamodule, sum(p.numel() for p in self.net.parameters())  # type: ignore[attr-defined]
-            say(f"data: {data.source}, {data.describe()}")
-            say(f"model: {type(self.net).__name__}, {parameters:,} parameters, input {self.data_config['input_size']}")
-
-    def configure_optimizers(self) -> Any:
-        """AdamW over timm's parameter groups, its schedule stepped after every optimiser step."""
-        trainer, data = self.trainer, self.trainer.datamodule  # type: ignore[attr-defined]
-        batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        optimizer = build_optimizer(self.optim, self.net, batch)
-        per_epoch, _ = training_steps(trainer)
-        schedule = LambdaLR(optimizer, lr_factor(self.optim, per_epoch, max(1, trainer.max_epochs or 1), batch))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed dropout and mixing for each batch, so that resumed training gives the same result."""
-        reseed(self.trainer.datamodule.seed, self.trainer.current_epoch, batch_idx, self.global_rank)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Cross-entropy of one batch, mixed and smoothed as the recipe says."""

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from tsfm.weights import check_file, check_shapes, layout, limited_construction, read_safetensors
 from tsfm_data.errors import LARGEST_SIZE, LIBRARY_ERRORS, InputError, reason_of, shown, unknown_name
+from tsfm_data.images import CHANNELS
 from tsfm_data.io import atomic_folder, read_record
 from tsfm_vision.weights.seen import Seen
 
@@ -89,8 +90,8 @@ def create(
     """
     if not timm.is_model(model):
         raise unknown_name("image model", model, timm.list_models())
-    if in_chans not in (1, 3):
-        raise InputError(f"expected in_chans 1 (grey) or 3 (RGB), found {in_chans}: change it")
+    if in_chans not in CHANNELS:
+        raise InputError(f"expected in_chans of an image, 1 to 4, found {in_chans}: change it")
     for key in preprocessing:
         if key not in PREPROCESSING:
             raise unknown_name("key of preprocessing", key, PREPROCESSING)
