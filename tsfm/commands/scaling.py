@@ -234,6 +234,12 @@ def plan(
     if speed is not None and seconds is not None:
         say(f"time on {machine}: about {scaling.format_duration(seconds)}, by {speed.source}")
     say(nearest.command)
+    if proposal.next_runs:
+        say(f"runs that would narrow the interval of {proposal.narrowed} most, at the cost of all runs so far or less:")
+        columns = {"params": ".4g", "tokens": ".4g", "flops": ".4g", "width": ".0%"}
+        cells = [[f"{run[name]:{form}}" for name, form in columns.items()] for run in proposal.next_runs]
+        heads = ["params", "tokens", "flops", "width of the interval after it"]
+        say(tabulate(cells, heads, disable_numparse=True, colalign=["right"] * 4))
     warnings = [*proposal.warnings, *nearest.warnings]
     for warning in warnings:
         say(f"warning: {warning}")
@@ -243,6 +249,7 @@ def plan(
         nearest_facts |= facts | {"loss": loss_there, "loss_prediction95": list(ends_there), "beyond_data": beyond}
         nearest_facts["command"] = nearest.command
         more = {"ci95": ci95, "beyond_data": proposal.beyond_data, "warnings": warnings, "nearest": nearest_facts}
+        more["next_runs"] = {"narrowed": proposal.narrowed, "runs": proposal.next_runs}
         with io.atomic_file(json) as file:
             file.write_text(json_module.dumps(proposal.values | more, indent=1) + "\n")
 

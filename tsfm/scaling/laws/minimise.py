@@ -89,23 +89,18 @@ class Spring:
 
     def derivatives(self, theta: Float64[np.ndarray, "S P"]) -> tuple[np.ndarray, np.ndarray]:
         """Gradient [S, P] and Gauss-Newton matrix [S, P, P]."""
-        slope = slopes(self.values, theta)
+        slope = slopes(self.quantities, theta)[np.arange(len(theta)), self.which]
         force = self.stiffness * (self.values(theta) - self.target)
         return force[:, None] * slope, self.stiffness[:, None, None] * slope[:, :, None] * slope[:, None, :]
 
 
-def slopes(
-    quantity: Callable[[Float64[np.ndarray, "S P"]], Float64[np.ndarray, " S"]], theta: Float64[np.ndarray, "S P"]
-) -> Float64[np.ndarray, "S P"]:
-    """The numerical gradient of a quantity."""
-    step = NUDGE * np.eye(theta.shape[1])
-    return np.stack([(quantity(theta + row) - quantity(theta - row)) / (2 * NUDGE) for row in step], axis=1)
-
-
-def slopes_of_all(quantities: Quantities, theta: Float64[np.ndarray, " P"]) -> Float64[np.ndarray, "Q P"]:
-    """The numerical gradients of all quantities at one point."""
-    step = NUDGE * np.eye(len(theta))
-    return ((quantities(theta + step) - quantities(theta - step)) / (2 * NUDGE)).T
+def slopes(quantities: Quantities, theta: Float64[np.ndarray, "S P"]) -> Float64[np.ndarray, "S Q P"]:
+    """The numerical gradients of all quantities of each fit, from one call: most of the time is that of calls."""
+    count, parameters = theta.shape
+    step = NUDGE * np.eye(parameters)[:, None]
+    moved = np.concatenate([theta + step, theta - step]).reshape(-1, parameters)
+    up, down = quantities(moved).reshape(2, parameters, count, -1)
+    return ((up - down) / (2 * NUDGE)).transpose(1, 2, 0)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy import stats
 
-from tsfm.scaling.laws.minimise import Problem, Quantities, slopes_of_all, solve
+from tsfm.scaling.laws.minimise import Problem, Quantities, slopes, solve
 from tsfm.scaling.laws.scatter import SURE, SURE_OF_ONE, lack_of_fit_p, noise_trend, same_points
 from tsfm.scaling.laws.search import Search
 
@@ -127,7 +127,7 @@ class Profile:
             quantities: their values from parameters of the law.
             level: confidence level.
         """
-        slope_QP = slopes_of_all(quantities, self.theta)
+        slope_QP = slopes(quantities, self.theta[None])[0]
         plain, robust = self.covariance()
         variance = np.einsum("qp,pr,qr->q", slope_QP, plain, slope_QP)
         which = np.flatnonzero(variance > TINY**2)
