@@ -12,8 +12,11 @@ from tsfm.scaling.laws.choice import compare_laws
 from tsfm.scaling.laws.estimate import constant_intervals, constants, fit_joint
 from tsfm.scaling.laws.form import NAMES, JointLaw
 from tsfm.scaling.laws.joint import JointProblem, joint_problem
+from tsfm.scaling.laws.metrics import metric_laws
 from tsfm.scaling.laws.profile import Profile, follow_noises
+from tsfm.scaling.laws.repetition import Repetition, repetition
 from tsfm.scaling.laws.search import Search
+from tsfm.scaling.laws.single import held_out_errors, saturating_law
 from tsfm.scaling.plan import make_plan, read_fit
 from tsfm.scaling.runs.ledger import Runs
 from tsfm.scaling.selftest import PLANTED, planted_runs
@@ -49,6 +52,11 @@ def test_plan_of_losses_below_zero_reaches_one(tmp_path: Path) -> None:
     assert record["joint"]["measured"] == "loss"
     assert {row["law"] for row in record["laws"]}.isdisjoint({"Kaplan", "no floor", "linear"})
     assert record["optimal"][-1]["loss"] < -1
+    rows = {row["variable"]: row for row in record["single"]}
+    assert set(rows) == {"params", "tokens", "flops"}
+    assert all("power" not in row and row["preferred"] == "saturating" for row in rows.values())
+    low, high = rows["flops"]["saturating"]["E_ci95"]
+    assert low < -1.2 < high < -1
     (tmp_path / "fit.json").write_text(json.dumps(record, allow_nan=False))
     law = read_fit(tmp_path / "fit.json")
     plan = make_plan(law, loss=-0.9)
@@ -59,6 +67,50 @@ def test_plan_of_losses_below_zero_reaches_one(tmp_path: Path) -> None:
     assert low < -0.91 < loss < -0.89 < high
     with pytest.raises(InputError, match="irreducible loss"):
         make_plan(law, loss=-1.5)
+
+
+def test_law_in_one_variable_of_losses_below_zero_has_its_floor_and_holds_new_points() -> None:
+    x, rng = np.geomspace(1e3, 1e9, 40), np.random.default_rng(0)
+    true = -1.2 + (1e5 / x) ** 0.2
+    exact = saturating_law(x, true)
+    assert (exact.E, exact.exponent) == (pytest.approx(-1.2, rel=1e-4), pytest.approx(0.2, rel=1e-3))
+    of_law, of_points = [], []
+    for _ in range(8):
+        noisy = saturating_law(x, true + 0.02 * rng.normal(size=40))
+        assert noisy.error == pytest.approx(0.02, rel=0.4)
+        ends, wide = noisy.bands(x)
+        new = true + 0.02 * rng.normal(size=(20, 40))
+        of_law.append(((ends[0] < true) & (true < ends[1])).mean())
+        of_points.append(((wide[0] < new) & (new < wide[1])).mean())
+    assert noisy.E_ci is not None
+    assert noisy.E_ci[0] < -1.2 < noisy.E_ci[1] < -0.9
+    assert np.mean(of_law) > 0.8
+    assert 0.92 < np.mean(of_points) < 0.98
+    assert held_out_errors(x, true) == {"saturating": pytest.approx(0, abs=1e-4)}
+
+
+def test_worth_of_repeated_data_is_found_where_losses_are_below_zero() -> None:
+    base = below_zero(0.0, 0)
+    unique = base.tokens / np.random.default_rng(1).permutation(np.tile([1.0, 2, 4, 10, 20, 40, 80, 160], 8))
+    law = JointLaw(-1.2, *PLANTED[1:])
+    seen = Repetition(unique, 15.0, float("inf")).effective(law, base.params, base.tokens)
+    loss = np.asarray(law.loss(*seen)) + 0.003 * np.random.default_rng(2).normal(size=64)
+    found = repetition(fit_joint(replace(base, loss=loss, unique=unique), 0, 0))
+    assert found is not None
+    assert found["preferred"]
+    assert found["ci95"][0] < 15 < found["ci95"][1]
+    assert found["R_star"] == pytest.approx(15, rel=0.2)
+    assert found["law"]["E"] == pytest.approx(-1.2, abs=0.1)
+
+
+def test_law_of_a_metric_below_zero_counts_all_of_its_values() -> None:
+    below = below_zero(0.01, 1)
+    runs = replace(planted_runs("grid", 64, 0.003, 0), metrics={"val NLL": below.loss})
+    (row,) = metric_laws(runs, 1e-3)
+    assert row["runs"] == 64
+    low, high = row["ci95"]["E"]
+    assert low < -1.2 < high
+    assert row["exponents"] == {}
 
 
 @pytest.mark.parametrize("log", [True, False])
