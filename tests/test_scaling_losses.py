@@ -13,8 +13,9 @@ from tsfm.scaling.laws.estimate import constant_intervals, constants, fit_joint
 from tsfm.scaling.laws.form import NAMES, JointLaw
 from tsfm.scaling.laws.joint import JointProblem, joint_problem
 from tsfm.scaling.laws.metrics import metric_laws
-from tsfm.scaling.laws.profile import Profile, follow_noises
+from tsfm.scaling.laws.profile import Profile, _follow, follow_noises
 from tsfm.scaling.laws.repetition import Repetition, repetition
+from tsfm.scaling.laws.scatter import noise_exponent
 from tsfm.scaling.laws.search import Search
 from tsfm.scaling.laws.single import held_out_errors, saturating_law
 from tsfm.scaling.plan import make_plan, read_fit
@@ -113,11 +114,12 @@ def test_law_of_a_metric_below_zero_counts_all_of_its_values() -> None:
     assert row["exponents"] == {}
 
 
+@pytest.mark.parametrize("trend", [(), (0.1, 0.2)])
 @pytest.mark.parametrize("log", [True, False])
-def test_newton_step_has_the_true_gradient_and_hessian(log: bool) -> None:
+def test_newton_step_has_the_true_gradient_and_hessian(log: bool, trend: tuple[float, ...]) -> None:
     runs = planted_runs("grid", 16, 0.1, 0) if log else below_zero(0.1, 0)
     joint = joint_problem(runs.params, runs.tokens, runs.loss, delta=0.05)
-    problem, theta = joint.problem, joint.starts(1)
+    problem, theta = replace(joint.problem, trend=trend), joint.starts(1)
     weight, delta = np.ones((1, len(runs))), np.full((1, 1), 0.05)
 
     def gradient(at: np.ndarray) -> np.ndarray:
@@ -190,12 +192,35 @@ def test_near_copies_count_as_one_run_and_intervals_hold_the_law() -> None:
     assert share_inside(profiles, joint).mean() > share_inside(alone, joint).mean() + 0.07
 
 
-def test_uneven_noise_is_seen_and_changes_the_intervals() -> None:
+def test_noise_that_grows_with_compute_is_fitted_and_weighs_the_runs() -> None:
     base = planted_runs("grid", 49, 0.0, 0)
-    depth = np.log(base.flops / base.flops.min()) / np.log(base.flops.max() / base.flops.min())
-    noise = 0.002 * np.exp(2.5 * depth) * np.random.default_rng(0).normal(size=49)
-    fit = fit_joint(replace(base, loss=base.loss * np.exp(noise)), 0, 0)
-    assert fit.profile.uneven
-    even = replace(fit.profile, uneven=False)
-    assert not np.allclose(fit.profile.search(lambda t: t).goal, even.search(lambda t: t).goal, rtol=0.05)
-    assert not fit_joint(planted_runs("grid", 49, 0.005, 0), 0, 0).profile.uneven
+    depth = np.log(base.flops / base.flops.min())
+    errors = []
+    for seed in range(3):
+        noise = 0.002 * np.exp(0.18 * depth) * np.random.default_rng(seed).normal(size=49)
+        fit = fit_joint(replace(base, loss=base.loss * np.exp(noise)), 0, 0, weigh=True)
+        trend = fit.profile.problem.trend
+        assert trend == (pytest.approx(0.18, abs=0.12),) * 2
+        plain = joint_problem(base.params, base.tokens, base.loss * np.exp(noise))
+        starts = np.concatenate([fit.problem.to_theta(fit.law[None]), plain.starts()])
+        (unweighted,) = _follow(plain.problem, starts, plain.problem.measured[None], np.arange(49))
+        laws = [plain.to_laws(each.theta[None])[0] for each in (fit.profile, unweighted)]
+        errors.append([abs(np.log(law[[0, 3, 4]] / PLANTED[[0, 3, 4]])) for law in laws])
+        _, _, wide = fit.bands(base.params, base.tokens)
+        width = np.log(wide[1] / wide[0])
+        assert width[np.argmax(base.flops)] > 3 * width[np.argmin(base.flops)]
+    weighted, without = np.array(errors).mean(axis=(0, 2))
+    assert weighted < 0.95 * without
+    assert fit_joint(
+        replace(base, loss=base.loss * np.exp(noise)), 0, 0
+    ).profile.uneven  # noisy, and not asked to weigh
+    assert fit_joint(planted_runs("grid", 49, 0.005, 0), 0, 0, weigh=True).profile.problem.trend == ()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_exponent_of_the_noise_is_found_and_an_outlier_hardly_moves_it(sign: float) -> None:
+    values, rng = np.linspace(0, 12, 400), np.random.default_rng(0)
+    residual = np.exp(sign * 0.2 * values) * rng.normal(size=400)
+    assert noise_exponent(values, residual) == pytest.approx(sign * 0.2, abs=0.03)
+    residual[-1] = 1e6
+    assert noise_exponent(values, residual) == pytest.approx(sign * 0.2, abs=0.05)

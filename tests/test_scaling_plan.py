@@ -12,9 +12,9 @@ from tsfm.scaling.runs.ledger import Runs
 from tsfm.scaling.selftest import planted_runs
 
 
-def fitted(runs: Runs) -> FittedLaw:
+def fitted(runs: Runs, weigh: bool = False) -> FittedLaw:
     """The law of runs as a plan reads it."""
-    fit = fit_joint(runs, 0, 0)
+    fit = fit_joint(runs, 0, 0, weigh=weigh)
     joint = joint_record(fit, constant_intervals(fit))
     record = {"data": data_record(runs, runs), "runs": runs_record(runs), "joint": joint, "repetition": None}
     return FittedLaw(record | {"warnings": []})
@@ -64,3 +64,15 @@ def test_plan_names_the_runs_that_would_narrow_what_it_does_not_know(law: Fitted
         assert 0 < widths[-1] < 1
         spent = np.multiply(law.record["runs"]["params"], law.record["runs"]["tokens"]).sum() * 6
         assert sum(run["flops"] for run in plan.next_runs) <= spent
+
+
+def test_prediction_of_a_run_is_as_wide_as_the_noise_of_its_compute() -> None:
+    law = fitted(planted_runs("grid", 64, 0.005, 0, "growing"), weigh=True)
+    power = law.record["joint"]["noise_exponent"]
+    assert power == pytest.approx(0.15, abs=0.08)
+    widths = []
+    for params, tokens in ((2e7, 6e8), (5e9, 1.5e11)):
+        loss, (low, high) = law.prediction(params, tokens)
+        assert low < loss < high
+        widths.append(np.log(high / low))
+    assert widths[1] > 2 * widths[0]

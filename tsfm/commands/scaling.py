@@ -33,6 +33,7 @@ def fit(
     draws: int = 10_000,
     delta: float = 1e-3,
     floor: float | None = None,
+    noise: Literal["even", "compute"] = "even",
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
@@ -56,13 +57,15 @@ def fit(
         draws: resamples of the bootstrap.
         delta: width of the Huber loss on log loss.
         floor: irreducible loss E, if it is known; the report compares this law with that of a free E.
+        noise: "compute" lets runs count less whose compute is that of noisier runs, if a test says that the noise
+            depends on compute; "even" only corrects the intervals and warns.
         seed: random seed of the bootstrap.
         overwrite: replace an existing output.
     """
     io.check_new([output / "report.html", output / "fit.json"], overwrite, [ledger])
     columns = (params, tokens, loss, flops, run, group, exclude, unique)
     rows = scaling.read_runs(ledger, *columns, only, params_unit, tokens_unit, every_row)
-    analysis = scaling.analyse(rows, draws, seed, delta, floor)
+    analysis = scaling.analyse(rows, draws, seed, delta, floor, noise == "compute")
     scaling.write_report(analysis, output)
     say(scaling.lead(analysis.record))
     for warning in scaling.all_warnings(analysis.record):

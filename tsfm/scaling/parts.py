@@ -184,6 +184,7 @@ def joint_record(fit: Fit, intervals: dict[str, Interval]) -> Record:
         "floor": fit.floor,
         "rms_log_error": fit.problem.step * float(np.sqrt((residual**2).mean())),
         "noise": fit.problem.step * fit.profile.noise,
+        "noise_exponent": next(iter(fit.problem.problem.trend), 0.0),
         "freedom": fit.profile.freedom,
     }
 
@@ -193,6 +194,11 @@ def law_warnings(fit: Fit, ends: dict[str, Interval], record: Record) -> list[st
     warnings = [] if fit.converged else ["the fit has not converged: its constants are not those of the best law"]
     if fit.unconverged:
         warnings.append(f"{fit.unconverged} draws of the bootstrap have not converged and were left out")
+    if fit.problem.problem.trend:
+        warnings.append(
+            f"the noise of runs changes with their compute, about as C^{record['joint']['noise_exponent']:.2g}: those "
+            "with more noise count less in the fit"
+        )
     warnings += misfit_warnings(
         record["misfit"], record["extrapolation"], fit.problem.step * fit.profile.noise, fit.measured
     )

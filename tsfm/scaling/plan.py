@@ -92,7 +92,8 @@ class FittedLaw:
         joint = self.record["joint"]
         problem = joint_problem(params, tokens, columns["loss"], joint["huber_delta"], joint.get("floor"))
         starts = np.concatenate([problem.to_theta(self.constants[None]), problem.starts()])
-        return problem, follow_noise(problem.problem, starts, columns["clusters"])
+        weigh = bool(joint.get("noise_exponent"))
+        return problem, follow_noise(problem.problem, starts, columns["clusters"], weigh)
 
     def logs(self, quantities: Callable[[JointLaw], np.ndarray], loss: int) -> Quantities:
         """Logarithms of quantities of the law, [S, Q], from parameters of the solver.
@@ -151,7 +152,8 @@ class FittedLaw:
 
         problem, profile = self.profile
         center, ends = (problem.measure(value) for value in (np.array([loss]), self.intervals(quantity, 0)))
-        low, high = problem.loss_at(profile.with_noise(center, ends))[:, 0]
+        spread = profile.problem.spread_at(problem.terms_at(np.array([params]), np.array([tokens])))
+        low, high = problem.loss_at(profile.with_noise(center, ends, spread))[:, 0]
         return loss, (float(low), float(high))
 
 

@@ -68,7 +68,7 @@ def best_runs(
     """
     params, tokens = possible
     costs = np.asarray(training_flops(params, tokens))
-    points = replace(problem.problem, terms=problem.terms_at(params, tokens), measured=np.zeros(len(params)))
+    points = replace(profile.problem, terms=problem.terms_at(params, tokens), measured=np.zeros(len(params)))
     seen, new = (law.jacobian(profile.theta) for law in (profile.problem, points))
     unit = np.linalg.norm(seen, axis=0) + 1e-300
     seen, new = seen / unit, new / unit

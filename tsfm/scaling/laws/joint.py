@@ -110,6 +110,7 @@ def joint_problem(
     delta: float = DELTA,
     floor: float | None = None,
     unit: float | None = None,
+    trend: tuple[float, ...] = (),
 ) -> JointProblem:
     """The optimisation problem of the joint law on a set of runs.
 
@@ -123,6 +124,7 @@ def joint_problem(
         delta: width of the Huber loss, of log loss or in standard deviations of the losses.
         floor: fixes E.
         unit: logarithm of the unit of the terms, if it is not that of these losses.
+        trend: exponents of the noise in size and data.
     """
     x, z, log = np.log(params), np.log(tokens), bool(loss.min() > 0)
     center = (float(x.mean()), float(z.mean()))
@@ -132,7 +134,7 @@ def joint_problem(
     bottom, top = ends if floor is None else (floor * float(np.exp(-unit)),) * 2
     low = np.array([bottom, -MOST_LOG, 0.0, -MOST_LOG, 0.0])
     high = np.array([top, MOST_LOG + room[0], LARGEST_EXPONENT, MOST_LOG + room[1], LARGEST_EXPONENT])
-    return JointProblem(Problem(terms, y, low, high, delta, log), center, unit)
+    return JointProblem(Problem(terms, y, low, high, delta, log, trend), center, unit)
 
 
 def measured_loss(
