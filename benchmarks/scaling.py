@@ -260,28 +260,30 @@ def sets_to_markdown(sets: Sequence[dict[str, Any]]) -> str:
 
 def coverage_to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
     """The page ``benchmarks/coverage.md``."""
-    repeats = rows[0]["repeats"]
+    counts = sorted({row["repeats"] for row in rows})
+    repeats = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     names = list(rows[0])[5:]
     shares = np.array([[row[name] for name in names] for row in rows])
     table = [
-        [r["design"], r["runs"], f"{r['noise']:g}", r["tails"], *(f"{r[name]:.3f}" for name in names)] for r in rows
+        [*(r[key] for key in ("design", "runs", "noise", "tails", "repeats")), *(f"{r[name]:.3f}" for name in names)]
+        for r in rows
     ]
-    table.append(["mean", "", "", "", *(f"{share:.3f}" for share in shares.mean(axis=0))])
-    error = (0.95 * 0.05 / repeats) ** 0.5
+    table.append(["mean", "", "", "", "", *(f"{share:.3f}" for share in shares.mean(axis=0))])
+    error = (0.95 * 0.05 / counts[0]) ** 0.5
     near = np.mean((shares > 0.93 - 1e-9) & (shares < 0.97 + 1e-9))
-    text = tabulate(table, ["design", "runs", "noise", "errors", *names], "github", disable_numparse=True)
+    text = tabulate(table, ["design", "runs", "noise", "errors", "repeats", *names], "github", disable_numparse=True)
     return (
         "# Coverage of the 95 % intervals of scaling laws\n\n"
         "How often does the 95 % interval of a fitted constant, or of a plan, contain the true one? Each row\n"
         "simulates runs of a known law L = E + A / N^alpha + B / D^beta and fits them, "
         f"{repeats} times with different\n"
         "seeds. Numbers are the share of intervals that contain the true value: 0.95 is ideal, with a standard\n"
-        f"error of {error:.3f}. a is the exponent of the compute-optimal size; the planned size and loss are those\n"
-        f"for ten times the largest compute. Of all shares, {100 * near:.0f} % are between 0.93 and 0.97; the least is "
-        f"{shares.min():.3f}.\n\n"
+        f"error of {error:.3f} or less. a is the exponent of the compute-optimal size; the planned size and loss are\n"
+        f"those for ten times the largest compute. Of all shares, {100 * near:.0f} % are between 0.93 and 0.97; the\n"
+        f"least is {shares.min():.3f}.\n\n"
         "- noise: standard deviation of log loss, or scale of the t distribution.\n"
         "- errors: normal; t2: Student's t with 2 degrees of freedom; outlier: one run is off by 20 standard\n"
-        "  deviations.\n"
+        "  deviations; growing: the noise is a power of compute, C^0.15, and runs are weighed (--noise compute).\n"
         "- grid, isoflop: the usual designs.\n"
         "- unbalanced: many small runs and few large ones.\n"
         "- truncated: no run above a budget.\n"

@@ -69,10 +69,7 @@ STUDY = (
     ("branches", 120, 0.01, "t2"),
     ("ledger", 48, 0.005, "normal"),
     ("grid", 36, 0.005, "growing"),
-    ("grid", 36, 0.005, "shrinking"),
-    ("isoflop", 60, 0.005, "growing"),
     ("unbalanced", 100, 0.005, "growing"),
-    ("unbalanced", 100, 0.005, "shrinking"),
 )
 
 
