@@ -4,7 +4,7 @@ Run it by ``python benchmarks/scaling.py``.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -12,16 +12,21 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from common import run, write
 from jaxtyping import Float64
 from tabulate import tabulate
 
 from tsfm.scaling import CHINCHILLA, STUDY, Runs, coverage, fit_joint, read_runs
+from tsfm.scaling.laws.form import JointLaw
+from tsfm.scaling.laws.routes import isoflop, parabolas
 from tsfm_data.errors import InputError
-from tsfm_data.io import data_folder
+from tsfm_data.io import data_folder, read_table
 
 DRAWS = 10_000
+SOME_DRAWS = 100  # of SciPy, of which the time is measured
 DELTA = 1e-3
+PUBLISHED_A = 0.49  # Hoffmann et al. 2022, approach 2
 # The grid of Hoffmann et al. 2022, approach 3: 4,500 starts of log A, log B, log E, alpha and beta.
 STARTS = {
     "a": np.arange(0.0, 26.0, 5.0),
@@ -55,21 +60,62 @@ def huber(runs: Runs, theta: Float64[np.ndarray, " 5"]) -> tuple[float, Float64[
     return float(value), np.array(gradient)
 
 
-def scipy_fit(runs: Runs) -> float:
-    """The smallest objective that SciPy's L-BFGS reaches from all starts, with exact gradients."""
+def scipy_fit(runs: Runs, starts: Iterable[Sequence[float]] | None = None) -> float:
+    """The smallest objective that SciPy's L-BFGS reaches, with exact gradients.
+
+    Args:
+        runs: the training runs.
+        starts: log A, log B, log E, alpha and beta of each start; by default all of ``STARTS``.
+    """
     from scipy.optimize import minimize
 
-    best = np.inf
-    for start in product(*STARTS.values()):
+    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:  # scaled: its tolerances are absolute
+        value, gradient = huber(runs, theta)
+        return 1e3 * value, 1e3 * gradient
 
-        def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:  # scaled: its tolerances are absolute
-            value, gradient = huber(runs, theta)
-            return 1e3 * value, 1e3 * gradient
+    options = {"maxiter": 2000, "ftol": 1e-14, "gtol": 1e-9}
+    found = [
+        minimize(objective, np.array(start), jac=True, method="L-BFGS-B", options=options)
+        for start in starts or product(*STARTS.values())
+    ]
+    return min(float(minimum.fun) for minimum in found) / 1e3
 
-        options = {"maxiter": 2000, "ftol": 1e-14, "gtol": 1e-9}
-        minimum = minimize(objective, np.array(start), jac=True, method="L-BFGS-B", options=options)
-        best = min(best, float(minimum.fun) / 1e3)
-    return best
+
+def scipy_draws(runs: Runs, law: Float64[np.ndarray, " 5"], count: int) -> None:
+    """Bootstrap draws by SciPy, each from the best law of all runs.
+
+    Args:
+        runs: the training runs.
+        law: E, A, B, alpha and beta.
+        count: number of draws.
+    """
+    E, A, B, alpha, beta = law
+    start = (float(np.log(A)), float(np.log(B)), float(np.log(E)), float(alpha), float(beta))
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        scipy_fit(runs.select(rng.integers(0, len(runs), len(runs))), [start])
+
+
+def public_sets(folder: Path) -> list[dict[str, Any]]:
+    """Every table of runs in a folder: our objective beside that of SciPy, and the exponent of approach 2.
+
+    Args:
+        folder: tables with the columns params, tokens and loss; one with ``epoch_outlier`` is fitted without these
+            runs, too.
+    """
+    rows = []
+    for path in sorted(folder.glob("*")):
+        table = read_table(path).frame if path.suffix in (".csv", ".parquet") else pd.DataFrame()
+        if not {"params", "tokens", "loss"} <= set(table):
+            continue
+        for exclude in (None, "epoch_outlier") if "epoch_outlier" in table else (None,):
+            runs = read_runs(path, exclude=exclude)
+            ours, theirs = fit_joint(runs, 0, 0), scipy_fit(runs, product(*(axis[::2] for axis in STARTS.values())))
+            optimum = isoflop(runs, parabolas(runs))
+            row = {"set": path.stem, "runs": len(runs), "tsfm": ours.objective, "scipy": theirs}
+            row |= {"a": float(JointLaw(*ours.law).size_exponent)}
+            rows.append(row | {"isoflop": optimum and [optimum.exponent, *optimum.ci], "published": PUBLISHED_A})
+    return rows
 
 
 def chinchilla_fit(runs: Runs, points: int) -> float:
@@ -81,7 +127,6 @@ def chinchilla_fit(runs: Runs, points: int) -> float:
     """
     import warnings
 
-    import pandas as pd
     from chinchilla import Chinchilla  # type: ignore[import-not-found,unused-ignore]
 
     ends = {"E": (1.0, 2.5), "a": (1.0, 10.0), "b": (1.0, 10.0), "alpha": (0.1, 0.7), "beta": (0.1, 0.7)}
@@ -123,11 +168,12 @@ def side_by_side(repeats: int, points: int) -> list[dict[str, Any]]:
         took, objectives["chinchilla"] = seconds(lambda: chinchilla_fit(runs, points))
         theirs.append(took)
     alone, _ = seconds(lambda: fit_joint(runs, 1, 0))
+    of_draws, _ = seconds(lambda: scipy_draws(runs, fit.law, SOME_DRAWS))
     scipy_time, objectives["scipy"] = seconds(lambda: scipy_fit(runs))
     base = float(np.median(ours))
     return [
         {
-            "side": "tsfm, fit and 10,000 bootstrap draws",
+            "side": f"tsfm, fit and 10,000 bootstrap draws, {fit.unconverged} of them not converged",
             "seconds": base,
             "ratio": 1.0,
             "objective": objectives["tsfm"],
@@ -143,6 +189,12 @@ def side_by_side(repeats: int, points: int) -> list[dict[str, Any]]:
             "side": "SciPy L-BFGS, 4,500 starts",
             "seconds": scipy_time,
             "ratio": scipy_time / base,
+            "objective": objectives["scipy"],
+        },
+        {
+            "side": f"SciPy L-BFGS, 10,000 draws from the best fit, by {SOME_DRAWS}",
+            "seconds": of_draws * DRAWS / SOME_DRAWS,
+            "ratio": of_draws * DRAWS / SOME_DRAWS / base,
             "objective": objectives["scipy"],
         },
     ]
@@ -161,8 +213,14 @@ def coverage_study(repeats: int, jobs: int) -> list[dict[str, Any]]:
         return list(pool.map(cover, STUDY, [repeats] * len(STUDY)))
 
 
-def side_to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
-    """The page ``benchmarks/scaling.md``."""
+def side_to_markdown(rows: Sequence[dict[str, Any]], command: str, sets: Sequence[dict[str, Any]] = ()) -> str:
+    """The page ``benchmarks/scaling.md``.
+
+    Args:
+        rows: from ``side_by_side``.
+        command: that made them.
+        sets: from ``public_sets``.
+    """
     table = [[r["side"], f"{r['seconds']:.2f}", f"{r['ratio']:.2f}", f"{r['objective']:.9e}"] for r in rows]
     text = tabulate(
         table, ["", "CPU seconds", "times our fit with bootstrap", "Huber objective"], "github", disable_numparse=True
@@ -173,33 +231,59 @@ def side_to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
         "Besiroglu et al. extracted. Times are median CPU seconds of one thread, measured in turn.\n\n"
         "The objective is the sum of the Huber losses of the log loss, with width 1e-3, at the fitted constants. The\n"
         f"package chinchilla itself minimises an asymmetric absolute error.\n\n    {command}\n\n{text}\n"
+        + sets_to_markdown(sets)
+    )
+
+
+def sets_to_markdown(sets: Sequence[dict[str, Any]]) -> str:
+    """The section about public sets; nothing without any."""
+    if not sets:
+        return ""
+    table = [
+        [
+            *(row["set"], row["runs"], f"{row['tsfm']:.9e}", f"{row['scipy']:.9e}", f"{row['a']:.3f}"),
+            "-" if row["isoflop"] is None else "{:.3f} ({:.3f} to {:.3f})".format(*row["isoflop"]),
+        ]
+        for row in sets
+    ]
+    heads = ["set", "runs", "Huber objective", "by SciPy", "a, joint law", "a, IsoFLOP profiles"]
+    return (
+        "\n## Public sets of runs\n\n"
+        "Every table of runs in the folder of data sets, fitted by us and by SciPy's L-BFGS from "
+        f"{np.prod([len(axis[::2]) for axis in STARTS.values()])} starts.\n"
+        "The objective should not be above that of SciPy. `a` is the exponent of the compute-optimal size. For the\n"
+        f"Chinchilla runs, Hoffmann et al. 2022 report {PUBLISHED_A:.2f} by IsoFLOP profiles.\n\n"
+        + tabulate(table, heads, "github", disable_numparse=True)
+        + "\n"
     )
 
 
 def coverage_to_markdown(rows: Sequence[dict[str, Any]], command: str) -> str:
     """The page ``benchmarks/coverage.md``."""
-    repeats = rows[0]["repeats"]
+    counts = sorted({row["repeats"] for row in rows})
+    repeats = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     names = list(rows[0])[5:]
     shares = np.array([[row[name] for name in names] for row in rows])
     table = [
-        [r["design"], r["runs"], f"{r['noise']:g}", r["tails"], *(f"{r[name]:.3f}" for name in names)] for r in rows
+        [*(r[key] for key in ("design", "runs", "noise", "tails", "repeats")), *(f"{r[name]:.3f}" for name in names)]
+        for r in rows
     ]
-    table.append(["mean", "", "", "", *(f"{share:.3f}" for share in shares.mean(axis=0))])
-    error = (0.95 * 0.05 / repeats) ** 0.5
+    table.append(["mean", "", "", "", "", *(f"{share:.3f}" for share in shares.mean(axis=0))])
+    error = (0.95 * 0.05 / counts[0]) ** 0.5
     near = np.mean((shares > 0.93 - 1e-9) & (shares < 0.97 + 1e-9))
-    text = tabulate(table, ["design", "runs", "noise", "errors", *names], "github", disable_numparse=True)
+    text = tabulate(table, ["design", "runs", "noise", "errors", "repeats", *names], "github", disable_numparse=True)
     return (
         "# Coverage of the 95 % intervals of scaling laws\n\n"
         "How often does the 95 % interval of a fitted constant, or of a plan, contain the true one? Each row\n"
         "simulates runs of a known law L = E + A / N^alpha + B / D^beta and fits them, "
         f"{repeats} times with different\n"
         "seeds. Numbers are the share of intervals that contain the true value: 0.95 is ideal, with a standard\n"
-        f"error of {error:.3f}. a is the exponent of the compute-optimal size; the planned size and loss are those\n"
-        f"for ten times the largest compute. Of all shares, {100 * near:.0f} % are between 0.93 and 0.97; the least is "
-        f"{shares.min():.3f}.\n\n"
+        f"error of {error:.3f} or less. a is the exponent of the compute-optimal size; the planned size and loss are\n"
+        f"those for ten times the largest compute. Of all shares, {100 * near:.0f} % are between 0.93 and 0.97; the\n"
+        f"least is {shares.min():.3f}.\n\n"
         "- noise: standard deviation of log loss, or scale of the t distribution.\n"
         "- errors: normal; t2: Student's t with 2 degrees of freedom; outlier: one run is off by 20 standard\n"
-        "  deviations.\n"
+        "  deviations; growing: the noise is a power of compute, C^0.15, and runs are weighed (--noise compute).\n"
         "- grid, isoflop: the usual designs.\n"
         "- unbalanced: many small runs and few large ones.\n"
         "- truncated: no run above a budget.\n"
@@ -233,7 +317,9 @@ def main(
     if part == "fit":
         command += f" --points {points}"
         rows = side_by_side(count, points)
-        write(output, "scaling", rows, {"command": command}, side_to_markdown(rows, command))
+        folder = data_folder()
+        sets = [] if folder is None else public_sets(folder / "scaling")
+        write(output, "scaling", rows, {"command": command, "sets": sets}, side_to_markdown(rows, command, sets))
     else:
         rows = coverage_study(count, jobs)
         write(output, "coverage", rows, {"command": command}, coverage_to_markdown(rows, command))

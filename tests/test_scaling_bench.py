@@ -1,9 +1,12 @@
 """Scaling-law benchmarks: all fits are compared by the same objective, and coverage is measured on every design."""
 
 import importlib.util
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from law_sweep import BUDGETS, models, write_grid
 from scaling import cover, coverage_to_markdown, huber, side_by_side, side_to_markdown
 
 from tsfm.scaling.laws.estimate import fit_joint
@@ -39,6 +42,7 @@ def test_when_tables_are_written_then_they_name_their_command_and_repeats() -> N
     text = coverage_to_markdown([row, row], "python benchmarks/scaling.py --part coverage")
     assert "400 times with different" in text
     assert "0.011" in text
+    assert "400 to 1000 times" in coverage_to_markdown([row, row | {"repeats": 1000}], "python benchmarks/scaling.py")
     side = {"side": "tsfm", "seconds": 1.0, "ratio": 1.0, "objective": 1e-3}
     assert "python benchmarks/scaling.py" in side_to_markdown([side], "python benchmarks/scaling.py")
 
@@ -47,3 +51,18 @@ def test_when_tables_are_written_then_they_name_their_command_and_repeats() -> N
 def test_when_the_other_package_is_absent_then_one_line_says_how_to_get_it() -> None:
     with pytest.raises(InputError, match="pip install chinchilla"):
         side_by_side(1, 2)
+
+
+def test_when_the_law_is_swept_then_warm_up_is_short_data_span_a_factor_of_64_and_small_sizes_have_four_seeds(
+    tmp_path: Path,
+) -> None:
+    sizes: Counter[str] = Counter()
+    for arch, size, seeds in models():
+        grid = write_grid(tmp_path / "grid.yaml", arch, size, BUDGETS, [1e-3], seeds, corpus=None)
+        assert (grid.arch, list(grid.size), grid.steps) == ([arch], [size], BUDGETS)
+        assert 10 * grid.warmup <= min(BUDGETS)
+        assert len(grid.seed) == (4 if sizes[arch] < 3 else 2)
+        assert grid.base()["data"]["init_args"]["corpus"] is None
+        sizes[arch] += 1
+    assert sizes == {"encoder": 5, "decoder": 5, "zeroshot-long": 5}
+    assert max(BUDGETS) >= 64 * min(BUDGETS)

@@ -12,8 +12,12 @@ from tsfm.scaling.laws.choice import compare_laws
 from tsfm.scaling.laws.estimate import constant_intervals, constants, fit_joint
 from tsfm.scaling.laws.form import NAMES, JointLaw
 from tsfm.scaling.laws.joint import JointProblem, joint_problem
-from tsfm.scaling.laws.profile import Profile, follow_noises
+from tsfm.scaling.laws.metrics import metric_laws
+from tsfm.scaling.laws.profile import Profile, _follow, follow_noises
+from tsfm.scaling.laws.repetition import Repetition, repetition
+from tsfm.scaling.laws.scatter import noise_exponent
 from tsfm.scaling.laws.search import Search
+from tsfm.scaling.laws.single import held_out_errors, saturating_law
 from tsfm.scaling.plan import make_plan, read_fit
 from tsfm.scaling.runs.ledger import Runs
 from tsfm.scaling.selftest import PLANTED, planted_runs
@@ -49,6 +53,11 @@ def test_plan_of_losses_below_zero_reaches_one(tmp_path: Path) -> None:
     assert record["joint"]["measured"] == "loss"
     assert {row["law"] for row in record["laws"]}.isdisjoint({"Kaplan", "no floor", "linear"})
     assert record["optimal"][-1]["loss"] < -1
+    rows = {row["variable"]: row for row in record["single"]}
+    assert set(rows) == {"params", "tokens", "flops"}
+    assert all("power" not in row and row["preferred"] == "saturating" for row in rows.values())
+    low, high = rows["flops"]["saturating"]["E_ci95"]
+    assert low < -1.2 < high < -1
     (tmp_path / "fit.json").write_text(json.dumps(record, allow_nan=False))
     law = read_fit(tmp_path / "fit.json")
     plan = make_plan(law, loss=-0.9)
@@ -61,11 +70,56 @@ def test_plan_of_losses_below_zero_reaches_one(tmp_path: Path) -> None:
         make_plan(law, loss=-1.5)
 
 
+def test_law_in_one_variable_of_losses_below_zero_has_its_floor_and_holds_new_points() -> None:
+    x, rng = np.geomspace(1e3, 1e9, 40), np.random.default_rng(0)
+    true = -1.2 + (1e5 / x) ** 0.2
+    exact = saturating_law(x, true)
+    assert (exact.E, exact.exponent) == (pytest.approx(-1.2, rel=1e-4), pytest.approx(0.2, rel=1e-3))
+    of_law, of_points = [], []
+    for _ in range(8):
+        noisy = saturating_law(x, true + 0.02 * rng.normal(size=40))
+        assert noisy.error == pytest.approx(0.02, rel=0.4)
+        ends, wide = noisy.bands(x)
+        new = true + 0.02 * rng.normal(size=(20, 40))
+        of_law.append(((ends[0] < true) & (true < ends[1])).mean())
+        of_points.append(((wide[0] < new) & (new < wide[1])).mean())
+    assert noisy.E_ci is not None
+    assert noisy.E_ci[0] < -1.2 < noisy.E_ci[1] < -0.9
+    assert np.mean(of_law) > 0.8
+    assert 0.92 < np.mean(of_points) < 0.98
+    assert held_out_errors(x, true) == {"saturating": pytest.approx(0, abs=1e-4)}
+
+
+def test_worth_of_repeated_data_is_found_where_losses_are_below_zero() -> None:
+    base = below_zero(0.0, 0)
+    unique = base.tokens / np.random.default_rng(1).permutation(np.tile([1.0, 2, 4, 10, 20, 40, 80, 160], 8))
+    law = JointLaw(-1.2, *PLANTED[1:])
+    seen = Repetition(unique, 15.0, float("inf")).effective(law, base.params, base.tokens)
+    loss = np.asarray(law.loss(*seen)) + 0.003 * np.random.default_rng(2).normal(size=64)
+    found = repetition(fit_joint(replace(base, loss=loss, unique=unique), 0, 0))
+    assert found is not None
+    assert found["preferred"]
+    assert found["ci95"][0] < 15 < found["ci95"][1]
+    assert found["R_star"] == pytest.approx(15, rel=0.2)
+    assert found["law"]["E"] == pytest.approx(-1.2, abs=0.1)
+
+
+def test_law_of_a_metric_below_zero_counts_all_of_its_values() -> None:
+    below = below_zero(0.01, 1)
+    runs = replace(planted_runs("grid", 64, 0.003, 0), metrics={"val NLL": below.loss})
+    (row,) = metric_laws(runs, 1e-3)
+    assert row["runs"] == 64
+    low, high = row["ci95"]["E"]
+    assert low < -1.2 < high
+    assert row["exponents"] == {}
+
+
+@pytest.mark.parametrize("trend", [(), (0.1, 0.2)])
 @pytest.mark.parametrize("log", [True, False])
-def test_newton_step_has_the_true_gradient_and_hessian(log: bool) -> None:
+def test_newton_step_has_the_true_gradient_and_hessian(log: bool, trend: tuple[float, ...]) -> None:
     runs = planted_runs("grid", 16, 0.1, 0) if log else below_zero(0.1, 0)
     joint = joint_problem(runs.params, runs.tokens, runs.loss, delta=0.05)
-    problem, theta = joint.problem, joint.starts(1)
+    problem, theta = replace(joint.problem, trend=trend), joint.starts(1)
     weight, delta = np.ones((1, len(runs))), np.full((1, 1), 0.05)
 
     def gradient(at: np.ndarray) -> np.ndarray:
@@ -138,12 +192,35 @@ def test_near_copies_count_as_one_run_and_intervals_hold_the_law() -> None:
     assert share_inside(profiles, joint).mean() > share_inside(alone, joint).mean() + 0.07
 
 
-def test_uneven_noise_is_seen_and_changes_the_intervals() -> None:
+def test_noise_that_grows_with_compute_is_fitted_and_weighs_the_runs() -> None:
     base = planted_runs("grid", 49, 0.0, 0)
-    depth = np.log(base.flops / base.flops.min()) / np.log(base.flops.max() / base.flops.min())
-    noise = 0.002 * np.exp(2.5 * depth) * np.random.default_rng(0).normal(size=49)
-    fit = fit_joint(replace(base, loss=base.loss * np.exp(noise)), 0, 0)
-    assert fit.profile.uneven
-    even = replace(fit.profile, uneven=False)
-    assert not np.allclose(fit.profile.search(lambda t: t).goal, even.search(lambda t: t).goal, rtol=0.05)
-    assert not fit_joint(planted_runs("grid", 49, 0.005, 0), 0, 0).profile.uneven
+    depth = np.log(base.flops / base.flops.min())
+    errors = []
+    for seed in range(3):
+        noise = 0.002 * np.exp(0.18 * depth) * np.random.default_rng(seed).normal(size=49)
+        fit = fit_joint(replace(base, loss=base.loss * np.exp(noise)), 0, 0, weigh=True)
+        trend = fit.profile.problem.trend
+        assert trend == (pytest.approx(0.18, abs=0.12),) * 2
+        plain = joint_problem(base.params, base.tokens, base.loss * np.exp(noise))
+        starts = np.concatenate([fit.problem.to_theta(fit.law[None]), plain.starts()])
+        (unweighted,) = _follow(plain.problem, starts, plain.problem.measured[None], np.arange(49))
+        laws = [plain.to_laws(each.theta[None])[0] for each in (fit.profile, unweighted)]
+        errors.append([abs(np.log(law[[0, 3, 4]] / PLANTED[[0, 3, 4]])) for law in laws])
+        _, _, wide = fit.bands(base.params, base.tokens)
+        width = np.log(wide[1] / wide[0])
+        assert width[np.argmax(base.flops)] > 3 * width[np.argmin(base.flops)]
+    weighted, without = np.array(errors).mean(axis=(0, 2))
+    assert weighted < 0.95 * without
+    assert fit_joint(
+        replace(base, loss=base.loss * np.exp(noise)), 0, 0
+    ).profile.uneven  # noisy, and not asked to weigh
+    assert fit_joint(planted_runs("grid", 49, 0.005, 0), 0, 0, weigh=True).profile.problem.trend == ()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_exponent_of_the_noise_is_found_and_an_outlier_hardly_moves_it(sign: float) -> None:
+    values, rng = np.linspace(0, 12, 400), np.random.default_rng(0)
+    residual = np.exp(sign * 0.2 * values) * rng.normal(size=400)
+    assert noise_exponent(values, residual) == pytest.approx(sign * 0.2, abs=0.03)
+    residual[-1] = 1e6
+    assert noise_exponent(values, residual) == pytest.approx(sign * 0.2, abs=0.05)

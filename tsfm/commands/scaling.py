@@ -33,6 +33,7 @@ def fit(
     draws: int = 10_000,
     delta: float = 1e-3,
     floor: float | None = None,
+    noise: Literal["even", "compute"] = "even",
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
@@ -56,13 +57,15 @@ def fit(
         draws: resamples of the bootstrap.
         delta: width of the Huber loss on log loss.
         floor: irreducible loss E, if it is known; the report compares this law with that of a free E.
+        noise: "compute" lets runs count less whose compute is that of noisier runs, if a test says that the noise
+            depends on compute; "even" only corrects the intervals and warns.
         seed: random seed of the bootstrap.
         overwrite: replace an existing output.
     """
     io.check_new([output / "report.html", output / "fit.json"], overwrite, [ledger])
     columns = (params, tokens, loss, flops, run, group, exclude, unique)
     rows = scaling.read_runs(ledger, *columns, only, params_unit, tokens_unit, every_row)
-    analysis = scaling.analyse(rows, draws, seed, delta, floor)
+    analysis = scaling.analyse(rows, draws, seed, delta, floor, noise == "compute")
     scaling.write_report(analysis, output)
     say(scaling.lead(analysis.record))
     for warning in scaling.all_warnings(analysis.record):
@@ -234,6 +237,12 @@ def plan(
     if speed is not None and seconds is not None:
         say(f"time on {machine}: about {scaling.format_duration(seconds)}, by {speed.source}")
     say(nearest.command)
+    if proposal.next_runs:
+        say(f"runs that would narrow the interval of {proposal.narrowed} most, at the cost of all runs so far or less:")
+        columns = {"params": ".4g", "tokens": ".4g", "flops": ".4g", "width": ".0%"}
+        cells = [[f"{run[name]:{form}}" for name, form in columns.items()] for run in proposal.next_runs]
+        heads = ["params", "tokens", "flops", "width of the interval after it"]
+        say(tabulate(cells, heads, disable_numparse=True, colalign=["right"] * 4))
     warnings = [*proposal.warnings, *nearest.warnings]
     for warning in warnings:
         say(f"warning: {warning}")
@@ -243,6 +252,7 @@ def plan(
         nearest_facts |= facts | {"loss": loss_there, "loss_prediction95": list(ends_there), "beyond_data": beyond}
         nearest_facts["command"] = nearest.command
         more = {"ci95": ci95, "beyond_data": proposal.beyond_data, "warnings": warnings, "nearest": nearest_facts}
+        more["next_runs"] = {"narrowed": proposal.narrowed, "runs": proposal.next_runs}
         with io.atomic_file(json) as file:
             file.write_text(json_module.dumps(proposal.values | more, indent=1) + "\n")
 

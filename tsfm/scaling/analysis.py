@@ -99,7 +99,12 @@ def as_json(value: Any) -> Any:
 
 
 def analyse(
-    rows: Runs, draws: int = 10_000, seed: int = 0, delta: float = DELTA, floor: float | None = None
+    rows: Runs,
+    draws: int = 10_000,
+    seed: int = 0,
+    delta: float = DELTA,
+    floor: float | None = None,
+    weigh: bool = False,
 ) -> Analysis:
     """Fit and test every law; for laws that are not identifiable the record gives the reasons.
 
@@ -109,6 +114,7 @@ def analyse(
         seed: random seed of the bootstrap.
         delta: width of the Huber loss.
         floor: fixes E, if it is known.
+        weigh: noisier runs count less, if a test says that the noise depends on compute.
 
     Raises:
         InputError: fewer than 100 draws, a width that is not above 0, or a floor that is not below the largest loss or
@@ -130,7 +136,7 @@ def analyse(
     groups: dict[str, Law] = {}
     for k, label in enumerate(sorted(set(rows.groups or ()))):
         part = rows.select(np.array(rows.groups) == label)
-        groups[label] = law_of(part, min(draws, GROUP_DRAWS), seed + 1 + k, delta, floor)
+        groups[label] = law_of(part, min(draws, GROUP_DRAWS), seed + 1 + k, delta, floor, weigh=weigh)
     fits = {label: law.fit for label, law in groups.items() if law.fit is not None}
     pairs = compare_groups(fits, last_rows(rows), seed)
     different = [
@@ -138,7 +144,7 @@ def analyse(
         for pair in pairs
         if pair["p_one_law"] < DIFFERENT
     ]
-    whole = law_of(rows, draws, seed, delta, floor, different)
+    whole = law_of(rows, draws, seed, delta, floor, different, weigh)
     record: Record = {
         "format": FORMAT,
         "settings": {"draws": draws, "seed": seed, "huber_delta": delta, "interval": INTERVAL},
@@ -163,6 +169,7 @@ def law_of(
     delta: float,
     floor: float | None = None,
     different: list[str] | None = None,
+    weigh: bool = False,
 ) -> Law:
     """The laws of some runs.
 
@@ -173,10 +180,11 @@ def law_of(
         delta: width of the Huber loss.
         floor: fixes E, if it is known.
         different: reasons why these runs are several groups with laws of their own, for which no common law is offered.
+        weigh: noisier runs count less, if a test says that the noise depends on compute.
     """
     runs = last_rows(rows)
     reasons = different or why_not_identifiable(runs)
-    fit = None if reasons else fit_joint(runs, draws, seed, delta, floor)
+    fit = None if reasons else fit_joint(runs, draws, seed, delta, floor, weigh)
     if fit is not None and (reasons := why_no_law(fit)):
         fit = None
     ends = {} if fit is None else constant_intervals(fit)
@@ -203,7 +211,7 @@ def law_of(
         record |= {"optimal": [], "next_runs": None, "warnings": []}
     else:
         record["joint"] = joint_record(fit, ends)
-        record["extrapolation"] = extrapolation(runs, delta, floor)
+        record["extrapolation"] = extrapolation(runs, delta, floor, fit.problem.problem.trend)
         record["misfit"] = misfit(fit)
         record["laws"] = compare_laws(fit)
         record["sensitivity"] = sensitivity(fit)

@@ -52,12 +52,13 @@ def metric_parts(record: Record) -> list[Part]:
             rows.append({"metric": law["metric"], **cells})
         else:
             notes.append(f"{law['metric']}: the joint law is not identifiable: {'; '.join(law['not_identifiable'])}.")
-        slopes.append({"metric": law["metric"], **_slope_cells(law["exponents"])})
+        if law["exponents"]:
+            slopes.append({"metric": law["metric"], **_slope_cells(law["exponents"])})
     tables: list[Part] = (
         [Table(rows, "Joint laws of the loss and the other metrics, with 95 % intervals.")] if rows else []
     )
     caption = "Exponents of pure power laws in parameters N, data D and compute C, with 95 % intervals."
-    return [*tables, *notes, Table(slopes, caption)]
+    return [*tables, *notes, *([Table(slopes, caption)] if slopes else [])]
 
 
 def _slope_cells(exponents: Record) -> dict[str, Value]:

@@ -36,7 +36,7 @@ from tsfm.scaling.runs.ledger import Runs, distinct
 BUDGETS_PER_DECADE = 2
 UNLIKE = 1.3  # ratio of the widths of two intervals from which they are explained
 FEW = 50  # trainings below which a draw of the bootstrap misses parts of the design
-SingleLaws = dict[str, tuple[np.ndarray, PowerLaw, PowerLaw | None]]  # rows used, pure law, saturating law
+SingleLaws = dict[str, tuple[np.ndarray, PowerLaw | None, PowerLaw | None]]  # rows used, pure and saturating law
 
 
 def weak_constants(fit: Fit, intervals: dict[str, Interval]) -> list[str]:
@@ -134,29 +134,25 @@ def optimal_rows(fit: Fit) -> list[Record]:
 
 def single_laws(runs: Runs) -> tuple[list[Record], SingleLaws]:
     """The laws in one variable, on the best loss of each tenth of a decade of parameters, data and compute."""
-    rows, fits = [], {}
+    rows, fits, log = [], {}, bool(runs.loss.min() > 0)
     for name, x in (("params", runs.params), ("tokens", runs.tokens), ("flops", runs.flops)):
         best = best_of_bins(x, runs.loss)
-        if len(best) < FEWEST or runs.loss.min() <= 0:
-            reason = f"{len(best)} points" if len(best) < FEWEST else "losses at or below 0"
-            rows.append({"variable": name, "points": len(best), "not_identifiable": reason})
+        if len(best) < FEWEST + (0 if log else 2):
+            rows.append({"variable": name, "points": len(best), "not_identifiable": f"{len(best)} points"})
             continue
-        pure = power_law(x[best], runs.loss[best])
+        pure = power_law(x[best], runs.loss[best]) if log else None
         full = saturating_law(x[best], runs.loss[best]) if len(best) >= FEWEST + 2 else None
         fits[name] = (best, pure, full)
         held = held_out_errors(x[best], runs.loss[best])
-        row: Record = {
-            "variable": name,
-            "points": len(best),
-            "power": {"x0": pure.x0, "exponent": pure.exponent, "ci95": list(pure.exponent_ci), "rms": pure.error},
-            "held_out_rms": held,
-        }
+        row: Record = {"variable": name, "points": len(best), "held_out_rms": held}
+        if pure is not None:
+            row["power"] = {"x0": pure.x0, "exponent": pure.exponent, "ci95": list(pure.exponent_ci), "rms": pure.error}
         if full is not None:
-            E_low = full.E_ci[0] if full.E_ci else 0.0
+            E_low, least = full.E_ci[0] if full.E_ci else 0.0, runs.loss.min()
             row["saturating"] = {"E": full.E, "x0": full.x0, "exponent": full.exponent, "rms": full.error}
             row["saturating"]["ci95"] = [end if np.isfinite(end) else None for end in full.exponent_ci]
             row["saturating"]["E_ci95"] = list(full.E_ci or ())
-            row["saturating"]["E_identifiable"] = bool(E_low > 0.01 * runs.loss.min())
+            row["saturating"]["E_identifiable"] = bool(E_low > (0.01 * least if log else least - np.ptp(runs.loss)))
         if held is not None:
             row["preferred"] = preferred_form(held)
         if held is not None and "broken" in held:
@@ -188,6 +184,7 @@ def joint_record(fit: Fit, intervals: dict[str, Interval]) -> Record:
         "floor": fit.floor,
         "rms_log_error": fit.problem.step * float(np.sqrt((residual**2).mean())),
         "noise": fit.problem.step * fit.profile.noise,
+        "noise_exponent": next(iter(fit.problem.problem.trend), 0.0),
         "freedom": fit.profile.freedom,
     }
 
@@ -197,6 +194,11 @@ def law_warnings(fit: Fit, ends: dict[str, Interval], record: Record) -> list[st
     warnings = [] if fit.converged else ["the fit has not converged: its constants are not those of the best law"]
     if fit.unconverged:
         warnings.append(f"{fit.unconverged} draws of the bootstrap have not converged and were left out")
+    if fit.problem.problem.trend:
+        warnings.append(
+            f"the noise of runs changes with their compute, about as C^{record['joint']['noise_exponent']:.2g}: those "
+            "with more noise count less in the fit"
+        )
     warnings += misfit_warnings(
         record["misfit"], record["extrapolation"], fit.problem.step * fit.profile.noise, fit.measured
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from tsfm.scaling.laws.design import best_runs, candidates
 from tsfm.scaling.laws.form import (
     FLOPS_PER_INFERENCE_TOKEN,
     FLOPS_PER_TOKEN,
@@ -17,13 +18,15 @@ from tsfm.scaling.laws.form import (
     training_flops,
 )
 from tsfm.scaling.laws.joint import JointProblem, joint_problem
+from tsfm.scaling.laws.minimise import Quantities
 from tsfm.scaling.laws.profile import Profile, finite_log, follow_noise, open_ends
 from tsfm.scaling.laws.repetition import Repetition
 from tsfm.scaling.record import Record, read_law
 from tsfm_data.errors import InputError
 
 FAR, TOO_FAR = 10.0, 1000.0  # factors beyond the range of the runs
-STEPS = 120  # of the search for the best size if inference or repetition counts
+ROUNDS, POINTS = 11, 21  # of the search for the best size if inference or repetition counts; a round gains a digit
+EXACT = 1e-9  # relative width of the interval of a quantity that is given
 QUANTITIES = ("params", "tokens", "loss", "flops", "inference_flops")
 
 
@@ -36,12 +39,16 @@ class Plan:
         intervals: 95 % interval of each; an end is infinite if the goal may be out of reach.
         beyond_data: whether size, data or compute lie outside the range of the runs.
         warnings: texts for the user.
+        narrowed: the first of size, data and loss that the law does not know exactly.
+        next_runs: runs that would narrow its interval most, as in ``best_runs``, for as much compute as all runs.
     """
 
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     beyond_data: bool
     warnings: tuple[str, ...]
+    narrowed: str
+    next_runs: list[Record]
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,35 @@ class FittedLaw:
         joint = self.record["joint"]
         problem = joint_problem(params, tokens, columns["loss"], joint["huber_delta"], joint.get("floor"))
         starts = np.concatenate([problem.to_theta(self.constants[None]), problem.starts()])
-        return problem, follow_noise(problem.problem, starts, columns["clusters"])
+        weigh = bool(joint.get("noise_exponent"))
+        return problem, follow_noise(problem.problem, starts, columns["clusters"], weigh)
+
+    def logs(self, quantities: Callable[[JointLaw], np.ndarray], loss: int) -> Quantities:
+        """Logarithms of quantities of the law, [S, Q], from parameters of the solver.
+
+        Args:
+            quantities: their values, above 0 but for the loss.
+            loss: which of them is a loss.
+        """
+        problem, _ = self.profile
+
+        def logs(theta: np.ndarray) -> np.ndarray:
+            laws = at_least_tiny(problem.to_laws(theta))
+            with np.errstate(all="ignore"):
+                values = np.array(quantities(JointLaw.from_rows(laws)))
+                values[:, loss] = problem.positive(values[:, loss])
+            return finite_log(values)
+
+        return logs
+
+    def next_runs(self, quantities: Callable[[JointLaw], np.ndarray], loss: int, which: int) -> list[Record]:
+        """The runs that would narrow the interval of one of the quantities most, for as much compute as all runs."""
+        problem, profile = self.profile
+        logs, runs = self.logs(quantities, loss), self.record["runs"]
+        params, tokens = np.array(runs["params"]), np.array(runs["tokens"])
+        budget = float(np.asarray(training_flops(params, tokens)).sum())
+        possible = candidates(params, tokens)
+        return best_runs(problem, profile, lambda theta: logs(theta)[:, [which]], possible, budget)
 
     def intervals(self, quantities: Callable[[JointLaw], np.ndarray], loss: int) -> Float64[np.ndarray, "2 Q"]:
         """95 % intervals of quantities of the law, [S, Q]; infinite where they are open.
@@ -95,14 +130,7 @@ class FittedLaw:
             loss: which of them is a loss.
         """
         problem, profile = self.profile
-
-        def logs(theta: np.ndarray) -> np.ndarray:
-            laws = at_least_tiny(problem.to_laws(theta))
-            with np.errstate(all="ignore"):
-                values = np.array(quantities(JointLaw.from_rows(laws)))
-                values[:, loss] = problem.positive(values[:, loss])
-            return finite_log(values)
-
+        logs = self.logs(quantities, loss)
         center = logs(problem.to_theta(self.constants[None]))[0]
         ends = profile.intervals(logs)
         ends = open_ends(np.stack([np.minimum(ends[0], center), np.maximum(ends[1], center)]))
@@ -124,7 +152,8 @@ class FittedLaw:
 
         problem, profile = self.profile
         center, ends = (problem.measure(value) for value in (np.array([loss]), self.intervals(quantity, 0)))
-        low, high = problem.loss_at(profile.with_noise(center, ends))[:, 0]
+        spread = profile.problem.spread_at(problem.terms_at(np.array([params]), np.array([tokens])))
+        low, high = problem.loss_at(profile.with_noise(center, ends, spread))[:, 0]
         return loss, (float(low), float(high))
 
 
@@ -203,7 +232,11 @@ def make_plan(
             f"expected a goal that the law can reach, found {', '.join(f'{k} {v:g}' for k, v in known.items())}; its "
             f"irreducible loss is {joint['E']:.4g} ({' to '.join(ends_of_E)})"
         )
-    ends = law.intervals(lambda laws: _solve(laws, goal)[:, :4], QUANTITIES.index("loss"))
+
+    def planned(laws: JointLaw) -> np.ndarray:
+        return _solve(laws, goal)[:, :4]
+
+    ends = law.intervals(planned, QUANTITIES.index("loss"))
     values = dict(zip(QUANTITIES, map(float, row), strict=True))
     intervals = {name: (float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(QUANTITIES[:4])}
     low, high = intervals["params"]
@@ -212,7 +245,9 @@ def make_plan(
     warnings = _warnings(law.record, values)
     if law.repetition is not None and not law.counts_repetition:
         warnings.append("the fit has no law of repeated data: its value is that of Muennighoff et al. 2023, R* 15.4")
-    return Plan(values, intervals, beyond_data(law.record, values), tuple(warnings))
+    unsure = next(k for k in range(3) if ends[1, k] - ends[0, k] > EXACT * abs(row[k]) or k == 2)
+    runs = law.next_runs(planned, QUANTITIES.index("loss"), unsure)
+    return Plan(values, intervals, beyond_data(law.record, values), tuple(warnings), QUANTITIES[unsure], runs)
 
 
 def check_goal(known: dict[str, float], inference: float, unique: float | None, least_loss: float = 1.0) -> None:
@@ -317,12 +352,12 @@ def _tokens_left(params: np.ndarray, flops: float, inference: float) -> np.ndarr
 def _search(cost: Callable[[np.ndarray], np.ndarray], start: np.ndarray, most: float = np.inf) -> np.ndarray:
     """The size of least cost, at most ``most``, around the best one if neither inference nor repetition counts."""
     low, high = np.log(start) - 20.0, np.minimum(np.log(start) + 5.0, np.log(most) - 1e-6)
-    low = np.minimum(low, high - 5.0)
-    for _ in range(STEPS):
-        first, second = low + (high - low) / 3, high - (high - low) / 3
-        left, right = cost(np.exp(first)), cost(np.exp(second))
-        worse = left >= right  # too small a size never reaches a loss: its cost is infinite
-        low, high = np.where(worse, first, low), np.where(worse, high, second)
+    low, rows = np.minimum(low, high - 5.0), np.arange(len(start))
+    for _ in range(ROUNDS):
+        sizes = np.linspace(low, high, POINTS)
+        costs = cost(np.exp(sizes))  # too small a size never reaches a loss: its cost is infinite
+        best = np.argmin(np.where(np.isnan(costs), np.inf, costs), axis=0)
+        low, high = sizes[np.maximum(best - 1, 0), rows], sizes[np.minimum(best + 1, POINTS - 1), rows]
     return np.exp((low + high) / 2)
 
 

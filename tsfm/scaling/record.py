@@ -54,7 +54,8 @@ class JointRecord(Constants, JointStatus):
     measured: NotRequired[str]  # to which the law is fitted: log loss, or loss if some are at or below 0
     floor: NotRequired[float | None]  # E, if the user has fixed it
     rms_log_error: float  # of loss, if that is measured; the same holds for all errors
-    noise: float  # robust standard deviation about the law
+    noise: float  # robust standard deviation about the law; of runs at the centre of the table
+    noise_exponent: NotRequired[float]  # of the noise in compute
     freedom: int  # degrees of freedom of the intervals
 
 

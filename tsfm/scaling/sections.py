@@ -118,9 +118,9 @@ def single_table(record: Record) -> Table:
                 }
             )
     caption = (
-        "Least squares on log loss, fitted to the best loss in each tenth of a decade. Residual: root mean squared "
-        "error of log loss. Held out: the same on the quarter of the points with the largest x, by the law fitted to "
-        "the others."
+        "Least squares on log loss, or on loss if losses may be negative, fitted to the best loss in each tenth of a "
+        "decade. Residual: root mean squared error. Held out: the same on the quarter of the points with the largest "
+        "x, by the law fitted to the others."
     )
     return Table(rows, caption)
 
@@ -132,7 +132,9 @@ def single_note(record: Record) -> str:
         if "not_identifiable" in law:
             notes.append(f"In {law['variable']} there are {law['points']} points: not identifiable.")
         elif "saturating" in law and not law["saturating"]["E_identifiable"]:
-            notes.append(f"In {law['variable']} E is not identifiable: its interval begins at 0.")
+            notes.append(
+                f"In {law['variable']} E is not identifiable: its interval begins at 0, or far below the losses."
+            )
     names = {"power": "the pure power law", "saturating": "the saturating law", "broken": "the smoothly broken law"}
     chosen = [f"{names[law['preferred']]} in {law['variable']}" for law in record["single"] if "preferred" in law]
     if chosen:
@@ -280,8 +282,8 @@ def repetition_parts(record: Record) -> list[Part]:
     text = (
         f"U different tokens seen 1 + R times are worth U + U R* (1 - exp(-R / R*)) new ones, with R* = "
         f"{number(repetition['R_star'], 3)} ({interval(repetition['ci95'], 3)}, by profile), from "
-        f"{repetition['runs_with_repeated_data']} runs with repeated data.{excess} Root mean squared errors of log "
-        "loss in cross-validation: "
+        f"{repetition['runs_with_repeated_data']} runs with repeated data.{excess} Root mean squared errors in "
+        "cross-validation: "
         + ", ".join(f"{number(error, 3)} ({form})" for form, error in repetition["held_out_rms"].items())
         + "."
     )

@@ -34,6 +34,7 @@ INTERVALS_240 = {
 }
 EVALUATIONS = ("ID", "OOD-LSF", "OOD-Monash")  # of the published exponents, in their order
 PLANTED = np.array([1.8, 480.0, 2100.0, 0.35, 0.37])
+TREND = 0.15  # exponent of uneven noise in compute
 STARTS = 6  # starting points of each fit in the study of coverage
 BRANCHES = 5  # runs that share a training in the design "branches"
 PLANNED = ("planned size", "planned loss")  # for ten times the largest compute
@@ -67,6 +68,8 @@ STUDY = (
     ("branches", 120, 0.005, "normal"),
     ("branches", 120, 0.01, "t2"),
     ("ledger", 48, 0.005, "normal"),
+    ("grid", 36, 0.005, "growing"),
+    ("unbalanced", 100, 0.005, "growing"),
 )
 
 
@@ -192,8 +195,8 @@ def planted_runs(design: str, count: int, noise: float, seed: int, tails: str = 
         count: approximate number of runs.
         noise: standard deviation of log loss, or scale of the t distribution.
         seed: random seed of the noise.
-        tails: distribution of the noise: "normal", "t2" (Student's t with 2 degrees of freedom), or "outlier" (normal,
-            but one run is off by 20 standard deviations).
+        tails: distribution of the noise: "normal", "t2" (Student's t with 2 degrees of freedom), "outlier" (normal,
+            but one run is off by 20 standard deviations), or "growing" or "shrinking" (as a power of compute).
     """
     params, tokens, per_training = design_of(design, count, np.random.default_rng(count))
     rng = np.random.default_rng(seed)
@@ -201,6 +204,8 @@ def planted_runs(design: str, count: int, noise: float, seed: int, tails: str = 
     error = rng.standard_t(2, len(params)) if tails == "t2" else rng.normal(size=len(params))
     if per_training > 1:  # half of the variance is shared by the runs of a training
         error = (error + rng.normal(size=clusters[-1] + 1)[clusters]) / np.sqrt(2)
+    if tails in ("growing", "shrinking"):
+        error *= (params * tokens / np.exp(np.log(params * tokens).mean())) ** (TREND if tails == "growing" else -TREND)
     if tails == "outlier":
         error[rng.integers(len(error))] += 20 * rng.choice([-1, 1])
     loss = np.asarray(JointLaw(*PLANTED).loss(params, tokens)) * np.exp(noise * error)
@@ -241,7 +246,7 @@ def design_of(design: str, count: int, rng: np.random.Generator) -> tuple[np.nda
 def coverage(design: str, count: int, noise: float, tails: str, repeats: int) -> dict[str, float]:
     """Share of simulated tables in which each 95 % interval, of a constant or a plan, contains the true value.
 
-    The tables have the same design, so that all are fitted at once.
+    The tables have the same design, so that all are fitted at once. If the noise depends on compute, runs are weighed.
     """
     exact = planted_runs(design, count, 0.0, 0)
     joint = joint_problem(exact.params, exact.tokens, exact.loss)
@@ -255,8 +260,11 @@ def coverage(design: str, count: int, noise: float, tails: str, repeats: int) ->
         laws = joint.to_laws(theta)
         return np.concatenate([constants(laws), optimal_plans(laws, budget)], axis=1)
 
-    profiles = follow_noises(top, starts, losses, exact.clusters)
-    search = Search.join([profile.search(quantities) for profile in profiles])
+    profiles = follow_noises(top, starts, losses, exact.clusters, tails in ("growing", "shrinking"))
     truth = quantities(joint.to_theta(PLANTED[None]))[0]
-    inside = search.contain(truth[search.which]).reshape(repeats, -1)
+    inside = np.zeros((repeats, len(truth)), bool)
+    even = [k for k, profile in enumerate(profiles) if not profile.problem.trend]
+    for part in [even] * bool(even) + [[k] for k in range(repeats) if k not in even]:
+        search = Search.join([profiles[k].search(quantities) for k in part])
+        inside[part] = search.contain(truth[search.which]).reshape(len(part), -1)
     return dict(zip((*CONSTANTS, *PLANNED), inside.mean(axis=0).tolist(), strict=True))

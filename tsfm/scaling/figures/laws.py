@@ -132,9 +132,9 @@ def loss_figure(analysis: Analysis) -> Figure:
                 best, pure, full = law.single[name]
                 seen = np.asarray(getattr(law.runs, name))
                 axis.scatter(seen[best], law.runs.loss[best], s=12, color=color, linewidths=0, zorder=3)
-                draw_law(axis, pure, seen, color, "--")
-                if full is not None:
-                    draw_law(axis, full, seen, color, "-")
+                for each, style in ((pure, "--"), (full, "-")):
+                    if each is not None:
+                        draw_law(axis, each, seen, color, style)
         log_axes(axis, runs.loss)
         axis.set_xlabel(label, fontsize=9)
     axes[0].set_ylabel("loss", fontsize=9)

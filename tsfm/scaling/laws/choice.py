@@ -192,8 +192,9 @@ class _Fitter:
         self.low, self.high = np.array([of_E if ends is None else ends for ends in form.ends]).T
 
     def residuals(self, theta: np.ndarray, runs: Runs) -> np.ndarray:
-        """Prediction minus truth of what is measured: log loss, or loss."""
-        return self.problem.measure(self.predict(theta, runs.params, runs.tokens)) - self.problem.measure(runs.loss)
+        """Prediction minus truth of what is measured, log loss or loss, divided by the noise of each run."""
+        error = self.problem.measure(self.predict(theta, runs.params, runs.tokens)) - self.problem.measure(runs.loss)
+        return error / self.problem.problem.spread_at(self.problem.terms_at(runs.params, runs.tokens))
 
     def minimised(self, theta: np.ndarray, runs: Runs) -> np.ndarray:
         """The residuals whose Huber loss is minimised."""

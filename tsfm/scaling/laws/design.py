@@ -15,7 +15,7 @@ from scipy import stats
 from tsfm.scaling.laws.estimate import Fit, optimal_plans
 from tsfm.scaling.laws.form import training_flops
 from tsfm.scaling.laws.joint import JointProblem
-from tsfm.scaling.laws.minimise import Quantities, slopes_of_all
+from tsfm.scaling.laws.minimise import Quantities, slopes
 from tsfm.scaling.laws.profile import LEVEL, Profile
 from tsfm.scaling.record import Record
 
@@ -68,11 +68,11 @@ def best_runs(
     """
     params, tokens = possible
     costs = np.asarray(training_flops(params, tokens))
-    points = replace(problem.problem, terms=problem.terms_at(params, tokens), measured=np.zeros(len(params)))
+    points = replace(profile.problem, terms=problem.terms_at(params, tokens), measured=np.zeros(len(params)))
     seen, new = (law.jacobian(profile.theta) for law in (profile.problem, points))
     unit = np.linalg.norm(seen, axis=0) + 1e-300
     seen, new = seen / unit, new / unit
-    slope = slopes_of_all(quantity, profile.theta)[0] / unit
+    slope = slopes(quantity, profile.theta[None])[0, 0] / unit
     trainings = int(profile.clusters.max()) + 1
     information = seen.T @ seen * (trainings / len(seen))  # rows of one training count as one run in all
     inverse = np.linalg.inv(information + RIDGE * np.eye(len(unit)))

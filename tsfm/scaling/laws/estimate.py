@@ -1,7 +1,7 @@
 """The joint law of a set of runs with its intervals, or the reasons why it is not identifiable."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -56,6 +56,12 @@ class Fit:
         problem = self.problem.problem
         return float(self.law[0]) if problem.low[0] == problem.high[0] else None
 
+    def spread_at(
+        self, params: Float64[np.ndarray, " K"], tokens: Float64[np.ndarray, " K"]
+    ) -> Float64[np.ndarray, " K"]:
+        """The noise of runs as a multiple of that at the centre of the fitted ones."""
+        return self.profile.problem.spread_at(self.problem.terms_at(params, tokens))
+
     def intervals(self, quantities: Quantities) -> Float64[np.ndarray, "2 Q"]:
         """95 % intervals of quantities by the profile, widened to the fitted values where these lie outside.
 
@@ -75,11 +81,14 @@ class Fit:
             return finite_log(self.problem.positive(np.asarray(JointLaw.of_fits(laws).loss(params, tokens))))
 
         center, ends = logs(self.law[None])[0], self.intervals(logs)
-        loss, curve, new = (np.exp(part) for part in (center, ends, self.profile.with_noise(center, ends)))
+        wide = self.profile.with_noise(center, ends, self.spread_at(params, tokens))
+        loss, curve, new = (np.exp(part) for part in (center, ends, wide))
         return self.problem.loss_of(loss), self.problem.loss_of(curve), self.problem.loss_of(new)
 
 
-def fit_joint(runs: Runs, draws: int, seed: int, delta: float = DELTA, floor: float | None = None) -> Fit:
+def fit_joint(
+    runs: Runs, draws: int, seed: int, delta: float = DELTA, floor: float | None = None, weigh: bool = False
+) -> Fit:
     """Fit the joint law, its profile, and a bootstrap over runs.
 
     Args:
@@ -88,11 +97,15 @@ def fit_joint(runs: Runs, draws: int, seed: int, delta: float = DELTA, floor: fl
         seed: random seed.
         delta: width of the Huber loss.
         floor: fixes E.
+        weigh: noisier runs count less, as in ``follow_noise``.
     """
     problem = joint_problem(runs.params, runs.tokens, runs.loss, delta, floor)
     starts = problem.starts()
     solution = solve(problem.problem, starts).best()
-    profile = follow_noise(problem.problem, np.concatenate([solution.theta, starts]), runs.clusters)
+    profile = follow_noise(problem.problem, np.concatenate([solution.theta, starts]), runs.clusters, weigh)
+    if profile.problem.trend:  # noisier runs count less in the estimate and its draws, too
+        problem = replace(problem, problem=replace(problem.problem, trend=profile.problem.trend))
+        solution = solve(problem.problem, np.concatenate([profile.theta[None], starts])).best()
     weights = cluster_weights(runs.clusters, draws, seed)
     refits = solve(problem.problem, np.repeat(solution.theta, draws, axis=0), weights)
     laws = problem.to_laws(refits.theta[refits.converged])

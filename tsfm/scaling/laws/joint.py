@@ -110,6 +110,7 @@ def joint_problem(
     delta: float = DELTA,
     floor: float | None = None,
     unit: float | None = None,
+    trend: tuple[float, ...] = (),
 ) -> JointProblem:
     """The optimisation problem of the joint law on a set of runs.
 
@@ -123,19 +124,33 @@ def joint_problem(
         delta: width of the Huber loss, of log loss or in standard deviations of the losses.
         floor: fixes E.
         unit: logarithm of the unit of the terms, if it is not that of these losses.
+        trend: exponents of the noise in size and data.
     """
     x, z, log = np.log(params), np.log(tokens), bool(loss.min() > 0)
     center = (float(x.mean()), float(z.mean()))
-    if unit is None:
-        unit = float(np.log(loss).mean()) if log else float(np.log(max(loss.std(), 1e-300)))
-    y = np.log(loss) - unit if log else loss * np.exp(-unit)
+    y, unit, ends = measured_loss(loss, unit)
     terms = _terms(center, params, tokens)
     room = LARGEST_EXPONENT * np.array([abs(x - center[0]).max(), abs(z - center[1]).max()])
-    ends = (0.0, float(np.exp(y.max()))) if log else (float(y.min() - DEEPEST * np.ptp(y)), float(y.max()))
     bottom, top = ends if floor is None else (floor * float(np.exp(-unit)),) * 2
     low = np.array([bottom, -MOST_LOG, 0.0, -MOST_LOG, 0.0])
     high = np.array([top, MOST_LOG + room[0], LARGEST_EXPONENT, MOST_LOG + room[1], LARGEST_EXPONENT])
-    return JointProblem(Problem(terms, y, low, high, delta, log), center, unit)
+    return JointProblem(Problem(terms, y, low, high, delta, log, trend), center, unit)
+
+
+def measured_loss(
+    loss: Float64[np.ndarray, " N"], unit: float | None = None
+) -> tuple[Float64[np.ndarray, " N"], float, tuple[float, float]]:
+    """What a law is fitted to, log loss or, if losses may be negative, loss; the logarithm of its unit; the range of E.
+
+    Args:
+        loss: of each run.
+        unit: logarithm of the unit, if it is not that of these losses.
+    """
+    log = bool(loss.min() > 0)
+    if unit is None:
+        unit = float(np.log(loss).mean()) if log else float(np.log(max(loss.std(), 1e-300)))
+    y = np.log(loss) - unit if log else loss * np.exp(-unit)
+    return y, unit, (0.0, float(np.exp(y.max()))) if log else (float(y.min() - DEEPEST * np.ptp(y)), float(y.max()))
 
 
 def _terms(

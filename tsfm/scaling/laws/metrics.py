@@ -29,7 +29,7 @@ def metric_laws(runs: Runs, delta: float) -> list[Record]:
 
 def _metric_law(runs: Runs, name: str, delta: float) -> Record:
     row: Record = {"metric": name, "runs": runs.runs, "exponents": exponents(runs)}
-    reasons = why_not_identifiable(runs) if len(runs) else ["no values above 0"]
+    reasons = why_not_identifiable(runs) if len(runs) else ["no values"]
     if not reasons:
         fit = fit_joint(runs, 0, 0, delta)
         ends = constant_intervals(fit)
@@ -43,8 +43,13 @@ def _metric_law(runs: Runs, name: str, delta: float) -> Record:
 
 
 def exponents(runs: Runs) -> Record:
-    """Exponent and 95 % interval of the pure power law in size, data and compute, on the best of each tenth decade."""
+    """Exponent and 95 % interval of the pure power law in size, data and compute, on the best of each tenth decade.
+
+    There are none if some values are at or below 0.
+    """
     found: Record = {}
+    if not len(runs) or runs.loss.min() <= 0:
+        return found
     for name, x in (("params", runs.params), ("tokens", runs.tokens), ("flops", runs.flops)):
         best = best_of_bins(x, runs.loss)
         if len(best) >= FEWEST:

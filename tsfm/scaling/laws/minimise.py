@@ -14,6 +14,7 @@ Legend: S fits solved at once, N runs, P parameters of the law.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -89,23 +90,18 @@ class Spring:
 
     def derivatives(self, theta: Float64[np.ndarray, "S P"]) -> tuple[np.ndarray, np.ndarray]:
         """Gradient [S, P] and Gauss-Newton matrix [S, P, P]."""
-        slope = slopes(self.values, theta)
+        slope = slopes(self.quantities, theta)[np.arange(len(theta)), self.which]
         force = self.stiffness * (self.values(theta) - self.target)
         return force[:, None] * slope, self.stiffness[:, None, None] * slope[:, :, None] * slope[:, None, :]
 
 
-def slopes(
-    quantity: Callable[[Float64[np.ndarray, "S P"]], Float64[np.ndarray, " S"]], theta: Float64[np.ndarray, "S P"]
-) -> Float64[np.ndarray, "S P"]:
-    """The numerical gradient of a quantity."""
-    step = NUDGE * np.eye(theta.shape[1])
-    return np.stack([(quantity(theta + row) - quantity(theta - row)) / (2 * NUDGE) for row in step], axis=1)
-
-
-def slopes_of_all(quantities: Quantities, theta: Float64[np.ndarray, " P"]) -> Float64[np.ndarray, "Q P"]:
-    """The numerical gradients of all quantities at one point."""
-    step = NUDGE * np.eye(len(theta))
-    return ((quantities(theta + step) - quantities(theta - step)) / (2 * NUDGE)).T
+def slopes(quantities: Quantities, theta: Float64[np.ndarray, "S P"]) -> Float64[np.ndarray, "S Q P"]:
+    """The numerical gradients of all quantities of each fit, from one call: most of the time is that of calls."""
+    count, parameters = theta.shape
+    step = NUDGE * np.eye(parameters)[:, None]
+    moved = np.concatenate([theta + step, theta - step]).reshape(-1, parameters)
+    up, down = quantities(moved).reshape(2, parameters, count, -1)
+    return ((up - down) / (2 * NUDGE)).transpose(1, 2, 0)
 
 
 @dataclass(frozen=True)
@@ -119,6 +115,8 @@ class Problem:
         high: largest value of each parameter.
         delta: width of the quadratic part of the Huber loss; infinite for least squares.
         log: whether logarithms are measured; losses at or below 0 have none.
+        trend: exponents of the noise in the variable of each term; empty if all runs are equally noisy. Residuals are
+            divided by the noise of their run, as a multiple of that at the centre of the runs.
     """
 
     terms: tuple[Float64[np.ndarray, "N _"], ...]
@@ -127,6 +125,17 @@ class Problem:
     high: Float64[np.ndarray, " P"]
     delta: float = DELTA
     log: bool = True
+    trend: tuple[float, ...] = ()
+
+    @cached_property
+    def spread(self) -> Float64[np.ndarray, " N"]:
+        """The noise of each run as a multiple of that at the centre of the runs."""
+        return self.spread_at(self.terms)
+
+    def spread_at(self, terms: tuple[Float64[np.ndarray, "K _"], ...]) -> Float64[np.ndarray, " K"]:
+        """The same of other runs, from their terms."""
+        pairs = zip(self.trend, terms, strict=False)
+        return np.exp(-sum((power * term[:, 1] for power, term in pairs), np.zeros(len(terms[0]))))
 
     @property
     def free(self) -> int:
@@ -149,7 +158,7 @@ class Problem:
         """Derivatives of what is measured by E and by the exponent of each term, and residuals, each [S, N].
 
         The former are 1 / L and the share of each term in the loss L if its logarithm is measured, else 1 and the
-        terms.
+        terms. All are divided by the noise of their run.
 
         Args:
             theta: parameters of each fit.
@@ -158,12 +167,15 @@ class Problem:
         powers = [np.exp(theta[:, columns] @ term.T) for columns, term in zip(self.slices(), self.terms, strict=True)]
         total = sum(powers, theta[:, :1])
         goal = self.measured if measured is None else measured
-        if not self.log:
-            return [np.ones_like(total), *powers], total - goal
-        return [1 / total, *(power / total for power in powers)], np.log(total) - goal
+        shares, residual = [np.ones_like(total), *powers], total - goal
+        if self.log:
+            shares, residual = [1 / total, *(power / total for power in powers)], np.log(total) - goal
+        if self.trend:
+            shares, residual = [share / self.spread for share in shares], residual / self.spread
+        return shares, residual
 
     def residuals(self, theta: Float64[np.ndarray, " P"]) -> Float64[np.ndarray, " N"]:
-        """Residuals of one fit: log prediction - log loss, or prediction - loss."""
+        """Residuals of one fit: log prediction - log loss, or prediction - loss, divided by the noise of each run."""
         return self.parts(theta[None])[1][0]
 
     def objective(
@@ -177,7 +189,7 @@ class Problem:
         return np.einsum("sn,sn->s", weight_SN, inside * (np.abs(residual_SN) - 0.5 * inside))
 
     def jacobian(self, theta: Float64[np.ndarray, " P"]) -> Float64[np.ndarray, "N P"]:
-        """Derivatives of the (log) prediction of one fit."""
+        """Derivatives of the residuals of one fit."""
         shares, _ = self.parts(theta[None])
         return np.concatenate(
             [shares[0].T, *(share.T * term for share, term in zip(shares[1:], self.terms, strict=True))], axis=1
@@ -192,7 +204,8 @@ class Problem:
         absolute = np.abs(residual_SN)
         slope = weight_SN * np.clip(residual_SN, -delta_S1, delta_S1)
         # The logarithm of a sum curves by minus the product of its shares, a plain sum does not.
-        curvature = np.where(absolute <= delta_S1, weight_SN, 0.0) - (slope if self.log else 0.0)
+        bend = slope * self.spread if self.trend else slope
+        curvature = np.where(absolute <= delta_S1, weight_SN, 0.0) - (bend if self.log else 0.0)
         irls = weight_SN * np.minimum(1.0, delta_S1 / np.maximum(absolute, 1e-300))
         columns = [slice(0, 1), *self.slices()]
         terms = [np.ones((len(self.measured), 1)), *self.terms]

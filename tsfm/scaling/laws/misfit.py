@@ -18,8 +18,11 @@ FARTHER = 2.0  # ratio of the errors on held-out and fitted runs from which ther
 AXES = {"params": "size", "tokens": "data", "flops": "compute"}
 
 
-def extrapolation(runs: Runs, delta: float, floor: float | None = None) -> Record | None:
-    """Fit without the runs of the largest compute and predict them; None if too few would be left."""
+def extrapolation(runs: Runs, delta: float, floor: float | None = None, trend: tuple[float, ...] = ()) -> Record | None:
+    """Fit without the runs of the largest compute and predict them; None if too few would be left.
+
+    Errors are divided by the noise of their run, as a multiple of that at the centre of those that are fitted.
+    """
     count = max(3, round(HELD_OUT * len(runs)))
     order = np.argsort(runs.flops, kind="stable")
     keep = np.zeros(len(runs), bool)
@@ -27,12 +30,13 @@ def extrapolation(runs: Runs, delta: float, floor: float | None = None) -> Recor
     seen, held = runs.select(keep), runs.select(~keep)
     if not keep.any() or why_not_identifiable(seen):
         return None
-    problem = joint_problem(seen.params, seen.tokens, seen.loss, delta, floor)
+    problem = joint_problem(seen.params, seen.tokens, seen.loss, delta, floor, trend=trend)
     solution = problem.fit()
     law = problem.to_laws(solution.theta)[0]
     predicted = np.asarray(JointLaw(*law).loss(held.params, held.tokens))
     log = problem.problem.log and held.loss.min() > 0
     error = np.log(predicted / held.loss) if log else predicted - held.loss
+    error = error / problem.problem.spread_at(problem.terms_at(held.params, held.tokens))
     inside = problem.step * problem.problem.residuals(solution.theta[0])
     return {
         "held_out_rows": count,
@@ -96,7 +100,8 @@ def misfit_warnings(record: Record, ahead: Record | None, noise: float, measured
         more = "more" if trends[name]["correlation"] > 0 else "less"
         warnings.append(
             f"runs of larger {AXES[name]} scatter {more} about the law (p = {trends[name]['p']:.1g}): intervals are "
-            "corrected for that in part, but those of E and of planned losses may still be too short"
+            "corrected for that in part, but those of E and of planned losses may still be too short; --noise compute "
+            "lets noisier runs count less"
         )
     if ahead is not None and ahead["rms_log_error"] > FARTHER * max(ahead["rms_log_error_seen"], noise, ROUNDED):
         warnings.append(
@@ -111,7 +116,7 @@ def _pattern(fit: Fit, residual: np.ndarray) -> tuple[float | None, float | None
     """p of an F test: do the squares and the product of log size and log data explain the residuals? And how much."""
     jacobian = fit.profile.problem.jacobian(fit.profile.theta)
     axes = [np.log(values) - np.log(values).mean() for values in (fit.runs.params, fit.runs.tokens)]
-    more = np.stack([a * b for a, b in combinations_with_replacement(axes, 2)], axis=1)
+    more = np.stack([a * b / fit.profile.problem.spread for a, b in combinations_with_replacement(axes, 2)], axis=1)
     size = np.linalg.norm(jacobian, axis=0) + 1e-300
     base, full = jacobian / size, np.concatenate([jacobian / size, more / np.linalg.norm(more, axis=0)], axis=1)
     squared, ranks = [], []

@@ -9,9 +9,11 @@ coverage is measured by ``python benchmarks/scaling.py --part coverage``.
   it minimises absolute errors, whose profile has steps.
 - If runs share a training, the rise of the objective is divided by the ratio of the cluster-robust variance of the
   quantity to its variance for independent runs (Chandler and Bate 2007; CR2 of Bell and McCaffrey 2002).
-- Two things that the runs themselves show are corrected for in the same way. If the law misses its runs by more than
-  runs of the same size and data differ, such as near-copies with other seeds, these count as one. If the noise depends
-  on size, data or compute, the variance of each quantity is one that is robust to that (every run is then a cluster).
+- If the noise depends on size, data or compute, the variance of each quantity is one that is robust to that (every run
+  is then a cluster). If asked for, the noise is fitted as a power of compute, and the residual of each run is divided
+  by its noise: weighted least squares whose weights come from the residuals (Carroll and Ruppert 1988).
+- If the law misses its runs by more than runs of the same size and data differ, such as near-copies with other seeds,
+  these count as one.
 """
 
 from dataclasses import dataclass, replace
@@ -20,8 +22,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy import stats
 
-from tsfm.scaling.laws.minimise import Problem, Quantities, slopes_of_all, solve
-from tsfm.scaling.laws.scatter import SURE, SURE_OF_ONE, lack_of_fit_p, noise_trend, same_points
+from tsfm.scaling.laws.minimise import Problem, Quantities, slopes, solve
+from tsfm.scaling.laws.scatter import SURE, SURE_OF_ONE, lack_of_fit_p, noise_exponent, noise_trend, same_points
 from tsfm.scaling.laws.search import Search
 
 LEVEL = 0.95
@@ -30,6 +32,10 @@ WIDTH_ROUNDS = 12
 WIDEST = 10.0  # largest standard error that scales a search
 FARTHEST = 200.0  # logarithm beyond which a quantity counts as infinite
 TINY = 1e-9  # least noise of log loss
+LIKELY = 0.05  # p below which the noise is fitted as a power of compute
+FEWEST_FOR_TREND = 20  # degrees of freedom from which a dependence of the noise on compute is fitted
+TREND_ROUNDS = 3  # of law and noise
+LEAST_SEEN = 0.1  # share of the noise of a run that is at least left in its residual
 ROUNDED = 1e-6  # noise of log loss below which residuals are rounding errors
 
 
@@ -41,9 +47,9 @@ class Profile:
         problem: law and runs, with that width.
         theta: the best fit.
         least: its objective.
-        noise: standard deviation of (log) loss about the law, robust.
+        noise: standard deviation of (log) loss about the law, robust; at the centre of the runs if it has a trend.
         clusters: number of the training of each row, from 0.
-        uneven: whether the noise depends on size, data or compute.
+        uneven: whether the noise depends on size, data or compute beyond the trend of the problem.
     """
 
     problem: Problem
@@ -109,15 +115,16 @@ class Profile:
         return ends
 
     def with_noise(
-        self, center: Float64[np.ndarray, " Q"], ends: Float64[np.ndarray, "2 Q"]
+        self, center: Float64[np.ndarray, " Q"], ends: Float64[np.ndarray, "2 Q"], spread: np.ndarray | float = 1.0
     ) -> Float64[np.ndarray, "2 Q"]:
         """95 % prediction intervals of new runs: of their expected log loss and of the noise of a run.
 
         Args:
             center: expected log loss.
             ends: its 95 % interval.
+            spread: the noise of these runs as a multiple of that at the centre.
         """
-        noise = self.noise * float(stats.t.ppf(0.5 + LEVEL / 2, self.freedom))
+        noise = spread * self.noise * float(stats.t.ppf(0.5 + LEVEL / 2, self.freedom))
         return np.stack([center - np.hypot(center - ends[0], noise), center + np.hypot(ends[1] - center, noise)])
 
     def search(self, quantities: Quantities, level: float = LEVEL) -> "Search":
@@ -127,7 +134,7 @@ class Profile:
             quantities: their values from parameters of the law.
             level: confidence level.
         """
-        slope_QP = slopes_of_all(quantities, self.theta)
+        slope_QP = slopes(quantities, self.theta[None])[0]
         plain, robust = self.covariance()
         variance = np.einsum("qp,pr,qr->q", slope_QP, plain, slope_QP)
         which = np.flatnonzero(variance > TINY**2)
@@ -171,15 +178,18 @@ def open_ends(ends: Float64[np.ndarray, "2 Q"]) -> Float64[np.ndarray, "2 Q"]:
         return np.exp(np.where(np.abs(ends) >= FARTHEST - 1, np.copysign(np.inf, ends), ends))
 
 
-def follow_noise(problem: Problem, start: Float64[np.ndarray, "K P"], clusters: Int64[np.ndarray, " N"]) -> Profile:
+def follow_noise(
+    problem: Problem, start: Float64[np.ndarray, "K P"], clusters: Int64[np.ndarray, " N"], weigh: bool = False
+) -> Profile:
     """The best law at a Huber width of 1.345 standard deviations of the noise; both are found together.
 
     Args:
         problem: law and runs; its own width is not used.
         start: starting points.
         clusters: number of the training of each row.
+        weigh: divide residuals by a noise that is a power of compute, if a test says that the noise depends on it.
     """
-    return follow_noises(problem, start, problem.measured[None], clusters)[0]
+    return follow_noises(problem, start, problem.measured[None], clusters, weigh)[0]
 
 
 def follow_noises(
@@ -187,6 +197,7 @@ def follow_noises(
     start: Float64[np.ndarray, "K P"],
     measured_SN: Float64[np.ndarray, "S N"],
     clusters: Int64[np.ndarray, " N"],
+    weigh: bool = False,
 ) -> list[Profile]:
     """The same for several sets of losses of the same runs, solved at once.
 
@@ -195,7 +206,18 @@ def follow_noises(
         start: starting points for every set.
         measured_SN: log losses of each set, in the units of the problem.
         clusters: number of the training of each row.
+        weigh: as in ``follow_noise``.
     """
+    return [_with_scatter(profile, weigh) for profile in _follow(problem, start, measured_SN, clusters)]
+
+
+def _follow(
+    problem: Problem,
+    start: Float64[np.ndarray, "K P"],
+    measured_SN: Float64[np.ndarray, "S N"],
+    clusters: Int64[np.ndarray, " N"],
+) -> list[Profile]:
+    """The same if the scatter of the runs is as the problem says."""
     sets, parameters = len(measured_SN), start.shape[1]
     freedom = max(len(problem.measured) - problem.free, 1)
 
@@ -217,7 +239,7 @@ def follow_noises(
         width, expected = WIDTH * noise, _clipped_variance(WIDTH)
         theta, least = fit(theta[:, None], width)
     theta, least = fit(np.concatenate([theta[:, None], every], axis=1), width)
-    profiles = [
+    return [
         Profile(
             replace(problem, delta=float(width[k]), measured=measured_SN[k]),
             theta[k],
@@ -227,21 +249,43 @@ def follow_noises(
         )
         for k in range(sets)
     ]
-    return [_with_scatter(profile) for profile in profiles]
 
 
-def _with_scatter(profile: Profile) -> Profile:
-    """A profile that knows whether its runs are alike at one size and data, and whether their noise is uneven."""
+def _with_scatter(profile: Profile, weigh: bool) -> Profile:
+    """A profile that knows whether its runs are alike at one size and data, and how their noise depends on them."""
     problem = profile.problem
-    residual = np.clip(problem.residuals(profile.theta), -3 * profile.noise, 3 * profile.noise)
-    size, tokens = (-term[:, 1] for term in problem.terms)
     if profile.noise > ROUNDED and not profile.shared:
-        points = same_points(size, tokens)
+        residual = np.clip(problem.residuals(profile.theta), -3 * profile.noise, 3 * profile.noise)
+        points = same_points(*(-term[:, 1] for term in problem.terms))
         p = lack_of_fit_p(points, residual, problem.free)
         if p is not None and p < SURE:
             return replace(profile, clusters=points)
-    trends = [noise_trend(axis, residual)["p"] for axis in (size, tokens, size + tokens)]
-    return replace(profile, uneven=profile.noise > ROUNDED and min(trends) < SURE_OF_ONE)
+    if weigh and profile.freedom >= FEWEST_FOR_TREND and _trends(profile)[-1] < LIKELY:
+        profile = _with_trend(profile)
+    return replace(profile, uneven=min(_trends(profile)) < SURE_OF_ONE)
+
+
+def _trends(profile: Profile) -> list[float]:
+    """p that the noise does not depend on size, on data, and on compute."""
+    if profile.noise < ROUNDED:
+        return [1.0]
+    residual = np.clip(profile.problem.residuals(profile.theta), -3 * profile.noise, 3 * profile.noise)
+    size, tokens = (-term[:, 1] for term in profile.problem.terms)
+    return [noise_trend(axis, residual)["p"] for axis in (size, tokens, size + tokens)]
+
+
+def _with_trend(profile: Profile) -> Profile:
+    """The law at a noise that is a power of compute; law and noise are found together."""
+    for _ in range(TREND_ROUNDS):
+        problem = profile.problem
+        J = problem.jacobian(profile.theta) * (problem.low < problem.high)
+        basis = np.linalg.svd(J / (np.linalg.norm(J, axis=0) + 1e-300), full_matrices=False)[0][:, : problem.free]
+        seen = np.maximum(1 - (basis**2).sum(axis=1), LEAST_SEEN)  # of the noise of a run, the law has taken the rest
+        residual = problem.residuals(profile.theta) * problem.spread / np.sqrt(seen)
+        power = noise_exponent(-sum(term[:, 1] for term in problem.terms), residual)
+        new = replace(problem, trend=(power,) * len(problem.terms))
+        profile = _follow(new, profile.theta[None], problem.measured[None], profile.clusters)[0]
+    return profile
 
 
 def _clipped_variance(width: float) -> float:

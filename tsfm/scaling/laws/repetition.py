@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from scipy import optimize, stats
 
 from tsfm.scaling.laws.estimate import Fit, why_not_identifiable
-from tsfm.scaling.laws.form import NAMES, JointLaw
+from tsfm.scaling.laws.form import NAMES, JointLaw, at_least_tiny
 from tsfm.scaling.laws.profile import LEVEL, huber_unit
 from tsfm.scaling.record import Record
 from tsfm.scaling.runs.ledger import Runs
@@ -90,8 +90,6 @@ def repetition(fit: Fit) -> Record | None:
     runs = fit.runs
     if runs.unique is None:
         return None
-    if not fit.problem.problem.log:
-        return {"not_identifiable": "losses at or below 0, of which there is no such law"}
     repeated = int((runs.tokens > REPEATED * runs.unique).sum())
     if repeated < FEWEST:
         return {"not_identifiable": f"{repeated} runs with repeated data; at least {FEWEST} are needed"}
@@ -117,7 +115,7 @@ def repetition(fit: Fit) -> Record | None:
 
 
 class _Solver:
-    """Fits one form of the law by least squares with a Huber loss on log loss."""
+    """Fits one form of the law by least squares with a Huber loss on what the joint law is fitted to."""
 
     def __init__(self, runs: Runs, fit: Fit, form: str) -> None:
         self.runs, self.form = runs, form
@@ -133,15 +131,15 @@ class _Solver:
         """Constants of the law, then R_D* and R_N*."""
         return [*map(float, self.problem.to_laws(theta[None, :5])[0]), *map(float, np.exp(theta[5:]))]
 
-    def residuals(self, theta: np.ndarray) -> np.ndarray:
-        """log prediction - log loss."""
-        return np.log(self.predict(theta, self.runs) / self.runs.loss)
+    def errors(self, theta: np.ndarray, runs: Runs) -> np.ndarray:
+        """Prediction minus truth of what is measured: log loss, or loss in its unit."""
+        return self.problem.measure(self.predict(theta, runs)) - self.problem.measure(runs.loss)
 
     def predict(self, theta: np.ndarray, runs: Runs) -> np.ndarray:
         """The expected loss of runs."""
         values = self.values(theta)
         scales = [*values[5:], np.inf, np.inf][:2]
-        law = JointLaw(*(max(value, 1e-300) for value in values[:5]))
+        law = JointLaw(*at_least_tiny(np.array(values[:5])[None])[0])
         repeated = Repetition(runs.tokens if runs.unique is None else runs.unique, *scales)
         return np.asarray(law.loss(*repeated.effective(law, runs.params, runs.tokens)))
 
@@ -169,7 +167,7 @@ class _Solver:
             ends = (self.low[free], self.high[free])
             results.append(
                 optimize.least_squares(
-                    lambda part: self.residuals(whole(part)),
+                    lambda part: self.errors(whole(part), self.runs),
                     inside,
                     bounds=ends,
                     loss="huber",
@@ -184,7 +182,7 @@ class _Solver:
     def interval(self, solution: optimize.OptimizeResult, column: int) -> list[float | None]:
         """The 95 % interval of R_D* or R_N* by the profile; None for an open side."""
         freedom = max(self.runs.runs - len(solution.x), 1)
-        unit = huber_unit(self.residuals(solution.x), self.width, len(solution.x))
+        unit = huber_unit(self.errors(solution.x, self.runs), self.width, len(solution.x))
         goal = unit * float(stats.f.ppf(LEVEL, 1, freedom))
 
         def rise(log: float) -> float:
@@ -201,7 +199,7 @@ def _crossing(rise: Callable[[float], float], start: float, end: float) -> float
 
 
 def _held_out(fit: Fit, form: str) -> float:
-    """Root mean squared error of log loss in cross-validation over runs."""
+    """Root mean squared error in cross-validation over runs."""
     runs, squared = fit.runs, np.zeros(len(fit.runs))
     order = np.random.default_rng(0).permutation(runs.runs)  # the folds do not follow the order of the table
     fold_of = order[runs.clusters] % FOLDS
@@ -210,6 +208,5 @@ def _held_out(fit: Fit, form: str) -> float:
         if why_not_identifiable(runs.select(~out)):
             return float("inf")
         solver = _Solver(runs.select(~out), fit, form)
-        held = runs.select(out)
-        squared[out] = np.log(solver.predict(solver.fit().x, held) / held.loss) ** 2
-    return float(np.sqrt(squared.mean()))
+        squared[out] = solver.errors(solver.fit().x, runs.select(out)) ** 2
+    return fit.problem.step * float(np.sqrt(squared.mean()))

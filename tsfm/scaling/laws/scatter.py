@@ -8,6 +8,8 @@ from scipy import stats
 
 SURE = 0.01  # p below which runs of one size and data are taken to be more alike than the law fits them
 SURE_OF_ONE = 0.003  # the same for each of three tests of the noise against size, data and compute
+USUAL = 0.3  # largest usual exponent of noise in compute: a factor of 60 over six decades
+SCORING, CUT = 30, 4.0  # steps to the exponent of the noise, and the largest residual that counts, in mean ones
 FEWEST_REPEATS = 3  # degrees of freedom of the pure error that a test needs
 
 
@@ -16,6 +18,21 @@ class Trend(TypedDict):
 
     correlation: float
     p: float
+
+
+def noise_exponent(values: Float64[np.ndarray, " N"], residual: Float64[np.ndarray, " N"]) -> float:
+    """The exponent g of noise that grows as exp(g * value), most likely if residuals are double exponential.
+
+    That is nearly as efficient as for a normal distribution, and hardly moved by outliers, whose size is cut off.
+    Before the runs are seen, g is normal about 0 with a standard deviation of ``USUAL``.
+    """
+    X = np.stack([np.ones(len(values)), values - values.mean()], axis=1)
+    size = np.maximum(np.abs(residual), 1e-300)
+    scale, prior = np.array([np.log(size.mean()), 0.0]), np.array([0.0, 1 / USUAL**2])
+    for _ in range(SCORING):
+        slope = X.T @ (np.minimum(size * np.exp(-X @ scale), CUT) - 1) - prior * scale
+        scale = scale + np.linalg.solve(X.T @ X + np.diag(prior), slope)
+    return float(scale[1])
 
 
 def same_points(first: Float64[np.ndarray, " N"], second: Float64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:

@@ -39,7 +39,8 @@ def sensitivity(fit: Fit) -> list[Record]:
     for name, part, width, zero in cases:
         if why_not_identifiable(part):
             continue
-        problem = joint_problem(part.params, part.tokens, part.loss, width, 0.0 if zero else fit.floor)
+        floor, trend = 0.0 if zero else fit.floor, fit.problem.problem.trend
+        problem = joint_problem(part.params, part.tokens, part.loss, width, floor, trend=trend)
         solution = problem.fit()
         law = problem.to_laws(solution.theta)[0]
         values = as_dict(law) | ({"E": 0.0} if zero else {})

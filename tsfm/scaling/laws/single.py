@@ -1,7 +1,8 @@
 """Laws in one variable: the pure power law L = (x0 / x)^a and the saturating law L = E + (x0 / x)^a.
 
 The pure law is fitted by ordinary least squares of log L on log x, as in Yao et al. 2025 (arXiv 2410.12360). The
-saturating law is fitted by least squares on log L, too, so that the two can be compared.
+saturating law is fitted by least squares on log L, too, so that the two can be compared. Losses that may be negative
+have no logarithm and no pure law: the saturating law is then fitted to the losses themselves.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from scipy import stats
 
 from tsfm.scaling.laws import broken
 from tsfm.scaling.laws.broken import BrokenLaw, broken_law
+from tsfm.scaling.laws.joint import measured_loss
 from tsfm.scaling.laws.minimise import EXPONENTS, LARGEST_EXPONENT, Problem, solve
 from tsfm.scaling.laws.profile import LEVEL, Profile, finite_log
 
@@ -36,7 +38,7 @@ class PowerLaw:
         exponent: a.
         exponent_ci: 95 % interval of a.
         E_ci: 95 % interval of E; None in the pure law.
-        error: root mean squared residual of log L.
+        error: root mean squared residual of log L, or of L if losses may be negative.
         bands: from values of x to the 95 % intervals of the expected loss there, and of the losses of new points.
     """
 
@@ -100,39 +102,52 @@ def saturating_law(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]
     """Fit the saturating law, with intervals from the profile of the sum of squares.
 
     If the interval of E begins at 0, the data cannot distinguish the law from a pure power law.
+
+    Args:
+        x: parameters, data or compute.
+        loss: if some are at or below 0, the law is fitted to the losses, else to their logarithms.
     """
-    X, y = np.log(x), np.log(loss)
-    center, unit = float(X.mean()), float(y.mean())
+    X, log = np.log(x), bool(loss.min() > 0)
+    y, unit, of_E = measured_loss(loss)
+    center, scale = float(X.mean()), float(np.exp(unit))
     term = np.stack([np.ones_like(X), center - X], axis=1)
     room = LARGEST_EXPONENT * float(np.abs(X - center).max())
-    low, high = np.array([0.0, -15.0, 0.0]), np.array([np.exp(y.max() - unit), 15.0 + room, LARGEST_EXPONENT])
-    problem = Problem((term,), y - unit, low, high, delta=float("inf"))
-    starts = np.array([[share, np.log(1.1 - share), a] for share in (0.02, 0.5, 0.9) for a in EXPONENTS])
+    low, high = np.array([of_E[0], -15.0, 0.0]), np.array([of_E[1], 15.0 + room, LARGEST_EXPONENT])
+    problem = Problem((term,), y, low, high, float("inf"), log)
+    floors = (0.02, 0.5, 0.9) if log else y.min() - np.ptp(y) * np.array([0.05, 0.5, 5.0])
+    typical = 1.1 if log else float(y.max())
+    starts = np.array([[floor, np.log(typical - floor), a] for floor in floors for a in EXPONENTS])
     solution = solve(problem, starts).best()
     theta = solution.theta[0]
     error = float(np.sqrt((problem.residuals(theta) ** 2).mean()))
     profile = Profile(problem, theta, float(solution.objective[0]), error, np.arange(len(x)))
     ends = profile.intervals(lambda theta: theta[:, [0, 2]])
-    E_ci, exponent_ci = ((max(float(ends[0, k]), 0.0), float(ends[1, k])) for k in (0, 1))
-    scale = float(np.exp(unit))
+    ends[0] = np.maximum(ends[0], [0.0 if log else -np.inf, 0.0])
     log_x0 = float((theta[1] + unit) / max(theta[2], FLAT) + center)
 
     def bands(line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         term = np.stack([np.ones(len(line)), center - np.log(line)], axis=1)
         at_line = replace(problem, terms=(term,), measured=np.zeros(len(line)))
 
-        def logs(theta: np.ndarray) -> np.ndarray:
-            return finite_log(at_line.totals(theta))
+        def measured(theta: np.ndarray) -> np.ndarray:
+            totals = at_line.totals(theta)
+            return finite_log(totals) if log else totals
 
-        middle, ends = logs(theta[None])[0], profile.intervals(logs)
-        return np.exp(unit + ends), np.exp(unit + profile.with_noise(middle, ends))
+        middle, ends = measured(theta[None])[0], profile.intervals(measured)
+        curve, new = (np.exp(part) if log else part for part in (ends, profile.with_noise(middle, ends)))
+        return scale * curve, scale * new
 
-    ends_of_E = (scale * E_ci[0], scale * E_ci[1])
-    return PowerLaw(scale * theta[0], log_x0, float(theta[2]), exponent_ci, ends_of_E, error, bands)
+    (E_low, a_low), (E_high, a_high) = ends.tolist()
+    E_ci = (scale * E_low, scale * E_high)
+    error *= 1.0 if log else scale
+    return PowerLaw(scale * theta[0], log_x0, float(theta[2]), (a_low, a_high), E_ci, error, bands)
 
 
 def held_out_errors(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"]) -> dict[str, float] | None:
-    """Root mean squared error of log L at the largest x for each form fitted to the rest; None with too few points."""
+    """Root mean squared error at the largest x for each form fitted to the rest; None with too few points.
+
+    Errors are those of log loss, or of loss if some are at or below 0; then only the saturating law is fitted.
+    """
     order = np.argsort(x, kind="stable")
     held = max(1, round(HELD_OUT * len(x)))
     seen, rest = order[:-held], order[-held:]
@@ -141,10 +156,11 @@ def held_out_errors(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"
     forms: dict[str, Callable[..., PowerLaw | BrokenLaw]] = {"power": power_law, "saturating": saturating_law}
     if len(seen) >= broken.FEWEST:
         forms["broken"] = broken_law
-    return {
-        name: float(np.sqrt((np.log(form(x[seen], loss[seen]).loss(x[rest]) / loss[rest]) ** 2).mean()))
-        for name, form in forms.items()
-    }
+    if loss.min() <= 0:
+        forms = {"saturating": saturating_law}
+    held = {name: form(x[seen], loss[seen]).loss(x[rest]) for name, form in forms.items()}
+    errors = {name: np.log(at / loss[rest]) if loss.min() > 0 else at - loss[rest] for name, at in held.items()}
+    return {name: float(np.sqrt((error**2).mean())) for name, error in errors.items()}
 
 
 def preferred_form(errors: dict[str, float]) -> str:

@@ -97,9 +97,9 @@ class Runs:
         )
 
     def with_loss(self, metric: str) -> "Runs":
-        """The rows that have a metric above 0, with this metric as their loss."""
+        """The rows that have a metric, with this metric as their loss."""
         values = self.metrics[metric]
-        return replace(self, loss=values).select(np.isfinite(values) & (values > 0))
+        return replace(self, loss=values).select(np.isfinite(values))
 
 
 def read_runs(
