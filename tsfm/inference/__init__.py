@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tsfm.inference.backtesting import backtest, without_short
     from tsfm.inference.choice import CHOICES, Backtest
     from tsfm.inference.detection import AHEAD, RATE, Detector, check_rate
+    from tsfm.inference.embedding import embed, embedding_frame, group_weights
     from tsfm.inference.estimator import TSFMForecaster
     from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
     from tsfm.inference.limits import check_lower, limit
@@ -43,9 +44,12 @@ __all__ = [
     "check_rate",
     "compress",
     "differences",
+    "embed",
+    "embedding_frame",
     "export",
     "forecast_frame",
     "forecast_table",
+    "group_weights",
     "limit",
     "load",
     "load_model",
