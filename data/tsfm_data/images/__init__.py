@@ -1,23 +1,28 @@
-"""Image sets from folders, Parquet files and arrays; classification metrics."""
+"""Image sets from folders, Parquet files and arrays; series as images; classification metrics."""
 
 from typing import TYPE_CHECKING
 
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from tsfm_data.images.metrics import calibration_error, confusion, reliability, row, score
+    from tsfm_data.images.metrics import calibration_error, confusion, log_loss, reliability, row, score, top_k
+    from tsfm_data.images.rendering import PICTURES, render
     from tsfm_data.images.sets import WHOLE, ImageSet, OnBad, hold_out, open_images
 
 __all__ = [
+    "PICTURES",
     "WHOLE",
     "ImageSet",
     "OnBad",
     "calibration_error",
     "confusion",
     "hold_out",
+    "log_loss",
     "open_images",
     "reliability",
+    "render",
     "row",
     "score",
+    "top_k",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

@@ -83,8 +83,8 @@ def score(
         raise InputError(f"{dataset}: expected {profile} to score, found none: check the part and the source")
     if probabilities.shape[1] != len(classes):
         raise InputError(
-            f"{dataset}: expected {profile} of the model's {probabilities.shape[1]} classes, found {len(classes)}: give "
-            "the data set that the model is for"
+            f"{dataset}: expected {profile} of the model's {probabilities.shape[1]} classes, found {len(classes)}: "
+            "give the data set that the model is for"
         )
     if labels.min() < 0:
         raise InputError(f"{dataset}: expected labelled images, found images without class folders: sort them")
