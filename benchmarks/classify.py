@@ -182,7 +182,7 @@ def page(rows: list[dict[str, Any]], seconds: dict[str, float]) -> str:
             tabulate(means, heads, tablefmt="github", floatfmt=(*[""], ".3f", ".3f", ".3f", "", "", ".1f")),
             "",
             "No probe reaches ROCKET on average. The statistics alone are about as good as with tokens of the",
-            "zero-shot models, perhaps because patches of 32 steps are coarse here; tokens alone, and pictures, are worse.",
+            "zero-shot models, perhaps because patches of 32 steps are coarse; tokens alone, and pictures, are worse.",
             f"ROCKET is better than {OURS} by more than 0.05 on {len(lost)} sets: {', '.join(lost)}.",
             "",
             tabulate(each, ["set", *shown], tablefmt="github", floatfmt=".3f"),
