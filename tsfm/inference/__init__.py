@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from tsfm.inference.api import Model, load, load_model
     from tsfm.inference.backtesting import backtest, without_short
     from tsfm.inference.choice import CHOICES, Backtest
+    from tsfm.inference.classification import Probe, SeriesClassifier, labels_of
     from tsfm.inference.detection import AHEAD, RATE, Detector, check_rate
+    from tsfm.inference.embedding import embed, embedding_frame, group_weights
     from tsfm.inference.estimator import TSFMForecaster
     from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
     from tsfm.inference.limits import check_lower, limit
@@ -33,7 +35,9 @@ __all__ = [
     "Exportable",
     "Member",
     "Model",
+    "Probe",
     "Selection",
+    "SeriesClassifier",
     "TSFMForecaster",
     "WithoutCovariates",
     "backtest",
@@ -43,9 +47,13 @@ __all__ = [
     "check_rate",
     "compress",
     "differences",
+    "embed",
+    "embedding_frame",
     "export",
     "forecast_frame",
     "forecast_table",
+    "group_weights",
+    "labels_of",
     "limit",
     "load",
     "load_model",

@@ -12,6 +12,7 @@ from tsfm import training
 from tsfm.inference.backtesting import backtest
 from tsfm.inference.choice import Backtest
 from tsfm.inference.detection import AHEAD, RATE, Detector
+from tsfm.inference.embedding import embedding_frame
 from tsfm.inference.limits import check_lower, limit
 from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
 from tsfm.inference.selection import Selection
@@ -245,6 +246,24 @@ class Model:
             if note:
                 warnings.warn(note, stacklevel=3)
         return detector
+
+    def embed(self, data: Table, *, patches: bool = False, batch_size: int = 256, **columns: Any) -> Any:
+        """One vector per series, for clustering, search or classification; it does not depend on scale and offset.
+
+        Args:
+            data: as for ``forecast``.
+            patches: whether there is a vector per patch of each series instead.
+            batch_size: largest number of windows per batch.
+            **columns: as for ``forecast``.
+
+        Returns:
+            A table of the library of ``data``: ids, the time of each patch if asked for, and the columns e0, e1, ...
+
+        Raises:
+            InputError: data or another argument is wrong, or the model is no zero-shot model.
+        """
+        series = series_of(data, **columns)
+        return like(data, series.present(embedding_frame(trained(self.predictor), series, batch_size, patches)))
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder: what ``load`` and ``tsfm forecast --model`` take.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tsfm.models.scaling_law.trunk import PackedForecaster, from_reference_state
     from tsfm.models.zeroshot.decoder import ZeroShotDecoder
     from tsfm.models.zeroshot.encoder import ZeroShotEncoder
+    from tsfm.models.zeroshot.hidden_states import hidden_states, window_steps
     from tsfm.models.zeroshot.history_tokens import LongHistoryConfig
     from tsfm.models.zeroshot.long_history import LongHistoryDecoder
     from tsfm.models.zeroshot.periods import fourier_matrices
@@ -53,9 +54,11 @@ __all__ = [
     "counts_table",
     "fourier_matrices",
     "from_reference_state",
+    "hidden_states",
     "model_class",
     "model_classes",
     "parameters",
     "sizes_of",
+    "window_steps",
 ]
 __getattr__ = lazy_exports(__name__, __file__)

@@ -1,6 +1,6 @@
 """Classification metrics of class probabilities: accuracy, calibration and confusion, as rows of a Report.
 
-Shapes: N images, K classes, M bins.
+Shapes: N images or series, K classes, M bins.
 """
 
 from typing import Any
@@ -64,6 +64,7 @@ def score(
     classes: tuple[str, ...],
     dataset: str,
     model: str,
+    profile: str = "images",
 ) -> Report:
     """Rows for top-1, top-5 (of more than five classes), log loss and calibration error, and top-1 of each class.
 
@@ -73,16 +74,17 @@ def score(
         classes: names of the classes, the ``item_id`` of their rows.
         dataset: name of the data set.
         model: name of the model.
+        profile: what is classified: images or series.
 
     Raises:
-        InputError: there are no images, the number of classes differs, or images have no labels.
+        InputError: there is nothing to score, the number of classes differs, or labels are missing.
     """
     if not len(labels):
-        raise InputError(f"{dataset}: expected images to score, found none: check the part and the source")
+        raise InputError(f"{dataset}: expected {profile} to score, found none: check the part and the source")
     if probabilities.shape[1] != len(classes):
         raise InputError(
-            f"{dataset}: expected images of the model's {probabilities.shape[1]} classes, found {len(classes)}: give "
-            "the data set that the model is for"
+            f"{dataset}: expected {profile} of the model's {probabilities.shape[1]} classes, found {len(classes)}: "
+            "give the data set that the model is for"
         )
     if labels.min() < 0:
         raise InputError(f"{dataset}: expected labelled images, found images without class folders: sort them")
@@ -90,12 +92,12 @@ def score(
     if len(classes) > 5:
         whole["top5"] = top_k(probabilities, labels, 5)
     whole |= {"log_loss": log_loss(probabilities, labels), "ECE": calibration_error(probabilities, labels)}
-    rows = [row(dataset, model, metric, value, len(labels)) for metric, value in whole.items()]
+    rows = [row(dataset, model, metric, value, len(labels), profile=profile) for metric, value in whole.items()]
     for label, name in enumerate(classes):
         in_class = labels == label
         if in_class.any():
             value = top_k(probabilities[in_class], labels[in_class], 1)
-            rows.append(row(dataset, model, "top1", value, int(in_class.sum()), item_id=name))
+            rows.append(row(dataset, model, "top1", value, int(in_class.sum()), item_id=name, profile=profile))
     return Report(rows)
 
 

@@ -119,7 +119,7 @@ class SeriesSet:
         """A forecast with the column names, type of ids and time zone (or integer steps) of the input.
 
         Args:
-            frame: a table with the columns ``item_id`` and ``timestamp``.
+            frame: a table with the column ``item_id``, and ``timestamp`` if it has times.
         """
         frame = frame.copy()
         if self.keys is not None and len(self.variates) == 1:
@@ -127,8 +127,8 @@ class SeriesSet:
             frame["item_id"] = (
                 self.keys.iloc[place].to_numpy() if self.keys.dtype == object else self.keys.iloc[place].array
             )
-        stamps = pd.DatetimeIndex(frame["timestamp"])
-        frame["timestamp"] = self.labels.show(stamps)
+        if "timestamp" in frame:
+            frame["timestamp"] = self.labels.show(pd.DatetimeIndex(frame["timestamp"]))
         return frame.rename(columns={"item_id": self.labels.item or "item_id", "timestamp": self.labels.time})
 
     def unobserved(self) -> list[str]:

@@ -25,6 +25,7 @@ class ZeroShotDecoder(ZeroShotForecaster):
     """Causal attention over patches; several patches in one pass. Scale and periods come from the history alone."""
 
     model_type: ClassVar[str] = "zeroshot-decoder"
+    causal: ClassVar[bool] = True
 
     @property
     def steps_per_token(self) -> int:

@@ -339,6 +339,7 @@ class ZeroShotForecaster(Forecaster):
     config_type: ClassVar[type] = ZeroShotConfig
     chunk_size: ClassVar[int | None] = 256
     mirrors: ClassVar[bool] = True
+    causal: ClassVar[bool] = False  # True: a token sees only those before it
     config: ZeroShotConfig
 
     def __init__(self, context: int, horizon: int, config: ZeroShotConfig = ZeroShotConfig()) -> None:
