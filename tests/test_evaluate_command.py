@@ -20,7 +20,7 @@ def test_when_nothing_but_a_table_is_given_then_the_default_model_of_forecast_is
 ) -> None:
     said = done(capsys, "evaluate", "--data", write(tmp_path, "D", 300), "--horizon", "7")
     models = [line.split("|")[3].strip() for line in said.splitlines()[2:5]]
-    assert models == ["tsfm-decoder-small", "naive", "seasonal-naive"]
+    assert models == ["tsfm-long-small", "naive", "seasonal-naive"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tsfm_data.windows.batch import Batch, Forecast
 WEEK = np.array([10.0, 20, 30, 40, 50, 70, 5])
 LEVELS = (0.1, 0.5, 0.9)
 FITTED = [pytest.param(name, marks=pytest.mark.slow) for name in ("auto-theta", "auto-ets")]
-FORECASTERS = ["tsfm-encoder-small", "tsfm-decoder-small", "seasonal-naive", *FITTED]
+FORECASTERS = ["tsfm-encoder-small", "tsfm-decoder-small", "tsfm-long-small", "seasonal-naive", *FITTED]
 
 
 def weekly(steps: int, gap: int, after: int) -> pd.DataFrame:
@@ -150,6 +150,15 @@ def test_when_a_predictor_handles_gaps_then_it_is_asked_once_with_all_of_them(mi
     assert given.past_observed.sum() == batch.past_observed.sum()
     assert given.past_observed[:, -1].all()
     assert given.horizon >= HORIZON + missing_end
+
+
+def test_when_a_gap_has_more_than_three_seasons_then_it_is_filled_for_every_predictor() -> None:
+    for gap, asked in ((3 * 24, 1), (3 * 24 + 1, 2)):
+        observed = torch.ones(1, 500, 1, dtype=torch.bool)
+        observed[:, 490 - gap : 490] = False
+        predictor = Asked(handles_gaps=True)
+        forecast_windows(predictor, Batch(observed.double(), observed, HORIZON, season=24), LEVELS)
+        assert len(predictor.batches) == asked
 
 
 def test_when_all_members_of_a_choice_handle_gaps_then_so_does_the_choice() -> None:

@@ -1,6 +1,9 @@
 """The released weights, on series whose future is known."""
 
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +13,7 @@ import tsfm
 from tsfm.weights import registry
 
 ROWS, HORIZON, NOISE = 24 * 30, 48, 0.1
-RELEASED = ["tsfm-encoder-small", "tsfm-decoder-small"]
+RELEASED = ["tsfm-encoder-small", "tsfm-decoder-small", "tsfm-long-small"]
 
 
 @cache
@@ -45,7 +48,7 @@ def test_when_a_series_repeats_itself_then_so_does_the_forecast(name: str) -> No
     assert inside > 0.9
 
 
-@pytest.mark.parametrize(("name", "held"), list(zip(RELEASED, (0.79, 0.66), strict=True)))
+@pytest.mark.parametrize(("name", "held"), list(zip(RELEASED, (0.79, 0.66, 0.8), strict=True)))
 def test_when_a_repeated_day_is_noisy_then_the_interval_holds_what_the_readme_says(name: str, held: float) -> None:
     error, width, inside = forecast(name, NOISE)
     assert error < NOISE
@@ -55,13 +58,13 @@ def test_when_a_repeated_day_is_noisy_then_the_interval_holds_what_the_readme_sa
 
 def test_when_a_series_repeats_itself_exactly_then_the_encoder_is_the_sharper_one() -> None:
     """A fifth as wide, as README.md says."""
-    encoder, decoder = (forecast(name, 0.0)[1] for name in RELEASED)
+    encoder, decoder = (forecast(name, 0.0)[1] for name in RELEASED[:2])
     assert encoder / decoder == pytest.approx(0.2, abs=0.03)
 
 
-def test_when_no_model_is_named_then_it_is_the_decoder() -> None:
+def test_when_no_model_is_named_then_it_is_the_one_that_sees_the_longest_history() -> None:
     """README.md says so."""
-    assert registry.default() == "tsfm-decoder-small"
+    assert registry.default() == "tsfm-long-small"
 
 
 SKEWED = {"poisson": (0.3, 0.2), "log-normal": (np.exp(1.5**2 / 2), 0.25), "normal": (10.0, 0.02)}
@@ -90,3 +93,36 @@ def test_when_a_skewed_series_is_clean_then_the_mean_is_where_the_median_is(name
     table = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=210), "y": week})
     found = tsfm.load(name).forecast(table, horizon=14)
     assert (found["mean"] - found["0.5"]).abs().max() < 0.15
+
+
+def calendar_gain(freq: str, steps: int, season: int, amplitude: float) -> float:
+    """Pinball loss of the default model with the true frequency, divided by that with one that has no seasons."""
+    rng, rows, horizon = np.random.default_rng(2), 60, 12
+    wave = np.sin(2 * np.pi * (np.arange(steps + horizon)[:, None] / season + rng.uniform(size=rows)))
+    values = amplitude * wave + rng.normal(size=(steps + horizon, rows)).cumsum(0)
+    losses = []
+    for index in (pd.date_range("2020-01-01", periods=len(values), freq=name) for name in (freq, "YS")):
+        table = pd.DataFrame(values, columns=[f"s{k}" for k in range(rows)]).assign(date=index)
+        found = tsfm.load().forecast(table[:steps], horizon=horizon)
+        truth = table[steps:].melt("date", var_name="item_id")["value"].to_numpy()
+        error = truth[:, None] - found[["0.1", "0.5", "0.9"]].to_numpy()
+        losses.append(np.maximum(np.array([0.1, 0.5, 0.9]) * error, np.array([-0.9, -0.5, -0.1]) * error).mean())
+    return float(losses[0] / losses[1])
+
+
+@pytest.mark.parametrize(("freq", "steps", "season"), [("MS", 15, 12), ("MS", 30, 12), ("h", 30, 24), ("h", 40, 24)])
+def test_when_a_history_is_short_then_the_calendar_tells_the_season(freq: str, steps: int, season: int) -> None:
+    assert calendar_gain(freq, steps, season, 10.0) < 0.8
+
+
+@pytest.mark.parametrize(("freq", "season"), [("MS", 12), ("h", 24), ("D", 7)])
+def test_when_a_series_has_no_season_then_its_calendar_costs_little(freq: str, season: int) -> None:
+    assert calendar_gain(freq, round(1.3 * season), season, 0.0) < 1.12
+    assert calendar_gain(freq, 4 * season, season, 0.0) < 1.03
+
+
+def test_when_the_figure_of_the_readme_is_drawn_then_there_is_one(tmp_path: Path) -> None:
+    pytest.importorskip("vega_datasets")
+    script = Path(__file__).resolve().parent.parent / "docs/forecast.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path / "a.png")], check=True, cwd=tmp_path)
+    assert (tmp_path / "a.png").stat().st_size > 10_000

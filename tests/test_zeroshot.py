@@ -221,7 +221,7 @@ def test_when_a_batch_tells_seasons_then_the_long_history_decoder_looks_for_them
         assert not found.all()
 
 
-@pytest.mark.parametrize("name", ["tsfm-decoder-small", "tsfm-encoder-small"])
+@pytest.mark.parametrize("name", ["tsfm-long-small", "tsfm-decoder-small", "tsfm-encoder-small"])
 def test_when_the_effort_is_best_then_a_negated_history_gives_the_negated_forecast(name: str) -> None:
     levels = (0.1, 0.5, 0.8, 0.9)
     x = torch.randn(3, 80, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(1)

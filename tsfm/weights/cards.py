@@ -31,7 +31,7 @@ class Row(TypedDict):
     dataset: str
     profile: str
     horizon: int
-    windows: int
+    windows: NotRequired[int]  # published errors have none
     metric: str
     value: float | None
 

@@ -16,7 +16,7 @@ from tsfm_data.io import cache_folder, read_record
 REGISTRY = Path(__file__).with_name("registry.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?")
 OUR_LICENCE = "apache-2.0"
-DEFAULT = "tsfm-decoder-small"
+DEFAULT = "tsfm-long-small"
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,9 @@ class Predictor(Protocol):
         covariates: whether it uses covariates.
 
     A predictor that forecasts every variate independently may set ``joint = False``, which makes series that end at
-    different times cheaper. One that copes with long gaps may set ``handles_gaps = True``; for others, such gaps are
-    filled (see ``forecast_windows``). One that treats series by their names has a method
-    ``bind(series) -> Predictor``.
+    different times cheaper. One that copes with gaps of up to three seasons may set ``handles_gaps = True``; longer
+    ones, and all of other predictors, are filled (see ``forecast_windows``). One that treats series by their names has
+    a method ``bind(series) -> Predictor``.
     """
 
     @property

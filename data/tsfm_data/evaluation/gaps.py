@@ -2,7 +2,7 @@
 
 Most predictors handle neither well. So each history is cut after its last value, and the steps between this value and
 the end of the window are forecast, too, and dropped. A gap longer than all values after it is filled with the
-predictor's own forecast from the values before it, unless the predictor says that it handles gaps.
+predictor's own forecast from the values before it. Of a predictor that handles gaps, only very long ones are.
 
 Axes: B windows, T context steps, H horizon steps, V variates, R rows (windows, cut at their last values), M steps.
 """
@@ -24,6 +24,7 @@ from tsfm_data.windows import Batch, Forecast, item_lengths
 
 BATCH_VALUES = 2**24  # most values in one batch (128 MiB in float64)
 MIN_GAP = 8  # steps of the shortest gap that is filled: models handle shorter ones
+MOST_SEASONS = 3  # of the longest gap that is left to predictors that handle gaps: a weekend of hours has 2.7
 # Fields of a batch along the context, and the fields that continue them over the horizon.
 HISTORY = {
     "past": None,
@@ -115,8 +116,8 @@ def missing_end(observed: Bool[Tensor, "B T V"]) -> Int[Tensor, "B V"]:
     return torch.where(observed.any(dim=1), count, 0)
 
 
-def latest_gap(observed: Bool[Tensor, "B T V"]) -> tuple[Int[Tensor, "B V"], Int[Tensor, "B V"]]:
-    """First step and length of the last gap of at least ``MIN_GAP`` steps that is longer than all after it; 0 if none.
+def latest_gap(observed: Bool[Tensor, "B T V"], least: int = MIN_GAP) -> tuple[Int[Tensor, "B V"], Int[Tensor, "B V"]]:
+    """First step and length of the last gap of at least ``least`` steps that is longer than all after it; 0 if none.
 
     Missing values before the first value and after the last one are not gaps.
     """
@@ -125,7 +126,7 @@ def latest_gap(observed: Bool[Tensor, "B T V"]) -> tuple[Int[Tensor, "B V"], Int
     seen = torch.where(observed, time, -1).cummax(dim=1).values
     before = F.pad(seen[:, :-1], (0, 0, 1, 0), value=-1)  # the observed step before each
     length = torch.where(observed & (before >= 0), time - before - 1, 0)
-    end = torch.where((length >= MIN_GAP) & (length > steps - time), time, 0).amax(dim=1)
+    end = torch.where((length >= least) & (length > steps - time), time, 0).amax(dim=1)
     size = length.gather(1, end[:, None])[:, 0]
     return torch.where(end > 0, end - size, 0), torch.where(end > 0, size, 0)
 
@@ -154,7 +155,7 @@ def history_of(predictor: Predictor, series: SeriesSet) -> int:
 
 
 def handles_gaps(predictor: Predictor) -> bool:
-    """Whether the predictor takes histories with long gaps as they are."""
+    """Whether the predictor takes histories with gaps of up to ``MOST_SEASONS`` seasons as they are."""
     return getattr(predictor, "handles_gaps", False)
 
 
@@ -179,12 +180,13 @@ def history_needed(values: Float[np.ndarray, " rows"], context: int, filled: boo
 def fill_gaps(predictor: Predictor, batch: Batch, wanted: Bool[Tensor, "B V"]) -> Batch:
     """Fill every gap of the wanted variates that is longer than all after it with its median forecast.
 
-    The batch stays as it is if the predictor handles gaps.
+    If the predictor handles gaps, only those of more than ``MOST_SEASONS`` seasons are filled.
     """
+    least = MIN_GAP
     if handles_gaps(predictor):
-        return batch
+        least = max(least, MOST_SEASONS * max(batch.season, min(batch.seasons, default=1)) + 1)
     while True:
-        begin_BV, length_BV = latest_gap(batch.past_observed)
+        begin_BV, length_BV = latest_gap(batch.past_observed, least)
         length_BV = torch.where(wanted, length_BV, 0)
         if not bool(length_BV.any()):
             return batch
