@@ -237,7 +237,8 @@ class SeriesClassifier:
         fits |= {"weights": (rows, len(config.classes)), "left_out": (rows, len(config.classes))}
         if shapes != fits:
             raise InputError(f"{path / 'model.safetensors'}: expected tensors that fit {file}, found others: {hint}")
-        probe = Probe(**{key: float(x) if x.ndim == 0 else x for key, x in numbers.items()})
+        arrays: dict[str, Any] = {key: float(x) if x.ndim == 0 else x for key, x in numbers.items()}
+        probe = Probe(**arrays)
         return cls(
             load(path / ENCODER),
             probe,

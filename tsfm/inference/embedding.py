@@ -52,12 +52,13 @@ def embed(model: Forecaster, series: SeriesSet, batch_size: int = 256) -> Float3
                 yield 2 * i + STEPS, x, observed
 
     width = model.config.d_model
-    total, most, count = np.zeros((2 * len(known), width)), np.full((2 * len(known), width), -np.inf), 0
+    total, most = np.zeros((2 * len(known), width)), np.full((2 * len(known), width), -np.inf)
+    count = np.zeros(2 * len(known))
     for index, tokens, seen in tokens_of(model, views(), batch_size):
         np.add.at(total, index, np.where(seen[..., None], tokens, 0).sum(1))
         np.maximum.at(most, index, np.where(seen[..., None], tokens, -np.inf).max(1))
-        count = count + np.bincount(index, seen.sum(1), 2 * len(known))
-    pooled = np.concatenate([total / np.reshape(count, (-1, 1)), most], 1)
+        count += np.bincount(index, seen.sum(1), 2 * len(known))
+    pooled = np.concatenate([total / count[:, None], most], 1)
     statistics = np.stack([describe(filled(z, seen)) for z, seen in known])
     vectors = np.concatenate([pooled[WHOLE::2], pooled[STEPS::2], statistics], 1)
     return (vectors * group_weights(vectors.shape[1])).astype(np.float32)

@@ -282,7 +282,7 @@ def _with_trend(profile: Profile) -> Profile:
         basis = np.linalg.svd(J / (np.linalg.norm(J, axis=0) + 1e-300), full_matrices=False)[0][:, : problem.free]
         seen = np.maximum(1 - (basis**2).sum(axis=1), LEAST_SEEN)  # of the noise of a run, the law has taken the rest
         residual = problem.residuals(profile.theta) * problem.spread / np.sqrt(seen)
-        power = noise_exponent(-sum(term[:, 1] for term in problem.terms), residual)
+        power = noise_exponent(-np.sum([term[:, 1] for term in problem.terms], axis=0), residual)
         new = replace(problem, trend=(power,) * len(problem.terms))
         profile = _follow(new, profile.theta[None], problem.measured[None], profile.clusters)[0]
     return profile

@@ -158,8 +158,8 @@ def held_out_errors(x: Float64[np.ndarray, " N"], loss: Float64[np.ndarray, " N"
         forms["broken"] = broken_law
     if loss.min() <= 0:
         forms = {"saturating": saturating_law}
-    held = {name: form(x[seen], loss[seen]).loss(x[rest]) for name, form in forms.items()}
-    errors = {name: np.log(at / loss[rest]) if loss.min() > 0 else at - loss[rest] for name, at in held.items()}
+    expected = {name: form(x[seen], loss[seen]).loss(x[rest]) for name, form in forms.items()}
+    errors = {name: np.log(at / loss[rest]) if loss.min() > 0 else at - loss[rest] for name, at in expected.items()}
     return {name: float(np.sqrt((error**2).mean())) for name, error in errors.items()}
 
 
