@@ -18,6 +18,7 @@ from tsfm_data.output import note
 COMMANDS = {
     "forecast": ("tsfm.commands.forecast:forecast", "forecast past the end of your series"),
     "detect": ("tsfm.commands.detect:detect", "find anomalies in your series, at a rate of false alarms"),
+    "impute": ("tsfm.commands.impute:impute", "fill the gaps of your series from both sides"),
     "evaluate": ("tsfm.commands.evaluate:evaluate", "score a model on held-out windows of a data set or your file"),
     "backtest": ("tsfm.commands.backtest:backtest", "compare models on your file; save the best or an ensemble"),
     "finetune": ("tsfm.commands.finetune:finetune", "adapt a model to your series; kept only if it is better"),
@@ -52,7 +53,7 @@ COMMANDS = {
 }
 # Heading of help -> the first words of the commands under it; every other command is under "other".
 HEADINGS = {
-    "forecast": ("forecast", "detect", "evaluate", "backtest", "finetune", "export"),
+    "forecast": ("forecast", "detect", "impute", "evaluate", "backtest", "finetune", "export"),
     "train": ("fit", "validate", "test", "predict", "configs"),
     "scale": ("scaling",),
     "images": ("image",),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tsfm.inference.detection import AHEAD, RATE, Detector, check_rate
     from tsfm.inference.estimator import TSFMForecaster
     from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
+    from tsfm.inference.imputation import INTERVAL, Imputed, check_interval, impute
     from tsfm.inference.limits import check_lower, limit
     from tsfm.inference.predictors import (
         WithoutCovariates,
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 __all__ = [
     "AHEAD",
     "CHOICES",
+    "INTERVAL",
     "RATE",
     "Backtest",
     "Detector",
     "Dtype",
     "Exportable",
+    "Imputed",
     "Member",
     "Model",
     "Selection",
@@ -38,6 +41,7 @@ __all__ = [
     "WithoutCovariates",
     "backtest",
     "check_covariates",
+    "check_interval",
     "check_lower",
     "check_observed",
     "check_rate",
@@ -46,6 +50,7 @@ __all__ = [
     "export",
     "forecast_frame",
     "forecast_table",
+    "impute",
     "limit",
     "load",
     "load_model",

@@ -1,4 +1,4 @@
-"""Scores of the values of a block, one for each kind of anomaly, on one scale; and the size of a calibration.
+"""Scores of the values of a block, one for each kind of anomaly, and their p-values and limits.
 
 Axes: A steps of a block, V variates, T rows of history.
 """
@@ -20,6 +20,8 @@ LEAST_FROZEN = 1.0  # frozen scores below it are 0: that many equal values are n
 KINDS = ("value", "drift", "frozen")
 # Of the calibration scores, at most so many may be above the limit; more would be slower to follow a change.
 MOST_ABOVE = 10
+SHARE = 0.25  # drifts and frozen values are judged at this share of the rate, once there are enough scores
+MOST_SCORE = 1.3  # a calibration score counts at most this many limits, so that gross errors do not hide later ones
 
 
 @dataclass(frozen=True)
@@ -120,3 +122,49 @@ def calibration_size(count: int, rate: float) -> tuple[int, int]:
     size = min(count, math.ceil(MOST_ABOVE / rate - 1e-9) - 1)
     above = math.floor(rate * (size + 1) + 1e-9)
     return (math.ceil(above / rate - 1e-9) - 1 if above else size), above
+
+
+def calibrate(
+    scores: Float64[np.ndarray, "3 A"], known: list[list[float]], factor: float, rate: float
+) -> tuple[Float64[np.ndarray, " A"], Float64[np.ndarray, " 3"]]:
+    """P-values of the values of a block, and the limits above which their scores are those of an anomaly.
+
+    A value has a p-value of at most the rate if and only if one of its scores is above the limit of its kind. A frozen
+    value must also be as improbable by itself as its score says, because most series have none before.
+
+    Args:
+        scores: scores by kind; NaN if they cannot be judged.
+        known: earlier scores by kind.
+        factor: earlier scores are multiplied by it.
+        rate: of false alarms.
+
+    Returns:
+        P-values, NaN for a score that is, and limits, infinite if there are too few earlier scores.
+    """
+    p_values, limits = np.ones(scores.shape), np.full(len(scores), np.inf)
+    for k, earlier in enumerate(known):
+        size, above = calibration_size(len(earlier), rate)
+        others = np.array(earlier[len(earlier) - size :]) * factor
+        ranks = 1 + (others[:, None] >= scores[k]).sum(axis=0)
+        if above:
+            above = above if k == 0 else max(1, math.floor(SHARE * above))
+            limits[k] = np.partition(others, size - above)[size - above]
+            p_values[k] = rate * ranks / above
+        elif k == 0:
+            p_values[k] = ranks / (size + 1)
+    with np.errstate(under="ignore"):
+        p_values[2] = np.maximum(p_values[2], np.exp(-UNIT * scores[2]) / SHARE)
+    limits[2] = max(limits[2], least_frozen(rate))
+    return np.where(np.isnan(scores[0]), np.nan, np.minimum(p_values.min(axis=0), 1)), limits
+
+
+def least_frozen(rate: float) -> float:
+    """The score of a frozen value whose probability is the share of the rate for frozen values."""
+    return -math.log(SHARE * rate) / UNIT
+
+
+def score_caps(limits: Float64[np.ndarray, "3 V"], rate: float) -> Float64[np.ndarray, "3 V"]:
+    """The largest scores that enter a calibration with these limits, which are those without the factor."""
+    caps = np.where(limits > 0, MOST_SCORE * limits, MOST_ERROR)
+    caps[2, np.isinf(caps[2])] = MOST_SCORE * least_frozen(rate)
+    return caps

@@ -1,13 +1,14 @@
 """Anomalies: values that forecasts from earlier values did not expect, with the rate of false alarms that is asked for.
 
 The rows of a series are forecast in blocks of ``ahead`` steps, each from the values before it. The score of a value is
-its distance from the median, in units of the distance between the median and the outer quantile on its side, or that of
-a drift or of a frozen value if it is larger (``anomaly_scores.py``). Its
-p-value is the rank of the score among the latest earlier scores, which needs no assumption on the forecasts if scores
-are exchangeable (conformal anomaly detection: Laxhammar and Falkman 2010; Vovk et al. 2005). They rarely are, so
-earlier scores are multiplied by a factor that rises with each flagged value and falls with all others, until the share
-of flagged values is the rate asked for (adaptive conformal inference: Gibbs and Candès 2021). Nothing depends on later
-values.
+its distance from the median, in units of the distance between the median and the outer quantile on its side; drifts and
+frozen values have scores of their own (``anomaly_scores.py``). Its p-value is the rank of the score among the latest
+earlier ones of the same kind, which needs no assumption on the forecasts if scores are exchangeable (conformal anomaly
+detection: Laxhammar and Falkman 2010; Vovk et al. 2005). They rarely are, so earlier scores are multiplied by a factor
+that rises with each flagged value and falls with all others, so that the share of flagged values is the rate asked for
+(adaptive conformal inference: Gibbs and Candès 2021). An anomaly that lasts must not hide the next one: the factor
+returns within some hundred steps, and of a run of flagged values only the first ones enter the calibration. Nothing
+depends on later values.
 
 Axes: T rows of an item, V variates, S series (every variate of every item), A steps of a block.
 """
@@ -24,12 +25,14 @@ from tsfm.inference.anomaly_scores import (
     KINDS,
     LEAST_HISTORY,
     Memory,
-    calibration_size,
+    calibrate,
     least_width,
+    score_caps,
     score_kinds,
 )
+from tsfm.inference.predictors import LONGEST_CONTEXT, quantiles_at, with_known_ahead
 from tsfm_data.errors import InputError, check_sizes
-from tsfm_data.evaluation import BATCH_VALUES, LEVELS, Predictor, bind, columns_of, forecast_windows
+from tsfm_data.evaluation import LEVELS, Predictor, bind
 from tsfm_data.io import SeriesSet, append_rows, like, read_series
 from tsfm_data.progress import progress
 from tsfm_data.windows import Windows, item_lengths
@@ -39,12 +42,13 @@ if TYPE_CHECKING:
 
 RATE, AHEAD = 0.01, 8
 OUTER = (LEVELS[0], 0.5, LEVELS[-1])  # the quantiles that scores are made of
-LONGEST_CONTEXT = 2048  # of predictors that take a history of any length
 FEW_WINDOWS = 32  # in a batch of fewer windows, each takes much longer
-START, GAIN = 0.3, 0.2  # the logarithm of the factor at first, when limits are least sure; its rise by a flagged value
-MOST_FACTOR = 5.0  # the factor is at most this, and at least its inverse
-MOST_SCORE = 1.5  # a calibration score counts at most this many limits, so that gross errors do not hide later ones
+# Chosen on clean series and on training sets with planted anomalies (``benchmarks/detect.py --role train``).
+REST, GAIN = 0.3, 0.2  # the logarithm of the factor at first; its rise by a flagged value
+RETURN = 0.01  # share of the distance to REST by which the logarithm returns in a step
+MOST_FACTOR = 3.0  # the factor is at most this, and at least its inverse
 PATIENCE = 24  # steps; if half of so many are flagged, they are the new normal
+LEARNT = 3  # of a run of flagged values, so many enter the calibration, and those after PATIENCE
 
 
 @dataclass
@@ -58,8 +62,9 @@ class Track:
         flags: which values are anomalies.
         kinds: index in ``KINDS`` of each anomaly, the first if it is of several; -1 elsewhere.
         memory: what later scores need of the complete blocks.
-        scores: calibration scores of each variate, in order.
+        scores: calibration scores of each variate and kind, in order.
         factors: logarithm of the factor of each variate.
+        runs: how many of the latest values of each variate were flagged without a break.
         cut: first row of the first block that is not complete.
     """
 
@@ -69,8 +74,9 @@ class Track:
     flags: Bool[np.ndarray, "T V"]
     kinds: Int64[np.ndarray, "T V"]
     memory: Memory
-    scores: list[list[float]]
+    scores: list[list[list[float]]]
     factors: list[float]
+    runs: list[int]
     cut: int = LEAST_HISTORY
 
     @classmethod
@@ -84,8 +90,9 @@ class Track:
             none.astype(bool),
             none.astype(np.int64),
             Memory.empty(variates),
-            [[] for _ in range(variates)],
-            [START] * variates,
+            [[[] for _ in KINDS] for _ in range(variates)],
+            [REST] * variates,
+            [0] * variates,
         )
 
     def extend(self, raw: Float64[np.ndarray, "T V"]) -> None:
@@ -200,7 +207,7 @@ class Detector:
         if empty:
             lines.append(f"{empty} of {len(columns)} series have no value at all, so there is nothing to judge")
         needed = math.ceil(1 / self.rate - 1e-9) - 1
-        counts = [len(track.scores[v]) for track, v in columns]
+        counts = [len(track.scores[v][0]) for track, v in columns]
         short = sum(count < needed for count in counts) - empty
         if short:
             most = max(counts)
@@ -255,13 +262,11 @@ class Detector:
         later forecasts are thrown away and made again, so each is made from the history as it then was.
         """
         waiting = {i: track.cut for i, track in enumerate(tracks) if track.cut < len(track.raw)}
-        columns = columns_of(predictor, windows.series)
-        size = max(1, min(self.batch_size, BATCH_VALUES // ((windows.context + self.ahead) * columns)))
         with progress(None, f"detect ({predictor.name})", total=len(waiting), unit="series") as bar:
             while waiting:
                 each = max(1, FEW_WINDOWS // len(waiting))
                 blocks = [(i, cut) for i, begin in waiting.items() for cut in self._cuts(tracks[i], begin, each)]
-                forecasts = self._forecast(predictor, windows, blocks, size)
+                forecasts = self._forecast(predictor, windows, blocks)
                 stale: set[int] = set()
                 for (i, cut), forecast in zip(blocks, forecasts, strict=True):
                     if i in stale:
@@ -282,16 +287,11 @@ class Detector:
         return range(begin, min(len(track.raw), begin + most * self.ahead), self.ahead)
 
     def _forecast(
-        self, predictor: Predictor, windows: Windows, blocks: list[tuple[int, int]], size: int
+        self, predictor: Predictor, windows: Windows, blocks: list[tuple[int, int]]
     ) -> Float64[np.ndarray, "blocks A V 3"]:
         """The outer quantiles and the median of every block."""
-        items, cuts = np.array(blocks).T
-        here, parts = windows.at(items, cuts), []
-        for first in range(0, len(blocks), size):
-            batch = here.batch(np.arange(first, min(first + size, len(blocks))))
-            blind = replace(batch, future=None, future_observed=None)
-            parts.append(forecast_windows(predictor, blind, OUTER).quantiles.double().numpy())
-        return np.concatenate(parts)
+        here = windows.at(*np.array(blocks).T)
+        return quantiles_at(predictor, here, OUTER, self.batch_size)
 
     def _take(self, track: Track, cut: int, forecast: Float64[np.ndarray, "A V 3"], context: int) -> int | None:
         """Judge the rows of a block; learn from them if it is complete.
@@ -305,24 +305,19 @@ class Detector:
         least, enough = least_width(track.clean[max(0, cut - context) : cut])
         below, above = np.maximum(middle - low, least), np.maximum(high - middle, least)
         kinds, memory = score_kinds(values, track.raw[cut - 1], middle, below, above, track.memory)
-        scores = np.where(enough, kinds.max(axis=0), np.nan)
-        p_values, limits = np.full(scores.shape, np.nan), np.full(scores.shape[1], np.nan)
+        kinds[:, :, ~enough] = np.nan
+        p_values, limits = np.full(values.shape, np.nan), np.full((len(kinds), values.shape[1]), np.nan)
         for v, known in enumerate(track.scores):
-            factor = math.exp(track.factors[v])
-            count, exceeding = calibration_size(len(known), self.rate)
-            ordered = np.sort(known[len(known) - count :]) * factor
-            p_values[:, v] = (1 + count - np.searchsorted(ordered, scores[:, v])) / (count + 1)
-            if exceeding:
-                limits[v] = ordered[count - exceeding]
-        p_values[np.isnan(scores)] = np.nan
-        flags = scores > limits  # that is, a p-value of at most the rate
-        track.fields[here] = np.stack([middle, middle - limits * below, middle + limits * above, scores, p_values], -1)
+            p_values[:, v], limits[:, v] = calibrate(kinds[..., v], known, math.exp(track.factors[v]), self.rate)
+        flags = (kinds > limits[:, None]).any(axis=0)  # that is, a p-value of at most the rate
+        ends = middle - limits[0] * below, middle + limits[0] * above
+        track.fields[here] = np.stack([middle, *ends, kinds.max(axis=0), p_values], -1)
         track.flags[here] = flags
-        track.kinds[here] = np.where(flags, (kinds > limits).argmax(axis=0), -1)  # the first that is above
+        track.kinds[here] = np.where(flags, (kinds > limits[:, None]).argmax(axis=0), -1)  # the first that is above
         if len(values) < self.ahead:
             return None
         track.cut, track.memory = cut + self.ahead, memory
-        self._learn(track, scores, limits)
+        self._learn(track, kinds, limits)
         if not flags.any():
             return None
         track.clean[here] = np.where(flags, middle, values)
@@ -331,34 +326,20 @@ class Detector:
         track.clean[recent, usual] = track.raw[recent, usual]
         return recent.start if usual.any() else cut
 
-    def _learn(self, track: Track, scores: Float64[np.ndarray, "A V"], limits: Float64[np.ndarray, " V"]) -> None:
+    def _learn(self, track: Track, kinds: Float64[np.ndarray, "3 A V"], limits: Float64[np.ndarray, "3 V"]) -> None:
         """Add the scores of the block before ``cut`` to the calibration, and change the factors."""
-        for v, limit in enumerate(limits.tolist()):
-            new = scores[np.isfinite(scores[:, v]), v]
-            if limit > 0:
-                error = float((new > limit).sum() - self.rate * len(new))
-                most = math.log(MOST_FACTOR)
-                track.factors[v] = min(max(track.factors[v] + GAIN * error, -most), most)
-                new = np.minimum(new, MOST_SCORE * limit)
-            track.scores[v] += new.tolist()
-
-
-def with_known_ahead(series: SeriesSet, steps: int) -> SeriesSet:
-    """The series with known covariates for some steps past the end; where they are not known, the last values.
-
-    No value there is judged, so this only completes blocks.
-    """
-    missing = np.maximum(steps - series.future_rows, 0)
-    ends = series.offsets[1:]
-    rows = np.concatenate(
-        [
-            np.r_[first:end, np.full(more, max(first, end - 1))]
-            for first, end, more in zip(series.offsets, ends, missing, strict=False)
-        ]
-    ).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(np.diff(series.offsets) + missing)]).astype(np.int64)
-    arrays: dict[str, Any] = {name: getattr(series, name)[rows] for name in ("values", "past", "known")}
-    return replace(series, offsets=offsets, future_rows=series.future_rows + missing, **arrays)
+        most, caps = math.log(MOST_FACTOR), score_caps(limits / np.exp(track.factors), self.rate)
+        for v, known in enumerate(track.scores):
+            new = kinds[:, np.isfinite(kinds[0, :, v]), v]
+            flags, learnt = (new > limits[:, v, None]).any(axis=0), np.ones(new.shape[1], bool)
+            for t, flag in enumerate(flags.tolist()):
+                track.runs[v] = track.runs[v] + 1 if flag else 0
+                learnt[t] = not LEARNT < track.runs[v] <= PATIENCE
+                if np.isfinite(limits[0, v]):
+                    factor = track.factors[v] + GAIN * (flag - self.rate)
+                    track.factors[v] = min(max(factor - RETURN * (factor - REST), -most), most)
+            for kind, scores, part in zip(KINDS, known, np.minimum(new, caps[:, v, None]), strict=True):
+                scores += part[learnt | (kind == "drift")].tolist()  # a drift is long, so all of its scores count
 
 
 def check_rate(rate: object) -> None:
