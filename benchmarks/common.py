@@ -13,6 +13,7 @@ from tsfm.commands.cli import call, end_with
 from tsfm_data.io import SeriesSet, atomic_file, catalog
 
 ROWS = 1000  # of each series, the latest
+SEASONS = {"h": 24, "15min": 96, "10min": 144, "D": 7, "B": 5}
 
 
 def latest(name: str, most: int) -> SeriesSet:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from anomalies import DETECTORS, KINDS, plant
-from common import ROWS, latest, run, write
+from common import ROWS, SEASONS, latest, run, write
 from tabulate import tabulate
 
 from tsfm.inference import Detector, load_predictor
@@ -28,7 +28,6 @@ PLANTED = {
     "train": ("ecl_excerpt_1000x203", "gefcom2012_wp", "rt_city_weather", "simbench_load", "rt_wikipedia"),
 }
 FIRST, BUFFER = 200, 24  # rows before the first anomaly; longest buffer of VUS-PR
-SEASONS = {"h": 24, "15min": 96, "10min": 144, "D": 7, "B": 5}
 
 
 def clean(count: int) -> Iterator[tuple[str, SeriesSet]]:

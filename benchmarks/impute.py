@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from common import ROWS, latest, run, write
+from common import ROWS, SEASONS, latest, run, write
 from tabulate import tabulate
 
 from tsfm.inference import impute, load_predictor
@@ -44,7 +44,7 @@ def interpolate(values: np.ndarray, season: int) -> np.ndarray:
 def measure(name: str, count: int, models: tuple[str, ...]) -> list[dict[str, Any]]:
     """Errors in the gaps of a set, one row per length, in standard deviations of the series."""
     series, rows = latest(name, count), []
-    season, predictors = series.season_of(series.freqs[0]), [load_predictor(model) for model in models]
+    season, predictors = SEASONS.get(series.freqs[0], 1), [load_predictor(model) for model in models]
     for size, gaps in GAPS.items():
         rng = np.random.default_rng(size)
         truth = [series.item(i)[:, 0] for i in range(len(series))]

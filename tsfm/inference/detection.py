@@ -331,7 +331,7 @@ class Detector:
         most, caps = math.log(MOST_FACTOR), score_caps(limits / np.exp(track.factors), self.rate)
         for v, known in enumerate(track.scores):
             new = kinds[:, np.isfinite(kinds[0, :, v]), v]
-            flags, learnt = (new > limits[:, v, None]).any(axis=0), np.ones(new.shape[1], bool)
+            flags, learnt = np.any(new > limits[:, v, None], axis=0), np.ones(new.shape[1], bool)
             for t, flag in enumerate(flags.tolist()):
                 track.runs[v] = track.runs[v] + 1 if flag else 0
                 learnt[t] = not LEARNT < track.runs[v] <= PATIENCE
