@@ -1,4 +1,4 @@
-"""Shared by the benchmark scripts: writing a page, and reading the command line."""
+"""Shared by the benchmark scripts: real series, writing a page, and reading the command line."""
 
 import inspect
 import json
@@ -7,8 +7,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tsfm.commands.cli import call, end_with
-from tsfm_data.io import atomic_file
+from tsfm_data.io import SeriesSet, atomic_file, catalog
+
+ROWS = 1000  # of each series, the latest
+SEASONS = {"h": 24, "15min": 96, "10min": 144, "D": 7, "B": 5}
+
+
+def latest(name: str, most: int) -> SeriesSet:
+    """The last rows of some series of a set, those that are long enough and vary."""
+    single = catalog.load(name).univariate()
+    rows = []
+    for i in np.linspace(0, len(single) - 1, min(len(single), 4 * most)).astype(int):
+        values = single.item(i)[-ROWS:, 0]
+        seen = np.flatnonzero(np.isfinite(values))
+        if len(values) >= 600 and len(seen) > 0.9 * len(values) and len(np.unique(values[seen])) > 20:
+            rows.append(np.interp(np.arange(len(values)), seen, values[seen]))
+    return SeriesSet.from_arrays(name, rows[:most], single.freqs[0].split("@")[0])
 
 
 def write(folder: Path, name: str, rows: list[dict[str, Any]], summary: dict[str, Any], text: str) -> None:

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from anomalies import DETECTORS, KINDS, plant
-from common import run, write
+from common import ROWS, SEASONS, latest, run, write
 from tabulate import tabulate
 
 from tsfm.inference import Detector, load_predictor
 from tsfm_data.evaluation import vus_pr
 from tsfm_data.evaluation.anomalies import ranges
-from tsfm_data.io import SeriesSet, catalog
+from tsfm_data.io import SeriesSet
 from tsfm_data.synthetic import GENERATORS
 
 RATES = (0.01, 0.05)
@@ -27,20 +27,7 @@ PLANTED = {
     "bench": ("ETTh1", "ETTm2", "weather", "us_births", "saugeen_river"),
     "train": ("ecl_excerpt_1000x203", "gefcom2012_wp", "rt_city_weather", "simbench_load", "rt_wikipedia"),
 }
-ROWS, FIRST, BUFFER = 1000, 200, 24  # of each series, the latest; before the first anomaly; longest of VUS-PR
-SEASONS = {"h": 24, "15min": 96, "10min": 144, "D": 7, "B": 5}
-
-
-def latest(name: str, most: int) -> SeriesSet:
-    """The last rows of some series of a set, those that are long enough and vary."""
-    single = catalog.load(name).univariate()
-    rows = []
-    for i in np.linspace(0, len(single) - 1, min(len(single), 4 * most)).astype(int):
-        values = single.item(i)[-ROWS:, 0]
-        seen = np.flatnonzero(np.isfinite(values))
-        if len(values) >= 600 and len(seen) > 0.9 * len(values) and len(np.unique(values[seen])) > 20:
-            rows.append(np.interp(np.arange(len(values)), seen, values[seen]))
-    return SeriesSet.from_arrays(name, rows[:most], single.freqs[0].split("@")[0])
+FIRST, BUFFER = 200, 24  # rows before the first anomaly; longest buffer of VUS-PR
 
 
 def clean(count: int) -> Iterator[tuple[str, SeriesSet]]:

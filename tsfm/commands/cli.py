@@ -22,6 +22,7 @@ COMMANDS = {
     "classify fit": ("tsfm.commands.classify:fit", "fit a classifier to labelled series"),
     "classify predict": ("tsfm.commands.classify:predict", "print the most probable class of each series"),
     "classify evaluate": ("tsfm.commands.classify:evaluate", "score a classifier on labelled series"),
+    "impute": ("tsfm.commands.impute:impute", "fill the gaps of your series from both sides"),
     "evaluate": ("tsfm.commands.evaluate:evaluate", "score a model on held-out windows of a data set or your file"),
     "backtest": ("tsfm.commands.backtest:backtest", "compare models on your file; save the best or an ensemble"),
     "finetune": ("tsfm.commands.finetune:finetune", "adapt a model to your series; kept only if it is better"),
@@ -56,7 +57,7 @@ COMMANDS = {
 }
 # Heading of help -> the first words of the commands under it; every other command is under "other".
 HEADINGS = {
-    "forecast": ("forecast", "detect", "embed", "classify", "evaluate", "backtest", "finetune", "export"),
+    "forecast": ("forecast", "detect", "impute", "embed", "classify", "evaluate", "backtest", "finetune", "export"),
     "train": ("fit", "validate", "test", "predict", "configs"),
     "scale": ("scaling",),
     "images": ("image",),

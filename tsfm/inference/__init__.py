@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tsfm.inference.embedding import embed, embedding_frame, group_weights
     from tsfm.inference.estimator import TSFMForecaster
     from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
+    from tsfm.inference.imputation import INTERVAL, Imputed, check_interval, impute
     from tsfm.inference.limits import check_lower, limit
     from tsfm.inference.predictors import (
         WithoutCovariates,
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 __all__ = [
     "AHEAD",
     "CHOICES",
+    "INTERVAL",
     "RATE",
     "Backtest",
     "Detector",
     "Dtype",
     "Exportable",
+    "Imputed",
     "Member",
     "Model",
     "Probe",
@@ -42,6 +45,7 @@ __all__ = [
     "WithoutCovariates",
     "backtest",
     "check_covariates",
+    "check_interval",
     "check_lower",
     "check_observed",
     "check_rate",
@@ -53,6 +57,7 @@ __all__ = [
     "forecast_frame",
     "forecast_table",
     "group_weights",
+    "impute",
     "labels_of",
     "limit",
     "load",

@@ -13,6 +13,7 @@ from tsfm.inference.backtesting import backtest
 from tsfm.inference.choice import Backtest
 from tsfm.inference.detection import AHEAD, RATE, Detector
 from tsfm.inference.embedding import embedding_frame
+from tsfm.inference.imputation import INTERVAL, impute
 from tsfm.inference.limits import check_lower, limit
 from tsfm.inference.predictors import check_covariates, check_observed, forecast_frame, load_predictor
 from tsfm.inference.selection import Selection
@@ -264,6 +265,29 @@ class Model:
         """
         series = series_of(data, **columns)
         return like(data, series.present(embedding_frame(trained(self.predictor), series, batch_size, patches)))
+
+    def impute(self, data: Table, *, interval: float = INTERVAL, batch_size: int = 256, **columns: Any) -> Any:
+        """Fill the gaps of every series from both sides; observed values stay as they are.
+
+        Args:
+            data: as for ``forecast``.
+            interval: percent of the true values that the interval shall contain.
+            batch_size: largest number of windows per batch.
+            **columns: as for ``forecast``.
+
+        Returns:
+            A table of the library of ``data`` with a row per series and time: ids and times, named as in the data;
+            value, with the median in the gaps; low and high, the interval there; and filled.
+
+        Raises:
+            InputError: data or another argument is wrong.
+        """
+        series = series_of(data, **columns)
+        result = impute(self.predictor, series, interval, batch_size)
+        for note in (*series.notes, check_covariates(self.predictor, series), *result.notes()):
+            if note:
+                warnings.warn(note, stacklevel=2)
+        return like(data, series.present(result.table()))
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder: what ``load`` and ``tsfm forecast --model`` take.

@@ -28,8 +28,9 @@ from tsfm.inference.anomaly_scores import (
     least_width,
     score_kinds,
 )
+from tsfm.inference.predictors import LONGEST_CONTEXT, quantiles_at, with_known_ahead
 from tsfm_data.errors import InputError, check_sizes
-from tsfm_data.evaluation import BATCH_VALUES, LEVELS, Predictor, bind, columns_of, forecast_windows
+from tsfm_data.evaluation import LEVELS, Predictor, bind
 from tsfm_data.io import SeriesSet, append_rows, like, read_series
 from tsfm_data.progress import progress
 from tsfm_data.windows import Windows, item_lengths
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 RATE, AHEAD = 0.01, 8
 OUTER = (LEVELS[0], 0.5, LEVELS[-1])  # the quantiles that scores are made of
-LONGEST_CONTEXT = 2048  # of predictors that take a history of any length
 FEW_WINDOWS = 32  # in a batch of fewer windows, each takes much longer
 START, GAIN = 0.3, 0.2  # the logarithm of the factor at first, when limits are least sure; its rise by a flagged value
 MOST_FACTOR = 5.0  # the factor is at most this, and at least its inverse
@@ -255,13 +255,11 @@ class Detector:
         later forecasts are thrown away and made again, so each is made from the history as it then was.
         """
         waiting = {i: track.cut for i, track in enumerate(tracks) if track.cut < len(track.raw)}
-        columns = columns_of(predictor, windows.series)
-        size = max(1, min(self.batch_size, BATCH_VALUES // ((windows.context + self.ahead) * columns)))
         with progress(None, f"detect ({predictor.name})", total=len(waiting), unit="series") as bar:
             while waiting:
                 each = max(1, FEW_WINDOWS // len(waiting))
                 blocks = [(i, cut) for i, begin in waiting.items() for cut in self._cuts(tracks[i], begin, each)]
-                forecasts = self._forecast(predictor, windows, blocks, size)
+                forecasts = self._forecast(predictor, windows, blocks)
                 stale: set[int] = set()
                 for (i, cut), forecast in zip(blocks, forecasts, strict=True):
                     if i in stale:
@@ -282,16 +280,10 @@ class Detector:
         return range(begin, min(len(track.raw), begin + most * self.ahead), self.ahead)
 
     def _forecast(
-        self, predictor: Predictor, windows: Windows, blocks: list[tuple[int, int]], size: int
+        self, predictor: Predictor, windows: Windows, blocks: list[tuple[int, int]]
     ) -> Float64[np.ndarray, "blocks A V 3"]:
         """The outer quantiles and the median of every block."""
-        items, cuts = np.array(blocks).T
-        here, parts = windows.at(items, cuts), []
-        for first in range(0, len(blocks), size):
-            batch = here.batch(np.arange(first, min(first + size, len(blocks))))
-            blind = replace(batch, future=None, future_observed=None)
-            parts.append(forecast_windows(predictor, blind, OUTER).quantiles.double().numpy())
-        return np.concatenate(parts)
+        return quantiles_at(predictor, windows.at(*np.array(blocks).T), OUTER, self.batch_size)
 
     def _take(self, track: Track, cut: int, forecast: Float64[np.ndarray, "A V 3"], context: int) -> int | None:
         """Judge the rows of a block; learn from them if it is complete.
@@ -341,24 +333,6 @@ class Detector:
                 track.factors[v] = min(max(track.factors[v] + GAIN * error, -most), most)
                 new = np.minimum(new, MOST_SCORE * limit)
             track.scores[v] += new.tolist()
-
-
-def with_known_ahead(series: SeriesSet, steps: int) -> SeriesSet:
-    """The series with known covariates for some steps past the end; where they are not known, the last values.
-
-    No value there is judged, so this only completes blocks.
-    """
-    missing = np.maximum(steps - series.future_rows, 0)
-    ends = series.offsets[1:]
-    rows = np.concatenate(
-        [
-            np.r_[first:end, np.full(more, max(first, end - 1))]
-            for first, end, more in zip(series.offsets, ends, missing, strict=False)
-        ]
-    ).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(np.diff(series.offsets) + missing)]).astype(np.int64)
-    arrays: dict[str, Any] = {name: getattr(series, name)[rows] for name in ("values", "past", "known")}
-    return replace(series, offsets=offsets, future_rows=series.future_rows + missing, **arrays)
 
 
 def check_rate(rate: object) -> None:

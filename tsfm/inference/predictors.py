@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from tsfm_data.io import Parts, SeriesSet
 from tsfm_data.progress import progress
 from tsfm_data.windows import Batch, Forecast, Windows, item_lengths
 
+LONGEST_CONTEXT = 2048  # of windows before their ends, for predictors that take a history of any length
 VARIATES_AT_ONCE = 4096  # variates that are forecast at a time if each is forecast by itself
 
 
@@ -155,6 +156,44 @@ def _forecast(
     batches = (windows.batch(index, part if len(parts) > 1 else None) for part in parts)
     rows = [_rows(forecast_windows(predictor, batch, levels)) for batch in batches]
     return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=2)
+
+
+def quantiles_at(
+    predictor: Predictor, windows: Windows, levels: Sequence[float], batch_size: int
+) -> Float64[np.ndarray, "windows H V Q"]:
+    """Quantiles of forecasts at the cuts of windows, which need not be the ends of their series.
+
+    Args:
+        predictor: a model or a baseline, bound to the series of the windows.
+        windows: the windows, at least one; what they hold of the future is hidden.
+        levels: ascending quantile levels.
+        batch_size: most windows per batch; batches of long windows or many variates are smaller.
+    """
+    values = (windows.context + windows.horizon * len(levels)) * columns_of(predictor, windows.series)
+    size, parts = max(1, min(batch_size, BATCH_VALUES // values)), []
+    for first in range(0, len(windows), size):
+        batch = windows.batch(np.arange(first, min(first + size, len(windows))))
+        blind = replace(batch, future=None, future_observed=None)
+        parts.append(forecast_windows(predictor, blind, levels).quantiles.double().numpy())
+    return np.concatenate(parts)
+
+
+def with_known_ahead(series: SeriesSet, steps: int) -> SeriesSet:
+    """The series with known covariates for some steps past the end; where they are not known, the last values.
+
+    No value there is judged, so this only completes blocks.
+    """
+    missing = np.maximum(steps - series.future_rows, 0)
+    ends = series.offsets[1:]
+    rows = np.concatenate(
+        [
+            np.r_[first:end, np.full(more, max(first, end - 1))]
+            for first, end, more in zip(series.offsets, ends, missing, strict=False)
+        ]
+    ).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(np.diff(series.offsets) + missing)]).astype(np.int64)
+    arrays: dict[str, Any] = {name: getattr(series, name)[rows] for name in ("values", "past", "known")}
+    return replace(series, offsets=offsets, future_rows=series.future_rows + missing, **arrays)
 
 
 def forecast_table(series: SeriesSet, horizon: int, forecasts: Sequence[Forecast]) -> pd.DataFrame:

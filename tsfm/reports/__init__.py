@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tsfm.reports.figures import new_figure, plot_forecast, save_figure
     from tsfm.reports.finetuning import build_page, verdict
     from tsfm.reports.html import Code, Image, Section, Table, Value, page, save_page, show_value
+    from tsfm.reports.imputation import plot_gaps
     from tsfm.reports.scores import write_scores
     from tsfm.reports.suite import say, write
 
@@ -27,6 +28,7 @@ __all__ = [
     "page",
     "plot_anomalies",
     "plot_forecast",
+    "plot_gaps",
     "save_figure",
     "save_page",
     "say",

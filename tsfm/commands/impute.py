@@ -1,0 +1,72 @@
+"""``tsfm impute``: fill the gaps of the series of a table."""
+
+import sys
+from pathlib import Path
+
+from tsfm import inference, reports, weights
+from tsfm.commands.arguments import Columns
+from tsfm.commands.forecast import PICTURES, TABLES, check_suffix, frame_without_formulas, write_frame
+from tsfm.commands.pieces import say_notes
+from tsfm_data import io
+from tsfm_data.errors import check_sizes
+from tsfm_data.output import note, say
+
+
+def impute(
+    input: str,
+    *,
+    model: str | None = None,
+    interval: float = inference.INTERVAL,
+    output: Path | None = None,
+    plot: Path | None = None,
+    overwrite: bool = False,
+    safe_csv: bool = False,
+    columns: Columns = Columns(),  # noqa: B008 - it is frozen
+    batch_size: int = 256,
+) -> None:
+    """Fill the gaps of every series of a table.
+
+    A gap is filled by forecasts from the left and, of the series backwards, from the right, and by interpolation,
+    weighted by their errors on artificial gaps in the same series. The result has the id and time columns of the table;
+    value, with the median in the gaps; low and high, the interval there; and filled. Observed values stay as they are.
+
+    Args:
+        input: CSV, Excel, Parquet or Arrow file ("-" for standard input), or a data set of the catalogue.
+        model: as for tsfm forecast; by default the zero-shot model that ships with the package.
+        interval: percent of the true values that low and high shall contain between them.
+        output: file for all rows (.csv, .parquet or .json); standard output by default.
+        plot: file for a plot of values, filled gaps and intervals (.png, .svg or .pdf).
+        overwrite: replace an existing output.
+        safe_csv: in CSV, put an apostrophe before ids and names of columns that a spreadsheet would run as a formula.
+        columns: how the table is read.
+        batch_size: largest number of windows per batch.
+    """
+    inference.check_interval(interval)
+    check_sizes(batch_size=batch_size)
+    check_suffix(output, TABLES)
+    check_suffix(plot, PICTURES)
+    io.check_new([output, plot], overwrite, [input, model, columns.future])
+    predictor = inference.load_predictor(weights.default() if model is None else model)
+    series = io.open_source(input, **columns.given())
+    warning = inference.check_covariates(predictor, series)
+    if warning is not None:
+        note(f"warning: {warning}")
+    result = inference.impute(predictor, series, interval, batch_size)
+    say_notes(series)
+    for line in result.notes():
+        note(f"note: {line}")
+    frame = result.table()
+    answer = series.present(frame)
+    if safe_csv and (output is None or output.suffix == ".csv"):
+        answer = frame_without_formulas(answer)
+    if output is None:
+        answer.to_csv(sys.stdout, index=False)
+    else:
+        write_frame(answer, output)
+        say(
+            f"{output}: {result.filled.sum():,} of {len(answer):,} values filled, {len(result.gaps):,} gaps, model "
+            f"{predictor.name}"
+        )
+    if plot is not None:
+        reports.save_figure(reports.plot_gaps(frame, interval), plot)
+        say(f"{plot}: values, filled gaps and intervals")

@@ -1,0 +1,62 @@
+"""A figure of series whose gaps were filled."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsfm.reports.figures import FORECAST, HISTORY, MOST_PANELS, format_axes, new_figure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+AROUND, LEAST_SHOWN = (
+    3,
+    120,
+)  # a third of the steps between the first gap and the last one is shown around them, at least so many
+
+
+def plot_gaps(frame: "pd.DataFrame", interval: float) -> "Figure":
+    """Values, filled gaps and their intervals, one panel per series; those with gaps come first.
+
+    Args:
+        frame: the table of an ``Imputed``.
+        interval: its interval in percent.
+    """
+    groups = dict(tuple(frame.groupby("item_id", sort=False, observed=True)))
+    order = sorted(groups, key=lambda name: not groups[name]["filled"].any())[:MOST_PANELS]
+    columns = 1 if len(order) < 4 else 2
+    figure, axes = new_figure(len(order), columns, width=9.0 if columns == 1 else 10.0)
+    for axis, name in zip(axes, order, strict=True):
+        part = groups[name].iloc[shown_rows(groups[name]["filled"].to_numpy())]
+        times, values, filled = (part[column].to_numpy() for column in ("timestamp", "value", "filled"))
+        joined = filled.copy()  # the median and the interval are joined to the values at both ends of a gap
+        joined[:-1] |= filled[1:]
+        joined[1:] |= filled[:-1]
+        low, high = (
+            np.where(filled, part[end].to_numpy(), np.where(joined, values, np.nan)) for end in ("low", "high")
+        )
+        axis.fill_between(
+            times, low, high, where=joined, color=FORECAST, alpha=0.25, linewidth=0, label=f"{interval:g} % interval"
+        )
+        axis.plot(times, np.where(filled, np.nan, values), color=HISTORY, linewidth=1.0, label="value")
+        alone = filled & ~np.convolve(filled, [1, 0, 1], "same").astype(bool)
+        axis.plot(times, np.where(joined, values, np.nan), color=FORECAST, linewidth=1.6, label="filled")
+        axis.plot(times[alone], values[alone], "o", color=FORECAST, markersize=3)
+        format_axes(axis)
+        axis.set_title(str(name), loc="left", fontsize=10)
+    lines, _ = axes[0].get_legend_handles_labels()
+    lines.sort(key=lambda artist: artist in axes[0].collections)  # lines first, then the interval
+    figure.legend(handles=lines, loc="outside upper right", fontsize=9, frameon=False, ncols=len(lines))
+    if len(groups) > len(order):
+        figure.supxlabel(f"{len(order)} of {len(groups)} series shown", fontsize=8)
+    return figure
+
+
+def shown_rows(filled: np.ndarray) -> slice:
+    """The rows from some before the first gap to some after the last one; all rows if there is none."""
+    rows = np.flatnonzero(filled)
+    if not len(rows):
+        return slice(None)
+    room = max(LEAST_SHOWN, (rows[-1] - rows[0]) // AROUND)
+    return slice(max(0, rows[0] - room), rows[-1] + room + 1)
