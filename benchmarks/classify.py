@@ -1,4 +1,4 @@
-"""Classification of series: probes on embeddings and on pictures read by image models, beside 1-NN-DTW and ROCKET.
+"""Classification of series: probes on embeddings and on pictures read by image models, 1-NN-DTW and ROCKET.
 
 python benchmarks/classify.py
 """

@@ -1,4 +1,4 @@
-"""Gaps planted in series and filled, beside interpolation along a line and along the season.
+"""Gaps planted in series and filled, compared with interpolation along a line and along the season.
 
 python benchmarks/impute.py
 """
@@ -107,11 +107,11 @@ def page(rows: list[dict[str, Any]], role: str, command: str) -> str:
             f"{rows[0]['series']} series of each of {len(sets)} {kind} sets; "
             + ", ".join(f"{count} of {size} steps" for size, count in GAPS.items())
             + f" in a series. CPU time: {seconds}.",
-            "## Error beside interpolation",
+            "## Error compared with interpolation",
             "Mean absolute error of the median, divided by that of the better of two interpolations: a line between "
             "the ends of the gap, and a line through the values of the same phase of the season. `all`: the sum over "
-            "lengths, beside the interpolation that is better by it. The last column is the share of true values in "
-            "the 80 % interval.",
+            "lengths, compared with the interpolation that is better by it. The last column is the share of true "
+            "values in the 80 % interval.",
             tabulate(ratios, ["model", "set", "season", *map(str, GAPS), "all", "in 80 %"], **head),
             "## Errors",
             "In standard deviations of the series, and the share of true values in the 80 % interval.",

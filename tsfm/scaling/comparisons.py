@@ -34,7 +34,7 @@ def group_parts(record: Record) -> list[Part]:
 
 
 def metric_parts(record: Record) -> list[Part]:
-    """The joint laws and exponents of the other metrics beside those of the loss."""
+    """The joint laws and exponents of the other metrics, with those of the loss."""
     if not record["metrics"]:
         return []
     joint = record["joint"]
@@ -70,7 +70,7 @@ def _slope_cells(exponents: Record) -> dict[str, Value]:
 
 
 def published_parts(record: Record) -> list[Part]:
-    """The laws of these runs beside published ones: of language models, and of time-series models."""
+    """The laws of these runs and published ones: of language models, and of time-series models."""
     rows: list[dict[str, Value]] = []
     slopes: list[dict[str, Value]] = []
     laws = shown_laws(record)

@@ -274,7 +274,7 @@ def check_goal(known: dict[str, float], inference: float, unique: float | None, 
             f"{' and '.join(known) or 'none'}; the rest follows from the law"
         )
     if unique is not None and set(known) <= {"params", "tokens"} and len(known) == 1:
-        raise InputError(f"expected flops or loss beside unique_tokens, found {next(iter(known))} alone; give a budget")
+        raise InputError(f"expected flops or loss with unique_tokens, found {next(iter(known))} alone; give a budget")
     if set(known) == {"flops", "params"}:
         serving = FLOPS_PER_INFERENCE_TOKEN * inference * known["params"]
         if serving >= known["flops"]:
