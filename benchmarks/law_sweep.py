@@ -1,4 +1,4 @@
-"""The trainings of benchmarks/scaling_law.md: three architectures, learning rates tried at two budgets, then the law.
+"""Trainings for a law of our own: three architectures, learning rates tried at two budgets. They have not run yet.
 
 It is resumed by the same command; a killed training goes on from its last checkpoint. The cheapest models come first.
 
