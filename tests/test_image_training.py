@@ -66,7 +66,7 @@ trainer:
     - class_path: pytorch_lightning.callbacks.EMAWeightAveraging
       init_args: {decay: 0.5}
 """
-CONFIG_8 = {"input_size": (1, 8, 8), "mean": (0.5,), "std": (0.5,), "interpolation": "bilinear"}
+CONFIG_8 = {"input_size": (1, 8, 8), "mean": (0.5,), "std": (0.5,), "interpolation": "bilinear", "crop_pct": 1.0}
 FIT = ("fit", "--config", "config.yaml")
 
 

@@ -53,12 +53,21 @@ DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "tsfm_data",
             "tsfm.inference.predictors",
+            "tsfm.inference.embedding",
+            "tsfm.inference.classification",
             "tsfm.reports.figures",
             "tsfm.reports.html",
             "tsfm.commands",
             "tsfm.scaling",
         ),
-        ("tsfm_data", "tsfm.inference.predictors", "tsfm.commands", "tsfm.scaling"),
+        (
+            "tsfm_data",
+            "tsfm.inference.predictors",
+            "tsfm.inference.embedding",
+            "tsfm.inference.classification",
+            "tsfm.commands",
+            "tsfm.scaling",
+        ),
     ),
     "jsonargparse": (("tsfm.commands",), ("tsfm.commands",)),
 }
