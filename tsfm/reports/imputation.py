@@ -10,10 +10,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-AROUND, LEAST_SHOWN = (
-    3,
-    120,
-)  # a third of the steps between the first gap and the last one is shown around them, at least so many
+LEAST_SHOWN = 120  # steps before the first gap and after the last one
+AROUND = 3  # or this part of the steps between the two, if it is more
 
 
 def plot_gaps(frame: "pd.DataFrame", interval: float) -> "Figure":
