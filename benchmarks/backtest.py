@@ -21,7 +21,7 @@ DEMO = {example.name: example for example in EXAMPLES}
 HORIZONS = {example.name: example.horizon for example in EXAMPLES}
 HORIZONS |= {"national_illness": 8, "us_births": 30, "nn5": 56}
 METRICS = ("scaled loss", "MASE", "WQL", "80 % coverage", "calibrated coverage", "calibrated loss")
-MODELS = ["tsfm-decoder-small", "tsfm-encoder-small", "seasonal-naive", "naive"]
+MODELS = ["tsfm-long-small", "tsfm-decoder-small", "seasonal-naive", "naive"]
 STATISTICAL, QUICK = ["auto-ets", "auto-theta"], (*DEMO, "national_illness")  # sets on which they take only minutes
 
 

@@ -23,7 +23,7 @@ from tsfm_data.evaluation import LEVELS, Predictor, forecast_windows, window_sca
 from tsfm_data.io import SeriesSet, catalog, read_series
 from tsfm_data.windows import Windows
 
-MODEL = "tsfm-decoder-small"
+MODEL = "tsfm-long-small"
 NOISE = 5  # random walks as covariates
 
 

@@ -20,6 +20,7 @@ from tsfm_data.evaluation.anomalies import ranges
 from tsfm_data.io import SeriesSet
 from tsfm_data.synthetic import GENERATORS
 
+MODEL = "tsfm-long-small"
 RATES = (0.01, 0.05)
 CLEAN = ("ecl_excerpt_1000x203", "gefcom2012_wp", "gk_beijing_pm25", "gk_temperature_melbourne", "rt_city_weather",
          "rt_stock_prices", "simbench_load", "rt_wikipedia", "pjm_hourly_regions", "vix")  # fmt: skip
@@ -144,8 +145,8 @@ def main(
         output: folder of the page; for training sets, it is only printed by default.
     """
     torch.set_num_threads(1)
-    rows = false_alarms("tsfm-decoder-small", clean_series) if clean_series else []
-    rows += planted(["tsfm-decoder-small", "seasonal-naive"], PLANTED[role], series)
+    rows = false_alarms(MODEL, clean_series) if clean_series else []
+    rows += planted([MODEL, "seasonal-naive"], PLANTED[role], series)
     words = [*(["--role", role] if role != "bench" else []), "--clean-series", clean_series, "--series", series]
     command = " ".join(["python benchmarks/detect.py", *map(str, words)])
     text = page(rows, role, command)

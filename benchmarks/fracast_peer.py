@@ -20,7 +20,7 @@ from tsfm_data.evaluation import evaluate_suite
 from tsfm_data.evaluation.suite_sets import ALL_PROFILES
 from tsfm_data.windows import Batch, Forecast
 
-RELEASED = ("tsfm-decoder-small", "tsfm-encoder-small")
+RELEASED = ("tsfm-long-small", "tsfm-decoder-small")
 LEAST_VALUES = 8  # observed values of history that fracast needs
 
 

@@ -22,7 +22,7 @@ SETS = {
               "gk_temperature_melbourne", "rt_wikipedia", "simbench_load", "vix"),
 }  # fmt: skip
 GAPS = {1: 24, 8: 8, 48: 4, 200: 1}  # steps of a gap, and how many in a series
-MODELS = ("tsfm-decoder-small", "seasonal-naive")
+MODELS = ("tsfm-long-small", "seasonal-naive")
 
 
 def plant(values: np.ndarray, size: int, count: int, rng: np.random.Generator) -> np.ndarray:

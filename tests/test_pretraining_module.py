@@ -11,6 +11,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from tsfm.models import LongHistoryConfig, LongHistoryDecoder
+from tsfm.training.task import ForecastTask
 from tsfm_data.corpus.augmentation import AugmentConfig
 from tsfm_data.corpus.building import build
 from tsfm_data.corpus.datamodule import PretrainingDataModule
@@ -175,3 +177,25 @@ def test_when_training_is_resumed_within_an_epoch_then_it_is_bit_equal_to_traini
         resumed = train(corpus, tmp_path, packed, every=5, resume=str(tmp_path / "c" / f"step={done}.ckpt"))
         assert resumed.sums == whole.sums[done:]
         assert torch.equal(resumed.layer.weight, whole.layer.weight)
+
+
+def test_when_a_training_loss_draws_at_random_then_validations_of_the_same_weights_agree(
+    corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = PretrainingDataModule(corpus, synthetic=False, **OPTIONS)
+    config = LongHistoryConfig.tiny()
+    task = ForecastTask(lambda context, horizon: LongHistoryDecoder(context, horizon, config), 32, 8)
+    logged: list[float] = []
+
+    def log(name: str, value: torch.Tensor, **_: Any) -> None:
+        logged.extend([float(value.detach())] * name.endswith("loss"))
+
+    monkeypatch.setattr(task, "log", log)
+    batch = next(iter(data.val_dataloader()[0]))
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        task.log_scaled_errors("val_in", batch, 0)
+        assert torch.initial_seed() == seed  # training goes on as if nothing had been validated
+    plain = [float(task.forecaster.loss(batch).detach()) for _ in range(4)]
+    assert logged[0] == logged[1]
+    assert len(set(plain)) > 1

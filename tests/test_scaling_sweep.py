@@ -20,8 +20,18 @@ from tsfm.configs import config_path
 from tsfm.scaling.runs.cell import read_losses, run_cell, seconds_of_killed_tries
 from tsfm.scaling.runs.grid import Grid, cells, overlay, pieces, read_grid
 from tsfm.scaling.runs.ledger import read_runs
-from tsfm.scaling.runs.sweep import Job, is_done, learning_rate_warnings, run_index, slurm_files, sweep, write_ledger
+from tsfm.scaling.runs.sweep import (
+    Job,
+    is_done,
+    learning_rate_warnings,
+    read_rows,
+    run_index,
+    slurm_files,
+    sweep,
+    write_ledger,
+)
 from tsfm_data.errors import InputError
+from tsfm_data.io import atomic_file
 
 
 def in_process(grid: Grid, folder: Path) -> object:
@@ -298,3 +308,10 @@ def test_when_ray_is_there_then_it_runs_the_same_cells(tmp_path: Path) -> None:
     assert sweep(grid, file, out, 2, start_ray, lambda line: None) == []
     assert len(pd.read_csv(write_ledger(grid, out))) == 4
     assert all(is_done(grid, cell, out) for cell in cells(grid))
+
+
+def test_when_another_cell_is_just_writing_its_row_then_it_is_not_read_yet(tmp_path: Path) -> None:
+    rows = tmp_path / "runs/a/rows"
+    with atomic_file(rows / "10.json") as unfinished:
+        unfinished.write_text("{")
+        assert read_rows(tmp_path) == []

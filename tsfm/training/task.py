@@ -107,7 +107,7 @@ class ForecastTask(pl.LightningModule):
         """Log the errors of one batch."""
         module = getattr(self.trainer, "datamodule", None)
         if isinstance(module, PretrainingDataModule):
-            self.log_scaled_errors(f"val_{module.val_names[dataloader_idx]}", batch)
+            self.log_scaled_errors(f"val_{module.val_names[dataloader_idx]}", batch, batch_idx)
         else:
             self.log_errors("val", batch)
 
@@ -127,10 +127,11 @@ class ForecastTask(pl.LightningModule):
         for name, value in values.items():
             self.log(f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
 
-    def log_scaled_errors(self, part: str, batch: Batch) -> None:
+    def log_scaled_errors(self, part: str, batch: Batch, number: int) -> None:
         """Log the training loss, and errors of forecasts divided by the seasonal-naive error of each window.
 
-        The forecasts are those that a user gets, over the whole horizon and in the units of the data.
+        The forecasts are those that a user gets, over the whole horizon and in the units of the data. What a training
+        loss draws at random is the same in every validation: it depends on the number of the batch alone.
         """
 
         def log(name: str, value: Tensor, count: int) -> None:
@@ -139,7 +140,10 @@ class ForecastTask(pl.LightningModule):
                 add_dataloader_idx=False,
             )  # fmt: skip
 
-        log("loss", self.forecaster.loss(batch), len(batch))
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(number)
+            loss = self.forecaster.loss(batch)
+        log("loss", loss, len(batch))
         errors, count = scaled_errors(batch, self.forecaster.predict(batch, self.levels))
         for name, value in errors.items():
             log(name, value.to(self.device, torch.float32), count)

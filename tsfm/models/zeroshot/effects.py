@@ -32,8 +32,8 @@ RIDGE = 1e-3  # relative to the sum of squares of a feature
 LEAST_STEPS = 24  # fewest observed steps from which an effect is learnt
 TRIAL = 128  # steps on which an effect is tried, or the horizon if that is longer, or a third of a shorter history
 ERRORS = 0.5  # standard errors that are taken from the gain in a trial
-LEAST_GAIN = 0.08  # share by which errors must fall for an effect to be used at all
-FULL_GAIN = 0.2  # share by which they must fall further for full trust
+LEAST_GAIN = 0.03  # share by which errors must fall for an effect to be used at all
+FULL_GAIN = 0.1  # share by which they must fall further for full trust
 LEAST_TRUST = 0.02  # effects trusted no more than this are left out
 
 
@@ -99,6 +99,39 @@ class Chosen(NamedTuple):
     coefficient: Float[Tensor, "R M"]
 
 
+class Learnt(NamedTuple):
+    """The rows that covariates help, and how.
+
+    Attributes:
+        rows: which they are.
+        effect: their effects.
+        trust: how far these are trusted, above 0 to 1.
+        design: what they were estimated from.
+        chosen: their features as chosen without the end of the history.
+        held: how many steps that end has.
+    """
+
+    rows: Int[Tensor, " r"]
+    effect: Effect
+    trust: Float[Tensor, " r"]
+    design: Design
+    chosen: Chosen
+    held: Int[Tensor, " r"]
+
+    def before(self, origin: int, horizon: int) -> Effect:
+        """The effects as they were chosen without the end of the history, with what is known at an origin."""
+        end = origin + horizon
+        design = self.design._replace(
+            y=self.design.y[:, :end], seen=self.design.seen[:, :end], features=self.design.features[..., :end]
+        )
+        return sum_up(design, self.chosen, origin)
+
+    def pick(self, index: Int[Tensor, " r"]) -> "Learnt":
+        """Some of the rows."""
+        effect, design, chosen = pick(self.effect, index), pick(self.design, index), pick(self.chosen, index)
+        return Learnt(self.rows[index], effect, self.trust[index], design, chosen, self.held[index])
+
+
 Rows = TypeVar("Rows", Table, Design, Chosen, Effect)
 
 
@@ -107,10 +140,8 @@ def pick(rows: Rows, index: Int[Tensor, " r"]) -> Rows:
     return type(rows)(*(x[index] for x in rows))
 
 
-def learn(
-    table: Table, known_C: Bool[Tensor, " C"], steps: int
-) -> tuple[Int[Tensor, " r"], Effect, Float[Tensor, " r"]]:
-    """The rows that covariates help, their effects, and how far these are trusted, above 0 to 1.
+def learn(table: Table, known_C: Bool[Tensor, " C"], steps: int, seasons: tuple[int, ...]) -> Learnt:
+    """The rows that covariates help, their effects, and how far these are trusted.
 
     Effects are chosen without the end of the history, tried there, and fitted anew with it.
 
@@ -118,12 +149,13 @@ def learn(
         table: the rows.
         known_C: which covariates are known over the horizon.
         steps: T.
+        seasons: see ``Batch``.
     """
     with torch.autocast(table.y.device.type, enabled=False):
         cut_R = (length_of(table.y_seen[:, :steps]) // 3).clamp(max=max(TRIAL, table.y.shape[1] - steps))
         step_S = torch.arange(table.y.shape[1], device=cut_R.device)
         before_RS = table.y_seen & (step_S < steps - cut_R[:, None])
-        design = prepare(table, known_C, steps, before_RS)
+        design = prepare(table, known_C, steps, before_RS, seasons)
         used, training = recent(design, steps), recent(design._replace(seen=before_RS), steps)
         held_RT = used.seen & ~training.seen
         chosen = choose(training, autoregression(training, torch.zeros_like(used.y)))
@@ -132,9 +164,10 @@ def learn(
         chosen, phi_RJ = refine(training, chosen)
         trust_R = trial(used, contributions(used, chosen).sum(1), phi_RJ, held_RT[found])
         trusted = (trust_R > LEAST_TRUST).nonzero()[:, 0]
-        chosen, _ = refine(pick(used, trusted), pick(chosen, trusted))
-        index = found[trusted]
-        return index, sum_up(pick(design, index), chosen, steps), trust_R[trusted]
+        index, before = found[trusted], pick(chosen, trusted)
+        chosen, _ = refine(pick(used, trusted), before)
+        design = pick(design, index)
+        return Learnt(index, sum_up(design, chosen, steps), trust_R[trusted], design, before, cut_R[index])
 
 
 def trial(
@@ -161,13 +194,15 @@ def trial(
     return (((mean_R - ERRORS * error_R) / base_R - LEAST_GAIN) / FULL_GAIN).clamp(0, 1)
 
 
-def prepare(table: Table, known_C: Bool[Tensor, " C"], steps: int, before_RS: Bool[Tensor, "R S"]) -> Design:
+def prepare(
+    table: Table, known_C: Bool[Tensor, " C"], steps: int, before_RS: Bool[Tensor, "R S"], seasons: tuple[int, ...]
+) -> Design:
     """What effects are estimated from, of the ``COLUMNS`` best covariates at the steps ``before``.
 
     Other arguments as for ``learn``.
     """
     seen_RT = table.y_seen[:, :steps]
-    period_RP, _ = find_periods(table.y[:, :steps], seen_RT)
+    period_RP, _ = find_periods(table.y[:, :steps], seen_RT, seasons=seasons)
     cycle_R = torch.where(length_of(seen_RT) >= 3 * period_RP[:, 0], period_RP[:, 0], 1).clamp(min=1)
     y_RS = deviations(table.y[:, None], table.y_seen[:, None], cycle_R, steps)[:, 0]
     own_lags = torch.tensor(OWN_LAGS, device=table.y.device).expand(len(table.y), -1)

@@ -228,7 +228,7 @@ def is_done(grid: Grid, cell: Cell, folder: Path) -> bool:
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """All rows written so far, in the order of their paths."""
-    return [read_row(path) for path in sorted(folder.glob(f"runs/*/{ROWS}/*.json"))]
+    return [read_row(path) for path in sorted(folder.glob(f"runs/*/{ROWS}/[!.]*.json"))]
 
 
 def write_ledger(grid: Grid, folder: Path) -> Path:
@@ -274,13 +274,13 @@ class Progress:
             for cell in every
             for budget in steps_to_run(grid, cell)
         }
-        self.known = {str(path) for path in folder.glob(f"runs/*/{ROWS}/*.json")}
+        self.known = {str(path) for path in folder.glob(f"runs/*/{ROWS}/[!.]*.json")}
         if self.known:
             show(f"{len(self.known)} runs are done already")
 
     def show_new_rows(self) -> None:
         """Show the rows written since the last call."""
-        new_rows = sorted(path for path in self.folder.glob(f"runs/*/{ROWS}/*.json") if str(path) not in self.known)
+        new_rows = sorted(path for path in self.folder.glob(f"runs/*/{ROWS}/[!.]*.json") if str(path) not in self.known)
         for path in new_rows:
             row = read_row(path)
             self.known.add(str(path))
