@@ -137,14 +137,13 @@ def verify(folder: Path) -> list[Checked]:
 
 
 def _verify(folder: Path) -> Checked:
-    config = read_object(folder / FILES[0]) if (folder / FILES[0]).is_file() else {}
-    kind = str(config.get("model_type") or config.get("architecture"))[:60]
-    names = (*FILES, CHECKSUMS, *((ENCODER,) if kind == CLASSIFIER else ()))
-    for path in sorted(folder.iterdir()):
-        if path.name not in names:
-            raise InputError(f"expected only {', '.join(names)} in {folder}, found {path.name!r:.80}: take it out")
-        if path.name != ENCODER:
-            check_file(path)
+    known = (*FILES, CHECKSUMS)
+    stray = [path for path in sorted(folder.iterdir()) if path.name not in known]
+    has_encoder = stray == [folder / ENCODER] and stray[0].is_dir()
+    if stray and not has_encoder:
+        raise InputError(f"expected only {', '.join(known)} in {folder}, found {stray[0].name!r:.80}: take it out")
+    for path in sorted(set(folder.iterdir()) - set(stray)):
+        check_file(path)
     for name in FILES[:2]:
         if not (folder / name).is_file():
             raise InputError(f"expected {name} in {folder}, found none: get the folder again")
@@ -159,6 +158,11 @@ def _verify(folder: Path) -> Checked:
     unnamed = [name for name in FILES if sums and name not in sums and (folder / name).is_file()]
     if unnamed:
         raise InputError(f"expected checksums of every file of {folder}, found none of {unnamed[0]}: get it again")
+    config = read_object(folder / FILES[0])
+    kind = str(config.get("model_type") or config.get("architecture"))[:60]
+    if has_encoder != (kind == CLASSIFIER):
+        found = "another" if has_encoder else "one without"
+        raise InputError(f"expected a classifier of series with its {ENCODER} in {folder}, found {found}: get it again")
     if "model_type" in config and kind != CLASSIFIER:
         from tsfm.weights.pretrained import check_folder  # PyTorch, which a list of weights does not need
 
