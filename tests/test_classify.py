@@ -9,6 +9,7 @@ from command import done, run
 from tiny_series import tiny
 
 from tsfm.inference import Probe, SeriesClassifier
+from tsfm.weights import verify
 from tsfm_data.errors import InputError
 from tsfm_data.images import log_loss
 from tsfm_data.io import read_series
@@ -94,6 +95,11 @@ def test_when_a_classifier_is_saved_then_the_folder_gives_the_same_probabilities
     np.testing.assert_array_equal(
         SeriesClassifier.load(tmp_path / "kinds").probabilities(other), model.probabilities(other)
     )
+    found = verify(tmp_path / "kinds")
+    assert [checked.kind for checked in found] == ["series-classifier", "zeroshot-encoder"]
+    (tmp_path / "kinds/encoder/model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"encoder/model\.safetensors"):
+        verify(tmp_path / "kinds")
 
 
 def test_when_a_class_was_not_fitted_then_its_series_count_as_errors() -> None:

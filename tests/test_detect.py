@@ -178,10 +178,13 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "days.csv"
 
 
+OUTPUTS = ("--output", "out.csv", "--plot", "out.png", "--page", "out.html")
+
+
 def test_when_the_command_runs_then_it_prints_the_anomalies_and_writes_all_rows(
     file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = done(capsys, "detect", file, "--model", "seasonal-naive", "--output", "out.csv", "--plot", "out.png")
+    said = done(capsys, "detect", file, "--model", "seasonal-naive", *OUTPUTS)
     assert "2024-01-13 12:00:00" in said
     assert "a week and series" in said
     rows = pd.read_csv("out.csv", parse_dates=["date"])
@@ -190,6 +193,9 @@ def test_when_the_command_runs_then_it_prints_the_anomalies_and_writes_all_rows(
     outside = (rows["value"] < rows["low"]) | (rows["value"] > rows["high"])
     assert (outside == (rows["kind"] == "value")).all()
     assert Path("out.png").stat().st_size > 10_000
+    page = Path("out.html").read_text()
+    assert all(part in page for part in ("image/svg", "2024-01-13 12:00:00", "would be false alarms", "By series"))
+    assert "http" not in page.replace("http://www.w3.org", "")
     Path("short.csv").write_text("\n".join(Path(file).read_text().splitlines()[:41]))
     short = run(capsys, "detect", "short.csv", "--model", "naive")
     assert short.status == 0

@@ -17,6 +17,10 @@ def test_when_classes_are_counted_then_accuracy_and_confusion_are_those_by_hand(
     assert log_loss(P, LABELS) == pytest.approx(-np.log([0.7, 0.6, 0.3, 0.6]).mean())
 
 
+def test_when_every_image_is_certain_and_right_then_the_log_loss_is_zero_without_a_sign() -> None:
+    assert str(log_loss(np.eye(3), np.arange(3))) == "0.0"
+
+
 def test_when_all_classes_are_equally_probable_then_no_class_is_found() -> None:
     assert top_k(np.full((4, 3), 1 / 3), LABELS, 1) == 0.0
 

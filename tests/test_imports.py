@@ -16,7 +16,7 @@ from sources import MODULES, PACKAGES, ROOT, imported
 from tsfm.models.registry import OWN
 
 # Of tsfm, vision may import these rooms alone.
-SHARED_WITH_VISION = ("tsfm.attention", "tsfm.nn", "tsfm.training", "tsfm.weights")
+SHARED_WITH_VISION = ("tsfm.attention", "tsfm.models", "tsfm.nn", "tsfm.training", "tsfm.weights")
 # The rooms of a package, lowest first: a room imports those before it.
 ORDER = {
     "tsfm": [
@@ -24,7 +24,7 @@ ORDER = {
         *("training", "inference", "reports", "scaling", "commands"),
     ],
     "tsfm_data": ["io", "windows", "synthetic", "corpus", "evaluation", "images"],
-    "tsfm_vision": ["backbones", "weights", "evaluation", "training", "commands"],
+    "tsfm_vision": ["backbones", "weights", "forecasting", "evaluation", "training", "commands"],
 }
 VISION_LIGHTNING = ("tsfm_vision.training",)
 TSFM_LIGHTNING = ("tsfm.training.task", "tsfm.training.callbacks", "tsfm.training.checkpoints", "tsfm.commands")

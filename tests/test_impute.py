@@ -158,15 +158,20 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "days.csv"
 
 
+OUTPUTS = ("--output", "out.csv", "--plot", "out.png", "--page", "out.html")
+
+
 def test_when_the_command_runs_then_all_rows_and_a_picture_are_written(
     file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = done(capsys, "impute", file, "--model", "seasonal-naive", "--output", "out.csv", "--plot", "out.png")
+    said = done(capsys, "impute", file, "--model", "seasonal-naive", *OUTPUTS)
     assert "33 of 400 values filled, 2 gaps, model seasonal-naive" in said
     rows = pd.read_csv("out.csv")
     assert rows["filled"].sum() == 33
     assert rows["value"].notna().all()
     assert Path("out.png").stat().st_size > 10_000
+    page = Path("out.html").read_text()
+    assert all(part in page for part in ("image/svg", "33 of 400 values were filled, 2 gaps", "longest gap", ">30<"))
     printed = done(capsys, "impute", file, "--model", "seasonal-naive")
     assert printed == Path("out.csv").read_text()
 

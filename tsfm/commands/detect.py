@@ -1,10 +1,11 @@
 """``tsfm detect``: find values of a table that forecasts from earlier values did not expect."""
 
+import sys
 from pathlib import Path
 
 from tsfm import inference, reports, weights
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import PICTURES, TABLES, check_suffix, frame_without_formulas, write_frame
+from tsfm.commands.forecast import PAGES, PICTURES, TABLES, check_suffix, frame_without_formulas, write_frame
 from tsfm.commands.pieces import say_notes
 from tsfm_data import io
 from tsfm_data.errors import check_sizes
@@ -19,6 +20,7 @@ def detect(
     ahead: int = inference.AHEAD,
     output: Path | None = None,
     plot: Path | None = None,
+    page: Path | None = None,
     overwrite: bool = False,
     safe_csv: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
@@ -38,6 +40,7 @@ def detect(
         ahead: values are forecast 1 to so many steps ahead. More steps take less time.
         output: file for all rows: value, expected, low, high, score, p_value, anomaly, kind (.csv, .parquet or .json).
         plot: file for a plot of values, expected intervals and anomalies (.png, .svg or .pdf).
+        page: file for a page with that plot and tables (.html).
         overwrite: replace an existing output.
         safe_csv: in CSV, put an apostrophe before ids and names of columns that a spreadsheet would run as a formula.
         columns: how the table is read.
@@ -47,7 +50,8 @@ def detect(
     check_sizes(ahead=ahead, batch_size=batch_size)
     check_suffix(output, TABLES)
     check_suffix(plot, PICTURES)
-    io.check_new([output, plot], overwrite, [input, model, columns.future])
+    check_suffix(page, PAGES)
+    io.check_new([output, plot, page], overwrite, [input, model, columns.future])
     predictor = inference.load_predictor(weights.default() if model is None else model)
     series = io.open_source(input, **columns.given())
     warning = inference.check_covariates(predictor, series)
@@ -67,3 +71,6 @@ def detect(
     if plot is not None:
         reports.save_figure(reports.plot_anomalies(found, frame), plot)
         say(f"{plot}: values, expected intervals and anomalies")
+    if page is not None:
+        reports.save_page(reports.detection_page(found, frame, answer, ["tsfm", *sys.argv[1:]]), page)
+        say(f"{page}: open it in a browser")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".parquet", ".json")
 PICTURES = (".png", ".svg", ".pdf")
+PAGES = (".html",)
 
 
 def forecast(

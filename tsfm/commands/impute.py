@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tsfm import inference, reports, weights
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import PICTURES, TABLES, check_suffix, frame_without_formulas, write_frame
+from tsfm.commands.forecast import PAGES, PICTURES, TABLES, check_suffix, frame_without_formulas, write_frame
 from tsfm.commands.pieces import say_notes
 from tsfm_data import io
 from tsfm_data.errors import check_sizes
@@ -19,6 +19,7 @@ def impute(
     interval: float = inference.INTERVAL,
     output: Path | None = None,
     plot: Path | None = None,
+    page: Path | None = None,
     overwrite: bool = False,
     safe_csv: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
@@ -36,6 +37,7 @@ def impute(
         interval: percent of the true values that low and high shall contain between them.
         output: file for all rows (.csv, .parquet or .json); standard output by default.
         plot: file for a plot of values, filled gaps and intervals (.png, .svg or .pdf).
+        page: file for a page with that plot and tables (.html).
         overwrite: replace an existing output.
         safe_csv: in CSV, put an apostrophe before ids and names of columns that a spreadsheet would run as a formula.
         columns: how the table is read.
@@ -45,7 +47,8 @@ def impute(
     check_sizes(batch_size=batch_size)
     check_suffix(output, TABLES)
     check_suffix(plot, PICTURES)
-    io.check_new([output, plot], overwrite, [input, model, columns.future])
+    check_suffix(page, PAGES)
+    io.check_new([output, plot, page], overwrite, [input, model, columns.future])
     predictor = inference.load_predictor(weights.default() if model is None else model)
     series = io.open_source(input, **columns.given())
     warning = inference.check_covariates(predictor, series)
@@ -70,3 +73,8 @@ def impute(
     if plot is not None:
         reports.save_figure(reports.plot_gaps(frame, interval), plot)
         say(f"{plot}: values, filled gaps and intervals")
+    if page is not None:
+        reports.save_page(
+            reports.imputation_page(result, frame, interval, predictor.name, ["tsfm", *sys.argv[1:]]), page
+        )
+        say(f"{page}: open it in a browser")

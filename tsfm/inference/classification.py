@@ -20,13 +20,13 @@ from safetensors.numpy import save_file
 import tsfm
 from tsfm.inference.embedding import embed, group_weights
 from tsfm.models import Forecaster
-from tsfm.weights import load, read_safetensors, save
+from tsfm.weights import CLASSIFIER, ENCODER, load, read_safetensors, save
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import Report
 from tsfm_data.images import log_loss, score
 from tsfm_data.io import SeriesSet, atomic_folder, check_record, check_version, read_record
 
-FORMAT_VERSION, MODEL_TYPE, ENCODER = 1, "series-classifier", "encoder"
+FORMAT_VERSION = 1
 PENALTIES = tuple(10.0 ** (np.arange(-6, 7) / 2))
 TEMPERATURES = tuple(np.geomspace(0.02, 5, 30))
 OFFSET = 4.0  # added to the kernel, so that the mean score of a class is hardly penalised
@@ -207,7 +207,7 @@ class SeriesClassifier:
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder, which has that of the encoder in it."""
-        config = {"format_version": FORMAT_VERSION, "model_type": MODEL_TYPE, "label": self.label}
+        config = {"format_version": FORMAT_VERSION, "model_type": CLASSIFIER, "label": self.label}
         config |= {"classes": self.classes, "variates": self.variates, "tsfm_version": tsfm.__version__}
         numbers = {name: np.asarray(value, np.float64) for name, value in vars(self.probe).items()}
         with atomic_folder(folder) as temporary:
@@ -227,7 +227,7 @@ class SeriesClassifier:
         path, hint = Path(folder), "give the folder that tsfm classify fit wrote"
         file, what = path / "config.json", "a classifier of series"
         plain = read_record(file, dict, what, hint=hint)
-        if plain.get("model_type") != MODEL_TYPE:
+        if plain.get("model_type") != CLASSIFIER:
             raise InputError(f"{folder}: expected {what}, found {plain.get('model_type')!r:.60}: {hint}")
         config = check_record(check_version(plain, FORMAT_VERSION, file), Config, file, what, hint=hint)
         numbers: dict[str, Any] = {key: x.numpy() for key, x in read_safetensors(path / "model.safetensors").items()}

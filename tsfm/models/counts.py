@@ -39,6 +39,8 @@ EMBEDDINGS_AND_HEADS = frozenset(
     }
 )
 
+# Raised if shapes depend on values, perhaps as the cause of an InputError: then all is computed.
+VALUES_NEEDED = (DataDependentOutputException, DynamicOutputShapeException)
 MOST_TOKENS = 10_000  # of a window, whose mask is real and has the square of this
 
 
@@ -90,7 +92,9 @@ def count(build: Callable[[], nn.Module], loss: Callable[[nn.Module, Callable[..
     """
     try:
         return _count(build, loss, FakeTensorMode(allow_non_fake_inputs=True))
-    except (DataDependentOutputException, DynamicOutputShapeException):  # shapes depend on values: compute them
+    except (*VALUES_NEEDED, InputError) as error:
+        if not isinstance(error, VALUES_NEEDED) and not isinstance(error.__cause__, VALUES_NEEDED):
+            raise
         return _count(build, loss, None)
 
 

@@ -6,11 +6,11 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm.reports.backtesting import backtest_page, choices_in_words, terminal_board
-    from tsfm.reports.detection import detection_text, plot_anomalies
+    from tsfm.reports.detection import detection_page, detection_text, plot_anomalies
     from tsfm.reports.figures import new_figure, plot_forecast, save_figure
     from tsfm.reports.finetuning import build_page, verdict
     from tsfm.reports.html import Code, Image, Section, Table, Value, page, save_page, show_value
-    from tsfm.reports.imputation import plot_gaps
+    from tsfm.reports.imputation import imputation_page, plot_gaps
     from tsfm.reports.scores import write_scores
     from tsfm.reports.suite import say, write
 
@@ -23,7 +23,9 @@ __all__ = [
     "backtest_page",
     "build_page",
     "choices_in_words",
+    "detection_page",
     "detection_text",
+    "imputation_page",
     "new_figure",
     "page",
     "plot_anomalies",

@@ -1,5 +1,7 @@
-"""What a detector of anomalies found: the flagged rows as text, and a figure."""
+"""What a detector of anomalies found: the flagged rows as text, a figure, and a page."""
 
+import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,6 +9,7 @@ from tabulate import tabulate
 
 from tsfm.inference import Detector
 from tsfm.reports.figures import FORECAST, HISTORY, MOST_PANELS, TRUTH, format_axes, new_figure
+from tsfm.reports.html import Code, Image, Section, Table, page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,7 +17,13 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 40  # of the table of anomalies
 WEEK = 7 * 86400.0  # seconds
+MOST_LISTED = 200  # of that of a page
 SHOWN = ["value", "expected", "low", "high", "p_value", "kind"]
+HOW = (
+    "Every value is compared with a forecast from the values before it. Its p-value is the rank of its error among "
+    "earlier errors: a value is an anomaly if that is at most the rate. Values within the interval are not flagged. "
+    "Kinds: a single value, a drift of several, or values that are frozen."
+)
 
 
 def detection_text(found: Detector, frame: "pd.DataFrame") -> str:
@@ -37,14 +46,51 @@ def detection_text(found: Detector, frame: "pd.DataFrame") -> str:
         if len(shown) < len(rows):
             lines.append(f"{len(shown)} of {len(rows)} anomalies shown; --output has all")
         lines.append("")
+    return "\n".join([*lines, verdict(found, len(rows))])
+
+
+def verdict(found: Detector, count: int) -> str:
+    """How many values are anomalies, and how many false alarms there should be.
+
+    Args:
+        found: the detector.
+        count: flagged values.
+    """
     if not found.judged:
         return "no value could be judged: there is too little history for this rate of false alarms"
-    expected = found.rate * found.judged
-    lines.append(
-        f"{len(rows):,} of {found.judged:,} judged values are anomalies ({len(rows) / found.judged:.2%}); about "
-        f"{expected:,.0f} would be false alarms if all were clean (rate {found.rate:g}{weekly(found)})"
+    return (
+        f"{count:,} of {found.judged:,} judged values are anomalies ({count / found.judged:.2%}); about "
+        f"{found.rate * found.judged:,.0f} would be false alarms if all were clean (rate {found.rate:g}{weekly(found)})"
     )
-    return "\n".join(lines)
+
+
+def detection_page(found: Detector, frame: "pd.DataFrame", answer: "pd.DataFrame", command: Sequence[str]) -> str:
+    """The HTML page of a detection.
+
+    Args:
+        found: the detector.
+        frame: its table.
+        answer: the same with ids and times as in the input.
+        command: words of the command line.
+    """
+    ids, times = answer.columns[:2]
+    rows = answer[answer["anomaly"]].sort_values("p_value", kind="stable").head(MOST_LISTED)
+    listed = [{str(ids): str(r[0]), str(times): str(r[1])} | dict(zip(SHOWN, r[2:], strict=True))
+              for r in rows[[ids, times, *SHOWN]].to_numpy().tolist()]  # fmt: skip
+    counts = answer.groupby(ids, sort=False, observed=True)["anomaly"].agg(["size", "sum"])
+    most = counts.sort_values("sum", ascending=False, kind="stable").head(MOST_LISTED)
+    by_series = [{str(ids): str(r[0]), "rows": int(r[1]), "anomalies": int(r[2])} for r in most.itertuples()]
+    total = int(answer["anomaly"].sum())
+    picture = Image(plot_anomalies(found, frame), "Values, expected intervals and anomalies of each series")
+    caption = f"The {len(listed):,} least probable of {total:,}."
+    sections = [
+        Section("Values and expected intervals", [picture, HOW]),
+        Section("Anomalies", [Table(listed, caption) if listed else "None."]),
+        Section("By series", [Table(by_series, f"{len(by_series):,} of {len(counts):,} series.")]),
+        Section("This page again", [Code(shlex.join(command))]),
+    ]
+    lead = f"{verdict(found, total)}. Model {found.predictor.name}."
+    return page(f"Anomalies of {found.series.name}", sections, lead)
 
 
 def weekly(found: Detector) -> str:

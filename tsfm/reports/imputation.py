@@ -1,10 +1,14 @@
-"""A figure of series whose gaps were filled."""
+"""Series whose gaps were filled: a figure and a page."""
 
+import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tsfm.inference import Imputed
 from tsfm.reports.figures import FORECAST, HISTORY, MOST_PANELS, format_axes, new_figure
+from tsfm.reports.html import Code, Image, Section, Table, page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -12,6 +16,11 @@ if TYPE_CHECKING:
 
 LEAST_SHOWN = 120  # steps before the first gap and after the last one
 AROUND = 3  # or this part of the steps between the two, if it is more
+MOST_LISTED = 200  # series of a page
+HOW = (
+    "A gap is filled by forecasts from the left and, of the series backwards, from the right, and by interpolation, "
+    "weighted by their errors on artificial gaps in the same series. Observed values stay as they are."
+)
 
 
 def plot_gaps(frame: "pd.DataFrame", interval: float) -> "Figure":
@@ -58,3 +67,30 @@ def shown_rows(filled: np.ndarray) -> slice:
         return slice(None)
     room = max(LEAST_SHOWN, (rows[-1] - rows[0]) // AROUND)
     return slice(max(0, rows[0] - room), rows[-1] + room + 1)
+
+
+def imputation_page(result: Imputed, frame: "pd.DataFrame", interval: float, model: str, command: Sequence[str]) -> str:
+    """The HTML page of series whose gaps were filled.
+
+    Args:
+        result: what was filled.
+        frame: its table.
+        interval: its interval in percent.
+        model: name of the model.
+        command: words of the command line.
+    """
+    sizes: dict[str, list[int]] = {}
+    single = result.series.univariate().item_ids
+    for gap in result.gaps:
+        sizes.setdefault(single[gap.item * len(result.series.variates) + gap.variate], []).append(gap.size)
+    rows = [{"series": name, "gaps": len(found), "filled values": sum(found), "longest gap": max(found)}
+            for name, found in list(sizes.items())[:MOST_LISTED]]  # fmt: skip
+    picture = Image(plot_gaps(frame, interval), "Values, filled gaps and their intervals")
+    caption = f"{len(rows):,} of {len(sizes):,} series with gaps."
+    sections = [
+        Section("Filled gaps", [picture, HOW, *result.notes()]),
+        Section("By series", [Table(rows, caption) if rows else "No gaps."]),
+        Section("This page again", [Code(shlex.join(command))]),
+    ]
+    lead = f"{result.filled.sum():,} of {len(frame):,} values were filled, {len(result.gaps):,} gaps. Model {model}."
+    return page(f"Gaps of {result.series.name}", sections, lead)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tsfm.weights.cards import card, keep_scores
     from tsfm.weights.conversion import Options, convert
     from tsfm.weights.download import mirror, pull
-    from tsfm.weights.folders import CHECKSUMS, digest, read_checksums, verify
+    from tsfm.weights.folders import CHECKSUMS, CLASSIFIER, ENCODER, digest, read_checksums, verify
     from tsfm.weights.image_cards import keep_recipe
     from tsfm.weights.pretrained import calibrate, from_plain, load, load_named, save
     from tsfm.weights.registry import default, default_image, image_folder, is_image_model, local_folder, released
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKSUMS",
+    "CLASSIFIER",
+    "ENCODER",
     "Options",
     "calibrate",
     "card",

@@ -14,6 +14,8 @@ CHECKSUMS = "checksums.json"
 FORMAT_VERSION = 1
 # The files of a model folder; the first two are required.
 FILES = ("config.json", "model.safetensors", "README.md", "scores.json", "seen.safetensors")
+# The model type of a classifier of series, and the folder of its encoder within its own.
+CLASSIFIER, ENCODER = "series-classifier", "encoder"
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def verify(folder: Path) -> list[Checked]:
     if not folder.is_dir():
         raise InputError(f"expected a model folder or a mirror at {folder}, found none: check the path")
     if (folder / FILES[0]).exists() or (folder / CHECKSUMS).exists():
-        return [_verify(folder)]
+        return [_verify(folder), *([_verify(folder / ENCODER)] if (folder / ENCODER).is_dir() else [])]
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if not inside:
         raise InputError(f"expected a model folder or a mirror at {folder}, found no config.json: check the path")
@@ -135,11 +137,12 @@ def verify(folder: Path) -> list[Checked]:
 
 
 def _verify(folder: Path) -> Checked:
-    for path in sorted(folder.iterdir()):
-        if path.name not in (*FILES, CHECKSUMS):
-            raise InputError(
-                f"expected only {', '.join((*FILES, CHECKSUMS))} in {folder}, found {path.name!r:.80}: take it out"
-            )
+    known = (*FILES, CHECKSUMS)
+    stray = [path for path in sorted(folder.iterdir()) if path.name not in known]
+    has_encoder = stray == [folder / ENCODER] and stray[0].is_dir()
+    if stray and not has_encoder:
+        raise InputError(f"expected only {', '.join(known)} in {folder}, found {stray[0].name!r:.80}: take it out")
+    for path in sorted(set(folder.iterdir()) - set(stray)):
         check_file(path)
     for name in FILES[:2]:
         if not (folder / name).is_file():
@@ -157,7 +160,10 @@ def _verify(folder: Path) -> Checked:
         raise InputError(f"expected checksums of every file of {folder}, found none of {unnamed[0]}: get it again")
     config = read_object(folder / FILES[0])
     kind = str(config.get("model_type") or config.get("architecture"))[:60]
-    if "model_type" in config:
+    if has_encoder != (kind == CLASSIFIER):
+        found = "another" if has_encoder else "one without"
+        raise InputError(f"expected a classifier of series with its {ENCODER} in {folder}, found {found}: get it again")
+    if "model_type" in config and kind != CLASSIFIER:
         from tsfm.weights.pretrained import check_folder  # PyTorch, which a list of weights does not need
 
         check_folder(folder)

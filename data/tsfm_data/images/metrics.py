@@ -55,7 +55,7 @@ def calibration_error(
 def log_loss(probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
     """Mean negative log probability of the true class, in nats."""
     of_label = np.take_along_axis(probabilities.astype(np.float64), labels[:, None], 1)
-    return float(-np.log(np.maximum(of_label, np.finfo(np.float32).tiny)).mean())
+    return abs(float(np.log(np.maximum(of_label, np.finfo(np.float32).tiny)).mean()))  # no -0 if all are certain
 
 
 def score(

@@ -271,7 +271,7 @@ def check_arguments(arguments: Mapping[str, Any], where: str) -> None:
 
 
 def _is_size(value: object) -> bool:
-    if isinstance(value, list | dict):
+    if isinstance(value, list | tuple | dict):
         return len(value) <= 100 and all(map(_is_size, value.values() if isinstance(value, dict) else value))
     if isinstance(value, int | float):
         return math.isfinite(value) and abs(value) <= LARGEST_SIZE
