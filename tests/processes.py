@@ -1,14 +1,21 @@
-"""Two processes that train together, each as ``torchrun`` starts it: the tests fork them, which takes no imports."""
+"""Processes that train together, each as ``torchrun`` starts it.
+
+They are forked from a server that has imported ``trainings`` and done nothing else: a process that has computed
+gradients must not be forked.
+"""
 
 import os
 import socket
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from multiprocessing import get_context
 from typing import Any
 
-TIMEOUT = 120  # seconds until processes that wait for each other are given up
+import pytest
+
+TIMEOUT = 300  # seconds until processes that wait for each other are given up
 
 
 def together(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -16,13 +23,18 @@ def together(count: int, function: Callable[..., Any], *arguments: Any) -> list[
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = get_context("fork")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["trainings"])
     answers = context.SimpleQueue()
     processes = [
         context.Process(target=_run, args=(answers, r, count, port, function, arguments)) for r in range(count)
     ]
-    for process in processes:
-        process.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join(filter(None, sys.path))
+        )  # the server does not get the path otherwise
+        for process in processes:
+            process.start()
     for process in processes:
         process.join(TIMEOUT)
     stuck = [process for process in processes if process.is_alive()]

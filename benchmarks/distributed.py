@@ -1,0 +1,180 @@
+"""Two training processes (DDP through gloo, one thread each) beside one process with twice the batch.
+
+    python benchmarks/distributed.py
+
+Each side is started by ``torchrun`` and trains the same model on the same data. The losses must be the same up to
+rounding; the speed says what the second process gains.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from common import run, write
+from tabulate import tabulate
+
+from tsfm.commands.train import quiet
+from tsfm.models import ITransformer, ITransformerConfig
+from tsfm.training import ForecastTask, OptimConfig
+from tsfm_data.errors import InputError
+from tsfm_data.images.sets import from_arrays
+from tsfm_data.io import SeriesSet
+from tsfm_data.windows import WindowLoader, Windows, rank_and_world
+from tsfm_vision.training import Augment, ImageDataModule, ImageOptim, ImageTask, Mix
+
+WARMUP = 3  # steps that are not timed
+CONTEXT = 96
+TOLERANCE = 1e-4  # relative, of losses after all steps
+BATCHES = {"iTransformer": 64, "iLLaMA": 32}  # of one process alone
+
+
+class SeriesData(pl.LightningDataModule):
+    """Windows of generated hourly series, shared out among the processes."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__()
+        rng, hours = np.random.default_rng(0), np.arange(4000)[:, None]
+        values = np.sin(2 * np.pi * (hours / 24 + rng.random(20))) + rng.normal(size=(4000, 20))
+        series = SeriesSet.from_arrays("generated", [values], "h")
+        self.batch_size, self.windows = batch_size, Windows.rolling(series, CONTEXT, CONTEXT, first=CONTEXT)
+
+    def train_dataloader(self) -> WindowLoader:
+        """Shuffled windows."""
+        rank, world = rank_and_world(self.trainer)
+        return WindowLoader(self.windows, self.batch_size, shuffle=True, drop_last=True, rank=rank, world=world)
+
+
+def series(batch: int) -> tuple[pl.LightningModule, pl.LightningDataModule]:
+    """A forecaster and its data."""
+    config = ITransformerConfig(d_model=128, d_ff=128, layers=3, heads=4, dropout=0.0)
+    make = lambda context, horizon: ITransformer(context, horizon, config)  # noqa: E731
+    return ForecastTask(make, CONTEXT, CONTEXT, OptimConfig(lr=1e-3)), SeriesData(batch)
+
+
+def images(batch: int) -> tuple[pl.LightningModule, pl.LightningDataModule]:
+    """An image model and its data."""
+    sizes = {"patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3}
+    task = ImageTask("illama_tiny", 10, 32, model_args=sizes, optim=ImageOptim(lr=1e-3), mix=Mix(0.0, 0.0))
+    data = ImageDataModule("noise", batch_size=batch, augment=Augment("pad", policy=None, erase=0.0))
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (1024, 32, 32, 3)).astype(np.uint8), np.arange(1024) % 10
+    data.parts["train"] = data.parts["val"] = from_arrays(pixels, labels, [str(k) for k in range(10)], "noise")
+    return task, data
+
+
+TASKS = {"iTransformer": series, "iLLaMA": images}
+
+
+class Watch(pl.Callback):
+    """The loss and the time of each step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.ends = [time.perf_counter()]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Keep both."""
+        self.losses.append(float(trainer.callback_metrics["train_loss"]))
+        self.ends.append(time.perf_counter())
+
+
+def work(case: str, steps: int) -> None:
+    """One process of a side; the first one prints losses and seconds of a step."""
+    quiet()
+    torch.set_num_threads(1)
+    pl.seed_everything(0, verbose=False)
+    world = int(os.environ["WORLD_SIZE"])
+    task, data = TASKS[case](BATCHES[case] // world)
+    watch = Watch()
+    pl.Trainer(
+        max_steps=steps + WARMUP, accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto",
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        log_every_n_steps=1, limit_val_batches=0, callbacks=[watch],
+    ).fit(task, data)  # fmt: skip
+    if os.environ["RANK"] == "0":
+        seconds = statistics.median(np.diff(watch.ends)[WARMUP:].tolist())
+        print("RESULT", json.dumps({"losses": watch.losses, "seconds": seconds}))
+
+
+def side(case: str, processes: int, steps: int) -> dict[str, Any]:
+    """Losses and seconds of a step with so many processes.
+
+    Raises:
+        InputError: they failed.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    words = [sys.executable, "-W", "ignore", *launcher, __file__, "--case", case, "--steps", str(steps)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    lines = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    if done.returncode or not lines:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise InputError(f"expected losses of {processes} processes, found: {reason}")
+    found: dict[str, Any] = json.loads(lines[0])
+    return found
+
+
+def compare(case: str, steps: int, repeats: int) -> dict[str, Any]:
+    """The row of a case: both sides in turn, their losses, and the median of the ratios of their times."""
+    ratios, gap = [], 0.0
+    for _ in range(repeats):
+        one, two = (side(case, processes, steps) for processes in (1, 2))
+        ratios.append(one["seconds"] / two["seconds"])
+        gap = max(gap, float(np.max(np.abs(np.array(two["losses"]) / np.array(one["losses"]) - 1))))
+    if gap > TOLERANCE:
+        raise InputError(f"{case}: expected the losses of one process, found a relative difference of {gap:.2g}")
+    return {
+        "model": case, "batch": BATCHES[case], "steps": len(one["losses"]), "largest difference of losses": gap,
+        "first loss": one["losses"][0], "last loss": one["losses"][-1],
+        "times as fast": statistics.median(ratios), "efficiency": statistics.median(ratios) / 2,
+    }  # fmt: skip
+
+
+def page(rows: list[dict[str, Any]], command: str, load: float) -> str:
+    """The page ``benchmarks/distributed.md``."""
+    shown = [{key: f"{x:.2g}" if "difference" in key else x for key, x in row.items()} for row in rows]
+    return "\n".join(
+        [
+            "# Two training processes beside one",
+            "",
+            "DDP through gloo, started by `torchrun`, one thread a process, on two CPU cores. Both sides have the same",
+            "total batch, which two processes share. The difference of losses is the largest of all steps, relative.",
+            "Efficiency is the gain in speed divided by the number of processes; 1 would be ideal. Other work ran at",
+            f"the same time: {load:.1f} processes wanted a core on average, so the second process gained less than it",
+            "would on a quiet machine.",
+            "",
+            f"    {command}",
+            "",
+            tabulate(shown, headers="keys", tablefmt="github", floatfmt=".3f"),
+            "",
+        ]
+    )
+
+
+def main(output: Path = Path("benchmarks"), steps: int = 20, repeats: int = 1, case: str | None = None) -> None:
+    """Compare two training processes with one, and write distributed.md and distributed.json.
+
+    Args:
+        output: folder of the two files.
+        steps: timed steps of each side.
+        repeats: rounds in which both sides take turns.
+        case: for the processes themselves: the model that they train.
+    """
+    if case is not None:
+        work(case, steps)
+        return
+    rows = [compare(name, steps, repeats) for name in TASKS]
+    command, load = f"python benchmarks/distributed.py --steps {steps} --repeats {repeats}", os.getloadavg()[1]
+    write(output, "distributed", rows, {"command": command, "load": load}, page(rows, command, load))
+
+
+if __name__ == "__main__":
+    run(main)
