@@ -11,11 +11,13 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from common import run, write
@@ -26,42 +28,31 @@ from tsfm.models import ITransformer, ITransformerConfig
 from tsfm.training import ForecastTask, OptimConfig
 from tsfm_data.errors import InputError
 from tsfm_data.images.sets import from_arrays
-from tsfm_data.io import SeriesSet
-from tsfm_data.windows import WindowLoader, Windows, rank_and_world
+from tsfm_data.windows import ForecastDataModule
 from tsfm_vision.training import Augment, ImageDataModule, ImageOptim, ImageTask, Mix
 
 WARMUP = 3  # steps that are not timed
 CONTEXT = 96
 TOLERANCE = 1e-4  # relative, of losses after all steps
-BATCHES = {"iTransformer": 64, "iLLaMA": 32}  # of one process alone
+BATCHES = {"iTransformer": 32, "iLLaMA": 16}  # of one process alone
 
 
-class SeriesData(pl.LightningDataModule):
-    """Windows of generated hourly series, shared out among the processes."""
-
-    def __init__(self, batch_size: int) -> None:
-        super().__init__()
-        rng, hours = np.random.default_rng(0), np.arange(4000)[:, None]
-        values = np.sin(2 * np.pi * (hours / 24 + rng.random(20))) + rng.normal(size=(4000, 20))
-        series = SeriesSet.from_arrays("generated", [values], "h")
-        self.batch_size, self.windows = batch_size, Windows.rolling(series, CONTEXT, CONTEXT, first=CONTEXT)
-
-    def train_dataloader(self) -> WindowLoader:
-        """Shuffled windows."""
-        rank, world = rank_and_world(self.trainer)
-        return WindowLoader(self.windows, self.batch_size, shuffle=True, drop_last=True, rank=rank, world=world)
-
-
-def series(batch: int) -> tuple[pl.LightningModule, pl.LightningDataModule]:
-    """A forecaster and its data."""
+def series(batch: int, folder: Path) -> tuple[pl.LightningModule, pl.LightningDataModule]:
+    """A forecaster, and a table of generated hourly series."""
+    rng, hours = np.random.default_rng(0), np.arange(4000)[:, None]
+    values = np.sin(2 * np.pi * (hours / 24 + rng.random(20))) + rng.normal(size=(4000, 20))
+    table = pd.DataFrame(values, columns=[f"v{k}" for k in range(20)])
+    table.insert(0, "date", pd.date_range("2024-01-01", periods=4000, freq="h"))
+    table.to_parquet(folder / "table.parquet")
     config = ITransformerConfig(d_model=128, d_ff=128, layers=3, heads=4, dropout=0.0)
     make = lambda context, horizon: ITransformer(context, horizon, config)  # noqa: E731
-    return ForecastTask(make, CONTEXT, CONTEXT, OptimConfig(lr=1e-3)), SeriesData(batch)
+    data = ForecastDataModule(str(folder / "table.parquet"), CONTEXT, CONTEXT, batch)
+    return ForecastTask(make, CONTEXT, CONTEXT, OptimConfig(lr=1e-3)), data
 
 
-def images(batch: int) -> tuple[pl.LightningModule, pl.LightningDataModule]:
-    """An image model and its data."""
-    sizes = {"patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3}
+def images(batch: int, folder: Path) -> tuple[pl.LightningModule, pl.LightningDataModule]:
+    """An image model, and images of noise."""
+    sizes = {"patch_size": 4, "embed_dim": 96, "depth": 2, "num_heads": 3}
     task = ImageTask("illama_tiny", 10, 32, model_args=sizes, optim=ImageOptim(lr=1e-3), mix=Mix(0.0, 0.0))
     data = ImageDataModule("noise", batch_size=batch, augment=Augment("pad", policy=None, erase=0.0))
     rng = np.random.default_rng(0)
@@ -92,13 +83,14 @@ def work(case: str, steps: int) -> None:
     torch.set_num_threads(1)
     pl.seed_everything(0, verbose=False)
     world = int(os.environ["WORLD_SIZE"])
-    task, data = TASKS[case](BATCHES[case] // world)
     watch = Watch()
-    pl.Trainer(
-        max_steps=steps + WARMUP, accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto",
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        log_every_n_steps=1, limit_val_batches=0, callbacks=[watch],
-    ).fit(task, data)  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        task, data = TASKS[case](BATCHES[case] // world, Path(folder))
+        pl.Trainer(
+            max_steps=steps + WARMUP, accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto",
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            log_every_n_steps=1, limit_val_batches=0, callbacks=[watch],
+        ).fit(task, data)  # fmt: skip
     if os.environ["RANK"] == "0":
         seconds = statistics.median(np.diff(watch.ends)[WARMUP:].tolist())
         print("RESULT", json.dumps({"losses": watch.losses, "seconds": seconds}))
@@ -116,7 +108,8 @@ def side(case: str, processes: int, steps: int) -> dict[str, Any]:
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     lines = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("RESULT")]
     if done.returncode or not lines:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        said = [line for line in done.stderr.splitlines() if "Error" in line] or ["no output"]
+        reason = said[0].strip()
         raise InputError(f"expected losses of {processes} processes, found: {reason}")
     found: dict[str, Any] = json.loads(lines[0])
     return found
@@ -159,7 +152,7 @@ def page(rows: list[dict[str, Any]], command: str, load: float) -> str:
     )
 
 
-def main(output: Path = Path("benchmarks"), steps: int = 20, repeats: int = 1, case: str | None = None) -> None:
+def main(output: Path = Path("benchmarks"), steps: int = 12, repeats: int = 1, case: str | None = None) -> None:
     """Compare two training processes with one, and write distributed.md and distributed.json.
 
     Args:

@@ -10,6 +10,7 @@ import torch
 from command import waves
 from corpora import coded, make_source, make_store
 from processes import together
+from safetensors.torch import load_file
 from torch import Tensor
 from trainings import STRATEGIES, TASKS, fit
 
@@ -58,6 +59,10 @@ def test_when_two_processes_train_then_losses_are_those_of_one_with_twice_the_ba
     assert len(set(one["train"])) == 6
     assert_same(first, one)
     assert_same(second, one)
+    ours, theirs = (load_file(folder / name / "model" / "model.safetensors") for name in (strategy, "None"))
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)
 
 
 def saved(folder: Path, name: str, step: int) -> str:

@@ -12,9 +12,10 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 
 from tsfm.models import ITransformer, ITransformerConfig
 from tsfm.training import ForecastTask, OptimConfig
+from tsfm.training.task import ModelFolder
 from tsfm_data.images.sets import from_arrays
 from tsfm_data.windows import ForecastDataModule
-from tsfm_vision.training import Augment, ImageDataModule, ImageOptim, ImageTask, Mix
+from tsfm_vision.training import Augment, ImageDataModule, ImageModelFolder, ImageOptim, ImageTask, Mix
 
 STRATEGIES: dict[str, Callable[[], Any]] = {
     "ddp": lambda: "ddp",
@@ -63,6 +64,7 @@ def image_task(folder: Path, batch: int, **options: Any) -> tuple[pl.LightningMo
     return task, data
 
 
+FOLDERS: dict[str, type[pl.Callback]] = {"series": ModelFolder, "images": ImageModelFolder}
 TASKS = {"series": series_task, "images": image_task}
 
 
@@ -85,9 +87,9 @@ def fit(
     trainer = pl.Trainer(
         accelerator="cpu", devices=world, strategy="auto" if strategy is None else STRATEGIES[strategy](),
         max_epochs=2, max_steps=steps, accumulate_grad_batches=accumulate, log_every_n_steps=1,
-        num_sanity_val_steps=0, logger=False, callbacks=[losses, saver], enable_progress_bar=False,
+        num_sanity_val_steps=0, logger=False, callbacks=[losses, saver, FOLDERS[kind]()], enable_progress_bar=False,
         enable_model_summary=False,
-        default_root_dir=folder,
+        default_root_dir=folder / f"{strategy}",
     )  # fmt: skip
     trainer.fit(task, data, ckpt_path=resume, weights_only=True if resume else None)
     trainer.validate(task, data, verbose=False)

@@ -162,8 +162,8 @@ def _choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float, dr
         if chosen is not None:
             return chosen
         if mask is not None and takes(q, mask, dropout):
-            rows, width = _aligned(q, k, v), q.shape[-1]
-            return "torch varlen", lambda: varlen_attend(*rows, mask, scale)[..., :width]
+            q_8, k_8, v_8 = _aligned(q, k, v)
+            return "torch varlen", lambda: varlen_attend(q_8, k_8, v_8, mask, scale)[..., : q.shape[-1]]
     kernel = "cached dropout" if dropout > 0 and q.device.type == "cpu" else "torch SDPA"
     within = {"dense": "", "segments": ", by segment", "windows": ", by window"}
     name = f"{kernel}{within[layout(mask, q.shape[0], q.shape[1], k.shape[1])]}"

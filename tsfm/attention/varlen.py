@@ -6,6 +6,7 @@ Shapes: ``B`` rows, ``N`` tokens of a row, ``H`` heads, ``D`` channels of a head
 import inspect
 from collections.abc import Callable
 from functools import cache, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ LEAST_CAPABILITY = (8, 0)
 
 
 @cache
-def load_varlen() -> Callable[..., Tensor] | None:
+def load_varlen() -> Callable[..., Any] | None:
     """``torch.nn.attention.varlen.varlen_attn``; ``None`` in a PyTorch without it, or with an earlier form of it."""
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -49,7 +50,8 @@ def varlen_attend(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, mask: Mask, sc
     border, longest = borders(lengths, q_BNHD.device), max(lengths)
     left, right = (-1 if reach is None else reach for reach in mask.reach)
     rows = (x.flatten(0, 1) for x in (q_BNHD, k_BNHD, v_BNHD))
-    out = function(*rows, border, border, longest, longest, scale=scale, window_size=(left, right)).view(q_BNHD.shape)
+    out: Tensor = function(*rows, border, border, longest, longest, scale=scale, window_size=(left, right))
+    out = out.view(q_BNHD.shape)
     if mask.segment_ids is None:
         return out
     return out.masked_fill((mask.segment_ids == 0).to(out.device)[:, :, None, None], 0)

@@ -1,6 +1,7 @@
 """The thin Lightning module around a timm model; the mathematics are the model's."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -98,7 +99,8 @@ class ImageTask(NetTask):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.net = create(model, num_classes, img_size, in_chans, model_args or {}, preprocessing or {})
+        self.make = partial(create, model, num_classes, img_size, in_chans, model_args or {}, preprocessing or {})
+        self.net = self.make()
         if weights is None:  # the licence is that of published weights
             self.net.pretrained_cfg.pop("license", None)  # type: ignore[operator,union-attr]
         else:
@@ -109,6 +111,13 @@ class ImageTask(NetTask):
         self.num_classes, self.optim, self.mix = num_classes, optim, mix
         self.mixup = mix.build(num_classes)
         self.trained_on: TrainedOn | None = None
+
+    def whole(self, state: dict[str, Tensor]) -> nn.Module:
+        """The model with the weights of a checkpoint, not sharded."""
+        net: nn.Module = self.make()
+        net.pretrained_cfg = self.net.pretrained_cfg
+        net.load_state_dict({key.removeprefix("net."): x for key, x in state.items() if key.startswith("net.")})
+        return net
 
     def meet(self, data: ImageDataModule) -> None:
         """Store what the model is trained on, and check that model and data fit.
@@ -178,15 +187,18 @@ class ImageModelFolder(pl.Callback):
             return
         if not isinstance(pl_module, ImageTask):
             raise InputError(f"expected an ImageTask for ImageModelFolder, found {type(pl_module).__name__}: remove it")
-        checkpoint = trainer.checkpoint_callback
+        checkpoint, net = trainer.checkpoint_callback, pl_module.net
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
             state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-            pl_module.load_state_dict(state)
+            if pl_module.device_mesh is None:
+                pl_module.load_state_dict(state)
+            else:
+                net = pl_module.whole(state)
         root = Path(trainer.default_root_dir)
         parts, trained_on = trainer.datamodule.parts, pl_module.trained_on  # type: ignore[attr-defined]
         if trained_on is not None:
             trained_on = replace(trained_on, seen=Seen().and_now(parts["train"], parts["val"]))
-        save(pl_module.net, root / "model", trained_on)
+        save(net, root / "model", trained_on)
         say(
             f"to score: tsfm image evaluate IMAGES --model {root}; to predict: tsfm image predict IMAGES --model {root}"
         )
