@@ -133,7 +133,11 @@ def compare(case: str, steps: int, repeats: int) -> dict[str, Any]:
 
 def page(rows: list[dict[str, Any]], command: str, load: float) -> str:
     """The page ``benchmarks/distributed.md``."""
-    shown = [{key: f"{x:.2g}" if "difference" in key else x for key, x in row.items()} for row in rows]
+
+    def text(key: str, value: Any) -> str:
+        return f"{value:.1e}" if "difference" in key else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    shown = [{key: text(key, value) for key, value in row.items()} for row in rows]
     return "\n".join(
         [
             "# Two training processes beside one",
@@ -141,12 +145,12 @@ def page(rows: list[dict[str, Any]], command: str, load: float) -> str:
             "DDP through gloo, started by `torchrun`, one thread a process, on two CPU cores. Both sides have the same",
             "total batch, which two processes share. The difference of losses is the largest of all steps, relative.",
             "Efficiency is the gain in speed divided by the number of processes; 1 would be ideal. Other work ran at",
-            f"the same time: {load:.1f} processes wanted a core on average, so the second process gained less than it",
-            "would on a quiet machine.",
+            f"the same time: {load:.1f} processes wanted a core on average. Then times are rough, and two processes",
+            "get a larger share of a busy machine than one, which a quiet one would not give them.",
             "",
             f"    {command}",
             "",
-            tabulate(shown, headers="keys", tablefmt="github", floatfmt=".3f"),
+            tabulate(shown, headers="keys", tablefmt="github", disable_numparse=True),
             "",
         ]
     )
