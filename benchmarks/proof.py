@@ -11,11 +11,11 @@ from common import run
 from tsfm_data.io import atomic_file
 
 FOLDER = Path(__file__).resolve().parent
-PAGES = ("soak", "fuzz", "scale", "reading")
+PAGES = ("soak", "fuzz", "scale", "reading", "distributed")
 BEGIN = """# Proof
 
-What happens if runs are killed, files are damaged, or tables are large: measured by the commands below, which are in
-this repository. `python benchmarks/proof.py` puts their pages together here.
+What happens if runs are killed, files are damaged, tables are large, or two processes train: measured by the commands
+below, which are in this repository. `python benchmarks/proof.py` puts their pages together here.
 """
 RELATIVE = re.compile(r"\]\((?!\w+:|/|#)")  # the target of a link to a file beside the page
 

@@ -47,7 +47,7 @@ def angles_of(model: ILlama, tokens: int) -> Tensor:
 def illama(model: ILlama, x: Float[Tensor, "B ch height width"]) -> Float[Tensor, "B out"]:
     """Logits of an iLLaMA that classifies by its class token."""
     tokens = model.embed(x)
-    angles = angles_of(model, tokens.shape[1])
+    angles = angles_of(model, tokens.shape[1]).to(tokens.device)
     block: Any
     for block in model.blocks:
         mixed = dense_attention(block.attn, rms_norm(block.norm1, tokens), angles, model.soft_mask_rate)

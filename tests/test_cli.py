@@ -105,7 +105,7 @@ def test_when_our_image_package_adds_a_command_then_its_options_are_told_from_it
     "name",
     [
         pytest.param(name, marks=pytest.mark.slow)
-        if name in ("cifar10", "classify", "image_finetune", "vision")
+        if name in ("cifar10", "classify", "distributed", "image_finetune", "vision")
         else name
         for name in BENCHMARKS  # those of images import timm
     ],

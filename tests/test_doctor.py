@@ -9,6 +9,7 @@ import torch
 
 import tsfm.commands.health as checks
 from tsfm.attention.dispatch import Mask, kernel_name
+from tsfm.attention.libraries import Library
 from tsfm.commands.doctor import doctor
 
 
@@ -21,6 +22,7 @@ def finding(subject: str) -> checks.Finding:
 def no_xformers_import(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its import takes seconds and has tests of its own."""
     monkeypatch.setattr(checks, "xformers_problem", lambda: None)
+    monkeypatch.setattr(checks, "load_mslk", lambda: None)
 
 
 def absent(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -37,7 +39,15 @@ def absent(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_when_all_is_well_then_the_status_is_zero(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor() == 0
     output = capsys.readouterr().out
-    for word in ("torch", "device", "packed causal", "bfloat16 dropout", "nothing is wrong here"):
+    for word in (
+        "torch",
+        "device",
+        "packed rows",
+        "packed causal",
+        "padded rows",
+        "bfloat16 dropout",
+        "nothing is wrong here",
+    ):
         assert word in output
 
 
@@ -46,7 +56,7 @@ def test_when_json_is_asked_for_then_only_json_is_printed(capsys: pytest.Capture
     output = json.loads(capsys.readouterr().out)
     assert output["summary"]["wrong"] == 0
     assert {"subject", "state", "found", "todo"} == set(output["rows"][0])
-    assert len(output["kernels"]) == 7
+    assert len(output["kernels"]) == 8
 
 
 def test_when_kernels_are_listed_then_they_are_those_that_attention_chooses() -> None:
@@ -122,6 +132,19 @@ def test_when_xformers_is_absent_then_only_a_cuda_device_misses_it(monkeypatch: 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert checks._xformers().state == "note"
     assert "tsfm-suite[cuda]" in checks._xformers().todo
+
+
+@pytest.mark.parametrize("xformers", ["0.0.35", None])
+def test_when_mslk_is_installed_then_its_kernels_stand_in_for_those_of_xformers(
+    xformers: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "version", {"xformers": xformers}.get)
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    monkeypatch.setattr(checks, "xformers_problem", lambda: "libcudart.so.12: cannot open")
+    monkeypatch.setattr(checks, "load_mslk", lambda: Library("mslk", None))
+    result = checks._xformers()
+    assert result.state == "ok"
+    assert "those of mslk" in result.found
 
 
 def test_when_there_are_more_threads_than_cores_then_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ TSFM_LIGHTNING = ("tsfm.training.task", "tsfm.training.callbacks", "tsfm.trainin
 # A heavy dependency -> the modules that may import it at all, and those that may do so before anything is called.
 DOORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "xformers": (("tsfm.attention", "tsfm.commands.health"), ()),
+    "mslk": (("tsfm.attention",), ()),
     "timm": (("tsfm_vision",), ("tsfm_vision",)),
     "gluonts": (("tsfm_data", "tsfm.inference.adapters"), ("tsfm.inference.adapters",)),
     "matplotlib": (
@@ -180,7 +181,17 @@ def loaded_after(code: str) -> set[str]:
 
 
 def test_when_tsfm_is_imported_then_nothing_heavy_is() -> None:
-    heavy = {"pytorch_lightning", "lightning", "timm", "gluonts", "matplotlib", "xformers", "pandas", "statsforecast"}
+    heavy = {
+        "pytorch_lightning",
+        "lightning",
+        "timm",
+        "gluonts",
+        "matplotlib",
+        "xformers",
+        "mslk",
+        "pandas",
+        "statsforecast",
+    }
     assert not heavy & loaded_after("import tsfm")
 
 

@@ -16,7 +16,7 @@ from wheel import build_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-ELSEWHERE = {"chronos": "chronos-forecasting"}  # a module not installed here -> its distribution
+ELSEWHERE = {"chronos": "chronos-forecasting", "mslk": "mslk-cuda"}  # a module not installed here -> its distribution
 FOLDERS = {".": "tsfm", "data": "tsfm_data", "vision": "tsfm_vision"}
 SUFFIXES = (".py", ".json", ".yaml", ".html", ".css", ".j2", ".safetensors", ".typed")
 

@@ -1,18 +1,15 @@
 """Scaled-dot-product attention on any device: the function ``attend`` with one ``Mask`` type for all kernels.
 
-On CUDA it calls xformers' ``memory_efficient_attention`` with its attention-bias classes, elsewhere PyTorch; both agree
-with the plain softmax of ``attend_reference``. No other module imports xformers, and this one does so only when it gets
-the first CUDA tensor.
+On CUDA it calls ``memory_efficient_attention`` of xformers or mslk with their attention-bias classes; if they have no
+kernel, packed rows go to PyTorch's ``varlen_attn``. Everything else is computed by PyTorch's kernels for dense tensors.
+All agree with the plain softmax of ``attend_reference``.
 
 Shapes: ``B`` batch, ``N`` query tokens, ``M`` key tokens, ``H`` heads, ``D`` channels of a head.
 """
 
-import ctypes
-import importlib.util
-import logging
 import math
-from functools import cache, lru_cache
-from pathlib import Path
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +18,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tsfm.attention.dropout import dropout as drop
+from tsfm.attention.libraries import Library, load_library
 from tsfm.attention.mask import Mask
 from tsfm.attention.torch_kernels import layout, torch_attend
+from tsfm.attention.varlen import takes, varlen_attend
 
-__all__ = ["Mask", "attend", "attend_reference", "kernel_name", "load_xformers", "xformers_bias", "xformers_problem"]
+__all__ = ["Mask", "attend", "attend_reference", "kernel_name", "xformers_bias"]
 
-# All kernels of xformers accept heads whose number of channels is a multiple of this.
+# All kernels on CUDA accept heads whose number of channels is a multiple of this.
 ALIGNMENT = 8
 
 
@@ -63,11 +62,7 @@ def attend(
     if mask is not None:
         mask.check(b, n, m)
     scale = 1 / math.sqrt(q_BNHD.shape[-1]) if scale is None else scale
-    if kind == "cuda":
-        call = _prepare(q_BNHD, k_BMHD, v_BMHD, mask, scale, dropout)
-        if call is not None:
-            return _run(call, q_BNHD.shape)
-    return torch_attend(q_BNHD, k_BMHD, v_BMHD, mask, scale, dropout)
+    return _choose(q_BNHD, k_BMHD, v_BMHD, mask, scale, dropout)[1]()
 
 
 def attend_reference(
@@ -92,41 +87,8 @@ def attend_reference(
     return torch.einsum("bhnm,bmhd->bnhd", drop(weights_BHNM, dropout, training=True), v_BMHD)
 
 
-@cache
-def load_xformers() -> Any | None:
-    """The module ``xformers.ops`` with its CUDA library loaded; ``None`` if it is not installed.
-
-    xformers' wheel is linked to version 12 of the CUDA runtime, but recent PyTorch installs version 13. Without version
-    12 every operator refuses CUDA tensors, so it is loaded here from the wheel ``nvidia-cuda-runtime-cu12``.
-    """
-    if importlib.util.find_spec("xformers") is None:
-        return None
-    nvidia = importlib.util.find_spec("nvidia")
-    for folder in (nvidia.submodule_search_locations or []) if nvidia is not None else []:
-        for library in Path(folder).glob("cuda_runtime/lib/libcudart.so.12*"):
-            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    # `tsfm doctor` reports problems with its library, and what to do about them.
-    logging.getLogger("xformers").setLevel(logging.ERROR)
-    try:
-        import xformers.ops
-    except (ImportError, OSError, RuntimeError) as error:
-        logging.getLogger(__name__).warning("xformers is not used: %s (see `tsfm doctor`)", error)
-        return None
-    return xformers.ops
-
-
-def xformers_problem() -> str | None:
-    """The reason why xformers cannot run on CUDA tensors on this machine; ``None`` if it can."""
-    if load_xformers() is None:
-        return "it is not installed or does not import"
-    from xformers import _cpp_lib
-
-    problem = _cpp_lib._cpp_library_load_exception
-    return None if problem is None else " ".join(str(problem).split())
-
-
 class Translation(NamedTuple):
-    """A mask in the form that xformers takes.
+    """A mask in the form that xformers and mslk take.
 
     Attributes:
         bias: one of its bias classes, a tensor ``[B, H, N, M]``, or ``None``.
@@ -139,17 +101,18 @@ class Translation(NamedTuple):
     blind: Tensor | None = None
 
 
-def xformers_bias(mask: Mask | None, q_BNHD: Tensor, k_BMHD: Tensor) -> Translation | None:
-    """The mask as xformers' attention bias; ``None`` if xformers has no class for it.
+def xformers_bias(library: Library, mask: Mask | None, q_BNHD: Tensor, k_BMHD: Tensor) -> Translation | None:
+    """The mask as an attention bias of xformers or mslk; ``None`` if they have no class for it.
 
     Args:
+        library: one of the two.
         mask: the mask, checked against the tokens.
         q_BNHD: queries, for their shape, type and device.
         k_BMHD: keys, for their shape.
     """
     if mask is None:
         return Translation(None)
-    classes = load_xformers().fmha.attn_bias  # type: ignore[union-attr]
+    classes = library.fmha.attn_bias
     n, m = q_BNHD.shape[1], k_BMHD.shape[1]
     left, right = mask.reach
     if mask.bias is not None or (mask.is_segmented and mask.runs is None):
@@ -157,7 +120,7 @@ def xformers_bias(mask: Mask | None, q_BNHD: Tensor, k_BMHD: Tensor) -> Translat
     if mask.runs is not None:
         if left is not None and right != 0:
             return None
-        blocks = _blocks(tuple(mask.runs.lengths.tolist()), right == 0, left, q_BNHD.device)
+        blocks = _blocks(library, tuple(mask.runs.lengths.tolist()), right == 0, left, q_BNHD.device)
         pad = None if mask.segment_ids is None else (mask.segment_ids == 0).to(q_BNHD.device)
         return Translation(blocks, is_flat=True, blind=None if pad is None else pad[:, :, None, None])
     if left is not None and right is not None:
@@ -168,10 +131,9 @@ def xformers_bias(mask: Mask | None, q_BNHD: Tensor, k_BMHD: Tensor) -> Translat
 
 
 @lru_cache(maxsize=4)
-def _blocks(lengths: tuple[int, ...], is_causal: bool, left: int | None, device: torch.device) -> Any:
-    """Segments as a bias class of xformers; cached, because every layer of a model needs the same."""
-    classes = load_xformers().fmha.attn_bias  # type: ignore[union-attr]
-    blocks: Any = classes.BlockDiagonalMask.from_seqlens(lengths, device=device)
+def _blocks(library: Library, lengths: tuple[int, ...], is_causal: bool, left: int | None, device: torch.device) -> Any:
+    """Segments as a bias class; cached, because every layer of a model needs the same."""
+    blocks: Any = library.fmha.attn_bias.BlockDiagonalMask.from_seqlens(lengths, device=device)
     if is_causal:
         blocks = blocks.make_causal()
     return blocks if left is None else blocks.make_local_attention(left + 1)
@@ -190,44 +152,55 @@ def _tensor_bias(mask: Mask, q_BNHD: Tensor, m: int) -> Translation:
     return Translation(rows.expand(b, h, n, m), blind=blind.transpose(1, 2))
 
 
-class _Call(NamedTuple):
-    name: str
-    operators: Any
-    inputs: Any
-    translation: Translation
+Chosen = tuple[str, Callable[[], Tensor]]  # the name of a kernel, and its call
 
 
-def _prepare(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float, dropout: float) -> _Call | None:
-    """The call of xformers for these arguments; ``None`` if none of its kernels accepts them."""
-    ops = load_xformers()
-    translation = None if ops is None else xformers_bias(mask, q, k)
-    if ops is None or translation is None:
+def _choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float, dropout: float) -> Chosen:
+    """The kernel for these arguments."""
+    if q.device.type == "cuda":
+        chosen = _of_library(q, k, v, mask, scale, dropout)
+        if chosen is not None:
+            return chosen
+        if mask is not None and takes(q, mask, dropout):
+            q_8, k_8, v_8 = _aligned(q, k, v)
+            return "torch varlen", lambda: varlen_attend(q_8, k_8, v_8, mask, scale)[..., : q.shape[-1]]
+    kernel = "cached dropout" if dropout > 0 and q.device.type == "cpu" else "torch SDPA"
+    within = {"dense": "", "segments": ", by segment", "windows": ", by window"}
+    name = f"{kernel}{within[layout(mask, q.shape[0], q.shape[1], k.shape[1])]}"
+    return name, partial(torch_attend, q, k, v, mask, scale, dropout)
+
+
+def _aligned(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Heads padded to the alignment; the zeros change neither the scores nor the channels that are returned."""
+    return tuple(F.pad(x, (0, -x.shape[-1] % ALIGNMENT)) if x.shape[-1] % ALIGNMENT else x for x in tensors)
+
+
+def _of_library(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float, dropout: float) -> Chosen | None:
+    """A kernel of xformers or mslk; ``None`` if none of them accepts these arguments."""
+    library, shape = load_library(), q.shape
+    translation = None if library is None else xformers_bias(library, mask, q, k)
+    if library is None or translation is None:
         return None
-    if q.shape[-1] % ALIGNMENT:
-        # The added zeros change neither the scores nor the channels that are returned.
-        q, k, v = (F.pad(x, (0, -x.shape[-1] % ALIGNMENT)) for x in (q, k, v))
-    if translation.is_flat:
+    fmha, (bias, is_flat, blind) = library.fmha, translation
+    q, k, v = _aligned(q, k, v)
+    if is_flat:
         q, k, v = (x.flatten(0, 1)[None] for x in (q, k, v))
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    inputs = ops.fmha.Inputs(query=q, key=k, value=v, attn_bias=translation.bias, p=dropout, scale=scale)
-    for module in (ops.fmha.flash3, ops.fmha.flash, ops.fmha.cutlass):
+    inputs = fmha.Inputs(query=q, key=k, value=v, attn_bias=bias, p=dropout, scale=scale)
+
+    def call(operators: Any) -> Tensor:
+        out: Tensor = fmha.memory_efficient_attention(q, k, v, attn_bias=bias, p=dropout, scale=scale, op=operators)
+        out = out.view(*shape[:3], -1)[..., : shape[-1]]
+        return out if blind is None else out.masked_fill(blind, 0)
+
+    for module in (fmha.flash3, fmha.flash, fmha.cutlass):
         # Check forward and backward now: a refusal in backward would come too late for another kernel. Check the type
         # first, because the checks of xformers fail for types that they do not know.
         if q.dtype not in module.FwOp.SUPPORTED_DTYPES:
             continue
         if not module.FwOp.not_supported_reasons(inputs) and not module.BwOp.not_supported_reasons(inputs):
-            return _Call(module.FwOp.NAME, (module.FwOp, module.BwOp), inputs, translation)
+            return f"{library.name} {module.FwOp.NAME}", partial(call, (module.FwOp, module.BwOp))
     return None
-
-
-def _run(call: _Call, shape: torch.Size) -> Tensor:
-    ops, x = load_xformers(), call.inputs
-    assert ops is not None
-    out: Tensor = ops.memory_efficient_attention(
-        x.query, x.key, x.value, attn_bias=x.attn_bias, p=x.p, scale=x.scale, op=call.operators
-    )
-    out = out.view(*shape[:3], -1)[..., : shape[-1]]
-    return out if call.translation.blind is None else out.masked_fill(call.translation.blind, 0)
 
 
 def kernel_name(
@@ -239,10 +212,4 @@ def kernel_name(
     dropout: float = 0.0,
 ) -> str:
     """The name of the kernel that ``attend`` runs for these arguments, for ``tsfm doctor``."""
-    if q_BNHD.device.type == "cuda":
-        call = _prepare(q_BNHD, k_BMHD, v_BMHD, mask, 1.0, dropout)
-        if call is not None:
-            return f"xformers {call.name}"
-    kernel_layout = layout(mask, q_BNHD.shape[0], q_BNHD.shape[1], k_BMHD.shape[1])
-    kernel = "cached dropout" if dropout > 0 and q_BNHD.device.type == "cpu" else "torch SDPA"
-    return {"dense": kernel, "segments": f"{kernel}, by segment", "windows": f"{kernel}, by window"}[kernel_layout]
+    return _choose(q_BNHD, k_BMHD, v_BMHD, mask, 1.0, dropout)[0]

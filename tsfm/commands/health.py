@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from packaging.requirements import Requirement
 
-from tsfm.attention import Mask, kernel_name, xformers_problem
+from tsfm.attention import Mask, kernel_name, load_mslk, xformers_problem
 from tsfm_data.io import cache_folder, data_folder
 
 State = Literal["ok", "note", "wrong"]
@@ -19,6 +19,7 @@ State = Literal["ok", "note", "wrong"]
 EXTRAS = {
     "xformers": "cuda",
     "nvidia-cuda-runtime-cu12": "cuda",
+    "mslk-cuda": "mslk",
     "timm": "vision",
     "vega_datasets": "demo",
     "torchvision": "vision",
@@ -103,6 +104,8 @@ def _xformers() -> Finding:
     """Whether its kernels can be used; they are only needed with a CUDA device."""
     has_device = torch.cuda.is_available()
     if version("xformers") is None:
+        if load_mslk() is not None:
+            return Finding("xformers kernels", "ok", "those of mslk, in which xformers is developed further")
         if not has_device:
             return Finding("xformers kernels", "ok", "not needed: there is no CUDA device")
         return Finding(
@@ -118,10 +121,12 @@ def _xformers() -> Finding:
     problem = xformers_problem()
     if problem is None:
         return Finding("xformers kernels", "ok", "its CUDA library loads")
+    if load_mslk() is not None:
+        return Finding("xformers kernels", "ok", f"those of mslk, because its own cannot be used: {problem}")
     if version("nvidia-cuda-runtime-cu12") is None:
         todo = "pip install nvidia-cuda-runtime-cu12 (xformers needs libcudart.so.12)"
     else:
-        todo = "pip install --upgrade xformers, to get a build for this PyTorch"
+        todo = "pip install mslk-cuda, which needs no build for this PyTorch, or --upgrade xformers"
     return Finding("xformers kernels", "wrong" if has_device else "note", f"none can be used: {problem}", todo)
 
 
@@ -154,10 +159,12 @@ def _folders() -> Iterator[Finding]:
 def kernels() -> list[dict[str, str]]:
     """The kernel that ``attend`` runs on this device: one row per mask, one column per type."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    padded = torch.arange(TOKENS, device=device)[None].lt(SEGMENTS[1]).long()
     masks: dict[str, Mask | None] = {
         "none": None,
+        "padded rows": Mask.segments(padded),
         "causal": Mask.causal(),
-        "packed": Mask.packed(SEGMENTS),
+        "packed rows": Mask.packed(SEGMENTS),
         "packed causal": Mask.packed(SEGMENTS, causal=True),
         "packed causal local": Mask(lengths=SEGMENTS, is_causal=True, window=(64, 0)),
         "local": Mask.local(64, 64),

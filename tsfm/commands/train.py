@@ -179,6 +179,8 @@ class SuiteCLI(LightningCLI):
         name = getattr(self.model, "predictions", "forecast.csv")
         inputs = [getattr(self.datamodule, "source", None), self._get(self.config_init, "ckpt_path")]
         io.check_new([Path(self.trainer.default_root_dir) / name], self._get(self.config_init, "overwrite"), inputs)
+        if self.trainer.world_size > 1:
+            raise InputError(f"expected one device, found {self.trainer.world_size}: give --trainer.devices 1")
         if hasattr(self.model, "write_predictions"):
             return
         if not isinstance(self.datamodule, ForecastDataModule):
@@ -187,8 +189,6 @@ class SuiteCLI(LightningCLI):
                 "tsfm forecast INPUT --model RUN"
             )
         self.check("val")
-        if self.trainer.world_size > 1:
-            raise InputError(f"expected one device, found {self.trainer.world_size}: give --trainer.devices 1")
 
     def check(self, *parts: str) -> None:
         """Read the data, create the loaders and check the checkpoint.

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from tsfm.training.blocks import shard
     from tsfm.training.callbacks import ConfigCounts, FiniteLosses
-    from tsfm.training.checkpoints import AtomicCheckpoints
+    from tsfm.training.checkpoints import AtomicCheckpoints, note_processes, share_progress
     from tsfm.training.finetuning import (
         LEARNING_RATES,
         ZERO_SHOT,
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tsfm.training.holdout import FEW_TIMES, LEAST_GAIN, LEAST_GAIN_AT_ONCE, LEAST_SIGMAS, truncate
     from tsfm.training.lora import add_updates, merge
     from tsfm.training.optim import OptimConfig, build_optimizer, training_steps
-    from tsfm.training.task import ForecastTask, logged_names
+    from tsfm.training.task import ForecastTask, log_mean, logged_names
 
 __all__ = [
     "FEW_TIMES",
@@ -40,8 +41,12 @@ __all__ = [
     "add_updates",
     "build_optimizer",
     "finetune",
+    "log_mean",
     "logged_names",
     "merge",
+    "note_processes",
+    "shard",
+    "share_progress",
     "summary",
     "training_steps",
     "truncate",

@@ -1,12 +1,52 @@
-"""Checkpoints that are written completely or not at all, wherever the folder for temporary files is."""
+"""Checkpoints that are written completely or not at all, and that another number of processes can resume."""
 
 import io
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from tsfm_data.io import atomic_file
+
+PROCESSES = "processes"  # key of their number in a checkpoint
+
+
+def note_processes(checkpoint: dict[str, Any], task: pl.LightningModule) -> None:
+    """Write what another number of processes needs to resume, in place: their number, and one for each parameter.
+
+    An optimiser numbers its parameters group by group; sharded training reads the numbers as those of the model's
+    parameters, in their order. Without shards, either order can be read.
+    """
+    checkpoint[PROCESSES] = task.trainer.world_size
+    if task.device_mesh is not None:
+        return  # the strategy has numbered them so
+    place = {id(parameter): number for number, parameter in enumerate(task.parameters())}
+    for optimizer, state in zip(task.trainer.optimizers, checkpoint.get("optimizer_states", []), strict=True):
+        numbers = [place[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+        state["state"] = {numbers[key]: value for key, value in state["state"].items()}
+        for group in state["param_groups"]:
+            group["params"] = [numbers[key] for key in group["params"]]
+
+
+def share_progress(checkpoint: dict[str, Any], task: pl.LightningModule) -> None:
+    """Convert the batches done in the interrupted epoch to those of another number of processes, in place.
+
+    Lightning counts the batches of one process. Twice the processes have half as many left, and half as many behind.
+
+    Args:
+        checkpoint: a loaded checkpoint; one without the number of its processes is left alone.
+        task: the task that resumes.
+    """
+    processes = task.trainer.world_size
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
+    before = checkpoint.get(PROCESSES, processes)
+    if progress is None or before == processes:
+        return
+    current = progress["current"]
+    done = current["processed"]
+    for name in current:
+        current[name] += done * before // processes - done
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

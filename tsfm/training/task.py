@@ -13,14 +13,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from tsfm.configs import CONFIG_FOLDER
 from tsfm.models import Forecaster, PackedForecaster, Pretraining, TrainingData
 from tsfm.nn import DEFAULT_LEVELS
+from tsfm.training.blocks import checkpoint_activations, shard
 from tsfm.training.callbacks import Throughput
+from tsfm.training.checkpoints import note_processes, share_progress
 from tsfm.training.from_pretrained import FromPretrained
 from tsfm.training.lora import merge
 from tsfm.training.optim import OptimConfig, build_optimizer, lr_factor, training_steps
@@ -29,7 +30,7 @@ from tsfm.weights import calibrate, save
 from tsfm_data.corpus import MANIFEST, PackedRows, PretrainingDataModule, current_path
 from tsfm_data.errors import InputError, check_horizon
 from tsfm_data.evaluation import forecast_windows
-from tsfm_data.windows import Batch
+from tsfm_data.windows import Batch, WindowLoader
 
 
 class ForecastTask(pl.LightningModule):
@@ -41,6 +42,8 @@ class ForecastTask(pl.LightningModule):
         horizon: time steps to forecast.
         optim: optimiser and schedule.
         levels: quantile levels that ``tsfm predict`` writes, and of the WQL in the validation of pretraining.
+        activation_checkpointing: save memory: keep only the inputs of the blocks, and compute the rest again in the
+            backward pass.
     """
 
     def __init__(
@@ -50,14 +53,21 @@ class ForecastTask(pl.LightningModule):
         horizon: int = 96,
         optim: OptimConfig = OptimConfig(),  # noqa: B008
         levels: tuple[float, ...] = DEFAULT_LEVELS,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         for name, size in (("context", context), ("horizon", horizon)):
             check_horizon(size, name, option=f"--data.{name}")
         self.forecaster = forecaster(context, horizon)
+        if activation_checkpointing:
+            checkpoint_activations(self.forecaster)
         self.optim = optim
         self.levels = levels
         self._random_state: Tensor | None = None
+
+    def configure_model(self) -> None:
+        """Shard the forecaster under Lightning's ``ModelParallelStrategy``."""
+        shard(self, self.forecaster, "loss")
 
     def configure_optimizers(self) -> Any:
         """The optimiser, with its schedule stepped after every optimiser step."""
@@ -100,7 +110,9 @@ class ForecastTask(pl.LightningModule):
         """Loss of one batch; logged only when the logger writes, because logging takes 5 % of a small model's step."""
         loss = self.forecaster.loss(batch)  # type: ignore[arg-type]  # rows only if the forecaster takes them, see setup
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=1)
+            self.log(
+                "train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=1, sync_dist=True
+            )
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -125,7 +137,7 @@ class ForecastTask(pl.LightningModule):
         error = torch.where(batch.future_observed, self.forecaster.centre(output) - batch.future, 0.0)
         values = {"loss": loss, "mse": error.square().sum() / max(count, 1), "mae": error.abs().sum() / max(count, 1)}
         for name, value in values.items():
-            self.log(f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
+            log_mean(self, f"{part}_{name}", value, count)
 
     def log_scaled_errors(self, part: str, batch: Batch, number: int) -> None:
         """Log the training loss, and errors of forecasts divided by the seasonal-naive error of each window.
@@ -134,19 +146,13 @@ class ForecastTask(pl.LightningModule):
         loss draws at random is the same in every validation: it depends on the number of the batch alone.
         """
 
-        def log(name: str, value: Tensor, count: int) -> None:
-            self.log(
-                f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True,
-                add_dataloader_idx=False,
-            )  # fmt: skip
-
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(number)
             loss = self.forecaster.loss(batch)
-        log("loss", loss, len(batch))
+        log_mean(self, f"{part}_loss", loss, len(batch))
         errors, count = scaled_errors(batch, self.forecaster.predict(batch, self.levels))
         for name, value in errors.items():
-            log(name, value.to(self.device, torch.float32), count)
+            log_mean(self, f"{part}_{name}", value.to(self.device, torch.float32), count)
 
     def on_predict_start(self) -> None:
         """Calibrate the intervals of a point model on validation windows, as for the model folder."""
@@ -165,10 +171,12 @@ class ForecastTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the state of the random generator, so that resumed training has the same dropout."""
         checkpoint["random_state"] = torch.get_rng_state()
+        note_processes(checkpoint, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read the state; it is set when training starts, after the sanity check of the validation loader."""
         self._random_state = checkpoint.get("random_state")
+        share_progress(checkpoint, self)
 
     def on_train_start(self) -> None:
         """Restore the state of the random generator of the interrupted training."""
@@ -177,26 +185,19 @@ class ForecastTask(pl.LightningModule):
             self._random_state = None
 
 
-class ShardedForecastTask(ForecastTask):
-    """The same with parameters, gradients and optimiser states sharded over the devices, block by block.
+def log_mean(task: pl.LightningModule, name: str, value: Tensor, count: int) -> None:
+    """Log the mean of a batch; the logged value is the mean over all batches of all processes, weighted by ``count``.
 
-    For Lightning's ``ModelParallelStrategy`` (fully sharded data parallelism, FSDP2).
+    Args:
+        task: the task that logs.
+        name: of the metric.
+        value: mean over a batch.
+        count: how much it is the mean of. Lightning averages the counts over the processes and rounds whole numbers
+            down, so that 10 and 9 would count as 9 and 9.
     """
-
-    def configure_model(self) -> None:
-        """Shard every block, then the rest, over all devices (Lightning's mesh would only use one of its axes)."""
-        from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-
-        if self.device_mesh is None or isinstance(self.forecaster, FSDPModule):
-            return
-        mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
-        for blocks in (m for m in self.forecaster.modules() if isinstance(m, nn.ModuleList)):
-            for block in blocks:
-                if not isinstance(block, nn.ModuleDict):  # a ModuleDict has no forward
-                    fully_shard(block, mesh=mesh)
-        fully_shard(self.forecaster, mesh=mesh)
-        # FSDP gathers the parameters in forward, and in the methods registered here.
-        register_fsdp_forward_method(self.forecaster, "loss")
+    task.log(
+        name, value, on_step=False, on_epoch=True, batch_size=float(count), sync_dist=True, add_dataloader_idx=False  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def logged_names(module: Any) -> tuple[str, ...]:
@@ -273,7 +274,8 @@ class ModelFolder(pl.Callback):
         if isinstance(module, PretrainingDataModule):
             model.pretraining = pretraining(trainer, module)
         else:
-            calibrate(model, module.val_dataloader())
+            # All windows, and not only those of this process.
+            calibrate(model, WindowLoader(module.windows("val"), module.eval_batch_size))
         save(model, Path(trainer.default_root_dir) / "model")
 
     def trained(self, trainer: pl.Trainer, task: ForecastTask) -> Forecaster:

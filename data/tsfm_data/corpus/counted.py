@@ -47,8 +47,12 @@ class CountedLoader(ResumableLoader[B]):
 
     def batch(self, epoch: int, number: int) -> B:
         """Batch ``number`` of this rank in an epoch."""
-        counter = [0, 0, number * self.world + self.rank, epoch]
-        return self.make_batch(np.random.Generator(np.random.Philox(key=self.seed, counter=counter)))
+        return self.make_batch(self.generator(epoch, number, self.rank))
+
+    def generator(self, epoch: int, number: int, rank: int) -> np.random.Generator:
+        """The random numbers of batch ``number`` of a rank in an epoch."""
+        counter = [0, 0, number * self.world + rank, epoch]
+        return np.random.Generator(np.random.Philox(key=self.seed, counter=counter))
 
     def from_batch(self, epoch: int, first: int) -> Iterator[B]:
         numbers = range(first, self.batches)

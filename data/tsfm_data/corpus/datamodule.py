@@ -193,6 +193,9 @@ class PretrainingDataModule(pl.LightningDataModule):
 class ValidationWindows:
     """Batches of fixed windows, each of one season, in order; each rank takes every ``world``-th window.
 
+    All ranks have as many batches: a rank with fewer divides some of its own. Otherwise, ranks that exchange weights
+    while they evaluate would wait for each other forever.
+
     Args:
         values: windows, NaN where nothing is observed.
         season: steps in a season of each.
@@ -200,6 +203,9 @@ class ValidationWindows:
         batch_size: windows in a batch.
         rank: number of this process.
         world: number of processes.
+
+    Raises:
+        InputError: a rank has fewer windows than another has batches.
     """
 
     def __init__(
@@ -213,8 +219,17 @@ class ValidationWindows:
     ) -> None:
         check_sizes(eval_batch_size=batch_size)
         self.context, self.values, self.season = context, values, season
-        groups = [np.flatnonzero(season == s)[rank::world] for s in np.unique(season)]
-        self.batches = [rows[i : i + batch_size] for rows in groups for i in range(0, len(rows), batch_size)]
+        order = np.argsort(season, kind="stable")
+        shares = [seasonal_batches(order[r::world], season, batch_size) for r in range(world)]
+        self.batches, most = shares[rank], max(map(len, shares))
+        if any(sum(map(len, batches)) < most for batches in shares):
+            raise InputError(
+                f"val_windows: expected enough windows for {most} batches in each of {world} processes, found "
+                f"{len(season)}: give more windows or fewer devices"
+            )
+        while len(self.batches) < most:
+            longest = max(range(len(self.batches)), key=lambda i: len(self.batches[i]))
+            self.batches[longest : longest + 1] = np.array_split(self.batches[longest], 2)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -222,3 +237,11 @@ class ValidationWindows:
     def __iter__(self) -> Iterator[Batch]:
         for rows in self.batches:
             yield to_batch(self.values[rows, None], self.context, int(self.season[rows[0]]))
+
+
+def seasonal_batches(
+    rows: Int[np.ndarray, " R"], season: Int[np.ndarray, " B"], batch_size: int
+) -> list[Int[np.ndarray, " _"]]:
+    """Rows in order of their season, cut into batches of one season."""
+    groups = np.split(rows, np.flatnonzero(np.diff(season[rows])) + 1)
+    return [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]

@@ -22,6 +22,8 @@ Rows = TypeVar("Rows", bound="PackedRows")
 
 CROP = (0.5, 1.0)  # share of the patches of a series that a crop contains
 MASKED = (0.15, 0.5)  # share of the tokens of a crop, at its end, that are to be predicted
+SYNTHETIC = np.iinfo(np.int64).max  # greater than the number of any source
+SHARING = 8  # neighbouring processes, such as those of one machine, that balance their crops
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,21 @@ class PackedRows:
         return len(self.sample_id)
 
 
+@dataclass(frozen=True)
+class Crops:
+    """Crops of series: first those of the corpus, by source, then those that will be synthetic.
+
+    Attributes:
+        positions: where those of the corpus are; None without a corpus.
+        shown: tokens of every crop.
+        predicted: tokens to predict, at the end of every crop.
+    """
+
+    positions: WindowPositions | None
+    shown: Int[np.ndarray, " S"]
+    predicted: Int[np.ndarray, " S"]
+
+
 class PackedLoader(MixedLoader[PackedRows]):
     """Rows of patches of random crops: from the sources of a store by weight, and from fresh synthetic series.
 
@@ -60,6 +77,9 @@ class PackedLoader(MixedLoader[PackedRows]):
     15 to 50 % are to be predicted. A series shorter than two patches is cut at a random step: the part before the cut
     ends the first patch, the rest begins the second. The crops of a batch are packed by first-fit-decreasing, so the
     number of rows varies.
+
+    Up to ``SHARING`` neighbouring ranks draw the crops of all of them and deal them out by length, so that each has the
+    same number of crops and about as many tokens, and none waits for another.
 
     Args:
         store: the corpus, or None for synthetic series alone.
@@ -89,8 +109,22 @@ class PackedLoader(MixedLoader[PackedRows]):
             raise InputError(f"tokens: expected at least 2, found {tokens}")
         self.patch_size, self.tokens = patch_size, tokens
 
+    def batch(self, epoch: int, number: int) -> PackedRows:
+        """Batch ``number`` of this rank in an epoch."""
+        first = self.rank - self.rank % SHARING
+        sharing = range(first, min(first + SHARING, self.world))
+        if len(sharing) == 1:
+            return super().batch(epoch, number)
+        generators = [self.generator(epoch, number, rank) for rank in sharing]
+        mine = deal([self.draw_crops(rng) for rng in generators], self.rank - first)
+        return self.fill(mine, generators[self.rank - first])
+
     def make_batch(self, rng: np.random.Generator) -> PackedRows:
         """Make one batch."""
+        return self.fill(self.draw_crops(rng), rng)
+
+    def draw_crops(self, rng: np.random.Generator) -> Crops:
+        """Draw the crops of one batch; no value is read."""
         positions = self.sample_series(self.batch_size, rng)
         patches = np.full(self.batch_size, self.tokens, dtype=np.int64)
         if positions is not None:
@@ -103,8 +137,12 @@ class PackedLoader(MixedLoader[PackedRows]):
         predicted = np.rint(shown * rng.uniform(*MASKED, len(shown))).astype(np.int64).clip(1, shown - 1)
         if positions is not None:
             positions = cut_crops(positions, shown[: len(positions)] * self.patch_size, rng)
-        parts = list(self.read_crops(positions, shown, rng))
-        return arrange_rows(parts, shown, predicted, self.tokens, self.patch_size)
+        return Crops(positions, shown, predicted)
+
+    def fill(self, crops: Crops, rng: np.random.Generator) -> PackedRows:
+        """Read or generate the values of crops, augment them and pack them into rows."""
+        parts = list(self.read_crops(crops.positions, crops.shown, rng))
+        return arrange_rows(parts, crops.shown, crops.predicted, self.tokens, self.patch_size)
 
     def drop_tails(self, positions: WindowPositions) -> WindowPositions:
         """Shorten series by their held-out tails."""
@@ -132,6 +170,30 @@ class PackedLoader(MixedLoader[PackedRows]):
                 values, steps // 4, self.augment, rng
             )  # the missing block lies in the first quarter, before the tokens to predict
             yield rows, values
+
+
+def deal(batches: Sequence[Crops], rank: int) -> Crops:
+    """The crops of one rank when those of several batches are dealt out by length, back and forth."""
+    shown, predicted = (np.concatenate([getattr(b, name) for b in batches]) for name in ("shown", "predicted"))
+    source = np.concatenate([crop_sources(batch) for batch in batches])
+    turn = np.arange(len(shown)) % (2 * len(batches))
+    taken = np.argsort(-shown, kind="stable")[np.minimum(turn, 2 * len(batches) - 1 - turn) == rank]
+    taken = taken[np.lexsort((taken, source[taken]))]
+    positions = [batch.positions for batch in batches if batch.positions is not None]
+    if not positions:
+        return Crops(None, shown[taken], predicted[taken])
+    joined = {f.name: np.concatenate([getattr(p, f.name) for p in positions]) for f in fields(WindowPositions)}
+    place = np.cumsum(source < SYNTHETIC) - 1
+    real = taken[source[taken] < SYNTHETIC]
+    return Crops(WindowPositions(**joined)[place[real]], shown[taken], predicted[taken])
+
+
+def crop_sources(crops: Crops) -> Int[np.ndarray, " S"]:
+    """The source of every crop, ``SYNTHETIC`` if it has none."""
+    source = np.full(len(crops.shown), SYNTHETIC)
+    if crops.positions is not None:
+        source[: len(crops.positions)] = crops.positions.source
+    return source
 
 
 def cut_crops(positions: WindowPositions, steps: Int[np.ndarray, " S"], rng: np.random.Generator) -> WindowPositions:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tsfm_data.windows.batch import Batch, Forecast, binary_size
     from tsfm_data.windows.datamodule import ForecastDataModule
     from tsfm_data.windows.loader import WindowLoader, Windows, item_lengths
-    from tsfm_data.windows.resumable import B, ResumableLoader, rank_and_world
+    from tsfm_data.windows.resumable import B, ResumableLoader, even_batch_size, rank_and_world
     from tsfm_data.windows.splits import Split, StandardScaler
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "WindowLoader",
     "Windows",
     "binary_size",
+    "even_batch_size",
     "item_lengths",
     "rank_and_world",
 ]

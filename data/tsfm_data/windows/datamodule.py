@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from tsfm_data.errors import InputError, check_horizon, check_seed, unknown_name
 from tsfm_data.io import SeriesSet, catalog
 from tsfm_data.windows.loader import WindowLoader, Windows, count_variates, item_lengths, rolling_cuts
-from tsfm_data.windows.resumable import rank_and_world
+from tsfm_data.windows.resumable import even_batch_size, rank_and_world
 from tsfm_data.windows.splits import Part, Split, StandardScaler
 
 
@@ -221,7 +221,8 @@ class ForecastDataModule(pl.LightningDataModule):
 
     def _in_order(self, windows: Windows) -> WindowLoader:
         rank, world = rank_and_world(self.trainer)
-        return WindowLoader(windows, self.eval_batch_size, rank=rank, world=world)
+        size = self.eval_batch_size if world == 1 else even_batch_size(len(windows), world, self.eval_batch_size)
+        return WindowLoader(windows, size, rank=rank, world=world)
 
     def describe(self) -> str:
         """One line for the user: the split and the number of windows of each part."""

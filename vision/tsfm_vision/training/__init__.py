@@ -1,7 +1,7 @@
 """Training of image models: Lightning tasks, data modules and callbacks, recipes, fine-tuning, segmentation."""
 
 from tsfm_vision.training.callbacks import SoftMaskSchedule
-from tsfm_vision.training.data import ImageDataModule, Shuffled, TrainLoader, Transformed, divide, open_source
+from tsfm_vision.training.data import ImageDataModule, InOrder, Shuffled, TrainLoader, Transformed, divide, open_source
 from tsfm_vision.training.finetuning import device_of, finetune
 from tsfm_vision.training.recipes import Augment, ImageOptim, Mix, build_optimizer, lr_factor
 from tsfm_vision.training.segmentation import SegmentationDataModule, SegmentationTask, Segmenter
@@ -13,6 +13,7 @@ __all__ = [
     "ImageModelFolder",
     "ImageOptim",
     "ImageTask",
+    "InOrder",
     "Mix",
     "SegmentationDataModule",
     "SegmentationTask",

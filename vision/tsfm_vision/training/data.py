@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 from tsfm_data.errors import InputError, check_seed, reason_of, unknown_name
 from tsfm_data.images import WHOLE, ImageSet, OnBad, hold_out, open_images
 from tsfm_data.io import find
+from tsfm_data.windows import even_batch_size, rank_and_world
 from tsfm_vision.evaluation import eval_transform
 from tsfm_vision.training.recipes import Augment
 from tsfm_vision.weights import Seen
@@ -37,15 +38,16 @@ def reseed(*numbers: int) -> None:
 class Shuffled(DistributedSampler):
     """A process's share of an epoch's images, as keys (epoch, position in the epoch, index of the image).
 
-    The key and the seed alone decide an image's augmentation, so the number of workers changes nothing, and resumed
-    training sees the same images.
+    The key and the seed alone decide an image's augmentation, so the numbers of workers and of processes change
+    nothing, and resumed training sees the same images. No image is repeated: of a number that the processes cannot
+    divide, a few are left out of the epoch.
 
     Attributes:
         skip: images to leave out at the beginning of the next pass.
     """
 
     def __init__(self, count: int, seed: int, repeats: int, rank: int, world: int) -> None:
-        super().__init__(range(count), world, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+        super().__init__(range(count), world, rank, shuffle=True, seed=seed, drop_last=True)  # type: ignore[arg-type]
         self.skip = 0
         self.inner = None
         if repeats > 1:
@@ -61,11 +63,28 @@ class Shuffled(DistributedSampler):
         chosen = super().__iter__() if self.inner is None else iter(self.inner)
         for place, index in enumerate(chosen):
             if place >= self.skip:
-                yield self.epoch, place, int(index)
+                yield self.epoch, place * self.num_replicas + self.rank, int(index)
+
+
+class InOrder(DistributedSampler):
+    """A process's share of the images to evaluate, each of them once: every ``world``-th.
+
+    Lightning would replace other samplers by one that repeats images until all processes have as many.
+    """
+
+    def __init__(self, count: int, rank: int, world: int) -> None:
+        super().__init__(range(count), world, rank, shuffle=False)  # type: ignore[arg-type]
+        self.share = range(rank, count, world)
+
+    def __len__(self) -> int:
+        return len(self.share)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.share)
 
 
 class TrainLoader(DataLoader):
-    """Batches of ``Shuffled`` images. Its state is two numbers: the epoch, and how many of its batches were used.
+    """Batches of ``Shuffled`` images. Its state is two numbers: the epoch, and the batches used by all processes.
 
     With a state loaded, it continues after the last batch that had been used when the state was saved.
     """
@@ -77,11 +96,11 @@ class TrainLoader(DataLoader):
 
     def state_dict(self) -> dict[str, int]:
         """The epoch, and the batches of it that were used."""
-        return {"epoch": self.sampler.epoch, "batch": self._batch}
+        return {"epoch": self.sampler.epoch, "batch": self._batch * self.sampler.num_replicas}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue from there at the next iteration, if it is of the same epoch."""
-        self._resume = (state["epoch"], state["batch"])
+        self._resume = (state["epoch"], state["batch"] // self.sampler.num_replicas)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # The body runs at the first ``next``: Lightning asks for the iterator before it announces the epoch.
@@ -216,15 +235,15 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled and augmented training images, in whole batches."""
-        images = self.part("train")
-        if len(images) < self.batch_size * self._world():
+        images, (rank, world) = self.part("train"), rank_and_world(self.trainer)
+        if len(images) < self.batch_size * world:
             raise InputError(
-                f"{self.source}: expected at least one batch of {self.batch_size * self._world()} training images, "
-                f"found {len(images)}: give --data.batch_size {max(2, len(images) // self._world() // 2 * 2)}"
+                f"{self.source}: expected at least one batch of {self.batch_size * world} training images, "
+                f"found {len(images)}: give --data.batch_size {max(2, len(images) // world // 2 * 2)}"
             )
         data = Transformed(images, self.augment.build(self.data_config), self.seed)
-        sampler = Shuffled(len(images), self.seed, self.augment.repeats, self._rank(), self._world())
-        return self._loader(data, self.batch_size, TrainLoader, sampler=sampler, drop_last=True)
+        sampler = Shuffled(len(images), self.seed, self.augment.repeats, rank, world)
+        return TrainLoader(data, self.batch_size, sampler=sampler, drop_last=True, **workers(self.workers))
 
     def val_dataloader(self) -> DataLoader:
         """Every validation image, in order."""
@@ -239,7 +258,8 @@ class ImageDataModule(pl.LightningDataModule):
         return self._in_order("test")
 
     def _in_order(self, part: str) -> DataLoader:
-        return self._loader(Transformed(self.part(part), eval_transform(self.data_config)), self.eval_batch_size)
+        data = Transformed(self.part(part), eval_transform(self.data_config))
+        return in_order(data, self.eval_batch_size, self.trainer, self.workers)
 
     def part(self, part: str) -> ImageSet:
         """The images of a part; the validation images are those to test on if there are no others.
@@ -252,19 +272,6 @@ class ImageDataModule(pl.LightningDataModule):
             raise InputError(f"{self.source}: expected a {part} part, found {', '.join(self.parts)}: give another set")
         return self.parts[part]
 
-    def _loader(
-        self, data: Dataset, batch_size: int, kind: type[DataLoader] = DataLoader, **options: Any
-    ) -> DataLoader:
-        # By keyword: to predict, Lightning makes the loader again and adds its own batch_size to positional arguments.
-        options |= {"num_workers": self.workers, "persistent_workers": self.workers > 0}
-        return kind(dataset=data, batch_size=batch_size, **options)
-
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
-
-    def _world(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1
-
     def describe(self) -> str:
         """One line for a command to print: the images of each part, and how many were skipped."""
         counts = ", ".join(f"{len(images):,} {part}" for part, images in self.parts.items())
@@ -276,6 +283,29 @@ class ImageDataModule(pl.LightningDataModule):
             first = next(images.skipped[0] for images in self.parts.values() if images.skipped)
             text += f"; {skipped} bad ones skipped, the first: {first}"
         return text
+
+
+def in_order(data: Dataset, batch_size: int, trainer: Any, count: int) -> DataLoader:
+    """A process's share of what is evaluated, each image once; all processes have as many batches.
+
+    Args:
+        data: images, with a length.
+        batch_size: images in a batch (of each process).
+        trainer: the trainer, or None.
+        count: worker processes that read.
+    """
+    (rank, world), images = rank_and_world(trainer), len(data)  # type: ignore[arg-type]
+    options = workers(count)
+    if world > 1:
+        batch_size = even_batch_size(images, world, batch_size)
+        options["sampler"] = InOrder(images, rank, world)
+    # By keyword: to predict, Lightning makes the loader again and adds its own batch_size to positional arguments.
+    return DataLoader(dataset=data, batch_size=batch_size, **options)
+
+
+def workers(count: int) -> dict[str, Any]:
+    """Options of a loader with so many worker processes."""
+    return {"num_workers": count, "persistent_workers": count > 0}
 
 
 def open_source(source: str, root: str | None, channels: int, on_bad: OnBad = "error") -> dict[str, ImageSet]:

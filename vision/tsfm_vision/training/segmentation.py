@@ -19,10 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import JaccardIndex
 from torchvision.ops import FeaturePyramidNetwork
 
+from tsfm.training import log_mean
 from tsfm_data.errors import InputError, check_seed, check_sizes
 from tsfm_data.images import decode, is_image
+from tsfm_data.windows import rank_and_world
 from tsfm_vision.backbones import load_weights
-from tsfm_vision.training.data import Shuffled, TrainLoader
+from tsfm_vision.training.data import Shuffled, TrainLoader, in_order, workers
 from tsfm_vision.training.recipes import ImageOptim
 from tsfm_vision.training.task import NetTask
 from tsfm_vision.weights import data_config
@@ -108,7 +110,7 @@ class SegmentationTask(NetTask):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Cross-entropy of the pixels of one batch."""
         loss = F.cross_entropy(self.net(batch[0]), batch[1], ignore_index=IGNORED)
-        self.log("train_loss", loss.detach(), prog_bar=True)
+        self.log("train_loss", loss.detach(), prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int, part: str = "val") -> None:
@@ -116,7 +118,7 @@ class SegmentationTask(NetTask):
         logits, metric = self.net(batch[0]), self.iou[part]
         metric(logits.argmax(1), batch[1])
         loss = F.cross_entropy(logits, batch[1], ignore_index=IGNORED)
-        self.log(f"{part}_loss", loss, batch_size=len(logits), sync_dist=True)
+        log_mean(self, f"{part}_loss", loss, int((batch[1] != IGNORED).sum()))
         self.log(f"{part}_miou", metric, on_step=False, on_epoch=True, batch_size=len(logits))  # type: ignore[arg-type]
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -223,15 +225,14 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled training images, in whole batches."""
-        data, trainer = self.parts["train"], self.trainer
-        world = trainer.world_size if trainer is not None else 1
+        data, (rank, world) = self.parts["train"], rank_and_world(self.trainer)
         if len(data) < self.batch_size * world:
             raise InputError(
                 f"{self.source}: expected at least one batch of {self.batch_size * world} training images, found "
                 f"{len(data)}: give a smaller --data.batch_size"
             )
-        sampler = Shuffled(len(data), self.seed, 1, trainer.global_rank if trainer is not None else 0, world)
-        return TrainLoader(data, self.batch_size, sampler=sampler, drop_last=True, num_workers=self.workers)
+        sampler = Shuffled(len(data), self.seed, 1, rank, world)
+        return TrainLoader(data, self.batch_size, sampler=sampler, drop_last=True, **workers(self.workers))
 
     def val_dataloader(self) -> DataLoader:
         """Every validation image, in order."""
@@ -244,7 +245,7 @@ class SegmentationDataModule(pl.LightningDataModule):
     def _in_order(self, part: str) -> DataLoader:
         if part not in self.parts:
             raise InputError(f"{self.source}: expected a {part} part, found {', '.join(self.parts)}: add one")
-        return DataLoader(self.parts[part], self.batch_size, num_workers=self.workers)
+        return in_order(self.parts[part], self.batch_size, self.trainer, self.workers)
 
 
 def draw_shapes(

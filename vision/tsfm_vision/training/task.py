@@ -1,6 +1,7 @@
 """The thin Lightning module around a timm model; the mathematics are the model's."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from tsfm.training import training_steps
+from tsfm.training import log_mean, note_processes, shard, share_progress, training_steps
 from tsfm_data.errors import InputError
 from tsfm_data.output import say
 from tsfm_vision.backbones import load_weights
@@ -38,6 +39,10 @@ class NetTask(pl.LightningModule):
             say(f"data: {data.source}, {data.describe()}")
             say(f"model: {type(self.net).__name__}, {parameters:,} parameters, input {self.data_config['input_size']}")
 
+    def configure_model(self) -> None:
+        """Shard the model under Lightning's ``ModelParallelStrategy``."""
+        shard(self, self.net)
+
     def configure_optimizers(self) -> Any:
         """AdamW over timm's parameter groups, its schedule stepped after every optimiser step."""
         trainer, data = self.trainer, self.trainer.datamodule  # type: ignore[attr-defined]
@@ -46,6 +51,14 @@ class NetTask(pl.LightningModule):
         per_epoch, _ = training_steps(trainer)
         schedule = LambdaLR(optimizer, lr_factor(self.optim, per_epoch, max(1, trainer.max_epochs or 1), batch))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what another number of processes needs to resume."""
+        note_processes(checkpoint, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue with another number of processes."""
+        share_progress(checkpoint, self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout and mixing for each batch, so that resumed training gives the same result."""
@@ -65,6 +78,8 @@ class ImageTask(NetTask):
         weights: a file of weights to start from, of timm or of the original implementation.
         optim: optimiser and schedule.
         mix: mixup, cutmix and label smoothing.
+        activation_checkpointing: save memory: keep only the inputs of the blocks, and compute the rest again in the
+            backward pass.
     """
 
     logged: ClassVar[tuple[str, ...]] = ("train_loss", "val_loss", "val_top1")  # while training
@@ -81,17 +96,28 @@ class ImageTask(NetTask):
         weights: str | None = None,
         optim: ImageOptim = ImageOptim(),  # noqa: B008
         mix: Mix = Mix(),  # noqa: B008
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.net = create(model, num_classes, img_size, in_chans, model_args or {}, preprocessing or {})
+        self.make = partial(create, model, num_classes, img_size, in_chans, model_args or {}, preprocessing or {})
+        self.net = self.make()
         if weights is None:  # the licence is that of published weights
             self.net.pretrained_cfg.pop("license", None)  # type: ignore[operator,union-attr]
         else:
             load_weights(self.net, weights)
+        if activation_checkpointing:
+            self.net.set_grad_checkpointing()  # type: ignore[operator]
         self.data_config = data_config(self.net)
         self.num_classes, self.optim, self.mix = num_classes, optim, mix
         self.mixup = mix.build(num_classes)
         self.trained_on: TrainedOn | None = None
+
+    def whole(self, state: dict[str, Tensor]) -> nn.Module:
+        """The model with the weights of a checkpoint, not sharded."""
+        net: nn.Module = self.make()
+        net.pretrained_cfg = self.net.pretrained_cfg
+        net.load_state_dict({key.removeprefix("net."): x for key, x in state.items() if key.startswith("net.")})
+        return net
 
     def meet(self, data: ImageDataModule) -> None:
         """Store what the model is trained on, and check that model and data fit.
@@ -117,7 +143,7 @@ class ImageTask(NetTask):
         else:
             loss = F.cross_entropy(self.net(images), labels, label_smoothing=self.mix.smoothing)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
+            self.log("train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -136,7 +162,7 @@ class ImageTask(NetTask):
         if self.num_classes > 5 and part == "test":
             values["top5"] = (logits.topk(5).indices == labels[:, None]).any(1).float().mean()
         for name, value in values.items():
-            self.log(f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+            log_mean(self, f"{part}_{name}", value, len(labels))
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Class probabilities."""
@@ -161,15 +187,18 @@ class ImageModelFolder(pl.Callback):
             return
         if not isinstance(pl_module, ImageTask):
             raise InputError(f"expected an ImageTask for ImageModelFolder, found {type(pl_module).__name__}: remove it")
-        checkpoint = trainer.checkpoint_callback
+        checkpoint, net = trainer.checkpoint_callback, pl_module.net
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
             state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-            pl_module.load_state_dict(state)
+            if pl_module.device_mesh is None:
+                pl_module.load_state_dict(state)
+            else:
+                net = pl_module.whole(state)
         root = Path(trainer.default_root_dir)
         parts, trained_on = trainer.datamodule.parts, pl_module.trained_on  # type: ignore[attr-defined]
         if trained_on is not None:
             trained_on = replace(trained_on, seen=Seen().and_now(parts["train"], parts["val"]))
-        save(pl_module.net, root / "model", trained_on)
+        save(net, root / "model", trained_on)
         say(
             f"to score: tsfm image evaluate IMAGES --model {root}; to predict: tsfm image predict IMAGES --model {root}"
         )
