@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tabulate import tabulate
@@ -79,7 +79,9 @@ def detection_page(found: Detector, frame: "pd.DataFrame", answer: "pd.DataFrame
               for r in rows[[ids, times, *SHOWN]].to_numpy().tolist()]  # fmt: skip
     counts = answer.groupby(ids, sort=False, observed=True)["anomaly"].agg(["size", "sum"])
     most = counts.sort_values("sum", ascending=False, kind="stable").head(MOST_LISTED)
-    by_series = [{str(ids): str(r[0]), "rows": int(r[1]), "anomalies": int(r[2])} for r in most.itertuples()]
+    by_series: list[dict[str, Any]] = [
+        {str(ids): str(r[0]), "rows": int(r[1]), "anomalies": int(r[2])} for r in most.itertuples()
+    ]
     total = int(answer["anomaly"].sum())
     picture = Image(plot_anomalies(found, frame), "Values, expected intervals and anomalies of each series")
     caption = f"The {len(listed):,} least probable of {total:,}."

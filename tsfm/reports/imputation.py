@@ -83,8 +83,10 @@ def imputation_page(result: Imputed, frame: "pd.DataFrame", interval: float, mod
     single = result.series.univariate().item_ids
     for gap in result.gaps:
         sizes.setdefault(single[gap.item * len(result.series.variates) + gap.variate], []).append(gap.size)
-    rows = [{"series": name, "gaps": len(found), "filled values": sum(found), "longest gap": max(found)}
-            for name, found in list(sizes.items())[:MOST_LISTED]]  # fmt: skip
+    rows: list[dict[str, str | int]] = [
+        {"series": name, "gaps": len(found), "filled values": sum(found), "longest gap": max(found)}
+        for name, found in list(sizes.items())[:MOST_LISTED]
+    ]
     picture = Image(plot_gaps(frame, interval), "Values, filled gaps and their intervals")
     caption = f"{len(rows):,} of {len(sizes):,} series with gaps."
     sections = [

@@ -97,7 +97,8 @@ def features_of(
         batch_size: images per batch.
     """
     model: Any = net  # timm's methods are not those of every module
-    config, found, bad = data_config(net), {}, []
+    config, bad = data_config(net), []
+    found: dict[str, Tensor] = {}
     transform, device = eval_transform(config), next(net.parameters()).device
     for start in progress(range(0, len(paths), batch_size), "images"):
         read: dict[str, Tensor] = {}

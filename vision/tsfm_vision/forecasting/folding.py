@@ -134,7 +134,8 @@ def read(
     def between(image: Tensor, column: Tensor | int, columns: int) -> Tensor:
         flat = image.flatten(-2)
         index = (row * columns + column for row in (above_RH, below_RH))
-        return torch.lerp(*(flat.gather(-1, i.expand(*flat.shape[:-1], -1)) for i in index), part_RH)
+        above, below = (flat.gather(-1, i.expand(*flat.shape[:-1], -1)) for i in index)
+        return torch.lerp(above, below, part_RH)
 
     back_RH = x_RT.shape[1] - period_R1 + phase_RH
     known_RH = folded.repeats[:, None] & (back_RH >= 0) & seen_RT.gather(1, back_RH.clamp(min=0))

@@ -87,15 +87,15 @@ class VisionForecaster(Forecaster):
         super().__init__(context, horizon, config)
         self.levels = check_levels(config.levels)
         size, width = config.image, config.width
-        self.backbone: Any = create(config.backbone, 0, size, 3, {**config.sizes, "features_only": True}, {})
-        self.patch = self.backbone.feature_info.reduction()[0]
+        backbone: Any = create(config.backbone, 0, size, 3, {**config.sizes, "features_only": True}, {})
+        self.backbone, self.patch = backbone, backbone.feature_info.reduction()[0]
         if config.future % self.patch or size % self.patch:
             raise InputError(
                 f"expected image and future in whole patches of {self.patch} pixels, found {size} and {config.future}: "
                 "change them in the config"
             )
         self.position = nn.Parameter(torch.zeros(3, size, size))
-        self.levels_in = nn.ModuleList(nn.Conv2d(n, width, 1) for n in self.backbone.feature_info.channels())
+        self.levels_in = nn.ModuleList(nn.Conv2d(n, width, 1) for n in backbone.feature_info.channels())
         self.pixels_in = nn.Conv2d(3 * self.patch**2, width, 1)
         self.mix = nn.Conv2d(width, width, 1)
         self.head = nn.Conv2d(width, len(self.levels) * self.patch**2, 1)
