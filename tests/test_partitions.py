@@ -308,3 +308,25 @@ def test_when_the_disk_is_full_then_the_run_ends_with_one_line(full: None, capsy
     assert (said.status, said.err.count("\n")) == (2, 1)
     assert "No space left on device" in said.err
     assert [path.name for path in Path("out").iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.filterwarnings("ignore:.*too short for a rate", "ignore:no gap between two values")
+def test_every_command_with_series_takes_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.concat([long(name) for name in "abc"], ignore_index=True)
+    model, words = tsfm.load("seasonal-naive"), ("--model", "seasonal-naive", "--output")
+    assert "3 of 3 parts done, 9 series, 171 rows" in done(capsys, "detect", "sales", *words, "found")
+    same(rows("found"), model.detect(table))
+    assert "3 of 3 parts done, 9 series, 171 rows" in done(capsys, "impute", "sales", *words, "filled")
+    same(rows("filled"), model.impute(table))
+    words = ("--models", "seasonal-naive", "naive", "--horizon", "2", "--windows", "4", "--output", "scored")
+    assert "3 of 3 parts done, 9 series, 18 rows" in done(capsys, "backtest", "sales", *words)
+    scored = rows("scored").set_index(["item_id", "model"]).sort_index()
+    whole = model.backtest(table, 2, ("naive",), windows=4)
+    for name, score in zip(
+        whole.ids, whole.scores(whole.forecasts[1, whole.judging], whole.judging, "series")["MASE"], strict=True
+    ):
+        assert scored.loc[(name, "naive"), "MASE"] == pytest.approx(score)
+    for command in ("detect", "impute", "backtest"):
+        said = run(capsys, command, "sales/*.csv", *(("--horizon", "2") if command == "backtest" else ()))
+        assert (said.status, said.err.count("\n")) == (2, 1)
+        assert "--output FOLDER" in said.err

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tsfm.inference.partitions.manifest import Run, run_locally, run_parts
     from tsfm.inference.partitions.places import is_glob
     from tsfm.inference.partitions.ray_data import connect_ray, run_on_ray
+    from tsfm.inference.partitions.spark import MapInPandas
     from tsfm.inference.partitions.work import Work
     from tsfm.inference.predictors import (
         WithoutCovariates,
@@ -41,6 +42,7 @@ __all__ = [
     "Dtype",
     "Exportable",
     "Imputed",
+    "MapInPandas",
     "Member",
     "Model",
     "Probe",

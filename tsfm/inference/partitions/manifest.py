@@ -105,7 +105,8 @@ def run_parts(
     found, folder = find_parts(source), Folder(work.output)
     _check_apart(source, found, folder)
     run = Run(folder, json.loads(json.dumps(asked, default=str)))
-    work = replace(work, key=hashlib.sha256(json.dumps(run.asked, sort_keys=True).encode()).hexdigest()[:16])
+    key = hashlib.sha256(json.dumps(run.asked, sort_keys=True).encode()).hexdigest()[:16]
+    work = replace(work, key=key, output=folder.at("").rstrip("/"))  # absolute: workers are in other folders
     with folder.locked():
         left = _left(run, work, found, _known(run, overwrite))
         run.kept = len(found) - len(left)

@@ -1,5 +1,6 @@
 """The parts of a table on a Ray cluster, by Ray Data; needs the extra "ray"."""
 
+import importlib
 import json
 import logging
 import os
@@ -90,10 +91,9 @@ def run_on_ray(work: Work, parts: list[Part], workers: int | None = None) -> Gen
     if not parts:
         return
     ray = connect_ray()
-    import ray.data
-
+    data = importlib.import_module("ray.data")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is told by us, in one line
-    context = ray.data.DataContext.get_current()
+    context = data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # a part whose worker is killed does not end the run
     context.execution_options.preserve_order = False
@@ -101,12 +101,12 @@ def run_on_ray(work: Work, parts: list[Part], workers: int | None = None) -> Gen
     size = max(1, min(len(parts), cpus if workers is None else workers))
     if size > cpus:
         raise InputError(f"expected at most {cpus} workers, one per CPU of the cluster, found {size}: give fewer")
-    rows = ray.data.from_items([{"part": json.dumps(asdict(part))} for part in parts], override_num_blocks=len(parts))
+    rows = data.from_items([{"part": json.dumps(asdict(part))} for part in parts], override_num_blocks=len(parts))
     outcomes = rows.map_batches(
         Worker,
         batch_size=1,
         fn_constructor_args=(work, tsfm.__version__),
-        compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
+        compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
         num_cpus=1,
         ray_remote_args_fn=lambda: {"max_task_retries": TRIES},
     )
