@@ -11,7 +11,7 @@ from common import run
 from tsfm_data.io import atomic_file
 
 FOLDER = Path(__file__).resolve().parent
-PAGES = ("soak", "fuzz", "scale", "reading")
+PAGES = ("soak", "fuzz", "scale", "engine", "reading")
 BEGIN = """# Proof
 
 What happens if runs are killed, files are damaged, or tables are large: measured by the commands below, which are in

@@ -1,8 +1,11 @@
 """Forecasts inside Spark, by the function for mapInPandas; those with Spark itself need pyspark and Java."""
 
+import os
 import pickle
 import shutil
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,10 +73,12 @@ def test_rows_in_another_order_are_one_line() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_spark_gives_the_forecast_of_the_whole_table(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spark_gives_the_forecast_of_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
     sql = pytest.importorskip("pyspark.sql")
     if shutil.which("java") is None:
         pytest.skip("Spark needs Java")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)  # Spark's own choice is the python3 of the PATH
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path, str(Path(__file__).parent)]))
     builder = sql.SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
     builder = builder.config("spark.sql.shuffle.partitions", "2").config("spark.driver.host", "127.0.0.1")
     session = builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", "9").getOrCreate()

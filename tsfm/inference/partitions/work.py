@@ -55,7 +55,7 @@ class Work:
             What the manifest says of it: "state" is "done" or "failed", with "error" in one line; "stop" if no output
             can be written at all.
         """
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         found: dict[str, Any] = {"name": part.name, "size": part.size, "stamp": part.stamp, "output": part.output}
         try:
             with warnings.catch_warnings(record=True) as caught:
@@ -71,7 +71,8 @@ class Work:
             found |= {"state": "failed", "error": kind + reason_of(error, LONGEST_ERROR)}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         worker = f"{platform.node()}:{os.getpid()}"
-        return found | {"seconds": round(time.perf_counter() - begin, 3), "worker": worker, "peak_mib": round(peak)}
+        took = {"seconds": round(time.perf_counter() - begin, 3), "cpu_seconds": round(time.process_time() - cpu, 3)}
+        return found | took | {"worker": worker, "peak_mib": round(peak)}
 
     def _write(self, part: Part) -> tuple[dict[str, int], list[str]]:
         """Write the output of a part; returns its numbers of series and rows, and notes about how it was read."""
