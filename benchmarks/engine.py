@@ -78,13 +78,13 @@ def measure_resuming(folder: Path, output: Path, engine: str, parts: int) -> dic
     words = ["forecast", str(folder), "--horizon", str(HORIZON), "--output", str(output), "--engine", engine]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", COMMAND, *words], env=environment) as process:
-        while process.poll() is None and len([*output.glob("*.parquet")]) < parts // 2:
+        while process.poll() is None and len([*output.glob("[!.]*.parquet")]) < parts // 2:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     time.sleep(3)  # workers of a killed driver end, too
-    before = {path.name: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("[!.]*.parquet")}
     subprocess.run([sys.executable, "-c", COMMAND, *words], env=environment, check=True, stdout=subprocess.DEVNULL)
-    after = {path.name: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
+    after = {path.name: path.stat().st_mtime_ns for path in output.glob("[!.]*.parquet")}
     again = sum(after[name] != stamp for name, stamp in before.items())
     return {"engine": engine, "parts": parts, "at_kill": len(before), "repeated": again, "at_end": len(after)}
 

@@ -319,7 +319,7 @@ def test_every_command_with_series_takes_a_folder(capsys: pytest.CaptureFixture[
     assert "3 of 3 parts done, 9 series, 171 rows" in done(capsys, "impute", "sales", *words, "filled")
     same(rows("filled"), model.impute(table))
     words = ("--models", "seasonal-naive", "naive", "--horizon", "2", "--windows", "4", "--output", "scored")
-    assert "3 of 3 parts done, 9 series, 18 rows" in done(capsys, "backtest", "sales", *words)
+    assert "3 of 3 parts done, 9 series, 45 rows" in done(capsys, "backtest", "sales", *words)
     scored = rows("scored").set_index(["item_id", "model"]).sort_index()
     whole = model.backtest(table, 2, ("naive",), windows=4)
     for name, score in zip(

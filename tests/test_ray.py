@@ -89,7 +89,7 @@ def test_two_workers_give_the_forecast_of_the_whole_table(
     assert "6 of 7 parts done, 12 series, 24 rows" in said.out
     assert [line[:15] for line in said.err.splitlines()] == ["error: bad.csv:"]
     (sales / "bad.csv").unlink()
-    found = pd.read_parquet(sorted(Path("out").glob("*.parquet")))
+    found = pd.read_parquet(sorted(Path("out").glob("[!.]*.parquet")))
     pd.testing.assert_frame_equal(found, whole(sales), check_dtype=False)
     said = run(capsys, "forecast", "sales", *WORDS[:-4])
     assert "6 of 6 parts done (6 of them before)" in said.out  # another engine goes on
@@ -97,7 +97,7 @@ def test_two_workers_give_the_forecast_of_the_whole_table(
 
 def test_the_model_is_sent_once_to_each_worker(cluster: Any, sales: Path) -> None:
     done = inference.run_parts("sales", {}, inference.Work(answer, {}, "out"), inference.run_on_ray, 2)
-    rows = pd.read_parquet(sorted(Path("out").glob("*.parquet")))
+    rows = pd.read_parquet(sorted(Path("out").glob("[!.]*.parquet")))
     assert len(rows) == 12
     assert rows["worker"].nunique() == 2
     assert {part["worker"].split(":")[1] for part in done.those("done")} == set(rows["worker"].astype(str))
@@ -124,11 +124,11 @@ def test_a_killed_run_does_not_repeat_finished_parts(sales: Path, tmp_path: Path
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and len(list(Path("out").glob("*.parquet"))) < 2:
+        while process.poll() is None and len(list(Path("out").glob("[!.]*.parquet"))) < 2:
             time.sleep(0.02)
         process.kill()
     time.sleep(2)  # its workers end, too
-    finished = {path.name.split("-")[0] for path in Path("out").glob("*.parquet")}
+    finished = {path.name.split("-")[0] for path in Path("out").glob("[!.]*.parquet")}
     assert 2 <= len(finished) < 6
     log.unlink()
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, stderr=subprocess.DEVNULL)
