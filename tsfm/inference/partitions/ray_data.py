@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import warnings
 from collections.abc import Generator
 from dataclasses import asdict
 from typing import Any
@@ -102,14 +103,15 @@ def run_on_ray(work: Work, parts: list[Part], workers: int | None = None) -> Gen
     if size > cpus:
         raise InputError(f"expected at most {cpus} workers, one per CPU of the cluster, found {size}: give fewer")
     rows = data.from_items([{"part": json.dumps(asdict(part))} for part in parts], override_num_blocks=len(parts))
-    outcomes = rows.map_batches(
-        Worker,
-        batch_size=1,
-        fn_constructor_args=(work, tsfm.__version__),
-        compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
-        num_cpus=1,
-        ray_remote_args_fn=lambda: {"max_task_retries": TRIES},
-    )
+    with warnings.catch_warnings(action="ignore"):  # of 2.64, which takes the number of tries in another way
+        outcomes = rows.map_batches(
+            Worker,
+            batch_size=1,
+            fn_constructor_args=(work, tsfm.__version__),
+            compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
+            num_cpus=1,
+            ray_remote_args_fn=lambda: {"max_task_retries": TRIES},
+        )
     left = {part.name: part for part in parts}
     try:
         for row in outcomes.iter_rows():
