@@ -11,7 +11,7 @@ from common import run
 from tsfm_data.io import atomic_file
 
 FOLDER = Path(__file__).resolve().parent
-PAGES = ("soak", "fuzz", "scale", "reading", "distributed")
+PAGES = ("soak", "fuzz", "scale", "engine", "reading", "distributed")
 BEGIN = """# Proof
 
 What happens if runs are killed, files are damaged, tables are large, or two processes train: measured by the commands

@@ -2,11 +2,15 @@
 
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from tsfm import inference, reports
+import pandas as pd
+
+from tsfm import inference, reports, weights
 from tsfm.commands.arguments import Columns
+from tsfm.commands.partitioned import Partitions
 from tsfm.commands.pieces import say_notes
 from tsfm_data import io
 from tsfm_data.errors import check_horizon, check_sizes
@@ -26,15 +30,19 @@ def backtest(
     output: Path | None = None,
     overwrite: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
+    partitions: Partitions = Partitions(),  # noqa: B008
     batch_size: int = 256,
-) -> None:
+) -> int:
     """Compare models on the last windows of a table, and save the best one or an ensemble.
 
     Scores are those of the later half of the windows. Choices and calibration for each of them use only earlier
     windows. The output folder holds model/ (for tsfm forecast --model), report.html and backtest.json.
 
+    For a folder, pattern or URL, it holds one table per file instead, with the scores of each model on each series.
+
     Args:
-        input: CSV, Excel, Parquet or Arrow file ("-" for standard input), or a data set of the catalogue.
+        input: CSV, Excel, Parquet or Arrow file ("-" for standard input), a data set of the catalogue, or a folder,
+            pattern or URL, as for tsfm forecast.
         horizon: steps to forecast in each window.
         models: models to compare, as for tsfm forecast. By default the zero-shot model, naive and seasonal-naive, and
             auto-ets and auto-theta if they are installed and the table is not too large for them.
@@ -46,10 +54,26 @@ def backtest(
         output: folder to write; without it, nothing is saved.
         overwrite: replace an existing folder.
         columns: how the table is read.
+        partitions: how a table in many files is worked on.
         batch_size: largest number of windows per batch.
     """
     check_horizon(horizon, option="--horizon")
     check_sizes(windows=windows, step=step, batch_size=batch_size)
+    if partitions.apply(input, output):
+        compared = [inference.load_predictor(name) for name in models or (weights.default(), "seasonal-naive", "naive")]
+        keys = [inference.model_key(found, name) for found, name in zip(compared, models or [None] * 3, strict=True)]
+        asked = {"models": keys, "horizon": horizon, "windows": windows, "step": step, "refit": refit}
+        answer = partial(
+            backtest_part,
+            horizon=horizon,
+            models=compared,
+            windows=windows,
+            step=step,
+            refit=refit,
+            batch_size=batch_size,
+            skip=columns.on_bad_series == "skip",
+        )
+        return partitions.run("backtest", input, output, columns, answer, asked, overwrite, calibrate=calibrate)
     io.check_new([output], overwrite, [input, columns.future], sign="backtest.json")
     series = io.open_source(input, **columns.given())
     if columns.on_bad_series == "skip":
@@ -66,3 +90,23 @@ def backtest(
             reports.save_page(page, temporary / "report.html")
     if output is not None:
         say(f"\n{output}: model ({model}), report.html, backtest.json; tsfm forecast --model {output} uses it")
+    return 0
+
+
+def backtest_part(
+    series: "io.SeriesSet",
+    horizon: int,
+    models: list[Any],
+    windows: int | None,
+    step: int | None,
+    refit: bool,
+    batch_size: int,
+    skip: bool,
+) -> "pd.DataFrame":
+    """One row per series of a part and model, with its scores; series that are too short may be left out."""
+    kept = inference.without_short(series, horizon) if skip else series
+    result = inference.backtest(kept, horizon, models, windows, step, refit, batch_size)
+    scores = pd.DataFrame([row for row in result.rows() if row["item_id"] is not None and not row["calibrated"]])
+    keys = ["item_id", "model", "horizon", "windows"]
+    wide = scores.pivot_table("value", keys, "metric", sort=False, dropna=False, observed=True).reset_index()
+    return kept.present(wide.rename_axis(columns=None))

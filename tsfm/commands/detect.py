@@ -1,15 +1,24 @@
 """``tsfm detect``: find values of a table that forecasts from earlier values did not expect."""
 
 import sys
+import warnings
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tsfm import inference, reports, weights
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import PAGES, PICTURES, TABLES, check_suffix, frame_without_formulas, write_frame
+from tsfm.commands.forecast import PAGES, PICTURES, check_suffix, frame_without_formulas, write_frame
+from tsfm.commands.partitioned import TABLES, Partitions
 from tsfm.commands.pieces import say_notes
 from tsfm_data import io
 from tsfm_data.errors import check_sizes
 from tsfm_data.output import note, say
+
+if TYPE_CHECKING:
+    import pandas
+
+    from tsfm_data.evaluation import Predictor
 
 
 def detect(
@@ -24,8 +33,9 @@ def detect(
     overwrite: bool = False,
     safe_csv: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
+    partitions: Partitions = Partitions(),  # noqa: B008
     batch_size: int = 256,
-) -> None:
+) -> int:
     """Find anomalies in every series of a table, and print them.
 
     Each value is compared with a forecast from the values before it. It is an anomaly if its p-value, the rank of its
@@ -33,26 +43,36 @@ def detect(
     half of the latest values are anomalies: then they are the new normal.
 
     Args:
-        input: CSV, Excel, Parquet or Arrow file ("-" for standard input), or a data set of the catalogue.
+        input: CSV, Excel, Parquet or Arrow file ("-" for standard input), a data set of the catalogue, or a folder,
+            pattern or URL, as for tsfm forecast.
         model: as for tsfm forecast; by default the zero-shot model that ships with the package.
         rate: rate of false alarms: the share of the values of a series without anomalies that is flagged. The first
             flag takes as many earlier values as one false alarm, 99 for a rate of 0.01.
         ahead: values are forecast 1 to so many steps ahead. More steps take less time.
-        output: file for all rows: value, expected, low, high, score, p_value, anomaly, kind (.csv, .parquet or .json).
+        output: file for all rows: value, expected, low, high, score, p_value, anomaly, kind (.csv, .parquet or .json),
+            or folder for those of a folder, pattern or URL.
         plot: file for a plot of values, expected intervals and anomalies (.png, .svg or .pdf).
         page: file for a page with that plot and tables (.html).
         overwrite: replace an existing output.
         safe_csv: in CSV, put an apostrophe before ids and names of columns that a spreadsheet would run as a formula.
         columns: how the table is read.
+        partitions: how a table in many files is worked on.
         batch_size: largest number of windows per batch.
     """
     inference.check_rate(rate)
     check_sizes(ahead=ahead, batch_size=batch_size)
-    check_suffix(output, TABLES)
     check_suffix(plot, PICTURES)
     check_suffix(page, PAGES)
-    io.check_new([output, plot, page], overwrite, [input, model, columns.future])
+    parted = partitions.apply(input, output)
+    if not parted:
+        check_suffix(output, TABLES)
+        io.check_new([output, plot, page], overwrite, [input, model, columns.future])
     predictor = inference.load_predictor(weights.default() if model is None else model)
+    if parted:
+        asked = {"model": inference.model_key(predictor, model), "rate": rate, "ahead": ahead}
+        answer = partial(detect_part, predictor=predictor, rate=rate, ahead=ahead, batch_size=batch_size)
+        no = {"plot": plot, "page": page, "safe_csv": safe_csv}
+        return partitions.run("detect", input, output, columns, answer, asked, overwrite, **no)
     series = io.open_source(input, **columns.given())
     warning = inference.check_covariates(predictor, series)
     if warning is not None:
@@ -74,3 +94,14 @@ def detect(
     if page is not None:
         reports.save_page(reports.detection_page(found, frame, answer, ["tsfm", *sys.argv[1:]]), page)
         say(f"{page}: open it in a browser")
+    return 0
+
+
+def detect_part(
+    series: "io.SeriesSet", predictor: "Predictor", rate: float, ahead: int, batch_size: int
+) -> "pandas.DataFrame":
+    """All rows of some series of a part, judged; what is odd about them is a warning."""
+    found = inference.Detector(predictor, series, rate, ahead, batch_size)
+    for text in found.notes():
+        warnings.warn(text, stacklevel=2)
+    return series.present(found.table())

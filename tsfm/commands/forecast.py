@@ -2,12 +2,16 @@
 
 import json
 import sys
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tsfm import inference, nn, reports, weights
 from tsfm.commands.arguments import Columns
-from tsfm.commands.pieces import forecast_parts, say_notes, warn
+from tsfm.commands.partitioned import TABLES, Partitions
+from tsfm.commands.pieces import forecast_parts, most_series, say_notes, warn, warnings_about
 from tsfm_data import io
 from tsfm_data.errors import InputError, check_horizon, check_sizes
 from tsfm_data.output import note, say, without_formulas
@@ -17,7 +21,6 @@ if TYPE_CHECKING:
 
     from tsfm_data.evaluation import Predictor
 
-TABLES = (".csv", ".parquet", ".json")
 PICTURES = (".png", ".svg", ".pdf")
 PAGES = (".html",)
 
@@ -37,15 +40,22 @@ def forecast(
     overwrite: bool = False,
     safe_csv: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
+    partitions: Partitions = Partitions(),  # noqa: B008
     batch_size: int = 256,
-) -> None:
+) -> int:
     """Forecast every series of a table past its end.
 
     The table may be wide (a time column and one column per series) or long (item_id, timestamp, target). The forecast
     has the id and time columns of the table, mean, and one column per quantile level, in the units of the table.
 
+    A table may also be in many files, each with all rows of its series: a folder, a pattern such as "sales/*.parquet",
+    or a URL such as s3://bucket/sales. The output is then a folder (or URL) with one Parquet file for each of them, and
+    manifest.json. If the command is stopped, the same command goes on. A file that cannot be read is reported, and the
+    exit status is 1.
+
     Args:
-        input: CSV, Excel, Parquet or Arrow file ("-" for standard input), or a data set of the catalogue.
+        input: CSV, Excel, Parquet or Arrow file ("-" for standard input), a data set of the catalogue, or a folder,
+            pattern or URL.
         horizon: steps to forecast.
         model: a name of tsfm weights list, a model folder, or naive, seasonal-naive, auto-ets, auto-theta; by default
             the zero-shot model that ships with the package. best and ensemble run a backtest first and use its choice.
@@ -54,26 +64,49 @@ def forecast(
         lower: lower bound of the forecasts, such as 0; auto uses 0 for series that were never negative.
         integer: round quantiles to whole numbers; auto does so for series of whole numbers.
         effort: fast, or best: zero-shot models average two forecasts, which takes twice as long.
-        output: file for the forecast (.csv, .parquet or .json); standard output by default.
+        output: file for the forecast (.csv, .parquet or .json), or folder for that of a folder, pattern or URL;
+            standard output by default.
         plot: file for a plot of history, median and interval (.png, .svg or .pdf).
         overwrite: replace an existing output.
         safe_csv: in CSV, put an apostrophe before ids and names of columns that a spreadsheet would run as a formula.
         columns: how the table is read.
+        partitions: how a table in many files is worked on.
         batch_size: largest number of windows per batch.
     """
     check_horizon(horizon, option="--horizon")
     check_sizes(batch_size=batch_size)
-    check_suffix(output, TABLES)
     check_suffix(plot, PICTURES)
-    io.check_new([output, plot], overwrite, [input, model, columns.future])
+    parted = partitions.apply(input, output)
+    if not parted:
+        check_suffix(output, TABLES)
+        io.check_new([output, plot], overwrite, [input, model, columns.future])
     asked = nn.check_levels(asked_levels(levels, interval))
     bound = inference.check_lower(lower)
     choose = model in inference.CHOICES
     predictor = None if choose else inference.load_predictor(weights.default() if model is None else model, effort)
-
-    def forecasts(predictor: "Predictor", series: "io.SeriesSet", bar: bool) -> "pandas.DataFrame":
-        frame = inference.forecast_frame(predictor, series, horizon, asked, batch_size, bar)
-        return inference.limit(frame, series, bound, integer or "false")
+    forecasts = partial(
+        limited, horizon=horizon, levels=asked, batch_size=batch_size, lower=bound, integer=integer or "false"
+    )
+    key = {"columns": columns.given(), "horizon": horizon, "levels": asked, "lower": bound, "integer": integer}
+    key |= {"batch_size": batch_size, "model": model, "effort": effort, "safe_csv": safe_csv}
+    if parted:
+        if predictor is None:
+            raise InputError(
+                f"expected one model for all parts, found --model {model}: run tsfm backtest on one of them, and give "
+                "its output as --model"
+            )
+        return partitions.run(
+            "forecast",
+            input,
+            output,
+            columns,
+            partial(forecast_part, predictor=predictor, forecasts=forecasts),
+            key | {"model": inference.model_key(predictor, model)},
+            overwrite,
+            most_series(horizon, asked),
+            plot=plot,
+            safe_csv=safe_csv,
+        )
 
     def presented(series: "io.SeriesSet", frame: "pandas.DataFrame") -> "pandas.DataFrame":
         answer = series.present(frame)
@@ -81,13 +114,11 @@ def forecast(
 
     if predictor is not None and plot is None and (output is None or output.suffix != ".json"):
         used: Predictor = predictor
-        key = {"columns": columns.given(), "horizon": horizon, "levels": asked, "lower": bound, "integer": integer}
-        key |= {"batch_size": batch_size, "model": model, "effort": effort, "safe_csv": safe_csv}
-        count = forecast_parts(input, output, key, used, lambda part: presented(part, forecasts(used, part, False)))
+        count = forecast_parts(input, output, key, used, lambda part: presented(part, forecasts(part, used, bar=False)))
         if count is not None:
             if output is not None:
                 say(f"{output}: {count} series, {horizon} steps each, model {predictor.name}")
-            return
+            return 0
     series = io.open_source(input, **columns.given())
     if predictor is None:
         result = inference.backtest(series, horizon, batch_size=batch_size)
@@ -96,7 +127,7 @@ def forecast(
         predictor = result.selection(str(model))
         inference.set_effort(predictor, effort)
     warn(predictor, series)
-    frame = forecasts(predictor, series, True)
+    frame = forecasts(series, predictor)
     say_notes(series)
     answer = presented(series, frame)
     if output is None:
@@ -107,6 +138,32 @@ def forecast(
     if plot is not None:
         reports.save_figure(reports.plot_forecast(series, frame), plot)
         say(f"{plot}: history, median and interval")
+    return 0
+
+
+def limited(
+    series: "io.SeriesSet",
+    predictor: "Predictor",
+    *,
+    horizon: int,
+    levels: Sequence[float],
+    batch_size: int,
+    lower: float | Literal["auto"] | None,
+    integer: Literal["true", "false", "auto"],
+    bar: bool = True,
+) -> "pandas.DataFrame":
+    """The forecasts of some series, within their limits, as ``inference.forecast_frame`` and ``inference.limit``."""
+    frame = inference.forecast_frame(predictor, series, horizon, levels, batch_size, bar)
+    return inference.limit(frame, series, lower, integer)
+
+
+def forecast_part(
+    series: "io.SeriesSet", predictor: "Predictor", forecasts: "Callable[..., pandas.DataFrame]"
+) -> "pandas.DataFrame":
+    """The forecasts of some series of a part, with the columns of the table; warnings say what is odd about it."""
+    for text in warnings_about(predictor, series):
+        warnings.warn(text, stacklevel=2)
+    return series.present(forecasts(series, predictor, bar=False))
 
 
 def asked_levels(levels: list[float] | None, interval: list[float] | None) -> list[float]:

@@ -6,12 +6,12 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tsfm
-from tsfm import inference, models
+from tsfm import inference
 from tsfm_data import io
 from tsfm_data.errors import InputError
 from tsfm_data.output import note
@@ -54,8 +54,8 @@ def forecast_parts(
     """
     if not Path(input).is_file() or Path(input).stat().st_size < SMALL:
         return None
-    most = max(1, min(io.PART_SERIES, VALUES // (options["horizon"] * (1 + len(options["levels"])))))
-    key = {**options, "model": _model_key(predictor, options["model"]), "input": _input_key(input)}
+    most = most_series(options["horizon"], options["levels"])
+    key = {**options, "model": inference.model_key(predictor, options["model"]), "input": _input_key(input)}
     with _folder(output, key | {"version": tsfm.__version__}) as folder:
         parts = io.open_parts(Path(input), folder / ROWS, most=most, **options["columns"])
         if parts is None:
@@ -81,9 +81,19 @@ def forecast_parts(
         return parts.series
 
 
+def most_series(horizon: int, levels: Sequence[float]) -> int:
+    """Most series that are forecast before their forecasts are written."""
+    return max(1, min(io.PART_SERIES, VALUES // (horizon * (1 + len(levels)))))
+
+
+def warnings_about(predictor: "Predictor", series: "io.SeriesSet | io.Parts") -> list[str]:
+    """Warnings about covariates and about series without values."""
+    return [*filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series)))]
+
+
 def warn(predictor: "Predictor", series: "io.SeriesSet | io.Parts") -> None:
-    """Print warnings about covariates and about series without values to standard error."""
-    for warning in filter(None, (inference.check_covariates(predictor, series), inference.check_observed(series))):
+    """Print those warnings to standard error."""
+    for warning in warnings_about(predictor, series):
         note(f"warning: {warning}")
 
 
@@ -147,17 +157,6 @@ def _input_key(path: str) -> list[Any]:
         file.seek(max(0, size - ENDS))
         digest.update(file.read(ENDS))
     return [str(place.absolute()), size, place.stat().st_mtime_ns, digest.hexdigest()]
-
-
-def _model_key(predictor: "Predictor", name: str | None) -> list[Any]:
-    """What tells whether a model is the same: its name, and its weights or files."""
-    if isinstance(predictor, models.Forecaster):
-        digest = hashlib.sha256()
-        for key, tensor in sorted(predictor.state_dict().items()):
-            digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        return [predictor.name, digest.hexdigest()]
-    files = sorted(Path(name or "").rglob("*")) if name and Path(name).is_dir() else []
-    return [predictor.name, [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
 
 
 def _write(

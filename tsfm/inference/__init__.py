@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from tsfm.inference.exporting import Dtype, Exportable, compress, differences, export
     from tsfm.inference.imputation import INTERVAL, Imputed, check_interval, impute
     from tsfm.inference.limits import check_lower, limit
+    from tsfm.inference.partitions.manifest import Run, run_locally, run_parts
+    from tsfm.inference.partitions.places import is_glob
+    from tsfm.inference.partitions.ray_data import connect_ray, run_on_ray
+    from tsfm.inference.partitions.spark import MapInPandas
+    from tsfm.inference.partitions.work import Work
     from tsfm.inference.predictors import (
         WithoutCovariates,
         check_covariates,
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
         forecast_frame,
         forecast_table,
         load_predictor,
+        model_key,
         set_effort,
     )
     from tsfm.inference.selection import Member, Selection
@@ -36,13 +42,16 @@ __all__ = [
     "Dtype",
     "Exportable",
     "Imputed",
+    "MapInPandas",
     "Member",
     "Model",
     "Probe",
+    "Run",
     "Selection",
     "SeriesClassifier",
     "TSFMForecaster",
     "WithoutCovariates",
+    "Work",
     "backtest",
     "check_covariates",
     "check_interval",
@@ -50,6 +59,7 @@ __all__ = [
     "check_observed",
     "check_rate",
     "compress",
+    "connect_ray",
     "differences",
     "embed",
     "embedding_frame",
@@ -58,11 +68,16 @@ __all__ = [
     "forecast_table",
     "group_weights",
     "impute",
+    "is_glob",
     "labels_of",
     "limit",
     "load",
     "load_model",
     "load_predictor",
+    "model_key",
+    "run_locally",
+    "run_on_ray",
+    "run_parts",
     "set_effort",
     "without_short",
 ]

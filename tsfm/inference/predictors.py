@@ -1,8 +1,10 @@
 """Tables of forecasts for series, with any model or baseline by its name."""
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +63,22 @@ def set_effort(predictor: Predictor, effort: Literal["fast", "best"]) -> None:
     elif isinstance(predictor, Selection):
         for member in predictor.members:
             set_effort(member.predictor, effort)
+
+
+def model_key(predictor: Predictor, name: str | None) -> list[Any]:
+    """What tells whether a model is the same: its name, and a digest of its weights, or its files.
+
+    Args:
+        predictor: the model.
+        name: the name or folder that it was loaded by.
+    """
+    if isinstance(predictor, Forecaster):
+        digest = hashlib.sha256()
+        for key, tensor in sorted(predictor.state_dict().items()):
+            digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return [predictor.name, digest.hexdigest()]
+    files = sorted(Path(name or "").rglob("*")) if name and Path(name).is_dir() else []
+    return [predictor.name, [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
 
 
 def forecast_frame(

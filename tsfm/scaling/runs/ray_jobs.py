@@ -1,13 +1,12 @@
 """Runs cells of a sweep on a Ray cluster whose machines share a file system; needs the extra "ray"."""
 
-import functools
 import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tsfm_data.errors import InputError
+from tsfm.inference import connect_ray
 
 
 class RayJob:
@@ -18,7 +17,7 @@ class RayJob:
 
     def poll(self) -> int | None:
         """Exit status, or None while it runs; 1 if its worker was lost."""
-        ray = connect()
+        ray = connect_ray("--backend ray")
         ready, _ = ray.wait([self.reference], timeout=0)
         if not ready:
             return None
@@ -29,30 +28,14 @@ class RayJob:
 
     def terminate(self) -> None:
         """End the job."""
-        connect().cancel(self.reference, force=True)
+        connect_ray("--backend ray").cancel(self.reference, force=True)
 
     kill = terminate
 
 
-@functools.cache
-def connect() -> Any:
-    """The module ``ray``, connected to the cluster named by RAY_ADDRESS or to a new one on this machine.
-
-    Raises:
-        InputError: Ray is not installed.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError("expected Ray for --backend ray, found none: pip install 'tsfm-suite[ray]'") from error
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
-    return ray
-
-
 def start_ray(command: Sequence[str], log: Path) -> RayJob:
     """Start a cell on one CPU of the cluster."""
-    job = connect().remote(num_cpus=1, max_retries=0)(run_command)
+    job = connect_ray("--backend ray").remote(num_cpus=1, max_retries=0)(run_command)
     return RayJob(job.remote(list(command), str(log.resolve()), os.getcwd()))
 
 
