@@ -14,7 +14,8 @@ from timm.data import auto_augment
 import tsfm_vision  # noqa: F401
 from tsfm.configs import CONFIG_FOLDER
 from tsfm_data.images import open_images
-from tsfm_vision.training import Augment, ImageDataModule, ImageOptim, ImageTask, Transformed, lr_factor
+from tsfm_vision.evaluation import Transformed
+from tsfm_vision.training import Augment, ImageDataModule, ImageOptim, ImageTask, lr_factor
 from tsfm_vision.weights import create, data_config
 
 FOLDER = CONFIG_FOLDER / "vision"

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,12 +15,10 @@ from tsfm.training import training_steps
 from tsfm_data.errors import InputError
 from tsfm_data.output import say
 from tsfm_vision.backbones import load_weights
-from tsfm_vision.evaluation import write_probabilities
-from tsfm_vision.training.data import ImageDataModule, reseed
+from tsfm_vision.evaluation import reseed, write_probabilities
+from tsfm_vision.training.data import ImageDataModule
 from tsfm_vision.training.recipes import ImageOptim, Mix, build_optimizer, lr_factor
 from tsfm_vision.weights import Seen, TrainedOn, create, data_config, save
-
-Batch = tuple[Float[Tensor, "B C H W"], Int[Tensor, " B"]]
 
 
 class NetTask(pl.LightningModule):
