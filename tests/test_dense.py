@@ -131,6 +131,14 @@ def test_when_a_detector_is_trained_on_few_images_then_it_finds_their_objects(
     assert float(task.scores()["map_50"]) > 0.9
 
 
+@pytest.mark.parametrize("name", ["tsfm_poolformer_s12", "metaformer_ppaa_s12_224", "biformer_tiny"])
+def test_when_a_detector_reads_a_backbone_then_its_loss_reaches_every_weight(name: str) -> None:
+    task = DetectionTask(name, 3, 16, SMALL[name])
+    images, _, boxes = draw_shapes(2, 64, 96, np.random.default_rng(0))
+    task.loss((seen_by(task, images), boxes)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in task.net.parameters())
+
+
 def test_when_all_boxes_are_found_then_the_precision_is_1_and_otherwise_lower() -> None:
     task = DetectionTask("tsfm_poolformer_s12", 3, 16, SMALL["tsfm_poolformer_s12"])
     _, _, boxes = draw_shapes(4, 64, 64, np.random.default_rng(0))

@@ -197,7 +197,7 @@ def read_mask(file: Path, classes: int, size: Sequence[int]) -> Int[Tensor, "H W
     try:
         with Image.open(file) as opened:
             labels = np.array(opened, np.int64)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{file}: expected an intact PNG of classes, found another file: get it again") from error
     expected = f"{file}: expected classes below {classes} as values of pixels, found"
     if labels.ndim != 2:
