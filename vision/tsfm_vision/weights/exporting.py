@@ -21,7 +21,7 @@ def export(model: nn.Module, classes: Sequence[str], file: Path, kind: Literal["
     """Write a model, run the file on batches of 1 to 3 images, and return the largest difference from the model.
 
     Args:
-        model: in evaluation mode, on the CPU.
+        model: in evaluation mode, on the CPU; its weights need no gradients any more.
         classes: names of its classes, for the metadata of an ONNX file.
         file: path to write.
         kind: "onnx", or "torch" for ``torch.export.load``.
@@ -45,7 +45,9 @@ def export(model: nn.Module, classes: Sequence[str], file: Path, kind: Literal["
         run = write_onnx(program, temporary, known) if kind == "onnx" else write_torch(program, temporary)
         batches = [x[:count] for count in (1, 2, 3)]
         pairs = [(model(batch), run(batch)) for batch in batches]
-        worst = max(float((found - logits).abs().max() / logits.abs().max()) for logits, found in pairs)
+        worst = max(
+            float((found - logits).abs().max() / logits.abs().max().clamp_min(1e-12)) for logits, found in pairs
+        )
         if not worst <= TOLERANCE:
             raise InputError(
                 f"expected a file that repeats the model, found a difference of {worst:.2g} times the largest logit: "
