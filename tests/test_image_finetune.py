@@ -225,6 +225,31 @@ def test_when_a_method_trains_a_part_then_the_rest_stays_as_it_was(
     assert changed == {"head.fc.weight", "head.fc.bias"} | inside
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_when_training_makes_a_model_worse_then_the_weights_are_those_it_began_with(
+    start: Path,
+    flat: Path,
+    method: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    if method == "lora":
+        pytest.importorskip("peft")
+    for number, name in enumerate("abc"):
+        (flat / name).rename(flat / str(number))  # the names of the model's classes
+    scores = iter([0.9, 0.5, 0.8])
+    monkeypatch.setattr("tsfm_vision.training.finetuning.score", lambda *_: next(scores))
+    before = load_file(start / "model.safetensors")
+    after = weights_after(capsys, flat, start, tmp_path / "out", "--method", method)
+    assert after.keys() == before.keys()
+    for key in after:
+        torch.testing.assert_close(after[key], before[key], rtol=0, atol=0)
+
+
 def test_when_images_are_read_by_other_processes_then_the_weights_are_the_same(
     start: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

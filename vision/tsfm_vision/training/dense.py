@@ -106,10 +106,6 @@ class DenseTask(NetTask):
         self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch[0]))
         return loss
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """As in validation."""
-        self.validation_step(batch, batch_idx, "test")
-
     def on_validation_epoch_end(self, part: str = "val") -> None:
         """Log the scores of all images."""
         self.log_dict({f"{part}_{name}": value for name, value in self.scores().items()})

@@ -84,8 +84,8 @@ def finetune(
     same = parts["train"].classes == classes
     net = begin(net, model, len(parts["train"].classes), same, scratch, seed).to(place)
     curve = [(0, score(net, parts["val"], workers))] if same and not scratch else []
-    best, best_step = (copy.deepcopy(net.state_dict()), 0) if curve else ({}, 0)
     choose_trained(net, method, rank)
+    best, best_step = copy.deepcopy(net.state_dict()), 0
     optim = ImageOptim(
         lr=lr, warmup_epochs=0, min_lr=0.0, layer_decay=None if scratch or layer_decay == 1 else layer_decay
     )

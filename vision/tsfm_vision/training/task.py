@@ -48,6 +48,10 @@ class NetTask(pl.LightningModule):
         """Seed dropout and mixing for each batch, so that resumed training gives the same result."""
         reseed(self.trainer.datamodule.seed, self.trainer.current_epoch, batch_idx, self.global_rank)  # type: ignore[attr-defined]
 
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx, "test")
+
 
 class ImageTask(NetTask):
     """Train, validate, test and predict with an image model of timm or of this package.
@@ -117,15 +121,7 @@ class ImageTask(NetTask):
             self.log("train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Loss and accuracy over all validation images."""
-        self.log_errors("val", batch)
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Loss and accuracy over all test images."""
-        self.log_errors("test", batch)
-
-    def log_errors(self, part: str, batch: Any) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, part: str = "val") -> None:
         """Log cross-entropy (without smoothing) and top-1 accuracy, each weighted by the number of images."""
         images, labels = batch
         logits = self.net(images)
