@@ -173,7 +173,7 @@ class DenseDataModule(Loaders):
 def collate(samples: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
     """A batch of images with masks, or with a list of their boxes, which differ in number."""
     images, targets = zip(*samples, strict=True)
-    return torch.stack(images), default_collate(targets) if isinstance(targets[0], Tensor) else list(targets)
+    return torch.stack(images), default_collate(list(targets)) if isinstance(targets[0], Tensor) else list(targets)
 
 
 def read_image(file: Path) -> UInt8[Tensor, "3 H W"]:
