@@ -145,6 +145,34 @@ def test_when_a_set_has_train_and_val_alone_then_nothing_is_said_to_judge(
     assert "the model was trained on 30 of these 30 images: its scores are too good" in said
 
 
+def test_when_images_are_predicted_by_other_processes_or_in_bf16_then_classes_stay_and_a_bad_image_is_named(
+    start: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(flat, tmp_path / "set" / "test")
+    for number, name in enumerate("abc"):
+        (tmp_path / "set/test" / name).rename(tmp_path / "set/test" / str(number))  # the names of the model's classes
+    words = (str(tmp_path / "set"), "--model", str(start))
+    told = []
+    for number, more in enumerate([(), ("--workers", "2"), ("--precision", "bf16")]):
+        file = tmp_path / f"{number}.csv"
+        done(capsys, "image", "predict", *words, "--output", str(file), *more)
+        told.append(np.loadtxt(file, delimiter=",", skiprows=1, usecols=(2, 3, 4)))
+    np.testing.assert_array_equal(told[1], told[0])
+    assert 0 < np.abs(told[2] - told[0]).max() < 0.02
+    scores = []
+    for more in ((), ("--workers", "1")):
+        done(capsys, "image", "evaluate", *words, "--json", str(tmp_path / "s.json"), "--overwrite", *more)
+        rows = json.loads((tmp_path / "s.json").read_text())["rows"]
+        scores.append({row["metric"]: row["value"] for row in rows if row["metric"] != "images_per_second"})
+    assert scores[0] == scores[1]
+    (tmp_path / "set/test/0/3.png").write_text("no image")
+    refused = run(capsys, "image", "predict", *words, "--workers", "1")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "3.png: expected an image, found something else: remove it" in refused.err
+    assert "Traceback" not in refused.err
+    assert "expected workers of 0 or more, found -1" in run(capsys, "image", "predict", *words, "--workers", "-1").err
+
+
 def test_when_the_record_of_seen_images_is_corrupt_then_one_line_says_so(
     start: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +223,31 @@ def test_when_a_method_trains_a_part_then_the_rest_stays_as_it_was(
     changed = {key for key in after if not (before[key].shape == after[key].shape and before[key].equal(after[key]))}
     inside = {key for key in after if method == "lora" and "mlp.fc" in key and key.endswith("weight")}
     assert changed == {"head.fc.weight", "head.fc.bias"} | inside
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_when_training_makes_a_model_worse_then_the_weights_are_those_it_began_with(
+    start: Path,
+    flat: Path,
+    method: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    if method == "lora":
+        pytest.importorskip("peft")
+    for number, name in enumerate("abc"):
+        (flat / name).rename(flat / str(number))  # the names of the model's classes
+    scores = iter([0.9, 0.5, 0.8])
+    monkeypatch.setattr("tsfm_vision.training.finetuning.score", lambda *_: next(scores))
+    before = load_file(start / "model.safetensors")
+    after = weights_after(capsys, flat, start, tmp_path / "out", "--method", method)
+    assert after.keys() == before.keys()
+    for key in after:
+        torch.testing.assert_close(after[key], before[key], rtol=0, atol=0)
 
 
 def test_when_images_are_read_by_other_processes_then_the_weights_are_the_same(

@@ -18,6 +18,7 @@ from timm.data import IterableImageDataset
 
 from tsfm_data.errors import InputError
 from tsfm_data.images.sets import from_arrays
+from tsfm_vision.evaluation import Transformed
 from tsfm_vision.training import (
     Augment,
     ImageDataModule,
@@ -25,7 +26,6 @@ from tsfm_vision.training import (
     ImageTask,
     Shuffled,
     TrainLoader,
-    Transformed,
     build_optimizer,
     lr_factor,
     open_source,

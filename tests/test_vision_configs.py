@@ -14,11 +14,13 @@ from timm.data import auto_augment
 import tsfm_vision  # noqa: F401
 from tsfm.configs import CONFIG_FOLDER
 from tsfm_data.images import open_images
-from tsfm_vision.training import Augment, ImageDataModule, ImageOptim, ImageTask, Transformed, lr_factor
+from tsfm_vision.evaluation import Transformed
+from tsfm_vision.training import Augment, ImageDataModule, ImageOptim, ImageTask, lr_factor
 from tsfm_vision.weights import create, data_config
 
 FOLDER = CONFIG_FOLDER / "vision"
-SINGLE = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem not in ("imagenet", "cifar10", "segmentation")]
+OTHERS = ("imagenet", "cifar10", "segmentation", "detection")  # bases of others, and no classifiers
+SINGLE = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem not in OTHERS]
 # The published recipes: drop path, lr, its batch, warm-up epochs, mixup, cutmix, repeats, averaged weights.
 PUBLISHED = {
     "poolformer_s12": (0.1, 1e-3, 1024, 5, 0.8, 1.0, 1, False),

@@ -27,6 +27,10 @@ MOST_NAMES = 40  # names that a message lists
 class InputError(ValueError):
     """A mistake in the user's input: one line with what was expected, what was found, where, and what to do."""
 
+    def __init__(self, message: str = "") -> None:
+        # PyTorch puts the traceback of a process that loads data before the message, and makes one error of both.
+        super().__init__(message.rpartition(f"{__name__}.InputError: ")[2].rstrip("\n"))
+
 
 def check_horizon(horizon: int, name: str = "horizon", option: str = "") -> None:
     """Check that a horizon or context has at least one step, and not more than a million.
@@ -99,6 +103,16 @@ def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
             raise InputError(f"expected {name} of at least 1, found {shown(size)}: {hint}")
         if size > LARGEST_COUNT:
             raise InputError(f"expected {name} of at most {LARGEST_COUNT:,}, found {shown(size)}: {hint}")
+
+
+def check_workers(workers: int) -> None:
+    """Check a number of processes, of which 0 is none beside this one.
+
+    Raises:
+        InputError: it is negative.
+    """
+    if workers < 0:
+        raise InputError(f"expected workers of 0 or more, found {workers}: change it")
 
 
 def check_seed(seed: object, name: str = "seed") -> None:

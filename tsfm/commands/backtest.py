@@ -60,8 +60,9 @@ def backtest(
     check_horizon(horizon, option="--horizon")
     check_sizes(windows=windows, step=step, batch_size=batch_size)
     if partitions.apply(input, output):
-        compared = [inference.load_predictor(name) for name in models or (weights.default(), "seasonal-naive", "naive")]
-        keys = [inference.model_key(found, name) for found, name in zip(compared, models or [None] * 3, strict=True)]
+        names = models or [weights.default(), "seasonal-naive", "naive"]
+        compared = [inference.load_predictor(name) for name in names]
+        keys = [inference.model_key(found, name) for found, name in zip(compared, names, strict=True)]
         asked = {"models": keys, "horizon": horizon, "windows": windows, "step": step, "refit": refit}
         answer = partial(
             backtest_part,

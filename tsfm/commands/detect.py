@@ -70,9 +70,10 @@ def detect(
     predictor = inference.load_predictor(weights.default() if model is None else model)
     if parted:
         asked = {"model": inference.model_key(predictor, model), "rate": rate, "ahead": ahead}
-        answer = partial(detect_part, predictor=predictor, rate=rate, ahead=ahead, batch_size=batch_size)
-        no = {"plot": plot, "page": page, "safe_csv": safe_csv}
-        return partitions.run("detect", input, output, columns, answer, asked, overwrite, **no)
+        work = partial(detect_part, predictor=predictor, rate=rate, ahead=ahead, batch_size=batch_size)
+        return partitions.run(
+            "detect", input, output, columns, work, asked, overwrite, plot=plot, page=page, safe_csv=safe_csv
+        )
     series = io.open_source(input, **columns.given())
     warning = inference.check_covariates(predictor, series)
     if warning is not None:

@@ -67,9 +67,10 @@ def impute(
     predictor = inference.load_predictor(weights.default() if model is None else model)
     if parted:
         asked = {"model": inference.model_key(predictor, model), "interval": interval}
-        answer = partial(impute_part, predictor=predictor, interval=interval, batch_size=batch_size)
-        no = {"plot": plot, "page": page, "safe_csv": safe_csv}
-        return partitions.run("impute", input, output, columns, answer, asked, overwrite, **no)
+        work = partial(impute_part, predictor=predictor, interval=interval, batch_size=batch_size)
+        return partitions.run(
+            "impute", input, output, columns, work, asked, overwrite, plot=plot, page=page, safe_csv=safe_csv
+        )
     series = io.open_source(input, **columns.given())
     warning = inference.check_covariates(predictor, series)
     if warning is not None:

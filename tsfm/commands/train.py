@@ -308,12 +308,10 @@ def check_monitors(trainer: pl.Trainer, model: pl.LightningModule, module: pl.Li
     Raises:
         InputError: one is not; similar names are listed.
     """
-    if not isinstance(model, ForecastTask):
-        return
-    logged = logged_names(module)
+    logged = logged_names(module) if isinstance(model, ForecastTask) else getattr(model, "logged", None)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = getattr(callback, "monitor", None)
-        if name is not None and name not in logged:
+        if logged is not None and name is not None and name not in logged:
             raise unknown_name(f"metric to monitor in {type(callback).__name__}", name, logged)
 
 

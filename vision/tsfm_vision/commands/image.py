@@ -1,4 +1,4 @@
-"""The commands ``tsfm image evaluate | predict | explain | finetune``.
+"""The commands ``tsfm image evaluate | predict | explain | finetune | export``.
 
 Annotations and defaults of their options only use the standard library, so that help is fast (see
 ``tsfm.commands.added``).
@@ -13,12 +13,12 @@ from torch import nn
 
 from tsfm.nn import keep_large_blocks
 from tsfm.weights import image_folder
-from tsfm_data.errors import InputError
+from tsfm_data.errors import InputError, check_sizes, check_workers
 from tsfm_data.evaluation import Report
 from tsfm_data.images import ImageSet, OnBad
 from tsfm_data.io import atomic_folder, check_new
 from tsfm_data.output import say
-from tsfm_vision import evaluation, training
+from tsfm_vision import evaluation, training, weights
 from tsfm_vision.weights import Seen, data_config, load, seen_by
 
 
@@ -27,13 +27,14 @@ def evaluate(
     *,
     model: str | None = None,
     part: str = "test",
-    robustness: bool = False,
     json: Path | None = None,
     plot: Path | None = None,
     overwrite: bool = False,
     batch_size: int = 64,
     limit: int | None = None,
     device: str = "cpu",
+    precision: Literal["32", "bf16"] = "32",
+    workers: int = 0,
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Score an image model: accuracy, log loss and calibration.
@@ -46,19 +47,20 @@ def evaluate(
             image model that ships with the package.
         part: part of the set: test, val, train, or all if it has no parts. If the set has no test part, test means
             the images that the model was neither trained on nor chosen by; a warning says so if it was.
-        robustness: also score under noise, blur, contrast, brightness, JPEG and pixelation at five severities.
         json: file for the scores (.json, .md or .parquet).
         plot: file for the reliability plot and the confusion matrix (.png, .svg or .pdf).
         overwrite: replace an existing output.
         batch_size: images per batch.
         limit: largest number of images to score.
         device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
+        precision: of products: 32 bits, or bf16, which is faster on GPUs and newer CPUs.
+        workers: processes that read images.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise InputError("expected batch_size and limit of at least 1, found less: change them")
+    check_sizes("change it", batch_size=batch_size, limit=limit)
+    check_workers(workers)
     check_new([json, plot], overwrite, [data, model])
-    folder, net, classes = open_model(model, device)
+    folder, net, classes = open_model(model, device, precision)
     seen = seen_by(folder)
     images = pick(data, net, part, on_bad, limit, seen)
     if images.classes and images.classes != classes and len(images.classes) == len(classes):
@@ -67,17 +69,15 @@ def evaluate(
             "give the data set that the model is for"
         )
     name = name_of(folder)
-    report = evaluation.evaluate(net, images, name, batch_size)
+    report = evaluation.evaluate(net, images, name, batch_size, workers)
     report.notes.extend(filter(None, [seen.warning(images)]))
-    if robustness:
-        report += evaluation.robustness(net, images, name, batch_size=batch_size)
     say(Report([row for row in report.rows if row.get("item_id") is None], report.notes).to_markdown())
     print_skipped(images)
     if json is not None:
         report.save(json)
         say(f"{json}: {len(report.rows)} rows")
     if plot is not None:
-        scores = evaluation.probabilities(net, images, batch_size)
+        scores = evaluation.probabilities(net, images, batch_size, workers)
         evaluation.save_figure(evaluation.draw_calibration(scores, images.labels, classes), plot)
         say(f"{plot}: calibration and confusion")
 
@@ -92,6 +92,8 @@ def predict(
     safe_csv: bool = False,
     batch_size: int = 64,
     device: str = "cpu",
+    precision: Literal["32", "bf16"] = "32",
+    workers: int = 0,
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
     """Print the most probable classes of images.
@@ -106,16 +108,16 @@ def predict(
         safe_csv: put an apostrophe before paths and classes that a spreadsheet would run as a formula.
         batch_size: images per batch.
         device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
+        precision: of products: 32 bits, or bf16, which is faster on GPUs and newer CPUs.
+        workers: processes that read images.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
-    if batch_size < 1:
-        raise InputError(f"expected a batch_size of at least 1, found {batch_size}: change it")
+    check_sizes("change it", batch_size=batch_size, top=top)
+    check_workers(workers)
     check_new([output], overwrite, [data, model])
-    _, net, classes = open_model(model, device)
-    if top < 1:
-        raise InputError(f"expected top of at least 1, found {top}: change --top")
+    _, net, classes = open_model(model, device, precision)
     images = pick(data, net, None, on_bad, None)
-    scores = evaluation.probabilities(net, images, batch_size)
+    scores = evaluation.probabilities(net, images, batch_size, workers)
     best = evaluation.predictions(scores, min(top, len(classes)))
     shown = range(min(len(images), 20))
     for index in shown:
@@ -155,8 +157,7 @@ def explain(
         device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
-    if count < 1:
-        raise InputError(f"expected at least 1 image to draw, found {count}: change --count")
+    check_sizes("change it", count=count)
     check_new([output], overwrite, [data, model])
     _, net, classes = open_model(model, device)
     images = pick(data, net, None, on_bad, None)
@@ -224,8 +225,39 @@ def finetune(
     say(f"{output}: a model folder; tsfm image predict IMAGES --model {output}")
 
 
-def open_model(model: str | None, device: str) -> tuple[str, nn.Module, tuple[str, ...]]:
-    """Load a model: its folder, the model on a device, and the names of its classes.
+def export(
+    *,
+    output: Path,
+    model: str | None = None,
+    format: Literal["onnx", "torch"] = "onnx",
+    overwrite: bool = False,
+) -> None:
+    """Write an image model as ONNX or torch.export and compare the file with the model.
+
+    Its input is images [batch, channels, rows, columns] as the model takes them, for any number of images of the
+    model's size, and its output is logits [batch, classes]. An ONNX file names the classes and says how images are
+    resized, cropped and normalised (timm's keys) in its metadata.
+
+    Args:
+        output: file to write (.onnx or .pt2).
+        model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
+            image model that ships with the package.
+        format: onnx, or torch for torch.export.load.
+        overwrite: replace an existing output.
+    """
+    suffix = {"onnx": ".onnx", "torch": ".pt2"}[format]
+    if output.suffix != suffix:
+        raise InputError(f"expected an output that ends in {suffix} for format {format}, found {output}: rename it")
+    check_new([output], overwrite, [model])
+    _, net, classes = open_model(model, "cpu")
+    worst = weights.export(net, classes, output, format)
+    size = data_config(net)["input_size"]
+    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB, for any number of images {' x '.join(map(str, size))}")
+    say(f"difference from the model in batches of 1 to 3 random images, relative to the largest logit: {worst:.1e}")
+
+
+def open_model(model: str | None, device: str, precision: str = "32") -> tuple[str, nn.Module, tuple[str, ...]]:
+    """Load a model: its folder, the model on a device and in a precision, and the names of its classes.
 
     Raises:
         InputError: no such model, or no such device.
@@ -233,23 +265,27 @@ def open_model(model: str | None, device: str) -> tuple[str, nn.Module, tuple[st
     keep_large_blocks()
     place, folder = training.device_of(device), image_folder(model)
     net, classes = load(folder)
+    if precision == "bf16":
+        net.forward = torch.autocast(place.type, torch.bfloat16)(net.forward)  # type: ignore[method-assign]
     return folder, net.to(place), classes
 
 
 def draw_explanation(net: nn.Module, images: ImageSet, classes: tuple[str, ...], across: bool = False) -> Any:
     """A figure of images, predicted classes and attention maps; one row per image, or one column if ``across``."""
     config = data_config(net)
-    pixels = evaluation.inputs(net, images)(range(len(images)))
-    mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
-    x = ((pixels - mean) / std).to(next(net.parameters()).device)
+    read = evaluation.Transformed(images, evaluation.eval_transform(config))
+    x = torch.stack([read[index][0] for index in range(len(images))])
     probabilities = evaluation.probabilities(net, images, len(images))
-    columns = [(title, maps.cpu().numpy()) for title, maps in evaluation.look(net, x).items()]
+    columns = [
+        (title, maps.cpu().numpy()) for title, maps in evaluation.look(net, x.to(next(net.parameters()).device)).items()
+    ]
     captions = []
     for index, values in enumerate(probabilities):
         best, label = int(values.argmax()), int(images.labels[index])
         verdict = "" if label < 0 else " (right)" if label == best else f" (is {images.classes[label]})"
         captions.append(f"{classes[best]} {values[best]:.0%}{verdict}")
-    shown = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
+    shown = ((x * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     return evaluation.draw_maps(list(shown), columns, captions, across)
 
 

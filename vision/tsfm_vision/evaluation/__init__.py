@@ -1,30 +1,26 @@
-"""Evaluation of trained models: class probabilities, scores, corruptions, attention maps and figures."""
+"""Evaluation of trained models: class probabilities, scores, attention maps and figures."""
 
 from tsfm_vision.evaluation.classify import (
-    eval_transform,
     evaluate,
-    inputs,
     predictions,
     probabilities,
-    robustness,
     write_probabilities,
 )
-from tsfm_vision.evaluation.corruptions import CORRUPTIONS, corrupt
 from tsfm_vision.evaluation.maps import look, tnt_rollout
 from tsfm_vision.evaluation.pictures import draw_calibration, draw_maps, save_figure
+from tsfm_vision.evaluation.reading import Key, Transformed, eval_transform, reseed
 
 __all__ = [
-    "CORRUPTIONS",
-    "corrupt",
+    "Key",
+    "Transformed",
     "draw_calibration",
     "draw_maps",
     "eval_transform",
     "evaluate",
-    "inputs",
     "look",
     "predictions",
     "probabilities",
-    "robustness",
+    "reseed",
     "save_figure",
     "tnt_rollout",
     "write_probabilities",

@@ -1,27 +1,32 @@
-"""Training of image models: Lightning tasks, data modules and callbacks, recipes, fine-tuning, segmentation."""
+"""Training of image models: tasks, data modules and callbacks of Lightning, recipes, fine-tuning, dense prediction."""
 
 from tsfm_vision.training.callbacks import SoftMaskSchedule
-from tsfm_vision.training.data import ImageDataModule, InOrder, Shuffled, TrainLoader, Transformed, divide, open_source
+from tsfm_vision.training.data import ImageDataModule, divide, open_source
+from tsfm_vision.training.dense import FeaturePyramid
+from tsfm_vision.training.detection import DetectionTask
 from tsfm_vision.training.finetuning import device_of, finetune
+from tsfm_vision.training.loaders import InOrder, Shuffled, TrainLoader
 from tsfm_vision.training.recipes import Augment, ImageOptim, Mix, build_optimizer, lr_factor
-from tsfm_vision.training.segmentation import SegmentationDataModule, SegmentationTask, Segmenter
+from tsfm_vision.training.scenes import DenseDataModule
+from tsfm_vision.training.segmentation import SegmentationTask, Segmenter
 from tsfm_vision.training.task import ImageModelFolder, ImageTask
 
 __all__ = [
     "Augment",
+    "DenseDataModule",
+    "DetectionTask",
+    "FeaturePyramid",
     "ImageDataModule",
     "ImageModelFolder",
     "ImageOptim",
     "ImageTask",
     "InOrder",
     "Mix",
-    "SegmentationDataModule",
     "SegmentationTask",
     "Segmenter",
     "Shuffled",
     "SoftMaskSchedule",
     "TrainLoader",
-    "Transformed",
     "build_optimizer",
     "device_of",
     "divide",

@@ -15,11 +15,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from tsfm.training import add_updates, merge
-from tsfm_data.errors import LIBRARY_ERRORS, InputError, check_sizes, reason_of
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, check_sizes, check_workers, reason_of
 from tsfm_data.images import ImageSet, OnBad
 from tsfm_data.progress import progress
-from tsfm_vision.evaluation import probabilities
-from tsfm_vision.training.data import Transformed, divide, open_source, reseed
+from tsfm_vision.evaluation import Transformed, probabilities, reseed
+from tsfm_vision.training.data import divide, open_source
 from tsfm_vision.training.recipes import Augment, ImageOptim, build_optimizer, lr_factor
 from tsfm_vision.weights import Seen, TrainedOn, data_config, load, save, seen_by
 
@@ -69,11 +69,9 @@ def finetune(
         InputError: an image set without classes to train on, or numbers out of range.
     """
     check_sizes("change it", steps=steps, batch_size=batch_size, checks=checks, rank=rank)
-    if not 0 < layer_decay <= 1 or workers < 0:
-        raise InputError(
-            f"expected a layer_decay above 0 and at most 1, and workers of 0 or more, found {layer_decay} and "
-            f"{workers}: change them"
-        )
+    check_workers(workers)
+    if not 0 < layer_decay <= 1:
+        raise InputError(f"expected a layer_decay above 0 and at most 1, found {layer_decay}: change it")
     if scratch and method != "full":
         raise InputError(f"expected method full for random weights, found {method}: leave one of them out")
     place = device_of(device)
@@ -85,9 +83,9 @@ def finetune(
         raise InputError(f"{data}: expected {batch_size} training images or more, found {count}: give more images")
     same = parts["train"].classes == classes
     net = begin(net, model, len(parts["train"].classes), same, scratch, seed).to(place)
-    curve = [(0, score(net, parts["val"]))] if same and not scratch else []
-    best, best_step = (copy.deepcopy(net.state_dict()), 0) if curve else ({}, 0)
+    curve = [(0, score(net, parts["val"], workers))] if same and not scratch else []
     choose_trained(net, method, rank)
+    best, best_step = copy.deepcopy(net.state_dict()), 0
     optim = ImageOptim(
         lr=lr, warmup_epochs=0, min_lr=0.0, layer_decay=None if scratch or layer_decay == 1 else layer_decay
     )
@@ -107,7 +105,7 @@ def finetune(
         schedule.step()
         if step % max(1, steps // checks) == 0 or step == steps:
             check_finite(net, step, lr)
-            curve.append((step, score(net, parts["val"])))
+            curve.append((step, score(net, parts["val"], workers)))
             if curve[-1][1] >= max(value for _, value in curve):
                 best, best_step = copy.deepcopy(net.state_dict()), step
     net.load_state_dict(best)
@@ -119,7 +117,7 @@ def finetune(
         "steps": best_step,
         "curve": curve,
         "val": dict(curve)[best_step],
-        "test": None if test is None else score(net, test),
+        "test": None if test is None else score(net, test, workers),
         "warning": None if test is None else now.warning(test),
     }
 
@@ -190,8 +188,8 @@ def begin(net: nn.Module, folder: str, classes: int, same: bool, scratch: bool, 
     return net
 
 
-def score(net: nn.Module, images: ImageSet) -> float:
+def score(net: nn.Module, images: ImageSet, workers: int) -> float:
     """Top-1 accuracy."""
     net.eval()
-    predicted = probabilities(net, images, 250).argmax(1)
+    predicted = probabilities(net, images, 250, workers).argmax(1)
     return float((predicted == images.labels).mean())

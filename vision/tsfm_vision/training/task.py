@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,12 +16,10 @@ from tsfm.training import log_mean, note_processes, shard, share_progress, train
 from tsfm_data.errors import InputError
 from tsfm_data.output import say
 from tsfm_vision.backbones import load_weights
-from tsfm_vision.evaluation import write_probabilities
-from tsfm_vision.training.data import ImageDataModule, reseed
+from tsfm_vision.evaluation import reseed, write_probabilities
+from tsfm_vision.training.data import ImageDataModule
 from tsfm_vision.training.recipes import ImageOptim, Mix, build_optimizer, lr_factor
 from tsfm_vision.weights import Seen, TrainedOn, create, data_config, save
-
-Batch = tuple[Float[Tensor, "B C H W"], Int[Tensor, " B"]]
 
 
 class NetTask(pl.LightningModule):
@@ -63,6 +60,10 @@ class NetTask(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout and mixing for each batch, so that resumed training gives the same result."""
         reseed(self.trainer.datamodule.seed, self.trainer.current_epoch, batch_idx, self.global_rank)  # type: ignore[attr-defined]
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx, "test")
 
 
 class ImageTask(NetTask):
@@ -146,15 +147,7 @@ class ImageTask(NetTask):
             self.log("train_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Loss and accuracy over all validation images."""
-        self.log_errors("val", batch)
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Loss and accuracy over all test images."""
-        self.log_errors("test", batch)
-
-    def log_errors(self, part: str, batch: Any) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, part: str = "val") -> None:
         """Log cross-entropy (without smoothing) and top-1 accuracy, each weighted by the number of images."""
         images, labels = batch
         logits = self.net(images)

@@ -1,6 +1,7 @@
-"""Model folders that timm reads too, and published checkpoints converted to them."""
+"""Model folders that timm reads too, published checkpoints converted to them, and export to ONNX and torch.export."""
 
 from tsfm_vision.weights.conversion import convert, family_of
+from tsfm_vision.weights.exporting import export
 from tsfm_vision.weights.folders import TrainedOn, check_arguments, check_size, create, data_config, load, save, seen_by
 from tsfm_vision.weights.seen import Seen
 
@@ -12,6 +13,7 @@ __all__ = [
     "convert",
     "create",
     "data_config",
+    "export",
     "family_of",
     "load",
     "save",

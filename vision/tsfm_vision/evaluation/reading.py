@@ -1,0 +1,60 @@
+"""Images of a set as tensors: the transform for classifying, and sets to load from."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tsfm_data.images import ImageSet
+
+Key = tuple[int, int, int]
+
+
+def reseed(*numbers: int) -> None:
+    """Seed every random generator that augmentation and dropout use from these numbers."""
+    (seed,) = np.random.SeedSequence(numbers).generate_state(1)
+    random.seed(int(seed))
+    np.random.seed(int(seed))
+    torch.manual_seed(int(seed))
+
+
+def eval_transform(data_config: dict[str, Any]) -> Any:
+    """timm's transform of an image to be classified, by a model's data config."""
+    return create_transform(
+        data_config["input_size"],
+        is_training=False,
+        interpolation=data_config["interpolation"],
+        mean=data_config["mean"],
+        std=data_config["std"],
+        crop_pct=data_config["crop_pct"],
+        crop_mode=data_config.get("crop_mode"),
+    )
+
+
+class Transformed(Dataset):
+    """Transformed images, each with its label; keys are indices, or (epoch, position in the epoch, index).
+
+    Args:
+        images: to read from.
+        transform: a PIL image to a tensor.
+        seed: of the augmentation of keyed images.
+    """
+
+    def __init__(self, images: ImageSet, transform: Callable[..., Any], seed: int = 0) -> None:
+        self.images, self.transform, self.seed = images, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: int | Key) -> tuple[Tensor, int]:
+        index = key
+        if isinstance(key, tuple):
+            epoch, place, index = key
+            reseed(self.seed, epoch, place, index)
+        assert isinstance(index, int)
+        return self.transform(self.images.image(index)), int(self.images.labels[index])
