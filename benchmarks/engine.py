@@ -136,7 +136,7 @@ def page(rows: list[dict[str, Any]], summary: dict[str, Any], options: str) -> s
     """The page."""
     columns = {
         "engine": "engine", "parts": "parts", "series": "series", "start": "start, s", "series_per_s": "series/s",
-        "cpu_ms_per_series": "CPU ms a series", "peak_mib": "peak MiB a worker", "load": "load",
+        "cpu_ms_per_series": "CPU ms per series", "peak_mib": "peak MiB per worker", "load": "load",
     }  # fmt: skip
     table = [{title: row[key] for key, title in columns.items()} for row in rows]
     rates = {

@@ -22,6 +22,7 @@ from tsfm_data.windows import Batch, Forecast
 
 RELEASED = ("tsfm-long-small", "tsfm-decoder-small")
 LEAST_VALUES = 8  # observed values of history that fracast needs
+ROWS = 32  # forecast at a time: it takes about 10 MB for each
 
 
 class Fracast:
@@ -57,8 +58,10 @@ class Fracast:
             for row in rows[short]:
                 values = row[np.isfinite(row)]
                 row[: -len(values) or None] = np.resize(values if len(values) else [0.0], len(row) - len(values))
-        own = self.model.forecast_batch(rows, horizon=batch.horizon)
-        quantiles = torch.from_numpy(np.sort(np.asarray(own, dtype=np.float64), axis=2))
+        parts = [
+            self.model.forecast_batch(rows[i : i + ROWS], horizon=batch.horizon) for i in range(0, len(rows), ROWS)
+        ]
+        quantiles = torch.from_numpy(np.sort(np.concatenate(parts).astype(np.float64), axis=2))
         quantiles = quantiles.unflatten(0, (len(batch), -1)).transpose(1, 2)
         trained = tuple(self.model.quantiles)
         mean = interpolate_quantiles(quantiles, trained, (0.5,))[..., 0]
@@ -80,6 +83,9 @@ def main(
         output: folder for fracast_peer.md and fracast_peer.json.
     """
     torch.set_num_threads(1)
+    options = {"models": models, "profiles": profiles, "sets": sets}
+    words = [f"--{name} {' '.join(values)}" for name, values in options.items() if values]
+    command = " ".join(["python benchmarks/fracast_peer.py", *words])
     models, profiles = models or list(RELEASED), profiles or list(ALL_PROFILES)
     rows, table = [], []
     for predictor in (*(load_predictor(name) for name in models), Fracast()):
@@ -98,13 +104,13 @@ def main(
             "Errors divided by those of seasonal naive, as geometric means over the sets of the suite.",
             "",
             "    pip install fracast",
-            "    python benchmarks/fracast_peer.py",
+            f"    {command}",
             "",
             tabulate(sorted(table, key=lambda row: row[0]), ["protocol", "model", "MASE", "WQL"], "github", ".3f"),
             "",
         ]
     )
-    write(output, "fracast_peer", rows, {}, text)
+    write(output, "fracast_peer", rows, {"command": command}, text)
 
 
 if __name__ == "__main__":

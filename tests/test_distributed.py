@@ -128,7 +128,7 @@ def test_when_windows_are_validated_then_each_is_scored_once_in_as_many_batches_
 
 
 def test_when_there_are_fewer_windows_than_processes_then_one_line_says_so() -> None:
-    with pytest.raises(InputError, match="expected at least 3 to evaluate, one a process, found 2"):
+    with pytest.raises(InputError, match="expected at least 3 to evaluate, one per process, found 2"):
         even_batch_size(2, 3, 4)
     with pytest.raises(InputError, match="found 3: give more windows or fewer devices"):
         ValidationWindows(np.zeros((3, 3), np.float32), np.array([1, 7, 24]), 2, 4, 0, 2)

@@ -89,6 +89,6 @@ def even_batch_size(count: int, world: int, batch_size: int) -> int:
         InputError: there is less to evaluate than there are processes.
     """
     if count < world:
-        raise InputError(f"expected at least {world} to evaluate, one a process, found {count}: give fewer devices")
+        raise InputError(f"expected at least {world} to evaluate, one per process, found {count}: give fewer devices")
     least, most = count // world, -(-count // world)
     return next(size for size in itertools.count(batch_size) if -(-least // size) == -(-most // size))
