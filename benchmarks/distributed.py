@@ -142,8 +142,8 @@ def page(rows: list[dict[str, Any]], command: str, load: float) -> str:
         [
             "# Two training processes beside one",
             "",
-            "DDP through gloo, started by `torchrun`, one thread per process, on two CPU cores. Both sides have the same",
-            "total batch, which two processes share. The difference of losses is the largest of all steps, relative.",
+            "DDP through gloo, started by `torchrun`, one thread per process, on two CPU cores. The total batch",
+            "is the same, and two processes share it. The difference of losses is the largest of all steps, relative.",
             "Efficiency is the gain in speed divided by the number of processes; 1 would be ideal. Other work ran at",
             f"the same time: {load:.1f} processes wanted a core on average. Then times are rough, and two processes",
             "get a larger share of a busy machine than one, which a quiet one would not give them.",

@@ -61,7 +61,7 @@ def test_when_the_law_is_swept_then_warm_up_is_short_data_span_a_factor_of_64_an
         grid = write_grid(tmp_path / "grid.yaml", arch, size, BUDGETS, [1e-3], seeds, corpus=None)
         assert (grid.arch, list(grid.size), grid.steps) == ([arch], [size], BUDGETS)
         assert 10 * grid.warmup <= min(BUDGETS)
-        assert len(grid.seed) == (4 if sizes[arch] < 3 else 2)
+        assert len(grid.seed) == (4 if sizes[arch] < 2 else 1)
         assert grid.base()["data"]["init_args"]["corpus"] is None
         sizes[arch] += 1
     assert sizes == {"encoder": 5, "decoder": 5, "zeroshot-long": 5}
