@@ -64,7 +64,9 @@ def write_grid(
 
 
 def train(folder: Path, arch: str, size: str, seeds: list[int], corpus: str | None, jobs: int) -> dict[str, Any]:
-    """Try the learning rates at two budgets, and train the law with the one that is best over both.
+    """Try the learning rates at two budgets, and train the law with the one that is best at the larger.
+
+    That one is nearer to most budgets of the law; a rate that wins at the smaller one may be too high for them.
 
     Returns:
         The losses of each rate, the rate that was taken, and how much worse it is than the best one at each budget.
@@ -83,7 +85,7 @@ def train(folder: Path, arch: str, size: str, seeds: list[int], corpus: str | No
     if not known:
         raise InputError(f"expected a learning rate at which {arch} {size} does not diverge, found none in {folder}")
     least = [min(found[k] for found in known.values()) for k in range(len(TRIED))]
-    best = min(known, key=lambda rate: sum(loss - low for loss, low in zip(known[rate], least, strict=True)))
+    best = min(known, key=lambda rate: known[rate][-1])
     write_grid(folder / "grid.yaml", arch, size, BUDGETS, [best], seeds, corpus)
     sweep(folder / "grid.yaml", output=folder, jobs=jobs)
     worse = [loss / low - 1 for loss, low in zip(known[best], least, strict=True)]
@@ -142,7 +144,7 @@ def main(
     for arch, size, seeds in models():
         folder = output / f"{arch}-{size}"
         chosen.append(train(folder, arch, size, seeds, source, jobs))
-        rows += read_rows(folder)
+        rows += [row for row in read_rows(folder) if row["lr"] == chosen[-1]["lr"]]
         for name, table in ((LEDGER, rows), ("rates.csv", chosen)):
             with atomic_file(output / name) as file, file.open("w", newline="") as handle:
                 writer = csv.DictWriter(handle, list(dict.fromkeys(key for row in table for key in row)), restval="")
