@@ -299,6 +299,7 @@ def test_when_tries_were_killed_then_their_time_to_the_last_log_line_counts(tmp_
     assert seconds_of_killed_tries(tmp_path / "none") == 0
 
 
+@pytest.mark.slow
 def test_when_ray_is_there_then_it_runs_the_same_cells(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     from tsfm.scaling.runs.ray_jobs import start_ray

@@ -55,6 +55,7 @@ NOT_FOR_USERS = (
     ".*is called with Trainer configured with multiple `ModelCheckpoint`.*",  # the first is the best one
     ".*The dirpath has changed from.*",  # a run that continues in another folder
     ".*WeightAveraging callback, but loading a checkpoint outside.*",  # the checkpoint holds the averaged weights
+    ".*WeightAveraging callback with a model that overrides the configure_model.*",  # which only FSDP needs
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
 
