@@ -79,9 +79,9 @@ def add_effects(
         return plain
     trust_R = learnt.trust * confirmed(pick(table, learnt.rows), learnt, steps, forecast)
     useful = (trust_R > 0).nonzero()[:, 0]
-    learnt, trust_R11 = learnt.pick(useful), trust_R[useful, None, None].to(plain.dtype)
     if not len(useful):
         return plain
+    learnt, trust_R11 = learnt.pick(useful), trust_R[useful, None, None].to(plain.dtype)
     index, effect = learnt.rows, learnt.effect
     rest = forecast(history(table.y[index] - effect.value, table.y_seen[index], steps))[:, :, 0]
     return plain.index_copy(0, index, torch.lerp(plain[index], combined(plain[index], rest, effect), trust_R11))

@@ -37,8 +37,8 @@ class DetectionTask(DenseTask):
     """Train, validate and test torchvision's Faster R-CNN.
 
     As in the published ones, the side of the anchors of a map is eight times its stride, and regions are read by layers
-    of four times the pyramid's width. Scores are COCO's mean
-    average precision, over ten thresholds of overlap and at 0.5.
+    of four times the pyramid's width. Scores are COCO's mean average precision, over ten thresholds of overlap and at
+    0.5.
     """
 
     targets = "boxes"
