@@ -25,7 +25,8 @@ def forecasts(x: torch.Tensor, period: torch.Tensor, origin: int, ahead: int) ->
     """The simple forecasts of the first row, before asinh: [candidates, steps]."""
     history = History(asinh(x).nan_to_num(), x.nan_to_num(), ~x.isnan(), period)
     step = origin + torch.arange(ahead)
-    return sinh(fold(history, torch.tensor([origin]), torch.zeros_like(step), step).candidates[:, 0])
+    found = fold(history, torch.tensor([origin]), torch.zeros_like(step), step)
+    return sinh(history.candidates(found.plain, found.seasonal)[:, 0])
 
 
 def batch_of(past: torch.Tensor, horizon: int) -> Batch:

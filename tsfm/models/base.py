@@ -22,6 +22,7 @@ from tsfm.nn import (
     interpolate_quantiles,
     keep_large_blocks,
     mean_of_quantiles,
+    median_in_time,
     standardise_windows,
 )
 from tsfm_data.errors import InputError
@@ -274,8 +275,9 @@ def forecast_mean(
     """
     median = interpolate_quantiles(quantiles, levels, (0.5,))
     spread = mean_of_quantiles((quantiles - median).abs(), levels)
-    past = torch.where(batch.past_observed, batch.past, math.nan).to(quantiles.dtype)
-    middle = past.nanmedian(dim=1, keepdim=True).values
+    past = torch.where(batch.past_observed, batch.past, math.nan)
+    middle = median_in_time(past).to(quantiles.dtype)
+    past = past.to(quantiles.dtype)
     mean = past.nanmean(dim=1, keepdim=True)
     width = (past - middle).abs().nanmean(dim=1, keepdim=True)
     share = torch.where(width > 0, spread / width.where(width > 0, 1.0), 0.0).clamp(max=1) ** WIDTH_POWER

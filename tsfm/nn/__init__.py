@@ -7,7 +7,7 @@ from tsfm_data.lazy import lazy_exports
 if TYPE_CHECKING:
     from tsfm.nn.distributions import Distribution, LogNormal, Mixture, NarrowNormal, NegativeBinomial, StudentT
     from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead, masked_mean
-    from tsfm.nn.layers import Activation, PostNormBlock, RMSNorm, Rotary, rotary_angles
+    from tsfm.nn.layers import Activation, Linear, PostNormBlock, RMSNorm, Rotary, rotary_angles
     from tsfm.nn.memory import keep_large_blocks
     from tsfm.nn.quantiles import (
         DEFAULT_LEVELS,
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
         interpolate_quantiles,
         mean_of_quantiles,
         mean_pinball_loss,
+        median_in_time,
         pinball_loss,
         pooled_quantiles,
         weighted_quantiles,
     )
     from tsfm.nn.scaler import WindowScale, packed_scale, standardise_windows, window_scale
-    from tsfm.nn.special import asinh, sinh
+    from tsfm.nn.special import asinh, sinh, softplus
     from tsfm.nn.t5 import NORM_EPS, T5Attention, T5FeedForward, t5_block
     from tsfm.nn.transformer import ResidualMLP, Stack
 
@@ -30,6 +31,7 @@ __all__ = [
     "Activation",
     "ConformalIntervals",
     "Distribution",
+    "Linear",
     "LogNormal",
     "Mixture",
     "NarrowNormal",
@@ -52,11 +54,13 @@ __all__ = [
     "masked_mean",
     "mean_of_quantiles",
     "mean_pinball_loss",
+    "median_in_time",
     "packed_scale",
     "pinball_loss",
     "pooled_quantiles",
     "rotary_angles",
     "sinh",
+    "softplus",
     "standardise_windows",
     "t5_block",
     "weighted_quantiles",

@@ -6,6 +6,7 @@ Shapes: K known levels, Q requested levels, N values.
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -69,6 +70,8 @@ def interpolate_quantiles(
     """
     if len(known) == 1:
         return values.expand(*values.shape[:-1], len(requested))
+    if tuple(requested) == tuple(known):
+        return values
     columns = []
     for level in requested:
         # Not with bisect, which PyTorch's exporter cannot trace.
@@ -101,6 +104,17 @@ def mean_of_quantiles(values: Float[Tensor, "*shape K"], known: Sequence[float])
     weights[0], weights[1] = weights[0] + below, weights[1] - below
     weights[-1], weights[-2] = weights[-1] + above, weights[-2] - above
     return (values * values.new_tensor(weights)).sum(-1)
+
+
+def median_in_time(values: Float[Tensor, "B T V"]) -> Float[Tensor, "B 1 V"]:
+    """The median over time of what is not NaN, the lower one of two; NaN if there is nothing.
+
+    NumPy sorts in a tenth of the time that PyTorch takes for ``nanmedian`` on a CPU.
+    """
+    series = values.transpose(1, 2)
+    ordered = torch.from_numpy(np.sort(series.numpy())) if values.device.type == "cpu" else series.sort().values
+    last = (~series.isnan()).sum(-1, keepdim=True).sub(1).clamp(min=0)
+    return ordered.gather(-1, last // 2).transpose(1, 2)
 
 
 def pooled_quantiles(values: Float[Tensor, "*shape N"], levels: Float[Tensor, " Q"]) -> Float[Tensor, "*shape Q"]:

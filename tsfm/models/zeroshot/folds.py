@@ -38,11 +38,13 @@ class Folds(NamedTuple):
     """Simple forecasts of every step, and how far the seasonal ones can be trusted.
 
     Attributes:
-        candidates: the simple forecasts.
+        plain: the simple forecasts without seasons, the last value first.
+        seasonal: those of each pair of a row and a period.
         spread: gives the mean absolute deviation of the earlier cycles from their mean; 0 without any.
     """
 
-    candidates: Float[Tensor, "D R N"]
+    plain: Float[Tensor, "_ R N"]
+    seasonal: Float[Tensor, "_ K N"]
     spread: Callable[[], Float[Tensor, "P R N"]]
 
 
@@ -88,8 +90,10 @@ class History:
         self.x_RE, self.plain_RE, self.seen_RE = (
             F.pad(x, (1, 0)) for x in (x_RL, plain_RL.clamp(-MOST, MOST), seen_RL.to(x_RL.dtype))
         )
+        self.place_E = torch.arange(self.places, dtype=self.index, device=x_RL.device)
         count_RE = self.seen_RE.cumsum(1)
         since_RE = (count_RE > 0).cumsum(1).clamp(min=1)
+        self.latest_RE = torch.where(self.seen_RE > 0, self.place_E, 0).cummax(1).values
         self.sums = Sums(self.plain_RE.cumsum(1), count_RE, count_RE / (2 * since_RE))
         # Most rows have fewer periods than P. On a GPU, looking for them would take longer than it saves.
         self.is_sparse = is_eager and x_RL.device.type == "cpu"
@@ -100,7 +104,6 @@ class History:
             self.pair_K = self.pair_K[period_M > 0]
         self.row_K = self.row_R.repeat(self.periods)[self.pair_K]
         self.length_K1 = period_M.where(period_M > 0, ENDLESS)[self.pair_K, None].to(self.index)
-        self.place_E = torch.arange(self.places, dtype=self.index, device=x_RL.device)
         now = Sums(*(table[self.row_K] for table in self.sums))
         self.levels = level(now, self.at(self.row_K, self.place_E - self.length_K1, *self.sums[:2]), self.length_K1)
 
@@ -119,10 +122,13 @@ class History:
         whole = default_RN.repeat(*x.shape[:-2], self.periods, 1)
         return whole.index_copy(-2, self.pair_K, x).unflatten(-2, (self.periods, len(self.row_R)))
 
+    def candidates(self, plain: Float[Tensor, "_ R N"], seasonal: Float[Tensor, "_ K N"]) -> Float[Tensor, "D R N"]:
+        """What is known of all candidates, from that of ``Folds``; one without a period is the last value."""
+        return torch.cat([plain, self.of_rows(seasonal, plain[0]).transpose(0, 1).flatten(0, 1)])
+
     def last(self, origin_O: Int[Tensor, " O"]) -> Float[Tensor, "R O"]:
         """The last value before each origin; 0 if there is none."""
-        latest_RE = torch.where(self.seen_RE > 0, self.place_E, 0).cummax(1).values.long()
-        return self.x_RE.gather(1, latest_RE.index_select(1, origin_O))
+        return self.x_RE.gather(1, self.latest_RE.index_select(1, origin_O).long())
 
     def change_spread(self, row_K: Int[Tensor, " K"], lag_K1: Int[Tensor, "K 1"], known: int) -> Float[Tensor, "K 1"]:
         """Mean absolute deviation of the changes over a lag from their mean; infinite with fewer than two changes.
@@ -226,13 +232,12 @@ def fold(history: History, origin_O: Int[Tensor, " O"], of_N: Int[Tensor, " N"],
         torch.lerp(last_KN, asinh(now_KN + above_KN), is_now_KN * pairs_KN.clamp(max=1)),
         torch.lerp(last_KN, asinh(changed_KN), seen_JKN[0] * is_before_KN),
     ]
-    by_period = history.of_rows(torch.stack(seasonal), last_RN).transpose(0, 1).flatten(0, 1)
 
     def spread() -> Float[Tensor, "P R N"]:
         away_KN = ((x_JKN - mean_KN) * seen_JKN).abs().sum(0) / count_KN.clamp(min=1)
         return history.of_rows(away_KN, torch.zeros_like(last_RN))
 
-    return Folds(torch.cat([torch.stack(candidates), by_period]), spread)
+    return Folds(torch.stack(candidates), torch.stack(seasonal), spread)
 
 
 def trial_errors(history: History, known: int) -> Float[Tensor, "R D 3"]:
@@ -259,9 +264,16 @@ def trial_errors(history: History, known: int) -> Float[Tensor, "R D 3"]:
     x_RN, seen_RN = (table.index_select(1, step_N + 1) for table in (history.x_RE, history.seen_RE))
     # Origins before the first value do not count: how many there are depends on the other rows of a batch.
     seen_RN = seen_RN * history.sums.seen.index_select(1, origin_O).clamp(max=1).index_select(1, of_N)
-    error_DRN = (fold(history, origin_O, of_N, step_N).candidates - x_RN).abs() * seen_RN
-    parts = zip(error_DRN.tensor_split(ends, -1), seen_RN.tensor_split(ends, -1), strict=True)
-    means = [error.sum(-1) / seen.sum(-1) for error, seen in parts]
-    for i in (1, 2):
-        means[i] = torch.where(means[i].isnan(), means[i - 1], means[i])
-    return torch.stack(means, -1).transpose(0, 1)
+
+    def errors(forecasts: Float[Tensor, "_ M N"], row_M: Int[Tensor, " M"]) -> Float[Tensor, "_ M 3"]:
+        seen_MN = seen_RN[row_M]
+        error = (forecasts - x_RN[row_M]).abs() * seen_MN
+        parts = zip(error.tensor_split(ends, -1), seen_MN.tensor_split(ends, -1), strict=True)
+        means = [part.sum(-1) / seen.sum(-1) for part, seen in parts]
+        for i in (1, 2):
+            means[i] = torch.where(means[i].isnan(), means[i - 1], means[i])
+        return torch.stack(means, -1)
+
+    folds = fold(history, origin_O, of_N, step_N)
+    plain = errors(folds.plain, history.row_R)
+    return history.candidates(plain, errors(folds.seasonal, history.row_K)).transpose(0, 1)

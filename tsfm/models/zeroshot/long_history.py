@@ -170,6 +170,8 @@ class LongHistoryDecoder(Forecaster):
         ``known``: see ``token_inputs``.
         """
         inputs, visible_RN = self.token_inputs(rows, layout, known)
+        if not torch.compiler.is_compiling() and rows.x.device.type == "cpu" and bool(visible_RN.all()):
+            visible_RN = visible_RN[:1]  # one mask for all rows, which is faster
         order = torch.arange(len(layout.end), device=rows.x.device)
         allowed = visible_RN[:, None] & (order[None] <= order[:, None])
         itself = torch.eye(len(order), dtype=torch.bool, device=rows.x.device)
@@ -185,7 +187,8 @@ class LongHistoryDecoder(Forecaster):
         step_QP = (origin_Q + ahead_Q * patch)[:, None] + torch.arange(patch, device=x_RQC.device)
         of_QP = torch.arange(len(origin_Q), device=x_RQC.device)[:, None].expand_as(step_QP)
         folds = fold(rows.history, origin_Q, of_QP.flatten(), step_QP.flatten())
-        candidates_DRQP, spread_ERQP = (x.unflatten(2, step_QP.shape) for x in (folds.candidates, folds.spread()))
+        candidates = rows.history.candidates(folds.plain, folds.seasonal)
+        candidates_DRQP, spread_ERQP = (x.unflatten(2, step_QP.shape) for x in (candidates, folds.spread()))
         return self.head(x_RQC, ahead_Q, candidates_DRQP, spread_ERQP, rows.unit, rows.trial)
 
     def quantiles(self, batch: Batch, horizon: int) -> Float[Tensor, "B H V K"]:

@@ -60,7 +60,8 @@ def find_periods(
     either_RL = torch.maximum(acf_RL, other_acf_RL)
     score_RL, acf_RL = torch.maximum(score_RL, other_RL), torch.where(other_RL > score_RL, other_acf_RL, acf_RL)
     lag_L = torch.arange(score_RL.shape[1], device=x_RT.device)
-    cycles_RL = length_of(observed_RT)[:, None] / lag_L.clamp(min=1)
+    length_R = length_of(observed_RT)
+    cycles_RL = length_R[:, None] / lag_L.clamp(min=1)
     more_RL = 1 + FEW_CYCLES * (3 - cycles_RL).clamp(min=0)
     visible = [season for season in seasons if 2 <= season < len(lag_L) - round(BESIDE * season)]
     is_season_L = torch.isin(lag_L, torch.tensor(visible, device=x_RT.device)) if visible else None
@@ -91,7 +92,7 @@ def find_periods(
         periods.append((acf_of_longer_RL >= LONGER_SHARE * best_R1).float().argmax(1) * (best_R1[:, 0] > 0))
     period_RP = torch.stack(periods, 1)
     score_RP = score_RL.gather(1, period_RP)
-    return add_young_seasons(torch.where(score_RP > 0, period_RP, 0), score_RP, length_of(observed_RT), seasons)
+    return add_young_seasons(torch.where(score_RP > 0, period_RP, 0), score_RP, length_R, seasons)
 
 
 def add_young_seasons(

@@ -27,6 +27,7 @@ from tsfm.nn import (
     asinh,
     check_levels,
     sinh,
+    softplus,
 )
 from tsfm_data.errors import InputError, check_model_sizes
 from tsfm_data.windows import Batch
@@ -197,8 +198,8 @@ def ascending(
         unit: unit of the distances.
     """
     m = len(raw) // 2
-    down = centre - unit * F.softplus(raw[:m]).flip(0).cumsum(0).flip(0)
-    up = centre + unit * F.softplus(raw[m + 1 :]).cumsum(0)
+    down = centre - unit * softplus(raw[:m]).flip(0).cumsum(0).flip(0)
+    up = centre + unit * softplus(raw[m + 1 :]).cumsum(0)
     return torch.cat([down, centre, up])
 
 
