@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead
-from tsfm.nn.quantiles import check_levels, interpolate_quantiles, mean_of_quantiles
+from tsfm.nn.quantiles import check_levels, interpolate_quantiles, mean_of_quantiles, median_in_time
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation.elements import quantile_at
 
@@ -103,3 +103,9 @@ def test_when_a_distribution_is_exponential_then_its_mean_comes_out_of_its_decil
     deciles = torch.arange(1, 10, dtype=torch.float64) / 10
     found = mean_of_quantiles(-torch.log1p(-deciles), tuple(deciles.tolist()))
     assert abs(found.item() - 1) < 0.02
+
+
+def test_when_values_are_missing_then_the_median_in_time_is_that_of_the_others() -> None:
+    x = torch.randn(5, 30, 3, generator=torch.Generator().manual_seed(0))
+    x[1, 4:9], x[2, :, 1], x[3, 1:] = torch.nan, torch.nan, torch.nan
+    assert torch.equal(median_in_time(x).nan_to_num(9.0), x.nanmedian(1, keepdim=True).values.nan_to_num(9.0))

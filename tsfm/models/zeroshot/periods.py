@@ -18,6 +18,7 @@ PEAK_WIDTH = 1.25  # that peak ends at this multiple of that lag
 FEW_CYCLES = 2.0  # how much more a period must score if two cycles are observed instead of three
 LONGER_SHARE = 0.97  # of the longer periods, the shortest with this share of the best autocorrelation is taken
 FEW_PAIRS = 0.5  # least pairs observed at a lag, as a share of those expected if values were missing at random
+WALK_SCORE = 1.5  # least score times cycles, so that of 100 random walks 2 to 4 have a season (else up to 25)
 LONGER_GAIN = 0.03  # by how much the autocorrelation of a longer period must exceed that of the period before
 
 # Seasons that the calendar suggests need little evidence: they are few, and nearly all series of people's days,
@@ -58,12 +59,17 @@ def find_periods(
     score, acf = score_peaks(torch.cat([level_RT, change_RT]), torch.cat([observed_RT, both_RT]))
     (score_RL, other_RL), (acf_RL, other_acf_RL) = (x.unflatten(0, (2, -1)) for x in (score, acf))
     either_RL = torch.maximum(acf_RL, other_acf_RL)
-    score_RL, acf_RL = torch.maximum(score_RL, other_RL), torch.where(other_RL > score_RL, other_acf_RL, acf_RL)
     lag_L = torch.arange(score_RL.shape[1], device=x_RT.device)
     length_R = length_of(observed_RT)
     cycles_RL = length_R[:, None] / lag_L.clamp(min=1)
-    more_RL = 1 + FEW_CYCLES * (3 - cycles_RL).clamp(min=0)
     visible = [season for season in seasons if 2 <= season < len(lag_L) - round(BESIDE * season)]
+    # Values of a random walk swing slowly by themselves; its changes do not, nor does the calendar suggest it.
+    is_swing_RL = score_RL * cycles_RL < WALK_SCORE
+    for season in visible:
+        is_swing_RL &= (lag_L - season).abs() > round(BESIDE * season)
+    score_RL = score_RL.masked_fill(is_swing_RL, 0.0)
+    score_RL, acf_RL = torch.maximum(score_RL, other_RL), torch.where(other_RL > score_RL, other_acf_RL, acf_RL)
+    more_RL = 1 + FEW_CYCLES * (3 - cycles_RL).clamp(min=0)
     is_season_L = torch.isin(lag_L, torch.tensor(visible, device=x_RT.device)) if visible else None
     for season in visible:
         score_RL, acf_RL = move_peak(score_RL, acf_RL, either_RL, season)

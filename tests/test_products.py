@@ -1,0 +1,50 @@
+"""Linear layers and functions of our own give what PyTorch's do."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tsfm.nn import Linear, layers, softplus
+
+INPUTS = {
+    "matrix": torch.randn(7, 6),
+    "vector": torch.randn(6),
+    "four axes": torch.randn(2, 3, 4, 6),
+    "no rows": torch.randn(0, 6),
+    "steps apart": torch.randn(3, 8, 12)[:, ::2, ::2],
+    "turned": torch.randn(6, 5).T,
+    "not finite": torch.tensor([[1.0, 2, float("nan"), 4, 5, 6], [float("inf"), 0, 0, 0, 0, 0]]),
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", INPUTS)
+def test_when_a_linear_layer_is_not_trained_then_its_outputs_are_those_of_pytorch(name: str, bias: bool) -> None:
+    layer = Linear(6, 9, bias=bias)
+    expected = F.linear(INPUTS[name], layer.weight, layer.bias)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(INPUTS[name]), expected, atol=1e-6, rtol=1e-5, equal_nan=True)
+
+
+@pytest.mark.skipif(layers.ONEDNN_PRODUCT is None, reason="PyTorch was built without oneDNN")
+def test_when_a_layer_is_trained_or_in_another_precision_then_its_product_is_that_of_pytorch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    product = layers.ONEDNN_PRODUCT
+    monkeypatch.setattr(layers, "ONEDNN_PRODUCT", lambda *words: calls.append(words) or product(*words))
+    layer, x = Linear(6, 9), torch.randn(4, 6)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    with torch.no_grad():
+        assert Linear(6, 9, dtype=torch.float64)(x.double()).dtype == torch.float64
+        assert not calls
+        layer(x)
+        assert len(calls) == 1
+
+
+def test_when_softplus_is_computed_here_then_it_is_that_of_pytorch() -> None:
+    x = torch.linspace(-80, 80, 4001)
+    torch.testing.assert_close(softplus(x), F.softplus(x.double(), threshold=700).float(), atol=0, rtol=1e-6)
