@@ -18,12 +18,13 @@ from jaxtyping import Int64
 from tabulate import tabulate
 
 from tsfm.inference import WithoutCovariates, load_predictor
+from tsfm.weights import registry
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation import LEVELS, Predictor, forecast_windows, window_scale
 from tsfm_data.io import SeriesSet, catalog, read_series
 from tsfm_data.windows import Windows
 
-MODEL = "tsfm-long-small"
+MODEL = registry.DEFAULT
 NOISE = 5  # random walks as covariates
 
 

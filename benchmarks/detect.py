@@ -15,12 +15,13 @@ from common import ROWS, SEASONS, latest, run, write
 from tabulate import tabulate
 
 from tsfm.inference import Detector, load_predictor
+from tsfm.weights import registry
 from tsfm_data.evaluation import vus_pr
 from tsfm_data.evaluation.anomalies import ranges
 from tsfm_data.io import SeriesSet
 from tsfm_data.synthetic import GENERATORS
 
-MODEL = "tsfm-long-small"
+MODEL = registry.DEFAULT
 RATES = (0.01, 0.05)
 CLEAN = ("ecl_excerpt_1000x203", "gefcom2012_wp", "gk_beijing_pm25", "gk_temperature_melbourne", "rt_city_weather",
          "rt_stock_prices", "simbench_load", "rt_wikipedia", "pjm_hourly_regions", "vix")  # fmt: skip

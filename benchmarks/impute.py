@@ -14,6 +14,7 @@ from common import ROWS, SEASONS, latest, run, write
 from tabulate import tabulate
 
 from tsfm.inference import impute, load_predictor
+from tsfm.weights import registry
 from tsfm_data.io import SeriesSet
 
 SETS = {
@@ -22,7 +23,7 @@ SETS = {
               "gk_temperature_melbourne", "rt_wikipedia", "simbench_load", "vix"),
 }  # fmt: skip
 GAPS = {1: 24, 8: 8, 48: 4, 200: 1}  # steps of a gap, and how many in a series
-MODELS = ("tsfm-long-small", "seasonal-naive")
+MODELS = (registry.DEFAULT, "seasonal-naive")
 
 
 def plant(values: np.ndarray, size: int, count: int, rng: np.random.Generator) -> np.ndarray:

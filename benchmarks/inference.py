@@ -1,8 +1,8 @@
 """Zero-shot inference of many series: our models compared with Chronos-Bolt of chronos-forecasting at equal size.
 
-All weights are random, because time does not depend on them. Each side runs in its own process, in turn with the
-others, so that a machine that becomes slower favours no side. The result is the median over rounds of the ratio to the
-Chronos-Bolt with the same number of parameters in the same round.
+The size "long" is the default model as it ships. All other weights are random, because time does not depend on them.
+Each side runs in its own process, in turn with the others, so that a machine that becomes slower favours no side. The
+result is the median over rounds of the ratio to the Chronos-Bolt with the same number of parameters in the same round.
 
     python benchmarks/inference.py
 """
@@ -25,17 +25,17 @@ from common import run, write
 from jaxtyping import Float64
 from tabulate import tabulate
 
+from tsfm.inference import load_model
 from tsfm.models import (
     ChronosBolt,
     ChronosBoltConfig,
     Forecaster,
-    LongHistoryConfig,
-    LongHistoryDecoder,
     ZeroShotConfig,
     ZeroShotDecoder,
     ZeroShotEncoder,
 )
 from tsfm.models.chronos_bolt import from_reference
+from tsfm.weights import registry
 from tsfm_data.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 LENGTH, HORIZON = 512, 48
 BATCH = 256  # the default of chronos-forecasting for tables, and ours
-REACH = {"encoder": 768, "decoder": 128, "long": 512}  # horizons of the models in the configs pretrain/zeroshot_*
+SIZES = ("long", "encoder", "decoder")
+REACH = {"encoder": 768, "decoder": 128}  # horizons of the models in the configs pretrain/zeroshot_*
 LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 BOLT_REACH = 64  # of the published Chronos-Bolt models
 
@@ -69,7 +70,8 @@ class Side(NamedTuple):
     @property
     def name(self) -> str:
         """First column of the table."""
-        names = {"tsfm": f"zeroshot-{self.size}", "bolt": "our Chronos-Bolt", "chronos": "chronos-forecasting"}
+        own = registry.default() if self.size == "long" else f"zeroshot-{self.size}"
+        names = {"tsfm": own, "bolt": "our Chronos-Bolt", "chronos": "chronos-forecasting"}
         return names[self.model] + (", bf16" if self.bf16 else "")
 
 
@@ -80,10 +82,10 @@ def sides_of(size: str, steps: int) -> list[Side]:
 
 
 def own_model(size: str, steps: int) -> Forecaster:
-    """The zero-shot model of the config ``pretrain/zeroshot_SIZE`` with random weights."""
-    torch.manual_seed(0)
+    """The default model, or that of the config ``pretrain/zeroshot_SIZE`` with random weights."""
     if size == "long":
-        return LongHistoryDecoder(steps, REACH[size], LongHistoryConfig(d_model=128, heads=4)).eval()
+        return load_model().eval()
+    torch.manual_seed(0)
     kind = {"encoder": ZeroShotEncoder, "decoder": ZeroShotDecoder}[size]
     return kind(steps, REACH[size], ZeroShotConfig()).eval()
 
@@ -371,7 +373,7 @@ def to_markdown(rows: list[dict[str, Any]], series: int, steps: int, command: st
         "",
         f"{series:,} series of {steps:,} steps are forecast {HORIZON} steps ahead at nine quantile levels, on CPU. The",
         "reference is a Chronos-Bolt of chronos-forecasting in float32 with as many parameters: 4 + 4 layers, 4 heads,",
-        "patches of 16. All weights are random.",
+        f"patches of 16. All weights but those of {registry.default()} are random.",
         "",
         f"- arrays: `predict` or `predict_quantiles` on batches of {BATCH}.",
         "- table: `forecast_frame` or `predict_df`, from data frame to data frame, with all checks of the table.",
@@ -381,8 +383,8 @@ def to_markdown(rows: list[dict[str, Any]], series: int, steps: int, command: st
         "- peak: largest memory during a call, beyond the memory of the process before its first call.",
         "",
         "Equal numbers of parameters do not mean equal work. Most parameters of the zero-shot encoder act on every",
-        "token. About half of those of a Chronos-Bolt are in a decoder with a single token. Those in the head of the",
-        "zero-shot decoder also act on one token only.",
+        "token. About half of those of a Chronos-Bolt are in a decoder with a single token. Those in the heads of",
+        f"{registry.default()} and the zero-shot decoder also act on one token only.",
         "",
         f"    {command}",
         "",
@@ -405,7 +407,7 @@ def main(
     Needs chronos-forecasting, which the extra "peers" installs.
 
     Args:
-        sizes: encoder, decoder or long; the first two by default.
+        sizes: long (the default model), encoder or decoder; the first by default.
         threads: numbers of CPU threads; 1 and 2 by default.
         output: folder for inference.md and inference.json (inference_STEPS.md and .json if steps are given).
         series: number of series to forecast.
@@ -413,11 +415,11 @@ def main(
         steps: length of every history.
     """
     for name in sizes or []:
-        if name not in REACH:
-            raise unknown_name("size", name, REACH)
+        if name not in SIZES:
+            raise unknown_name("size", name, SIZES)
     if series < 1 or repeats < 1 or min(threads or [1]) < 1:
         raise InputError(f"expected series, repeats and threads of at least 1, found {series}, {repeats} and {threads}")
-    rows = run_table(sizes or ["encoder", "decoder"], threads or [1, 2], repeats, series, steps)
+    rows = run_table(sizes or ["long"], threads or [1, 2], repeats, series, steps)
     chosen = [f"--{name} {' '.join(map(str, x))}" for name, x in (("sizes", sizes), ("threads", threads)) if x]
     chosen += [f"--steps {steps}"] if steps != LENGTH else []
     command = " ".join(["python benchmarks/inference.py", *chosen, f"--series {series} --repeats {repeats}"])

@@ -63,7 +63,7 @@ def test_when_there_is_no_season_then_most_rows_have_none() -> None:
 @pytest.mark.parametrize("steps", [60, 200, 512, 1500])
 def test_when_series_are_random_walks_then_hardly_one_has_a_season_and_planted_ones_are_found(steps: int) -> None:
     generator = torch.Generator().manual_seed(steps)
-    walk = torch.randn(400, steps, generator=generator).cumsum(1)
+    walk = torch.randn(2000, steps, generator=generator).cumsum(1)
     assert (find_periods(walk, observed(walk), 3)[0] > 0).any(1).float().mean() <= 0.05
     phase = 2 * math.pi * torch.rand(len(walk), 1, generator=generator)
     planted = walk + 3 * torch.sin(2 * math.pi * torch.arange(steps) / 12 + phase)

@@ -275,9 +275,8 @@ def forecast_mean(
     """
     median = interpolate_quantiles(quantiles, levels, (0.5,))
     spread = mean_of_quantiles((quantiles - median).abs(), levels)
-    past = torch.where(batch.past_observed, batch.past, math.nan)
-    middle = median_in_time(past).to(quantiles.dtype)
-    past = past.to(quantiles.dtype)
+    past = torch.where(batch.past_observed, batch.past, math.nan).to(quantiles.dtype)
+    middle = median_in_time(past)
     mean = past.nanmean(dim=1, keepdim=True)
     width = (past - middle).abs().nanmean(dim=1, keepdim=True)
     share = torch.where(width > 0, spread / width.where(width > 0, 1.0), 0.0).clamp(max=1) ** WIDTH_POWER

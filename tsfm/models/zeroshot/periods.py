@@ -18,7 +18,7 @@ PEAK_WIDTH = 1.25  # that peak ends at this multiple of that lag
 FEW_CYCLES = 2.0  # how much more a period must score if two cycles are observed instead of three
 LONGER_SHARE = 0.97  # of the longer periods, the shortest with this share of the best autocorrelation is taken
 FEW_PAIRS = 0.5  # least pairs observed at a lag, as a share of those expected if values were missing at random
-WALK_SCORE = 1.5  # least score times cycles, so that of 100 random walks 2 to 4 have a season (else up to 25)
+WALK_SCORE = 1.5  # least score times cycles, so that of 100 random walks 2 to 4 have a season (else up to 26)
 LONGER_GAIN = 0.03  # by how much the autocorrelation of a longer period must exceed that of the period before
 
 # Seasons that the calendar suggests need little evidence: they are few, and nearly all series of people's days,
