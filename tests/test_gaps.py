@@ -13,7 +13,8 @@ import tsfm
 from tsfm.inference.predictors import WithoutCovariates, load_predictor
 from tsfm.inference.selection import Member, Selection
 from tsfm_data.evaluation import SeasonalNaive
-from tsfm_data.evaluation.gaps import forecast_windows, history_needed, latest_gap
+from tsfm_data.evaluation.gaps import forecast_windows, history_needed, history_of, latest_gap
+from tsfm_data.io import read_series
 from tsfm_data.windows.batch import Batch, Forecast
 
 WEEK = np.array([10.0, 20, 30, 40, 50, 70, 5])
@@ -186,3 +187,12 @@ def test_when_nothing_is_observed_then_the_predictor_says_what_it_did() -> None:
     found = forecast_windows(make("zeroshot-encoder", "quantile"), empty, LEVELS)
     assert found.quantiles.shape == (2, HORIZON, VARIATES, 3)
     assert found.quantiles.isfinite().all()
+
+
+def test_when_all_series_are_shorter_than_the_context_then_windows_are_not_padded_to_it() -> None:
+    index = pd.date_range("2024-01-01", periods=40)
+    gappy = read_series(pd.DataFrame({"date": index, "y": np.where(np.arange(40) < 35, np.arange(40.0), np.nan)}))
+    model = load_predictor("tsfm-long-small")
+    assert model.context is not None
+    assert model.context > 40
+    assert history_of(model, gappy) == 40

@@ -140,7 +140,8 @@ def columns_of(predictor: Predictor, series: SeriesSet) -> int:
 def history_of(predictor: Predictor, series: SeriesSet) -> int:
     """Context that windows at the end of the series need for ``forecast_windows``.
 
-    It is the predictor's context, and more if an end is missing or a gap will be filled.
+    It is the predictor's context, and more if an end is missing or a gap will be filled; never more than the longest
+    series has, because that would be padding.
     """
     lengths, filled = item_lengths(series), not handles_gaps(predictor)
     if predictor.context is None:
@@ -151,7 +152,7 @@ def history_of(predictor: Predictor, series: SeriesSet) -> int:
             needed = max(
                 needed, *(history_needed(column, predictor.context, filled) for column in series.item(i)[:length].T)
             )
-    return needed
+    return min(needed, int(lengths.max()))
 
 
 def handles_gaps(predictor: Predictor) -> bool:
