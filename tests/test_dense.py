@@ -179,7 +179,12 @@ def test_when_fit_on_images_with_masks_then_their_halves_are_found(
     words = ("--data.source", "set", "--model.num_classes", "2", "--trainer.max_epochs", "10", "--data.flip", "0")
     said = done(capsys, *FIT, *words)
     assert "no test part: scores on val" in said
-    assert float(said.partition("best val_miou ")[2].split()[0]) > 0.8
+    best = said.partition("best val_miou ")[2].split()[0]
+    assert float(best) > 0.8
+    root = ("--ckpt_path", "runs/segmentation/checkpoints/best.ckpt")
+    said = done(capsys, "test", *FIT[1:], *words, *root)
+    assert "images: 8 train, 8 val; no test part: scores on val" in said
+    assert score_of(said, "test_miou") == pytest.approx(float(best), abs=1e-4)
 
 
 @pytest.mark.slow
@@ -211,6 +216,16 @@ def test_when_annotations_have_crowds_and_boxes_without_area_then_crowds_are_kep
     two = found[2][1]
     assert two["boxes"].tolist() == [[30, 0, 60, 40], [1, 2, 4, 6]]
     assert (two["labels"].tolist(), two["iscrowd"].tolist()) == ([1, 2], [0, 1])
+
+
+@pytest.mark.parametrize("words", [FIT, DETECT])
+def test_when_predictions_of_pixels_or_boxes_are_asked_for_then_one_line_leads_to_their_scores(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = run(capsys, "predict", *words[1:])
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "expected a task whose predictions can be written, found " in refused.err
+    assert "tsfm test gives its scores" in refused.err
 
 
 def broken(folder: Path, what: str) -> None:
