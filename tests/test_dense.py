@@ -117,7 +117,8 @@ def test_when_a_detector_is_trained_on_few_images_then_it_finds_their_objects(
     assert "model: FasterRCNN" in said
     assert "best val_map 0." in said
     sizes = {"dims": [8, 16, 24], "depths": [1, 1, 1], "mixers": ["pool"] * 3, "mlp_ratios": [4] * 3}
-    task = DetectionTask("tsfm_poolformer_s12", 3, 32, {**sizes, "layer_scale": None, "out_indices": [0, 1, 2]})
+    sizes |= {"layer_scale": None, "out_indices": [0, 1, 2]}
+    task = DetectionTask("tsfm_poolformer_s12", 3, 32, sizes, anchor=4, regions=64)
     task.load_state_dict(torch.load("runs/detection/checkpoints/last.ckpt", weights_only=True)["state_dict"])
     images, _, boxes = draw_shapes(8, 64, 64, np.random.default_rng([2023, 0]))
     with torch.no_grad():
@@ -289,6 +290,7 @@ def test_when_images_with_masks_do_not_fit_then_one_line_says_so(
         ("", ("--model.num_classes", "3"), "expected 3 categories, found 2: give --model.num_classes"),
         ("", ("--data.source", "none"), "expected none/train/images/NAME.jpg with annotations.json, found no images"),
         ("", ("--data.source", "shapes"), "expected num_classes 3 for shapes, found 2"),
+        ("", ("--model.regions", "0"), "expected regions of at least 1, found 0: change it"),
     ],
 )
 def test_when_images_with_boxes_do_not_fit_then_one_line_says_so(
