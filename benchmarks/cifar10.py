@@ -21,7 +21,7 @@ from tsfm.configs import config_path
 from tsfm_data.errors import InputError, unknown_name
 from tsfm_data.io import atomic_file
 from tsfm_vision.commands import pick
-from tsfm_vision.evaluation import evaluate
+from tsfm_vision.evaluation import evaluate, probabilities
 from tsfm_vision.weights import load
 
 MODELS = ("poolformer", "tnt", "illama", "biformer", "vit", "resnet")
@@ -68,7 +68,8 @@ def one(name: str, runs: Path, epochs: int, fraction: float, limit: int | None) 
         with atomic_file(seconds) as file:
             file.write_text(json.dumps(time.perf_counter() - start))
     model, _ = load(folder)
-    report = evaluate(model, pick("cifar10", model, "test", "error", limit), name, batch_size=250)
+    images = pick("cifar10", model, "test", "error", limit)
+    report = evaluate(model, images, probabilities(model, images, 250), name, batch_size=250)
     report.save(folder / "report.json")
     row: dict[str, Any] = {
         "model": name,

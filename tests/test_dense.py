@@ -117,7 +117,8 @@ def test_when_a_detector_is_trained_on_few_images_then_it_finds_their_objects(
     assert "model: FasterRCNN" in said
     assert "best val_map 0." in said
     sizes = {"dims": [8, 16, 24], "depths": [1, 1, 1], "mixers": ["pool"] * 3, "mlp_ratios": [4] * 3}
-    task = DetectionTask("tsfm_poolformer_s12", 3, 32, {**sizes, "layer_scale": None, "out_indices": [0, 1, 2]})
+    sizes |= {"layer_scale": None, "out_indices": [0, 1, 2]}
+    task = DetectionTask("tsfm_poolformer_s12", 3, 32, sizes, anchor=4, regions=64)
     task.load_state_dict(torch.load("runs/detection/checkpoints/last.ckpt", weights_only=True)["state_dict"])
     images, _, boxes = draw_shapes(8, 64, 64, np.random.default_rng([2023, 0]))
     with torch.no_grad():
@@ -179,7 +180,12 @@ def test_when_fit_on_images_with_masks_then_their_halves_are_found(
     words = ("--data.source", "set", "--model.num_classes", "2", "--trainer.max_epochs", "10", "--data.flip", "0")
     said = done(capsys, *FIT, *words)
     assert "no test part: scores on val" in said
-    assert float(said.partition("best val_miou ")[2].split()[0]) > 0.8
+    best = said.partition("best val_miou ")[2].split()[0]
+    assert float(best) > 0.8
+    root = ("--ckpt_path", "runs/segmentation/checkpoints/best.ckpt")
+    said = done(capsys, "test", *FIT[1:], *words, *root)
+    assert "images: 8 train, 8 val; no test part: scores on val" in said
+    assert score_of(said, "test_miou") == pytest.approx(float(best), abs=1e-4)
 
 
 @pytest.mark.slow
@@ -211,6 +217,16 @@ def test_when_annotations_have_crowds_and_boxes_without_area_then_crowds_are_kep
     two = found[2][1]
     assert two["boxes"].tolist() == [[30, 0, 60, 40], [1, 2, 4, 6]]
     assert (two["labels"].tolist(), two["iscrowd"].tolist()) == ([1, 2], [0, 1])
+
+
+@pytest.mark.parametrize("words", [FIT, DETECT])
+def test_when_predictions_of_pixels_or_boxes_are_asked_for_then_one_line_leads_to_their_scores(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = run(capsys, "predict", *words[1:])
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "expected a task whose predictions can be written, found " in refused.err
+    assert "tsfm test gives its scores" in refused.err
 
 
 def broken(folder: Path, what: str) -> None:
@@ -274,6 +290,7 @@ def test_when_images_with_masks_do_not_fit_then_one_line_says_so(
         ("", ("--model.num_classes", "3"), "expected 3 categories, found 2: give --model.num_classes"),
         ("", ("--data.source", "none"), "expected none/train/images/NAME.jpg with annotations.json, found no images"),
         ("", ("--data.source", "shapes"), "expected num_classes 3 for shapes, found 2"),
+        ("", ("--model.regions", "0"), "expected regions of at least 1, found 0: change it"),
     ],
 )
 def test_when_images_with_boxes_do_not_fit_then_one_line_says_so(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import tsfm_vision  # noqa: F401  registers the models
-from tsfm_vision.backbones import biformer, illama, poolformer, pyramid_tnt, soft_mask, tnt
+from tsfm_vision.backbones import base, biformer, illama, poolformer, pyramid_tnt, soft_mask, tnt
 
 
 def load_case(file: Path, model: nn.Module, filter_fn: Any) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
@@ -101,7 +101,7 @@ def test_when_the_position_table_of_illama_is_resized_then_it_is_the_golden_one(
     tables = load_file(golden_folder / "vision/illama/illama_pos_embed_resize.safetensors")
     for key in [key for key in tables if key.endswith("before")]:
         old, new = (int(side) for side in key.split("/")[1].split("_to_"))
-        after = illama.resize_positions(tables[key], (old, old), (new, new))
+        after = base.resize_positions(tables[key], (old, old), (new, new), 0)
         assert torch.allclose(after, tables[key.replace("before", "after")], rtol=0, atol=1e-6), key
 
 

@@ -10,6 +10,8 @@ import pytest
 from command import done, run, script
 from PIL import Image
 
+from tsfm_data.images import ImageSet
+
 pytest.importorskip("timm")
 
 
@@ -171,6 +173,18 @@ def test_when_images_are_predicted_by_other_processes_or_in_bf16_then_classes_st
     assert "3.png: expected an image, found something else: remove it" in refused.err
     assert "Traceback" not in refused.err
     assert "expected workers of 0 or more, found -1" in run(capsys, "image", "predict", *words, "--workers", "-1").err
+
+
+def test_when_calibration_is_drawn_then_each_image_is_classified_once(
+    start: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, image = [], ImageSet.image
+    monkeypatch.setattr(ImageSet, "image", lambda self, index: [read.append(index), image(self, index)][1])
+    words = ("--part", "all", "--plot", str(tmp_path / "p.png"))
+    for number, name in enumerate("abc"):
+        (flat / name).rename(flat / str(number))  # the names of the model's classes
+    done(capsys, "image", "evaluate", str(flat), "--model", str(start), *words)
+    assert sorted(read) == list(range(30))
 
 
 def test_when_the_record_of_seen_images_is_corrupt_then_one_line_says_so(

@@ -128,7 +128,8 @@ def test_when_an_image_model_is_trained_then_it_can_be_resumed_scored_asked_expl
     assert [line["prediction"] for line in table_of("run/predictions.csv")] == [line["prediction"] for line in table]
 
     done(capsys, "image", "explain", "set.parquet", "--model", "run", "--output", "e.png", "--count", "2")
-    assert Image.open("e.png").size[0] > 300
+    with Image.open("e.png") as picture:
+        assert picture.size[0] > 300
     model = timm.create_model("local-dir:run/model", pretrained=True)
     assert model.pretrained_cfg["label_names"] == ["rows", "columns"]
     assert (model.num_classes, model.pretrained_cfg["input_size"]) == (2, (3, 16, 16))

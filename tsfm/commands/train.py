@@ -176,15 +176,18 @@ class SuiteCLI(LightningCLI):
         self.check("test")
 
     def before_predict(self) -> None:
-        """Check data and checkpoint before anything is written."""
+        """Check task, data and checkpoint before anything is written."""
+        if not isinstance(self.model, ForecastTask) and not hasattr(self.model, "write_predictions"):
+            raise InputError(
+                f"expected a task whose predictions can be written, found {type(self.model).__name__}: tsfm test gives "
+                "its scores"
+            )
         name = getattr(self.model, "predictions", "forecast.csv")
         inputs = [getattr(self.datamodule, "source", None), self._get(self.config_init, "ckpt_path")]
         io.check_new([Path(self.trainer.default_root_dir) / name], self._get(self.config_init, "overwrite"), inputs)
         if self.trainer.world_size > 1:
             raise InputError(f"expected one device, found {self.trainer.world_size}: give --trainer.devices 1")
-        if hasattr(self.model, "write_predictions"):
-            return
-        if not isinstance(self.datamodule, ForecastDataModule):
+        if isinstance(self.model, ForecastTask) and not isinstance(self.datamodule, ForecastDataModule):
             raise InputError(
                 f"expected a ForecastDataModule to predict with, found {type(self.datamodule).__name__}: use "
                 "tsfm forecast INPUT --model RUN"

@@ -5,7 +5,7 @@ Shapes: B batch, ``out`` classes or features.
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
@@ -13,14 +13,16 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import trunc_normal_
+from timm.layers import to_2tuple, trunc_normal_
 from timm.models import build_model_with_cfg, register_model
 from timm.models._features import FeatureGetterNet, feature_take_indices
+from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from tsfm.attention import Mask, attend
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones import cpu
+from tsfm_vision.backbones.checkpoints import State, resize_grid, source_grid
 
 Indices = int | list[int] | tuple[int, ...] | None
 Level = tuple[Tensor, tuple[int, int] | None]
@@ -55,6 +57,11 @@ class Levels:
     def final(self, x: Tensor, index: int) -> Tensor:
         """Features if this is the last level that is computed."""
         return self.normed(x, index)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay, beyond biases and norms: position tables and class tokens."""
+        names = (name for name, _ in self.named_parameters())  # type: ignore[attr-defined]
+        return {name for name in names if name.endswith(("_pos", "pos_embed", "cls_token"))}
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Features of images ``[B, ch, height, width]``: tokens ``[B, N, C]``, or a map ``[B, C, H, W]``."""
@@ -110,17 +117,55 @@ class Levels:
         return named if output_dict else outputs if intermediates_only else tuple(named.values())
 
     def get_intermediate_layers(
-        self,
-        x: Tensor,
-        n: Indices = 1,
-        reshape: bool = False,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
+        self, x: Tensor, n: Indices = 1, reshape: bool = False, return_prefix_tokens: bool = False, norm: bool = False
     ) -> Any:
         """The same by DINO's name and arguments: ``n`` levels, as maps if ``reshape`` or if they are maps."""
         fmt = "NCHW" if reshape or "NLC" not in self.formats else "NLC"
         options = {"return_prefix_tokens": return_prefix_tokens, "norm": norm, "output_fmt": fmt}
         return self.forward_intermediates(x, n, intermediates_only=True, **options)  # type: ignore[arg-type]
+
+
+class Positioned(Levels):
+    """The image size of a model with one position table, of patches and a class token.
+
+    Attributes:
+        table: name of the table.
+        embedding: name of the layer that cuts and embeds patches.
+    """
+
+    parts = "blocks"
+    table: ClassVar[str] = "pos_embed"
+    embedding: ClassVar[str] = "patch_embed"
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches in an image."""
+        rows, columns = to_2tuple(getattr(self, self.embedding).patch_size)
+        return patch_grid(height, width, rows, columns)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """The position table for a grid of patches."""
+        old = getattr(self, self.embedding).grid_size
+        return resize_positions(getattr(self, self.table), old, grid, self.patches.start or 0)
+
+    def set_input_size(self, img_size: int | Sequence[int]) -> None:
+        """Change the model's image size: its position table is resized once and not in every forward pass."""
+        size, embed, old = to_2tuple(img_size), getattr(self, self.embedding), getattr(self, self.table)
+        grid = self.grid(*size)
+        setattr(self, self.table, nn.Parameter(self.positions(grid).detach().clone(), old.requires_grad))
+        embed.img_size, embed.grid_size = size, grid
+        self.num_patches = embed.num_patches = grid[0] * grid[1]
+        update_model_input_size(self, size)  # type: ignore[arg-type]
+
+    def fit_positions(self, state: State) -> None:
+        """Resize the position table of a checkpoint to that of the model.
+
+        Raises:
+            InputError: it is of no square grid.
+        """
+        table, embed = state[self.table], getattr(self, self.embedding)
+        if table.shape != getattr(self, self.table).shape:
+            old = source_grid(self, table.shape[1] - 1, self.table, to_2tuple(embed.patch_size))  # type: ignore[arg-type]
+            state[self.table] = resize_positions(table, old, embed.grid_size, self.patches.start or 0)
 
 
 class Backbone(Levels, nn.Module, ABC):
@@ -145,6 +190,7 @@ class Backbone(Levels, nn.Module, ABC):
 
     between: ClassVar[dict[str, int]] = {}
     norm: nn.Module
+    stages: nn.ModuleList
     feature_info: list[dict[str, Any]]
     pools: tuple[str, ...] = ("avg", "")
 
@@ -180,6 +226,12 @@ class Backbone(Levels, nn.Module, ABC):
             self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
         self.head.train(self.training)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Gradient checkpointing: keep the blocks' inputs only and compute the blocks again in backward."""
+        holders: Any = self.stages if self.parts == "stages" else [self]
+        for holder in holders:
+            holder.grad_checkpointing = enable
+
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
@@ -204,17 +256,6 @@ class Backbone(Levels, nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, out]`` of images ``[B, ch, height, width]``."""
         return self.forward_head(self.forward_features(x))
-
-
-class Pyramid(Backbone):
-    """A backbone of ``stages`` whose maps become smaller and wider."""
-
-    stages: nn.ModuleList
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Gradient checkpointing: keep the blocks' inputs only and compute the blocks again in backward."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable  # type: ignore[assignment]
 
 
 def published(url: str = "", size: int = 224, **own: Any) -> dict[str, Any]:
@@ -323,6 +364,22 @@ def patch_grid(height: int, width: int, rows: int, columns: int) -> tuple[int, i
             f"expected images of at least {rows} x {columns} pixels, found {height} x {width}: enlarge them"
         )
     return height // rows, width // columns
+
+
+@torch.fx.wrap
+def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int], first: int) -> Tensor:
+    """A position table ``[1, N, C]`` for another grid of patches; the row of the class token is kept.
+
+    Args:
+        table: of ``old`` patches, and the class token before or after them.
+        old: rows and columns of its grid.
+        new: those of the other grid.
+        first: row of the first patch.
+    """
+    if old == new:
+        return table
+    end = first + old[0] * old[1]
+    return torch.cat([table[:, :first], resize_grid(table[:, first:end], old, new), table[:, end:]], 1)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from timm.models import checkpoint_seq, generate_default_cfgs, register_notrace_
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones.base import Level, Pyramid, channels_last, path_rates, published, register
+from tsfm_vision.backbones.base import Backbone, Level, channels_last, path_rates, published, register
 from tsfm_vision.backbones.checkpoints import State, recognise
 from tsfm_vision.backbones.routing import BiLevelRoutingAttention, ConvMixer, GlobalAttention, KeyPool, KeyPooling
 
@@ -112,7 +112,7 @@ class Stage(nn.Module):
         return self.blocks(x_BCHW)
 
 
-class BiFormer(Pyramid):
+class BiFormer(Backbone):
     """BiFormer; any image size, maps are padded if regions do not fill them.
 
     Args:
@@ -226,10 +226,6 @@ class BiFormer(Pyramid):
             {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
         ]
         self.apply(self._init_weights)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of matrices and tables without weight decay: none."""
-        return set()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters into layers, for layer-wise learning rate decay."""

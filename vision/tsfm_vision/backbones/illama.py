@@ -14,20 +14,18 @@ from typing import Any
 import torch
 from timm.layers import DropPath, PatchEmbed, to_2tuple, trunc_normal_
 from timm.models import checkpoint, generate_default_cfgs, register_notrace_module
-from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from tsfm.nn import layers, rotary_angles
 from tsfm_data.errors import InputError
 from tsfm_vision.backbones import cpu
-from tsfm_vision.backbones.base import Backbone, Level, patch_grid, path_rates, published, register
-from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
+from tsfm_vision.backbones.base import Backbone, Level, Positioned, path_rates, published, register
+from tsfm_vision.backbones.checkpoints import State, recognise
 from tsfm_vision.backbones.soft_mask import soft_masked
 
 RELEASE = "https://huggingface.co/techmonsterwang/iLLaMA/resolve/main/"
 # Hidden channels of the feed-forward part are rounded up to a multiple of this.
 MULTIPLE = 256
-torch.fx.wrap("patch_grid")  # one node of a traced graph, as it branches on sizes
 
 
 @torch.fx.wrap
@@ -97,7 +95,7 @@ class Block(nn.Module):
         return x_BNC + self.drop_path(self.mlp(self.norm2(x_BNC)))
 
 
-class ILlama(Backbone):
+class ILlama(Positioned, Backbone):
     """iLLaMA, for any image of at least one patch; pixels that fill no patch at the right and lower edge are ignored.
 
     Args:
@@ -123,7 +121,6 @@ class ILlama(Backbone):
     """
 
     pools = ("token", "avg", "")
-    parts = "blocks"
     patches, prefix = slice(None, -1), slice(-1, None)
 
     def __init__(
@@ -166,37 +163,12 @@ class ILlama(Backbone):
         trunc_normal_(self.cls_token, std=0.02)
         self.apply(self._init_weights)
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of matrices and tables without weight decay."""
-        return {"pos_embed", "cls_token"}
-
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         return {
             "stem": r"^cls_token|^pos_embed|^patch_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Gradient checkpointing: keep the blocks' inputs only and compute the blocks again in backward."""
-        self.grad_checkpointing = enable
-
-    def set_input_size(self, img_size: int | Sequence[int]) -> None:
-        """Change the model's image size: its position table is resized once and not in every forward pass."""
-        height, width = to_2tuple(img_size)
-        table = self.positions(self.grid(height, width)).detach().clone()
-        self.pos_embed = nn.Parameter(table, requires_grad=self.pos_embed.requires_grad)
-        self.patch_embed.set_input_size((height, width))
-        update_model_input_size(self, (height, width))
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches in an image."""
-        side = self.patch_embed.patch_size
-        return patch_grid(height, width, side[0], side[1])
-
-    def positions(self, grid: tuple[int, int]) -> Tensor:
-        """The position table for a grid of patches; the class token's row is the last."""
-        return resize_positions(self.pos_embed, self.patch_embed.grid_size, grid)
 
     def embed(self, x: Tensor) -> Tensor:
         """Tokens ``[B, N, C]`` of an image, before the first block."""
@@ -223,12 +195,6 @@ class ILlama(Backbone):
         return x if pre_logits else self.head(x)
 
 
-@torch.fx.wrap
-def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """iLLaMA's position table ``[1, N, C]`` for another grid; its last row, the class token's, is kept."""
-    return table if old == new else torch.cat([resize_grid(table[:, :-1], old, new), table[:, -1:]], 1)
-
-
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> State:
     """The original's weights for ``model``; the position table is resized.
 
@@ -236,17 +202,12 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
         InputError: the checkpoint is of another family, or its position table of no square grid.
     """
     state = recognise(state_dict, "iLLaMA")
-    table = state["pos_embed"]
-    if isinstance(model, ILlama) and table.shape != model.pos_embed.shape:
-        old = source_grid(model, table.shape[1] - 1, "pos_embed", model.patch_embed.patch_size)
-        state["pos_embed"] = resize_positions(table, old, model.patch_embed.grid_size)
+    if isinstance(model, ILlama):
+        model.fit_positions(state)
     return state
 
 
-CROPS = {
-    224: {"crop_pct": 0.875, "crop_mode": "center"},
-    384: {"crop_pct": 1.0, "crop_mode": "squash"},
-}
+CROPS = {224: {"crop_pct": 0.875, "crop_mode": "center"}, 384: {"crop_pct": 1.0, "crop_mode": "squash"}}
 WEIGHTS = {
     "illama_tiny.in1k": ("illama-tiny-in1k-75.0.pth", 224),
     "illama_small.in1k": ("illama-small-in1k-79.9.pth", 224),

@@ -166,10 +166,6 @@ class PoolFormer(Levels, MetaFormer):  # type: ignore[misc]
         if stage_norms:
             self.head.norm = nn.Identity()
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of matrices and tables without weight decay."""
-        return {name for name, _ in self.named_parameters() if name.endswith("pos_embed")}
-
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters into layers, for layer-wise learning rate decay."""
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]

@@ -19,7 +19,7 @@ from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError
-from tsfm_vision.backbones.base import Level, Pyramid, path_rates, published, register
+from tsfm_vision.backbones.base import Backbone, Level, path_rates, published, register
 from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
 from tsfm_vision.backbones.pyramid_tnt_layers import WORDS, Block, Grid, Merge, MergeWords, Stage, Stem, resize_relative
 
@@ -31,7 +31,7 @@ SIDE = 8
 REDUCTIONS = (4, 2, 1, 1)
 
 
-class PyramidTNT(Pyramid):
+class PyramidTNT(Backbone):
     """PyramidTNT; image sides must be multiples of 8 pixels, 32 or more.
 
     Args:
@@ -91,10 +91,6 @@ class PyramidTNT(Pyramid):
         trunc_normal_(self.outer_pos, std=0.02)
         trunc_normal_(self.inner_pos, std=0.02)
         self.apply(self._init_weights)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of matrices and tables without weight decay."""
-        return {name for name, _ in self.named_parameters() if name.endswith("_pos")}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters into layers, for layer-wise learning rate decay."""

@@ -8,20 +8,19 @@ token, H heads, D channels of a head.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
-from timm.layers import Mlp, to_2tuple
+from timm.layers import Mlp
 from timm.models import checkpoint, generate_default_cfgs, register_notrace_module
 from timm.models import tnt as timm_tnt
-from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
-from tsfm_vision.backbones.base import Level, Levels, mix, patch_grid, published, register
-from tsfm_vision.backbones.checkpoints import State, recognise, resize_grid, source_grid
+from tsfm_vision.backbones.base import Level, Positioned, mix, published, register
+from tsfm_vision.backbones.checkpoints import State, recognise
 
 RELEASE = "https://github.com/huawei-noah/Efficient-AI-Backbones/releases/download/tnt/"
 RENAMED = {
@@ -40,9 +39,6 @@ RENAMED = {
     "outer_mlp": "mlp",
     "se_layer.fc": "mlp.gate",
 }
-
-
-torch.fx.wrap("patch_grid")  # one node of a traced graph, as it branches on sizes
 
 
 @register_notrace_module
@@ -70,7 +66,7 @@ class GatedMlp(Mlp):
         return x_BNC + self.gate(x_BNC.mean(1, keepdim=True)) * x_BNC
 
 
-class TNT(Levels, timm_tnt.TNT):  # type: ignore[misc]
+class TNT(Positioned, timm_tnt.TNT):  # type: ignore[misc]
     """Transformer in Transformer.
 
     Args:
@@ -80,7 +76,7 @@ class TNT(Levels, timm_tnt.TNT):  # type: ignore[misc]
             ``depth``, ``num_heads_inner``, ``num_heads_outer``, ``global_pool``, ``drop_path_rate`` ...
     """
 
-    parts = "blocks"
+    table, embedding = "patch_pos", "pixel_embed"
     patches, prefix = slice(1, None), slice(1)
 
     def __init__(self, mlp_ratio: int | float = 4.0, gated: bool = False, **kwargs: Any) -> None:
@@ -97,25 +93,6 @@ class TNT(Levels, timm_tnt.TNT):  # type: ignore[misc]
             if gated:
                 block.mlp = GatedMlp(outer, int(outer * mlp_ratio), drop=drop)
         self.blocks.apply(self._init_weights)
-
-    def set_input_size(self, img_size: int | Sequence[int]) -> None:
-        """Change the model's image size: its position table is resized once and not in every forward pass."""
-        height, width = to_2tuple(img_size)
-        embed, grid = self.pixel_embed, self.grid(height, width)
-        table = self.positions(grid).detach().clone()
-        self.patch_pos = nn.Parameter(table, requires_grad=self.patch_pos.requires_grad)
-        embed.img_size, embed.grid_size, embed.num_patches = (height, width), grid, grid[0] * grid[1]
-        self.num_patches = embed.num_patches
-        update_model_input_size(self, (height, width))
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches in an image."""
-        side = self.pixel_embed.patch_size
-        return patch_grid(height, width, side[0], side[1])  # type: ignore[index]
-
-    def positions(self, grid: tuple[int, int]) -> Tensor:
-        """The position table for a grid of patches, class token first."""
-        return resize_positions(self.patch_pos, self.pixel_embed.grid_size, grid)
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Inner tokens ``[B * N, P, c]`` and outer ones ``[B, M, C]`` of an image, before the first block."""
@@ -144,12 +121,6 @@ class TNT(Levels, timm_tnt.TNT):  # type: ignore[misc]
             yield outer, grid
 
 
-@torch.fx.wrap
-def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """The position table ``[1, M, C]`` of the patches for another grid; its first row, the class token's, is kept."""
-    return table if old == new else torch.cat([table[:, :1], resize_grid(table[:, 1:], old, new)], 1)
-
-
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> State:
     """Weights of timm or of the original, renamed for ``model``; the position table of the patches is resized.
 
@@ -165,10 +136,8 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     words = state["pixel_pos"]
     if words.ndim == 3 and own["pixel_pos"].ndim == 4:
         state["pixel_pos"] = words.transpose(1, 2).reshape(own["pixel_pos"].shape)
-    table = state["patch_pos"]
-    if table.shape != own["patch_pos"].shape and isinstance(model, TNT):
-        old = source_grid(model, table.shape[1] - 1, "patch_pos", to_2tuple(model.pixel_embed.patch_size))
-        state["patch_pos"] = resize_positions(table, old, model.pixel_embed.grid_size)
+    if isinstance(model, TNT):
+        model.fit_positions(state)
     return state
 
 

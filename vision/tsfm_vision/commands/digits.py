@@ -77,7 +77,7 @@ def outcome(output: Path) -> Outcome:
     parameters = sum(p.numel() for p in model.parameters())
     train = pq.read_table(output / "digits.parquet", columns=["split"]).num_rows - len(images)
     return Outcome(
-        report=evaluation.evaluate(model, images, MODEL, batch_size=360),
+        report=evaluation.evaluate(model, images, probabilities, MODEL, batch_size=360),
         calibration=evaluation.draw_calibration(probabilities, images.labels, classes),
         maps=draw_explanation(model, images.select(chosen), classes, across=True),
         facts={

@@ -69,7 +69,8 @@ def evaluate(
             "give the data set that the model is for"
         )
     name = name_of(folder)
-    report = evaluation.evaluate(net, images, name, batch_size, workers)
+    scores = evaluation.probabilities(net, images, batch_size, workers)
+    report = evaluation.evaluate(net, images, scores, name, batch_size)
     report.notes.extend(filter(None, [seen.warning(images)]))
     say(Report([row for row in report.rows if row.get("item_id") is None], report.notes).to_markdown())
     print_skipped(images)
@@ -77,7 +78,6 @@ def evaluate(
         report.save(json)
         say(f"{json}: {len(report.rows)} rows")
     if plot is not None:
-        scores = evaluation.probabilities(net, images, batch_size, workers)
         evaluation.save_figure(evaluation.draw_calibration(scores, images.labels, classes), plot)
         say(f"{plot}: calibration and confusion")
 
@@ -118,7 +118,7 @@ def predict(
     _, net, classes = open_model(model, device, precision)
     images = pick(data, net, None, on_bad, None)
     scores = evaluation.probabilities(net, images, batch_size, workers)
-    best = evaluation.predictions(scores, min(top, len(classes)))
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     shown = range(min(len(images), 20))
     for index in shown:
         text = ", ".join(f"{classes[k]} {scores[index, k]:.1%}" for k in best[index])

@@ -1,11 +1,6 @@
 """Evaluation of trained models: class probabilities, scores, attention maps and figures."""
 
-from tsfm_vision.evaluation.classify import (
-    evaluate,
-    predictions,
-    probabilities,
-    write_probabilities,
-)
+from tsfm_vision.evaluation.classify import evaluate, probabilities, write_probabilities
 from tsfm_vision.evaluation.maps import look, tnt_rollout
 from tsfm_vision.evaluation.pictures import draw_calibration, draw_maps, save_figure
 from tsfm_vision.evaluation.reading import Key, Transformed, eval_transform, reseed
@@ -18,7 +13,6 @@ __all__ = [
     "eval_transform",
     "evaluate",
     "look",
-    "predictions",
     "probabilities",
     "reseed",
     "save_figure",

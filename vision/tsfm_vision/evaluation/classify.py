@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -45,20 +45,21 @@ def probabilities(
     return torch.cat(batches).numpy()
 
 
-def evaluate(model: nn.Module, images: ImageSet, name: str, batch_size: int = 64, workers: int = 0) -> Report:
+def evaluate(
+    model: nn.Module, images: ImageSet, predicted: Float[np.ndarray, "N K"], name: str, batch_size: int = 64
+) -> Report:
     """Accuracy, calibration and speed of a model on labelled images.
 
     Args:
         model: in evaluation mode.
         images: of the model's classes.
+        predicted: their ``probabilities`` by the model.
         name: of the model in the rows.
-        batch_size: images classified at once.
-        workers: processes that read images.
+        batch_size: images classified at once, for the speed.
 
     Raises:
         InputError: no images, no labels, or other classes.
     """
-    predicted = probabilities(model, images, batch_size, workers)
     report = score(predicted, images.labels, images.classes, images.name, name)
     speed = throughput(model, batch_size)
     report.rows.append(row(images.name, name, "images_per_second", speed, len(images)))
@@ -68,31 +69,20 @@ def evaluate(model: nn.Module, images: ImageSet, name: str, batch_size: int = 64
 
 
 @torch.inference_mode()
-def throughput(model: nn.Module, batch_size: int, repeats: int = 5) -> float:
-    """Images per second of the model alone: the median of several passes after a warm-up."""
+def throughput(model: nn.Module, batch_size: int) -> float:
+    """Images per second of the model alone: the median of five passes after a warm-up."""
     like = next(model.parameters())
     x = like.new_zeros(batch_size, *data_config(model)["input_size"])
     times = []
-    for _ in range(repeats + 1):
-        _wait(like.device)
+    for _ in range(6):
         start = time.perf_counter()
-        model(x)
-        _wait(like.device)
+        model(x).flatten()[0].item()  # waits for the device
         times.append(time.perf_counter() - start)
     return batch_size / float(np.median(times[1:]))
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def write_probabilities(
-    path: Path,
-    probabilities: Float[np.ndarray, "N K"],
-    images: ImageSet,
-    classes: Sequence[str],
-    safe: bool = False,
+    path: Path, probabilities: Float[np.ndarray, "N K"], images: ImageSet, classes: Sequence[str], safe: bool = False
 ) -> None:
     """Write a CSV with one line per image: its path, the most probable class, and each class's probability; ``safe``
     puts an apostrophe before names that a spreadsheet would run as a formula."""
@@ -105,8 +95,3 @@ def write_probabilities(
             writer.writerow(
                 [inert(images.locate(index)), classes[int(values.argmax())], *(f"{value:.6f}" for value in values)]
             )
-
-
-def predictions(probabilities: Float[np.ndarray, "N K"], top: int) -> Int[np.ndarray, "N T"]:
-    """The ``top`` most probable classes of each image, the most probable first."""
-    return np.argsort(-probabilities, axis=1, kind="stable")[:, :top]

@@ -79,15 +79,8 @@ def draw_calibration(
     if len(classes) <= 12:
         for (i, j), value in np.ndenumerate(rates):
             if value >= 0.005:
-                right.text(
-                    j,
-                    i,
-                    f"{value:.2f}",
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="white" if value > 0.5 else "black",
-                )
+                colour = "white" if value > 0.5 else "black"
+                right.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(drawn, ax=right, shrink=0.8)
     return figure
 

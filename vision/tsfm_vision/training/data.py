@@ -101,11 +101,6 @@ class ImageDataModule(Loaders):
         """Names of the classes."""
         return next(iter(self.parts.values())).classes
 
-    @property
-    def set_name(self) -> str:
-        """Name of the data set."""
-        return next(iter(self.parts.values())).name
-
     def _cached(self, images: ImageSet) -> ImageSet:
         """Decode a small set once, so that no epoch waits for it."""
         if not len(images):

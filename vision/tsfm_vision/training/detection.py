@@ -15,6 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from tsfm_data.errors import check_sizes
 from tsfm_vision.training.dense import DenseTask, FeaturePyramid
 
 RATIOS = (0.5, 1.0, 2.0)  # height to width of an anchor
@@ -36,26 +37,40 @@ class AsTheyAre(nn.Module):
 class DetectionTask(DenseTask):
     """Train, validate and test torchvision's Faster R-CNN.
 
-    As in the published ones, the side of the anchors of a map is eight times its stride, and regions are read by layers
-    of four times the pyramid's width. Scores are COCO's mean average precision, over ten thresholds of overlap and at
-    0.5.
+    As in the published ones, regions are read by layers of four times the pyramid's width. Scores are COCO's mean
+    average precision, over ten thresholds of overlap and at 0.5.
+
+    Args:
+        anchor: side of the anchors of a map, as a multiple of its stride. The sides should be near those of the
+            objects.
+        regions: regions of an image that are read in a step of training; in evaluation, up to twice as many.
+        args: of ``DenseTask``.
+        kwargs: of ``DenseTask``.
     """
 
     targets = "boxes"
     coarser = LastLevelMaxPool
     logged: ClassVar[tuple[str, ...]] = ("train_loss", "val_map", "val_map_50")
 
+    def __init__(self, *args: Any, anchor: int = 8, regions: int = 512, **kwargs: Any) -> None:
+        check_sizes("change it", anchor=anchor, regions=regions)
+        self.anchor, self.regions = anchor, regions
+        super().__init__(*args, **kwargs)
+
     def build(self, pyramid: FeaturePyramid) -> FasterRCNN:
         """The model on a pyramid."""
         strides = [*pyramid.reductions, 2 * pyramid.reductions[-1]]
         levels = [str(level) for level in range(len(pyramid.reductions))]
         width = pyramid.out_channels
+        sides = tuple((self.anchor * stride,) for stride in strides)
         net = FasterRCNN(
             pyramid,
-            rpn_anchor_generator=AnchorGenerator(tuple((8 * stride,) for stride in strides), (RATIOS,) * len(strides)),
+            rpn_anchor_generator=AnchorGenerator(sides, (RATIOS,) * len(strides)),
+            rpn_post_nms_top_n_test=2 * self.regions,
             box_roi_pool=MultiScaleRoIAlign(levels, SIDE, 2),
             box_head=TwoMLPHead(SIDE**2 * width, 4 * width),
             box_predictor=FastRCNNPredictor(4 * width, self.num_classes + 1),  # the background
+            box_batch_size_per_image=self.regions,
         )
         net.transform = AsTheyAre()
         self.metric = MeanAveragePrecision()

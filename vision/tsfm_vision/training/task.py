@@ -31,10 +31,16 @@ class NetTask(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Print the data and the model."""
+        self.on_test_start()
         if self.trainer.is_global_zero:
-            data, parameters = self.trainer.datamodule, sum(p.numel() for p in self.net.parameters())  # type: ignore[attr-defined]
-            say(f"data: {data.source}, {data.describe()}")
+            parameters = sum(p.numel() for p in self.net.parameters())
             say(f"model: {type(self.net).__name__}, {parameters:,} parameters, input {self.data_config['input_size']}")
+
+    def on_test_start(self) -> None:
+        """Print the data, and whether validation images are tested on for want of others."""
+        if self.trainer.is_global_zero:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            say(f"data: {data.source}, {data.describe()}")
 
     def configure_model(self) -> None:
         """Shard the model under Lightning's ``ModelParallelStrategy``."""
@@ -133,7 +139,8 @@ class ImageTask(NetTask):
             )
         if self.mixup is not None and data.batch_size % 2:
             raise InputError(f"expected an even batch_size to mix images in pairs, found {data.batch_size}: change it")
-        self.trained_on = TrainedOn(data.set_name, data.classes, len(data.parts.get("train", ())))
+        (first, *_), train = data.parts.values(), data.parts.get("train", ())
+        self.trained_on = TrainedOn(first.name, data.classes, len(train))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Cross-entropy of one batch, mixed and smoothed as the recipe says."""
