@@ -1,6 +1,7 @@
-"""Trainings for a law of our own: three architectures, learning rates tried at two budgets. Not run to its end yet.
+"""Trainings for a law of our own: three architectures, learning rates tried at two budgets.
 
-It is resumed by the same command; a killed training goes on from its last checkpoint. The cheapest models come first.
+It takes about an hour on two idle cores. It is resumed by the same command; a killed training goes on from its last
+checkpoint. The cheapest models come first.
 
     tsfm data build corpus/all --output corpus/all
     python benchmarks/law_sweep.py --estimate-only
