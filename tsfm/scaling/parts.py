@@ -193,7 +193,7 @@ def law_warnings(fit: Fit, ends: dict[str, Interval], record: Record) -> list[st
     """Warnings about a fitted law."""
     warnings = [] if fit.converged else ["the fit has not converged: its constants are not those of the best law"]
     if fit.unconverged:
-        warnings.append(f"{fit.unconverged} draws of the bootstrap have not converged and were left out")
+        warnings.append(f"draws of the bootstrap that have not converged and were left out: {fit.unconverged}")
     if fit.problem.problem.trend:
         warnings.append(
             f"the noise of runs changes with their compute, about as C^{record['joint']['noise_exponent']:.2g}: those "

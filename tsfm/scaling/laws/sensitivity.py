@@ -31,7 +31,8 @@ def sensitivity(fit: Fit) -> list[Record]:
                 False,
             )
         )
-    cases.append((f"without the {len(highest)} highest losses", runs.select(without), delta, False))
+    few = "highest loss" if len(highest) == 1 else f"{len(highest)} highest losses"
+    cases.append((f"without the {few}", runs.select(without), delta, False))
     cases += [(f"Huber width {width:g}", runs, width, False) for width in (1e-4, 1e-2)]
     cases += [("least squares", runs, float("inf"), False)]
     cases += [("E = 0", runs, delta, True)] if fit.problem.problem.log else []

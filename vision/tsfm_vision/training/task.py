@@ -31,12 +31,16 @@ class NetTask(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Print the data and the model."""
-        self.on_test_start()
+        self.say_data()
         if self.trainer.is_global_zero:
             parameters = sum(p.numel() for p in self.net.parameters())
             say(f"model: {type(self.net).__name__}, {parameters:,} parameters, input {self.data_config['input_size']}")
 
     def on_test_start(self) -> None:
+        """Print the data."""
+        self.say_data()
+
+    def say_data(self) -> None:
         """Print the data, and whether validation images are tested on for want of others."""
         if self.trainer.is_global_zero:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
