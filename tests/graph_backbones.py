@@ -75,7 +75,7 @@ def quantised(model: nn.Module) -> Tensor:
     """Linear layers that are left after dynamic quantisation."""
     small = quantize_dynamic(model, {nn.Linear})
     small(image())
-    return torch.tensor([float(sum(type(module) is nn.Linear for module in small.modules()))])
+    return torch.tensor([float(sum(isinstance(module, nn.Linear) for module in small.modules()))])
 
 
 def counted(model: nn.Module) -> Tensor:

@@ -34,6 +34,9 @@ def test_when_a_model_is_counted_then_a_real_training_step_costs_the_same(name: 
         forward = counter.get_total_flops()
         loss.backward()
     assert (3 * found.forward_flops, 3 * found.flops) == (forward, counter.get_total_flops())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.loss(batch)
+    assert counter.get_total_flops() == forward
     assert found.params == sum(p.numel() for p in model.parameters())
 
 

@@ -1,10 +1,11 @@
-"""Linear layers and functions of our own give what PyTorch's do."""
+"""Products of linear layers in forecasts, and functions of our own, give what PyTorch's do."""
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from tsfm.nn import Linear, layers, softplus
+from tsfm.nn import onednn_products, products, softplus
 
 INPUTS = {
     "matrix": torch.randn(7, 6),
@@ -19,30 +20,51 @@ INPUTS = {
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("name", INPUTS)
-def test_when_a_linear_layer_is_not_trained_then_its_outputs_are_those_of_pytorch(name: str, bias: bool) -> None:
-    layer = Linear(6, 9, bias=bias)
-    expected = F.linear(INPUTS[name], layer.weight, layer.bias)
-    with torch.inference_mode():
-        torch.testing.assert_close(layer(INPUTS[name]), expected, atol=1e-6, rtol=1e-5, equal_nan=True)
+def test_when_a_forecast_multiplies_then_its_products_are_those_of_pytorch(name: str, bias: bool) -> None:
+    layer = nn.Linear(6, 9, bias=bias)
+    expected = layer(INPUTS[name])
+    with torch.inference_mode(), onednn_products(layer):
+        made = layer(INPUTS[name])
+    torch.testing.assert_close(made, expected, atol=1e-6, rtol=1e-5, equal_nan=True)
 
 
-@pytest.mark.skipif(layers.ONEDNN_PRODUCT is None, reason="PyTorch was built without oneDNN")
+@pytest.mark.skipif(products.PRODUCT is None, reason="PyTorch was built without oneDNN")
 def test_when_a_layer_is_trained_or_in_another_precision_then_its_product_is_that_of_pytorch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
-    product = layers.ONEDNN_PRODUCT
-    monkeypatch.setattr(layers, "ONEDNN_PRODUCT", lambda *words: calls.append(words) or product(*words))
-    layer, x = Linear(6, 9), torch.randn(4, 6)
-    layer(x).sum().backward()
-    assert layer.weight.grad is not None
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert layer(x).dtype == torch.bfloat16
-    with torch.no_grad():
-        assert Linear(6, 9, dtype=torch.float64)(x.double()).dtype == torch.float64
-        assert not calls
-        layer(x)
-        assert len(calls) == 1
+    product = products.PRODUCT
+    monkeypatch.setattr(products, "PRODUCT", lambda *words: calls.append(words) or product(*words))
+    layer, double, x = nn.Linear(6, 9), nn.Linear(6, 9, dtype=torch.float64), torch.randn(4, 6)
+    with onednn_products(nn.ModuleList([layer, double])):
+        layer(x).sum().backward()
+        assert layer.weight.grad is not None
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+        with torch.no_grad():
+            assert double(x.double()).dtype == torch.float64
+            assert not calls
+            layer(x)
+            assert len(calls) == 1
+
+
+def test_when_forecasts_are_made_then_layers_are_as_before_even_after_an_error() -> None:
+    class Own(nn.Linear):
+        pass
+
+    layer, own, changed = nn.Linear(6, 9), Own(6, 9), nn.Linear(6, 9)
+    changed.forward = lambda x: x
+    model = nn.ModuleList([layer, own, changed])
+    before = [dict(vars(module)) for module in model]
+
+    def failing() -> None:
+        with onednn_products(model), onednn_products(model):
+            assert ("forward" in vars(own), vars(changed)["forward"]) == (False, before[2]["forward"])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    assert [vars(module) for module in model] == before
 
 
 def test_when_softplus_is_computed_here_then_it_is_that_of_pytorch() -> None:

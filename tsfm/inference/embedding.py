@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float32, Float64
 
 from tsfm.models import Forecaster, hidden_states, window_steps
-from tsfm.nn import keep_large_blocks, standardise_windows
+from tsfm.nn import keep_large_blocks, onednn_products, standardise_windows
 from tsfm_data.errors import InputError, check_sizes
 from tsfm_data.io import SeriesSet
 
@@ -153,7 +153,7 @@ def tokens_of(
     while batch := list(itertools.islice(remaining, batch_size)):
         index, x, seen = (np.stack(part) for part in zip(*batch, strict=True))
         known = torch.from_numpy(seen).to(like.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), onednn_products(model):
             tokens, visible = hidden_states(model.eval(), torch.from_numpy(x).to(like), known)
         yield index, tokens.double().cpu().numpy(), visible.cpu().numpy()
 

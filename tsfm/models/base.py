@@ -23,6 +23,7 @@ from tsfm.nn import (
     keep_large_blocks,
     mean_of_quantiles,
     median_in_time,
+    onednn_products,
     standardise_windows,
 )
 from tsfm_data.errors import InputError
@@ -226,7 +227,8 @@ class Forecaster(nn.Module, ABC):
         if batch.past.shape[1] > self.context or not self.any_length:
             batch = fit_context(batch, self.context)
         standard, scale = self.standardise(batch)
-        trained = torch.cat([self.with_effort(part) for part in self.chunks(standard)]).double()
+        with onednn_products(self):
+            trained = torch.cat([self.with_effort(part) for part in self.chunks(standard)]).double()
         centre = self.centre(trained)
         if self.conformal is not None and self.conformal.calibrated:
             quantiles = self.conformal.double().quantiles(centre, requested)

@@ -7,8 +7,9 @@ from tsfm_data.lazy import lazy_exports
 if TYPE_CHECKING:
     from tsfm.nn.distributions import Distribution, LogNormal, Mixture, NarrowNormal, NegativeBinomial, StudentT
     from tsfm.nn.heads import ConformalIntervals, PointHead, QuantileHead, masked_mean
-    from tsfm.nn.layers import Activation, Linear, PostNormBlock, RMSNorm, Rotary, rotary_angles
+    from tsfm.nn.layers import Activation, PostNormBlock, RMSNorm, Rotary, rotary_angles
     from tsfm.nn.memory import keep_large_blocks
+    from tsfm.nn.products import onednn_products
     from tsfm.nn.quantiles import (
         DEFAULT_LEVELS,
         check_levels,
@@ -31,7 +32,6 @@ __all__ = [
     "Activation",
     "ConformalIntervals",
     "Distribution",
-    "Linear",
     "LogNormal",
     "Mixture",
     "NarrowNormal",
@@ -55,6 +55,7 @@ __all__ = [
     "mean_of_quantiles",
     "mean_pinball_loss",
     "median_in_time",
+    "onednn_products",
     "packed_scale",
     "pinball_loss",
     "pooled_quantiles",

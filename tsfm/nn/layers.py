@@ -17,31 +17,6 @@ from tsfm_data.errors import InputError
 Activation = Literal["gelu", "relu"]
 
 
-# PyTorch's matrix product of oneDNN, whose compiler uses it; builds without oneDNN do not have it.
-ONEDNN_PRODUCT = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-
-
-class Linear(nn.Linear):
-    """PyTorch's linear layer; in inference on a CPU, in float32, its product is that of oneDNN.
-
-    PyTorch gives products in float32 to MKL, which does without AVX-512 on processors of AMD: there oneDNN takes less
-    than half of the time.
-    """
-
-    def forward(self, x: Float[Tensor, "*S _"]) -> Float[Tensor, "*S _"]:
-        if (
-            ONEDNN_PRODUCT is None
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or x.device.type != "cpu"
-            or not x.dtype == self.weight.dtype == torch.float32
-            or torch.is_autocast_enabled("cpu")
-        ):
-            return super().forward(x)
-        product: Tensor = ONEDNN_PRODUCT(x, self.weight, self.bias, "none", [], "")
-        return product
-
-
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one fused projection to queries, keys and values.
 
@@ -61,8 +36,8 @@ class SelfAttention(nn.Module):
             raise InputError(f"expected heads that divide the width, found width {width} and heads {heads}: change one")
         self.heads = heads
         self.dropout = dropout
-        self.qkv = Linear(width, 3 * width, bias=bias)
-        self.out = Linear(width, width, bias=bias)
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
 
     def forward(
         self, x_BNC: Float[Tensor, "B N C"], mask: Mask | None = None, first: int | None = None
@@ -95,9 +70,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, activation: Activation = "gelu", dropout: float = 0.0) -> None:
         super().__init__()
-        self.up = Linear(width, hidden)
+        self.up = nn.Linear(width, hidden)
         self.activation = nn.GELU() if activation == "gelu" else nn.ReLU()
-        self.down = Linear(hidden, width)
+        self.down = nn.Linear(hidden, width)
         self.dropout = Dropout(dropout)
 
     def forward(
@@ -156,7 +131,7 @@ class SwiGLU(nn.Module):
         names: names of the gate and value layers in published weights.
     """
 
-    fc2: Linear
+    fc2: nn.Linear
 
     def __init__(self, width: int, hidden: int | None = None, names: tuple[str, str] = ("fc_gate", "fc1")) -> None:
         super().__init__()
@@ -164,7 +139,7 @@ class SwiGLU(nn.Module):
         self.names = names
         for name in sorted((*names, "fc2")):
             sizes = (hidden, width) if name == "fc2" else (width, hidden)
-            self.add_module(name, Linear(*sizes, bias=False))
+            self.add_module(name, nn.Linear(*sizes, bias=False))
 
     def forward(self, x_BNC: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         gate, value = (getattr(self, name)(x_BNC) for name in self.names)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.attention import Mask, attend
-from tsfm.nn.layers import Linear, RMSNorm, Rotary
+from tsfm.nn.layers import RMSNorm, Rotary
 
 NORM_EPS = 1e-6
 
@@ -30,10 +30,10 @@ class T5Attention(nn.Module):
         super().__init__()
         inner = heads * head_width
         self.heads = heads
-        self.q = Linear(width, inner, bias=False)
-        self.k = Linear(width, inner, bias=False)
-        self.v = Linear(width, inner, bias=False)
-        self.o = Linear(inner, width, bias=False)
+        self.q = nn.Linear(width, inner, bias=False)
+        self.k = nn.Linear(width, inner, bias=False)
+        self.v = nn.Linear(width, inner, bias=False)
+        self.o = nn.Linear(inner, width, bias=False)
         # The scores are not divided by sqrt(head_width): the initial query weights are smaller instead.
         with torch.no_grad():
             self.q.weight.div_(math.sqrt(head_width))
@@ -72,8 +72,8 @@ class T5FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.wi = Linear(width, hidden, bias=False)
-        self.wo = Linear(hidden, width, bias=False)
+        self.wi = nn.Linear(width, hidden, bias=False)
+        self.wo = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x_RNC: Float[Tensor, "R N C"]) -> Float[Tensor, "R N C"]:
         return self.wo(F.relu(self.wi(x_RNC)))

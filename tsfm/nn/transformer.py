@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.attention import Mask, attend
-from tsfm.nn.layers import Linear, RMSNorm, Rotary, SwiGLU
+from tsfm.nn.layers import RMSNorm, Rotary, SwiGLU
 from tsfm_data.errors import InputError
 
 NORM_EPS = 1e-5
@@ -31,9 +31,9 @@ class ResidualMLP(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int, activation: Callable[[Tensor], Tensor] = F.relu) -> None:
         super().__init__()
-        self.hidden_layer = Linear(inputs, hidden)
-        self.output_layer = Linear(hidden, outputs)
-        self.residual_layer = Linear(inputs, outputs)
+        self.hidden_layer = nn.Linear(inputs, hidden)
+        self.output_layer = nn.Linear(hidden, outputs)
+        self.residual_layer = nn.Linear(inputs, outputs)
         self.activation = activation
 
     def forward(self, x: Float[Tensor, "*S _"]) -> Float[Tensor, "*S _"]:
@@ -69,12 +69,12 @@ class NormedAttention(nn.Module):
             raise InputError(f"expected heads that divide the width, found width {width} and heads {heads}: change one")
         self.heads = heads
         self.var_attn_bias = VariateBias(heads) if any_variate else None
-        self.q_proj = Linear(width, width, bias=False)
-        self.k_proj = Linear(width, width, bias=False)
-        self.v_proj = Linear(width, width, bias=False)
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
         self.q_norm = RMSNorm(width // heads, eps=NORM_EPS)
         self.k_norm = RMSNorm(width // heads, eps=NORM_EPS)
-        self.out_proj = Linear(width, width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False)
 
     def forward(
         self,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tsfm.models.zeroshot.folds import FAR, NEAR
 from tsfm.models.zeroshot.history_tokens import LongHistoryConfig
 from tsfm.models.zeroshot.recipe import ascending
-from tsfm.nn import Linear, ResidualMLP, asinh
+from tsfm.nn import ResidualMLP, asinh
 
 
 class QuantileHead(nn.Module):
@@ -30,8 +30,8 @@ class QuantileHead(nn.Module):
         self.levels, self.candidates, self.patch = len(config.levels), config.candidate_count, config.patch_size
         features = config.candidate_count + config.periods
         inputs = config.d_model + features * self.patch + 3 * config.candidate_count + 5
-        self.whole = Linear(inputs, config.hidden)
-        self.steps = Linear(config.hidden, self.patch * config.step_channels)
+        self.whole = nn.Linear(inputs, config.hidden)
+        self.steps = nn.Linear(config.hidden, self.patch * config.step_channels)
         self.projection = ResidualMLP(
             config.step_channels + features, config.step_hidden, self.levels + self.candidates, F.silu
         )
