@@ -111,7 +111,7 @@ def main(model: str = "tsfm-encoder-small", method: Literal["lora", "full"] = "l
 
     Args:
         model: a zero-shot model.
-        method: what is trained besides the head: low-rank updates, or all weights.
+        method: what is trained in addition to the head: low-rank updates, or all weights.
         steps: optimiser steps.
     """
     torch.set_num_threads(1)

@@ -257,7 +257,7 @@ def to_markdown(rows: Sequence[dict[str, Any]], model: str, most: int, command: 
         "- time: CPU time, relative to that of forecasts without covariates.",
         f"- walks: {NOISE} random walks, known over the horizon, in place of the covariates. They have no effect.",
         "- mean: the geometric mean; of coverage, the arithmetic one.",
-        "- past only: other columns of the same table, which end with the history. They gain next to nothing, so a",
+        "- past only: other columns of the same table, which end with the history. On average they gain nothing, so a",
         "  forecast does not look at other variates unless they are named as covariates.",
         "",
         "The sets are training sets, and how far an effect is trusted was chosen on them, so gains on new data may be",

@@ -1,4 +1,4 @@
-"""Detection of anomalies: false alarms on clean series, and anomalies planted in real ones, beside simple detectors.
+"""Detection of anomalies: false alarms on clean series, and anomalies planted in real ones, with simple detectors.
 
 python benchmarks/detect.py
 """

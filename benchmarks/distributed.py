@@ -1,4 +1,4 @@
-"""Two training processes (DDP through gloo, one thread each) beside one process with twice the batch.
+"""Two training processes (DDP through gloo, one thread each) compared with one process with twice the batch.
 
     python benchmarks/distributed.py
 
@@ -140,13 +140,13 @@ def page(rows: list[dict[str, Any]], command: str, load: float) -> str:
     shown = [{key: text(key, value) for key, value in row.items()} for row in rows]
     return "\n".join(
         [
-            "# Two training processes beside one",
+            "# Two training processes compared with one",
             "",
             "DDP through gloo, started by `torchrun`, one thread per process, on two CPU cores. The total batch",
             "is the same, and two processes share it. The difference of losses is the largest of all steps, relative.",
             "Efficiency is the gain in speed divided by the number of processes; 1 would be ideal. Other work ran at",
-            f"the same time: {load:.1f} processes wanted a core on average. Then times are rough, and two processes",
-            "get a larger share of a busy machine than one, which a quiet one would not give them.",
+            f"the same time: {load:.1f} processes wanted a core on average. Then times are rough, and the gain may",
+            "be too high, because two processes get a larger share of a busy machine than one.",
             "",
             f"    {command}",
             "",

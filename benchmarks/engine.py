@@ -144,7 +144,9 @@ def page(rows: list[dict[str, Any]], summary: dict[str, Any], options: str) -> s
         for engine in dict.fromkeys(row["engine"] for row in rows)
     }
     two, one = rates.get("ray, 2 workers"), rates.get("ray, 1 worker")
-    ratio = f" Two workers of Ray make {two / one:.2f} times the series of one." if two and one else ""
+    ratio = (
+        f" Two workers of Ray forecast {two / one:.2f} times as many series per second as one." if two and one else ""
+    )
     killed = [
         f"- {found['engine']}: killed with {found['at_kill']} of {found['parts']} parts; the next run wrote the other "
         f"{found['at_end'] - found['at_kill']}, and {found['repeated']} of the finished ones again."

@@ -104,9 +104,9 @@ def page(parts: list[dict[str, Any]], output: Path, limits: Limits) -> None:
     text = f"""# Damaged files
 
 {total["inputs"]:,} files were damaged at random (bytes, words, types, structure) and read by the product's own
-readers, each in a child process that may take {limits.seconds:g} s of CPU time and {limits.memory:,} MiB. Right are a
-value (`read`) and one line that says what is wrong (`refused`); a warning counts as an exception. Memory is what the
-process took beyond that of its beginning.
+readers, each in a child process that may take {limits.seconds:g} s of CPU time and {limits.memory:,} MiB.
+Right results are a value (`read`) and one line that says what is wrong (`refused`); a warning counts as an exception.
+Memory is what the process took beyond that of its beginning.
 
 `python benchmarks/fuzz.py --inputs {total["inputs"]} --kinds {" ".join(by_kind)}`, seed {", ".join(map(str, seeds))},
 commits {", ".join(commits)}

@@ -45,17 +45,17 @@ SECTIONS = {
     "exact": Section(
         "gpu_sections:exact",
         60,
-        "The attention door against a plain softmax in float64: largest errors of values and of gradients.",
+        "`attend` compared with a plain softmax in float64: largest errors of values and of gradients.",
     ),
     "operators": Section(
         "gpu_sections:operators",
         35,
-        "The kernel that the door names, and the operators that PyTorch's profiler saw, those that took longest first.",
+        "The kernel that `tsfm doctor` names, and the operators in PyTorch's profile, those that took longest first.",
     ),
     "kernels": Section(
         "gpu_sections:kernels",
         65,
-        "Attention of one layer in bfloat16 on segments of uneven lengths. Packed rows go through the door; padded "
+        "Attention of one layer in bfloat16 on segments of uneven lengths. Packed rows go through `attend`; padded "
         "ones are PyTorch's attention with a boolean mask, flash and flex its kernels of these names. Tokens are real.",
     ),
     "models": Section(
@@ -70,7 +70,7 @@ SECTIONS = {
     "vision": Section(
         "gpu_models:vision",
         85,
-        "Image models beside timm's or, where timm has none, the reference arithmetic, with the same weights, in "
+        "Image models compared with timm's or, if timm has none, the reference arithmetic, with the same weights, in "
         "bfloat16 (autocast), in turns. A ratio above 1: ours is faster.",
     ),
     "inference": Section("gpu_models:inference", 40, "Zero-shot forecasts of the released models, 64 steps ahead."),
@@ -135,11 +135,11 @@ def targets(found: Mapping[str, Row]) -> list[Row]:
 
     large = [row["utilisation"] for row in rows("training", lambda row: row["size"] in ("100M", "300M"))]
     packed = [row["times padded"] for row in rows("kernels", lambda row: row["kernel"] == "packed")]
-    beside = [row["ratio"] for row in rows("vision", lambda row: row["beside"] == "timm")]
+    images = [row["ratio"] for row in rows("vision", lambda row: row["compared with"] == "timm")]
     aims = (
         ("utilisation at 100M and above", large, 0.45),
         ("packed rows, times as fast as padded", packed, 1.8),
-        ("image models, times as fast as timm's", beside, 1.0),
+        ("image models, times as fast as timm's", images, 1.0),
     )
     return [
         {"target": name, "at least": least, "lowest measured": round(min(values), 3), "met": min(values) >= least}

@@ -154,10 +154,10 @@ def train(model: PackedForecaster, rows: PackedRows, device: str, peak: float, r
 
 
 def vision(device: str, tiny: bool) -> Iterator[Row]:
-    """The four families of image models beside their counterparts."""
-    for name, beside in FAMILIES.items():
+    """The four families of image models compared with their counterparts."""
+    for name, reference in FAMILIES.items():
         side, sizes = TINY_IMAGES[name] if tiny else (224, {})
-        row: Row = {"model": name, "beside": beside}
+        row: Row = {"model": name, "compared with": reference}
         try:
             torch.manual_seed(0)
             holder, ours, other, x = CASES[name].make(side, 1 if tiny else 64, sizes)

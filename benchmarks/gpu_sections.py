@@ -65,7 +65,7 @@ def machine(device: str, tiny: bool) -> Iterator[Row]:
         except importlib.metadata.PackageNotFoundError:
             yield {"device": name, "version": "absent"}
     library = load_library() if device == "cuda" else None
-    yield {"device": "library of the attention door", "version": library.name if library else "none"}
+    yield {"device": "library of attention", "version": library.name if library else "none"}
 
 
 def masks(n: int) -> dict[str, tuple[int, Mask | None]]:
@@ -91,7 +91,7 @@ def masks(n: int) -> dict[str, tuple[int, Mask | None]]:
 
 
 def exact(device: str, tiny: bool) -> Iterator[Row]:
-    """Largest errors of the door, by mask, type and width of a head."""
+    """Largest errors of ``attend``, by mask, type and width of a head."""
     n = 20 if tiny else 200
     for name, (b, mask) in masks(n).items():
         for dtype, d in itertools.product(TOLERANCE, (12,) if tiny else (5, 12, 64, 128, 264)):
@@ -132,7 +132,7 @@ def operators(device: str, tiny: bool) -> Iterator[Row]:
                 e.key for e in averages if "attention" in e.key and e.key.startswith(("aten::", "torch_attn::"))
             ]
             yield {
-                "mask": name, "type": name_of(dtype), "the door names": kernel_name(x, x, x, mask),
+                "mask": name, "type": name_of(dtype), "named by tsfm doctor": kernel_name(x, x, x, mask),
                 "attention operators": ", ".join(sorted(set(attention))) or "none",
                 "took longest": ", ".join(event.key[:60] for event in ran[:2]),
             }  # fmt: skip
@@ -171,7 +171,7 @@ class Layer:
         return {
             "padded": (self.padded, lambda q, k, v: dense_attention(q, k, v, seen)[self.real][None]),
             "packed": (self.packed, lambda q, k, v: attend(q, k, v, within)),
-            "padded, by the door": (self.padded, lambda q, k, v: attend(q, k, v, of_rows)[self.real][None]),
+            "padded, by attend": (self.padded, lambda q, k, v: attend(q, k, v, of_rows)[self.real][None]),
             "flash, padding seen": (self.padded, lambda q, k, v: flash(q, k, v, causal)[self.real][None]),
             "flex on packed": (self.packed, flex(self.lengths, causal, self.device)),
         }
@@ -190,8 +190,8 @@ def kernels(device: str, tiny: bool) -> Iterator[Row]:
             for mode, took in timed(name, inputs, function, device, repeats).items():
                 if name == "padded":
                     times[causal, mode] = took
-                beside = {"times padded": times[causal, mode] / took} if (causal, mode) in times else {}
-                yield {**row, "pass": mode, "ms": 1e3 * took, "tokens/s": total / took, **beside}
+                ratio = {"times padded": times[causal, mode] / took} if (causal, mode) in times else {}
+                yield {**row, "pass": mode, "ms": 1e3 * took, "tokens/s": total / took, **ratio}
         except (RuntimeError, NotImplementedError) as error:
             yield {**row, "problem": " ".join(str(error).split())[:120]}
 

@@ -117,8 +117,8 @@ def main(
     lines = [
         "# Sets outside the training corpus",
         "",
-        f"The released decoder and encoder were trained on {', '.join(HELD_OUT)}; long-history models are not. Choices "
-        "among models are made by such sets, never by the benchmarks.",
+        f"The released decoder and encoder were trained on {', '.join(HELD_OUT)}; long-history models were not. "
+        "Choices among models are made by such sets, never by the benchmarks.",
         "",
         "    python benchmarks/heldout.py",
         "",

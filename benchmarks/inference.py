@@ -373,7 +373,7 @@ def to_markdown(rows: list[dict[str, Any]], series: int, steps: int, command: st
         "",
         f"{series:,} series of {steps:,} steps are forecast {HORIZON} steps ahead at nine quantile levels, on CPU. The",
         "reference is a Chronos-Bolt of chronos-forecasting in float32 with as many parameters: 4 + 4 layers, 4 heads,",
-        f"patches of 16. All weights but those of {registry.default()} are random.",
+        f"patches of 16. All weights except those of {registry.default()} are random.",
         "",
         f"- arrays: `predict` or `predict_quantiles` on batches of {BATCH}.",
         "- table: `forecast_frame` or `predict_df`, from data frame to data frame, with all checks of the table.",

@@ -114,7 +114,7 @@ def steps_of(budgets: list[int], decay: float) -> int:
 
 
 def estimate(folder: Path, corpus: str | None) -> None:
-    """Print the CPU time of every model, from a handful of its steps."""
+    """Print the CPU time of every model, from a few of its steps."""
     total = 0.0
     for arch, size, seeds in models():
         grid = write_grid(folder / "estimate.yaml", arch, size, BUDGETS, [1e-3], seeds, corpus)

@@ -174,7 +174,7 @@ def damage_json(data: bytes, rng: random.Random) -> bytes:
 
 def damage_yaml(data: bytes, rng: random.Random) -> bytes:
     """A tree of YAML as one of JSON, and anchors that multiply."""
-    if rng.random() < 0.4 or re.search(rb"\*(a|id)\d", data):  # a tree of aliases would be walked for ever
+    if rng.random() < 0.4 or re.search(rb"\*(a|id)\d", data):  # a tree of aliases would be walked endlessly
         return damage_text(data, rng)
     try:
         tree = other_tree(yaml.safe_load(data), rng)

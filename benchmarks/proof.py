@@ -17,7 +17,7 @@ BEGIN = """# Proof
 What happens if runs are killed, files are damaged, tables are large, or two processes train: measured by the commands
 below, which are in this repository. `python benchmarks/proof.py` puts their pages together here.
 """
-RELATIVE = re.compile(r"\]\((?!\w+:|/|#)")  # the target of a link to a file beside the page
+RELATIVE = re.compile(r"\]\((?!\w+:|/|#)")  # the target of a link to a file next to the page
 
 
 def text() -> str:

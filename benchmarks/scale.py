@@ -335,7 +335,7 @@ def to_markdown(
         f"to file with all checks, in a process that is killed above {LIMIT:,} MiB of resident memory. Peak is VmHWM",
         "of the whole process; own is RssAnon and RssShmem, mapped files RssFile (mostly libraries). StatsForecast",
         "runs in memory on the first series of the same table, without a limit and with two processes, of which only",
-        "the first is counted; its time is that of `forecast` alone. Chronos-Bolt is ours, as large as the default",
+        "the first is counted; its time is that of `forecast` alone. Chronos-Bolt is ours, as large as the zero-shot",
         "model, with random weights. Load is the mean number of processes that wanted a processor in the last five",
         "minutes; if it exceeds the number of processors, a quiet machine is faster.",
         "",
@@ -349,7 +349,7 @@ def to_markdown(
     if resuming:
         again, whole = resuming["killed"] + resuming["rest"], resuming["undisturbed"]
         text += [
-            f"A run of the default model that was killed at half and run again took {again:.1f} s in all, an",
+            f"A run of the zero-shot model that was killed at half and run again took {again:.1f} s in all, an",
             f"undisturbed one {whole:.1f} s: {100 * (again / whole - 1):.0f} % more.",
             "",
         ]

@@ -97,7 +97,7 @@ def scipy_draws(runs: Runs, law: Float64[np.ndarray, " 5"], count: int) -> None:
 
 
 def public_sets(folder: Path) -> list[dict[str, Any]]:
-    """Every table of runs in a folder: our objective beside that of SciPy, and the exponent of approach 2.
+    """Every table of runs in a folder: our objective compared with that of SciPy, and the exponent of approach 2.
 
     Args:
         folder: tables with the columns params, tokens and loss; one with ``epoch_outlier`` is fitted without these

@@ -62,7 +62,7 @@ def test_a_wrong_entry_is_refused() -> None:
 
 
 def test_every_benchmark_at_hand_loads_as_its_entry_says(data_folder: Path) -> None:
-    loaded = [name for name in catalog.names("bench") if catalog.at_hand(catalog.get(name))]
+    loaded = [name for name in catalog.names("bench") if catalog.local_file(catalog.get(name))]
     assert len(loaded) >= 23
     for name in loaded:
         spec, series = catalog.get(name), catalog.load(name)

@@ -62,7 +62,7 @@ def test_when_an_output_is_given_then_a_page_shows_scores_and_forecasts(
     assert "report.html: open it in a browser" in said
     page = (tmp_path / "out" / "report.html").read_text()
     assert "seasonal-naive on table" in page
-    assert "table: the last 7 steps, forecast from what came before." in page
+    assert "table: the last 7 steps, forecast from the values before them." in page
     assert page.count("<img") == 1
     rows = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
     assert {row["model"] for row in rows} == {"seasonal-naive", "naive"}

@@ -43,7 +43,7 @@ def test_when_rows_are_measured_then_each_target_is_judged_by_the_lowest() -> No
         "training": {"rows": [{"size": "1M", "utilisation": 0.1}, {"size": "100M", "utilisation": 0.5},
                               {"size": "300M", "utilisation": 0.44}, {"size": "300M", "problem": "no memory"}]},
         "kernels": {"rows": [{"kernel": "packed", "times padded": 2.0}, {"kernel": "flex", "times padded": 1}]},
-        "vision": {"rows": [{"beside": "timm", "ratio": 1.2}, {"beside": "reference", "ratio": 0.5}]},
+        "vision": {"rows": [{"compared with": "timm", "ratio": 1.2}, {"compared with": "reference", "ratio": 0.5}]},
     }  # fmt: skip
     assert [(row["lowest measured"], row["met"]) for row in targets(found)] == [(0.44, False), (2.0, True), (1.2, True)]
     assert targets({}) == []

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from tests.conftest import golden_cases
 from tsfm_data.errors import InputError
 from tsfm_data.evaluation.elements import Elements, quantile_at, sample_quantiles, seasonal_error
-from tsfm_data.evaluation.metrics import LEVELS, Accumulator, build_metrics, get_metric, needed_levels, score
+from tsfm_data.evaluation.metrics import LEVELS, Accumulator, get_metric, needed_levels
 
 
 def golden(tensor: str = "out/metrics") -> pytest.MarkDecorator:
@@ -52,7 +52,7 @@ def relative(values: np.ndarray, expected: np.ndarray) -> float:
 def test_golden_metrics_equal_gluonts(case: Path, axis: str) -> None:
     config, tensors = read(case)
     masked = config.get("mask_invalid_label", True)
-    metrics = build_metrics(config["metric_names"])
+    metrics = [get_metric(name) for name in config["metric_names"]]
     elements = golden_elements(tensors, needed_levels(metrics))
     windows, steps, _ = elements.label.shape
     group = {"all": None, "window": np.arange(windows)[:, None, None], "step": np.arange(steps)[None, :, None]}[axis]
@@ -126,11 +126,17 @@ def part(e: Elements, rows: slice) -> Elements:
     return Elements(e.label[rows], e.quantiles[rows], e.levels, e.mean[rows], e.scale[rows])
 
 
+def score(elements: Elements, *names: str) -> dict[str, float]:
+    accumulator = Accumulator([get_metric(name) for name in names])
+    accumulator.update(elements)
+    return {name: float(value[0]) for name, value in accumulator.values().items()}
+
+
 def test_when_the_stream_is_cut_differently_then_metrics_stay() -> None:
-    metrics = build_metrics(["MSE", "MASE", "ND", "NRMSE", "WQL", "MSIS", "coverage_error", "sMAPE"])
+    names = ("MSE", "MASE", "ND", "NRMSE", "WQL", "MSIS", "coverage_error", "sMAPE")
     elements = random_elements()
-    whole = score(metrics, elements)
-    stream = Accumulator(metrics)
+    whole = score(elements, *names)
+    stream = Accumulator([get_metric(name) for name in names])
     for start in (0, 1, 5):
         stream.update(part(elements, slice(start, {0: 1, 1: 5, 5: 12}[start])))
     for name, value in stream.values().items():
@@ -142,7 +148,7 @@ def test_when_a_series_is_constant_then_mase_skips_and_counts_it() -> None:
     assert elements.scale is not None
     elements.scale[1] = 0.0
     elements.label[0, 0, 0] = np.nan
-    accumulator = Accumulator(build_metrics(["MASE", "MAE"]))
+    accumulator = Accumulator([get_metric("MASE"), get_metric("MAE")])
     accumulator.update(elements)
     kept = [elements.label[w] - elements.quantiles[w, :, :, 4] for w in (0, 2)]
     scaled = np.concatenate([np.abs(error) / elements.scale[w] for w, error in zip((0, 2), kept, strict=True)])
@@ -156,16 +162,15 @@ def test_when_nothing_can_be_scored_then_the_metric_is_nan_not_zero() -> None:
     elements.label[:] = 0.0
     assert elements.scale is not None
     elements.scale[:] = 0.0
-    values = score(build_metrics(["MASE", "ND", "WQL", "MAPE"]), elements)
+    values = score(elements, "MASE", "ND", "WQL", "MAPE")
     assert all(np.isnan(value) for value in values.values()), values
 
 
 def test_when_quantiles_are_true_then_coverage_is_nominal() -> None:
     label = np.linspace(0.0005, 0.9995, 1000).reshape(10, 100, 1)
     quantiles = np.broadcast_to(np.array(LEVELS), (*label.shape, len(LEVELS))).copy()
-    values = score(
-        build_metrics(["coverage[0.3]", "interval_coverage[0.8]", "coverage_error"]), Elements(label, quantiles, LEVELS)
-    )
+    elements = Elements(label, quantiles, LEVELS)
+    values = score(elements, "coverage[0.3]", "interval_coverage[0.8]", "coverage_error")
     assert values["coverage[0.3]"] == pytest.approx(0.3, abs=1e-9)
     assert values["interval_coverage[0.8]"] == pytest.approx(0.8, abs=1e-9)
     assert values["coverage_error"] == pytest.approx(0.0, abs=1e-9)
@@ -173,11 +178,10 @@ def test_when_quantiles_are_true_then_coverage_is_nominal() -> None:
 
 def test_when_groups_are_asked_for_then_each_has_its_own_value() -> None:
     elements = random_elements(windows=4)
-    metrics = build_metrics(["MAE", "WQL"])
-    grouped = Accumulator(metrics, groups=4)
+    grouped = Accumulator([get_metric("MAE"), get_metric("WQL")], groups=4)
     grouped.update(elements, np.arange(4)[:, None, None])
     for w in range(4):
-        alone = score(metrics, part(elements, slice(w, w + 1)))
+        alone = score(part(elements, slice(w, w + 1)), "MAE", "WQL")
         for name in alone:
             assert grouped.values()[name][w] == pytest.approx(alone[name], rel=1e-12)
 

@@ -45,7 +45,7 @@ class Counting:
 
 
 def test_every_bench_set_of_the_catalogue_is_in_the_suite_under_both_protocols(data_folder: Path) -> None:
-    here = {name for name in catalog.names("bench") if catalog.at_hand(catalog.get(name))}
+    here = {name for name in catalog.names("bench") if catalog.local_file(catalog.get(name))}
     for profile in ("gift", "chronos"):
         assert {name for one in BENCH if profile in one.profiles for name in one.sources} == here
 

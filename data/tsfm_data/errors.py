@@ -106,7 +106,7 @@ def check_sizes(hint: str = "change it", /, **sizes: int | None) -> None:
 
 
 def check_workers(workers: int) -> None:
-    """Check a number of processes, of which 0 is none beside this one.
+    """Check a number of worker processes; 0 means that this process does the work.
 
     Raises:
         InputError: it is negative.

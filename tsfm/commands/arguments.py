@@ -151,8 +151,8 @@ def add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, annotatio
         options |= {"type": truth, "nargs": "?", "const": True, "metavar": "true|false"}
     elif "choices" not in options:
         options["metavar"] = parameter.name.upper()
-    if not required and parameter.default not in (None, False) and parameter.default != []:
-        options["help"] += f" Default: {parameter.default}."
+    if not required and parameter.default is not None and parameter.default is not False:
+        options["help"] += f" Default: {'true' if kind is bool else parameter.default}."
     names = dict.fromkeys((f"--{parameter.name.replace('_', '-')}", f"--{parameter.name}"))
     parser.add_argument(*names, dest=parameter.name, required=required, **options)
 

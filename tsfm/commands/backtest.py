@@ -54,12 +54,12 @@ def backtest(
         output: folder to write; without it, nothing is saved.
         overwrite: replace an existing folder.
         columns: how the table is read.
-        partitions: how a table in many files is worked on.
+        partitions: how a table in many files is processed.
         batch_size: largest number of windows per batch.
     """
     check_horizon(horizon, option="--horizon")
     check_sizes(windows=windows, step=step, batch_size=batch_size)
-    if partitions.apply(input, output):
+    if partitions.are_asked_for(input, output):
         names = models or [weights.default(), "seasonal-naive", "naive"]
         compared = [inference.load_predictor(name) for name in names]
         keys = [inference.model_key(found, name) for found, name in zip(compared, names, strict=True)]

@@ -103,7 +103,7 @@ def evaluate(
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
     batch_size: int = 256,
 ) -> None:
-    """Score a classifier on labelled series: accuracy, log loss, calibration, each class, and the confusion.
+    """Score a classifier on labelled series: accuracy, log loss, calibration and the confusion matrix.
 
     Args:
         data: a long table, with the class of each series in a column.
@@ -128,7 +128,7 @@ def evaluate(
 
 
 def read(data: str, columns: Columns, label: str) -> io.SeriesSet:
-    """The series of a table; the notes about it go to standard error, but for the one about the column of classes."""
+    """The series of a table; the notes about it go to standard error, except the one about the column of classes."""
     series = io.open_source(data, **columns.given())
     for text in series.notes:
         if text != f"columns not used: {label}":

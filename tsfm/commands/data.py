@@ -39,7 +39,7 @@ def list_(role: str | None = None, json: Path | None = None, *, overwrite: bool 
         spec = io.catalog.get(name)
         if role not in (None, spec.role):
             continue
-        path = io.catalog.at_hand(spec)
+        path = io.catalog.local_file(spec)
         rows.append(
             {
                 "name": name,
@@ -211,6 +211,7 @@ def _text(findings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 
 def write_json(path: Path, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """Write rows and their summary as JSON, to a file or ("-") to standard output."""
     text = json_format.dumps({"rows": rows, "summary": summary}, indent=1, ensure_ascii=False) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)

@@ -48,7 +48,7 @@ def detect(
         model: as for tsfm forecast; by default the zero-shot model that ships with the package.
         rate: rate of false alarms: the share of the values of a series without anomalies that is flagged. The first
             flag takes as many earlier values as one false alarm, 99 for a rate of 0.01.
-        ahead: values are forecast 1 to so many steps ahead. More steps take less time.
+        ahead: most steps ahead that a value is forecast; more take less time.
         output: file for all rows: value, expected, low, high, score, p_value, anomaly, kind (.csv, .parquet or .json),
             or folder for those of a folder, pattern or URL.
         plot: file for a plot of values, expected intervals and anomalies (.png, .svg or .pdf).
@@ -56,14 +56,14 @@ def detect(
         overwrite: replace an existing output.
         safe_csv: in CSV, put an apostrophe before ids and names of columns that a spreadsheet would run as a formula.
         columns: how the table is read.
-        partitions: how a table in many files is worked on.
+        partitions: how a table in many files is processed.
         batch_size: largest number of windows per batch.
     """
     inference.check_rate(rate)
     check_sizes(ahead=ahead, batch_size=batch_size)
     check_suffix(plot, PICTURES)
     check_suffix(page, PAGES)
-    parted = partitions.apply(input, output)
+    parted = partitions.are_asked_for(input, output)
     if not parted:
         check_suffix(output, TABLES)
         io.check_new([output, plot, page], overwrite, [input, model, columns.future])

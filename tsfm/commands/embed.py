@@ -21,7 +21,7 @@ def embed(
     columns: Columns = Columns(),  # noqa: B008 - it is frozen
     batch_size: int = 256,
 ) -> None:
-    """Write one vector per series of a table: series of one kind have near vectors (Euclidean distance).
+    """Write one vector per series of a table: similar series have vectors at a small Euclidean distance.
 
     A vector does not depend on scale and offset of its series, nor on the other series. It combines tokens of a
     zero-shot model with statistics of the series.

@@ -70,13 +70,13 @@ def forecast(
         overwrite: replace an existing output.
         safe_csv: in CSV, put an apostrophe before ids and names of columns that a spreadsheet would run as a formula.
         columns: how the table is read.
-        partitions: how a table in many files is worked on.
+        partitions: how a table in many files is processed.
         batch_size: largest number of windows per batch.
     """
     check_horizon(horizon, option="--horizon")
     check_sizes(batch_size=batch_size)
     check_suffix(plot, PICTURES)
-    parted = partitions.apply(input, output)
+    parted = partitions.are_asked_for(input, output)
     if not parted:
         check_suffix(output, TABLES)
         io.check_new([output, plot], overwrite, [input, model, columns.future])

@@ -45,7 +45,7 @@ def impute(
         input: CSV, Excel, Parquet or Arrow file ("-" for standard input), a data set of the catalogue, or a folder,
             pattern or URL, as for tsfm forecast.
         model: as for tsfm forecast; by default the zero-shot model that ships with the package.
-        interval: percent of the true values that low and high shall contain between them.
+        interval: percent of the true values that should lie between low and high.
         output: file for all rows (.csv, .parquet or .json), or folder for those of a folder, pattern or URL; standard
             output by default.
         plot: file for a plot of values, filled gaps and intervals (.png, .svg or .pdf).
@@ -53,14 +53,14 @@ def impute(
         overwrite: replace an existing output.
         safe_csv: in CSV, put an apostrophe before ids and names of columns that a spreadsheet would run as a formula.
         columns: how the table is read.
-        partitions: how a table in many files is worked on.
+        partitions: how a table in many files is processed.
         batch_size: largest number of windows per batch.
     """
     inference.check_interval(interval)
     check_sizes(batch_size=batch_size)
     check_suffix(plot, PICTURES)
     check_suffix(page, PAGES)
-    parted = partitions.apply(input, output)
+    parted = partitions.are_asked_for(input, output)
     if not parted:
         check_suffix(output, TABLES)
         io.check_new([output, plot, page], overwrite, [input, model, columns.future])

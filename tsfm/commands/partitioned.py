@@ -1,4 +1,4 @@
-"""Tables in many files: the door through which commands take a folder, a pattern or a URL."""
+"""Tables in many files: how commands take a folder, a pattern or a URL."""
 
 import re
 from collections.abc import Callable
@@ -21,19 +21,19 @@ TABLES = (".csv", ".parquet", ".json")
 
 @dataclass(frozen=True)
 class Partitions:
-    """How a table in many files is worked on; options that several commands share.
+    """How a table in many files is processed; options that several commands share.
 
     Args:
-        engine: where the files of a partitioned table are worked on: local (this process, the default), or ray (the
-            cluster at RAY_ADDRESS, else this machine; needs the extra "ray").
+        engine: where a table in many files is processed: local (this process, the default), or ray (the cluster at
+            RAY_ADDRESS, else this machine; needs the extra "ray").
         workers: worker processes of --engine ray, one CPU each; by default one per CPU of the cluster.
     """
 
     engine: Literal["local", "ray"] | None = None
     workers: int | None = None
 
-    def apply(self, input: str, output: Path | None) -> bool:
-        """Whether the input is a partitioned table: a URL, a pattern, a folder, or any file if an engine is given.
+    def are_asked_for(self, input: str, output: Path | None) -> bool:
+        """Whether the input is a table in many files: a URL, a pattern, a folder, or any file if an engine is given.
 
         A folder whose output is to be one table is none, so that the file that is meant can be named.
         """
@@ -65,23 +65,23 @@ class Partitions:
             asked: what else the output depends on, such as the model.
             overwrite: whether the output of another run may be removed.
             most: most series at a time.
-            **unusable: options that make no sense here, by name; each has to be None or False.
+            **unusable: options that do not apply here, by name; each has to be None or False.
 
         Raises:
-            InputError: an option that makes no sense, or as ``inference.run_parts``.
+            InputError: an option that does not apply, or as ``inference.run_parts``.
         """
         for name, value in {**unusable, "future": columns.future}.items():
             if value is not None and value is not False:
                 raise InputError(
-                    f"expected no --{name.replace('_', '-')} with a partitioned table, found {str(value)!r}: leave it "
-                    "out" + (", and put the future into the parts" if name == "future" else "")
+                    f"expected no --{name.replace('_', '-')} with a table in many files, found {str(value)!r}: "
+                    "leave it out" + (", and put the future into the parts" if name == "future" else "")
                 )
         check_sizes(workers=self.workers)
         if self.engine != "ray" and self.workers not in (None, 1):
             raise InputError(f"expected one worker without --engine ray, found {self.workers}: give --engine ray")
         if output is None or output.suffix in TABLES:
             raise InputError(
-                f"expected a folder as output of a partitioned table, found {output or 'none'}: give --output FOLDER"
+                f"expected a folder as output of a table in many files, found {output or 'none'}: give --output FOLDER"
             )
         work = inference.Work(answer, columns.given(), place_of(output), most or io.PART_SERIES)
         asked = {"command": command, "input": place_of(Path(input)), **asked}

@@ -55,10 +55,10 @@ def fit(
         tokens_unit: the same for tokens; for a column of steps the number of tokens of a step.
         every_row: every row is a finished training, although several have the same run: branches of one training.
         draws: resamples of the bootstrap.
-        delta: width of the Huber loss on log loss.
+        delta: threshold of the Huber loss on log loss.
         floor: irreducible loss E, if it is known; the report compares this law with that of a free E.
-        noise: "compute" lets runs count less whose compute is that of noisier runs, if a test says that the noise
-            depends on compute; "even" only corrects the intervals and warns.
+        noise: what to do if a test says that the noise depends on compute: "compute" weights runs by it, so that
+            noisier ones count less; "even" only corrects the intervals and warns.
         seed: random seed of the bootstrap.
         overwrite: replace an existing output.
     """
@@ -182,12 +182,12 @@ def plan(
 
     Args:
         fit: a fit.json written by "tsfm scaling fit".
-        flops: compute to spend on training, and on inference if inference_tokens is given.
-        params: size of the model.
-        tokens: data to train on.
+        flops: compute in FLOPs, of training and, with --inference-tokens, of inference.
+        params: size of the model in parameters.
+        tokens: training data in tokens.
         loss: loss to reach.
         inference_tokens: tokens that the model will process after training; the best model is then smaller.
-        unique_tokens: number of different tokens at hand; more are repetitions, which are worth less.
+        unique_tokens: number of different tokens that are available; more are repetitions, which are worth less.
         group: group whose law is used, if the fit has groups.
         arch: architecture of the model to train.
         context: history of a window in time steps.

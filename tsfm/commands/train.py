@@ -32,7 +32,7 @@ from tsfm.commands.forecast import write_frame
 from tsfm.inference import forecast_table
 from tsfm.models import model_classes
 from tsfm.nn import check_levels, keep_large_blocks
-from tsfm.training import AtomicCheckpoints, ConfigCounts, FiniteLosses, ForecastTask, logged_names
+from tsfm.training import AtomicCheckpoints, FiniteLosses, ForecastTask, ResumeWithConfig, logged_names
 from tsfm_data import io
 from tsfm_data.corpus import PretrainingDataModule
 from tsfm_data.errors import InputError, check_seed, unknown_name
@@ -343,7 +343,7 @@ def run(words: Sequence[str], finite: bool = True) -> SuiteCLI:
     keep_large_blocks()
     words = with_config_files(words)
     check_files(words)
-    callbacks = [ConfigCounts(), FiniteLosses()] if finite else [ConfigCounts()]
+    callbacks = [ResumeWithConfig(), FiniteLosses()] if finite else [ResumeWithConfig()]
     # Lightning parses sys.argv and starts other processes with it; if arguments are passed as well, it warns.
     sys.argv = [sys.argv[0], *words]
     model_classes()  # import the models, so that YAML may use short class names

@@ -45,7 +45,7 @@ def list_(
         "(!) the licence restricts use or is unknown: pull needs --accept-licence."
     )
     if wide:
-        say("MASE, WQL and CRPS are relative to seasonal naive; top-1 is the share of images classified rightly.")
+        say("MASE, WQL and CRPS are relative to seasonal naive; top-1 is the share of images classified correctly.")
     else:
         say("--wide and --json show scores, sizes and sources, too.")
 

@@ -1,4 +1,4 @@
-"""Forecasting with a model: the Python interface, tables of forecasts, adapters, export."""
+"""What is done with a trained model: forecasts, backtests, anomalies, gaps, embeddings, classes, adapters, export."""
 
 from typing import TYPE_CHECKING
 

@@ -12,14 +12,13 @@ from jaxtyping import Bool, Float64
 LEAST_HISTORY = 16  # observed values before the first forecast
 FLAT, EXACT = 0.01, 1e-9  # least half-width of an interval: of the standard deviation, and of the largest value
 DULL = 1e-3  # scores below it are 0: they are differences in rounding
-# Drift: the mean error of about so many latest steps, each error at most MOST_ERROR, times WEIGHT. These three and the
+# Drift: WEIGHT times the mean error of about the latest STEPS steps, each error at most MOST_ERROR. These three and the
 # unit of frozen values were chosen on training sets with planted anomalies (``benchmarks/detect.py --role train``).
 STEPS, MOST_ERROR, WEIGHT = 8, 8.0, 2.0
-UNIT = 2.0  # frozen: minus the logarithm of the probability of so many equal values, divided by this
+UNIT = 2.0  # frozen: minus the logarithm of the probability of as many equal values, divided by this
 LEAST_FROZEN = 1.0  # frozen scores below it are 0: that many equal values are nothing unusual
 KINDS = ("value", "drift", "frozen")
-# Of the calibration scores, at most so many may be above the limit; more would be slower to follow a change.
-MOST_ABOVE = 10
+MOST_ABOVE = 10  # calibration scores above the limit; with more, limits would be slower to follow a change
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,8 @@ def least_width(
 def calibration_size(count: int, rate: float) -> tuple[int, int]:
     """Number of the latest scores in a calibration, and of those above its limit.
 
-    So many that the second is the rate of the first plus one: a p-value of at most the rate then has exactly this
-    probability. With too few scores the second is 0, and no value can be flagged.
+    The second is the rate times one more than the first, so that a p-value of at most the rate has exactly this
+    probability. With too few scores it is 0, and no value can be flagged.
 
     Args:
         count: scores that are there.

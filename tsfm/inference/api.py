@@ -214,7 +214,7 @@ class Model:
         Args:
             data: as for ``forecast``.
             rate: share of the values of clean series that are flagged.
-            ahead: values are forecast 1 to so many steps ahead; more take less time.
+            ahead: most steps ahead that a value is forecast; more take less time.
             **columns: as for ``forecast``.
 
         Returns:
@@ -271,7 +271,7 @@ class Model:
 
         Args:
             data: as for ``forecast``.
-            interval: percent of the true values that the interval shall contain.
+            interval: percent of the true values that should lie in the interval.
             batch_size: largest number of windows per batch.
             **columns: as for ``forecast``.
 

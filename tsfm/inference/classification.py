@@ -1,7 +1,7 @@
 """Classifiers of series: a probe on their embeddings, fitted in closed form.
 
 The probe is kernel ridge regression of the classes (one against the others, +1 and -1) on standardised embeddings, with
-a Gaussian kernel whose width is the median distance. Each series is left out once, which closed form gives for nothing:
+a Gaussian kernel whose width is the median distance. Each series is left out once, which costs nothing in closed form:
 the errors choose the penalty, and the temperature that turns scores into calibrated probabilities.
 
 Shapes: N series, M of them that were fitted, D numbers of a vector, K classes.
@@ -30,7 +30,7 @@ FORMAT_VERSION = 1
 PENALTIES = tuple(10.0 ** (np.arange(-6, 7) / 2))
 TEMPERATURES = tuple(np.geomspace(0.02, 5, 30))
 OFFSET = 4.0  # added to the kernel, so that the mean score of a class is hardly penalised
-MOST_STANDARD = 5.0  # standard deviations at which a number of a vector ends
+MOST_STANDARD = 5.0  # standard deviations at which the numbers of a vector are clipped
 MOST_SERIES = 4000  # that are fitted; time grows with the cube of their number
 
 

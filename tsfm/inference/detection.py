@@ -2,12 +2,11 @@
 
 The rows of a series are forecast in blocks of ``ahead`` steps, each from the values before it. The score of a value is
 its distance from the median, in units of the distance between the median and the outer quantile on its side, or that of
-a drift or of a frozen value if it is larger (``anomaly_scores.py``). Its
-p-value is the rank of the score among the latest earlier scores, which needs no assumption on the forecasts if scores
-are exchangeable (conformal anomaly detection: Laxhammar and Falkman 2010; Vovk et al. 2005). They rarely are, so
-earlier scores are multiplied by a factor that rises with each flagged value and falls with all others, until the share
-of flagged values is the rate asked for (adaptive conformal inference: Gibbs and Candès 2021). Nothing depends on later
-values.
+a drift or of a frozen value if it is larger (``anomaly_scores.py``). Its p-value is the rank of the score among the
+latest earlier scores, which needs no assumption on the forecasts if scores are exchangeable (conformal anomaly
+detection: Laxhammar and Falkman 2010; Vovk et al. 2005). They rarely are, so earlier scores are multiplied by a factor
+that rises with each flagged value and falls with all others, until the share of flagged values is the rate asked for
+(adaptive conformal inference: Gibbs and Candès 2021). Nothing depends on later values.
 
 Axes: T rows of an item, V variates, S series (every variate of every item), A steps of a block.
 """
@@ -106,7 +105,7 @@ class Detector:
         predictor: a model or a baseline.
         series: the series so far.
         rate: share of the values of clean series that are flagged.
-        ahead: steps of a block: values are forecast 1 to so many steps ahead. More steps take less time.
+        ahead: steps of a block, the most steps ahead that a value is forecast; more take less time.
         batch_size: largest number of windows per batch.
         reading: further options of ``read_series`` for later rows.
         tracks: what is known about each item.
@@ -289,7 +288,7 @@ class Detector:
         """Judge the rows of a block; learn from them if it is complete.
 
         Returns:
-            The first row whose clean value is another now; None if there is none.
+            The first row whose clean value has changed; None if there is none.
         """
         values = track.raw[cut : cut + self.ahead]
         here = slice(cut, cut + len(values))

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 INTERVAL = 80.0  # percent
 # Chosen on training sets with planted gaps (``benchmarks/impute.py --role train``).
-TRIALS = 16  # artificial gaps a series and length
-LEAST_SEASONS = 3  # a season is used if a series is so many times as long
+TRIALS = 16  # artificial gaps per series and length
+LEAST_SEASONS = 3  # a season is used if a series has at least so many of them
 POWER = 8.0  # a member's weight is its error to the power of minus this
 
 
@@ -119,7 +119,7 @@ def impute(
         predictor: a model or a baseline. One that reads the calendar forecasts from the left alone, because no calendar
             runs backwards.
         series: the series.
-        interval: the interval that shall contain so many percent of the true values.
+        interval: percent of the true values that should lie in the intervals.
         batch_size: largest number of windows per batch.
         bar: whether long work shows a progress bar.
 

@@ -217,7 +217,7 @@ def selection_folder(model: str) -> Path | None:
 
 
 def combine(weights: Sequence[np.ndarray] | np.ndarray, forecasts: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """Weighted means of forecasts; of equal forecasts, such as those of a constant, exactly the same.
+    """Weighted means of forecasts; exactly the forecast if all are equal, such as those of a constant.
 
     Args:
         weights: of each member, broadcastable to its forecasts.

@@ -323,7 +323,7 @@ def from_reference(config: dict[str, Any], state: dict[str, Tensor]) -> Chronos2
     except KeyError as error:
         raise InputError(f"expected the config.json of a Chronos-2, found no key {error}") from error
     if variant != {"use_reg_token": True, "feed_forward_proj": "relu", "strides": True}:
-        raise InputError(f"expected a Chronos-2 with register token, ReLU and patches side by side, found {variant}")
+        raise InputError(f"expected a Chronos-2 with register token, ReLU and separate patches, found {variant}")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -318,7 +318,7 @@ def from_reference(config: dict[str, Any], state: dict[str, Tensor]) -> ChronosB
     except KeyError as error:
         raise InputError(f"expected the config.json of a Chronos-Bolt, found no key {error}") from error
     if variant != {"use_reg_token": True, "feed_forward_proj": "relu"} or own["input_patch_stride"] != sizes.patch_size:
-        raise InputError(f"expected a Chronos-Bolt with register token, ReLU and patches side by side, found {variant}")
+        raise InputError(f"expected a Chronos-Bolt with register token, ReLU and separate patches, found {variant}")
     tied = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     try:
         model.load_state_dict({key: value for key, value in state.items() if key not in tied})

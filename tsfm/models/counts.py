@@ -120,15 +120,14 @@ def _count(
 
 
 @functools.cache
-def count_forecaster(model_type: str, config: Any, context: int, horizon: int, variates: int = 1) -> Counts:
-    """Count a forecaster by the loss of one window whose history and future are fully observed.
+def count_forecaster(model_type: str, config: Any, context: int, horizon: int) -> Counts:
+    """Count a forecaster by the loss of one window of one variate whose history and future are fully observed.
 
     Args:
         model_type: a key of ``tsfm.models.registry.MODELS``.
         config: its sizes.
         context: steps of history.
         horizon: steps to forecast.
-        variates: variates of the window.
 
     Raises:
         InputError: no such model, or inconsistent sizes.
@@ -140,12 +139,12 @@ def count_forecaster(model_type: str, config: Any, context: int, horizon: int, v
 
     def loss(model: nn.Module, zeros: Callable[..., Tensor]) -> Tensor:
         assert isinstance(model, Forecaster)
-        past, future = zeros(1, context, variates), zeros(1, horizon, variates)
-        seen, wanted = (torch.ones(1, steps, variates, dtype=torch.bool) for steps in (context, horizon))
+        past, future = zeros(1, context, 1), zeros(1, horizon, 1)
+        seen, wanted = (torch.ones(1, steps, 1, dtype=torch.bool) for steps in (context, horizon))
         return model.loss(Batch(past, seen, horizon, 1, future, wanted))
 
     patch = getattr(config, "patch_size", None)
-    tokens = variates * (math.ceil(context / patch) + math.ceil(horizon / patch)) if patch else variates
+    tokens = math.ceil(context / patch) + math.ceil(horizon / patch) if patch else 1
     if tokens > MOST_TOKENS:
         raise InputError(f"expected windows of at most {MOST_TOKENS:,} tokens, found {tokens:,}: shorten the context")
     return replace(count(build, loss), tokens=tokens)

@@ -119,7 +119,6 @@ def append_future(
     future_BHV: Float[Tensor, "B H V"],
     observed_BHV: Bool[Tensor, "B H V"],
     patch: int,
-    first_variate: int = 0,
 ) -> Packed:
     """Append the patches of a horizon, which are to be predicted, to those of a window; padded on the right.
 
@@ -128,7 +127,6 @@ def append_future(
         future_BHV: values, 0 where not known.
         observed_BHV: where a value is known.
         patch: steps of a patch.
-        first_variate: number of the first variate.
     """
     variates, missing = future_BHV.shape[2], -future_BHV.shape[1] % patch
     target, observed = (
@@ -139,7 +137,7 @@ def append_future(
     steps = torch.arange(1, tokens + 1, device=target.device).repeat(variates)
     # A window of padding only ends before its first patch.
     last = torch.where(packed.sample_id.amax(1) > 0, packed.time_id.amax(1), -1)[:, None]
-    variate = torch.arange(first_variate, first_variate + variates, device=target.device).repeat_interleave(tokens)
+    variate = torch.arange(variates, device=target.device).repeat_interleave(tokens)
     time_id = last + steps
     horizon = Packed(
         target,

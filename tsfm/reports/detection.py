@@ -96,13 +96,13 @@ def detection_page(found: Detector, frame: "pd.DataFrame", answer: "pd.DataFrame
 
 
 def weekly(found: Detector) -> str:
-    """False alarms a week and series, if the series have times and one frequency."""
+    """False alarms per week and series, if the series have times and one frequency."""
     series = found.series
     if series.labels.integer or len(set(series.freqs)) > 1 or series.length(0) < 2:
         return ""
     stamps = series.timestamps(0)
     steps = WEEK / ((stamps[-1] - stamps[0]).total_seconds() / (len(stamps) - 1))
-    return f": {found.rate * steps:,.2g} a week and series"
+    return f": {found.rate * steps:,.2g} per week and series"
 
 
 def plot_anomalies(found: Detector, frame: "pd.DataFrame") -> "Figure":

@@ -17,9 +17,9 @@ NAMES = {"coverage80": "80 % coverage"}
 HEADLINE = ("MASE", "WQL", "MAE", "MSE", "RMSE", "sMAPE", "coverage80")
 PLACE = ("dataset", "freq", "horizon", "season", "windows", "model")
 HOW = (
-    "MASE: mean absolute error of the median over that of seasonal naive within the history; WQL: weighted quantile "
-    "loss at the levels 0.1 to 0.9. For errors less is better; 80 % coverage, the share of true values inside the 80 % "
-    "interval, should be 0.8. report.json holds every metric."
+    "MASE: mean absolute error of the median divided by that of seasonal naive within the history; WQL: weighted "
+    "quantile loss at the levels 0.1 to 0.9. Smaller errors are better; 80 % coverage, the share of true values inside "
+    "the 80 % interval, should be 0.8. report.json holds every metric."
 )
 
 
@@ -38,7 +38,7 @@ def write_scores(
     rows = score_rows(report)
     strong = [index for index, row in enumerate(rows) if row["model"] == predictor.name]
     sections = [
-        Section("Scores", [HOW, Table(rows, "In bold the model that was asked about.", strong)]),
+        Section("Scores", [HOW, Table(rows, "The evaluated model is in bold.", strong)]),
         Section("Forecasts of the end", [forecast_image(series, predictor, report) for series in tables]),
         Section("This page again", [*report.notes, Code(shlex.join(command))]),
     ]
@@ -70,5 +70,5 @@ def forecast_image(series: SeriesSet, predictor: Predictor, report: Report) -> I
     figure = plot_forecast(
         history, forecast_frame(predictor, history, horizon, DEFAULT_LEVELS), truth=some, items=items
     )
-    caption = f"{series.name}: the last {horizon} steps, forecast from what came before."
+    caption = f"{series.name}: the last {horizon} steps, forecast from the values before them."
     return Image(figure, f"History, truth and forecast of {', '.join(items)}", caption)

@@ -225,6 +225,7 @@ def runs_record(runs: Runs) -> Record:
 
 
 def data_record(rows: Runs, runs: Runs) -> Record:
+    """A ``DataRecord`` of all rows, and of the runs among them that are fitted."""
     ranges = {
         name: [float(values.min()), float(values.max())]
         for name, values in (
@@ -252,6 +253,7 @@ def flops_over_rule(runs: Runs) -> list[Record]:
 
 
 def route_record(optimum: Optimum | None) -> Record | None:
+    """Exponent, interval and points of an approach; None if it has no optimum."""
     if optimum is None:
         return None
     points = [{"flops": float(c), "params": float(n)} for c, n in zip(optimum.flops, optimum.params, strict=True)]

@@ -99,7 +99,7 @@ class FittedLaw:
         """Logarithms of quantities of the law, [S, Q], from parameters of the solver.
 
         Args:
-            quantities: their values, above 0 but for the loss.
+            quantities: their values, above 0 except the loss.
             loss: which of them is a loss.
         """
         problem, _ = self.profile
@@ -126,7 +126,7 @@ class FittedLaw:
         """95 % intervals of quantities of the law, [S, Q]; infinite where they are open.
 
         Args:
-            quantities: their values, above 0 but for the loss.
+            quantities: their values, above 0 except the loss.
             loss: which of them is a loss.
         """
         problem, profile = self.profile

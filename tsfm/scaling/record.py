@@ -1,6 +1,6 @@
 """The record of a fit: the content of ``fit.json``, and its reading.
 
-Numbers are plain floats, and None where a value is infinite or unknown: an interval whose upper end is None is open.
+Numbers are plain floats, or None if a value is infinite or unknown: an interval whose upper end is None is open.
 Losses are in the units of the table; errors and noise are those of log loss. Sizes are in parameters, compute in FLOPs.
 """
 

@@ -217,7 +217,7 @@ def trust_parts(record: Record) -> list[Part]:
     else:
         parts.append(
             f"Extrapolation: fitted without the {ahead['held_out_rows']} runs of the largest compute (above "
-            f"{ahead['largest_flops_seen']:.2e} FLOP), the law misses their log loss by {ahead['rms_log_error']:.4f} "
+            f"{ahead['largest_flops_seen']:.2e} FLOPs), the law misses their log loss by {ahead['rms_log_error']:.4f} "
             f"(root mean square; mean {ahead['mean_log_error']:+.4f}) against {ahead['rms_log_error_seen']:.4f} on the "
             "runs it saw."
         )
@@ -310,8 +310,8 @@ def next_parts(record: Record) -> list[Part]:
         for k, row in enumerate(plan["runs"])
     ]
     caption = (
-        f"Runs that would narrow the interval of the best size for {plan['flops']:.2e} FLOP most, for at most as much "
-        f"compute as all runs so far, {plan['budget']:.2e} FLOP. Each is the best one after those before it; the last "
+        f"Runs that would narrow the interval of the best size for {plan['flops']:.2e} FLOPs most, for at most as much "
+        f"compute as all runs so far, {plan['budget']:.2e} FLOPs. Each is the best one after those before it; the last "
         "column is the expected width, as a share of the width now. It assumes that the law holds at these runs, too."
     )
     return [Table(rows, caption)]

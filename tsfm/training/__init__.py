@@ -6,7 +6,7 @@ from tsfm_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tsfm.training.blocks import shard
-    from tsfm.training.callbacks import ConfigCounts, FiniteLosses
+    from tsfm.training.callbacks import FiniteLosses, ResumeWithConfig
     from tsfm.training.checkpoints import AtomicCheckpoints, note_processes, share_progress
     from tsfm.training.finetuning import (
         LEARNING_RATES,
@@ -32,12 +32,12 @@ __all__ = [
     "ZERO_SHOT",
     "AtomicCheckpoints",
     "Candidate",
-    "ConfigCounts",
     "Finetuned",
     "FiniteLosses",
     "ForecastTask",
     "OptimConfig",
     "Recipe",
+    "ResumeWithConfig",
     "add_updates",
     "build_optimizer",
     "finetune",

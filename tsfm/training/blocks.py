@@ -28,7 +28,7 @@ def shard(task: Any, model: nn.Module, *methods: str) -> None:
     Args:
         task: the Lightning module; its trainer knows strategy and devices.
         model: its model.
-        methods: names of methods besides ``forward`` that are called from outside.
+        methods: names of other methods than ``forward`` that are called from outside.
     """
     if task.device_mesh is None or isinstance(model, FSDPModule):
         return

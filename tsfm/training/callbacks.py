@@ -130,8 +130,8 @@ class Throughput(pl.Callback):
         self._step_ended = None
 
 
-class ConfigCounts(pl.Callback):
-    """Resumed, a training goes on with the numbers of its config, whatever those of its checkpoint were.
+class ResumeWithConfig(pl.Callback):
+    """A resumed training uses the numbers of its config, not those of its checkpoint.
 
     Lightning restores rates, decay and patience with the state. The state (moments, steps done, best score) is kept;
     the numbers are those of the config, and the first rate is that of its schedule at the step that was reached.

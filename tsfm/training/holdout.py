@@ -4,7 +4,6 @@ Shapes: W windows, H horizon steps, V variates.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -151,15 +150,13 @@ class Errors:
         return float(self.total.sum() / max(self.size.sum(), 1e-12))
 
 
-def errors_of(
-    model: Forecaster, windows: Windows, levels: Sequence[float] = DEFAULT_LEVELS, batch_size: int = 128
-) -> Errors:
+def errors_of(model: Forecaster, windows: Windows) -> Errors:
     """Errors of a model on every window, averaged over variates.
 
     Raises:
         InputError: the held-out values are constant or missing.
     """
-    batch_errors = [window_errors(model, batch, levels) for batch in windows.batches(batch_size)]
+    batch_errors = [window_errors(model, batch) for batch in windows.batches(128)]
     scaled, total, size = (torch.cat(parts).numpy() for parts in zip(*batch_errors, strict=True))
     if not np.isfinite(scaled).any():
         raise InputError(
@@ -172,13 +169,13 @@ def errors_of(
 
 
 def window_errors(
-    model: Forecaster, batch: Batch, levels: Sequence[float]
+    model: Forecaster, batch: Batch
 ) -> tuple[Float[Tensor, " W"], Float[Tensor, " W"], Float[Tensor, " W"]]:
     """Scaled loss, loss and absolute true value of every window; NaN, 0 and 0 if nothing was observed."""
     if batch.future is None or batch.future_observed is None:
         raise ValueError("expected windows with their future, found none")
     inputs = replace(batch, future=None, future_observed=None)
-    forecast = model.predict(inputs, levels)
+    forecast = model.predict(inputs, DEFAULT_LEVELS)
     check_finite(forecast, model.name, batch.past_observed.any(dim=1))
     observed: Bool[Tensor, "W H V"] = batch.future_observed
     levels_tensor = forecast.quantiles.new_tensor(forecast.levels)

@@ -34,7 +34,8 @@ def download(repo: str, file: str, revision: str) -> tuple[Path, str]:
         path.resolve().unlink()  # a damaged copy in the cache: download it again
         path = _download(repo, file, revision, again=True)
         _compare(path)
-    return path, path.relative_to(_snapshots(path)).parts[0]
+    snapshots = next(parent for parent in path.parents if parent.name == "snapshots")
+    return path, path.relative_to(snapshots).parts[0]
 
 
 def _download(repo: str, file: str, revision: str, again: bool) -> Path:
@@ -83,10 +84,6 @@ def _download(repo: str, file: str, revision: str, again: bool) -> Path:
         raise InputError(
             f"expected to fetch {wanted_file}, found the connection broken ({reason}): run again"
         ) from error
-
-
-def _snapshots(path: Path) -> Path:
-    return next(parent for parent in path.parents if parent.name == "snapshots")
 
 
 def _compare(path: Path) -> None:

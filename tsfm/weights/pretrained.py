@@ -113,7 +113,7 @@ def load_named(model: str, other_names: Iterable[str] = ()) -> Forecaster:
     path = registry.local_folder(model) or Path(model)
     if not path.exists() and len(path.parts) == 1:
         if model.split("@")[0] in registry.published():
-            raise InputError(f"expected the weights of {model} at hand, found none: tsfm weights pull {model}")
+            raise InputError(f"expected the weights of {model} on this machine, found none: tsfm weights pull {model}")
         near = [p.name for p in Path().iterdir() if p.is_dir() and (p / "config.json").is_file()]
         known = [*other_names, *registry.released(), *registry.near(model), *near]
         raise InputError(f"{unknown_name('model', model, known)}; or give a model folder")

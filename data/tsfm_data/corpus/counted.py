@@ -13,7 +13,7 @@ from tsfm_data.windows import B, ResumableLoader
 
 
 class CountedLoader(ResumableLoader[B]):
-    """Batches made on the fly, each from its own random numbers (Philox with a counter of epoch and batch).
+    """Batches made when they are needed, each from its own random numbers (Philox with a counter of epoch and batch).
 
     All ranks share one stream of batches per epoch; rank ``r`` of ``w`` takes batches ``r``, ``r + w``, ... So two
     processes see in one step what one process sees in two, and no batch depends on those before it.

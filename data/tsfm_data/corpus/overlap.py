@@ -134,7 +134,7 @@ def check_overlap(corpus: str | Path, names: Sequence[str]) -> list[Overlap]:
             pairs = [(entry["name"], _relation(entry, spec)) for entry in manifest["sources"]]
             same = tuple(source for source, relation in pairs if relation == "same")
             related = tuple(source for source, relation in pairs if relation == "related")
-        if known is None or (spec is not None and catalog.at_hand(spec) is None):
+        if known is None or (spec is not None and catalog.local_file(spec) is None):
             results.append(Overlap(name, 0 if spec is None else spec.series, None, {}, same, related))
             continue
         series = catalog.open_source(name).univariate()

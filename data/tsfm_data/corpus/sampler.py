@@ -33,7 +33,7 @@ class WindowPositions:
         series: index of the series in its source.
         stride: the window takes every ``stride``-th step of a grid ``refinement`` times as fine as the series.
         refinement: see ``stride``.
-        average: each step of the window is the mean of so many steps of the series. Above 1 only if ``stride`` and
+        average: how many steps of the series are averaged to a step of the window. Above 1 only if ``stride`` and
             ``refinement`` are 1.
     """
 

@@ -75,6 +75,6 @@ def store_sources(store: Store) -> list[tuple[float, list[np.ndarray]]]:
 def catalogue_sources() -> Iterator[tuple[float, list[np.ndarray]]]:
     """The training sets of the catalogue that are stored locally, with equal weights."""
     for name in catalog.names("train"):
-        if catalog.at_hand(catalog.get(name)) is not None:
+        if catalog.local_file(catalog.get(name)) is not None:
             series = catalog.load(name).univariate()
             yield 1.0, [series.item(k)[: series.length(k), 0] for k in range(len(series.item_ids))]

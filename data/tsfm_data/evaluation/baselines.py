@@ -211,7 +211,7 @@ class Statistical:
     ) -> Float[np.ndarray, "series H columns"]:
         """Mean and quantiles of each series; NaN if the fit fails."""
         model = self._build(season)
-        # statsforecast has central intervals by coverage in per cent: level 0.9 is the upper end of the 80 % one.
+        # statsforecast has central intervals by coverage in percent: level 0.9 is the upper end of the 80 % one.
         sizes = [round(abs(level - 0.5) * 200, 6) for level in levels]
         ends = ["hi" if level > 0.5 else "lo" for level in levels]
         columns = [f"{end}-{size}" if size > 0 else "mean" for end, size in zip(ends, sizes, strict=True)]

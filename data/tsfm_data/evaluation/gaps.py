@@ -83,7 +83,7 @@ def check_finite(forecast: Forecast, name: str, wanted: Bool[Tensor, "B V"]) -> 
 def _past_holes(
     predictor: Predictor, batch: Batch, levels: Sequence[float], wanted: Bool[Tensor, "B V"] | None
 ) -> Forecast:
-    """The same, whatever the predictor says."""
+    """As ``forecast_windows``, before the forecasts are checked."""
     if bool(batch.past_observed.all()):
         return predictor.predict(last_steps(batch, predictor.context), levels)
     variates = batch.past.shape[2]

@@ -9,7 +9,7 @@ Axes: B windows, H horizon steps, V variates, Q quantile levels, G groups that a
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -329,20 +329,8 @@ class Accumulator:
         return counts
 
 
-def build_metrics(names: Iterable[str], levels: Sequence[float] = LEVELS) -> list[Metric]:
-    """The metrics with these names."""
-    return [get_metric(name, levels) for name in names]
-
-
 def needed_levels(metrics: Iterable[Metric], levels: Sequence[float] = ()) -> tuple[float, ...]:
     """All quantile levels that the metrics need, and ``levels``; ascending and distinct."""
     return tuple(
         sorted({round(float(q), 9) for metric in metrics for q in metric.levels} | {round(q, 9) for q in levels})
     )
-
-
-def score(metrics: Sequence[Metric], elements: Elements) -> Mapping[str, float]:
-    """All metrics of one batch, as one group."""
-    accumulator = Accumulator(metrics)
-    accumulator.update(elements)
-    return {name: float(value[0]) for name, value in accumulator.values().items()}

@@ -68,18 +68,17 @@ def anchors_file() -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def load_published(report: Report, sets: Iterable[SuiteSet], file: Path | None = None) -> Published:
+def load_published(report: Report, sets: Iterable[SuiteSet]) -> Published:
     """Load the published results of the sets whose seasonal naive is reproduced.
 
     Args:
         report: rows of an evaluation that includes seasonal naive.
         sets: the evaluated sets.
-        file: the table; None means ``anchors_file()``.
 
     Raises:
         InputError: the table has other columns, or a value that is not a number.
     """
-    file = file or anchors_file()
+    file = anchors_file()
     if file is None:
         return Published(notes=["No table of published results was found (set TSFM_ANCHORS=FILE); none are shown."])
     claims = {(profile, suite_set.name): entry for suite_set in sets for profile, entry in suite_set.published.items()}

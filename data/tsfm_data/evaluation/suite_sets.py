@@ -41,7 +41,7 @@ class SuiteSet:
 
     def missing(self) -> list[str]:
         """The sources whose files are not available."""
-        return [name for name in self.sources if catalog.at_hand(catalog.get(name)) is None]
+        return [name for name in self.sources if catalog.local_file(catalog.get(name)) is None]
 
     def load(self) -> SeriesSet:
         """Load the series; every variate becomes a univariate series.

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tsfm_data.io.parts import PART_SERIES, Parts, open_parts
     from tsfm_data.io.readers import read_table
     from tsfm_data.io.records import check_record, check_version, is_plain_name, read_record, read_yaml
-    from tsfm_data.io.roles import Roles, find_roles
     from tsfm_data.io.series import Labels, SeriesSet
     from tsfm_data.io.tables import prepare, read_series
 
@@ -34,7 +33,6 @@ __all__ = [
     "DatasetSpec",
     "Labels",
     "Parts",
-    "Roles",
     "SeriesSet",
     "Table",
     "append_rows",
@@ -50,7 +48,6 @@ __all__ = [
     "disk_errors",
     "fetch",
     "find",
-    "find_roles",
     "guarded",
     "is_plain_name",
     "like",

@@ -317,7 +317,7 @@ def _on_grid(
         sound = rows.take(~np.isin(rows.code, broken))
         if freq is None and len(sound.ns):
             counts.freqs = Counter(regular_grid(sound.ns, dense_bounds(sound), None, reading.own_hours, usual).freqs)
-        step = freq or (_usual(counts.freqs) if common is None else common.step)
+        step = freq or (counts.freqs.most_common(1)[0][0] if common is None else common.step)
         if step is None:
             return None
         counts.step = split_pattern(step)[0]
@@ -337,10 +337,6 @@ def _on_grid(
     if not kept:
         return None
     return regular_grid(rows.ns, rows.bounds(len(kept)), freq, reading.own_hours, usual), rows, kept
-
-
-def _usual(freqs: Counter[str]) -> str:
-    return freqs.most_common(1)[0][0]
 
 
 def _find_bad_times(rows: Rows, bad: BadSeries, reading: Reading, freq: str | None, usual: StepCounts) -> Grid | None:

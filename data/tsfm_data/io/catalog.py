@@ -56,8 +56,8 @@ class DatasetSpec:
         name: name in configs, commands and reports.
         file: path in a mirror folder (TSFM_DATA).
         role: "bench" is for evaluation and supervised training under published splits, never for pretraining.
-        layout: "wide" (a date column, one column a variate), "long" (item_id, timestamp, target), or "matrix" (numbers
-            alone: a text file without header, or the first channel of array "data" in an .npz).
+        layout: "wide" (a date column, one column per variate), "long" (item_id, timestamp, target), or "matrix"
+            (numbers alone: a text file without header, or the first channel of array "data" in an .npz).
         freq: pandas alias of all series, or "mixed".
         domain: what the series are about.
         series: number of series (variates, in a wide table).
@@ -65,11 +65,11 @@ class DatasetSpec:
         missing: how many of those are missing.
         licence: as the source states it.
         licence_class: "open" may train weights that are released; the others may not. "open (stated at origin)" is data
-            whose own site states an open licence while the copy at hand states none.
-        sha256: digest of ``file``; None where its content was never verified.
-        bytes: size of ``file``; None where unknown.
+            whose own site states an open licence while our copy states none.
+        sha256: digest of ``file``; None if its content was never verified.
+        bytes: size of ``file``; None if unknown.
         source, commit, path: where the data came from: repository or site, commit, file in it.
-        url: address of an original whose content is pinned by ``git_blob``; None when there is none.
+        url: address of an original whose content is pinned by ``git_blob``; None if there is none.
         git_blob: git blob id of what ``url`` gives.
         time_column, item_column, target, split_column: columns; ``split_column`` marks the rows of a competition's
             "train" and "test".
@@ -131,7 +131,7 @@ class DatasetSpec:
 
     @property
     def season(self) -> int | None:
-        """Steps in one season; None where the series have several frequencies."""
+        """Steps in one season; None if the series have several frequencies."""
         return None if self.freq == "mixed" else season_length(self.freq)
 
     @property
@@ -170,8 +170,8 @@ def get(name: str) -> DatasetSpec:
     return _specs()[name]
 
 
-def at_hand(spec: DatasetSpec) -> Path | None:
-    """The file of a data set if it needs no download, its content not yet checked; else None."""
+def local_file(spec: DatasetSpec) -> Path | None:
+    """The file of a data set if it needs no download, with unchecked content; else None."""
     return find(spec.file) or (find(_url_file(spec)) if spec.url else None)
 
 
@@ -228,7 +228,7 @@ def load(name: str) -> SeriesSet:
 
 
 def _read_matrix(spec: DatasetSpec, path: Path) -> SeriesSet:
-    """Numbers alone, one row a step: a text file, or the first channel of an .npz."""
+    """Numbers alone, one row per step: a text file, or the first channel of an .npz."""
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:

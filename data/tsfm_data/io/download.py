@@ -1,4 +1,4 @@
-"""A named file from a local folder, the cache or a URL: verified, resumed when cut off, safe beside other processes."""
+"""A named file from a local folder, the cache or a URL: verified, resumed if cut off, locked for other processes."""
 
 import errno
 import hashlib
@@ -24,7 +24,7 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0
 
 
 class _Retry(Exception):
-    """A transfer that broke off and may be taken up again."""
+    """A transfer that broke off and may be resumed."""
 
 
 class _TooLong(Exception):
@@ -32,7 +32,7 @@ class _TooLong(Exception):
 
 
 def data_folder() -> Path | None:
-    """The folder that the environment variable TSFM_DATA names, searched before anything else; None when unset."""
+    """The folder that the environment variable TSFM_DATA names, which is searched first; None if it is not set."""
     value = os.environ.get("TSFM_DATA")
     return Path(value).expanduser() if value else None
 
@@ -46,7 +46,7 @@ def cache_folder() -> Path:
 
 
 def find(file: str, folder: Path | None = None) -> Path | None:
-    """``file`` where it is at hand: in ``folder`` (default TSFM_DATA) by its whole or last name, else in the cache."""
+    """The path of ``file`` in ``folder`` (default TSFM_DATA), by its whole or last name, else in the cache; or None."""
     local = folder if folder is not None else data_folder()
     places = [] if local is None else [local / file, local / PurePosixPath(file).name]
     return next((path for path in (*places, cache_folder() / file) if path.is_file()), None)
@@ -65,15 +65,15 @@ def fetch(
     """A verified local copy of a file.
 
     ``folder`` (default: the environment variable TSFM_DATA) is searched first, for ``file`` and for its last name, then
-    the cache (TSFM_CACHE), then ``url`` is read into the cache. A transfer that breaks off is taken up where it
+    the cache (TSFM_CACHE), then ``url`` is read into the cache. A transfer that breaks off is resumed where it
     stopped, now or at the next call. Files in ``folder`` are never changed.
 
     Args:
         file: relative name, for instance "bench/ETTh1.parquet".
-        url: http, https or file URL; None when there is none.
-        sha256: expected digest in hexadecimal; None when unknown (then a broken transfer starts anew).
+        url: http, https or file URL; None if there is none.
+        sha256: expected digest in hexadecimal; None if unknown (then a broken transfer starts anew).
         folder: folder to search first.
-        progress: whether a bar on standard error shows the transfer (never when that is no terminal).
+        progress: whether a bar on standard error shows the transfer (never if that is no terminal).
         git_blob: expected git blob id, a second way to name the content.
         size: expected bytes; a transfer that brings more is ended there.
 
@@ -103,7 +103,7 @@ def fetch(
                     check(cached, sha256, git_blob)
                     return cached
                 except InputError:
-                    cached.unlink()  # a damaged copy is of no use
+                    cached.unlink()  # damaged: download it again
                     if url is None:
                         raise
             if url is not None:
@@ -208,7 +208,7 @@ def _transfer_file(url: str, part: Path, name: str, progress: bool, size: int | 
 
 
 def _transfer_http(url: str, part: Path, name: str, progress: bool, size: int | None) -> None:
-    import httpx  # which nothing but a transfer needs
+    import httpx  # which only a transfer needs
 
     done = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
@@ -223,7 +223,7 @@ def _transfer_http(url: str, part: Path, name: str, progress: bool, size: int | 
             if answer.status_code >= 500 or answer.status_code == 429:
                 raise _Retry(f"the server answered {answer.status_code} {answer.reason_phrase}")
             if answer.status_code not in (200, 206):
-                hint = ": it asks for a login; get the file by hand" if answer.status_code in (401, 403) else ""
+                hint = ": it asks for a login; download the file yourself" if answer.status_code in (401, 403) else ""
                 raise InputError(
                     f"{url}: expected the file, the server answered {answer.status_code} {answer.reason_phrase}{hint}"
                 )

@@ -129,7 +129,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         if not target.exists():
             temporary.replace(target)
         elif not _exchanged(temporary, target):
-            old = _beside(target, OLD)
+            old = _hidden(target, OLD)
             target.replace(old)
             temporary.replace(target)
             _remove(old)
@@ -163,7 +163,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def restore(folder: Path) -> None:
     """Bring back a folder whose replacement was cut short on a system that cannot exchange folders."""
-    old = _beside(folder, OLD)
+    old = _hidden(folder, OLD)
     if folder.exists():
         _remove(old)
     elif old.exists():
@@ -173,7 +173,7 @@ def restore(folder: Path) -> None:
 @contextlib.contextmanager
 def _part(target: Path, wait: bool) -> Iterator[Path]:
     """The name of a temporary file or folder for a target, free to use and locked; what is there then is removed."""
-    temporary = _beside(target, PART)
+    temporary = _hidden(target, PART)
     problem = f"expected an output that no other run writes, found one that is writing {target}"
     with _locked(Path(f"{temporary}.lock"), None if wait else f"{problem}: wait until it has ended, or name another"):
         _remove(temporary)
@@ -204,7 +204,7 @@ def _locked(file: Path, problem: str | None) -> Iterator[None]:
                 place.rmdir()
 
 
-def _beside(target: Path, mark: str) -> Path:
+def _hidden(target: Path, mark: str) -> Path:
     """A hidden name next to a target, with the same suffix, which tells libraries the format."""
     target = Path(os.path.abspath(target))
     stem = target.stem

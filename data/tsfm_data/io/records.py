@@ -59,17 +59,17 @@ def read_record(path: str | Path, kind: type[T], what: str, *, finite: bool = Tr
     return check_record(plain, kind, path, what, finite=finite, hint=hint)
 
 
-def read_yaml(path: str | Path, what: str, *, hint: str = "correct it") -> dict[str, Any]:
+def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
     """Read the mapping in a YAML file; aliases that would grow to a huge value are refused.
 
     Args:
         path: the file.
         what: what the file should have, for messages.
-        hint: what to do about a wrong file.
 
     Raises:
         InputError: no such file, a file that is too large or would become so, no YAML, or no mapping.
     """
+    hint = "correct it"
     raw = _read(Path(path), LARGEST_YAML, what, hint)
     import yaml  # slow to import, and not every command needs it
 

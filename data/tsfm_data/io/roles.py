@@ -184,7 +184,7 @@ def _find_time(table: Table, columns: list[str]) -> str:
     if not dates and later is not None and _may_be_time(table, later):
         return later
     steps = usual_column(columns, STEP_NAMES)
-    if not dates and steps is not None and _counts(table.frame[steps]) and len(columns) > 1:
+    if not dates and steps is not None and pd.api.types.is_integer_dtype(table.frame[steps]) and len(columns) > 1:
         return steps
     shown = ", ".join(columns[:8]) + (", ..." if len(columns) > 8 else "")
     several = f" (with dates: {', '.join(dates)})" if dates else ""
@@ -220,11 +220,6 @@ def _plainly_dates(table: Table, column: str) -> bool:
         except InputError:
             return False
     return True
-
-
-def _counts(cells: pd.Series) -> bool:
-    """Whether a column has an integer type."""
-    return pd.api.types.is_integer_dtype(cells)
 
 
 def _find_item(table: Table, time: str, free: list[str]) -> str | None:
@@ -417,7 +412,7 @@ def turned(table: Table) -> Table:
 
 
 def _unfolded(table: Table) -> Table | None:
-    """The table with one row a month or time of day, if those are columns beside a year or date; else None."""
+    """The table with one row per month or time of day, if those are columns next to a year or date; else None."""
     frame = table.frame
     names = [str(c) for c in frame.columns]
     folded = {name.strip().lower(): name for name in names}
@@ -464,7 +459,7 @@ def joined_time(table: Table, time_column: str | None) -> Table:
         day = parts["day"] if of_year == "month" else None
         used = [c for c in (parts["year"], parts[of_year], day) if c is not None]
         frame = frame.assign(**{used[1]: _part_number(frame[used[1]], of_year)})
-        if not _all_numbers(frame, *used):
+        if not all(pd.api.types.is_integer_dtype(frame[name]) for name in used):
             return table
         stamps = _date_of(frame[used[0]], of_year, frame[used[1]], frame[day] if day else None)
         if stamps.isna().any():  # the day is a weekday, or a period does not exist
@@ -525,10 +520,6 @@ def _is_date_column(table: Table, name: str) -> bool:
         return _plainly_dates(table, name)
     named = name.strip().lower() in (*TIME_NAMES[:6], *OTHER_TIMES)
     return named and bool(cells.notna().all()) and bool((cells > 1600).all())
-
-
-def _all_numbers(frame: pd.DataFrame, *names: str) -> bool:
-    return all(pd.api.types.is_integer_dtype(frame[name]) for name in names)
 
 
 def _time_of_day(cells: pd.Series) -> pd.Series | None:

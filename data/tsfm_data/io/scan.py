@@ -114,7 +114,7 @@ class Times:
             stamps = read_stamps(own, name, dayfirst, timezone, wrong)
             self.ns, self.zone, self.integer, self.notes = stamps.ns, stamps.zone, stamps.integer, stamps.notes
             self.known = ~np.isin(np.arange(len(self.ns)), list(wrong))
-            if timezone is not None and not _aware(own, name, dayfirst):
+            if timezone is not None and read_stamps(own, name, dayfirst, None, {}).zone is None:
                 raise ReadAtOnce  # the order of the rows tells which hour is meant when clocks are set back
             self.any_time = int(self.ns[self.known.argmax()])
             self.of_day = set(np.unique(self.ns[self.known] % DAY)[:3].tolist())
@@ -134,10 +134,6 @@ class Times:
         if self.distinct is None:
             return pd.Series(np.array([time]).view(self.dtype)).iloc[0]
         return list(self.distinct.numbers)[time] if time >= 0 else None
-
-
-def _aware(table: Table, name: str, dayfirst: bool | None) -> bool:
-    return read_stamps(table, name, dayfirst, None, {}).zone is not None
 
 
 @dataclass

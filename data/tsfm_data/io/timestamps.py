@@ -180,11 +180,6 @@ def _shown(value: Any) -> str:
     return "an empty cell" if pd.isna(value) or str(value).strip().lower() in MISSING else repr(str(value)[:40])
 
 
-def is_date_word(name: str) -> bool:
-    """Whether a column has a usual name of dates."""
-    return name.strip().lower() in DATE_WORDS
-
-
 def _from_numbers(table: Table, name: str, column: pd.Series) -> "pd.Series | Stamps":
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     lost = np.flatnonzero(~(np.abs(values) < LARGEST))
@@ -216,7 +211,7 @@ def _from_numbers(table: Table, name: str, column: pd.Series) -> "pd.Series | St
             return pd.to_datetime(text, format="%Y%m", errors="coerce")
         if low >= 1600 and high <= 2261:
             return pd.to_datetime(text, format="%Y", errors="coerce")
-    if low >= EXCEL[0] and high <= EXCEL[1] and is_date_word(name):
+    if low >= EXCEL[0] and high <= EXCEL[1] and name.strip().lower() in DATE_WORDS:
         ns = np.round(values * (DAY / 1e9)).astype(np.int64) * 1_000_000_000 - 25_569 * DAY  # days since 1899-12-30
         return Stamps(ns, notes=(f"column {name!r}: numbers read as days of Excel since 1899-12-30",))
     if not whole:

@@ -78,7 +78,7 @@ class Forecast:
 
     Attributes:
         mean: the mean of the distribution that is forecast.
-        quantiles: one value a level, non-decreasing along the last axis.
+        quantiles: one value per level, non-decreasing along the last axis.
         levels: the quantile levels, ascending, each in (0, 1).
     """
 

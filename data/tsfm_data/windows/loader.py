@@ -225,13 +225,13 @@ def common_season(series: SeriesSet) -> int:
     """Steps in the season common to all items.
 
     Raises:
-        InputError: two items have frequencies with unlike seasons.
+        InputError: two items have frequencies with different seasons.
     """
     seasons = {series.season_of(freq): freq for freq in sorted(set(series.freqs))}
     if len(seasons) > 1:
         raise InputError(
             f"{series.name}: expected series of one season, found frequencies {', '.join(seasons.values())}: use one "
-            "table a frequency"
+            "table per frequency"
         )
     return next(iter(seasons), 1)
 

@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
         folder: the output.
-        asked: all that outputs depend on but for the parts: command, model, options, version.
+        asked: all that outputs depend on except the parts: command, model, options, version.
         parts: name of a part -> what is known of it.
         kept: number of parts that earlier runs had finished.
     """
@@ -90,7 +90,7 @@ def run_parts(
 
     Args:
         source: file, folder, pattern or URL of the parts, each of which holds all rows of its series.
-        asked: all that outputs depend on but for the parts, as it stands in the manifest.
+        asked: all that outputs depend on except the parts, as it stands in the manifest.
         work: what is done with each part; its key is set here.
         engine: who does it.
         workers: number of workers; None leaves it to the engine.

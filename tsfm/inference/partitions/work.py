@@ -39,7 +39,7 @@ class Work:
         columns: options of ``read_series``.
         output: folder of the outputs, a path or URL.
         most: most series at a time.
-        key: digest of everything that the outputs depend on, but for the parts.
+        key: digest of everything that the outputs depend on, except the parts.
     """
 
     answer: "Callable[[io.SeriesSet], pd.DataFrame]"

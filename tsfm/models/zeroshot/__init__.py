@@ -1,1 +1,1 @@
-"""The suite's own zero-shot models: an encoder and a decoder over patches."""
+"""The suite's own zero-shot models: an encoder, a decoder and a decoder of long histories, all over patches."""

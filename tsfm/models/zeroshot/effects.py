@@ -91,7 +91,7 @@ class Chosen(NamedTuple):
     Attributes:
         feature: index into the features.
         lag: by how many steps the effect follows it.
-        coefficient: its coefficient; 0 where a row has fewer features.
+        coefficient: its coefficient; 0 if a row has fewer features.
     """
 
     feature: Int[Tensor, "R M"]

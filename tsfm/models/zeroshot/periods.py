@@ -25,11 +25,11 @@ LONGER_GAIN = 0.03  # by how much the autocorrelation of a longer period must ex
 # weeks and years have them.
 SEASON_SCORE = 0.05  # lowest score
 SEASON_CYCLES = 1.6  # cycles from which on they must show in the spectrum
-YOUNG_CYCLES = 1.1  # with fewer cycles than that, but so many, the calendar's word is enough
-YOUNG_SCORE = 0.2  # the score of such a season; most that are seen have more
+YOUNG_CYCLES = 1.1  # cycles from which on, with fewer than that, the calendar alone is enough
+YOUNG_SCORE = 0.2  # the score of such a season; most that the spectrum shows have more
 SEASON_GAIN = 0.02  # as LONGER_GAIN, for seasons
 SEASON_SHARE = 0.5  # a season with this share of the best score is clear
-BESIDE = 0.03  # a peak within this share of a season is moved onto it
+NEAR = 0.03  # a peak within this share of a season is moved onto it
 AS_GOOD = 0.9  # if the season has at least this share of its autocorrelation
 
 
@@ -62,11 +62,11 @@ def find_periods(
     lag_L = torch.arange(score_RL.shape[1], device=x_RT.device)
     length_R = length_of(observed_RT)
     cycles_RL = length_R[:, None] / lag_L.clamp(min=1)
-    visible = [season for season in seasons if 2 <= season < len(lag_L) - round(BESIDE * season)]
+    visible = [season for season in seasons if 2 <= season < len(lag_L) - round(NEAR * season)]
     # Values of a random walk swing slowly by themselves; its changes do not, nor does the calendar suggest it.
     is_swing_RL = score_RL * cycles_RL < WALK_SCORE
     for season in visible:
-        is_swing_RL &= (lag_L - season).abs() > round(BESIDE * season)
+        is_swing_RL &= (lag_L - season).abs() > round(NEAR * season)
     score_RL = score_RL.masked_fill(is_swing_RL, 0.0)
     score_RL, acf_RL = torch.maximum(score_RL, other_RL), torch.where(other_RL > score_RL, other_acf_RL, acf_RL)
     more_RL = 1 + FEW_CYCLES * (3 - cycles_RL).clamp(min=0)
@@ -131,15 +131,15 @@ def move_peak(
         either_RL: the higher autocorrelation of the two.
         season: the season in steps.
     """
-    width = round(BESIDE * season)
-    beside = slice(season - width, season + width + 1)
-    best_R1, place_R1 = score_RL[:, beside].max(1, keepdim=True)
+    width = round(NEAR * season)
+    around = slice(season - width, season + width + 1)
+    best_R1, place_R1 = score_RL[:, around].max(1, keepdim=True)
     peak_R1 = season - width + place_R1
     moves_R1 = (best_R1 > 0) & (either_RL[:, season, None] >= AS_GOOD * either_RL.gather(1, peak_R1))
     lag_L = torch.arange(score_RL.shape[1], device=score_RL.device)
-    is_beside_RL = moves_R1 & ((lag_L - season).abs() <= width)
+    is_near_RL = moves_R1 & ((lag_L - season).abs() <= width)
     is_season_RL = moves_R1 & (lag_L == season)
-    score_RL = torch.where(is_season_RL, best_R1, score_RL.masked_fill(is_beside_RL, 0.0))
+    score_RL = torch.where(is_season_RL, best_R1, score_RL.masked_fill(is_near_RL, 0.0))
     return score_RL, torch.where(is_season_RL, acf_RL.gather(1, peak_R1), acf_RL)
 
 

@@ -239,7 +239,7 @@ def _draw_parabolas(axis: Axes, law: Law) -> None:
         c = profile.coefficients
         vertex = -c[1] / (2 * c[2])
         axis.scatter(size, runs.loss[profile.rows], s=10, color=color, linewidths=0)
-        axis.plot(line, c[0] + c[1] * u + c[2] * u * u, color=color, linewidth=1.2, label=f"{profile.flops:.2g} FLOP")
+        axis.plot(line, c[0] + c[1] * u + c[2] * u * u, color=color, linewidth=1.2, label=f"{profile.flops:.2g} FLOPs")
         axis.scatter(
             [np.exp(profile.center + vertex)], [c[0] - c[1] ** 2 / (4 * c[2])], s=46, marker="*", color=OTHER, zorder=4
         )

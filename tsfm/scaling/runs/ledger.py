@@ -237,7 +237,7 @@ def rows(count: int) -> str:
 
 
 def distinct(values: Float64[np.ndarray, " N"]) -> int:
-    """Number of values that differ by more than 2 per cent."""
+    """Number of values that differ by more than 2 %."""
     logs = np.sort(np.log(values))
     count, start = 1, logs[0]
     for value in logs:

@@ -1,7 +1,7 @@
 """Exact operations of the backbones on a CPU that are faster or need less memory than PyTorch's.
 
 In training, backward computes intermediate values again instead of keeping them. Each is a registered operator of
-PyTorch beside its plain arithmetic, which exported graphs, second derivatives, ``torch.vmap``, other devices and
+PyTorch with its plain arithmetic, which exported graphs, second derivatives, ``torch.vmap``, other devices and
 float16 use.
 
 Shapes: B batch, H and W rows and columns of a map, N tokens of a region, D channels of a head, C channels of a token,

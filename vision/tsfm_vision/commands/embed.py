@@ -1,4 +1,4 @@
-"""``tsfm image embed``: the pictures in a column of a table become columns of numbers, which forecasts can use.
+"""``tsfm image embed``: the images in a column of a table become columns of numbers, which forecasts can use.
 
 Annotations and defaults of the options only use the standard library, so that help is fast.
 """
@@ -32,11 +32,12 @@ def embed(
     device: str = "cpu",
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
-    """Replace a column of image files by numbers that tell the images apart: covariates for tsfm forecast.
+    """Replace a column of image files by columns of numbers.
 
     An image model turns each image into features. The columns are the principal components of these over the images of
-    the table: in --known-covariates if the images of the future are known, else in --past-covariates. To forecast with
-    images of the future, append rows with these images and without a target before this command.
+    the table. They are covariates for tsfm forecast: --known-covariates if the images of the future are known, else
+    --past-covariates. To forecast with images of the future, append rows with these images and without a target before
+    this command.
 
     Args:
         input: CSV, Excel, Parquet or Arrow file with a column of paths, relative to the folder of the table.

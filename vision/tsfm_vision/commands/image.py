@@ -46,14 +46,15 @@ def evaluate(
         model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
             image model that ships with the package.
         part: part of the set: test, val, train, or all if it has no parts. If the set has no test part, test means
-            the images that the model was neither trained on nor chosen by; a warning says so if it was.
+            the images that the model was neither trained on nor chosen by. If the model has seen the images that are
+            scored, a warning says so.
         json: file for the scores (.json, .md or .parquet).
         plot: file for the reliability plot and the confusion matrix (.png, .svg or .pdf).
         overwrite: replace an existing output.
         batch_size: images per batch.
         limit: largest number of images to score.
         device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
-        precision: of products: 32 bits, or bf16, which is faster on GPUs and newer CPUs.
+        precision: of matrix products: 32 bits, or bf16, which is faster on GPUs and newer CPUs.
         workers: processes that read images.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
@@ -108,7 +109,7 @@ def predict(
         safe_csv: put an apostrophe before paths and classes that a spreadsheet would run as a formula.
         batch_size: images per batch.
         device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
-        precision: of products: 32 bits, or bf16, which is faster on GPUs and newer CPUs.
+        precision: of matrix products: 32 bits, or bf16, which is faster on GPUs and newer CPUs.
         workers: processes that read images.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
@@ -208,7 +209,7 @@ def finetune(
         scratch: start from random weights instead, for comparison.
         overwrite: replace an existing output.
         device: where the model runs: cpu, cuda, or cuda:1 for the second GPU.
-        precision: of products in training: 32 bits, or bf16, which is faster on GPUs and newer CPUs.
+        precision: of matrix products in training: 32 bits, or bf16, which is faster on GPUs and newer CPUs.
         workers: processes that read and augment images.
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
@@ -232,11 +233,11 @@ def export(
     format: Literal["onnx", "torch"] = "onnx",
     overwrite: bool = False,
 ) -> None:
-    """Write an image model as ONNX or torch.export and compare the file with the model.
+    """Write an image model as ONNX or torch.export, and check it.
 
-    Its input is images [batch, channels, rows, columns] as the model takes them, for any number of images of the
-    model's size, and its output is logits [batch, classes]. An ONNX file names the classes and says how images are
-    resized, cropped and normalised (timm's keys) in its metadata.
+    The file is run and compared with the model. Its input is images [batch, channels, rows, columns] as the model takes
+    them, for any number of images of the model's size, and its output is logits [batch, classes]. An ONNX file names
+    the classes and says how images are resized, cropped and normalised (timm's keys) in its metadata.
 
     Args:
         output: file to write (.onnx or .pt2).

@@ -41,7 +41,7 @@ class NetTask(pl.LightningModule):
         self.say_data()
 
     def say_data(self) -> None:
-        """Print the data, and whether validation images are tested on for want of others."""
+        """Print the data, and whether validation images are tested on because there are no others."""
         if self.trainer.is_global_zero:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             say(f"data: {data.source}, {data.describe()}")
