@@ -114,6 +114,20 @@ def test_when_series_of_a_long_table_or_an_array_go_on_then_old_and_new_items_ar
         pd.testing.assert_frame_equal(rows[rows["item_id"] == name].reset_index(drop=True), expected)
 
 
+def test_when_one_row_of_each_series_comes_at_a_time_then_it_is_judged_as_in_one_batch() -> None:
+    stamps = pd.date_range("2024-01-01", periods=60, freq="h")
+    parts = [pd.DataFrame({"id": name, "time": stamps, "value": days(60, i)}) for i, name in enumerate("abc")]
+    whole = pd.concat(parts).sort_values(["time", "id"], ignore_index=True)
+    whole.loc[whole["time"] == stamps[55], "value"] = np.nan
+    model = tsfm.load("seasonal-naive")
+    stream = model.detector(whole[whole["time"] < stamps[50]], rate=0.1)
+    rows = pd.concat([stream.update(part) for _, part in whole[whole["time"] >= stamps[50]].groupby("time")])
+    expected = model.detect(whole, rate=0.1)
+    expected = expected[expected["time"] >= stamps[50]].sort_values(["time", "id"], ignore_index=True)
+    pd.testing.assert_frame_equal(rows.reset_index(drop=True), expected)
+    assert expected["value"].isna().sum() == 3
+
+
 def test_when_a_value_is_flagged_then_later_forecasts_do_not_know_it_unless_it_lasts() -> None:
     values = np.random.default_rng(0).normal(0, 0.1, 300)
     values[16 + 8 * 20 - 1] = 30  # the last value of a block, so naive would repeat it
@@ -133,6 +147,15 @@ def test_when_a_series_is_constant_then_nothing_is_flagged_until_it_changes() ->
     values[150] = 0.2
     assert np.flatnonzero(frame_of(values, rate=0.05)["anomaly"]).tolist() == [150]
     assert not frame_of(1e-200 * values * 1e-100, rate=0.05)["anomaly"][:150].any()
+
+
+def test_when_there_are_fewer_than_16_values_before_a_row_then_nothing_is_expected_of_it() -> None:
+    values = days(200)
+    values[:100] = np.nan
+    frame = Detector(load_predictor("tsfm-decoder-small"), SeriesSet.from_arrays("days", [values], "h")).table()
+    known = frame["expected"].notna()
+    assert not known[:116].any()
+    assert known[124:].all()
 
 
 def test_when_values_are_in_other_units_then_the_same_ones_are_flagged() -> None:

@@ -54,6 +54,19 @@ def test_when_windows_and_step_are_given_then_so_many_are_scored(
         assert f"expected {option[2:]} of at least 1, found 0" in result.err
 
 
+def test_when_files_of_two_folders_have_one_name_then_each_has_its_own_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = []
+    for folder, rows in (("one", 50), ("two", 60)):
+        (tmp_path / folder).mkdir()
+        files.append(write(tmp_path / folder, "D", rows))
+    words = ("--model", "naive", "--baselines", "false", "--horizon", "3")
+    said = done(capsys, "evaluate", "--data", *files, files[0], *words)
+    names = [line.split("|")[1].strip() for line in said.splitlines()[2:] if line.startswith("|")]
+    assert names == ["table", files[1]]
+
+
 def test_when_an_output_is_given_then_a_page_shows_scores_and_forecasts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,6 +100,14 @@ def test_when_numbers_are_forecast_then_their_steps_go_on(kind: Any) -> None:
     assert four["0.5"].tolist() == [0, 1, 10, 11, 20, 21, 30, 31]
 
 
+def test_when_cells_of_an_array_are_masked_then_they_are_missing() -> None:
+    masked = np.ma.masked_array(WEEK, np.arange(70) == 5)
+    for array in (masked, masked.astype(int), [masked]):
+        values = read_series(array).values[:, 0]
+        assert np.isnan(values).tolist() == masked.mask.tolist()
+        assert values[6] == 6
+
+
 def test_when_a_list_holds_series_of_different_lengths_then_each_goes_on_from_its_own_end() -> None:
     ragged = forecast([WEEK.tolist(), torch.tensor(WEEK[:21] + 10)], season=7)
     assert ragged["step"].tolist() == [70, 71, 21, 22]

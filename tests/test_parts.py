@@ -122,6 +122,10 @@ FRAMES: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = {
         {},
     ),
     "resampled": (several(*(one_of(HOURS[i:], f"s{i}") for i in range(4))), {"resample": "D", "aggregate": "sum"}),
+    "days of local hours": (
+        several(*(one_of(BERLIN[0] + pd.to_timedelta(np.arange(i, 900), "h"), f"s{i}") for i in range(4))),
+        {"resample": "D", "aggregate": "sum"},
+    ),
     "covariates": (
         daily(promo=1.0, heat=0.5).assign(y=lambda f: f["y"].where(f.groupby("item_id").cumcount(ascending=False) > 1)),
         {"known_covariates": ["promo"], "past_covariates": ["heat"]},

@@ -293,6 +293,18 @@ def test_rows_of_any_step_are_brought_to_the_one_asked_for() -> None:
     assert cut.notes[0] == "the last period of D is incomplete: its 12 rows are left out of the sums"
 
 
+@pytest.mark.parametrize("first", ["2024-03-28", "2024-10-25"])
+def test_days_weeks_and_months_of_a_zone_are_those_of_its_local_time(first: str) -> None:
+    hours = pd.date_range(first, "2024-11-04 22:00", freq="h", tz="Europe/Berlin")
+    frame = pd.DataFrame({"date": hours, "y": 1.0})
+    for freq in ("D", "W", "MS"):
+        series = read_series(frame, resample=freq, aggregate="sum")
+        expected = frame.set_index("date")["y"].resample(freq).sum().iloc[:-1]  # the last period is not complete
+        assert series.values[:, 0].tolist() == expected.tolist()
+        assert series.labels.show(series.timestamps(0)).tolist() == expected.index.tolist()
+    assert (read_series(frame, resample="6h", aggregate="sum").values[1:] == 6).all()  # of UTC
+
+
 def test_a_frequency_that_is_named_moves_stamps_that_are_near_its_steps() -> None:
     stamps = [s + pd.Timedelta(seconds=i % 3) for i, s in enumerate(HOURS)]
     series = read_series(pd.DataFrame({"date": stamps, "y": 1.0}), freq="h")
@@ -412,6 +424,37 @@ def test_the_future_of_known_covariates_comes_as_a_second_table(
     said = run(capsys, *words, str(tmp_path / "future.csv"))
     assert said.status == 2
     assert "future.csv: expected the columns date of the first table, found no 'date'" in said.err
+
+
+def test_rows_of_the_future_that_repeat_the_history_are_left_out() -> None:
+    past = pd.DataFrame({"date": DAYS, "sales": np.arange(70.0), "price": WEEK * 10, "shop": "a"})
+    future = pd.DataFrame({"date": pd.date_range("2024-03-11", periods=3), "price": [1.5, 2, 3]})
+    both = pd.concat([past[["date", "price"]].tail(20), future])
+    series = read_series(past, target="sales", future=both)
+    assert series.values[:70, 0].tolist() == past["sales"].tolist()
+    assert (series.future_rows.tolist(), series.known[70:, 0].tolist()) == ([3], [1.5, 2, 3])
+    assert "20 duplicate rows left out" in series.notes
+    both.loc[60, "price"] = 99
+    with pytest.raises(InputError, match=r"the future table, column 'date', row 11: .*2024-03-01 00:00:00 again"):
+        read_series(past, target="sales", future=both)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "json"])
+def test_times_and_ids_named_as_columns_of_the_answer_are_not_lost(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pd.DataFrame({"mean": DAYS, "0.5": "a", "v": np.arange(70.0)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    words = ("--horizon", "2", "--model", "naive", "--time-column", "mean", "--item-column", "0.5")
+    done(capsys, "forecast", str(tmp_path / "t.csv"), *words, "--output", str(tmp_path / f"f.{suffix}"))
+    if suffix == "json":
+        found = pd.DataFrame(json.loads((tmp_path / "f.json").read_text())["rows"])
+    else:
+        found = getattr(pd, f"read_{suffix}")(tmp_path / f"f.{suffix}")
+    assert found.columns.is_unique
+    assert found["item_id"].tolist() == ["a", "a"]
+    assert found["timestamp"].astype(str).tolist() == ["2024-03-11", "2024-03-12"]
+    assert found["mean"].tolist() == [69, 69]
 
 
 def test_forecasts_are_kept_within_what_series_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """``tsfm evaluate``: score a model on held-out windows of a data set or a file, or on a whole suite."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,9 +85,12 @@ def evaluate(
             raise InputError(f"expected --{name} only with --suite, found it with --data: leave it out")
     names = [model, *(name for name in BASELINES_SHOWN if baselines and name != model)]
     predictors = [inference.load_predictor(name, effort) for name in names]
-    report, tables = evaluation.Report(), []
-    for source in data or ():
+    report = evaluation.Report()
+    tables: list[io.SeriesSet] = []
+    for source in dict.fromkeys(data or ()):
         series = io.open_source(source, **columns.given())
+        if any(series.name == other.name for other in tables):  # sales.csv of two folders
+            series = replace(series, name=str(source))
         scored = list(predictors)
         warning = inference.check_covariates(predictors[0], series)
         if warning is not None:

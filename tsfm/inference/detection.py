@@ -163,7 +163,7 @@ class Detector:
             names["name"] = series.item_ids[0]
         if not labels.integer:
             names["freq"] = series.freqs[0]
-        return read_series(rows, **{**self.reading, **names})
+        return read_series(rows, later=True, **{**self.reading, **names})
 
     def table(self, first: Sequence[int] = ()) -> "pd.DataFrame":
         """All rows, series by series, with what was expected of them.
@@ -307,7 +307,8 @@ class Detector:
                 limits[v] = ordered[count - exceeding]
         p_values[np.isnan(scores)] = np.nan
         flags = scores > limits  # that is, a p-value of at most the rate
-        track.fields[here] = np.stack([middle, middle - limits * below, middle + limits * above, scores, p_values], -1)
+        ends = middle - limits * below, middle + limits * above
+        track.fields[here] = np.stack([np.where(enough, middle, np.nan), *ends, scores, p_values], -1)
         track.flags[here] = flags
         track.kinds[here] = np.where(flags, (kinds > limits).argmax(axis=0), -1)  # the first that is above
         if len(values) < self.ahead:

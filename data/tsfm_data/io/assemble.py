@@ -12,6 +12,7 @@ from tsfm_data.io import zones
 from tsfm_data.io.bad_series import BadSeries, OnBad
 from tsfm_data.io.calendars import DAY, split_pattern
 from tsfm_data.io.columns import Table, doubtful, encoded, item_codes, numbers
+from tsfm_data.io.frequency import step_of
 from tsfm_data.io.grid import BadTime, Grid, regular_grid
 from tsfm_data.io.regroup import Aggregate
 from tsfm_data.io.roles import Roles
@@ -35,6 +36,7 @@ class Reading:
     timezone: str | None = None
     season: int | None = None
     own_hours: bool = True
+    later: bool = False
 
 
 @dataclass
@@ -117,9 +119,9 @@ def _cells(table: Table, roles: Roles, reading: Reading, name: str) -> tuple[Rol
     if roles.item is None and reading.on_bad_series != "error" and len(roles.target) > 1:
         lenient = problems if reading.on_bad_series == "fix" else None
         roles, skipped = _readable(table, roles, lenient)
-    values = numbers(table, roles.target, wrong=lenient)
-    past, past_names = encoded(table, roles.past)
-    known, known_names = encoded(table, roles.known)
+    values = numbers(table, roles.target, not reading.later, lenient)
+    past, past_names = encoded(table, roles.past, not reading.later)
+    known, known_names = encoded(table, roles.known, not reading.later)
     dateless: dict[int, str] | None = {} if roles.item is not None and not sequence else None
     stamps = read_stamps(table, roles.time, reading.dayfirst, reading.timezone, dateless)
     notes = [*table.notes, *stamps.notes, *doubtful(table, (*roles.target, *roles.past, *roles.known))]
@@ -136,7 +138,7 @@ def _cells(table: Table, roles: Roles, reading: Reading, name: str) -> tuple[Rol
     else:
         codes, keys = item_codes(table, roles.item)
         ids = tuple(str(key) for key in keys)
-        if len(ids) == len(codes) > 2:
+        if len(ids) == len(codes) > 2 and not reading.later:
             raise InputError(
                 f"{table.where(None, roles.item)}: expected ids of series, found a different value in every row; "
                 "name the id column with item_column (--item-column), or give --no-item-column"
@@ -172,7 +174,11 @@ def build(
             raise InputError(
                 f"{table.source}: expected timestamps for resampling, found integer steps: leave resample out"
             )
-        rows = resample_rows(rows, reading.resample, reading.aggregate, counts)
+        step, _ = step_of(reading.resample)
+        whole = step.kind != "tick" or step.size % DAY == 0  # days, weeks and months are those of local time
+        zone = stamps.zone if clock == "UTC" and whole else None
+        rows = resample_rows(rows, reading.resample, reading.aggregate, counts, zone or "UTC")
+        clock = zone or clock
     elif not sequence:
         rows = drop_repeats(rows, bad, stamps, counts)
     fitted = _on_grid(rows, bad, reading, counts, common)

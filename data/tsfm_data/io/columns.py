@@ -238,8 +238,12 @@ def is_numeric(table: Table, name: str, share: float = 0.0) -> bool:
     return bool(np.isfinite(values[~missing]).mean() > share)
 
 
-def encoded(table: Table, columns: Sequence[str]) -> tuple[Float64[np.ndarray, "rows C"], tuple[str, ...]]:
+def encoded(
+    table: Table, columns: Sequence[str], need_values: bool = True
+) -> tuple[Float64[np.ndarray, "rows C"], tuple[str, ...]]:
     """Covariates as numbers, and their names. Two categories become 0 and 1; more give a column each, "column=word".
+
+    ``need_values`` is that of ``numbers``.
 
     Raises:
         InputError: an infinite value, or too many categories.
@@ -248,7 +252,7 @@ def encoded(table: Table, columns: Sequence[str]) -> tuple[Float64[np.ndarray, "
     names: list[str] = []
     for name in columns:
         if is_numeric(table, name, 0.5):
-            blocks.append(numbers(table, (name,))[:, 0])
+            blocks.append(numbers(table, (name,), need_values)[:, 0])
             names.append(name)
             continue
         text = table.frame[name].astype("string").str.strip()

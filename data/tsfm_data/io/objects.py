@@ -167,4 +167,4 @@ def _numbers(values: Any, where: str) -> np.ndarray:
         array = np.array([np.nan if value is None else value for value in array.ravel()]).reshape(array.shape)
     if array.dtype.kind not in "biuf" or array.ndim == 0:
         raise InputError(f"{where}: {SHAPES}, found {array.dtype} of shape {list(array.shape)}: give numbers")
-    return array.astype(np.float64)
+    return np.where(np.ma.getmaskarray(values), np.nan, array) if np.ma.isMA(values) else array.astype(np.float64)

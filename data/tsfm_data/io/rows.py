@@ -81,25 +81,28 @@ def drop_repeats(rows: Rows, bad: BadSeries, stamps: Stamps, counts: RowCounts) 
     return rows
 
 
-def resample_rows(rows: Rows, freq: str, aggregate: Aggregate, counts: RowCounts) -> Rows:
-    """Rows resampled to ``freq``; covariates by their mean."""
+def resample_rows(rows: Rows, freq: str, aggregate: Aggregate, counts: RowCounts, zone: str = "UTC") -> Rows:
+    """Rows resampled to ``freq``; covariates by their mean. The periods are those of the local time of a zone."""
     if aggregate == "sum":
-        kept = ~_unfinished(rows, freq)
+        kept = ~_unfinished(rows, freq, zone)
         counts.unfinished = int((~kept).sum())
         rows = rows.take(kept) if counts.unfinished else rows
-    code, ns, first, blocks = regroup(rows.code, periods(rows.ns, freq), rows.blocks, [aggregate, "mean", "mean"])
+    code, ns, first, blocks = regroup(
+        rows.code, periods(zones.to_wall(rows.ns, zone), freq), rows.blocks, [aggregate, "mean", "mean"]
+    )
     counts.resampled = len(rows.ns), len(ns)
     return Rows(rows.row[first], code, ns, blocks)
 
 
-def _unfinished(rows: Rows, freq: str) -> Bool[np.ndarray, " rows"]:
+def _unfinished(rows: Rows, freq: str, zone: str) -> Bool[np.ndarray, " rows"]:
     """Rows in the last period of a regular series, if its next step would be in the same period."""
-    bounds, period = dense_bounds(rows), periods(rows.ns, freq)
+    bounds, period = dense_bounds(rows), periods(zones.to_wall(rows.ns, zone), freq)
     result = np.zeros(len(rows.ns), dtype=bool)
     for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         step = np.diff(rows.ns[a:b])
-        if b - a > 2 and (step == step[0]).all() and periods(rows.ns[b - 1 : b] + step[0], freq)[0] == period[b - 1]:
-            result[a:b] = period[a:b] == period[b - 1]
+        if b - a > 2 and (step == step[0]).all():
+            following = periods(zones.to_wall(rows.ns[b - 1 : b] + step[0], zone), freq)
+            result[a:b] = (period[a:b] == period[b - 1]) & (following == period[b - 1])
     return result
 
 

@@ -118,6 +118,8 @@ class SeriesSet:
     def present(self, frame: pd.DataFrame) -> pd.DataFrame:
         """A forecast with the column names, type of ids and time zone (or integer steps) of the input.
 
+        Ids or times keep our name if another column already has that of the input.
+
         Args:
             frame: a table with the column ``item_id``, and ``timestamp`` if it has times.
         """
@@ -129,7 +131,10 @@ class SeriesSet:
             )
         if "timestamp" in frame:
             frame["timestamp"] = self.labels.show(pd.DatetimeIndex(frame["timestamp"]))
-        return frame.rename(columns={"item_id": self.labels.item or "item_id", "timestamp": self.labels.time})
+        for ours, theirs in (("item_id", self.labels.item), ("timestamp", self.labels.time)):
+            if theirs is not None and theirs not in frame.columns:
+                frame = frame.rename(columns={ours: theirs})
+        return frame
 
     def unobserved(self) -> list[str]:
         """Names of the series, one per variate, that have rows but no value."""

@@ -47,6 +47,7 @@ def read_series(
     decimal: Literal[".", ","] | None = None,
     holidays: Sequence[str] = (),
     own_hours: bool = True,
+    later: bool = False,
 ) -> SeriesSet:
     """Series of a table.
 
@@ -83,6 +84,8 @@ def read_series(
         holidays: dates that are not business days, or a file with one per line (with ``freq`` "B" or "C").
         own_hours: whether series with values only at some hours or weekdays have steps only there; if not, all other
             times are gaps.
+        later: whether the rows continue a table that was read before: each series may then have a single row, and a
+            column no value.
 
     Raises:
         InputError: the table cannot be read; one line says what is wrong and where.
@@ -114,7 +117,7 @@ def read_series(
         raise InputError(f"{table.source}: expected rows of values, found only a header")
     if holidays:
         freq = with_holidays(freq, holidays)
-    reading = Reading(freq, order, resample, aggregate, on_bad_series, dayfirst, timezone, season, own_hours)
+    reading = Reading(freq, order, resample, aggregate, on_bad_series, dayfirst, timezone, season, own_hours, later)
     table = prepare(table, time_column or known_roles.get("time_column"), decimal)
     roles_given: dict[str, Any] = {"time_column": time_column, "item_column": item_column, "target": target}
     roles_given = {role: known_roles.get(role) if value is None else value for role, value in roles_given.items()}
@@ -201,6 +204,10 @@ def _with_future(
     if roles.item and rows[roles.item].dtype != table.frame[roles.item].dtype:
         rows[roles.item] = rows[roles.item].astype(table.frame[roles.item].dtype)
     frame = pd.concat([table.frame, rows], ignore_index=True)
+    history, rows = frame.iloc[: len(table.frame)], frame.iloc[len(table.frame) :][columns]
+    # Rows that repeat the history become its rows, so that they are left out as duplicates.
+    rows = rows.merge(history.drop_duplicates(columns), how="left", on=columns)
+    frame = pd.concat([history, rows], ignore_index=True)
     given.update(time_column=roles.time, item_column=roles.item or "", target=given["target"] or roles.target)
     return replace(table, frame=frame, later=replace(later, frame=rows)), known
 
