@@ -12,7 +12,7 @@ from PIL import Image
 from tsfm_data.errors import InputError
 from tsfm_data.images.sets import ImageSet, from_arrays, hold_out, open_images
 from tsfm_vision.training import ImageDataModule
-from tsfm_vision.weights import TrainedOn, check_size, create
+from tsfm_vision.weights import TrainedOn, check_size, create, load
 from tsfm_vision.weights import save as save_model
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
@@ -162,6 +162,8 @@ def test_when_channels_or_preprocessing_are_wrong_then_the_choices_are_said() ->
         create("illama_tiny", 10, 32, 5, {}, {})
     with pytest.raises(InputError, match=r"unknown key of preprocessing 'means'.*mean"):
         create("illama_tiny", 10, 32, 3, {}, {"means": [0.5]})
+    with pytest.raises(InputError, match=r"at interpolation, found 'cubic': change it"):
+        create("illama_tiny", 10, 32, 3, {}, {"interpolation": "cubic"})
     with pytest.raises(
         InputError, match=r"expected sizes that illama_tiny takes, found others|even number of channels"
     ):
@@ -196,6 +198,27 @@ def small_model(folder: Path) -> str:
     net = create("illama_tiny", 2, 16, 3, {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}, {})
     save_model(net, folder, TrainedOn("set", ("ants", "bees"), 8))
     return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": [0.5, 0.5]}, "expected mean of 3 channels, found 2"),
+        ({"std": [0.5, 0.5, 0.5, 0.5]}, "expected std of 3 channels, found 4"),
+        ({"input_size": [1, 16, 16]}, "expected input_size of 3 channels, found 1"),
+        ({"interpolation": "cubic"}, "'hamming' or 'lanczos' at pretrained_cfg.interpolation, found 'cubic'"),
+        ({"crop_mode": "centre"}, "'squash' or 'border' at pretrained_cfg.crop_mode, found 'centre'"),
+    ],
+)
+def test_when_a_model_folder_names_other_preprocessing_than_there_is_then_one_line_says_so(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    config = Path(small_model(tmp_path / "model")) / "config.json"
+    content = json.loads(config.read_text())
+    content["pretrained_cfg"] |= change
+    config.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])

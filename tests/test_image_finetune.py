@@ -147,6 +147,15 @@ def test_when_a_set_has_train_and_val_alone_then_nothing_is_said_to_judge(
     assert "the model was trained on 30 of these 30 images: its scores are too good" in said
 
 
+def test_when_the_test_images_are_those_of_the_training_then_a_line_of_its_own_says_so(
+    start: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("train", "test"):
+        shutil.copytree(flat, tmp_path / "set" / part)
+    said = tuned(capsys, tmp_path / "set", start, tmp_path / "one")
+    assert "which chose nothing\nset: the model was trained on 27 and was chosen by 3 of these 30 images" in said
+
+
 def test_when_images_are_predicted_by_other_processes_or_in_bf16_then_classes_stay_and_a_bad_image_is_named(
     start: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,6 +289,8 @@ def test_when_images_are_read_by_other_processes_then_the_weights_are_the_same(
     [
         (("--layer-decay", "0"), "expected a layer_decay above 0 and at most 1"),
         (("--rank", "0"), "expected rank of at least 1"),
+        (("--batch-size", "512"), "training images or more, found"),
+        (("--batch-size", "512"), ": give --batch-size "),
         (("--method", "head", "--scratch"), "expected method full for random weights, found head"),
     ],
 )

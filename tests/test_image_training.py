@@ -205,6 +205,13 @@ def test_when_a_loader_is_given_a_state_then_it_goes_on_with_the_batches_that_we
         (("--model.weights", "vit.safetensors"), "expected a checkpoint of iLLaMA, found one of ViT"),
         (("--model.weights", "none.pth"), "expected a file of weights at none.pth, found none"),
         (("--data.source", "sett.parquet"), "near names there: set.parquet"),
+        (("--data.augment.policy", "rnd-m9"), "expected augment.policy of timm, such as rand-m9-mstd0.5-inc1, found"),
+        (("--data.augment.erase", "5"), "expected shares from 0 to 1, jitter of 0 or more and repeats of at least 1"),
+        (("--data.augment.repeats", "0"), "repeats 0: change them"),
+        (("--model.mix.mixup", "-1"), "expected mixup and cutmix of 0 or more and shares from 0 to 1 in mix"),
+        (("--model.mix.smoothing", "2"), "smoothing 2.0: change them"),
+        (("--model.optim.betas", "[2,3]"), "expected optim.betas from 0 to below 1"),
+        (("--model.optim.layer_decay", "-1"), "layer_decay above 0 and at most 1, found"),
     ],
 )
 def test_when_an_image_training_cannot_be_then_one_line_says_why(

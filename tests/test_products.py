@@ -1,9 +1,13 @@
 """Products of linear layers in forecasts, and functions of our own, give what PyTorch's do."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from tsfm.nn import onednn_products, products, softplus
 
@@ -65,6 +69,46 @@ def test_when_forecasts_are_made_then_layers_are_as_before_even_after_an_error()
     with pytest.raises(ZeroDivisionError):
         failing()
     assert [vars(module) for module in model] == before
+
+
+def test_when_a_counter_watches_a_forecast_then_it_counts_every_product() -> None:
+    layer = nn.Linear(6, 9)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter, onednn_products(layer):
+        layer(torch.ones(5, 6))
+    assert counter.get_total_flops() == 2 * 5 * 6 * 9
+
+
+def test_when_weights_are_of_another_type_then_the_type_multiplies() -> None:
+    class Packed(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func is F.linear:
+                return torch.full((1,), 7.0)
+            return super().__torch_function__(func, types, args, kwargs)
+
+    layer = nn.Linear(6, 9)
+    layer.weight = nn.Parameter(torch.ones(9, 6).as_subclass(Packed))
+    with torch.inference_mode(), onednn_products(layer):
+        assert layer(torch.ones(6)).tolist() == [7.0]
+
+
+@pytest.mark.skipif(products.PRODUCT is None, reason="PyTorch was built without oneDNN")
+def test_when_a_thread_ends_before_another_then_the_other_still_has_the_same_products() -> None:
+    layer, entered, left = nn.Linear(6, 9), Event(), Event()
+
+    def longer() -> bool:
+        with onednn_products(layer):
+            entered.set()
+            left.wait(60)
+            return "forward" in vars(layer)
+
+    with ThreadPoolExecutor(1) as pool:
+        with onednn_products(layer):
+            running = pool.submit(longer)
+            assert entered.wait(60)
+        left.set()
+        assert running.result()
+    assert "forward" not in vars(layer)
 
 
 def test_when_softplus_is_computed_here_then_it_is_that_of_pytorch() -> None:

@@ -278,6 +278,8 @@ def test_fit_that_is_not_identifiable_says_so_and_gives_no_plan(
     assert record["joint"]["ci95"] == dict.fromkeys((*NAMES, "a"))
     result = run(capsys, "scaling", "plan", f"{out}/fit.json", "--flops", "1e20")
     assert (result.status, "2 different sizes" in result.err) == (2, True)
+    result = run(capsys, "scaling", "plan", f"{out}/fit.json", "--flops", "1e20", "--group", "first")
+    assert (result.status, "found one law for all runs: leave it out" in result.err) == (2, True)
 
 
 def test_file_that_is_no_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,6 +69,8 @@ def test_sizes_in_millions_and_odd_compute_are_warned_of(tmp_path: Path) -> None
     assert "'params' looks like thousands or millions" in runs.warnings[0]
     runs = read_runs(write(tmp_path, "params,tokens,loss\n1e8,2,3\n2e8,2,2.9\n"))
     assert "'tokens' looks like millions or billions" in runs.warnings[0]
+    runs = read_runs(write(tmp_path, "params,tokens,loss\n44,880,3\n16000,3.2e5,2.9\n"))
+    assert "the smallest model has 44 parameters: 'params' and 'tokens' look like millions or" in runs.warnings[0]
     runs = read_runs(write(tmp_path, "params,tokens,loss\n1,1e7,3\n2,1e7,2.9\n"), params_unit="M")
     assert (runs.params.tolist(), runs.warnings) == ([1e6, 2e6], ())
     runs = read_runs(write(tmp_path, "params,tokens,loss\n1M,10M,3\n2.5M,1B,2.9\n"))
@@ -130,8 +132,12 @@ def test_json_lines_and_words_for_missing_losses_are_read(tmp_path: Path) -> Non
         '{"params": 1e6, "tokens": 1e7, "loss": 3}\n{"params": 2e6, "tokens": 1e7, "loss": 2.9}\n'
     )
     assert read_runs(tmp_path / "a.jsonl").loss.tolist() == [3, 2.9]
+    (tmp_path / "a.json").write_text((tmp_path / "a.jsonl").read_text())
+    assert read_runs(tmp_path / "a.json").loss.tolist() == [3, 2.9]
+    (tmp_path / "a.json").write_text('[{"params": 1e6, "tokens": 1e7, "loss": 3}]')
+    assert read_runs(tmp_path / "a.json").loss.tolist() == [3]
     (tmp_path / "b.jsonl").write_text('{"params": 1e6\n')
-    with pytest.raises(InputError, match="one JSON object in each line"):
+    with pytest.raises(InputError, match="an array of JSON objects, or one object in each line"):
         read_runs(tmp_path / "b.jsonl")
     runs = read_runs(write(tmp_path, GOOD + "4e6,4e7,diverged\n4e6,5e7,NaN\n4e6,6e7,-\n"))
     assert (runs.loss.tolist(), "3 rows without a finite loss" in runs.warnings[0]) == ([3, 2.9, 2.8], True)

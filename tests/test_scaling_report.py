@@ -9,10 +9,10 @@ from matplotlib.colors import to_hex
 
 from tsfm.reports.html import Image, Section, Table, page
 from tsfm.scaling.analysis import analyse
-from tsfm.scaling.figures.trust import draw_all
+from tsfm.scaling.figures.trust import draw_all, draws_figure
 from tsfm.scaling.laws.design import best_runs, candidates, next_runs
 from tsfm.scaling.laws.estimate import Fit, fit_joint, optimal_plans
-from tsfm.scaling.laws.form import JointLaw, training_flops
+from tsfm.scaling.laws.form import NAMES, JointLaw, training_flops
 from tsfm.scaling.laws.metrics import metric_laws
 from tsfm.scaling.laws.single import power_law, saturating_law
 from tsfm.scaling.parts import why_intervals_differ
@@ -155,6 +155,17 @@ def test_groups_have_their_own_colours_laws_and_figures_in_a_small_report() -> N
     ):
         assert words in html, words
     assert len(html) < 550_000
+
+
+def test_when_no_draw_has_a_floor_then_its_axis_is_drawn_without_a_warning() -> None:
+    analysis = analyse(planted_runs("grid", 25, 0.003, 0), draws=100)
+    fit = analysis.whole.fit
+    assert fit is not None
+    draws = fit.draws.copy()
+    draws[:, NAMES.index("E")] = 0.0
+    figure = draws_figure(replace(analysis, whole=replace(analysis.whole, fit=replace(fit, draws=draws))))
+    assert figure is not None
+    assert figure.axes[2].get_xlim()[0] == 0.0
 
 
 def test_tables_scroll_in_their_box_and_captions_do_not() -> None:

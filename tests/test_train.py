@@ -274,6 +274,24 @@ def test_when_no_checkpoint_is_given_then_testing_is_refused_rather_than_done_on
         assert "give --ckpt_path FILE, such as run/checkpoints/best.ckpt" in result.err
 
 
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_when_a_checkpoint_is_named_then_it_is_that_of_the_run_or_one_line_says_that_there_is_none(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("validate", "test", "predict"):
+        result = run(capsys, command, "--config", "config.yaml", "--ckpt_path", name)
+        assert (result.status, result.err.count("\n")) == (2, 1)
+        assert f"expected a checkpoint, found no file at run/checkpoints/{name}.ckpt" in result.err
+    done(capsys, *FIT, "--trainer.max_epochs", "1")
+    named, given = (
+        done(capsys, "test", "--config", "config.yaml", "--ckpt_path", path)
+        for path in (name, f"run/checkpoints/{name}.ckpt")
+    )
+    assert named == given
+    done(capsys, *FIT, "--ckpt_path", name, "--trainer.max_epochs", "2")
+    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
+
+
 def test_when_a_run_is_made_from_python_then_its_trainer_tests_the_best_checkpoint() -> None:
     from tsfm.commands.train import run as run_config
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from tsfm.weights import read_tensors
 from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 
-NAMED = ("best", "last")  # names that Lightning resolves in the run's folder
+NAMED = ("best", "last")  # names of checkpoints in the run's folder
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:

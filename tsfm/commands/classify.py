@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from tsfm import inference
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import TABLES, check_suffix, frame_without_formulas, write_frame
+from tsfm.commands.forecast import TABLES, frame_without_formulas, write_frame
 from tsfm_data import io
 from tsfm_data.evaluation import Report
 from tsfm_data.images import confusion, score
@@ -79,7 +79,7 @@ def predict(
         columns: how the table is read.
         batch_size: largest number of windows per batch.
     """
-    check_suffix(output, TABLES)
+    io.check_suffix(output, TABLES)
     io.check_new([output], overwrite, [data, model])
     classifier = inference.SeriesClassifier.load(model)
     series = read(data, columns, classifier.label)
@@ -114,6 +114,7 @@ def evaluate(
         columns: how the table is read.
         batch_size: largest number of windows per batch.
     """
+    io.check_suffix(json, io.REPORTS)
     io.check_new([json], overwrite, [data, model])
     classifier = inference.SeriesClassifier.load(model)
     series = read(data, columns, label or classifier.label)

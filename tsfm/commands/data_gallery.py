@@ -9,7 +9,7 @@ from tsfm import reports
 from tsfm_data import corpus as corpora
 from tsfm_data import synthetic
 from tsfm_data.errors import InputError
-from tsfm_data.io import check_new
+from tsfm_data.io import PICTURES, check_new, check_suffix
 from tsfm_data.output import say
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def gallery(
         raise InputError(
             f"expected a length from 64 to {LONGEST:,} and at least 1 window, found {length} and {windows}"
         )
+    check_suffix(output, PICTURES)
     check_new([output], overwrite, [corpus])
     sources = corpora.store_sources(corpora.Store(corpus)) if corpus is not None else list(corpora.catalogue_sources())
     sets = {"synthetic": synthetic.SyntheticMixture().sample(windows, length, np.random.default_rng([seed, 0]))}

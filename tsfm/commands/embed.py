@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tsfm import inference
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import TABLES, check_suffix, frame_without_formulas, write_frame
+from tsfm.commands.forecast import TABLES, frame_without_formulas, write_frame
 from tsfm.commands.pieces import say_notes
 from tsfm_data import io
 from tsfm_data.output import say
@@ -37,7 +37,7 @@ def embed(
         columns: how the table is read.
         batch_size: largest number of windows per batch.
     """
-    check_suffix(output, TABLES)
+    io.check_suffix(output, TABLES)
     io.check_new([output], overwrite, [input, model])
     predictor = inference.load_model(model)
     series = io.open_source(input, **columns.given())

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from tsfm import inference, reports, weights
 from tsfm.commands.added import added_function
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import check_suffix
 from tsfm.commands.pieces import say_notes
 from tsfm_data import evaluation, io
 from tsfm_data.errors import InputError, check_horizon, check_sizes
@@ -66,7 +65,7 @@ def evaluate(
     if horizon is not None:
         check_horizon(horizon, option="--horizon")
     check_sizes(batch_size=batch_size, windows=windows, step=step)
-    check_suffix(json, (".json", ".md", ".parquet"))
+    io.check_suffix(json, io.REPORTS)
     model = weights.default() if model is None else model
     pages = [] if output is None else [output / f"report.{suffix}" for suffix in ("html", "md", "json")]
     io.check_new([json, *pages], overwrite, [*(data or ()), model, columns.future])

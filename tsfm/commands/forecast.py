@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from tsfm_data.evaluation import Predictor
 
-PICTURES = (".png", ".svg", ".pdf")
 PAGES = (".html",)
 
 
@@ -75,10 +74,10 @@ def forecast(
     """
     check_horizon(horizon, option="--horizon")
     check_sizes(batch_size=batch_size)
-    check_suffix(plot, PICTURES)
+    io.check_suffix(plot, io.PICTURES)
     parted = partitions.are_asked_for(input, output)
     if not parted:
-        check_suffix(output, TABLES)
+        io.check_suffix(output, TABLES)
         io.check_new([output, plot], overwrite, [input, model, columns.future])
     asked = nn.check_levels(asked_levels(levels, interval))
     bound = inference.check_lower(lower)
@@ -181,17 +180,6 @@ def asked_levels(levels: list[float] | None, interval: list[float] | None) -> li
     return sorted({*(levels or ()), 0.5, *ends})
 
 
-def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
-    """Check that the suffix of an output is one that we can write.
-
-    Raises:
-        InputError: it is not.
-    """
-    if path is not None and path.suffix not in suffixes:
-        known = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
-        raise InputError(f"expected an output that ends in {known}, found {path}: rename it")
-
-
 def frame_without_formulas(frame: "pandas.DataFrame") -> "pandas.DataFrame":
     """A table without ids and names of columns that a spreadsheet would run as a formula; numbers stay."""
     ids = frame.columns[0]
@@ -205,7 +193,7 @@ def write_frame(frame: "pandas.DataFrame", path: Path) -> None:
     Raises:
         InputError: a suffix that is not .csv, .parquet or .json.
     """
-    check_suffix(path, TABLES)
+    io.check_suffix(path, TABLES)
 
     with io.atomic_file(path) as file:
         if path.suffix == ".csv":

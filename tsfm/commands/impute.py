@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tsfm import inference, reports, weights
 from tsfm.commands.arguments import Columns
-from tsfm.commands.forecast import PAGES, PICTURES, check_suffix, frame_without_formulas, write_frame
+from tsfm.commands.forecast import PAGES, frame_without_formulas, write_frame
 from tsfm.commands.partitioned import TABLES, Partitions
 from tsfm.commands.pieces import say_notes
 from tsfm_data import io
@@ -58,11 +58,11 @@ def impute(
     """
     inference.check_interval(interval)
     check_sizes(batch_size=batch_size)
-    check_suffix(plot, PICTURES)
-    check_suffix(page, PAGES)
+    io.check_suffix(plot, io.PICTURES)
+    io.check_suffix(page, PAGES)
     parted = partitions.are_asked_for(input, output)
     if not parted:
-        check_suffix(output, TABLES)
+        io.check_suffix(output, TABLES)
         io.check_new([output, plot, page], overwrite, [input, model, columns.future])
     predictor = inference.load_predictor(weights.default() if model is None else model)
     if parted:

@@ -40,7 +40,8 @@ def fit(
     """Fit scaling laws to a table of runs, and write report.html, fit.json and figures.
 
     Args:
-        ledger: CSV, Excel, Parquet, Arrow or JSON-lines table with one row per run or per point of a training curve.
+        ledger: CSV, Excel, Parquet, Arrow, JSON or JSON-lines table with one row per run or per point of a training
+            curve.
         output: folder to write to.
         params: column of model sizes.
         tokens: column of data seen.

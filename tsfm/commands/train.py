@@ -129,6 +129,8 @@ class SuiteCLI(LightningCLI):
             if callback.class_path.endswith(".ModelCheckpoint") and callback.init_args.get("dirpath") is None:
                 callback.init_args.dirpath = str(Path(root) / "checkpoints")
                 callback.init_args.enable_version_counter = False  # a new run replaces the checkpoints of the old one
+        if str(config.get("ckpt_path")) in NAMED:
+            config.ckpt_path = find_named(config.ckpt_path, trainer, str(self.subcommand))
 
     def instantiate_classes(self) -> None:
         """Instantiate the classes of the config; their errors are mistakes in the config."""
@@ -295,6 +297,18 @@ def move(trainer: jsonargparse.Namespace, root: str, files: Sequence[Path]) -> N
             if arguments.get(name) is not None and holding:
                 nearest = max(holding, key=lambda one: len(one.parts))
                 arguments[name] = str(Path(root) / place.relative_to(nearest))
+
+
+def find_named(name: str, trainer: jsonargparse.Namespace, subcommand: str) -> str:
+    """The file of the run's best or last checkpoint.
+
+    Lightning knows the best one of its own process alone, and without a last one it goes on with random weights. A
+    training may begin with those: then the name stays.
+    """
+    callbacks = [c.init_args for c in trainer.callbacks or [] if c.class_path.endswith(".ModelCheckpoint")]
+    places = [c.dirpath for c in callbacks if c.get("filename") == name]
+    file = Path(places[0] if places else Path(trainer.default_root_dir) / "checkpoints") / f"{name}.ckpt"
+    return name if (subcommand, name) == ("fit", "last") and not file.is_file() else str(file)
 
 
 def corpus_line(data: PretrainingDataModule) -> str:

@@ -1,15 +1,21 @@
 """Matrix products of forecasts on a CPU."""
 
 import functools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 # The product that PyTorch's compiler uses on a CPU; builds without oneDNN do not have it.
 PRODUCT = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+LOCK = threading.Lock()
+USERS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # of a layer: how many are within
 
 
 @contextmanager
@@ -18,18 +24,27 @@ def onednn_products(model: nn.Module) -> Iterator[None]:
 
     PyTorch gives them to MKL, which does without AVX-512 on processors of AMD: there oneDNN takes less than half of the
     time. Layers stay ``nn.Linear`` and are as before afterwards, because exporters, quantisation and counters of
-    operations know no other.
+    operations know no other. If several threads use a model, its layers stay as they are until the last has left: then
+    no result depends on the others.
     """
-    layers = [layer for layer in model.modules() if type(layer) is nn.Linear and "forward" not in vars(layer)]
-    if PRODUCT is None:
-        layers = []
-    for layer in layers:
-        vars(layer)["forward"] = functools.partial(_forward, layer)
+    layers = []
+    # What watches operations, such as a counter of FLOPs, knows PyTorch's own; so do weights of another type.
+    if PRODUCT is not None and _get_current_dispatch_mode() is None:
+        layers = [x for x in model.modules() if type(x) is nn.Linear and type(x.weight) is nn.Parameter]
+    with LOCK:
+        layers = [x for x in layers if x in USERS or "forward" not in vars(x)]
+        for layer in layers:
+            USERS[layer] = USERS.get(layer, 0) + 1
+            vars(layer)["forward"] = functools.partial(_forward, layer)
     try:
         yield
     finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
+        with LOCK:
+            for layer in layers:
+                USERS[layer] -= 1
+                if not USERS[layer]:
+                    del USERS[layer]
+                    vars(layer).pop("forward", None)
 
 
 def _forward(layer: nn.Linear, x: Tensor) -> Tensor:

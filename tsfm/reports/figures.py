@@ -12,8 +12,7 @@ from matplotlib.dates import HOURLY, MINUTELY, MONTHLY, SECONDLY, AutoDateLocato
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from tsfm_data.errors import InputError
-from tsfm_data.io import SeriesSet, atomic_file
+from tsfm_data.io import PICTURES, SeriesSet, atomic_file, check_suffix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +42,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         InputError: the suffix is not .png, .svg or .pdf.
     """
     target = Path(path)
-    if target.suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"expected a plot that ends in .png, .svg or .pdf, found {path}: rename it")
+    check_suffix(target, PICTURES)
     with atomic_file(target) as file:
         write_figure(figure, file, target.suffix[1:])
 

@@ -156,6 +156,10 @@ def read_law(path: str | Path, group: str | None = None) -> Record:
         )
     whole: Record = dict(read_record(path, _AnyFit, WHAT, hint=HINT))
     groups: dict[str, Record] = {} if whole["groups"] is None else whole["groups"]["laws"]
+    if group is not None and not groups:
+        raise InputError(
+            f"{path}: expected a fit with groups for --group {group}, found one law for all runs: leave it out"
+        )
     if group is not None and group not in groups:
         raise InputError(f"{path}: {unknown_name('group', group, list(groups))}")
     if group is None and groups and not whole["joint"]["identifiable"]:

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
-from tsfm_data.errors import InputError
-from tsfm_data.io import atomic_file
+from tsfm_data.io import REPORTS, atomic_file, check_suffix
 
 BASELINE = "seasonal-naive"
 RELATIVE = ("MSE", "MAE", "MASE", "WQL")  # errors that are reported relative to the baseline's
@@ -116,9 +115,8 @@ class Report:
 
 def save_report(report: Any, rows: list[dict[str, Any]], path: str | Path) -> None:
     """Write ``report`` as JSON or Markdown, or its rows as Parquet, by the suffix of the path."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".json", ".md", ".parquet"):
-        raise InputError(f"{path}: expected a name that ends in .json, .md or .parquet, found {suffix!r}: rename it")
+    suffix = Path(path).suffix
+    check_suffix(Path(path), REPORTS)
     with atomic_file(path) as temporary:
         if suffix == ".parquet":
             pq.write_table(pa.Table.from_pylist(rows), temporary)

@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     from tsfm_data.io.catalog import Borders, DatasetSpec, open_source
     from tsfm_data.io.columns import Table, numbers
     from tsfm_data.io.download import cache_folder, check, data_folder, disk_errors, fetch, find
-    from tsfm_data.io.files import atomic_file, atomic_folder, check_new, lock_folder
+    from tsfm_data.io.files import (
+        PICTURES,
+        REPORTS,
+        atomic_file,
+        atomic_folder,
+        check_new,
+        check_suffix,
+        lock_folder,
+    )
     from tsfm_data.io.foreign import guarded, read_columns
     from tsfm_data.io.frequency import (
         calendar_features,
@@ -29,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PART_SERIES",
+    "PICTURES",
+    "REPORTS",
     "Borders",
     "DatasetSpec",
     "Labels",
@@ -43,6 +53,7 @@ __all__ = [
     "check",
     "check_new",
     "check_record",
+    "check_suffix",
     "check_version",
     "data_folder",
     "disk_errors",

@@ -15,7 +15,19 @@ from filelock import FileLock, Timeout
 from tsfm_data.errors import InputError
 
 PART, OLD = ".tsfm-part", ".tsfm-old"  # in the names of unfinished files and folders, and of folders being replaced
+PICTURES, REPORTS = (".png", ".svg", ".pdf"), (".json", ".md", ".parquet")  # suffixes of outputs
 LONGEST_STEM = 40  # characters; names of files have at most 255 bytes
+
+
+def check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Check that the suffix of an output is one that we can write.
+
+    Raises:
+        InputError: it is not.
+    """
+    if path is not None and path.suffix not in suffixes:
+        known = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
+        raise InputError(f"expected an output that ends in {known}, found {path}: rename it")
 
 
 def check_new(

@@ -113,7 +113,7 @@ def draws_figure(analysis: Analysis) -> Figure | None:
                 *(draws[:, i], draws[:, j]), s=4, color=color, alpha=0.35, linewidths=0, label=word, rasterized=True
             )
             axis.scatter([fit.law[i]], [fit.law[j]], s=60, marker="+", color="black", zorder=4)
-        axis.set_xlim(low[0], max(high[0], low[0] * 1.001))
+        axis.set_xlim(low[0], max(high[0], low[0] * 1.001, low[0] + 1e-9))  # E of all draws may be 0
         if second in ("A", "B"):
             axis.set_yscale("log")
             plain_log(axis.yaxis)

@@ -23,6 +23,7 @@ RUN_NAMES = ("run", "run_name", "run name", "name", "run_id", "run id", "id")
 STEPS = ("_step", "step", "global_step", "trainer/global_step")
 # Tokens per parameter of any serious training lie between these; beyond them a unit is doubtful.
 TOKENS_PER_PARAMETER = (1e-2, 1e4)
+SMALLEST = 100  # parameters of any model
 # Words in the names of columns that hold a metric of forecasts; the smaller, the better.
 METRICS = frozenset(
     [
@@ -50,17 +51,21 @@ BY_RUN = "a column for each run"
 
 
 def open_ledger(path: Path) -> Table:
-    """The table in a file, also of JSON objects by line, and of a chart of W&B with a column for each run.
+    """The table in a file, also of JSON objects, or of a chart of W&B with a column for each run.
 
     Raises:
         InputError: no such file, or not a table.
     """
-    if path.suffix.lower() not in (".jsonl", ".ndjson") or not path.is_file():
+    if path.suffix.lower() not in (".json", ".jsonl", ".ndjson") or not path.is_file():
         return by_run(read_table(path))
     try:
-        frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+        with path.open("rb") as file:
+            is_array = file.read(1024).lstrip().startswith(b"[")
+        frame = pd.read_json(path, lines=not is_array, dtype=False, convert_dates=False)
     except ValueError as error:
-        raise InputError(f"{path}: expected one JSON object in each line, found something else ({error})") from error
+        raise InputError(
+            f"{path}: expected an array of JSON objects, or one object in each line, found something else ({error})"
+        ) from error
     return Table(frame, str(path), path.stem)
 
 
@@ -245,11 +250,16 @@ def check_units(table: Table, name: str, amounts: np.ndarray, keep: Bool[np.ndar
 
 
 def unit_warnings(params: np.ndarray, tokens: np.ndarray, names: tuple[str, str]) -> list[str]:
-    """A warning if tokens per parameter cannot be right: one of the columns is in another unit."""
+    """A warning if tokens per parameter, or a size, cannot be right: one column or both are in another unit."""
     ratio = float(np.median(tokens / params))
     low, high = TOKENS_PER_PARAMETER
-    if low <= ratio <= high:
+    if low <= ratio <= high and params.min() >= SMALLEST:
         return []
+    if low <= ratio <= high:
+        return [
+            f"the smallest model has {params.min():.3g} parameters: {names[0]!r} and {names[1]!r} look like millions "
+            "or billions. Constants, compute and plans are in these units; give --params-unit and --tokens-unit"
+        ]
     wrong = names[0] if ratio > high else names[1]
     unit = "thousands or millions" if ratio > high else "millions or billions"
     return [

@@ -117,7 +117,7 @@ def read_runs(
     tokens_unit: str = "1",
     every_row: bool = False,
 ) -> Runs:
-    """Read a CSV, Excel, Parquet, Arrow or JSON-lines table of runs.
+    """Read a CSV, Excel, Parquet, Arrow, JSON or JSON-lines table of runs.
 
     Args:
         path: the file.

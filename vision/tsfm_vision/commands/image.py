@@ -16,7 +16,7 @@ from tsfm.weights import image_folder
 from tsfm_data.errors import InputError, check_sizes, check_workers
 from tsfm_data.evaluation import Report
 from tsfm_data.images import ImageSet, OnBad
-from tsfm_data.io import atomic_folder, check_new
+from tsfm_data.io import PICTURES, REPORTS, atomic_folder, check_new, check_suffix
 from tsfm_data.output import say
 from tsfm_vision import evaluation, training, weights
 from tsfm_vision.weights import Seen, data_config, load, seen_by
@@ -60,6 +60,8 @@ def evaluate(
     """
     check_sizes("change it", batch_size=batch_size, limit=limit)
     check_workers(workers)
+    check_suffix(json, REPORTS)
+    check_suffix(plot, PICTURES)
     check_new([json, plot], overwrite, [data, model])
     folder, net, classes = open_model(model, device, precision)
     seen = seen_by(folder)
@@ -104,7 +106,7 @@ def predict(
         model: a model folder written by tsfm fit, the folder of a run, or a name of tsfm weights list; by default the
             image model that ships with the package.
         top: number of classes to print per image.
-        output: a CSV file for all probabilities.
+        output: file for all probabilities (.csv).
         overwrite: replace an existing output.
         safe_csv: put an apostrophe before paths and classes that a spreadsheet would run as a formula.
         batch_size: images per batch.
@@ -115,6 +117,7 @@ def predict(
     """
     check_sizes("change it", batch_size=batch_size, top=top)
     check_workers(workers)
+    check_suffix(output, (".csv",))
     check_new([output], overwrite, [data, model])
     _, net, classes = open_model(model, device, precision)
     images = pick(data, net, None, on_bad, None)
@@ -159,6 +162,7 @@ def explain(
         on_bad: what to do with images that cannot be read: error, or skip, which lists them.
     """
     check_sizes("change it", count=count)
+    check_suffix(output, PICTURES)
     check_new([output], overwrite, [data, model])
     _, net, classes = open_model(model, device)
     images = pick(data, net, None, on_bad, None)
@@ -222,7 +226,9 @@ def finetune(
     if result["test"] is None:
         say("no test part, so nothing judges the model: score it on other images with tsfm image evaluate")
     else:
-        say(f"top-1 {result['test']:.2%} on the test images, which chose nothing", *filter(None, [result["warning"]]))
+        say(f"top-1 {result['test']:.2%} on the test images, which chose nothing")
+        if result["warning"]:
+            say(result["warning"])
     say(f"{output}: a model folder; tsfm image predict IMAGES --model {output}")
 
 

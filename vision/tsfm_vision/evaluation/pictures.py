@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from tsfm_data.errors import InputError
 from tsfm_data.images import calibration_error, confusion, reliability
-from tsfm_data.io import atomic_file
+from tsfm_data.io import PICTURES, atomic_file, check_suffix
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,8 +93,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     import matplotlib
 
     target = Path(path)
-    if target.suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"expected a picture that ends in .png, .svg or .pdf, found {path}: rename it")
+    check_suffix(target, PICTURES)
     dates: dict[str, str | None] = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}  # type: ignore[assignment]
     with matplotlib.rc_context({"svg.hashsalt": "tsfm"}), atomic_file(target) as file:
         figure.savefig(file, format=target.suffix[1:], dpi=110, metadata={str(dates[target.suffix]): None})

@@ -80,7 +80,9 @@ def finetune(
     parts = divide(open_source(data, None, config["input_size"][0], on_bad), 0.1, seed, seen)
     if "train" not in parts or len(parts["train"]) < batch_size:
         count = len(parts.get("train", ()))
-        raise InputError(f"{data}: expected {batch_size} training images or more, found {count}: give more images")
+        raise InputError(
+            f"{data}: expected {batch_size} training images or more, found {count}: give --batch-size {count or 1}"
+        )
     same = parts["train"].classes == classes
     net = begin(net, model, len(parts["train"].classes), same, scratch, seed).to(place)
     curve = [(0, score(net, parts["val"], workers))] if same and not scratch else []

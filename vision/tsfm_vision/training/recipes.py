@@ -13,7 +13,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch.optim import AdamW, Optimizer
 from torchvision import transforms
 
-from tsfm_data.errors import InputError
+from tsfm_data.errors import LIBRARY_ERRORS, InputError, reason_of
 from tsfm_vision.evaluation import eval_transform
 
 
@@ -63,6 +63,14 @@ class ImageOptim:
             )
         if self.warmup_epochs < 0 or self.cooldown_epochs < 0 or self.weight_decay < 0:
             raise InputError("expected epochs and weight decay of 0 or more in optim, found a negative one: change it")
+        if (
+            not all(0 <= beta < 1 for beta in self.betas)
+            or not 0 < (1 if self.layer_decay is None else self.layer_decay) <= 1
+        ):
+            raise InputError(
+                f"expected optim.betas from 0 to below 1 and layer_decay above 0 and at most 1, found {self.betas} and "
+                f"{self.layer_decay}: change them"
+            )
 
     def peak(self, batch: int) -> float:
         """The peak learning rate for this many images in a batch."""
@@ -86,6 +94,15 @@ class Mix:
     prob: float = 1.0
     switch_prob: float = 0.5
     smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        shares = (self.prob, self.switch_prob, self.smoothing)
+        if self.mixup < 0 or self.cutmix < 0 or not all(0 <= share <= 1 for share in shares):
+            raise InputError(
+                "expected mixup and cutmix of 0 or more and shares from 0 to 1 in mix, found mixup "
+                f"{self.mixup}, cutmix {self.cutmix}, prob {self.prob}, switch_prob {self.switch_prob}, smoothing "
+                f"{self.smoothing}: change them"
+            )
 
     def build(self, classes: int) -> Mixup | None:
         """timm's Mixup for this number of classes; None if nothing is mixed."""
@@ -111,7 +128,7 @@ class Augment:
             evaluation, then moved by up to an eighth of its side (small images).
         scale: least and greatest share of the image's area for ``"resized"``.
         flip: probability of a horizontal flip.
-        policy: timm's name of a RandAugment or AutoAugment policy; null for none.
+        policy: timm's name of a RandAugment policy, or with ``"resized"`` also of another; null for none.
         jitter: strength of colour jitter if there is no policy, for ``"resized"``.
         erase: probability of a random rectangle of noise.
         repeats: repeated augmentation: how often an image comes in an epoch, each time with another augmentation,
@@ -125,6 +142,24 @@ class Augment:
     jitter: float = 0.4
     erase: float = 0.25
     repeats: int = 1
+
+    def __post_init__(self) -> None:
+        least, greatest = self.scale
+        shares, counts = (self.flip, self.erase, least, greatest), (self.jitter, self.repeats - 1)
+        if not all(0 <= share <= 1 for share in shares) or not 0 < least <= greatest or min(counts) < 0:
+            raise InputError(
+                "expected shares from 0 to 1, jitter of 0 or more and repeats of at least 1 in augment, found scale "
+                f"{least} {greatest}, flip {self.flip}, erase {self.erase}, jitter {self.jitter}, repeats "
+                f"{self.repeats}: change them"
+            )
+        like = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        try:
+            self.build({**like, "interpolation": "bilinear", "crop_pct": 1.0})
+        except LIBRARY_ERRORS as error:
+            raise InputError(
+                f"expected augment.policy of timm, such as rand-m9-mstd0.5-inc1, found {self.policy!r} "
+                f"({reason_of(error)}): change it"
+            ) from error
 
     def build(self, data_config: dict[str, Any]) -> Callable[..., Any]:
         """The transform of a training image for a model of this data config (timm's keys)."""

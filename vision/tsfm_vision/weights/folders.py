@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from tsfm.weights import check_file, check_shapes, layout, limited_construction, read_safetensors
 from tsfm_data.errors import LARGEST_SIZE, LIBRARY_ERRORS, InputError, reason_of, shown, unknown_name
 from tsfm_data.images import CHANNELS
-from tsfm_data.io import atomic_folder, read_record
+from tsfm_data.io import atomic_folder, check_record, read_record
 from tsfm_vision.weights.seen import Seen
 
 # What a data config may say of a model's images.
@@ -39,8 +39,8 @@ class Preprocessing(TypedDict, total=False):
     mean: Means
     std: Deviations
     crop_pct: Annotated[float, Gt(0), Le(10)] | None
-    crop_mode: str | None
-    interpolation: str
+    crop_mode: Literal["center", "squash", "border"] | None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]  # in evaluation, too
     label_names: list[str] | None
     num_classes: Annotated[int, Ge(0), Le(LARGEST_SIZE)]
 
@@ -95,6 +95,7 @@ def create(
     for key in preprocessing:
         if key not in PREPROCESSING:
             raise unknown_name("key of preprocessing", key, PREPROCESSING)
+    check_record(preprocessing, Preprocessing, "preprocessing", "that of timm's models", hint="change it")
     own = timm.get_pretrained_cfg(model)
     overlay: dict[str, Any] = dict(preprocessing)
     for key in ("mean", "std"):
@@ -253,7 +254,16 @@ def read_config(file: Path) -> NewImageConfig:
     if not isinstance(read_record(file, dict, what, finite=False).get("architecture"), str):
         raise InputError(f"expected the key 'architecture' of an image model in {file}, found none: give such a folder")
     config = read_record(file, NewImageConfig, what)
-    check_arguments(config.get("model_args", {}), f"{file}, model_args")
+    arguments, images = config.get("model_args", {}), config.get("pretrained_cfg", config)
+    check_arguments(arguments, f"{file}, model_args")
+    taken = images["input_size"][0] if "input_size" in images else 3
+    channels = arguments.get("in_chans", taken)
+    for key, known in (("mean", (1, channels)), ("std", (1, channels)), ("input_size", (channels,))):
+        count = taken if key == "input_size" else len(images.get(key, [0]))  # type: ignore[arg-type]
+        if count not in known:
+            raise InputError(
+                f"{file}: expected {key} of {channels} channels, found {count}: correct it, or get it again"
+            )
     return config
 
 
