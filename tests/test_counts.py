@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.ao.quantization import quantize_dynamic
 from torch.utils.flop_counter import FlopCounterMode
 
 from tsfm.models.counts import count, count_forecaster, counts_table, parameters, sizes_of
@@ -34,10 +36,18 @@ def test_when_a_model_is_counted_then_a_real_training_step_costs_the_same(name: 
         forward = counter.get_total_flops()
         loss.backward()
     assert (3 * found.forward_flops, 3 * found.flops) == (forward, counter.get_total_flops())
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.loss(batch)
-    assert counter.get_total_flops() == forward
     assert found.params == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization:DeprecationWarning", "ignore:torch.quantize_per:UserWarning")
+@pytest.mark.parametrize("name", SMALL)
+def test_when_a_model_is_quantised_then_its_linear_layers_are_and_it_forecasts(name: str) -> None:
+    model = quantize_dynamic(model_class(name)(CONTEXT, HORIZON, SMALL[name]).eval(), {nn.Linear})
+    kept = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert kept <= {"head"}  # whose outputs are reordered
+    past, marks = torch.randn(3, CONTEXT, 2), torch.zeros(3, CONTEXT + HORIZON, 4)
+    batch = Batch(past, torch.ones_like(past).bool(), HORIZON, 1, None, None, marks[:, :CONTEXT], marks[:, CONTEXT:])
+    assert model.predict(batch, [0.5]).quantiles.isfinite().all()
 
 
 @pytest.mark.parametrize("arch", ["encoder", "decoder"])

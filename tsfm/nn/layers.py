@@ -43,8 +43,9 @@ class SelfAttention(nn.Module):
         self, x_BNC: Float[Tensor, "B N C"], mask: Mask | None = None, first: int | None = None
     ) -> Float[Tensor, "B K C"]:
         """Every token attends to all; with ``first``, only the first K = ``first`` tokens are queries."""
-        if first is None or first == x_BNC.shape[1]:
+        if first is None or first == x_BNC.shape[1] or type(self.qkv) is not nn.Linear:  # quantised, or with LoRA
             q_BNC, k_BNC, v_BNC = self.qkv(x_BNC).chunk(3, dim=-1)
+            q_BNC = q_BNC[:, :first]
         else:
             width = x_BNC.shape[2]
             query, key_value = self.qkv.weight.split((width, 2 * width))

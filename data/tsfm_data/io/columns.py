@@ -80,13 +80,14 @@ def _line(text: bytes | Path, row: int) -> int:
 
 
 def numbers(
-    table: Table, columns: Sequence[str], wrong: dict[int, str] | None = None
+    table: Table, columns: Sequence[str], need_values: bool = True, wrong: dict[int, str] | None = None
 ) -> Float64[np.ndarray, "rows columns"]:
     """Columns as numbers, NaN where missing.
 
     Args:
         table: where they are.
         columns: their names.
+        need_values: whether a column without any value is an error.
         wrong: receives error messages by row, and the values become missing; None raises instead.
 
     Raises:
@@ -96,7 +97,7 @@ def numbers(
     for i, name in enumerate(columns):
         result[:, i] = _number(table, name, wrong)
     check_finite(table, columns, result, wrong)
-    if len(result):
+    if need_values and len(result):
         check_values(table, columns, np.all(np.isnan(result), axis=0))
     return result
 
