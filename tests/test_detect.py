@@ -209,7 +209,7 @@ def test_when_the_command_runs_then_it_prints_the_anomalies_and_writes_all_rows(
 ) -> None:
     said = done(capsys, "detect", file, "--model", "seasonal-naive", *OUTPUTS)
     assert "2024-01-13 12:00:00" in said
-    assert "per week and series" in said
+    assert "per series and week" in said
     rows = pd.read_csv("out.csv", parse_dates=["date"])
     assert len(rows) == 400
     assert rows.loc[300, ["anomaly", "kind"]].tolist() == [True, "value"]

@@ -80,3 +80,18 @@ def test_when_an_output_is_given_then_a_page_shows_scores_and_forecasts(
     rows = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
     assert {row["model"] for row in rows} == {"seasonal-naive", "naive"}
     assert (tmp_path / "out" / "report.md").read_text().splitlines()[0].startswith("| dataset")
+
+
+def test_when_a_known_covariate_has_a_gap_in_the_last_window_then_the_page_is_still_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = pd.date_range("2024-01-01", periods=200, freq="D")
+    promo = (np.arange(200) % 9 == 0).astype(float)
+    table = pd.DataFrame({"item_id": "b", "timestamp": times, "target": np.arange(200) % 7 + 5 * promo, "promo": promo})
+    table.drop(index=195).to_csv(tmp_path / "table.csv", index=False)  # a day on which the shop wrote nothing
+    words = ("--data", str(tmp_path / "table.csv"), "--known-covariates", "promo", "--horizon", "14")
+    said = done(capsys, "evaluate", *words, "--output", str(tmp_path / "out"))
+    assert "tsfm-long-small without covariates" in said
+    assert "For errors less is better" in said
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert (page.count("<img"), "History, truth and forecast of b" in page) == (1, True)

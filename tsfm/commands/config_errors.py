@@ -117,7 +117,8 @@ def unknown_key(text: str, match: re.Match[str], words: Sequence[str]) -> InputE
         if owner in BASES.values():
             return InputError(
                 f"expected --config with a class for {option.lstrip('-').split('.')[0]} before the option {option}, "
-                "found none: move the option after it"
+                "found none: move the option after it; a config that adds to another has that one before it, as "
+                "tsfm configs show NAME says"
             )
         for group in groups:
             owner = parameter_class(owner, group)

@@ -6,15 +6,17 @@ from pathlib import Path
 
 from tsfm.configs import CONFIG_FOLDER, config_names, config_path
 from tsfm_data.io import atomic_file, check_new
+from tsfm_data.output import note
 
 
 def list_() -> None:
-    """List the configs that ship with the package, with the first line of each."""
+    """List the configs that ship with the package, with the first line of each; tsfm configs show NAME prints one."""
     names = config_names()
     width = max(map(len, names))
     for name in names:
         first = (CONFIG_FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         print(f"{name:<{width}}  {textwrap.shorten(first, 100 - width - 2, placeholder=' ...')}")
+    note("tsfm configs show NAME prints one, with the command that runs it.")
 
 
 def show(name: str) -> None:

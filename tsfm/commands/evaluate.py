@@ -109,13 +109,14 @@ def evaluate(
             )
         say_notes(series)
         tables.append(series)
-    say(report.to_markdown())
+    say(report.to_markdown().rstrip())
+    say(f"\n{reports.SCORES_EXPLAINED}")
     if output is not None:
         reports.write_scores(report, tables, predictors[0], output, ["tsfm", *sys.argv[1:]])
-        say(f"\n{output / 'report.html'}: open it in a browser; report.md and report.json are next to it")
+        say(f"{output / 'report.html'}: open it in a browser; report.md and report.json are next to it")
     if json is not None:
         report.save(json)
-        say(f"\n{json}: {len(report.rows)} rows")
+        say(f"{json}: {len(report.rows)} rows")
 
 
 def _on_suite(

@@ -88,6 +88,7 @@ def forecast_frame(
     levels: Sequence[float],
     batch_size: int = 256,
     bar: bool = True,
+    held_out: bool = False,
 ) -> pd.DataFrame:
     """Forecast every series past its end.
 
@@ -98,6 +99,8 @@ def forecast_frame(
         levels: ascending quantile levels.
         batch_size: most windows per batch; batches of long windows or many variates are smaller.
         bar: whether long work shows a progress bar.
+        held_out: forecast the last ``horizon`` rows of each series from those before, as evaluations do: known
+            covariates may have gaps there.
 
     Returns:
         Columns item_id, timestamp, mean and one per level, named by it; in the order and units of the series.
@@ -105,8 +108,10 @@ def forecast_frame(
     Raises:
         InputError: as ``forecast_ends``.
     """
-    frame = _frame(series, horizon)  # before the forecasts: a horizon past the calendar is refused at once
-    return _filled(frame, series, forecast_ends(predictor, series, horizon, levels, batch_size, bar=bar), levels)
+    history = replace(series, future_rows=series.future_rows + horizon) if held_out else series
+    frame = _frame(history, horizon)  # before the forecasts: a horizon past the calendar is refused at once
+    rows = forecast_ends(predictor, series, horizon, levels, batch_size, bar=bar, held_out=held_out)
+    return _filled(frame, history, rows, levels)
 
 
 def forecast_ends(
@@ -117,18 +122,20 @@ def forecast_ends(
     batch_size: int = 256,
     season: int | None = None,
     bar: bool = True,
+    held_out: bool = False,
 ) -> list[Float64[np.ndarray, "H V K"]]:
     """The forecasts of ``forecast_frame`` as one array per item: the mean, then the quantiles.
 
     Args:
         predictor, series, horizon, levels, batch_size: as there.
         season: steps per season; None takes it from the frequency.
-        bar: as there.
+        bar, held_out: as there.
 
     Raises:
         InputError: no series, a series without rows, or known covariates that do not cover the horizon.
     """
-    lengths = item_lengths(series)
+    back = horizon if held_out else 0
+    lengths = item_lengths(series) - back
     if len(lengths) == 0:
         raise InputError(f"expected at least one series in {series.source}, found none: give a table with rows")
     if lengths.min() < 1:
@@ -140,7 +147,7 @@ def forecast_ends(
     for freq in dict.fromkeys(series.freqs):  # a batch has one season and one set of calendar features
         items = [i for i, item_freq in enumerate(series.freqs) if item_freq == freq]
         part = series.select(items) if len(items) < len(series) else series
-        ends = item_lengths(part)
+        ends = item_lengths(part) - back
         bound = bind(predictor, part)
         windows = Windows(
             part,
@@ -172,7 +179,8 @@ def _forecast(
     width = len(windows.variates)
     parts = [np.arange(begin, min(begin + together, width)) for begin in range(0, width, together)]
     batches = (windows.batch(index, part if len(parts) > 1 else None) for part in parts)
-    rows = [_rows(forecast_windows(predictor, batch, levels)) for batch in batches]
+    blind = (replace(batch, future=None, future_observed=None) for batch in batches)
+    rows = [_rows(forecast_windows(predictor, batch, levels)) for batch in blind]
     return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=2)
 
 

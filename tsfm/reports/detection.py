@@ -21,9 +21,9 @@ MOST_LISTED = 200  # of that of a page
 SHOWN = ["value", "expected", "low", "high", "p_value", "kind"]
 HOW = (
     "Every value is compared with a forecast from the values before it. Its p-value is the rank of its error among "
-    "earlier errors: a value is an anomaly if that is at most the rate. Values within the interval are not flagged. "
-    "Kinds: a single value, a drift of several, or values that are frozen."
+    "earlier errors: a value is an anomaly if that is at most the rate. Values within the interval are not flagged."
 )
+KINDS = "Kinds: a single value, a drift of several, or values that are frozen."
 
 
 def detection_text(found: Detector, frame: "pd.DataFrame") -> str:
@@ -45,7 +45,7 @@ def detection_text(found: Detector, frame: "pd.DataFrame") -> str:
         lines.append(tabulate(cells, names, tablefmt="github", disable_numparse=True))
         if len(shown) < len(rows):
             lines.append(f"{len(shown)} of {len(rows)} anomalies shown; --output has all")
-        lines.append("")
+        lines += ["", KINDS]
     return "\n".join([*lines, verdict(found, len(rows))])
 
 
@@ -86,7 +86,7 @@ def detection_page(found: Detector, frame: "pd.DataFrame", answer: "pd.DataFrame
     picture = Image(plot_anomalies(found, frame), "Values, expected intervals and anomalies of each series")
     caption = f"The {len(listed):,} least probable of {total:,}."
     sections = [
-        Section("Values and expected intervals", [picture, HOW]),
+        Section("Values and expected intervals", [picture, f"{HOW} {KINDS}"]),
         Section("Anomalies", [Table(listed, caption) if listed else "None."]),
         Section("By series", [Table(by_series, f"{len(by_series):,} of {len(counts):,} series.")]),
         Section("This page again", [Code(shlex.join(command))]),
@@ -96,13 +96,13 @@ def detection_page(found: Detector, frame: "pd.DataFrame", answer: "pd.DataFrame
 
 
 def weekly(found: Detector) -> str:
-    """False alarms per week and series, if the series have times and one frequency."""
+    """False alarms per series and week, if the series have times and one frequency."""
     series = found.series
     if series.labels.integer or len(set(series.freqs)) > 1 or series.length(0) < 2:
         return ""
     stamps = series.timestamps(0)
     steps = WEEK / ((stamps[-1] - stamps[0]).total_seconds() / (len(stamps) - 1))
-    return f": {found.rate * steps:,.2g} per week and series"
+    return f": {found.rate * steps:,.2g} per series and week"
 
 
 def plot_anomalies(found: Detector, frame: "pd.DataFrame") -> "Figure":

@@ -55,7 +55,7 @@ def build_page(result: Finetuned, start: Forecaster, command: Sequence[str], fol
     )
     sections = [
         Section("The backtest", [RULE, score_table(result), *covariate_lines(result)]),
-        Section("Forecasts before and after", forecast_images(result, start)),
+        Section("Forecasts before and after" if result.improved else "Forecasts", forecast_images(result, start)),
         Section("Training", [curves, Table([{key: show_value(value) for key, value in row.items()} for row in facts])]),
         Section("Use it", [Code(shlex.join([*words, "--model", str(folder)]))]),
         Section("Reproduce this page", [Code(shlex.join(command))]),
@@ -108,10 +108,9 @@ def score_table(result: Finetuned) -> Table:
         rows.append(row)
     windows = len(result.candidates[0].errors.scaled)
     strong = [k for k, candidate in enumerate(result.candidates) if candidate.name == result.winner]
-    caption = (
-        f"{windows} windows of {result.horizon} steps that judge; the model that is kept is bold. Saved: share of the "
-        "scaled loss of the model kept so far."
-    )
+    caption = f"{windows} windows of {result.horizon} steps that judge; the model that is kept is bold."
+    if any("saved" in row for row in rows):
+        caption += " Saved: share of the scaled loss of the model kept so far."
     return Table(rows, caption, strong)
 
 
@@ -138,7 +137,7 @@ def forecast_images(result: Finetuned, start: Forecaster) -> list[str | Table | 
     images: list[str | Table | Image | Code] = []
     models = {"before": start, "after": result.model} if result.improved else {"kept": result.model}
     for when, model in models.items():
-        frame = forecast_frame(model, history, result.horizon, DEFAULT_LEVELS)
+        frame = forecast_frame(model, series, result.horizon, DEFAULT_LEVELS, held_out=True)
         figure = plot_forecast(history, frame, truth=series, items=items)
         caption = f"{when.capitalize()}: the last {result.horizon} steps, which no training saw."
         images.append(Image(figure, f"History, truth and forecast of {', '.join(items)}", caption))

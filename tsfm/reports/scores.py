@@ -16,10 +16,10 @@ SHOWN = 3  # series
 NAMES = {"coverage80": "80 % coverage"}
 HEADLINE = ("MASE", "WQL", "MAE", "MSE", "RMSE", "sMAPE", "coverage80")
 PLACE = ("dataset", "freq", "horizon", "season", "windows", "model")
-HOW = (
+SCORES_EXPLAINED = (
     "MASE: mean absolute error of the median divided by that of seasonal naive within the history; WQL: weighted "
-    "quantile loss at the levels 0.1 to 0.9. Smaller errors are better; 80 % coverage, the share of true values inside "
-    "the 80 % interval, should be 0.8. report.json holds every metric."
+    "quantile loss at the levels 0.1 to 0.9. Smaller errors are better; the coverage of the 80 % interval, the share of "
+    "true values inside it, should be 0.8."
 )
 
 
@@ -37,8 +37,9 @@ def write_scores(
     """
     rows = score_rows(report)
     strong = [index for index, row in enumerate(rows) if row["model"] == predictor.name]
+    caption = "The evaluated model is in bold. report.json holds every metric."
     sections = [
-        Section("Scores", [HOW, Table(rows, "The evaluated model is in bold.", strong)]),
+        Section("Scores", [SCORES_EXPLAINED, Table(rows, caption, strong)]),
         Section("Forecasts of the end", [forecast_image(series, predictor, report) for series in tables]),
         Section("This page again", [*report.notes, Code(shlex.join(command))]),
     ]
@@ -67,8 +68,7 @@ def forecast_image(series: SeriesSet, predictor: Predictor, report: Report) -> I
     some = series.select([i for i, other in enumerate(series.freqs) if other == freq][:SHOWN])
     history = replace(some, future_rows=some.future_rows + horizon)
     items = list(some.univariate().item_ids)[:SHOWN]
-    figure = plot_forecast(
-        history, forecast_frame(predictor, history, horizon, DEFAULT_LEVELS), truth=some, items=items
-    )
+    frame = forecast_frame(predictor, some, horizon, DEFAULT_LEVELS, held_out=True)
+    figure = plot_forecast(history, frame, truth=some, items=items)
     caption = f"{series.name}: the last {horizon} steps, forecast from the values before them."
     return Image(figure, f"History, truth and forecast of {', '.join(items)}", caption)
