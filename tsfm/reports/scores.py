@@ -18,8 +18,8 @@ HEADLINE = ("MASE", "WQL", "MAE", "MSE", "RMSE", "sMAPE", "coverage80")
 PLACE = ("dataset", "freq", "horizon", "season", "windows", "model")
 SCORES_EXPLAINED = (
     "MASE: mean absolute error of the median divided by that of seasonal naive within the history; WQL: weighted "
-    "quantile loss at the levels 0.1 to 0.9. Smaller errors are better; the coverage of the 80 % interval, the share of "
-    "true values inside it, should be 0.8."
+    "quantile loss at the levels 0.1 to 0.9. Smaller errors are better; the coverage of the 80 % interval, the share "
+    "of true values inside it, should be 0.8."
 )
 
 
