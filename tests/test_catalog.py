@@ -176,7 +176,7 @@ def test_data_inspect_says_what_was_understood(tmp_path: Path, capsys: pytest.Ca
         "missing": 1,
         "gaps": 1,
         "warnings": [
-            "columns not used: colour",
+            "columns not used as target or covariate: colour",
             "1 series with a constant column: b",
             "2 series shorter than two seasons: a, b",
         ],

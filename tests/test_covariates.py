@@ -313,12 +313,12 @@ def test_when_a_model_takes_no_covariates_then_the_command_says_so(
     said = run(capsys, *words)
     assert said.status == 0
     warning, note = said.err.splitlines()
-    assert note == "note: columns not used: holiday"
+    assert note == "note: columns not used as target or covariate: holiday"
     assert warning == "warning: model seasonal-naive takes no covariates: visitors, price ignored"
     assert said.out.splitlines()[1].startswith("a,2024-01-31")  # after the last target, not after the last row
     save(small(), tmp_path / "model")
     said = run(capsys, *words, "--model", str(tmp_path / "model"))
-    assert (said.status, said.err) == (0, "note: columns not used: holiday\n")
+    assert (said.status, said.err) == (0, "note: columns not used as target or covariate: holiday\n")
     said = run(capsys, *words[:3], "4", *words[4:], "--model", str(tmp_path / "model"))
     assert said.status == 2
     assert "expected 4 rows of the known covariates (price) after its last value, found 3" in said.err
@@ -333,7 +333,7 @@ def test_when_a_model_is_scored_with_covariates_then_it_is_scored_without_them_t
     save(small(), tmp_path / "tiny")
     words = ("evaluate", "--data", str(file), "--horizon", "3", "--known-covariates", "price", "--model")
     said = run(capsys, *words, str(tmp_path / "tiny"), "--json", str(tmp_path / "scores.json"))
-    assert (said.status, said.err) == (0, "note: columns not used: visitors, holiday\n")
+    assert (said.status, said.err) == (0, "note: columns not used as target or covariate: visitors, holiday\n")
     rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
     scores = {row["model"]: row["value"] for row in rows if row["metric"] == "MASE"}
     assert scores.keys() == {"tiny", "tiny without covariates", "naive", "seasonal-naive"}

@@ -24,7 +24,7 @@ ORDER = {
         *("training", "inference", "reports", "scaling", "commands"),
     ],
     "tsfm_data": ["io", "windows", "synthetic", "corpus", "evaluation", "images"],
-    "tsfm_vision": ["backbones", "weights", "forecasting", "evaluation", "training", "commands"],
+    "tsfm_vision": ["backbones", "weights", "evaluation", "forecasting", "training", "commands"],
 }
 VISION_LIGHTNING = ("tsfm_vision.training",)
 TSFM_LIGHTNING = ("tsfm.training.task", "tsfm.training.callbacks", "tsfm.training.checkpoints", "tsfm.commands")

@@ -392,7 +392,7 @@ def test_keys_and_row_numbers_are_no_targets_and_are_named(tmp_path: Path) -> No
     )
     series = read_series(frame)
     assert series.variates == ("price",)
-    assert series.notes == ("columns not used: id, customer_id",)
+    assert series.notes == ("columns not used as target or covariate: id, customer_id",)
     with pytest.raises(InputError, match=r"'id': expected ids of series.*--no-item-column"):
         read_series(frame, item_column="id", target="price", freq="D")
 

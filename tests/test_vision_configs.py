@@ -19,7 +19,7 @@ from tsfm_vision.training import Augment, ImageDataModule, ImageOptim, ImageTask
 from tsfm_vision.weights import create, data_config
 
 FOLDER = CONFIG_FOLDER / "vision"
-OTHERS = ("imagenet", "cifar10", "segmentation", "detection")  # bases of others, and no classifiers
+OTHERS = ("imagenet", "cifar10", "segmentation", "detection", "sales")  # bases of others, and no classifiers
 SINGLE = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem not in OTHERS]
 # The published recipes: drop path, lr, its batch, warm-up epochs, mixup, cutmix, repeats, averaged weights.
 PUBLISHED = {

@@ -132,6 +132,6 @@ def read(data: str, columns: Columns, label: str) -> io.SeriesSet:
     """The series of a table; the notes about it go to standard error, except the one about the column of classes."""
     series = io.open_source(data, **columns.given())
     for text in series.notes:
-        if text != f"columns not used: {label}":
+        if text != f"columns not used as target or covariate: {label}":
             note(f"note: {text}")
     return series

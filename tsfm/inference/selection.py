@@ -25,7 +25,7 @@ import tsfm
 from tsfm.models import Forecaster
 from tsfm.weights import load, local_folder, save
 from tsfm_data.errors import InputError
-from tsfm_data.evaluation import LEVELS, Predictor, forecast_windows, get_baseline
+from tsfm_data.evaluation import LEVELS, Predictor, bind, forecast_windows, get_baseline
 from tsfm_data.io import SeriesSet, atomic_folder, check_record, check_version, read_record
 from tsfm_data.windows import Batch, Forecast
 
@@ -114,10 +114,11 @@ class Selection:
         return all(getattr(member.predictor, "handles_gaps", False) for member in self.members)
 
     def bind(self, series: SeriesSet) -> "Selection":
-        """A copy with the weights of the items of a set."""
+        """A copy with the weights of the items of a set, and with members that are bound to it."""
         rows = [self.series.get(name, self.weights) for name in series.univariate().item_ids]
         shares = torch.tensor(rows, dtype=self.dtype).reshape(len(series), len(series.variates), len(self.members))
-        return replace(self, shares=shares)
+        members = tuple(replace(member, predictor=bind(member.predictor, series)) for member in self.members)
+        return replace(self, shares=shares, members=members)
 
     def predict(self, batch: Batch, levels: Sequence[float]) -> Forecast:
         """The weighted mean of the means and quantiles of the members, calibrated."""

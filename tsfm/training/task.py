@@ -29,7 +29,7 @@ from tsfm.training.validation import scaled_errors
 from tsfm.weights import calibrate, save
 from tsfm_data.corpus import MANIFEST, PackedRows, PretrainingDataModule, current_path
 from tsfm_data.errors import InputError, check_horizon
-from tsfm_data.evaluation import forecast_windows
+from tsfm_data.evaluation import bind, forecast_windows
 from tsfm_data.windows import Batch, WindowLoader
 
 
@@ -79,7 +79,7 @@ class ForecastTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def setup(self, stage: str) -> None:
-        """Store facts about the training data in the forecaster; they are not in a checkpoint.
+        """Store facts about the training data in the forecaster, and bind it to its series; a checkpoint has neither.
 
         Raises:
             InputError: the data have covariates or packed rows, and the forecaster takes none.
@@ -97,6 +97,7 @@ class ForecastTask(pl.LightningModule):
                     f"model {self.forecaster.name} takes no covariates, found {', '.join(given)} in the data: leave "
                     "them out, or train a model that takes them, such as moirai"
                 )
+            self.forecaster = bind(self.forecaster, module.series)  # type: ignore[assignment]  # of the same class
             self.forecaster.training_data = training_data(module)
 
     def transfer_batch_to_device(
@@ -274,6 +275,7 @@ class ModelFolder(pl.Callback):
         if isinstance(module, PretrainingDataModule):
             model.pretraining = pretraining(trainer, module)
         else:
+            model = bind(model, module.series)  # type: ignore[assignment]  # of the same class
             # All windows, and not only those of this process.
             calibrate(model, WindowLoader(module.windows("val"), module.eval_batch_size))
         save(model, Path(trainer.default_root_dir) / "model")

@@ -130,7 +130,7 @@ def _cells(table: Table, roles: Roles, reading: Reading, name: str) -> tuple[Rol
         notes.append(f"{len(problems)} rows with cells that are no numbers, which count as missing")
         problems.clear()
     if roles.unused:
-        notes.append(f"columns not used: {', '.join(roles.unused)}")
+        notes.append(f"columns not used as target or covariate: {', '.join(roles.unused)}")
     keys: pd.Series | None = None
     if roles.item is None:
         codes = np.zeros(len(stamps.ns), dtype=np.int64)

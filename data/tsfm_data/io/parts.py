@@ -189,7 +189,7 @@ class Parts:
             raise ReadAtOnce
         self.series = total.series - (len(bad.texts) if reading.on_bad_series == "skip" else len(total.lost))
         total.bad = [bad.ids[code] for code in bad.texts]
-        unused = [f"columns not used: {', '.join(roles.unused)}"] if roles.unused else []
+        unused = [f"columns not used as target or covariate: {', '.join(roles.unused)}"] if roles.unused else []
         return (*scanned.head.notes, *scanned.times.notes, *unused, *notes_of(total, reading))
 
     def _read(self, number: int) -> tuple[RowCounts, StepCounts, BadSeries]:

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -240,6 +240,7 @@ class SeriesSet:
         start: Any = "2000-01-01",
         variates: Sequence[str] | None = None,
         item_ids: Sequence[str] | None = None,
+        static: Mapping[str, Sequence[Any]] | None = None,
     ) -> "SeriesSet":
         """Series of plain arrays.
 
@@ -250,6 +251,7 @@ class SeriesSet:
             start: first timestamp, of all or of each; moved to the next one that ``freq`` allows.
             variates: names of the V columns; "target", or "0", "1", ... by default.
             item_ids: names of the items; "0", "1", ... by default.
+            static: columns with one value per item.
 
         Raises:
             InputError: shapes differ, a value is infinite, or a count of names is wrong.
@@ -292,6 +294,7 @@ class SeriesSet:
             known=np.zeros((sum(map(len, arrays)), 0)),
             known_names=(),
             future_rows=np.zeros(count, dtype=np.int64),
+            static=None if static is None else pd.DataFrame(dict(static)),
         )
 
 

@@ -105,7 +105,7 @@ class ForecastDataModule(pl.LightningDataModule):
             return
         check_horizon(self.context, "context")
         check_horizon(self.horizon)
-        self.series = catalog.open_source(self.source, **self.columns)
+        self.series = self.read()
         self.split = self._make_split()
         self.scaler = self._fit_scaler(self.series.values)
         self._training_variates = self._choose_variates()
@@ -122,6 +122,10 @@ class ForecastDataModule(pl.LightningDataModule):
             past_scaler=self._fit_scaler(self.series.past),
             known_scaler=self._fit_scaler(self.series.known),
         )
+
+    def read(self) -> SeriesSet:
+        """The series of the source."""
+        return catalog.open_source(self.source, **self.columns)
 
     def _fit_scaler(self, columns: Float64[np.ndarray, "rows columns"]) -> StandardScaler:
         """The scaler of the training rows, or the identity."""

@@ -11,12 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tsfm_data.errors import InputError, check_sizes
-from tsfm_data.images import decode
 from tsfm_data.io import atomic_file, check_new, read_table
 from tsfm_data.output import note, say
 from tsfm_data.progress import progress
 from tsfm_vision.commands.image import name_of, open_model
-from tsfm_vision.evaluation import eval_transform
+from tsfm_vision.evaluation import read_pictures
 from tsfm_vision.weights import data_config
 
 
@@ -37,7 +36,8 @@ def embed(
     An image model turns each image into features. The columns are the principal components of these over the images of
     the table. They are covariates for tsfm forecast: --known-covariates if the images of the future are known, else
     --past-covariates. To forecast with images of the future, append rows with these images and without a target before
-    this command.
+    this command. The image model is not trained here; tsfm fit --config vision/sales trains one together with a
+    forecaster, for one image per series.
 
     Args:
         input: CSV, Excel, Parquet or Arrow file with a column of paths, relative to the folder of the table.
@@ -98,17 +98,12 @@ def features_of(
         batch_size: images per batch.
     """
     model: Any = net  # timm's methods are not those of every module
-    config, bad = data_config(net), []
+    config, device = data_config(net), next(net.parameters()).device
     found: dict[str, Tensor] = {}
-    transform, device = eval_transform(config), next(net.parameters()).device
+    bad: list[str] = []
     for start in progress(range(0, len(paths), batch_size), "images"):
-        read: dict[str, Tensor] = {}
-        for path in paths[start : start + batch_size]:
-            try:
-                read[path] = transform(decode(folder / path, config["input_size"][0]))
-            except (InputError, OSError) as error:
-                reason = str(error) if isinstance(error, InputError) else "expected an image, found no such file"
-                bad.append(f"{path}: {reason}")
+        read, unread = read_pictures(paths[start : start + batch_size], folder, config)
+        bad += unread
         if read:
             x = model.forward_head(model.forward_features(torch.stack(list(read.values())).to(device)), pre_logits=True)
             found.update(zip(read, x.float().flatten(1).cpu(), strict=True))

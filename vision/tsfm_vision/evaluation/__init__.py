@@ -3,7 +3,7 @@
 from tsfm_vision.evaluation.classify import evaluate, probabilities, write_probabilities
 from tsfm_vision.evaluation.maps import look, tnt_rollout
 from tsfm_vision.evaluation.pictures import draw_calibration, draw_maps, save_figure
-from tsfm_vision.evaluation.reading import Key, Transformed, eval_transform, reseed
+from tsfm_vision.evaluation.reading import Key, Transformed, eval_transform, read_pictures, reseed
 
 __all__ = [
     "Key",
@@ -14,6 +14,7 @@ __all__ = [
     "evaluate",
     "look",
     "probabilities",
+    "read_pictures",
     "reseed",
     "save_figure",
     "tnt_rollout",

@@ -1,8 +1,9 @@
 """Images of a set as tensors: the transform for classifying, and sets to load from."""
 
 import random
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -10,9 +11,11 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tsfm_data.images import ImageSet
+from tsfm_data.errors import InputError
+from tsfm_data.images import ImageSet, decode
 
 Key = tuple[int, int, int]
+Source = TypeVar("Source", str, bytes, str | bytes)
 
 
 def reseed(*numbers: int) -> None:
@@ -34,6 +37,27 @@ def eval_transform(data_config: dict[str, Any]) -> Any:
         crop_pct=data_config["crop_pct"],
         crop_mode=data_config.get("crop_mode"),
     )
+
+
+def read_pictures(
+    items: Sequence[Source], folder: Path, data_config: dict[str, Any]
+) -> tuple[dict[Source, Tensor], list[str]]:
+    """Images as a model takes them, by what they were read from, and a message for each that cannot be read.
+
+    Args:
+        items: paths, or contents of image files.
+        folder: what relative paths start from.
+        data_config: of the model.
+    """
+    transform, found, bad = eval_transform(data_config), {}, []
+    for item in items:
+        try:
+            image = decode(folder / item if isinstance(item, str) else item, data_config["input_size"][0])
+            found[item] = transform(image)
+        except (InputError, OSError) as error:
+            reason = str(error) if isinstance(error, InputError) else "expected an image, found no such file"
+            bad.append(f"{item if isinstance(item, str) else f'content of {len(item)} bytes'}: {reason}")
+    return found, bad
 
 
 class Transformed(Dataset):

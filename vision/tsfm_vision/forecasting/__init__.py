@@ -1,6 +1,7 @@
-"""A forecaster whose backbone is an image model: the history is the left part of an image, the future the right one."""
+"""Forecasters with an image model: of series that are drawn as images, and of series that come with a picture."""
 
 from tsfm_vision.forecasting.folding import Folded, fold, read
 from tsfm_vision.forecasting.model import VisionConfig, VisionForecaster
+from tsfm_vision.forecasting.photos import PhotoConfig, PhotoForecaster
 
-__all__ = ["Folded", "VisionConfig", "VisionForecaster", "fold", "read"]
+__all__ = ["Folded", "PhotoConfig", "PhotoForecaster", "VisionConfig", "VisionForecaster", "fold", "read"]

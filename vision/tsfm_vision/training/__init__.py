@@ -7,6 +7,7 @@ from tsfm_vision.training.detection import DetectionTask
 from tsfm_vision.training.finetuning import device_of, finetune
 from tsfm_vision.training.loaders import InOrder, Shuffled, TrainLoader
 from tsfm_vision.training.recipes import Augment, ImageOptim, Mix, build_optimizer, lr_factor
+from tsfm_vision.training.sales import PlantedSales
 from tsfm_vision.training.scenes import DenseDataModule
 from tsfm_vision.training.segmentation import SegmentationTask, Segmenter
 from tsfm_vision.training.task import ImageModelFolder, ImageTask
@@ -22,6 +23,7 @@ __all__ = [
     "ImageTask",
     "InOrder",
     "Mix",
+    "PlantedSales",
     "SegmentationTask",
     "Segmenter",
     "Shuffled",

@@ -132,6 +132,11 @@ def open_source(source: str, root: str | None, channels: int, on_bad: OnBad = "e
     if source.startswith(TIMM_SOURCES):
         return _from_timm(source, root, channels)
     known = find(f"images/{source}.parquet") if not Path(source).exists() else None
+    if known is None and not Path(source).exists() and Path(source).name == source and not Path(source).suffix:
+        raise InputError(
+            f"expected an image set at {source}, or images/{source}.parquet in the folder TSFM_DATA, found neither: "
+            "check the path, or set TSFM_DATA"
+        )
     return open_images(known or source, channels, on_bad)
 
 
