@@ -93,6 +93,6 @@ def test_when_a_known_covariate_has_a_gap_in_the_last_window_then_the_page_is_st
     said = done(capsys, "evaluate", *words, "--output", str(tmp_path / "out"))
     assert "tsfm-long-small without covariates" in said
     assert "Smaller errors are better" in said
-    assert max(map(len, said.splitlines()[:5])) < 150
+    assert ("coverage80" in said, "MSIS" in said) == (True, False)  # not all would fit into a terminal
     page = (tmp_path / "out" / "report.html").read_text()
     assert (page.count("<img"), "History, truth and forecast of b" in page) == (1, True)
