@@ -111,7 +111,7 @@ def evaluate(
         tables.append(series)
     shown = [row for row in report.rows if row["metric"] in reports.HEADLINE]  # as wide as a terminal
     say(evaluation.Report(shown, report.notes).to_markdown().rstrip())
-    say(f"\n{reports.SCORES_EXPLAINED} --json FILE has every metric.")
+    say(f"\n{reports.how_to_read(report)} --json FILE has every metric.")
     if output is not None:
         reports.write_scores(report, tables, predictors[0], output, ["tsfm", *sys.argv[1:]])
         say(f"{output / 'report.html'}: open it in a browser; report.md and report.json are next to it")

@@ -11,12 +11,11 @@ if TYPE_CHECKING:
     from tsfm.reports.finetuning import build_page, verdict
     from tsfm.reports.html import Code, Image, Section, Table, Value, page, save_page, show_value
     from tsfm.reports.imputation import imputation_page, plot_gaps
-    from tsfm.reports.scores import HEADLINE, SCORES_EXPLAINED, write_scores
+    from tsfm.reports.scores import HEADLINE, how_to_read, write_scores
     from tsfm.reports.suite import say, write
 
 __all__ = [
     "HEADLINE",
-    "SCORES_EXPLAINED",
     "Code",
     "Image",
     "Section",
@@ -27,6 +26,7 @@ __all__ = [
     "choices_in_words",
     "detection_page",
     "detection_text",
+    "how_to_read",
     "imputation_page",
     "new_figure",
     "page",

@@ -16,11 +16,11 @@ SHOWN = 3  # series
 NAMES = {"coverage80": "80 % coverage"}
 HEADLINE = ("MASE", "WQL", "MAE", "MSE", "RMSE", "sMAPE", "coverage80")
 PLACE = ("dataset", "freq", "horizon", "season", "windows", "model")
-SCORES_EXPLAINED = (
-    "MASE: mean absolute error of the median divided by that of seasonal naive within the history; WQL: weighted "
-    "quantile loss at the levels 0.1 to 0.9. Smaller errors are better; the coverage of the 80 % interval, the share "
-    "of true values inside it, should be 0.8."
-)
+EXPLAINED = {
+    "MASE": "MASE: mean absolute error of the median divided by that of seasonal naive within the history.",
+    "WQL": "WQL: weighted quantile loss at the levels 0.1 to 0.9.",
+    "coverage80": "The coverage of the 80 % interval, the share of true values inside it, should be 0.8.",
+}
 
 
 def write_scores(
@@ -39,7 +39,7 @@ def write_scores(
     strong = [index for index, row in enumerate(rows) if row["model"] == predictor.name]
     caption = "The evaluated model is in bold. report.json holds every metric."
     sections = [
-        Section("Scores", [SCORES_EXPLAINED, Table(rows, caption, strong)]),
+        Section("Scores", [how_to_read(report), Table(rows, caption, strong)]),
         Section("Forecasts of the end", [forecast_image(series, predictor, report) for series in tables]),
         Section("This page again", [*report.notes, Code(shlex.join(command))]),
     ]
@@ -48,6 +48,12 @@ def write_scores(
     )
     report.save(folder / "report.md")
     report.save(folder / "report.json")
+
+
+def how_to_read(report: Report) -> str:
+    """What the main metrics of a report mean."""
+    metrics = {row["metric"] for row in report.rows}
+    return " ".join([*(text for name, text in EXPLAINED.items() if name in metrics), "Smaller errors are better."])
 
 
 def score_rows(report: Report) -> list[dict[str, Value]]:

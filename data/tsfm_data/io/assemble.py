@@ -129,8 +129,7 @@ def _cells(table: Table, roles: Roles, reading: Reading, name: str) -> tuple[Rol
     if roles.item is None and problems:
         notes.append(f"{len(problems)} rows with cells that are no numbers, which count as missing")
         problems.clear()
-    if roles.unused:
-        notes.append(f"columns not used as target or covariate: {', '.join(roles.unused)}")
+    notes += roles.notes
     keys: pd.Series | None = None
     if roles.item is None:
         codes = np.zeros(len(stamps.ns), dtype=np.int64)

@@ -189,8 +189,7 @@ class Parts:
             raise ReadAtOnce
         self.series = total.series - (len(bad.texts) if reading.on_bad_series == "skip" else len(total.lost))
         total.bad = [bad.ids[code] for code in bad.texts]
-        unused = [f"columns not used as target or covariate: {', '.join(roles.unused)}"] if roles.unused else []
-        return (*scanned.head.notes, *scanned.times.notes, *unused, *notes_of(total, reading))
+        return (*scanned.head.notes, *scanned.times.notes, *roles.notes, *notes_of(total, reading))
 
     def _read(self, number: int) -> tuple[RowCounts, StepCounts, BadSeries]:
         """Read a part and keep its series on disk; returns its counts, the steps and the bad series found in it."""

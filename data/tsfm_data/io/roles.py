@@ -123,6 +123,11 @@ class Roles:
     known: tuple[str, ...]
     unused: tuple[str, ...] = ()
 
+    @property
+    def notes(self) -> list[str]:
+        """A note about the columns without a role, if there are any."""
+        return [f"columns not used as target or covariate: {', '.join(self.unused)}"] if self.unused else []
+
 
 def find_roles(
     table: Table,

@@ -70,8 +70,8 @@ class Pictures(NamedTuple):
 class PhotoForecaster(ITransformer):
     """An iTransformer with one more token: what an image model sees in the picture of the series.
 
-    Both are trained together. The model takes batches only after ``bind`` has read the pictures of their series, as
-    every command does.
+    Both are trained together. The model takes batches only after ``bind`` has read the pictures of their series, which
+    every command does. They stay in memory, 6 S^2 bytes for each different one.
 
     Args:
         context: steps of history.
